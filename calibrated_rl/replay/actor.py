@@ -1,0 +1,77 @@
+"""The store as a Ray actor: a thin async shell around ``ReplayStore`` that lets a learner wait for groups."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import ray
+
+from calibrated_rl.dialogue import Dialogue
+from calibrated_rl.replay.store import ReplayStore
+
+
+class ReplayService:
+    """``ReplayStore`` behind coroutines. ``append`` wakes whoever waits in ``sample``."""
+
+    def __init__(self, folder: str | None = None) -> None:
+        self._store = ReplayStore(Path(folder) if folder is not None else None)
+        self._changed = asyncio.Condition()
+
+    async def append(self, dialogues: Sequence[Dialogue]) -> int:
+        """See ``ReplayStore.append``; safe to call again with the same dialogues after a time-out."""
+        async with self._changed:
+            new = self._store.append(dialogues)
+            self._changed.notify_all()
+        return new
+
+    async def sample(
+        self, groups: int, *, update: int, max_staleness: int, timeout_s: float, arm: str | None = None
+    ) -> list[list[Dialogue]]:
+        """Wait until ``groups`` complete groups are fresh enough and hand them out.
+
+        Raises:
+            TimeoutError: they were not there after ``timeout_s`` seconds; nothing was handed out.
+        """
+        result: list[list[Dialogue]] = []
+
+        def enough() -> bool:
+            nonlocal result
+            result = self._store.sample(groups, update=update, max_staleness=max_staleness, arm=arm)
+            return len(result) == groups
+
+        try:
+            async with self._changed:
+                await asyncio.wait_for(self._changed.wait_for(enough), timeout_s)
+        except TimeoutError as error:
+            if len(result) == groups:  # handed out at the very moment of the time-out: must not be lost
+                return result
+            raise TimeoutError(
+                f"replay: {groups} groups for update {update} were not there within {timeout_s:g} s; "
+                f"store: {self._store.counts()}"
+            ) from error
+        return result
+
+    async def rewind(self, update: int) -> None:
+        async with self._changed:
+            self._store.rewind(update)
+            self._changed.notify_all()
+
+    async def ready(self, arm: str | None = None) -> int:
+        return self._store.ready(arm)
+
+    async def table(self, *, kind: str | None = None, arm: str | None = None) -> pa.Table:
+        return self._store.table(kind=kind, arm=arm)
+
+    async def counts(self) -> dict[str, int]:
+        return self._store.counts()
+
+    async def refused(self) -> dict[str, str]:
+        return self._store.refused
+
+    async def export_parquet(self, path: str) -> int:
+        return self._store.export_parquet(Path(path))
+
+
+ReplayActor = ray.remote(num_cpus=0)(ReplayService)
+"""``ReplayActor.remote(folder)``; methods as in ``ReplayService``."""

@@ -1,0 +1,421 @@
+"""The replay store: nothing lost, nothing handed out twice, torn and foreign files refused by name."""
+
+import asyncio
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from calibrated_rl.dialogue import (
+    Dialogue,
+    Finish,
+    Outcome,
+    Scenario,
+    Side,
+    Source,
+    Split,
+    TokenSequence,
+    Turn,
+)
+from calibrated_rl.errors import UserError
+from calibrated_rl.replay.actor import ReplayService
+from calibrated_rl.replay.schema import FORMAT_KEY, SCHEMA, from_table, to_table
+from calibrated_rl.replay.store import ReplayStore
+
+SCENARIO = Scenario(
+    id="s", split=Split.CALIBRATION, policy_instructions="p", user_instructions="u", greeting="hello"
+)
+
+
+def tokens_of(versions: list[int]) -> TokenSequence:
+    """Two scaffold tokens, then one own token of each version."""
+    n = len(versions) + 2
+    own = np.arange(n) >= 2
+    return TokenSequence(
+        ids=np.arange(n, dtype=np.int32),
+        mask=own,
+        logprobs=np.where(own, -0.5, np.nan).astype(np.float32),
+        versions=np.array([-1, -1, *versions], np.int32),
+        turns=np.where(own, 1, -1).astype(np.int32),
+    )
+
+
+def rollout(group: str, member: int, *, version: int = 0, size: int = 2, **changes: Any) -> Dialogue:
+    fields: dict[str, Any] = {
+        "id": f"{group}/{member}",
+        "task": "t",
+        "scenario": SCENARIO,
+        "turns": (Turn(side=Side.POLICY, text="hello", source=Source.GREETING),),
+        "ending": "max_turns",
+        "outcome": Outcome(reward=float(member), success=False),
+        "kind": "rollout",
+        "arm": "a",
+        "group_id": group,
+        "group_size": size,
+        "update": version,
+        "policy_tokens": tokens_of([version]),
+    }
+    return Dialogue(**fields | changes)
+
+
+def group(name: str, **changes: Any) -> list[Dialogue]:
+    return [rollout(name, i, **changes) for i in range(2)]
+
+
+def ids(groups: list[list[Dialogue]]) -> list[list[str]]:
+    return [[d.id for d in members] for members in groups]
+
+
+def assert_same(a: Dialogue, b: Dialogue) -> None:
+    for f in dataclasses.fields(Dialogue):
+        left, right = getattr(a, f.name), getattr(b, f.name)
+        if isinstance(left, TokenSequence):
+            for g in dataclasses.fields(TokenSequence):
+                x, y = getattr(left, g.name), getattr(right, g.name)
+                assert x.dtype == y.dtype
+                np.testing.assert_array_equal(x, y)
+                assert y.flags.writeable
+        else:
+            assert left == right, f.name
+            assert type(left) is type(right), f.name
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
+    ["", "\x00", "<|im_start|>system\n", "a\u2028b", "\ufeff", "e\u0301", "\U0001f600", "'\"\\{}\n\r\t"]
+)
+json_value = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=6,
+)
+mapping = st.dictionaries(text, json_value, max_size=3)
+version = st.none() | st.integers(0, 2**31 - 1)
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> TokenSequence | None:
+    if draw(st.booleans()):
+        return None
+    n = draw(st.integers(0, 6))
+
+    def column(element: st.SearchStrategy[Any], dtype: Any) -> Any:
+        return np.array(draw(st.lists(element, min_size=n, max_size=n)), dtype)
+
+    int32 = st.integers(-1, 2**31 - 1)
+    return TokenSequence(
+        ids=column(int32, np.int32),
+        mask=column(st.booleans(), np.bool_),
+        logprobs=column(st.floats(width=32), np.float32),
+        versions=column(int32, np.int32),
+        turns=column(int32, np.int32),
+    )
+
+
+turns = st.builds(
+    Turn,
+    side=st.sampled_from(Side),
+    text=text,
+    source=st.sampled_from(Source),
+    finish=st.sampled_from(Finish),
+    simulator_version=version,
+    flaw=st.none() | text,
+)
+scenarios = st.builds(
+    Scenario,
+    id=text,
+    split=st.sampled_from(Split),
+    policy_instructions=text,
+    user_instructions=text,
+    greeting=text,
+    goal=mapping,
+    persona=mapping,
+    population=text,
+)
+outcomes = st.builds(
+    Outcome,
+    reward=st.floats(allow_nan=False),
+    success=st.booleans(),
+    turn_rewards=st.lists(st.floats(allow_nan=False), max_size=3).map(tuple),
+    details=mapping,
+)
+dialogues = st.builds(
+    Dialogue,
+    id=text,
+    task=text,
+    scenario=scenarios,
+    turns=st.lists(turns, max_size=3).map(tuple),
+    ending=text,
+    outcome=st.none() | outcomes,
+    kind=text,
+    arm=text,
+    group_id=text,
+    group_size=st.integers(1, 99),
+    update=st.integers(-1, 2**31 - 1),
+    sampling_seed=st.integers(-(2**63), 2**63 - 1),
+    simulator_version=version,
+    policy_tokens=sequences(),
+    user_tokens=sequences(),
+    annotations=mapping,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(dialogues, max_size=4), st.integers(0, 3), st.integers(0, 3))
+def test_any_dialogue_comes_back_as_it_was(many: list[Dialogue], start: int, count: int) -> None:
+    table = to_table(many)
+    table.validate(full=True)
+    assert table.schema.equals(SCHEMA, check_metadata=True)
+    for a, b in zip(many, from_table(table), strict=True):
+        assert_same(a, b)
+    for a, b in zip(many[start : start + count], from_table(table.slice(start, count)), strict=True):
+        assert_same(a, b)
+
+
+def test_lone_surrogate_becomes_a_question_mark() -> None:
+    hostile = rollout("g\ud800", 0, turns=(Turn(side=Side.USER, text="a\udfffb", source=Source.PERSON),))
+    hostile = dataclasses.replace(hostile, annotations={"k\ud800": "\udc00"})
+    (back,) = from_table(to_table([hostile]))
+    assert back.group_id == "g?" and back.turns[0].text == "a?b" and back.annotations == {"k?": "?"}
+
+
+def test_every_field_is_documented() -> None:
+    manual = (Path(__file__).parents[1] / "docs/replay.md").read_text()
+
+    def check(field: Any, prefix: str) -> None:
+        assert field.metadata[b"doc"], field.name
+        assert f"`{prefix}{field.name}`" in manual, f"docs/replay.md lacks {prefix}{field.name}"
+        inner = field.type.value_type if pa.types.is_list(field.type) else field.type
+        if pa.types.is_struct(inner):
+            for child in inner:
+                check(child, prefix if field.name == "user_tokens" else f"{field.name}.")
+
+    for field in SCHEMA:
+        if field.name != "user_tokens":
+            check(field, "")
+
+
+def test_complete_groups_are_handed_out_once_in_order(tmp_path: Path) -> None:
+    for folder in (None, tmp_path):
+        store = ReplayStore(folder)
+        first, second = group("g1"), group("g2")
+        assert store.append([first[0], *second]) == 3
+        assert ids(store.sample(1, update=0, max_staleness=0)) == [["g2/0", "g2/1"]]
+        assert store.sample(1, update=0, max_staleness=0) == []
+        store.append([first[1]])
+        assert store.sample(2, update=0, max_staleness=0) == [], "all or nothing"
+        assert ids(store.sample(1, update=0, max_staleness=0)) == [["g1/0", "g1/1"]]
+        assert store.counts()["groups_delivered"] == 2 and store.ready() == 0
+        assert store.table(kind="rollout").num_rows == 4
+
+
+def test_logs_and_evaluations_are_never_sampled_and_arms_are_apart() -> None:
+    store = ReplayStore()
+    store.append([rollout("g", 0, size=1, kind="evaluation"), rollout("", 1, size=1)])
+    store.append([*group("g", arm="a"), *group("g", arm="b")])
+    assert store.ready() == 2 and store.ready("b") == 1
+    (members,) = store.sample(1, update=0, max_staleness=0, arm="b")
+    assert {d.arm for d in members} == {"b"}
+    assert store.table(kind="evaluation").num_rows == 1
+    assert store.table(arm="b").num_rows == 2 and store.table(kind="log").num_rows == 0
+
+
+def test_staleness_counts_from_the_oldest_token() -> None:
+    store = ReplayStore()
+    mixed = group("mixed", version=3)
+    mixed[1] = dataclasses.replace(mixed[1], policy_tokens=tokens_of([4, 2, 5]))
+    store.append([*mixed, *group("fresh", version=5)])
+    assert ids(store.sample(1, update=5, max_staleness=2)) == [["fresh/0", "fresh/1"]]
+    assert store.counts()["groups_stale"] == 1, "5 - 2 = 3 updates behind"
+    again = ReplayStore()
+    again.append(mixed)
+    assert len(again.sample(1, update=5, max_staleness=3)) == 1
+    with pytest.raises(AssertionError, match="rewind"):
+        again.append(group("future", version=9))
+        again.sample(1, update=5, max_staleness=3)
+
+
+def test_append_is_idempotent_and_surplus_is_counted() -> None:
+    store = ReplayStore()
+    assert store.append(group("g")) == 2
+    assert store.append(group("g")) == 0
+    assert store.append([rollout("g", 7)]) == 1
+    assert store.counts()["repeated"] == 2 and store.counts()["surplus"] == 1
+    assert [len(g) for g in store.sample(1, update=0, max_staleness=0)] == [2]
+
+
+def test_members_of_a_group_must_be_comparable() -> None:
+    store = ReplayStore()
+    store.append([rollout("g", 0, simulator_version=1)])
+    with pytest.raises(AssertionError, match="does not fit"):
+        store.append([rollout("g", 1, simulator_version=2)])
+    assert store.counts()["dialogues"] == 1
+
+
+def test_reopened_store_neither_loses_nor_repeats(tmp_path: Path) -> None:
+    store = ReplayStore(tmp_path)
+    for name in ("g1", "g2", "g3"):
+        store.append(group(name))
+    store.append([rollout("g4", 0)])
+    store.sample(1, update=0, max_staleness=0)
+
+    again = ReplayStore(tmp_path)
+    assert again.counts() == store.counts() and not again.refused
+    assert again.append([rollout("g4", 0)]) == 0
+    again.append([rollout("g4", 1)])
+    rest = again.sample(3, update=0, max_staleness=0)
+    assert ids(rest) == [[f"{g}/0", f"{g}/1"] for g in ("g2", "g3", "g4")]
+    assert_same(rest[0][0], rollout("g2", 0))
+    assert ReplayStore(tmp_path).counts()["groups_ready"] == 0
+    assert not again._tables, "delivered groups are not kept in memory"
+
+
+def test_stale_groups_stay_dropped_after_reopening(tmp_path: Path) -> None:
+    store = ReplayStore(tmp_path)
+    store.append(group("old"))
+    assert store.sample(1, update=2, max_staleness=1) == []
+    assert ReplayStore(tmp_path).counts()["groups_stale"] == 1
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_rewind_goes_back_to_the_checkpoint(tmp_path: Path, durable: bool) -> None:
+    store = ReplayStore(tmp_path if durable else None)
+    for v in range(3):
+        store.append(group(f"g{v}", version=v))
+        store.sample(1, update=v, max_staleness=0)
+    store.append([rollout("g3", 0, version=3)])
+    store.rewind(1)
+    for opened in [store, ReplayStore(tmp_path)] if durable else [store]:
+        counts = opened.counts()
+        assert (counts["groups_delivered"], counts["groups_ready"], counts["dialogues"]) == (1, 1, 4)
+    assert ids(store.sample(1, update=1, max_staleness=0)) == [["g1/0", "g1/1"]]
+    assert store.append(group("g2", version=2)) == 2, "collected anew under the same name"
+    assert ids(store.sample(1, update=2, max_staleness=0)) == [["g2/0", "g2/1"]]
+    if durable:
+        again = ReplayStore(tmp_path)
+        assert again.counts()["groups_delivered"] == 3 and again.counts()["dialogues"] == 6
+
+
+def filled(folder: Path) -> None:
+    store = ReplayStore(folder)
+    for name in ("g1", "g2", "g3"):
+        store.append(group(name))
+
+
+def resign(path: Path) -> None:
+    """Give an altered segment a valid checksum."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_name(path.name + ".sha256").write_text(f"{digest}  {path.name}\n")
+
+
+def test_plain_pyarrow_reads_a_segment(tmp_path: Path) -> None:
+    filled(tmp_path)
+    table = pa.ipc.open_file(tmp_path / "segment-000002.arrow").read_all()
+    assert table.column("id").to_pylist() == ["g2/0", "g2/1"]
+    assert table.column("turns").to_pylist()[0][0]["text"] == "hello"
+    assert table.schema.metadata[FORMAT_KEY] == b"1"
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:-100]), "checksum differs"),
+        (lambda p: p.write_bytes(p.read_bytes().replace(b"hello", b"HELLO")), "checksum differs"),
+        (lambda p: p.write_bytes(b""), "checksum differs"),
+        (lambda p: p.unlink(), "missing"),
+        (lambda p: p.with_name(p.name + ".sha256").unlink(), "no checksum"),
+    ],
+)
+def test_damaged_segment_is_refused_and_the_rest_is_read(tmp_path: Path, damage: Any, reason: str) -> None:
+    filled(tmp_path)
+    damage(tmp_path / "segment-000002.arrow")
+    store = ReplayStore(tmp_path)
+    assert list(store.refused) == ["segment-000002.arrow"] and reason in store.refused["segment-000002.arrow"]
+    assert ids(store.sample(2, update=0, max_staleness=0)) == [["g1/0", "g1/1"], ["g3/0", "g3/1"]]
+    store.append(group("g4"))
+    assert (tmp_path / "segment-000004.arrow").exists()
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        (SCHEMA.with_metadata({FORMAT_KEY: b"2"}), "newer than this program"),
+        (SCHEMA.with_metadata({}), "not a file of dialogues"),
+        (SCHEMA.remove(3), "columns"),
+        (None, "not an Arrow file"),
+    ],
+)
+def test_foreign_arrow_file_is_refused(tmp_path: Path, schema: Any, reason: str) -> None:
+    filled(tmp_path)
+    path = tmp_path / "segment-000002.arrow"
+    if schema is None:
+        path.write_bytes(b"PAR1 no arrow at all")
+    else:
+        with pa.ipc.new_file(path, schema) as writer:
+            writer.write_table(schema.empty_table())
+    resign(path)
+    assert reason in ReplayStore(tmp_path).refused[path.name]
+
+
+def test_strange_files_are_named(tmp_path: Path) -> None:
+    filled(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "segment-000004.arrow.part").write_bytes(b"torn")
+    store = ReplayStore(tmp_path)
+    assert store.refused == {
+        "notes.txt": "not a file of a replay store",
+        "segment-000004.arrow.part": "a write that was never finished",
+    }
+    store.append(group("g4"))
+    assert ReplayStore(tmp_path).ready() == 4
+
+
+def test_torn_delivery_line_means_not_delivered(tmp_path: Path) -> None:
+    filled(tmp_path)
+    store = ReplayStore(tmp_path)
+    store.sample(1, update=0, max_staleness=0)
+    store.sample(1, update=0, max_staleness=0)
+    log = tmp_path / "deliveries.jsonl"
+    log.write_bytes(log.read_bytes()[:-5])
+    again = ReplayStore(tmp_path)
+    assert list(again.refused) == ["deliveries.jsonl:2"]
+    assert ids(again.sample(2, update=0, max_staleness=0)) == [["g2/0", "g2/1"], ["g3/0", "g3/1"]]
+    assert ReplayStore(tmp_path).refused == {} and ReplayStore(tmp_path).counts()["groups_delivered"] == 3
+
+
+def test_two_writers_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    one, two = ReplayStore(tmp_path), ReplayStore(tmp_path)
+    one.append(group("g1"))
+    with pytest.raises(UserError, match="another process"):
+        two.append(group("g2"))
+
+
+def test_parquet_export(tmp_path: Path) -> None:
+    filled(tmp_path / "replay")
+    assert ReplayStore(tmp_path / "replay").export_parquet(tmp_path / "all.parquet") == 6
+    table = pq.read_table(tmp_path / "all.parquet")
+    assert [d.id for d in from_table(table)] == [f"g{g}/{i}" for g in (1, 2, 3) for i in (0, 1)]
+    assert_same(from_table(table)[5], rollout("g3", 1))
+
+
+def test_service_waits_for_groups_and_times_out() -> None:
+    async def run() -> None:
+        service = ReplayService()
+        with pytest.raises(TimeoutError, match="1 groups for update 0"):
+            await service.sample(1, update=0, max_staleness=0, timeout_s=0.01)
+        waiting = asyncio.create_task(service.sample(1, update=0, max_staleness=0, timeout_s=5))
+        await asyncio.sleep(0.01)
+        members = group("g")
+        await service.append(members[:1])
+        assert not waiting.done()
+        await service.append(members[1:])
+        assert ids(await waiting) == [["g/0", "g/1"]]
+        assert (await service.counts())["groups_delivered"] == 1
+
+    asyncio.run(run())
