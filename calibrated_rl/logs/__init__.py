@@ -1,0 +1,1 @@
+"""Human logs: one file a data set, each read into the one dialogue schema."""

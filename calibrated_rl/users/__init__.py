@@ -1,0 +1,1 @@
+"""The other side of a dialogue: models, scripted populations, people."""
