@@ -8,6 +8,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -323,6 +324,40 @@ def test_logs_have_their_shape() -> None:
         build("calibrated_rl.logs.scripted:ScriptedLogs", {"human_config": {"notise": 1.0}}, task=TASK)
     with pytest.raises(UserError, match="no scripted human"):
         ScriptedLogs(ScriptedLogs.Config(human="calibrated_rl.tasks.front_desk:FrontDesk"), task=TASK)
+
+
+OUTSIDE = """
+from dataclasses import dataclass
+from calibrated_rl.dialogue import Outcome, Scenario
+
+class Echo:
+    @dataclass(frozen=True)
+    class Config:
+        word: str = "hm"
+    def __init__(self, config, task=None):
+        self.config, self.name, self.max_policy_turns = config, "echo", 2
+    def scenarios(self, split, count, population="same"):
+        return [Scenario(id=f"{split}-{i}", split=split, policy_instructions="", user_instructions="",
+                         greeting="hey") for i in range(count)]
+    def ending(self, scenario, turns): return None
+    def outcome(self, scenario, turns, ending): return Outcome(reward=0.5, success=False)
+    def acts(self, scenario, turns, index): return ("talk",)
+    def profile(self, scenario, turns): return {}
+    def logged_turn(self, scenario, turns, seed): return f"why {seed}"
+    def reply(self, scenario, turns): return self.config.word
+    def sample(self, scenario, turns, seed): return self.config.word
+    def log_prob(self, scenario, turns, reply): return 0.0
+"""
+
+
+def test_logs_of_a_task_outside_the_repository(tmp_path: Path) -> None:
+    (tmp_path / "echo_world.py").write_text(OUTSIDE)
+    path = f"{tmp_path / 'echo_world.py'}:Echo"
+    config = ScriptedLogs.Config(human=path, human_config={"word": "mm"}, held_out=3, seed=7)
+    dialogues = ScriptedLogs(config, task=build(path)).read(Split.HELD_OUT)
+    assert len(dialogues) == 3
+    assert [t.text for t in dialogues[0].turns] == ["hey", "mm", "why 7", "mm", "why 7"]
+    assert dialogues[0].ending == "max_turns" and dialogues[0].task == "echo"
 
 
 def test_the_world_separates_the_policies() -> None:
