@@ -1,0 +1,1 @@
+"""Held-out evaluation, and the statistics with which its figures are reported."""
