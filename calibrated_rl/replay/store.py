@@ -11,19 +11,18 @@ Staleness is ``update - oldest version of any own policy token in the group``, b
 versions: the number of updates that the sampling weights lag behind.
 """
 
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calibrated_rl.dialogue import Dialogue
+from calibrated_rl.replay.deliveries import DeliveryLog, Event
 from calibrated_rl.replay.schema import SCHEMA, clean, from_table, to_table
 from calibrated_rl.replay.segments import (
     RefusedSegment,
@@ -39,9 +38,6 @@ _INDEXED = [
     "id", "kind", "arm", "update", "group_id", "group_size", "simulator_version", "scenario",
     "oldest_version", "newest_version",
 ]  # fmt: skip
-_LOG = "deliveries.jsonl"
-_EVENTS = ({"update", "delivered", "stale", "segments"}, {"rewind", "segments"})
-"""The keys of the two kinds of event; ``segments`` is how many there were when it happened."""
 
 
 @dataclass(slots=True)
@@ -74,6 +70,7 @@ class ReplayStore:
         self._kept: dict[int, np.ndarray] = {}
         """Per segment, which rows count: [rows] bool; ``rewind`` clears some."""
         self._last_segment = 0
+        self._log = DeliveryLog(folder)
         self._known: set[tuple[str, str, int, str]] = set()
         self._groups: dict[GroupKey, _Group] = {}
         self._ready: dict[GroupKey, None] = {}
@@ -125,8 +122,8 @@ class ReplayStore:
         if not chosen and not stale:
             return []
         result = [self._dialogues(self._groups[key].rows) for key in chosen]
-        event = {"update": update, "delivered": chosen, "stale": stale, "segments": self._last_segment}
-        self._record(event)
+        event: Event = {"update": update, "delivered": chosen, "stale": stale, "segments": self._last_segment}
+        self._log.record(event)
         self._apply(event)
         return result
 
@@ -136,8 +133,8 @@ class ReplayStore:
         Hand-outs (and staleness drops) of update ``update`` and later are taken back; dialogues collected
         during a later update, or with weights newer than ``update``, are forgotten and may be appended anew.
         """
-        event = {"rewind": update, "segments": self._last_segment}
-        self._record(event)
+        event: Event = {"rewind": update, "segments": self._last_segment}
+        self._log.record(event)
         self._apply(event)
 
     def ready(self, arm: str | None = None) -> int:
@@ -187,7 +184,8 @@ class ReplayStore:
 
     def _reopen(self, folder: Path) -> None:
         numbers, self.refused = list_segments(folder)
-        events = self._read_events(folder / _LOG)
+        events, refused = self._log.read()
+        self.refused |= refused
         applied = 0
         for number in numbers:
             while applied < len(events) and events[applied]["segments"] < number:
@@ -203,37 +201,7 @@ class ReplayStore:
         for number in [n for n in self._tables if not self._undelivered[n]]:
             del self._tables[number]
 
-    def _read_events(self, path: Path) -> list[dict[str, Any]]:
-        """The events so far. A torn last line was never answered: it is cut off, so that the next fits."""
-        if not path.exists():
-            return []
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            torn = len(whole.splitlines()) + 1
-            self.refused[f"{_LOG}:{torn}"] = "a last line that was never finished"
-            os.truncate(path, len(whole))
-        events = []
-        for line_number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                event = json.loads(line)
-            except ValueError:
-                event = None
-            if isinstance(event, dict) and set(event) in _EVENTS:
-                events.append(event)
-            else:
-                self.refused[f"{_LOG}:{line_number}"] = "not an event of a replay store"
-        return events
-
-    def _record(self, event: dict[str, Any]) -> None:
-        if self.folder is None:
-            return
-        with (self.folder / _LOG).open("ab") as file:
-            file.write(json.dumps(event).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _apply(self, event: dict[str, Any]) -> None:
+    def _apply(self, event: Event) -> None:
         if "rewind" in event:
             self._forget_after(event["rewind"])
             return

@@ -1,0 +1,54 @@
+"""The log of hand-outs: one JSON line an event, on disk before the event is answered."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+"""``update``, ``delivered`` and ``stale`` (lists of arm and group id), or ``rewind``; and ``segments``: how many
+segments there were when it happened, so that reopening replays both in the order in which they came."""
+
+_KEYS = ({"update", "delivered", "stale", "segments"}, {"rewind", "segments"})
+
+
+class DeliveryLog:
+    """``deliveries.jsonl`` of a store's folder; without a folder, nothing is kept."""
+
+    NAME = "deliveries.jsonl"
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = folder / self.NAME if folder is not None else None
+
+    def read(self) -> tuple[list[Event], dict[str, str]]:
+        """The events so far, and the lines that are none (``file:line``) with the reason. A torn last line was
+        never answered: it is cut off, so that the next one fits."""
+        if self._path is None or not self._path.exists():
+            return [], {}
+        data = self._path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        lines = whole.split(b"\n")[:-1]
+        refused: dict[str, str] = {}
+        if len(whole) < len(data):
+            refused[f"{self.NAME}:{len(lines) + 1}"] = "a last line that was never finished"
+            os.truncate(self._path, len(whole))
+        events = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = None
+            if isinstance(event, dict) and set(event) in _KEYS:
+                events.append(event)
+            else:
+                refused[f"{self.NAME}:{number}"] = "not an event of a replay store"
+        return events, refused
+
+    def record(self, event: Event) -> None:
+        """Append ``event`` durably."""
+        if self._path is None:
+            return
+        with self._path.open("ab") as file:
+            file.write(json.dumps(event).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())

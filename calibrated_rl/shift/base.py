@@ -1,0 +1,116 @@
+"""What the estimators of simulator-induced shift share: what they are given and what they return.
+
+The shift ``delta_t = E TV(human(.|h,a), simulator(.|h,a))`` is conditional, so both replies must be drawn on the
+*same* history, one that ends with a policy turn. ``MatchedReplies`` is that, and nothing else.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from calibrated_rl.dialogue import Turn
+from calibrated_rl.errors import UserError
+from calibrated_rl.evaluation.statistics import Interval, ratio_interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchedReplies:
+    """Human and simulator replies on the same histories; all sequences have one entry for each history."""
+
+    histories: Sequence[Sequence[Turn]]
+    """What both were replying to, greeting first; the last turn is the policy's."""
+    human: Sequence[str]
+    simulator: Sequence[str]
+    turn: Sequence[int]
+    """Which user turn of its dialogue the reply is: 1 for the first."""
+    dialogue: Sequence[str]
+    """Id of the human dialogue that the history comes from."""
+    human_acts: Sequence[Sequence[str]] = ()
+    """Dialogue acts of the human replies, in the words of ``Task.acts``; empty where they are not needed."""
+    simulator_acts: Sequence[Sequence[str]] = ()
+
+    def __post_init__(self) -> None:
+        required = (self.histories, self.human, self.simulator, self.turn, self.dialogue)
+        acts = [a for a in (self.human_acts, self.simulator_acts) if len(a)]
+        lengths = {len(part) for part in (*required, *acts)}
+        assert len(lengths) == 1 and len(acts) in (0, 2), f"replies are not matched: {lengths}"
+
+    def __len__(self) -> int:
+        return len(self.human)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnEstimate:
+    """An estimate at one user turn."""
+
+    turn: int
+    value: float
+    low: float
+    high: float
+    count: int
+    """On how many histories it was measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A figure with its 95 % interval, overall and by user turn."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    by_turn: tuple[TurnEstimate, ...] = ()
+    null_low: float | None = None
+    null_high: float | None = None
+    """Where the figure lies when nothing but chance separates the two sides; None if that was not measured."""
+    notes: tuple[str, ...] = field(default=())
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """For JSON and the report; figures that are not finite become None."""
+        overall = Interval(self.value, self.low, self.high).as_dict()
+        return {
+            "name": self.name,
+            **overall,
+            "by_turn": [
+                {"turn": t.turn, "count": t.count, **Interval(t.value, t.low, t.high).as_dict()}
+                for t in self.by_turn
+            ],
+            "null_band": None if self.null_low is None else [self.null_low, self.null_high],
+            "notes": list(self.notes),
+        }
+
+
+def ratio_estimate(
+    name: str,
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    turns: ArrayLike,
+    dialogues: Sequence[str] | NDArray[Any],
+    *,
+    seed: int = 0,
+    notes: tuple[str, ...] = (),
+) -> Estimate:
+    """``sum(numerators) / sum(denominators)`` overall and by turn, dialogues being resampled. All are [N].
+
+    Raises:
+        UserError: there is nothing to measure.
+    """
+    upper, lower, turn_N, dialogue_N = (np.asarray(a) for a in (numerators, denominators, turns, dialogues))
+    if not len(upper):
+        raise UserError(f"{name}: there are no human turns to measure it on")
+    by_turn = []
+    for turn in np.unique(turn_N):
+        here = turn_N == turn
+        if lower[here].sum() > 0:
+            part = ratio_interval(upper[here], lower[here], dialogue_N[here], seed)
+            count = int(here.sum())
+            by_turn.append(
+                TurnEstimate(turn=int(turn), value=part.mean, low=part.low, high=part.high, count=count)
+            )
+    whole = ratio_interval(upper, lower, dialogue_N, seed)
+    return Estimate(
+        name=name, value=whole.mean, low=whole.low, high=whole.high, by_turn=tuple(by_turn), notes=notes
+    )
