@@ -1,0 +1,76 @@
+"""Samples as a few long arrays: what travels through the object store and what packing reads.
+
+Thousands of small Python objects cost more to ship than a tiny model needs to train on them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibrated_rl.dialogue import TokenSequence
+from calibrated_rl.learner.sample import Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SampleBatch:
+    """``S`` sequences laid end to end, ``L`` tokens in all."""
+
+    ids: NDArray[np.int32]
+    """[L]"""
+    scored: NDArray[np.bool_]
+    """[L] True for tokens that carry loss; never a sequence's first token, which has nothing before it."""
+    starts: NDArray[np.int64]
+    """[S + 1] sequence ``s`` is ``starts[s]:starts[s + 1]``."""
+    sampler_logprobs: NDArray[np.float32]
+    """[L] NaN where nothing was sampled."""
+    reference_logprobs: NDArray[np.float32] | None
+    """[L] NaN where not scored, or None if no sample has any."""
+    token_weights: NDArray[np.float32]
+    """[L] weight of the sequence times weight of the token."""
+    advantages: NDArray[np.float32]
+    """[S]"""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.diff(self.starts)
+
+    @property
+    def sequence_of(self) -> NDArray[np.int64]:
+        """[L] index of the sequence that each token belongs to."""
+        return np.repeat(np.arange(len(self.starts) - 1), self.lengths)
+
+    def split(self, flat: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Cut an array over all tokens [L] into one a sequence."""
+        return np.split(flat, self.starts[1:-1])
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> "SampleBatch":
+        """Lay ``samples`` end to end."""
+        assert samples, "no samples"
+        tokens = [sample.tokens for sample in samples]
+        starts = np.concatenate([[0], np.cumsum([len(t) for t in tokens])]).astype(np.int64)
+        scored = np.concatenate([t.mask for t in tokens])
+        scored[starts[:-1][np.diff(starts) > 0]] = False
+        weights = np.repeat(np.asarray([s.weight for s in samples], np.float32), np.diff(starts))
+        for index, sample in enumerate(samples):
+            if sample.token_weights is not None:
+                weights[starts[index] : starts[index + 1]] *= sample.token_weights
+        reference = None
+        if any(sample.reference_logprobs is not None for sample in samples):
+            assert all(s.reference_logprobs is not None for s in samples), "reference for some samples only"
+            reference = np.concatenate([np.asarray(s.reference_logprobs, np.float32) for s in samples])
+        return cls(
+            ids=np.concatenate([t.ids for t in tokens]),
+            scored=scored,
+            starts=starts,
+            sampler_logprobs=np.concatenate([t.logprobs for t in tokens]),
+            reference_logprobs=reference,
+            token_weights=weights,
+            advantages=np.asarray([s.advantage for s in samples], np.float32),
+        )
+
+    @classmethod
+    def of_sequences(cls, sequences: Sequence[TokenSequence]) -> "SampleBatch":
+        return cls.of([Sample(tokens=sequence) for sequence in sequences])

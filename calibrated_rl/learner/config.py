@@ -1,0 +1,60 @@
+"""Settings of the learner and of its optimizers."""
+
+from dataclasses import dataclass
+
+from calibrated_rl.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with a constant learning rate after a linear warm-up."""
+
+    learning_rate: float = 1e-5
+    """Used where a call to ``step`` gives none."""
+    beta1: float = 0.9
+    """Decay of the mean of the gradients."""
+    beta2: float = 0.999
+    """Decay of the mean of their squares."""
+    epsilon: float = 1e-8
+    """Added to the denominator of the update."""
+    weight_decay: float = 0.0
+    """Decoupled decay of the weights; stated, because torch's default is 0.01 and DeepSpeed's is 0."""
+    warmup_steps: int = 0
+    """The first so many optimizer steps ramp the learning rate up linearly."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerConfig:
+    """How the ranks are laid out and how much they hold at once."""
+
+    ranks: int = 1
+    """Number of rank actors; the result of a step does not depend on it (up to rounding)."""
+    zero_stage: int = 0
+    """DeepSpeed ZeRO: 0 nothing is sharded, 1 optimizer state, 2 also gradients, 3 also parameters."""
+    dtype: str = "float32"
+    """``float32`` or ``bfloat16``; under bfloat16 the optimizer keeps float32 master weights."""
+    row_tokens: int = 512
+    """Sequences are packed into rows of so many tokens; attention is quadratic in it."""
+    max_rows: int = 8
+    """Rows of one micro-batch; ``row_tokens * max_rows`` is its token budget."""
+    gradient_checkpointing: bool = False
+    """Recompute activations of each layer in the backward pass: less memory, a third more time."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this global norm; 0 turns it off."""
+    threads: int = 2
+    """CPU threads of a rank; results are bit-identical for the same number only."""
+    cpus: float = 0.5
+    """Ray CPUs that a rank asks for."""
+    gpus: float = 0.3
+    """Share of a GPU that a rank asks for where Ray has GPUs; several ranks need one GPU each."""
+    timeout_seconds: float = 1800.0
+    """No call to the ranks waits longer."""
+
+    def __post_init__(self) -> None:
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise UserError(f"learner.zero_stage is {self.zero_stage}: choose 0, 1, 2 or 3")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"learner.dtype is '{self.dtype}': choose float32 or bfloat16")
+        for name in ("ranks", "row_tokens", "max_rows", "threads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"learner.{name} is {getattr(self, name)}: it must be at least 1")

@@ -1,0 +1,206 @@
+"""The learner as the driver sees it: Ray actors, one a rank, called together; a shell of ``LearnerRank``."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from calibrated_rl.dialogue import TokenSequence
+from calibrated_rl.errors import UserError
+from calibrated_rl.learner.batch import SampleBatch
+from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
+from calibrated_rl.learner.rank import LearnerRank, LossSpec
+from calibrated_rl.learner.sample import Sample
+from calibrated_rl.learner.world import LOCALHOST, free_port
+
+
+class _RankActor:
+    """A process for one rank; which process comes first is not known before they run."""
+
+    def __init__(self, config: LearnerConfig) -> None:
+        self._config = config
+        self._rank: LearnerRank | None = None
+
+    def where(self) -> tuple[str, int]:
+        return ray.util.get_node_ip_address(), free_port()
+
+    def join(self, rank: int, address: str, port: int) -> None:
+        self._rank = LearnerRank(self._config, rank, address, port)
+
+    def call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """Call a method of the rank. Ranks other than 0 return nothing: all results are alike.
+
+        A ``UserError`` is returned, not raised: it is an answer, which Ray would print as a crash.
+        """
+        assert self._rank is not None, "the rank has not joined the others"
+        try:
+            result = getattr(self._rank, method)(*arguments, **options)
+        except UserError as error:
+            return error
+        return result if self._rank.world.rank == 0 else None
+
+
+class LearnerGroup:
+    """Starts the ranks and calls them together; each call returns when all are done.
+
+    Raises (every method):
+        UserError: what a rank refused, in its words.
+        TimeoutError: a rank did not answer within ``config.timeout_seconds``. The group is then unusable.
+    """
+
+    def __init__(self, config: LearnerConfig) -> None:
+        self.config = config
+        gpus = config.gpus if ray.cluster_resources().get("GPU", 0) > 0 else 0
+        if gpus and config.ranks > 1 and gpus <= 0.5:
+            raise UserError(f"learner.gpus is {gpus}: {config.ranks} ranks need a GPU each, so set it to 1")
+        environment = {"OMP_NUM_THREADS": str(config.threads), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+        if not gpus:
+            environment["DS_ACCELERATOR"] = "cpu"
+        actor = ray.remote(_RankActor).options(
+            num_cpus=config.cpus, num_gpus=gpus, runtime_env={"env_vars": environment}
+        )
+        self._actors: list[Any] = [actor.remote(config) for _ in range(config.ranks)]
+        places = self._wait([a.where.remote() for a in self._actors])
+        address, port = places[0]
+        if all(place[0] == address for place in places):
+            address = LOCALHOST
+        self._wait([a.join.remote(rank, address, port) for rank, a in enumerate(self._actors)])
+
+    def _wait(self, refs: list[ray.ObjectRef]) -> list[Any]:
+        """Results of all ``refs``; the first failure ends the wait, since the other ranks may hang in it."""
+        waiting, deadline = list(refs), time.monotonic() + self.config.timeout_seconds
+        while waiting:
+            left = max(0.0, deadline - time.monotonic())
+            done, waiting = ray.wait(waiting, num_returns=1, timeout=left)
+            if not done:
+                raise TimeoutError(
+                    f"{len(waiting)} learner ranks did not answer within {self.config.timeout_seconds} s"
+                )
+            (result,) = ray.get(done, timeout=60)
+            if isinstance(result, UserError):
+                raise result
+        return list(ray.get(refs, timeout=60))
+
+    def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        return self._wait([a.call.remote(method, *arguments, **options) for a in self._actors])[0]
+
+    def load(
+        self,
+        name: str,
+        path: str | Path,
+        *,
+        trainable: bool = True,
+        optimizer: OptimizerConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Put the model in folder ``path`` under ``name``; weights and optimizer of what was there go."""
+        self._call("load", name, str(path), trainable=trainable, optimizer=optimizer, seed=seed)
+
+    def unload(self, name: str) -> None:
+        """Free the memory of ``name``."""
+        self._call("unload", name)
+
+    def step(
+        self,
+        name: str,
+        samples: Sequence[Sample],
+        loss: LossSpec,
+        *,
+        temperature: float = 1.0,
+        minibatches: int = 1,
+        epochs: int = 1,
+        learning_rate: float | None = None,
+    ) -> dict[str, float]:
+        """Take ``minibatches * epochs`` optimizer steps over ``samples`` and return metrics.
+
+        Args:
+            loss: a loss component, its import path, or ``(import path, config)``.
+            temperature: that at which the samples were drawn.
+            minibatches: each epoch is cut into so many optimizer steps, shuffled if more than one.
+            learning_rate: replaces the optimizer's; the warm-up still applies.
+        """
+        if not samples:
+            raise UserError(f"learner: no samples to train '{name}' on")
+        batch = ray.put(SampleBatch.of(samples))
+        metrics: dict[str, float] = self._call(
+            "step", name, batch, loss,
+            temperature=temperature, minibatches=minibatches, epochs=epochs, learning_rate=learning_rate,
+        )  # fmt: skip
+        return metrics
+
+    def _score(
+        self, name: str, batch: SampleBatch, temperature: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        values: tuple[NDArray[np.float32], NDArray[np.float32]] = self._call(
+            "score", name, ray.put(batch), temperature
+        )
+        return values
+
+    def log_probs(
+        self, name: str, sequences: Sequence[TokenSequence], temperature: float = 1.0
+    ) -> list[NDArray[np.float32]]:
+        """Log-probs in nats of the masked tokens, one array [T] a sequence, NaN where not masked."""
+        if not sequences:
+            return []
+        batch = SampleBatch.of_sequences(sequences)
+        return batch.split(self._score(name, batch, temperature)[0])
+
+    def entropies(
+        self, name: str, sequences: Sequence[TokenSequence], temperature: float = 1.0
+    ) -> list[NDArray[np.float32]]:
+        """Entropies in nats of the distributions that the masked tokens were drawn from, as ``log_probs``."""
+        if not sequences:
+            return []
+        batch = SampleBatch.of_sequences(sequences)
+        return batch.split(self._score(name, batch, temperature)[1])
+
+    def evaluate(self, name: str, samples: Sequence[Sample], temperature: float = 1.0) -> dict[str, float]:
+        """``nll`` (mean over scored tokens), ``weighted_nll`` (with the samples' weights), ``entropy``, in
+        nats a token, and ``tokens``."""
+        if not samples:
+            raise UserError(f"learner: no samples to evaluate '{name}' on")
+        batch = SampleBatch.of(samples)
+        logprobs, entropies = (values[batch.scored] for values in self._score(name, batch, temperature))
+        weights = batch.token_weights[batch.scored].astype(np.float64)
+        if not len(logprobs):
+            raise UserError(f"learner: no token of the samples to evaluate '{name}' on is masked")
+        return {
+            "nll": -float(logprobs.mean(dtype=np.float64)),
+            "weighted_nll": -float((weights * logprobs).sum() / max(weights.sum(), 1e-12)),
+            "entropy": float(entropies.mean(dtype=np.float64)),
+            "tokens": float(len(logprobs)),
+        }
+
+    def weights(self, name: str) -> ray.ObjectRef:
+        """Reference to ``dict[str, torch.Tensor]``: full CPU weights by Hugging Face name, tied ones once."""
+        refs = [a.call.remote("weights", name) for a in self._actors]
+        waiting, deadline = list(refs), time.monotonic() + self.config.timeout_seconds
+        while waiting:
+            done, waiting = ray.wait(
+                waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()), fetch_local=False
+            )
+            if not done:
+                raise TimeoutError("the learner's weights were not gathered in time")
+        return refs[0]
+
+    def save(self, name: str, folder: str | Path) -> None:
+        """Write ``name`` in Hugging Face format with its tokenizer; whole or not at all."""
+        self._call("save", name, str(Path(folder).resolve()))
+
+    def checkpoint(self, folder: str | Path) -> None:
+        """Write weights, optimizer and random state of all trainable models."""
+        self._call("checkpoint", str(Path(folder).resolve()))
+
+    def restore(self, folder: str | Path) -> None:
+        """Replace all trainable models by those of a checkpoint of the same layout."""
+        self._call("restore", str(Path(folder).resolve()))
+
+    def close(self) -> None:
+        """End the rank processes."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []

@@ -1,0 +1,197 @@
+"""One named model on one rank: trainable under its own DeepSpeed engine, or frozen and whole."""
+
+import gc
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calibrated_rl.errors import UserError
+from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
+from calibrated_rl.learner.model import TokenLogProbs
+from calibrated_rl.learner.packing import PackedBatch
+from calibrated_rl.learner.world import World
+
+TOKENIZER_FILES = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
+    "chat_template*", "*.model",
+)  # fmt: skip
+
+
+class HostedModel:
+    """A model that a rank hosts.
+
+    Raises:
+        UserError: the folder holds no model that transformers can load as a causal language model.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        config: LearnerConfig,
+        world: World,
+        optimizer: OptimizerConfig | None,
+        seed: int,
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.world = world
+        self.optimizer = optimizer
+        self.seed = seed
+        self.order = np.random.default_rng(seed)
+        """Shuffles minibatches; the same on all ranks."""
+        self.steps = 0
+        """Optimizer steps since loading."""
+        self.module = TokenLogProbs(self._read(path))
+        if optimizer is None:
+            self.module.requires_grad_(False).eval().to(world.device)
+            self.engine: Any = None
+        else:
+            self.engine = self._engine(optimizer)
+
+    @property
+    def trainable(self) -> bool:
+        return self.engine is not None
+
+    def _read(self, path: Path) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path} holds no model: there is no config.json")
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=getattr(torch, self.config.dtype),
+                attn_implementation="sdpa",
+                local_files_only=True,
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be loaded as a causal language model: {error}") from error
+        if self.config.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return model
+
+    def _engine(self, settings: OptimizerConfig) -> Any:
+        import deepspeed
+
+        optimizer = torch.optim.AdamW(
+            self.module.parameters(),
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
+        )
+        # DeepSpeed allocates and copies whole buckets, and its default of 5e8 elements is for large models.
+        bucket = min(500_000_000, max(1_000_000, sum(p.numel() for p in self.module.parameters())))
+        # One "accumulation step" for DeepSpeed: micro-batches vary in number and our losses are normalised
+        # over the whole step, so its own division must not happen; boundaries are set by hand.
+        options = {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": self.config.max_grad_norm,
+            "bf16": {"enabled": self.config.dtype == "bfloat16"},
+            "zero_optimization": {
+                "stage": self.config.zero_stage,
+                "reduce_bucket_size": bucket,
+                "allgather_bucket_size": bucket,
+            },
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 10**9,
+        }
+        engine, *_ = deepspeed.initialize(model=self.module, optimizer=optimizer, config=options)
+        engine.train()
+        return engine
+
+    def close(self) -> None:
+        """Free the engine's memory."""
+        if self.engine is not None:
+            self.engine.destroy()
+        self.engine = None
+        del self.module
+        gc.collect()
+        if self.world.cuda:
+            torch.cuda.empty_cache()
+
+    def __call__(
+        self, packed: PackedBatch, *, temperature: float, chunks: int, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probs [N] and entropies [N] of the scored tokens of ``packed``."""
+        forward = self.engine if self.engine is not None else self.module
+        tensors = [
+            torch.from_numpy(array).to(self.world.device)
+            for array in (packed.input_ids, packed.position_ids, packed.select, packed.targets)
+        ]
+        result: tuple[Tensor, Tensor] = forward(*tensors, temperature, chunks, entropy_gradient)
+        return result
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Accumulate the gradient of this rank's share of the loss; ``last`` is its last of the step."""
+        self.engine.set_gradient_accumulation_boundary(last)
+        # DeepSpeed averages over the ranks; the shares of the ranks are to be summed.
+        self.engine.backward(loss * self.world.size)
+
+    def update(self, learning_rate: float | None) -> tuple[float, float]:
+        """Take the optimizer step. Return the gradient's norm before clipping and the learning rate used."""
+        assert self.optimizer is not None
+        rate = self.optimizer.learning_rate if learning_rate is None else learning_rate
+        rate *= min(1.0, (self.steps + 1) / max(1, self.optimizer.warmup_steps))
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        if self.config.zero_stage == 0 and self.config.dtype == "float32":
+            # Here DeepSpeed hands the step to the plain optimizer and keeps no norm.
+            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(gradients))
+            self.engine.step()
+        else:
+            self.engine.step()
+            norm = float(self.engine.get_global_grad_norm())
+        self.steps += 1
+        return norm, rate
+
+    @contextmanager
+    def _whole(self, parameter: Any) -> Iterator[Tensor]:
+        """The full parameter, gathered if it is sharded. All ranks must enter together."""
+        if hasattr(parameter, "ds_id"):
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([parameter]):
+                yield parameter.data
+        else:
+            yield parameter.data
+
+    def weights(self) -> dict[str, Tensor]:
+        """Full weights on the CPU by their Hugging Face names, tied ones once; empty on ranks other than 0.
+
+        All ranks must call it.
+        """
+        full: dict[str, Tensor] = {}
+        for name, parameter in self.module.model.named_parameters():  # type: ignore[union-attr]
+            with self._whole(parameter) as whole:
+                if self.world.rank == 0:
+                    full[name] = whole.detach().to("cpu", copy=True).contiguous()
+        return full
+
+    def save(self, folder: Path) -> None:
+        """Write the model in Hugging Face format with the tokenizer it came with; whole or not at all.
+
+        All ranks must call it.
+        """
+        weights = self.weights()
+        if self.world.rank == 0:
+            partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            self.module.model.save_pretrained(partial, state_dict=weights)  # type: ignore[union-attr,operator]
+            for pattern in TOKENIZER_FILES:
+                for file in self.path.glob(pattern):
+                    shutil.copy(file, partial / file.name)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        self.world.barrier()

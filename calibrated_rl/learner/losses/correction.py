@@ -1,0 +1,57 @@
+"""Importance correction from the engine that sampled to the learner before the update.
+
+The two compute slightly different log-probs for the same weights (other kernels, bfloat16), and under
+staleness they hold different weights. ``w = π_old(token) / π_engine(token)`` makes up for it:
+
+- ``truncate``: ``min(w, high)`` multiplies each token's loss (truncated importance sampling; Ionides 2008;
+  for engine mismatch Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy training");
+- ``mask``: tokens with ``w`` outside ``[low, high]`` are rejected, the rest keeps its weight (as in
+  IcePop, Ling team 2025). Rejection takes tokens out of the mask before the normalisers are counted, so the
+  loss stays a mean over the tokens that are left;
+- ``off``: no correction (``w`` is still logged).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from calibrated_rl.errors import UserError
+
+
+class Correction:
+    """Weights and rejection of tokens by their importance ratio."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        mode: str = "truncate"
+        """``truncate``, ``mask`` or ``off``."""
+        low: float = 0.5
+        """``mask`` only: smaller ratios are rejected."""
+        high: float = 2.0
+        """``truncate``: larger ratios are cut to this; ``mask``: they are rejected."""
+
+    def __init__(self, config: Config) -> None:
+        if config.mode not in ("truncate", "mask", "off"):
+            raise UserError(f"correction.mode is '{config.mode}': choose truncate, mask or off")
+        if not 0 <= config.low < 1 <= config.high:
+            raise UserError("correction: needs 0 <= low < 1 <= high")
+        self.config = config
+
+    @property
+    def rejects(self) -> bool:
+        return self.config.mode == "mask"
+
+    def accepted(self, old: Tensor, sampler: Tensor) -> Tensor:
+        """[N] bool: which tokens stay in the mask."""
+        if not self.rejects:
+            return torch.ones_like(old, dtype=torch.bool)
+        ratio = torch.exp(old - sampler)
+        return (ratio >= self.config.low) & (ratio <= self.config.high)
+
+    def weights(self, old: Tensor, sampler: Tensor) -> Tensor:
+        """[N] importance weights, without gradient."""
+        if self.config.mode == "off":
+            return torch.ones_like(old)
+        ratio = torch.exp(old - sampler).detach()
+        return ratio.clamp(max=self.config.high) if self.config.mode == "truncate" else ratio

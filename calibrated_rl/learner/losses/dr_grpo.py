@@ -1,0 +1,45 @@
+"""Dr. GRPO: GRPO without the two biases of its means.
+
+``L = −1/(S · C) Σ_i Σ_t w · min(ρ A, clip(ρ) A) + β · KL`` with a constant ``C`` in place of each
+sequence's own length, so that long wrong answers are not favoured (arXiv 2503.20783, section 3.2; its code
+divides by the generation budget). Its advantages are ``dr_grpo``: the mean is subtracted, nothing is
+divided.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from calibrated_rl.errors import UserError
+from calibrated_rl.learner.losses.policy import LossInputs, LossOutput, PolicyLoss, clip_shares
+
+
+class DrGRPO(PolicyLoss):
+    """GRPO done right: a sum over tokens divided by a constant."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PolicyLoss.Config):
+        clip_low: float = 0.2
+        """ε_low"""
+        clip_high: float = 0.2
+        """ε_high"""
+        max_tokens: int = 256
+        """C: most tokens that the policy may speak in a dialogue. It only scales the loss."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        if config.max_tokens < 1:
+            raise UserError("max_tokens must be at least 1")
+        self.config = config
+
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        low, high = self.config.clip_low, self.config.clip_high
+        ratio = torch.exp(inputs.logprobs - inputs.old_logprobs)
+        surrogate = torch.minimum(
+            ratio * inputs.advantages, ratio.clamp(1 - low, 1 + high) * inputs.advantages
+        )
+        values = -self.importance(inputs) * surrogate + self.penalties(inputs)
+        return LossOutput(
+            loss=values.sum() / (inputs.totals.sequences * self.config.max_tokens),
+            means=clip_shares(ratio.detach(), inputs.advantages, low, high),
+        )

@@ -1,0 +1,40 @@
+"""GSPO: one ratio for a whole sequence, clipped as a whole.
+
+``s_i = (π(y_i) / π_old(y_i))^{1/|y_i|} = exp(mean_t log ρ_t)``, ``L = −1/S Σ_i w_i · min(s_i A_i, clip(s_i,
+1 − ε_low, 1 + ε_high) A_i) + β · KL`` (arXiv 2507.18071, eqs. 5, 7). The importance correction is taken per
+sequence too: the mean of its tokens' weights.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from calibrated_rl.learner.losses.policy import LossInputs, LossOutput, PolicyLoss, clip_shares, sequence_mean
+
+
+class GSPO(PolicyLoss):
+    """Group sequence policy optimisation."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PolicyLoss.Config):
+        clip_low: float = 3e-4
+        """ε_low; far smaller than for tokens, because a mean over tokens varies less."""
+        clip_high: float = 4e-4
+        """ε_high"""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.config = config
+
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        low, high = self.config.clip_low, self.config.clip_high
+        lengths = inputs.sequence_lengths()
+        ratio = torch.exp(inputs.per_sequence(inputs.logprobs - inputs.old_logprobs) / lengths)
+        advantages = inputs.per_sequence(inputs.advantages) / lengths
+        importance = inputs.per_sequence(self.importance(inputs)) / lengths
+        surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
+        loss = -(importance * surrogate).sum() / inputs.totals.sequences
+        return LossOutput(
+            loss=loss + sequence_mean(inputs, self.penalties(inputs)),
+            means=clip_shares(ratio.detach(), advantages, low, high),
+        )

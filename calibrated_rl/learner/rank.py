@@ -1,0 +1,279 @@
+"""One rank of the learner: hosts named models, trains and scores them. ``group.py`` puts it in Ray.
+
+Every method is called on all ranks with the same arguments. Each packs the whole batch, in the same way, and
+computes its share of the micro-batches.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calibrated_rl import component
+from calibrated_rl.errors import UserError
+from calibrated_rl.learner.batch import SampleBatch
+from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
+from calibrated_rl.learner.hosted import HostedModel
+from calibrated_rl.learner.losses.base import Loss, LossInputs, Totals
+from calibrated_rl.learner.metrics import Sums, collect
+from calibrated_rl.learner.model import CHUNK_POSITIONS
+from calibrated_rl.learner.packing import EMPTY, PackedBatch, pack
+from calibrated_rl.learner.world import LOCALHOST, World, free_port
+
+LossSpec = Loss | str | tuple[str, Mapping[str, Any]]
+"""A loss, its import path, or its import path and config."""
+
+
+def resolve_loss(spec: LossSpec) -> Loss:
+    """The loss that ``spec`` names."""
+    if isinstance(spec, Loss):
+        return spec
+    path, values = (spec, None) if isinstance(spec, str) else spec
+    loss = component.build(path, values, "loss")
+    if not isinstance(loss, Loss):
+        raise UserError(f"'{path}' is not a loss: it must derive from calibrated_rl.learner.losses.base:Loss")
+    return loss
+
+
+class LearnerRank:
+    """Hosts several models at once, each under its name."""
+
+    def __init__(
+        self, config: LearnerConfig, rank: int = 0, address: str = LOCALHOST, port: int | None = None
+    ) -> None:
+        self.config = config
+        self.world = World(rank, config.ranks, address, port or free_port(), config.threads)
+        self.models: dict[str, HostedModel] = {}
+
+    def load(
+        self,
+        name: str,
+        path: str | Path,
+        *,
+        trainable: bool = True,
+        optimizer: OptimizerConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Put the model in folder ``path`` under ``name``; weights and optimizer of what was there go."""
+        if name in self.models:
+            self.models.pop(name).close()
+        self.world.seed(seed)
+        settings = (optimizer or OptimizerConfig()) if trainable else None
+        self.models[name] = HostedModel(
+            Path(path), config=self.config, world=self.world, optimizer=settings, seed=seed
+        )
+
+    def unload(self, name: str) -> None:
+        self._model(name)
+        self.models.pop(name).close()
+
+    def _model(self, name: str) -> HostedModel:
+        if name not in self.models:
+            raise UserError(
+                f"the learner holds no model '{name}'; loaded: {', '.join(sorted(self.models)) or 'none'}"
+            )
+        return self.models[name]
+
+    def step(
+        self,
+        name: str,
+        batch: SampleBatch,
+        loss: LossSpec,
+        *,
+        temperature: float = 1.0,
+        minibatches: int = 1,
+        epochs: int = 1,
+        learning_rate: float | None = None,
+    ) -> dict[str, float]:
+        """Take ``minibatches * epochs`` optimizer steps and return metrics, the same on all ranks."""
+        model, loss = self._model(name), resolve_loss(loss)
+        assert model.trainable, f"'{name}' was loaded with trainable=False"
+        if loss.needs_reference and batch.reference_logprobs is None:
+            raise UserError(f"the loss {type(loss).__name__} needs samples with reference_logprobs")
+        self._check_units(batch, loss.unit)
+        sums, scored, old = Sums(), batch.scored, None
+        rejects = loss.correction is not None and loss.correction.rejects
+        if rejects or (loss.policy_gradient and minibatches * epochs > 1):
+            old = self._score(model, batch, temperature)[0]
+        if rejects:
+            assert old is not None and loss.correction is not None
+            accepted = loss.correction.accepted(torch.from_numpy(old), torch.from_numpy(_sampler(batch, old)))
+            scored = scored & accepted.numpy()
+        before, left = int(batch.scored.sum()), int(scored.sum())
+        taken = 0
+        for chosen in self._minibatches(model, batch, loss.unit, minibatches, epochs):
+            taken += self._optimizer_step(
+                model, batch, loss, chosen, scored, old, temperature, learning_rate, sums
+            )
+        results = self._join(sums).results()
+        results |= {"optimizer_steps": float(taken), "tokens": float(left)}
+        results["masked_share"] = (before - left) / before if before else 0.0
+        return results
+
+    @staticmethod
+    def _check_units(batch: SampleBatch, unit: int) -> None:
+        if unit == 1:
+            return
+        counts = np.bincount(batch.sequence_of[batch.scored], minlength=len(batch.advantages))
+        if len(counts) % unit or (counts == 0).any():
+            raise UserError(
+                f"this loss takes samples in units of {unit}, each with at least one scored token"
+            )
+
+    @staticmethod
+    def _minibatches(
+        model: HostedModel, batch: SampleBatch, unit: int, minibatches: int, epochs: int
+    ) -> Iterator[NDArray[np.int64]]:
+        """Indices of the sequences of each optimizer step; shuffled by unit where there are several."""
+        units = np.arange(len(batch.advantages)).reshape(-1, unit)
+        for _ in range(epochs):
+            order = units if minibatches == 1 else units[model.order.permutation(len(units))]
+            yield from (part.reshape(-1) for part in np.array_split(order, minibatches) if len(part))
+
+    def _optimizer_step(
+        self,
+        model: HostedModel,
+        batch: SampleBatch,
+        loss: Loss,
+        chosen: NDArray[np.int64],
+        scored: NDArray[np.bool_],
+        old: NDArray[np.float32] | None,
+        temperature: float,
+        learning_rate: float | None,
+        sums: Sums,
+    ) -> int:
+        """One optimizer step over the sequences ``chosen``; returns 1, or 0 if nothing in them is scored."""
+        packs = pack(
+            batch, self.config.row_tokens, self.config.max_rows,
+            ranks=self.world.size, unit=loss.unit, chosen=chosen, scored=scored,
+        )  # fmt: skip
+        if not packs:
+            return 0
+        everything = np.concatenate([p.source for p in packs])
+        totals = Totals(
+            tokens=len(everything),
+            sequences=len(np.unique(np.concatenate([p.sequence for p in packs]))),
+            weight=float(batch.token_weights[everything].sum(dtype=np.float64)),
+        )
+        shares = list(self._shares(packs))
+        for index, (packed, chunks) in enumerate(shares):
+            logprobs, entropy = model(
+                packed, temperature=temperature, chunks=chunks, entropy_gradient=loss.entropy_gradient
+            )
+            if len(packed.source):
+                inputs = self._inputs(batch, packed, logprobs, entropy, old, totals)
+                output = loss(inputs)
+                sums.add(collect(inputs, output, loss))
+                value = output.loss
+            else:
+                value = logprobs.sum() * 0.0
+            model.backward(value, last=index == len(shares) - 1)
+        norm, rate = model.update(learning_rate)
+        # Every rank reports the same norm and rate; the loss is a sum over ranks, counted once a step.
+        count = 1.0 / self.world.size
+        shared = {"loss": 0.0, "grad_norm": norm, "learning_rate": rate}
+        sums.add(Sums(means={key: (value * count, count) for key, value in shared.items()}))
+        return 1
+
+    def _shares(self, packs: list[PackedBatch]) -> Iterator[tuple[PackedBatch, int]]:
+        """This rank's micro-batches, padded to the number of the others', with their number of chunks.
+
+        Rank ``r`` takes micro-batches ``r, r + R, ...``. All ranks use as many chunks as the one with most
+        positions in the same round.
+        """
+        size, rank = self.world.size, self.world.rank
+        for first in range(0, len(packs), size):
+            together = packs[first : first + size]
+            chunks = max(-(-len(p.select) // CHUNK_POSITIONS) for p in together)
+            yield (together[rank] if rank < len(together) else EMPTY), chunks
+
+    def _inputs(
+        self,
+        batch: SampleBatch,
+        packed: PackedBatch,
+        logprobs: Tensor,
+        entropy: Tensor,
+        old: NDArray[np.float32] | None,
+        totals: Totals,
+    ) -> LossInputs:
+        def tensor(values: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(values).to(self.world.device)
+
+        old_logprobs = logprobs.detach() if old is None else tensor(old[packed.source])
+        sampler = tensor(batch.sampler_logprobs[packed.source])
+        changes = np.diff(packed.sequence, prepend=packed.sequence[:1]) != 0
+        reference = batch.reference_logprobs
+        return LossInputs(
+            logprobs=logprobs,
+            entropy=entropy,
+            old_logprobs=old_logprobs,
+            sampler_logprobs=torch.where(sampler.isnan(), old_logprobs, sampler),
+            reference_logprobs=None if reference is None else tensor(reference[packed.source]),
+            advantages=tensor(batch.advantages[packed.sequence]),
+            weights=tensor(batch.token_weights[packed.source]),
+            sequence=tensor(np.cumsum(changes)),
+            count=int(changes.sum()) + 1,
+            totals=totals,
+        )
+
+    def _join(self, sums: Sums) -> Sums:
+        total = Sums()
+        for part in self.world.gather(sums):
+            total.add(part)
+        return total
+
+    def _score(
+        self, model: HostedModel, batch: SampleBatch, temperature: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        packs = pack(batch, self.config.row_tokens, self.config.max_rows, ranks=self.world.size)
+        found = torch.zeros(2, len(batch.ids), dtype=torch.float32, device=self.world.device)
+        with torch.no_grad():
+            for packed, chunks in self._shares(packs):
+                scores = model(packed, temperature=temperature, chunks=chunks)
+                if len(packed.source):
+                    found[:, torch.from_numpy(packed.source).to(self.world.device)] = torch.stack(scores)
+        values = self.world.sum_array(found).cpu().numpy()
+        values[:, ~batch.scored] = np.nan
+        return values[0], values[1]
+
+    def score(
+        self, name: str, batch: SampleBatch, temperature: float = 1.0
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Log-probs and entropies in nats, both [L], NaN where not scored; the same on all ranks."""
+        return self._score(self._model(name), batch, temperature)
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """Full weights on rank 0; see ``HostedModel.weights``."""
+        return self._model(name).weights()
+
+    def save(self, name: str, folder: str | Path) -> None:
+        """Write ``name`` in Hugging Face format."""
+        Path(folder).parent.mkdir(parents=True, exist_ok=True)
+        self._model(name).save(Path(folder))
+
+    def checkpoint(self, folder: str | Path) -> None:
+        """Write weights, optimizer and random state of all trainable models below ``folder``.
+
+        ``learner.json`` is written last: without it the folder is not a checkpoint.
+        """
+        from calibrated_rl.learner.checkpoint import write
+
+        write(self.models, self.world, self.config, Path(folder))
+
+    def restore(self, folder: str | Path) -> None:
+        """Replace all trainable models by those of a checkpoint.
+
+        Raises:
+            UserError: the folder is not a whole checkpoint, or was written by another layout of ranks.
+        """
+        from calibrated_rl.learner.checkpoint import read
+
+        read(self.load, self.models, self.world, self.config, Path(folder))
+
+
+def _sampler(batch: SampleBatch, old: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.where(np.isnan(batch.sampler_logprobs), old, batch.sampler_logprobs)

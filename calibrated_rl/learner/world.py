@@ -1,0 +1,88 @@
+"""The process group of the ranks: environment, device, random state, exact sums.
+
+DeepSpeed reads its place from the environment, and ``DS_ACCELERATOR`` when it is first imported; so this
+module imports it only after both are set.
+"""
+
+import os
+import random
+import socket
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+LOCALHOST = "127.0.0.1"
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return int(s.getsockname()[1])
+
+
+class World:
+    """This process's place among the ranks. There is one in a process; a second one must agree with it."""
+
+    def __init__(self, rank: int, size: int, address: str, port: int, threads: int) -> None:
+        self.rank = rank
+        self.size = size
+        self.cuda = torch.cuda.is_available()
+        self.device = torch.device("cuda" if self.cuda else "cpu")
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK="0",
+            WORLD_SIZE=str(size),
+            LOCAL_WORLD_SIZE="1",
+            MASTER_ADDR=address,
+            MASTER_PORT=str(port),
+        )
+        os.environ.setdefault("DS_ACCELERATOR", "cuda" if self.cuda else "cpu")
+        if address == LOCALHOST:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        torch.set_num_threads(threads)
+        if not self.cuda:
+            torch.use_deterministic_algorithms(True)
+        # DeepSpeed calls collectives by their old names, and torch says so at each call site.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+        import deepspeed
+        import transformers
+        from deepspeed.ops import __compatible_ops__
+        from deepspeed.utils import logger
+
+        logger.setLevel("WARNING")
+        transformers.utils.logging.disable_progress_bar()
+        # The shared-memory collectives would be compiled on the spot: not every machine has a compiler.
+        __compatible_ops__["deepspeed_shm_comm"] = False
+        if not dist.is_initialized():
+            deepspeed.init_distributed(
+                "nccl" if self.cuda else "gloo", auto_mpi_discovery=False, verbose=False
+            )
+        assert dist.get_world_size() == size, f"this process already belongs to {dist.get_world_size()} ranks"
+
+    def seed(self, seed: int) -> None:
+        """Seed everything that draws random numbers in this process."""
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+
+    def sum_array(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum ``values`` over the ranks in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """The ``value`` of every rank, in the order of the ranks."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
