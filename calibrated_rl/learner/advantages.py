@@ -43,4 +43,4 @@ def group_advantages(rewards: Sequence[float], kind: str = "grpo") -> NDArray[np
         centred = centred / (values.std() + 1e-6)
     elif kind == "rloo":
         centred = centred * len(values) / (len(values) - 1)
-    return centred.astype(np.float32)
+    return np.asarray(centred, np.float32)

@@ -70,7 +70,7 @@ class LearnerGroup:
             address = LOCALHOST
         self._wait([a.join.remote(rank, address, port) for rank, a in enumerate(self._actors)])
 
-    def _wait(self, refs: list[ray.ObjectRef]) -> list[Any]:
+    def _wait(self, refs: list[Any]) -> list[Any]:
         """Results of all ``refs``; the first failure ends the wait, since the other ranks may hang in it."""
         waiting, deadline = list(refs), time.monotonic() + self.config.timeout_seconds
         while waiting:
@@ -175,8 +175,9 @@ class LearnerGroup:
             "tokens": float(len(logprobs)),
         }
 
-    def weights(self, name: str) -> ray.ObjectRef:
-        """Reference to ``dict[str, torch.Tensor]``: full CPU weights by Hugging Face name, tied ones once."""
+    def weights(self, name: str) -> Any:
+        """``ObjectRef`` of a ``dict[str, torch.Tensor]``: full CPU weights by HF name, tied ones once."""
+        self._call("check", name)
         refs = [a.call.remote("weights", name) for a in self._actors]
         waiting, deadline = list(refs), time.monotonic() + self.config.timeout_seconds
         while waiting:

@@ -172,7 +172,7 @@ class HostedModel:
         All ranks must call it.
         """
         full: dict[str, Tensor] = {}
-        for name, parameter in self.module.model.named_parameters():  # type: ignore[union-attr]
+        for name, parameter in self.module.model.named_parameters():
             with self._whole(parameter) as whole:
                 if self.world.rank == 0:
                     full[name] = whole.detach().to("cpu", copy=True).contiguous()
@@ -188,7 +188,7 @@ class HostedModel:
             partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            self.module.model.save_pretrained(partial, state_dict=weights)  # type: ignore[union-attr,operator]
+            self.module.model.save_pretrained(partial, state_dict=weights)  # type: ignore[operator]
             for pattern in TOKENIZER_FILES:
                 for file in self.path.glob(pattern):
                     shutil.copy(file, partial / file.name)

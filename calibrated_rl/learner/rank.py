@@ -71,6 +71,10 @@ class LearnerRank:
         self._model(name)
         self.models.pop(name).close()
 
+    def check(self, name: str) -> None:
+        """Refuse a name that is not loaded."""
+        self._model(name)
+
     def _model(self, name: str) -> HostedModel:
         if name not in self.models:
             raise UserError(
@@ -170,7 +174,8 @@ class LearnerRank:
                 sums.add(collect(inputs, output, loss))
                 value = output.loss
             else:
-                value = logprobs.sum() * 0.0
+                # Both outputs, as in the losses: under ZeRO-3 an unused one changes what is gathered when.
+                value = (logprobs.sum() + entropy.sum()) * 0.0
             model.backward(value, last=index == len(shares) - 1)
         norm, rate = model.update(learning_rate)
         # Every rank reports the same norm and rate; the loss is a sum over ranks, counted once a step.

@@ -1,0 +1,367 @@
+"""The learner on a tiny random Llama: exact against plain transformers, whatever the layout."""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from calibrated_rl.dialogue import TokenSequence
+from calibrated_rl.errors import UserError
+from calibrated_rl.learner import rank as rank_module
+from calibrated_rl.learner.batch import SampleBatch
+from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
+from calibrated_rl.learner.losses.dpo import DPO
+from calibrated_rl.learner.losses.grpo import GRPO
+from calibrated_rl.learner.losses.sft import SFT
+from calibrated_rl.learner.rank import LearnerRank
+from calibrated_rl.learner.sample import Sample
+
+VOCABULARY = 96
+ADAM = OptimizerConfig(learning_rate=1e-3)
+GRPO_TERMS = GRPO(GRPO.Config(kl_coefficient=0.05, entropy_coefficient=0.01))
+
+
+def make_model(tied: bool = True) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=tied,
+        initializer_range=0.2,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    make_model().save_pretrained(path)
+    (path / "tokenizer_config.json").write_text('{"note": "kept"}')
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group() -> Iterator[None]:
+    """Ranks made in this process must leave no trace for the tests that follow."""
+    before, threads = dict(os.environ), torch.get_num_threads()
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def sequences(count: int = 12, seed: int = 0) -> list[TokenSequence]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        length = int(rng.integers(4, 40))
+        mask = rng.random(length) < 0.6
+        mask[-1] = True
+        made.append(
+            TokenSequence(
+                ids=rng.integers(0, VOCABULARY, length).astype(np.int32),
+                mask=mask,
+                logprobs=np.where(mask, rng.normal(-4.5, 0.3, length), np.nan).astype(np.float32),
+                versions=np.where(mask, 0, -1).astype(np.int32),
+                turns=np.zeros(length, np.int32),
+            )
+        )
+    return made
+
+
+def samples(count: int = 12) -> list[Sample]:
+    rng = np.random.default_rng(1)
+    return [
+        Sample(
+            tokens=tokens,
+            advantage=float(rng.normal()),
+            weight=float(rng.random()),
+            reference_logprobs=np.where(tokens.mask, -4.5, np.nan).astype(np.float32),
+        )
+        for tokens in sequences(count)
+    ]
+
+
+def learner(folder: Path, optimizer: OptimizerConfig = ADAM, **config: Any) -> LearnerRank:
+    made = LearnerRank(LearnerConfig(**({"row_tokens": 64, "max_rows": 2} | config)))
+    made.load("policy", folder, optimizer=optimizer)
+    return made
+
+
+def plain_log_probs(folder: Path, tokens: TokenSequence, temperature: float = 1.0) -> np.ndarray:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = torch.from_numpy(tokens.ids).long()
+    with torch.no_grad():
+        logs = torch.log_softmax(model(ids[None]).logits[0] / temperature, -1)
+    full = np.full(len(ids), np.nan, np.float32)
+    full[1:] = logs[:-1].gather(-1, ids[1:, None])[:, 0].numpy()
+    full[~tokens.mask] = np.nan
+    return full
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_packed_log_probs_equal_plain_transformers(folder: Path, temperature: float) -> None:
+    batch = SampleBatch.of_sequences(sequences())
+    found, entropies = learner(folder).score("policy", batch, temperature)
+    for values, tokens in zip(batch.split(found), sequences(), strict=True):
+        np.testing.assert_allclose(values, plain_log_probs(folder, tokens, temperature), atol=1e-5)
+    assert np.nanmin(entropies) > 0 and np.nanmax(entropies) <= math.log(VOCABULARY) + 1e-5
+
+
+def test_a_packed_neighbour_is_not_seen(folder: Path) -> None:
+    first, second = sequences(2)
+    other = sequences(3, seed=9)[2]
+    made = learner(folder, row_tokens=200)
+    together = [SampleBatch.of_sequences([first, neighbour]) for neighbour in (second, other)]
+    values = [batch.split(made.score("policy", batch)[0])[0] for batch in together]
+    np.testing.assert_allclose(values[0], values[1], atol=1e-5)
+
+
+def test_chunks_change_neither_loss_nor_gradient(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = SampleBatch.of(samples())
+    results = []
+    for positions in (10_000, 7):
+        monkeypatch.setattr(rank_module, "CHUNK_POSITIONS", positions)
+        made = learner(folder)
+        metrics = made.step("policy", batch, GRPO_TERMS)
+        results.append((metrics, made.weights("policy")))
+    assert_same(*results)
+
+
+def assert_same(first: Any, second: Any, metric_tolerance: float = 1e-5, tolerance: float = 2e-6) -> None:
+    assert first[0] == pytest.approx(second[0], rel=metric_tolerance, abs=1e-6)
+    assert list(first[1]) == list(second[1])
+    for name in first[1]:
+        torch.testing.assert_close(first[1][name], second[1][name], atol=tolerance, rtol=0, msg=name)
+
+
+def big_epsilon() -> OptimizerConfig:
+    """Adam's first step is ±learning rate however small the gradient; a large epsilon shows its size."""
+    return OptimizerConfig(learning_rate=1e-2, epsilon=1e-2)
+
+
+@pytest.mark.parametrize("loss", [GRPO_TERMS, SFT(SFT.Config()), DPO(DPO.Config())])
+def test_micro_batches_do_not_change_the_step(folder: Path, loss: Any) -> None:
+    batch = SampleBatch.of(samples())
+    results = []
+    for rows in (32, 1):
+        made = learner(folder, big_epsilon(), max_rows=rows, row_tokens=64, max_grad_norm=0.0)
+        results.append((made.step("policy", batch, loss), made.weights("policy")))
+    assert results[0][0]["grad_norm"] > 1e-3
+    assert_same(*results)
+
+
+def test_one_step_of_sft_equals_plain_torch(folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    made = learner(folder, big_epsilon(), max_grad_norm=0.1)
+    metrics = made.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-2, weight_decay=0.0)
+    total, weight = torch.zeros(()), 0.0
+    for sample in samples():
+        ids = torch.from_numpy(sample.tokens.ids).long()
+        scored = torch.from_numpy(sample.tokens.mask)[1:]
+        logs = torch.log_softmax(model(ids[None]).logits[0, :-1], -1).gather(-1, ids[1:, None])[:, 0]
+        total = total - sample.weight * logs[scored].sum()
+        weight += sample.weight * int(scored.sum())
+    loss = total / weight
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+    optimizer.step()
+    assert metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+    expected = dict(model.named_parameters())
+    for name, value in made.weights("policy").items():
+        torch.testing.assert_close(value, expected[name].detach(), atol=2e-6, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_stages_agree(folder: Path, stage: int) -> None:
+    batch = SampleBatch.of(samples())
+    results = []
+    for zero_stage in (0, stage):
+        made = learner(folder, big_epsilon(), zero_stage=zero_stage, max_grad_norm=0.1)
+        made.step("policy", batch, GRPO_TERMS)
+        results.append((made.step("policy", batch, GRPO_TERMS), made.weights("policy")))
+    assert_same(*results, metric_tolerance=1e-4)
+
+
+def test_bfloat16_steps_and_improves(folder: Path) -> None:
+    made = learner(folder, OptimizerConfig(learning_rate=3e-3), dtype="bfloat16")
+    batch = SampleBatch.of(samples())
+    losses = [made.step("policy", batch, SFT(SFT.Config()))["loss"] for _ in range(8)]
+    assert losses[-1] < losses[0] - 0.05
+    assert all(value.dtype == torch.bfloat16 for value in made.weights("policy").values())
+
+
+def test_same_inputs_same_bits(folder: Path) -> None:
+    batch = SampleBatch.of(samples())
+    results = []
+    for _ in range(2):
+        made = learner(folder)
+        metrics = made.step("policy", batch, GRPO_TERMS, minibatches=3, epochs=2)
+        results.append((metrics, made.weights("policy")))
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(results[0][1][name], results[1][1][name]) for name in results[0][1])
+    assert results[0][0]["optimizer_steps"] == 6
+
+
+def test_loading_again_starts_afresh(folder: Path) -> None:
+    batch = SampleBatch.of(samples())
+    made = learner(folder)
+    first = [made.step("policy", batch, SFT(SFT.Config()))["loss"] for _ in range(3)]
+    made.load("policy", folder, optimizer=ADAM)
+    assert [made.step("policy", batch, SFT(SFT.Config()))["loss"] for _ in range(3)] == first
+
+
+def test_warm_up_and_learning_rate_of_a_call(folder: Path) -> None:
+    made = learner(folder, OptimizerConfig(learning_rate=1e-3, warmup_steps=4))
+    batch = SampleBatch.of(samples(4))
+    rates = [made.step("policy", batch, SFT(SFT.Config()))["learning_rate"] for _ in range(5)]
+    assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
+    assert made.step("policy", batch, SFT(SFT.Config()), learning_rate=0.0)["learning_rate"] == 0.0
+
+
+def test_rejected_tokens_leave_the_mask_and_the_denominator(folder: Path) -> None:
+    """Rejecting tokens must equal never having marked them."""
+    made = learner(folder)
+    base = sequences()
+    own = SampleBatch.of_sequences(base)
+    values = own.split(made.score("policy", own)[0])
+    far = [np.where(np.arange(len(v)) % 3 == 0, v - 3.0, v).astype(np.float32) for v in values]
+    loss = ("calibrated_rl.learner.losses.grpo:GRPO", {"correction": {"mode": "mask"}})
+    rng = np.random.default_rng(3)
+    credit = rng.normal(size=len(base))
+    marked, unmarked = [], []
+    for tokens, logs, own_logs, advantage in zip(base, far, values, credit, strict=True):
+        seen = TokenSequence(
+            ids=tokens.ids, mask=tokens.mask, logprobs=logs, versions=tokens.versions, turns=tokens.turns
+        )
+        marked.append(Sample(tokens=seen, advantage=float(advantage)))
+        keep = tokens.mask & (np.abs(logs - own_logs) < 1)
+        unmarked.append(Sample(tokens=seen.with_mask(keep), advantage=float(advantage)))
+    results = []
+    for given_samples in (marked, unmarked):
+        made.load("policy", folder, optimizer=big_epsilon())
+        metrics = made.step("policy", SampleBatch.of(given_samples), loss)
+        results.append((metrics, made.weights("policy")))
+    assert results[0][0].pop("masked_share") > 0.2 and results[1][0].pop("masked_share") == 0.0
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_saved_model_loads_as_it_is(tmp_path: Path, tied: bool) -> None:
+    source = tmp_path / "source"
+    make_model(tied).save_pretrained(source)
+    (source / "tokenizer.json").write_text("{}")
+    made = learner(source, zero_stage=3)
+    made.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))
+    made.save("policy", tmp_path / "saved")
+    made.save("policy", tmp_path / "saved")
+    tokens = sequences()[0]
+    batch = SampleBatch.of_sequences([tokens])
+    np.testing.assert_allclose(
+        made.score("policy", batch)[0], plain_log_probs(tmp_path / "saved", tokens), atol=1e-5
+    )
+    assert (tmp_path / "saved" / "tokenizer.json").read_text() == "{}"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["saved", "source"], "nothing half-written is left"
+    assert ("lm_head.weight" in made.weights("policy")) is not tied
+
+
+@pytest.mark.parametrize(
+    ("stage", "dtype"), [(0, "float32"), (0, "bfloat16"), (2, "float32"), (3, "float32")]
+)
+def test_a_checkpoint_continues_the_same_run(folder: Path, tmp_path: Path, stage: int, dtype: str) -> None:
+    batch = SampleBatch.of(samples())
+    made = learner(folder, zero_stage=stage, dtype=dtype)
+    made.load("simulator", folder, optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=3))
+    made.load("reference", folder, trainable=False)
+    names = ("policy", "simulator")
+    for name in names:
+        made.step(name, batch, GRPO_TERMS, minibatches=2)
+    made.checkpoint(tmp_path / "checkpoint")
+
+    def go_on(continued: LearnerRank) -> list[dict[str, float]]:
+        return [continued.step(name, batch, GRPO_TERMS, minibatches=2) for name in names for _ in range(2)]
+
+    expected = go_on(made)
+    other = LearnerRank(made.config)
+    other.restore(tmp_path / "checkpoint")
+    assert sorted(other.models) == ["policy", "simulator"]
+    assert go_on(other) == expected
+    with pytest.raises(UserError, match="cannot be resumed"):
+        LearnerRank(LearnerConfig(zero_stage=1)).restore(tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "learner.json").unlink()
+    with pytest.raises(UserError, match="not a whole checkpoint"):
+        other.restore(tmp_path / "checkpoint")
+
+
+def test_users_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
+    made = learner(folder)
+    with pytest.raises(UserError, match="no config.json"):
+        made.load("policy", tmp_path)
+    made.load("policy", folder)
+    with pytest.raises(UserError, match="no model 'critic'; loaded: policy"):
+        made.score("critic", SampleBatch.of(samples()))
+    bare = [Sample(tokens=tokens) for tokens in sequences(3)]
+    with pytest.raises(UserError, match="reference_logprobs"):
+        made.step("policy", SampleBatch.of(bare), DPO(DPO.Config()))
+    with pytest.raises(UserError, match="units of 2"):
+        made.step("policy", SampleBatch.of(samples(3)), DPO(DPO.Config()))
+    with pytest.raises(UserError, match="zero_stage"):
+        LearnerConfig(zero_stage=4)
+
+
+def test_nothing_scored_means_no_step(folder: Path) -> None:
+    made = learner(folder)
+    silent = [Sample(tokens=t.with_mask(np.zeros_like(t.mask))) for t in sequences(3)]
+    before = made.weights("policy")
+    metrics = made.step("policy", SampleBatch.of(silent), SFT(SFT.Config()))
+    assert metrics["optimizer_steps"] == 0 and metrics["tokens"] == 0
+    assert all(torch.equal(before[name], value) for name, value in made.weights("policy").items())
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, stage: int) -> None:
+    """Through Ray; five rows of one row each leave the second rank a micro-batch short."""
+    import ray
+
+    from calibrated_rl.learner.group import LearnerGroup
+
+    given_samples = samples(10)
+    alone = learner(folder, big_epsilon(), row_tokens=40, max_rows=1)
+    expected = [alone.step("policy", SampleBatch.of(given_samples), GRPO_TERMS) for _ in range(2)]
+    config = LearnerConfig(
+        ranks=2, zero_stage=stage, row_tokens=40, max_rows=1, threads=1, cpus=0.1, timeout_seconds=120
+    )
+    group = LearnerGroup(config)
+    try:
+        group.load("policy", folder, optimizer=big_epsilon())
+        found = [group.step("policy", given_samples, GRPO_TERMS) for _ in range(2)]
+        for one, two in zip(expected, found, strict=True):
+            assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+        weights = ray.get(group.weights("policy"), timeout=60)
+        assert_same((found[0], weights), (found[0], alone.weights("policy")))
+        tokens = [sample.tokens for sample in given_samples]
+        group.save("policy", tmp_path / "saved")
+        for values, one in zip(group.log_probs("policy", tokens), tokens, strict=True):
+            np.testing.assert_allclose(values, plain_log_probs(tmp_path / "saved", one), atol=1e-5)
+        evaluated = group.evaluate("policy", given_samples)
+        flat = np.concatenate([v[1:] for v in group.log_probs("policy", tokens)])
+        assert evaluated["nll"] == pytest.approx(-np.nanmean(flat), rel=1e-5)
+        with pytest.raises(UserError, match="no model 'critic'"):
+            group.weights("critic")
+    finally:
+        group.close()
