@@ -1,0 +1,173 @@
+"""What a dialogue is: pure data, without models, engines or actors.
+
+A dialogue opens with a fixed greeting by the policy's side; then the other side (``USER``: a person, a
+simulator or a scripted human) speaks, then the policy, in turns, until the task says that it has ended.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Side(StrEnum):
+    """Who speaks. ``USER`` is the other side, whoever plays it."""
+
+    POLICY = "policy"
+    USER = "user"
+
+    @property
+    def other(self) -> "Side":
+        return Side.USER if self is Side.POLICY else Side.POLICY
+
+
+class Split(StrEnum):
+    """The four splits by dialogue (DESIGN.md, contract 9)."""
+
+    CALIBRATION = "calibration"
+    """Fits simulators and the cold start; training scenarios come from here."""
+    MONITOR = "monitor"
+    """Early stopping and triggers."""
+    TUNING = "tuning"
+    """Hyperparameters."""
+    HELD_OUT = "held_out"
+    """The reported figures; nothing else sees it."""
+
+
+class Source(StrEnum):
+    """Where a turn's text came from."""
+
+    GREETING = "greeting"
+    LOG = "log"
+    POLICY = "policy"
+    SIMULATOR = "simulator"
+    SCRIPTED = "scripted"
+    PERSON = "person"
+
+
+class Finish(StrEnum):
+    """How a generated turn ended."""
+
+    STOP = "stop"
+    """The side sampled its end-of-turn token."""
+    LENGTH = "length"
+    """The token limit was hit; the end-of-turn token was appended, masked and unscored."""
+    DEGENERATE = "degenerate"
+    """A control token other than end-of-turn was sampled, or a guardrail rejected the turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One utterance. Text is for people, rewards and logs; the ids are in the dialogue's ``TokenSequence``."""
+
+    side: Side
+    text: str
+    source: Source
+    finish: Finish = Finish.STOP
+    simulator_version: int | None = None
+    """Version of the simulator's weights when the turn was spoken; None unless ``source`` is SIMULATOR."""
+    flaw: str | None = None
+    """Which guardrail objected (``empty``, ``repeat``, ``role_confusion``, ``control_token``), if any did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """Everything that is fixed before a dialogue starts."""
+
+    id: str
+    """Unique within the task; randomness that belongs to the person is keyed by it."""
+    split: Split
+    policy_instructions: str
+    """System prompt of the policy's side."""
+    user_instructions: str
+    """System prompt of a simulator: goal and persona."""
+    greeting: str
+    goal: Mapping[str, Any] = field(default_factory=dict)
+    """The other side's private goal, as JSON-able data."""
+    persona: Mapping[str, Any] = field(default_factory=dict)
+    population: str = "same"
+    """``same`` as the people who were logged, or ``shifted`` (other traits)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a dialogue was worth."""
+
+    reward: float
+    """Terminal reward, all costs included."""
+    success: bool
+    turn_rewards: tuple[float, ...] = ()
+    """Optional reward after each policy turn, beside the terminal one."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenSequence:
+    """One side's view of a dialogue as the tokens its model saw and produced. All arrays have shape [T]."""
+
+    ids: NDArray[np.int32]
+    mask: NDArray[np.bool_]
+    """True where this side's own sampled (or, in a log, spoken) tokens stand; only these carry loss."""
+    logprobs: NDArray[np.float32]
+    """Log-prob of the token under the engine that sampled it; NaN where nothing was sampled."""
+    versions: NDArray[np.int32]
+    """Version of the weights that sampled the token; -1 where nothing was sampled."""
+    turns: NDArray[np.int32]
+    """Index into ``Dialogue.turns`` of the turn the token belongs to; -1 for the opening scaffold."""
+
+    def __post_init__(self) -> None:
+        shapes = {a.shape for a in (self.ids, self.mask, self.logprobs, self.versions, self.turns)}
+        assert len(shapes) == 1 and self.ids.ndim == 1, f"arrays of one sequence differ in shape: {shapes}"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def oldest_version(self) -> int:
+        """Version of the oldest weights that sampled any own token; -1 if none was sampled."""
+        sampled = self.versions[self.mask]
+        return int(sampled.min()) if len(sampled) else -1
+
+    def with_mask(self, mask: NDArray[np.bool_]) -> "TokenSequence":
+        return dataclasses.replace(self, mask=mask)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Dialogue:
+    """A whole conversation: logged, rolled out or evaluated; the unit of the replay store."""
+
+    id: str
+    task: str
+    scenario: Scenario
+    turns: tuple[Turn, ...]
+    ending: str
+    """Why it ended; the task's own word, or ``max_turns``, ``context``, ``degenerate``."""
+    outcome: Outcome | None
+    kind: str
+    """``log``, ``rollout`` or ``evaluation``."""
+    arm: str = ""
+    group_id: str = ""
+    """Dialogues of a group share scenario, first user turn and simulator version."""
+    group_size: int = 1
+    update: int = -1
+    """The update of the run during which it was collected; -1 outside training."""
+    sampling_seed: int = 0
+    simulator_version: int | None = None
+    policy_tokens: TokenSequence | None = None
+    user_tokens: TokenSequence | None = None
+    annotations: Mapping[str, Any] = field(default_factory=dict)
+
+    def tokens(self, side: Side) -> TokenSequence | None:
+        return self.policy_tokens if side is Side.POLICY else self.user_tokens
+
+    def user_turn_indices(self) -> list[int]:
+        return [i for i, turn in enumerate(self.turns) if turn.side is Side.USER]
+
+
+def transcript(turns: Sequence[Turn]) -> str:
+    """The dialogue as plain text for people, one line a turn."""
+    return "\n".join(f"{turn.side.value:>6}: {turn.text}" for turn in turns)

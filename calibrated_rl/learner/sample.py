@@ -1,0 +1,23 @@
+"""What the learner is given: one token sequence and what it is worth."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibrated_rl.dialogue import TokenSequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sample:
+    """A sequence with credit. The mask of ``tokens`` already selects what carries loss."""
+
+    tokens: TokenSequence
+    advantage: float = 0.0
+    """Credit of every masked token of the sequence (policy-gradient losses)."""
+    weight: float = 1.0
+    """Weight of the sequence in likelihood losses (SFT)."""
+    token_weights: NDArray[np.float32] | None = None
+    """Optional weight of each token, shape [T], multiplied with ``weight`` (density-ratio weighted SFT)."""
+    reference_logprobs: NDArray[np.float32] | None = None
+    """Log-probs of the masked tokens under the frozen reference, shape [T], NaN where not masked."""

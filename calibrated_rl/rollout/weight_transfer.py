@@ -1,0 +1,98 @@
+"""Receives weights inside a running vLLM worker: one path for policy and simulator, CPU and GPU.
+
+vLLM imports this module in its worker process because ``worker_extension_cls`` names it; importing it
+registers the backend ``calibrated_rl`` with vLLM's own weight transfer interface. What arrives is a
+*reference* to the tensors, since vLLM's control channel cannot carry them: a safetensors file in shared
+memory (CPU), or CUDA IPC handles (learner and engine on the same GPU).
+
+On CPU, vLLM packs the weights of linear layers for its matrix kernels. Its layerwise reload repacks each
+layer that receives weights; a *tied* LM head receives none of its own and would keep the old packed copy
+without any error, so vocabulary layers are packed again here after each update.
+"""
+
+import base64
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+BACKEND = "calibrated_rl"
+
+
+@dataclass
+class InitInfo(WeightTransferInitInfo):
+    """Nothing has to be agreed on beforehand."""
+
+
+@dataclass
+class UpdateInfo(WeightTransferUpdateInfo):
+    """Where one complete set of weights lies; exactly one of the two is set."""
+
+    path: str | None = None
+    """A safetensors file with Hugging Face parameter names."""
+    ipc_handles: str | None = None
+    """Base64 of the pickled list ``[(name, rebuild function, arguments)]`` made by the learner of this run."""
+
+
+class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
+    """Loads weights from shared memory or a shared GPU into the worker's model."""
+
+    init_info_cls = InitInfo
+    update_info_cls = UpdateInfo
+
+    def init_transfer_engine(self, init_info: InitInfo) -> None:
+        """Nothing to set up."""
+
+    def start_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: UpdateInfo) -> None:
+        self.model.load_weights(self._weights(update_info))
+
+    def finish_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        finalize_layerwise_reload(self.model, self.model_config)
+        if self.device.type == "cpu":
+            self._repack_vocabulary_layers()
+        else:
+            torch.cuda.synchronize(self.device)
+
+    def shutdown(self) -> None:
+        """Nothing to close."""
+
+    def _weights(self, info: UpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
+        if info.path is not None:
+            from safetensors import safe_open
+
+            with safe_open(info.path, framework="pt", device=str(self.device)) as file:
+                for name in file.keys():
+                    yield name, file.get_tensor(name)
+        else:
+            assert info.ipc_handles is not None, "an update names neither a file nor handles"
+            for name, rebuild, arguments in pickle.loads(base64.b64decode(info.ipc_handles)):
+                yield name, rebuild(*arguments)
+
+    def _repack_vocabulary_layers(self) -> None:
+        from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+        from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+        for module in self.model.modules():
+            if isinstance(module, VocabParallelEmbedding) and hasattr(module, "cpu_linear"):
+                dispatch_cpu_unquantized_gemm(module, remove_weight=False)
+
+
+class WorkerExtension:
+    """Mixed into vLLM's worker; its module's import registers the backend."""
+
+
+WeightTransferEngineFactory.register_engine(BACKEND, SharedWeights)

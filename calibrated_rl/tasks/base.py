@@ -1,0 +1,83 @@
+"""The protocol of a task. A task knows scenarios, rewards and endings; it knows nothing of engines."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from calibrated_rl.dialogue import Outcome, Scenario, Side, Split, Turn
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A kind of conversation. Built as ``TaskClass(TaskClass.Config(...))`` from its import path."""
+
+    name: str
+    max_policy_turns: int
+    """After this many policy turns (the greeting not counted) the dialogue ends with ``max_turns``."""
+
+    def scenarios(self, split: Split, count: int, population: str = "same") -> list[Scenario]:
+        """The first ``count`` scenarios of ``split``: the same ones for every call and every arm.
+
+        Raises:
+            UserError: the task has fewer scenarios than that, or does not know ``population``.
+        """
+        ...
+
+    def ending(self, scenario: Scenario, turns: Sequence[Turn]) -> str | None:
+        """Why the dialogue is over after ``turns`` (the policy closed it, the other side left), or None."""
+        ...
+
+    def outcome(self, scenario: Scenario, turns: Sequence[Turn], ending: str) -> Outcome:
+        """Reward and success of a finished dialogue. Must be defined for every ending, ``max_turns`` too."""
+        ...
+
+    def acts(self, scenario: Scenario, turns: Sequence[Turn], index: int) -> tuple[str, ...]:
+        """Dialogue acts of ``turns[index]``, such as ``inform:day`` or ``leave``; what is said, not how."""
+        ...
+
+    def profile(self, scenario: Scenario, turns: Sequence[Turn]) -> Mapping[str, float]:
+        """How the other side behaved in one dialogue, by name; ``goal_kept`` (share of its statements that
+        agree with its goal) and ``first_turn_disclosure`` (share of the goal told in its first turn) are
+        shown in the report where a task has them."""
+        ...
+
+
+@runtime_checkable
+class ScriptedTask(Task, Protocol):
+    """A task whose logs can be made on the spot, because it has a scripted policy to log."""
+
+    def logged_turn(self, scenario: Scenario, turns: Sequence[Turn], seed: int) -> str:
+        """What the (mediocre) logged policy says next; the same for the same arguments."""
+        ...
+
+
+@runtime_checkable
+class ScriptedHuman(Protocol):
+    """A population of people as a program. Built as ``HumanClass(HumanClass.Config(...), task=task)``."""
+
+    def reply(self, scenario: Scenario, turns: Sequence[Turn]) -> str:
+        """What the person of ``scenario`` says next. Randomness is keyed by scenario id and turn index
+        alone, so that all arms meet the same person."""
+        ...
+
+    def sample(self, scenario: Scenario, turns: Sequence[Turn], seed: int) -> str:
+        """A fresh draw of the reply of *some* person of the population with this history: traits are drawn
+        from their posterior given the history."""
+        ...
+
+    def log_prob(self, scenario: Scenario, turns: Sequence[Turn], reply: str) -> float:
+        """Exact ``log P(reply | turns)`` over the population, traits and typing variants summed out;
+        ``-inf`` for a reply that the population never gives."""
+        ...
+
+
+def last_turn(turns: Sequence[Turn], side: Side) -> Turn | None:
+    """The latest turn of ``side``, or None."""
+    return next((turn for turn in reversed(turns) if turn.side is side), None)
+
+
+def count_policy_turns(turns: Sequence[Turn]) -> int:
+    """Policy turns without the greeting."""
+    return sum(turn.side is Side.POLICY for turn in turns) - 1
+
+
+JSON = dict[str, Any]

@@ -1,0 +1,247 @@
+"""Chat template, token ids, masks: the only place where a dialogue becomes tokens.
+
+The template is taken apart once, at start, into *scaffold* (control tokens, role headers) and content.
+Scaffold is encoded with control tokens; content is always encoded as plain text, so that a text which
+spells a control token stays text (contract 2). What a side sampled is kept as the sampled ids and never
+encoded again (contract 1).
+
+Both sides see the dialogue from their own seat. A side's own turns are the template's ``assistant``, the
+other's are ``user``. The fixed greeting opens the simulator's view as the first ``user`` message; in the
+policy's view it stands at the end of the system prompt, because templates want a user to speak first.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from calibrated_rl.dialogue import Finish, Scenario, Side, TokenSequence, Turn
+from calibrated_rl.errors import UserError
+
+_MARKS = ("qzsystemqz", "qzfirstqz", "qzsecondqz", "qzthirdqz", "qzfourthqz")
+
+
+@dataclass(frozen=True, slots=True)
+class Scaffold:
+    """Token ids between the contents of a conversation."""
+
+    before_system: list[int]
+    system_to_user: list[int]
+    user_to_own: list[int]
+    """After the other side's text: its end of turn, and the header of the own turn."""
+    own_to_user: list[int]
+    """After the own turn's end-of-turn token: up to where the other side's text begins."""
+
+
+class ChatTokens:
+    """Encodes dialogues for one tokenizer.
+
+    Raises:
+        UserError: the tokenizer has no chat template, or one that is not prefix-preserving, has no system
+            role, or does not close a turn with a single control token.
+    """
+
+    def __init__(self, tokenizer: Any, name: str = "model") -> None:
+        self.tokenizer = tokenizer
+        self.name = name
+        if not getattr(tokenizer, "chat_template", None):
+            raise UserError(f"{name}: the tokenizer has no chat template, so turns cannot be told apart")
+        self.control_ids = frozenset(
+            i for i, token in tokenizer.added_tokens_decoder.items() if token.special
+        ) | frozenset(tokenizer.all_special_ids)
+        self._plain = self._plain_encoder(tokenizer)
+        self.scaffold, self.end_of_turn = self._take_apart()
+
+    @staticmethod
+    def _plain_encoder(tokenizer: Any) -> Any:
+        """A copy of the tokenizer that knows no control tokens, so that text can never become one."""
+        from tokenizers import Tokenizer
+
+        plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        plain.encode_special_tokens = True
+        plain.no_truncation()
+        plain.no_padding()
+        return plain
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of ``text`` as plain text, never a control token.
+
+        Raises:
+            UserError: the vocabulary cannot spell a control token that the text contains as plain text.
+        """
+        clean = text.encode("utf-8", errors="replace").decode("utf-8")
+        ids: list[int] = self._plain.encode(clean, add_special_tokens=False).ids
+        if self.control_ids.isdisjoint(ids):
+            return ids
+        # An added token that is not flagged special is matched in text all the same: spell it by character.
+        ids = [i for character in clean for i in self._plain.encode(character, add_special_tokens=False).ids]
+        if not self.control_ids.isdisjoint(ids):
+            raise UserError(f"{self.name}: the vocabulary cannot spell {text[:60]!r} without control tokens")
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of sampled ids without control tokens."""
+        text = self.tokenizer.decode(
+            [i for i in ids if i not in self.control_ids], clean_up_tokenization_spaces=False
+        )
+        return str(text).strip()
+
+    def _encode_scaffold(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _render(self, messages: Sequence[tuple[str, str]]) -> str:
+        chat = [{"role": role, "content": content} for role, content in messages]
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+            )
+        except Exception as error:  # jinja raises whatever the template's author chose
+            raise UserError(f"{self.name}: the chat template refuses a plain conversation: {error}") from error
+
+    def _take_apart(self) -> tuple[Scaffold, int]:
+        system, first, second, third, fourth = _MARKS
+        short = self._render([("system", system), ("user", first)])
+        longer = self._render([("system", system), ("user", first), ("assistant", second), ("user", third)])
+        longest = self._render(
+            [
+                ("system", system), ("user", first), ("assistant", second),
+                ("user", third), ("assistant", fourth), ("user", first),
+            ]
+        )  # fmt: skip
+        missing = [mark for mark in (system, first, second, third) if longer.count(mark) != 1]
+        if missing:
+            raise UserError(f"{self.name}: the chat template drops or repeats a message of the conversation")
+        if not longer.startswith(short) or not longest.startswith(longer):
+            raise UserError(
+                f"{self.name}: the chat template is not prefix-preserving (an earlier turn is rendered "
+                "differently once a later one follows), so sampled tokens could not be kept as they are"
+            )
+        before_system, rest = short.split(system)
+        system_to_user, user_to_own = rest.split(first)
+        after_own = longer.split(second)[1].split(third)[0]
+        if longest.split(fourth)[1].split(first)[0] != after_own or not longer.endswith(third + user_to_own):
+            raise UserError(f"{self.name}: the chat template renders later turns differently from the first")
+        closing = self._encode_scaffold(after_own)
+        if not closing or closing[0] not in self.control_ids:
+            raise UserError(f"{self.name}: the chat template does not close a turn with a control token")
+        bos = self.tokenizer.bos_token or ""
+        if bos and not before_system.startswith(bos) and self.tokenizer("a").input_ids[:1] == [
+            self.tokenizer.bos_token_id
+        ]:
+            before_system = bos + before_system
+        scaffold = Scaffold(
+            before_system=self._encode_scaffold(before_system),
+            system_to_user=self._encode_scaffold(system_to_user),
+            user_to_own=self._encode_scaffold(user_to_own),
+            own_to_user=closing[1:],
+        )
+        return scaffold, closing[0]
+
+
+class SideView:
+    """One side's growing token sequence in a conversation: what its engine is given, token for token."""
+
+    def __init__(self, tokens: ChatTokens, scenario: Scenario, side: Side) -> None:
+        self._tokens = tokens
+        self.side = side
+        self._ids: list[int] = []
+        self._mask: list[bool] = []
+        self._logprobs: list[float] = []
+        self._versions: list[int] = []
+        self._turns: list[int] = []
+        self._system = (
+            f"{scenario.policy_instructions}\n{scenario.greeting}"
+            if side is Side.POLICY
+            else scenario.user_instructions
+        )
+        self._turn_count = 0
+        self._open = False
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """Ids up to where this side's next token is sampled."""
+        assert self._open, "the other side has not spoken yet"
+        return self._ids
+
+    def _extend(
+        self,
+        ids: Sequence[int],
+        turn: int,
+        own: bool = False,
+        logprobs: Sequence[float] | None = None,
+        versions: Sequence[int] | None = None,
+    ) -> None:
+        self._ids.extend(ids)
+        self._mask.extend([own] * len(ids))
+        self._logprobs.extend(logprobs if logprobs is not None else [float("nan")] * len(ids))
+        self._versions.extend(versions if versions is not None else [-1] * len(ids))
+        self._turns.extend([turn] * len(ids))
+
+    def hear(self, turn: Turn) -> None:
+        """Append a turn of the other side (or the greeting, whichever side says it)."""
+        assert not self._open, "a side cannot hear two turns in a row"
+        scaffold, index = self._tokens.scaffold, self._turn_count
+        self._turn_count += 1
+        if index == 0 and self.side is Side.POLICY:
+            return  # the greeting stands in the policy's system prompt
+        if not self._ids:
+            self._extend(scaffold.before_system, -1)
+            self._extend(self._tokens.encode_text(self._system), -1)
+            self._extend(scaffold.system_to_user, -1)
+        else:
+            self._extend(scaffold.own_to_user, index)
+        self._extend(self._tokens.encode_text(turn.text), index)
+        self._extend(scaffold.user_to_own, index)
+        self._open = True
+
+    def speak(
+        self,
+        ids: Sequence[int],
+        logprobs: Sequence[float] | None = None,
+        versions: Sequence[int] | None = None,
+    ) -> None:
+        """Append this side's own turn as its ids, closing it with a masked end-of-turn if it has none."""
+        assert self._open, "a side cannot speak twice in a row"
+        self._extend(ids, self._turn_count, own=True, logprobs=logprobs, versions=versions)
+        if not ids or ids[-1] != self._tokens.end_of_turn:
+            self._extend([self._tokens.end_of_turn], self._turn_count)
+        self._turn_count += 1
+        self._open = False
+
+    def speak_text(self, text: str) -> None:
+        """Append an own turn that is only known as text: a logged one, or one of a script."""
+        self.speak([*self._tokens.encode_text(text), self._tokens.end_of_turn])
+
+    def sequence(self) -> TokenSequence:
+        """A copy of the view so far."""
+        return TokenSequence(
+            ids=np.asarray(self._ids, dtype=np.int32),
+            mask=np.asarray(self._mask, dtype=np.bool_),
+            logprobs=np.asarray(self._logprobs, dtype=np.float32),
+            versions=np.asarray(self._versions, dtype=np.int32),
+            turns=np.asarray(self._turns, dtype=np.int32),
+        )
+
+
+def view_of(tokens: ChatTokens, scenario: Scenario, side: Side, turns: Sequence[Turn]) -> SideView:
+    """The view of ``side`` on ``turns`` that are known as text only."""
+    view = SideView(tokens, scenario, side)
+    for index, turn in enumerate(turns):
+        if turn.side is side and index > 0:
+            view.speak_text(turn.text)
+        else:
+            view.hear(turn)
+    return view
+
+
+def finish_of(tokens: ChatTokens, ids: Sequence[int]) -> Finish:
+    """How a sampled turn ended, read off its ids."""
+    if ids and ids[-1] == tokens.end_of_turn:
+        return Finish.STOP
+    if ids and ids[-1] in tokens.control_ids:
+        return Finish.DEGENERATE
+    return Finish.LENGTH
