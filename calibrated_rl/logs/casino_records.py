@@ -16,6 +16,7 @@ from typing import Any
 from calibrated_rl.dialogue import Side, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.base import LogProblem
+from calibrated_rl.logs.jsonl import is_unicode
 from calibrated_rl.tasks.casino_deals import (
     ITEMS,
     PACKAGES,
@@ -145,6 +146,8 @@ def _record(raw: Any) -> CasinoRecord:
         raise _Refused(f"the record is {type(raw).__name__}, not an object")
     if not isinstance(raw.get("dialogue_id"), int | str) or isinstance(raw.get("dialogue_id"), bool):
         raise _Refused("the record has no 'dialogue_id'")
+    if not is_unicode(raw):
+        raise _Refused("a text holds half a surrogate pair, which is no character")
     entries = _get(raw, "chat_logs", list, "the record")
     people = _get(raw, "participant_info", dict, "the record")
     if len(people) != 2:
