@@ -194,7 +194,8 @@ def broken(kind: str) -> Any:
         ("points", "21 where the deal gives 22"), ("deal", r"chat_logs\[3\].*3 packages of each"),
         ("values", "mturk_agent_1: 'value2issue'"), ("speaker", "'mturk_agent_3' is not in"),
         ("forged", "opens like an action"), ("after", "goes on after"), ("again", "1 occurred before"),
-        ("info", "'participant_info' is list"), ("person", "mturk_agent_1 has no"), ("scalar", "is int"), ("surrogate", "surrogate"),
+        ("info", "'participant_info' is list"), ("person", "mturk_agent_1 has no"), ("scalar", "is int"),
+        ("surrogate", "surrogate"),
     ],
 )  # fmt: skip
 def test_a_broken_record_is_named_and_the_rest_is_read(kind: str, reason: str, tmp_path: Path) -> None:
