@@ -1,0 +1,45 @@
+"""``report.html``: one self-contained page about a run, with plots, without scripts or outside files."""
+
+from html import escape
+from pathlib import Path
+
+from calibrated_rl.report import sections
+from calibrated_rl.report.drawing import plot_style
+from calibrated_rl.report.run_files import read_run
+
+SECTIONS = (
+    sections.head,
+    sections.arms_table,
+    sections.held_out,
+    sections.paired,
+    sections.learning,
+    sections.simulator,
+    sections.shift,
+    sections.endings,
+    sections.dialogues,
+    sections.optimisation,
+    sections.versions,
+)
+
+
+def write_report(run: Path) -> Path:
+    """Write ``run/report.html`` from the run's ``summary.json``, ``metrics.parquet`` and ``samples.json``.
+
+    Any of the three may be missing, wholly or in part: the page then says so in that place.
+
+    Raises:
+        UserError: ``run`` is no folder, or one of its files cannot be read.
+    """
+    files = read_run(run)
+    css = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    with plot_style():
+        body = "\n".join(section(files) for section in SECTIONS)
+    page = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(files.name)}</title>\n<style>\n{css}</style></head>\n<body><main>\n{body}\n"
+        "</main></body></html>\n"
+    )
+    target = run / "report.html"
+    target.write_text(page, encoding="utf-8")
+    return target

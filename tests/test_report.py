@@ -1,0 +1,179 @@
+"""The report: what it shows, what it escapes, and what it says about figures that are missing."""
+
+import base64
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from calibrated_rl.errors import UserError
+from calibrated_rl.report.arms import STYLES
+from calibrated_rl.report.html import write_report
+from calibrated_rl.report.plots_results import running_mean
+from calibrated_rl.report.run_files import read_run
+from calibrated_rl.report.text import table
+from calibrated_rl.report.values import Interval, count, duration, interval, number
+
+NASTY = '<script>alert("x")</script> & $\\frac{$'
+
+
+def ci(mean: float, half: float = 0.05) -> dict[str, float]:
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def held_out(reward: float) -> dict[str, Any]:
+    return {"reward": ci(reward), "success": ci(reward + 0.1), "turns": ci(6.2, 0.4)}
+
+
+def summary() -> dict[str, Any]:
+    arms = {}
+    for index, arm in enumerate(STYLES):
+        reward = 0.1 + 0.08 * index
+        arms[arm] = {
+            "held_out": held_out(reward),
+            "held_out_greedy": held_out(reward + 0.02),
+            "held_out_shifted": held_out(reward - 0.07),
+            "endings": {"booked": 0.3 + 0.05 * index, "left": 0.5 - 0.05 * index, "max_turns": 0.15, NASTY: 0.05},
+            "train_reward_last": 0.913 if arm == "interactive" else reward + 0.05,
+            "policy_tokens": 1_234_567,
+            "user_tokens": 45_678,
+            "human_turns": 950,
+            "updates": 40,
+            "seconds": 192.0,
+        }
+    names = ("turn_length", "disclosure", "leaving", "agreement", "typing")
+
+    def profile(scale: float) -> dict[str, Any]:
+        return {name: ci(scale * (i + 1) / 5, 0.03) for i, name in enumerate(names)}
+
+    return {
+        "name": "unit & run", "task": "front_desk", "label": "demonstration", "seeds": [1, 2],
+        "arms": arms,
+        "paired": {"calibrated-interactive": ci(0.16), "calibrated-static": ci(0.01), "calibrated-cloned": None},
+        "gap_closed": {"calibrated": ci(0.62), "interactive": None},
+        "simulator": {
+            "before": {"human_turn_nll": {"value": 2.1, "low": 2.0, "high": 2.2}, "classifier_accuracy": ci(0.93),
+                       "classifier_accuracy_acts": ci(0.81), "profile": profile(1.8),
+                       "tv_lower_bound_by_turn": [0.7, 0.6, 0.55, None, 0.5]},
+            "after": {"human_turn_nll": 1.2, "classifier_accuracy": ci(0.57), "classifier_accuracy_acts": ci(0.54),
+                      "profile": profile(1.05), "tv_lower_bound_by_turn": [0.12, 0.1, 0.14, 0.2, 0.21]},
+            "human": {"profile": profile(1.0)},
+            "null_band": {"low": 0.46, "high": 0.55},
+        },
+        "versions": {"torch": "2.13.0", "vllm": "0.32.0"},
+    }  # fmt: skip
+
+
+def metrics() -> pa.Table:
+    noise = random.Random(0)
+    rows = [
+        (arm, seed, update, name, height * (1 - np.exp(-update / 12)) + noise.gauss(0, 0.03))
+        for i, arm in enumerate(("static", "interactive", "calibrated", "oracle"))
+        for seed in (1, 2)
+        for update in range(40)
+        for name, height in (("reward", 0.5 + 0.1 * i), ("success", 0.8), ("turns", 6.0), ("grad_norm", 1.0),
+                             ("entropy", 0.7 - 0.1 * i), ("kl_sampler_k3", 0.01), ("effective_sample_share", 0.9))
+    ]  # fmt: skip
+    columns = zip(*rows, strict=True)
+    names = ("arm", "seed", "update", "name", "value")
+    return pa.table({name: list(column) for name, column in zip(names, columns, strict=True)})
+
+
+def samples() -> list[dict[str, Any]]:
+    turns = [["policy", "hello, how can i help?"], ["user", "a room pls"], ["policy", "for how many nights?"],
+             ["user", NASTY], ["policy", "booked: room, 3 nights, sea view. is that right?"], ["user", "yes thx"]]  # fmt: skip
+    arms = {arm: {"turns": turns, "ending": "booked", "reward": 0.84} for arm in ("static", "calibrated")}
+    return [{"scenario": {"id": f"held-out-{i}", "goal": {"nights": 3, "note": NASTY}}, "arms": arms}
+            for i in range(3)]  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "summary.json").write_text(json.dumps(summary()))
+    (tmp_path / "samples.json").write_text(json.dumps(samples()))
+    pq.write_table(metrics(), tmp_path / "metrics.parquet")
+    return tmp_path
+
+
+def test_page_shows_arms_training_reward_and_verdicts(run: Path) -> None:
+    page = write_report(run).read_text()
+    for look in STYLES.values():
+        assert look.label in page and look.color in page
+    assert "0.34<small>[0.29, 0.39]</small></td><td>0.91</td>" in page  # interactive: held-out, then training
+    assert "calibrated earns more than interactive on held-out people: +0.16 [0.11, 0.21]" in page
+    assert "No difference shown between calibrated and static" in page
+    assert "Not measured: calibrated − cloned" in page
+    assert "demonstration" in page and "1.2 M" in page and "3.2 min" in page and "0.32.0" in page
+    plots = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)
+    assert len(plots) == 8
+    assert all(b"<svg" in base64.b64decode(plot) for plot in plots)
+
+
+def test_page_is_self_contained_and_escaped(run: Path) -> None:
+    page = write_report(run).read_text()
+    assert "<script" not in page and "unit & run" not in page
+    assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; $" in page
+    assert not re.search(r"(?:src|href)=\"(?!data:)|https?://|@import|url\(", page)
+
+
+def test_same_run_gives_the_same_bytes(run: Path) -> None:
+    assert write_report(run).read_bytes() == write_report(run).read_bytes()
+
+
+def test_empty_run_says_not_measured(tmp_path: Path) -> None:
+    page = write_report(tmp_path).read_text()
+    assert page.count('<p class="missing">not measured</p>') == 11
+    assert "data:image" not in page
+
+
+def test_parts_that_are_missing_do_not_cost_the_rest(tmp_path: Path) -> None:
+    partial = {
+        "arms": {"start": {}, "mine": {"held_out": {"reward": 0.25, "success": {"mean": float("nan")}}}},
+        "simulator": {"before": {"human_turn_nll": 2.0}, "after": None},
+        "paired": None,
+    }
+    (tmp_path / "summary.json").write_text(json.dumps(partial))
+    page = write_report(tmp_path).read_text()
+    assert "mine" in page and "<td>0.25</td><td>–</td>" in page and "nan" not in page.lower().split("base64")[0]
+    assert "Null band: not measured." in page
+
+
+def test_bad_folder_and_bad_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run folder"):
+        write_report(tmp_path / "absent")
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(UserError, match="summary.json is not valid JSON"):
+        write_report(tmp_path)
+
+
+def test_a_repeated_metric_row_counts_once(tmp_path: Path) -> None:
+    columns = {"arm": ["a"] * 3, "seed": [1, 1, 2], "update": [0] * 3, "name": ["reward"] * 3,
+               "value": [9.0, 1.0, float("nan")]}  # fmt: skip
+    pq.write_table(pa.table(columns), tmp_path / "metrics.parquet")
+    assert read_run(tmp_path).metrics == {"a": {"reward": {0: {1: 1.0}}}}
+
+
+def test_text_table() -> None:
+    lines = table(summary()).splitlines()
+    assert [line.split()[0] for line in lines[2:11]] == list(STYLES)
+    assert "0.50 [0.45, 0.55]" in lines[7] and "0.62" in lines[7] and "950" in lines[7]
+    assert lines[11] == "calibrated − interactive: +0.16 [+0.11, +0.21]"
+    assert lines[12].endswith("(no difference shown)") and lines[13] == "Note: demonstration"
+    assert len({len(line) for line in lines[:11]}) == 1
+    assert table({}) == "no arm was measured"
+
+
+def test_numbers_as_people_write_them() -> None:
+    assert (number(-0.001), number(-0.25), number(0.25, sign=True)) == ("0.00", "−0.25", "+0.25")
+    assert [count(v) for v in (950, 12_300, 4_100_000, None)] == ["950", "12.3 k", "4.1 M", "not measured"]
+    assert [duration(v) for v in (45, 192, 5400)] == ["45 s", "3.2 min", "1.5 h"]
+    assert interval({"value": 1, "low": 0, "high": None}) == Interval(1.0, 0.0, None)
+    assert Interval(1.0, 0.0, None).errors == (1.0, 0.0)
+    assert interval(True) is None and interval(float("inf")) is None
+    assert running_mean(np.array([0.0, 3.0, 6.0]), 1).tolist() == [1.5, 3.0, 4.5]
