@@ -98,14 +98,14 @@ def resolve_model(spec: str, cache: Path, *, offline: bool = False) -> Path:
 def _from_hub(spec: str, offline: bool) -> Path:
     """Folder of the hub model ``spec``, downloaded unless it is in the hub's cache."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
     try:
         return Path(snapshot_download(spec, allow_patterns=wanted, local_files_only=offline))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"model '{spec}': not a local folder, and the hub does not give it: {reason}") from error
+        raise UserError(f"model '{spec}': no local folder, and the hub does not give it: {reason}") from error
 
 
 def check_folder(folder: Path, name: str) -> None:
@@ -192,7 +192,7 @@ def _package_files(spec: str) -> list[Path]:
         folders = list(found.submodule_search_locations or ()) if found else []
         here = sorted(file for folder in folders for file in Path(folder).glob(model.pattern))
         if not here:
-            raise UserError(f"model '{spec}' comes with a Python package that is missing here: {model.install}")
+            raise UserError(f"model '{spec}' comes in a Python package that is missing here: {model.install}")
         files += here
     return files
 
@@ -215,7 +215,7 @@ def _convert_gguf(spec: str, folder: Path) -> None:
                         shutil.copyfileobj(source, out, 1 << 20)
         expected = PACKAGED[spec].sha256
         if expected and _sha256(whole) != expected:
-            raise UserError(f"model '{spec}': its packaged file is damaged; reinstall: {PACKAGED[spec].install}")
+            raise UserError(f"model '{spec}': the packaged file is damaged; again: {PACKAGED[spec].install}")
         where, name = str(whole.parent), whole.name
         tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
         model = AutoModelForCausalLM.from_pretrained(

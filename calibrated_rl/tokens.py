@@ -10,11 +10,14 @@ other's are ``user``. The fixed greeting opens the simulator's view as the first
 policy's view it stands at the end of the system prompt, because templates want a user to speak first.
 """
 
+import copy
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jinja2.exceptions import TemplateError
 
 from calibrated_rl.dialogue import Finish, Scenario, Side, TokenSequence, Turn
 from calibrated_rl.errors import UserError
@@ -50,15 +53,20 @@ class ChatTokens:
         self.control_ids = frozenset(
             i for i, token in tokenizer.added_tokens_decoder.items() if token.special
         ) | frozenset(tokenizer.all_special_ids)
-        self._plain = self._plain_encoder(tokenizer)
+        self._plain = self._plain_encoder()
         self.scaffold, self.end_of_turn = self._take_apart()
 
-    @staticmethod
-    def _plain_encoder(tokenizer: Any) -> Any:
+    def _plain_encoder(self) -> Any:
         """A copy of the tokenizer that knows no control tokens, so that text can never become one."""
         from tokenizers import Tokenizer
 
-        plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        if not hasattr(self.tokenizer, "backend_tokenizer"):
+            raise UserError(f"{self.name}: the tokenizer has no fast version (a tokenizer.json)")
+        state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        for token in state["added_tokens"]:
+            # An end of turn that is not flagged special would be matched in text all the same.
+            token["special"] = token["special"] or token["id"] in self.control_ids
+        plain = Tokenizer.from_str(json.dumps(state))
         plain.encode_special_tokens = True
         plain.no_truncation()
         plain.no_padding()
@@ -67,18 +75,23 @@ class ChatTokens:
     def encode_text(self, text: str) -> list[int]:
         """Ids of ``text`` as plain text, never a control token.
 
-        Raises:
-            UserError: the vocabulary cannot spell a control token that the text contains as plain text.
+        Half surrogate pairs become ``?``, and so does a character for which the vocabulary has nothing but a
+        control token (an unknown-token that is one): what somebody types must not end a run. Byte-level
+        vocabularies that lack a byte (SmolLM2's does) leave it out.
         """
         clean = text.encode("utf-8", errors="replace").decode("utf-8")
-        ids: list[int] = self._plain.encode(clean, add_special_tokens=False).ids
+        ids = self._encode_plain(clean)
         if self.control_ids.isdisjoint(ids):
             return ids
-        # An added token that is not flagged special is matched in text all the same: spell it by character.
-        ids = [i for character in clean for i in self._plain.encode(character, add_special_tokens=False).ids]
-        if not self.control_ids.isdisjoint(ids):
-            raise UserError(f"{self.name}: the vocabulary cannot spell {text[:60]!r} without control tokens")
-        return ids
+        known = [c if self.control_ids.isdisjoint(self._encode_plain(c)) else "?" for c in clean]
+        ids = self._encode_plain("".join(known))
+        if self.control_ids.isdisjoint(ids):
+            return ids
+        # The vocabulary itself has the control token as a word: spell by character.
+        return [i for c in known for i in self._encode_plain(c) if i not in self.control_ids]
+
+    def _encode_plain(self, text: str) -> list[int]:
+        return list(self._plain.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of sampled ids without control tokens."""
@@ -96,8 +109,9 @@ class ChatTokens:
             return str(
                 self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
             )
-        except Exception as error:  # jinja raises whatever the template's author chose
-            raise UserError(f"{self.name}: the chat template refuses a plain conversation: {error}") from error
+        except (TemplateError, TypeError, ValueError, LookupError) as error:
+            problem = f"the chat template refuses a plain conversation: {error}"
+            raise UserError(f"{self.name}: {problem}") from error
 
     def _take_apart(self) -> tuple[Scaffold, int]:
         system, first, second, third, fourth = _MARKS
@@ -109,8 +123,8 @@ class ChatTokens:
                 ("user", third), ("assistant", fourth), ("user", first),
             ]
         )  # fmt: skip
-        missing = [mark for mark in (system, first, second, third) if longer.count(mark) != 1]
-        if missing:
+        once = all(longer.count(mark) == 1 for mark in (system, first, second, third))
+        if not once or short.count(system) != 1 or short.count(first) != 1 or longest.count(fourth) != 1:
             raise UserError(f"{self.name}: the chat template drops or repeats a message of the conversation")
         if not longer.startswith(short) or not longest.startswith(longer):
             raise UserError(
@@ -216,6 +230,19 @@ class SideView:
         """Append an own turn that is only known as text: a logged one, or one of a script."""
         self.speak([*self._tokens.encode_text(text), self._tokens.end_of_turn])
 
+    def copy(self) -> "SideView":
+        """An independent view with the same tokens."""
+        other = copy.copy(self)
+        for name in ("_ids", "_mask", "_logprobs", "_versions", "_turns"):
+            setattr(other, name, list(getattr(self, name)))
+        return other
+
+    def without_mask(self) -> "SideView":
+        """The same view in which nothing said so far carries loss."""
+        other = self.copy()
+        other._mask = [False] * len(other._mask)
+        return other
+
     def sequence(self) -> TokenSequence:
         """A copy of the view so far."""
         return TokenSequence(
@@ -240,6 +267,8 @@ def view_of(tokens: ChatTokens, scenario: Scenario, side: Side, turns: Sequence[
 
 def finish_of(tokens: ChatTokens, ids: Sequence[int]) -> Finish:
     """How a sampled turn ended, read off its ids."""
+    if not tokens.control_ids.isdisjoint(ids[:-1]):
+        return Finish.DEGENERATE
     if ids and ids[-1] == tokens.end_of_turn:
         return Finish.STOP
     if ids and ids[-1] in tokens.control_ids:

@@ -39,7 +39,12 @@ def summary() -> dict[str, Any]:
             "held_out": held_out(reward),
             "held_out_greedy": held_out(reward + 0.02),
             "held_out_shifted": held_out(reward - 0.07),
-            "endings": {"booked": 0.3 + 0.05 * index, "left": 0.5 - 0.05 * index, "max_turns": 0.15, NASTY: 0.05},
+            "endings": {
+                "booked": 0.3 + 0.05 * index,
+                "left": 0.5 - 0.05 * index,
+                "max_turns": 0.15,
+                NASTY: 0.05,
+            },
             "train_reward_last": 0.913 if arm == "interactive" else reward + 0.05,
             "policy_tokens": 1_234_567,
             "user_tokens": 45_678,
@@ -55,13 +60,16 @@ def summary() -> dict[str, Any]:
     return {
         "name": "unit & run", "task": "front_desk", "label": "demonstration", "seeds": [1, 2],
         "arms": arms,
-        "paired": {"calibrated-interactive": ci(0.16), "calibrated-static": ci(0.01), "calibrated-cloned": None},
+        "paired": {"calibrated-interactive": ci(0.16), "calibrated-static": ci(0.01),
+                   "calibrated-cloned": None},
         "gap_closed": {"calibrated": ci(0.62), "interactive": None},
         "simulator": {
-            "before": {"human_turn_nll": {"value": 2.1, "low": 2.0, "high": 2.2}, "classifier_accuracy": ci(0.93),
+            "before": {"human_turn_nll": {"value": 2.1, "low": 2.0, "high": 2.2},
+                       "classifier_accuracy": ci(0.93),
                        "classifier_accuracy_acts": ci(0.81), "profile": profile(1.8),
                        "tv_lower_bound_by_turn": [0.7, 0.6, 0.55, None, 0.5]},
-            "after": {"human_turn_nll": 1.2, "classifier_accuracy": ci(0.57), "classifier_accuracy_acts": ci(0.54),
+            "after": {"human_turn_nll": 1.2, "classifier_accuracy": ci(0.57),
+                      "classifier_accuracy_acts": ci(0.54),
                       "profile": profile(1.05), "tv_lower_bound_by_turn": [0.12, 0.1, 0.14, 0.2, 0.21]},
             "human": {"profile": profile(1.0)},
             "null_band": {"low": 0.46, "high": 0.55},
@@ -78,7 +86,8 @@ def metrics() -> pa.Table:
         for seed in (1, 2)
         for update in range(40)
         for name, height in (("reward", 0.5 + 0.1 * i), ("success", 0.8), ("turns", 6.0), ("grad_norm", 1.0),
-                             ("entropy", 0.7 - 0.1 * i), ("kl_sampler_k3", 0.01), ("effective_sample_share", 0.9))
+                             ("entropy", 0.7 - 0.1 * i), ("kl_sampler_k3", 0.01),
+                             ("effective_sample_share", 0.9))
     ]  # fmt: skip
     columns = zip(*rows, strict=True)
     names = ("arm", "seed", "update", "name", "value")
@@ -87,7 +96,8 @@ def metrics() -> pa.Table:
 
 def samples() -> list[dict[str, Any]]:
     turns = [["policy", "hello, how can i help?"], ["user", "a room pls"], ["policy", "for how many nights?"],
-             ["user", NASTY], ["policy", "booked: room, 3 nights, sea view. is that right?"], ["user", "yes thx"]]  # fmt: skip
+             ["user", NASTY], ["policy", "booked: room, 3 nights, sea view. is that right?"],
+             ["user", "yes thx"]]  # fmt: skip
     arms = {arm: {"turns": turns, "ending": "booked", "reward": 0.84} for arm in ("static", "calibrated")}
     return [{"scenario": {"id": f"held-out-{i}", "goal": {"nights": 3, "note": NASTY}}, "arms": arms}
             for i in range(3)]  # fmt: skip
@@ -126,6 +136,12 @@ def test_same_run_gives_the_same_bytes(run: Path) -> None:
     assert write_report(run).read_bytes() == write_report(run).read_bytes()
 
 
+def test_a_stand_in_for_people_is_called_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps({"held_out_user": "proxy <b>"}))
+    page = write_report(tmp_path).read_text()
+    assert "meet the same proxy &lt;b&gt;." in page and "held-out people" not in page
+
+
 def test_empty_run_says_not_measured(tmp_path: Path) -> None:
     page = write_report(tmp_path).read_text()
     assert page.count('<p class="missing">not measured</p>') == 11
@@ -140,7 +156,9 @@ def test_parts_that_are_missing_do_not_cost_the_rest(tmp_path: Path) -> None:
     }
     (tmp_path / "summary.json").write_text(json.dumps(partial))
     page = write_report(tmp_path).read_text()
-    assert "mine" in page and "<td>0.25</td><td>–</td>" in page and "nan" not in page.lower().split("base64")[0]
+    assert (
+        "mine" in page and "<td>0.25</td><td>–</td>" in page and "nan" not in page.lower().split("base64")[0]
+    )
     assert "Null band: not measured." in page
 
 

@@ -3,9 +3,9 @@
     {"id": 7, "turns": [{"side": "user", "text": "For two"}, {"side": "policy", "text": "Which day?"}]}
 
 - ``id``: required; string or integer, once in the file.
-- ``turns``: required; at least one of side ``user``. ``side`` is ``user`` or ``policy``; ``text`` is not blank.
-  A side's consecutive turns are joined by line breaks. If the policy's side speaks first, that turn is the
-  dialogue's greeting; otherwise the greeting of the config is put before it.
+- ``turns``: required; at least one of side ``user``. ``side`` is ``user`` or ``policy``, ``text`` is not
+  blank. A side's consecutive turns are joined by line breaks. If the policy's side speaks first, that turn is
+  the dialogue's greeting; otherwise the greeting of the config is put before it.
 - ``goal``: optional object; the other side's private goal, as the task understands it.
 - ``reward``, ``success``: optional number and boolean, always together; what the dialogue was worth.
 - ``ending``: optional string; without it the task says why the dialogue ended, or it is ``log_end``.

@@ -52,7 +52,11 @@ def paired(differences: Mapping[str, Interval]) -> Figure:
         _whisker(axes, value, row, look.color, look.marker, filled=value.excludes_zero)
         right = value.high if value.high is not None else value.mean
         axes.annotate(
-            number(value.mean, sign=True), (right, row), xytext=(8, 0), textcoords="offset points", va="center"
+            number(value.mean, sign=True),
+            (right, row),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
         )
     axes.set_yticks(range(len(differences)), [pair_label(pair) for pair in differences])
     axes.set_ylim(len(differences) - 0.5, -0.5)
@@ -166,5 +170,3 @@ def order_metrics(names: Sequence[str], first: Sequence[str]) -> list[str]:
     """``names`` without repeats, those in ``first`` first, the rest by alphabet."""
     known = [name for name in first if name in names]
     return known + sorted(set(names) - set(known))
-
-

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from calibrated_rl.report.arms import AFTER_COLOR, BEFORE_COLOR, HUMAN_COLOR
 from calibrated_rl.report.drawing import figure, vertical_only
@@ -71,11 +72,13 @@ def shift_by_turn(bounds: Mapping[str, Sequence[Interval | None]]) -> Figure:
         turns, means = [turn for turn, _ in shown], [value.mean for _, value in shown]
         errors = [[value.errors[side] for _, value in shown] for side in (0, 1)]
         marker = "D" if who == "before" else "^"
-        axes.errorbar(turns, means, yerr=errors, color=color, marker=marker, ms=6, elinewidth=1.2, label=label)
+        axes.errorbar(
+            turns, means, yerr=errors, color=color, marker=marker, ms=6, elinewidth=1.2, label=label
+        )
     axes.set_xlabel("user turn")
     axes.set_ylabel("lower bound on TV")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     drawn.legend(loc="outside upper left", ncols=2)
     return drawn
 
@@ -86,7 +89,9 @@ def _bars(axes: Axes, by_who: Mapping[str, Interval]) -> None:
         _, color, hatch = WHO[who]
         value = by_who[who]
         low, high = value.errors
-        axes.bar(x, value.mean, width=0.68, color=color, alpha=0.85, hatch=hatch, edgecolor="white", linewidth=0)
+        axes.bar(
+            x, value.mean, width=0.68, color=color, alpha=0.85, hatch=hatch, edgecolor="white", linewidth=0
+        )
         axes.errorbar(x, value.mean, yerr=[[low], [high]], color="#1A1A1A", elinewidth=1.2, capsize=2.5)
     axes.set_xticks(range(len(shown)), [who.capitalize() for who in shown])
     axes.margins(y=0.12)
@@ -106,5 +111,6 @@ def _points(axes: Axes, by_who: Mapping[str, Interval]) -> None:
             number(value.mean), (x, value.mean), xytext=(9, 0), textcoords="offset points", va="center"
         )
     axes.set_xticks(range(len(shown)), [who.capitalize() for who in shown])
+    axes.margins(y=0.18)
     axes.set_xlim(-0.6, len(shown) - 0.25)
     vertical_only(axes)

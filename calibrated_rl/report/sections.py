@@ -4,11 +4,8 @@ escaped; what is missing is said to be ``not measured``."""
 from html import escape
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from calibrated_rl.report import plots_results, plots_simulator
+from calibrated_rl.report import markup, plots_results, plots_simulator
 from calibrated_rl.report.arms import in_order, pair_label, style
-from calibrated_rl.report.drawing import data_uri
 from calibrated_rl.report.run_files import RunFiles
 from calibrated_rl.report.values import (
     NOT_MEASURED,
@@ -25,7 +22,8 @@ from calibrated_rl.report.values import (
 LEARNING = ("reward", "success", "turns")
 """Metrics of the learning curves; every other one is about optimisation."""
 OPTIMISATION_FIRST = (
-    "loss", "kl", "kl_sampler_k3", "effective_sample_share", "entropy", "grad_norm", "clip_share", "mask_share"
+    "loss", "kl", "kl_sampler_k3", "effective_sample_share", "entropy", "grad_norm", "clip_share",
+    "mask_share",
 )  # fmt: skip
 MOST_PANELS = 12
 MOST_SAMPLES = 3
@@ -43,10 +41,16 @@ def head(run: RunFiles) -> str:
     return (
         f'<h1>{escape(run.name)}</h1><p class="facts">{escape(" · ".join(facts))}</p>{label}'
         "<p>Dialogue policies that were trained in different ways (on logged histories, against a simulated "
-        "user, and against a simulated user that is calibrated on human turns) meet the same held-out people. "
-        "Nothing that was trained has seen these people, so a policy that only learned to exploit its "
-        "simulator shows here.</p>" + (f'<ul class="findings">{findings}</ul>' if findings else "")
+        "user, and against a simulated user that is calibrated on human turns) meet the same "
+        f"{escape(_judge(summary))}. Nothing in training has seen them, so a policy that only learned to "
+        "exploit its simulator shows here.</p>"
+        + (f'<ul class="findings">{findings}</ul>' if findings else "")
     )
+
+
+def _judge(summary: dict[str, Any]) -> str:
+    """Who the policies are judged on; a run without people names its stand-in under ``held_out_user``."""
+    return str(summary.get("held_out_user") or "held-out people")
 
 
 def _findings(summary: dict[str, Any]) -> list[str]:
@@ -60,7 +64,7 @@ def _findings(summary: dict[str, Any]) -> list[str]:
         size = f"{number(value.mean, sign=True)} [{number(value.bounds[0])}, {number(value.bounds[1])}]"
         if value.excludes_zero:
             verb = "earns more than" if value.mean > 0 else "earns less than"
-            found.append(f"{first} {verb} {second} on held-out people: {size}.")
+            found.append(f"{first} {verb} {second} on {_judge(summary)}: {size}.")
         else:
             found.append(f"No difference shown between {first} and {second}: {size} contains 0.")
     before, after = (
@@ -77,7 +81,7 @@ def _findings(summary: dict[str, Any]) -> list[str]:
 def arms_table(run: RunFiles) -> str:
     arms = run.arms()
     if not arms:
-        return _section("Arms", _missing())
+        return markup.section("Arms", markup.missing())
     results, budgets = [], []
     for arm in in_order(arms):
         look, values = style(arm), arms[arm]
@@ -90,29 +94,32 @@ def arms_table(run: RunFiles) -> str:
         )
         results.append(
             [
-                name, _cell(reward), _cell(train), _cell(gap, sign=True), _cell(interval(held_out.get("success"))),
-                _cell(interval(held_out.get("turns")), 1),
-                _cell(interval(look_up(values, "held_out_greedy", "reward"))),
-                _cell(interval(look_up(values, "held_out_shifted", "reward"))),
-                _cell(interval(look_up(run.summary, "gap_closed", arm))),
+                name, markup.cell(reward), markup.cell(train), markup.cell(gap, sign=True),
+                markup.cell(interval(held_out.get("success"))),
+                markup.cell(interval(held_out.get("turns")), 1),
+                markup.cell(interval(look_up(values, "held_out_greedy", "reward"))),
+                markup.cell(interval(look_up(values, "held_out_shifted", "reward"))),
+                markup.cell(interval(look_up(run.summary, "gap_closed", arm))),
             ]
         )  # fmt: skip
-        budget = [count(values.get(key)) for key in ("updates", "policy_tokens", "user_tokens", "human_turns")]
-        budgets.append([name, *(_plain(text) for text in (*budget, duration(values.get("seconds"))))])
+        budget = [
+            count(values.get(key)) for key in ("updates", "policy_tokens", "user_tokens", "human_turns")
+        ]
+        budgets.append([name, *(markup.plain(text) for text in (*budget, duration(values.get("seconds"))))])
     header = ["arm", "held-out reward", "training reward", "training − held-out", "success", "turns",
               "reward, greedy", "reward, shifted", "gap closed"]  # fmt: skip
     spent = ["arm", "updates", "policy tokens", "user tokens", "human turns", "time"]
-    return _section(
+    return markup.section(
         "Arms",
-        _note(
-            "Means with 95 % confidence intervals. Training reward is the last one and comes from the arm's own "
-            "user (for static: from logged histories); where it lies far above the held-out reward, the policy "
-            "exploits what it was trained on. Gap closed is the share of the way from static to oracle. "
+        markup.note(
+            "Means with 95 % confidence intervals. Training reward is the last one and comes from the arm's "
+            "own user (for static: from logged histories); where it lies far above the held-out reward, the "
+            "policy exploits what it was trained on. Gap closed is the share of the way from static to oracle. "
             "A dash: not measured."
         ),
-        _table(header, results),
+        markup.table(header, results),
         "<h3>What each arm spent</h3>",
-        _table(spent, budgets),
+        markup.table(spent, budgets),
     )
 
 
@@ -122,7 +129,7 @@ def held_out(run: RunFiles) -> str:
         pair = tuple(interval(look_up(values, key, "reward")) for key in ("held_out", "held_out_shifted"))
         if any(value is not None for value in pair):
             rows[arm] = (pair[0], pair[1])
-    return _plot_section("Held-out reward", "", rows, lambda: plots_results.forest(rows))
+    return markup.plot_section("Held-out reward", "", rows, lambda: plots_results.forest(rows))
 
 
 def paired(run: RunFiles) -> str:
@@ -132,17 +139,17 @@ def paired(run: RunFiles) -> str:
     note = "Over the same scenarios and people. Filled: the interval excludes 0; hollow: no difference shown."
     if unknown:
         note += f" Not measured: {', '.join(unknown)}."
-    return _plot_section("Paired differences", note, found, lambda: plots_results.paired(found))
+    return markup.plot_section("Paired differences", note, found, lambda: plots_results.paired(found))
 
 
 def learning(run: RunFiles) -> str:
     panels = _panels(run, LEARNING)
     note = (
-        "During training, mean over seeds (band: all seeds; long curves are smoothed, the faint line is not). "
-        "Every arm is rewarded by its own user here, so heights compare within an arm, not between arms."
+        "During training, mean over seeds (band: all seeds; long curves are smoothed, the faint line is "
+        "not). Every arm is rewarded by its own user here, so heights compare within an arm, not between arms."
     )
     columns = min(max(len(panels), 1), 3)
-    return _plot_section("Learning curves", note, panels, lambda: plots_results.curves(panels, columns))
+    return markup.plot_section("Learning curves", note, panels, lambda: plots_results.curves(panels, columns))
 
 
 def optimisation(run: RunFiles) -> str:
@@ -150,7 +157,7 @@ def optimisation(run: RunFiles) -> str:
     order = plots_results.order_metrics(names, OPTIMISATION_FIRST)
     panels = _panels(run, order[:MOST_PANELS])
     note = f"Only in metrics.parquet: {', '.join(order[MOST_PANELS:])}." if order[MOST_PANELS:] else ""
-    return _plot_section("Optimisation", note, panels, lambda: plots_results.curves(panels, 4))
+    return markup.plot_section("Optimisation", note, panels, lambda: plots_results.curves(panels, 4))
 
 
 def _panels(run: RunFiles, names: Any) -> dict[str, Any]:
@@ -176,21 +183,23 @@ def simulator(run: RunFiles) -> str:
     low, high = (finite(look_up(found, "null_band", bound)) for bound in ("low", "high"))
     band = None if low is None or high is None else (low, high)
     distance_note = (
-        "Left: how unlikely the simulator finds held-out human turns (lower is closer). Others: accuracy of a "
-        "classifier that tells simulator from human after the same history; 0.5 (dashed) is chance, grey is "
+        "Left: how unlikely the simulator finds held-out human turns (lower is closer). Others: accuracy of "
+        "a classifier that tells simulator from human after the same history; 0.5 (dashed) is chance, grey is "
         "what two halves of human data give."
     )
-    return _section(
+    return markup.section(
         "The simulator against the human",
-        _note("Simulator before and after calibration, and the held-out human; bars are 95 % CIs."),
+        markup.note("Simulator before and after calibration, and the held-out human; bars are 95 % CIs."),
         "<h3>How it talks</h3>",
-        _image(plots_simulator.profile(profile), "profile of simulator and human") if profile else _missing(),
+        markup.image(plots_simulator.profile(profile), "profile of simulator and human")
+        if profile
+        else markup.missing(),
         "<h3>How far it is from the human</h3>",
-        _note(distance_note),
-        _image(plots_simulator.distance(nll, accuracy, band), "NLL and classifier accuracy")
+        markup.note(distance_note),
+        markup.image(plots_simulator.distance(nll, accuracy, band), "NLL and classifier accuracy")
         if nll or accuracy
-        else _missing(),
-        "" if band else _note("Null band: not measured."),
+        else markup.missing(),
+        "" if band else markup.note("Null band: not measured."),
     )
 
 
@@ -206,8 +215,11 @@ def shift(run: RunFiles) -> str:
         values = [interval(value) for value in raw] if isinstance(raw, list) else []
         if any(value is not None for value in values):
             bounds[when] = values
-    note = "Simulator-induced shift: at least this far are simulator and human apart at each user turn (0: alike)."
-    return _plot_section("Shift by turn", note, bounds, lambda: plots_simulator.shift_by_turn(bounds))
+    note = (
+        "Simulator-induced shift: at least this far are simulator and human apart at each user turn "
+        "(total variation; 0: alike)."
+    )
+    return markup.plot_section("Shift by turn", note, bounds, lambda: plots_simulator.shift_by_turn(bounds))
 
 
 def endings(run: RunFiles) -> str:
@@ -217,7 +229,7 @@ def endings(run: RunFiles) -> str:
         found = {name: share for name in raw if (share := finite(raw[name])) is not None}
         if found:
             shares[arm] = found
-    return _plot_section("How dialogues end", "", shares, lambda: plots_results.endings(shares))
+    return markup.plot_section("How dialogues end", "", shares, lambda: plots_results.endings(shares))
 
 
 def dialogues(run: RunFiles) -> str:
@@ -226,18 +238,21 @@ def dialogues(run: RunFiles) -> str:
         scenario = mapping(sample, "scenario")
         arms = mapping(sample, "arms")
         goal = scenario.get("goal")
-        words = ", ".join(f"{key}: {value}" for key, value in goal.items()) if isinstance(goal, dict) else goal
+        words = (
+            ", ".join(f"{key}: {value}" for key, value in goal.items()) if isinstance(goal, dict) else goal
+        )
         parts.append(
             f"<h3>{escape(str(scenario.get('id', 'scenario')))}</h3>"
             f'<p class="note">The person wants: {escape(str(words or NOT_MEASURED))}</p>'
             f'<div class="dialogues">{"".join(_dialogue(arm, arms[arm]) for arm in in_order(arms))}</div>'
         )
-    note = _note("The same person meets the policy of each arm.") if parts else _missing()
-    return _section("Dialogues side by side", note, *parts)
+    note = markup.note("The same person meets the policy of each arm.") if parts else markup.missing()
+    return markup.section("Dialogues side by side", note, *parts)
 
 
 def _dialogue(arm: str, dialogue: dict[str, Any]) -> str:
     look, reward = style(arm), finite(dialogue.get("reward"))
+    ending = escape(str(dialogue.get("ending") or NOT_MEASURED))
     turns = "".join(
         f'<div class="turn {"policy" if side == "policy" else "user"}"><b>{escape(str(side))}</b>'
         f"{escape(str(text))}</div>"
@@ -246,7 +261,7 @@ def _dialogue(arm: str, dialogue: dict[str, Any]) -> str:
     worth = NOT_MEASURED if reward is None else number(reward)
     return (
         f'<div class="dialogue" style="border-color:{look.color}"><header>{escape(look.label)}'
-        f"<small>reward {worth} · ending: {escape(str(dialogue.get('ending', NOT_MEASURED)))}</small></header>"
+        f"<small>reward {worth} · ending: {ending}</small></header>"
         f"{turns}</div>"
     )
 
@@ -254,51 +269,5 @@ def _dialogue(arm: str, dialogue: dict[str, Any]) -> str:
 def versions(run: RunFiles) -> str:
     found = mapping(run.summary, "versions")
     rows = [[escape(str(name)), escape(str(found[name]))] for name in sorted(found)]
-    body = f'<div class="pairs">{_table(["part", "version"], rows)}</div>' if rows else _missing()
-    return _section("Versions", body)
-
-
-def _section(title: str, *parts: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
-
-
-def _plot_section(title: str, note: str, content: Any, draw: Any) -> str:
-    if not content:
-        return _section(title, _missing())
-    return _section(title, _note(note) if note else "", _image(draw(), title))
-
-
-def _image(drawn: Figure, meaning: str) -> str:
-    width = drawn.get_size_inches()[0] * 118
-    address, words = data_uri(drawn), escape(meaning)
-    return f'<figure><img src="{address}" alt="{words}" style="width:{width:.0f}px"></figure>'
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>'
-
-
-def _missing() -> str:
-    return f'<p class="missing">{NOT_MEASURED}</p>'
-
-
-def _plain(text: str) -> str:
-    return "–" if text == NOT_MEASURED else escape(text)
-
-
-def _cell(value: Interval | None, digits: int = 2, *, sign: bool = False) -> str:
-    if value is None:
-        return "–"
-    bounds = ""
-    if value.bounds is not None:
-        low, high = (number(bound, digits) for bound in value.bounds)
-        bounds = f"<small>[{low}, {high}]</small>"
-    return f"{number(value.mean, digits, sign=sign)}{bounds}"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    """A table whose cells are HTML already."""
-    head_row = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    table = f"<table><thead><tr>{head_row}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll">{table}</div>'
+    body = f'<div class="pairs">{markup.table(["part", "version"], rows)}</div>' if rows else markup.missing()
+    return markup.section("Versions", body)

@@ -7,6 +7,7 @@ concurrency group of their own, because behind hundreds of waiting ``generate`` 
 import asyncio
 import os
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ class GenerateRequest:
     max_tokens: int
     temperature: float
     seed: int
+    """Decides the draw in deterministic mode, together with the rest of its wave."""
     stop_ids: tuple[int, ...]
     """Control tokens; sampling any of them ends the turn and stays in the output."""
 
@@ -110,7 +112,6 @@ class Replica:
         parameters = SamplingParams(
             max_tokens=request.max_tokens,
             temperature=request.temperature,
-            seed=request.seed if request.temperature > 0 else None,
             logprobs=0,
             detokenize=False,
             stop_token_ids=list(request.stop_ids),
@@ -131,8 +132,8 @@ class Replica:
             [entry[token].logprob for token, entry in zip(ids, completion.logprobs, strict=True)], np.float32
         )
         versions = np.full(len(ids), self.version, np.int32)
-        for version, start, end in completion.weight_versions or ():
-            versions[start:end] = int(version)
+        for span in completion.weight_versions or ():
+            versions[span.start : span.end] = int(span.version)
         return Generated(ids, logprobs, versions)
 
     async def generate_wave(self, requests: Sequence[GenerateRequest]) -> list[Generated]:
@@ -146,6 +147,10 @@ class Replica:
                     await asyncio.sleep(0)
                     if any(task.done() for task in tasks):
                         break  # a request was refused; gather raises its error below
+                # vLLM's CPU sampler refuses a generator of its own for each request in large batches, so
+                # the worker's one random state is set from the seeds of the whole wave.
+                wave_seed = zlib.crc32(repr([request.seed for request in requests]).encode())
+                await self.engine.collective_rpc("reseed", args=(wave_seed,))
             finally:
                 await self.engine.resume_generation()
         return list(await asyncio.gather(*tasks))

@@ -94,5 +94,9 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
 class WorkerExtension:
     """Mixed into vLLM's worker; its module's import registers the backend."""
 
+    def reseed(self, seed: int) -> None:
+        """Set the random state that unseeded requests are sampled from."""
+        torch.manual_seed(seed)
+
 
 WeightTransferEngineFactory.register_engine(BACKEND, SharedWeights)

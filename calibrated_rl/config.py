@@ -1,0 +1,151 @@
+"""The whole configuration of a run: composes the parts' own configs and loads YAML, strictly."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from calibrated_rl.calibration.sft import SFTConfig
+from calibrated_rl.component import describe_config_error
+from calibrated_rl.errors import UserError
+from calibrated_rl.learner.config import LearnerConfig
+from calibrated_rl.rollout.conversation import SamplingConfig
+from calibrated_rl.rollout.engine import EngineConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """One side's model, its replicas, and how it speaks."""
+
+    model: str = "tiny"
+    """`tiny` (made on the spot), a packaged name such as smollm2-135m, a folder, or a hub name."""
+    replicas: int = 1
+    """vLLM replicas."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    start: SFTConfig = field(default_factory=SFTConfig)
+    """Training before everything else: the policy's cold start, the tiny simulator's own upbringing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpbringingConfig:
+    """Whom the uncalibrated simulator learned from, where it is trained on the spot."""
+
+    human: str = ""
+    """Import path of the population; empty: the simulator's model is used as it comes."""
+    human_config: dict[str, Any] = field(default_factory=dict)
+    logs_config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationConfig:
+    """When and how the simulator is aligned with human logs."""
+
+    every: int = 10
+    """Updates between re-calibrations of the arm `calibrated`; 0: only once, before training."""
+    ratio_clip: float = 5.0
+    """Largest density ratio of a logged history under the current policy."""
+    sft: SFTConfig = field(default_factory=SFTConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """Reinforcement learning; the same for all arms."""
+
+    updates: int = 30
+    """Optimizer updates."""
+    tokens_per_update: int = 3000
+    """Policy tokens that carry loss in one update; arms differ in how many dialogues that takes."""
+    group_size: int = 8
+    """Dialogues (or turns, for static context RL) that share a scenario."""
+    learning_rate: float = 3e-4
+    loss: str = "calibrated_rl.learner.losses.grpo:GRPO"
+    loss_config: dict[str, Any] = field(default_factory=dict)
+    advantage: str = "grpo"
+    """`grpo`, `dr_grpo` or `rloo`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationConfig:
+    """The held-out evaluation."""
+
+    scenarios: int = 200
+    """Held-out people an arm meets."""
+    shifted: int = 100
+    """People of the shifted population; 0 skips them."""
+    logs: int = 200
+    """Held-out human dialogues on which simulators are measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Everything a run needs."""
+
+    name: str = "run"
+    """The run's folder is runs/NAME."""
+    label: str = ""
+    """Printed over the report, such as `demonstration`."""
+    arms: list[str] = field(default_factory=lambda: ["start", "static", "interactive", "calibrated", "oracle"])
+    seeds: list[int] = field(default_factory=lambda: [0])
+    deterministic: bool = False
+    """Turns in waves of fixed order: the same seed gives the same run, a little slower."""
+    task: str = "calibrated_rl.tasks.front_desk:FrontDesk"
+    task_config: dict[str, Any] = field(default_factory=dict)
+    human: str = ""
+    """Import path of a scripted population; empty where people are known from logs alone."""
+    human_config: dict[str, Any] = field(default_factory=dict)
+    logs: str = "calibrated_rl.logs.scripted:ScriptedLogs"
+    logs_config: dict[str, Any] = field(default_factory=dict)
+    policy: ModelConfig = field(default_factory=ModelConfig)
+    simulator: ModelConfig = field(default_factory=ModelConfig)
+    upbringing: UpbringingConfig = field(default_factory=UpbringingConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+ARMS = ("start", "static", "interactive", "calibrated_once", "calibrated", "oracle")
+
+
+def load_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file and ``key=value`` overrides into a config.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown key or a wrong type; names key, place and nearest key.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"there is no config file {path}")
+    schema = OmegaConf.structured(RunConfig)
+    merged = schema
+    try:
+        sources = [(str(path), OmegaConf.load(path))]
+    except Exception as error:  # OmegaConf passes the YAML parser's own errors through
+        raise UserError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from error
+    for override in overrides:
+        if "=" not in override:
+            raise UserError(f"'{override}' is not of the form key=value")
+    if overrides:
+        sources.append(("command line", OmegaConf.from_dotlist(list(overrides))))
+    for where, source in sources:
+        try:
+            merged = OmegaConf.merge(merged, source)
+        except OmegaConfBaseException as error:
+            raise UserError(describe_config_error(error, RunConfig, where)) from error
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(describe_config_error(error, RunConfig, str(path))) from error
+    assert isinstance(config, RunConfig)
+    for arm in config.arms:
+        if arm not in ARMS:
+            close = difflib.get_close_matches(arm, ARMS, n=1)
+            raise UserError(f"{path}: unknown arm '{arm}'" + (f"; did you mean '{close[0]}'?" if close else ""))
+        if arm == "oracle" and not config.human:
+            raise UserError(f"{path}: the arm 'oracle' needs a scripted human, and `human` is empty")
+    return config

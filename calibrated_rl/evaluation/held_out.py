@@ -1,0 +1,125 @@
+"""Held-out evaluation: the last checkpoint of an arm against people that nothing else has met."""
+
+import asyncio
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from calibrated_rl.algorithms.parts import SIMULATOR, ArmRecord, Parts
+from calibrated_rl.calibration.sft import log_samples
+from calibrated_rl.dialogue import Dialogue, Side, Split, Turn
+from calibrated_rl.shift.base import MatchedReplies
+from calibrated_rl.shift.classifier import TwoSampleTest
+from calibrated_rl.shift.likelihood import human_turn_likelihood
+from calibrated_rl.shift.profile import behaviour_profile
+from calibrated_rl.tasks.base import ScriptedHuman
+
+SETTINGS = (("held_out", "same", None), ("held_out_greedy", "same", 0.0), ("held_out_shifted", "shifted", None))
+"""Name in the summary, population, temperature (None: that of training)."""
+
+
+def evaluate_policy(
+    parts: Parts, record: ArmRecord, human: ScriptedHuman
+) -> tuple[dict[str, Any], list[Dialogue]]:
+    """One dialogue on each held-out scenario, in each setting.
+
+    Returns:
+        ``{setting: {"reward"|"success"|"turns": {scenario id: value}, "endings": {...}}}`` and the dialogues
+        of the first setting.
+    """
+    results: dict[str, Any] = {}
+    kept: list[Dialogue] = []
+    for name, population, temperature in SETTINGS:
+        sizes = parts.config.evaluation
+        count = sizes.scenarios if population == "same" else sizes.shifted
+        if count == 0:
+            continue
+        groups = parts.collector.collect(
+            parts.task.scenarios(Split.HELD_OUT, count, population), human, group_size=1,
+            arm=f"{record.arm}/{name}", update=record.updates, seed=record.seed, kind="evaluation",
+            temperature=temperature,
+        )  # fmt: skip
+        dialogues = [dialogue for group in groups for dialogue in group]
+        kept = kept or dialogues
+        values: dict[str, dict[str, float]] = {"reward": {}, "success": {}, "turns": {}}
+        for dialogue in dialogues:
+            assert dialogue.outcome is not None
+            values["reward"][dialogue.scenario.id] = dialogue.outcome.reward
+            values["success"][dialogue.scenario.id] = float(dialogue.outcome.success)
+            values["turns"][dialogue.scenario.id] = float(len(dialogue.user_turn_indices()))
+        endings = Counter(dialogue.ending for dialogue in dialogues)
+        results[name] = values | {"endings": {k: v / len(dialogues) for k, v in sorted(endings.items())}}
+    return results, kept
+
+
+def user_points(logs: Sequence[Dialogue]) -> list[tuple[Dialogue, int]]:
+    """Every user turn of the logs, as (dialogue, index of the turn)."""
+    return [(log, index) for log in logs for index in log.user_turn_indices()]
+
+
+def measure_simulator(
+    parts: Parts, null_band: tuple[float, float] | None, seed: int = 0
+) -> tuple[dict[str, Any], tuple[float, float] | None]:
+    """How far the served simulator is from held-out people on the same real histories.
+
+    Returns:
+        The figures of ``summary.json`` under ``simulator``, and the classifier's null band on words (it
+        depends on the human data alone, so that it can be passed to the next measurement).
+    """
+    logs = parts.logs[Split.HELD_OUT][: parts.config.evaluation.logs]
+    samples = log_samples(logs, Side.USER, parts.simulator_chat)
+    spoken = [log for log in logs if log.user_turn_indices()]
+    likelihood = human_turn_likelihood(
+        [dataclasses.replace(log, user_tokens=s.tokens) for log, s in zip(spoken, samples, strict=True)],
+        parts.learner.log_probs(SIMULATOR, [s.tokens for s in samples]),
+    )
+    points = user_points(logs)
+    histories = [(log.scenario, log.turns[:index]) for log, index in points]
+    replies = asyncio.run(
+        parts.collector.next_turns(parts.simulator, Side.USER, histories, 1, f"measure-{seed}")
+    )
+    kept = [(log, index, reply[0][0]) for (log, index), reply in zip(points, replies, strict=True) if reply]
+
+    def acts(log: Dialogue, turns: Sequence[Turn], index: int) -> tuple[str, ...]:
+        return parts.task.acts(log.scenario, turns, index)
+
+    matched = MatchedReplies(
+        histories=[log.turns[:index] for log, index, _ in kept],
+        human=[log.turns[index].text for log, index, _ in kept],
+        simulator=[turn.text for _, _, turn in kept],
+        turn=[log.user_turn_indices().index(index) + 1 for log, index, _ in kept],
+        dialogue=[log.id for log, _, _ in kept],
+        human_acts=[acts(log, log.turns, index) for log, index, _ in kept],
+        simulator_acts=[acts(log, (*log.turns[:index], turn), index) for log, index, turn in kept],
+    )
+    words = TwoSampleTest(TwoSampleTest.Config(inputs="words"))
+    band = null_band or words.null_band(matched)
+    result = words.measure(matched, band)
+    on_acts = TwoSampleTest(TwoSampleTest.Config(inputs="acts")).measure(matched)
+    return {
+        "human_turn_nll": likelihood["nll_per_turn"].as_dict(),
+        "nll_per_byte": likelihood["nll_per_byte"].as_dict(),
+        "classifier_accuracy": result.accuracy.as_dict(),
+        "classifier_accuracy_acts": on_acts.accuracy.as_dict(),
+        "tv_lower_bound_by_turn": [float(t.low) for t in result.tv.by_turn],
+    }, band
+
+
+def simulator_profile(parts: Parts) -> dict[str, Any]:
+    """How the served simulator behaves towards the policy that every arm starts from."""
+    scenarios = parts.task.scenarios(Split.MONITOR, len(parts.logs[Split.MONITOR]))
+    groups = parts.collector.collect(
+        scenarios, parts.simulator, group_size=1, arm="profile", update=0, seed=0, kind="evaluation"
+    )
+    return profile_of(parts, [dialogue for group in groups for dialogue in group])
+
+
+def profile_of(parts: Parts, dialogues: Sequence[Dialogue]) -> dict[str, Any]:
+    return {name: value.as_dict() for name, value in behaviour_profile(dialogues, parts.task).items()}
+
+
+def mean_of(values: dict[str, float]) -> float:
+    return float(np.mean(list(values.values())))

@@ -1,0 +1,59 @@
+"""From the raw scores of arms and seeds to ``summary.json``: means, intervals, paired differences."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from calibrated_rl.evaluation.held_out import SETTINGS
+from calibrated_rl.evaluation.statistics import gap_closed, hierarchical_bootstrap
+
+PAIRS = (
+    ("calibrated", "interactive"),
+    ("calibrated", "static"),
+    ("calibrated", "calibrated_once"),
+    ("oracle", "calibrated"),
+)
+BUDGET = ("policy_tokens", "user_tokens", "human_turns", "updates", "seconds", "train_reward_last")
+
+
+def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+    """Figures of all arms.
+
+    Args:
+        results: one record an arm and seed, as ``jobs/compare.py`` writes them to ``arms/ARM-SEED.json``.
+    """
+    arms: dict[str, Any] = {}
+    scores: dict[str, dict[int, dict[str, float]]] = {}
+    for arm in dict.fromkeys(result["arm"] for result in results):
+        of_arm = {result["seed"]: result for result in results if result["arm"] == arm}
+        entry: dict[str, Any] = {}
+        for setting, _, _ in SETTINGS:
+            if any(setting not in result["scores"] for result in of_arm.values()):
+                continue
+            entry[setting] = {
+                figure: hierarchical_bootstrap(
+                    {seed: result["scores"][setting][figure] for seed, result in of_arm.items()}
+                ).as_dict()
+                for figure in ("reward", "success", "turns")
+            }
+        scores[arm] = {seed: result["scores"]["held_out"]["reward"] for seed, result in of_arm.items()}
+        endings: dict[str, float] = {}
+        for result in of_arm.values():
+            for ending, share in result["scores"]["held_out"]["endings"].items():
+                endings[ending] = endings.get(ending, 0.0) + share / len(of_arm)
+        entry["endings"] = endings
+        for name in BUDGET:
+            values = [result[name] for result in of_arm.values() if result[name] is not None]
+            entry[name] = sum(values) / len(values) if values else None
+        arms[arm] = entry
+    paired = {
+        f"{a}-{b}": hierarchical_bootstrap(scores[a], scores[b]).as_dict()
+        for a, b in PAIRS
+        if a in scores and b in scores
+    }
+    closed: dict[str, Any] = {}
+    if "static" in scores and "oracle" in scores:
+        for arm in scores:
+            if arm not in ("static", "oracle", "start"):
+                interval = gap_closed(scores["static"], scores[arm], scores["oracle"])
+                closed[arm] = None if interval is None else interval.as_dict()
+    return {"arms": arms, "paired": paired, "gap_closed": closed, "seeds": list(seeds)}

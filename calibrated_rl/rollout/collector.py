@@ -1,0 +1,277 @@
+"""Collects groups of dialogues: comparable within a group, complete or not delivered at all.
+
+All dialogues of a group share scenario, first user turn and simulator version and differ in their sampling
+seed alone (contract 4). A dialogue that an engine failed is dropped, counted and held again, never scored
+(contract 5).
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from calibrated_rl.dialogue import Dialogue, Scenario, Side, Turn
+from calibrated_rl.rollout.conversation import (
+    ModelSpeaker,
+    SamplingConfig,
+    ScriptedSpeaker,
+    Speaker,
+    converse,
+    finished,
+    greeting,
+    stable_seed,
+    views,
+)
+from calibrated_rl.rollout.pool import ReplicaPool, RolloutFailure
+from calibrated_rl.tasks.base import ScriptedHuman, Task
+from calibrated_rl.tokens import SideView, view_of
+
+MAX_TRIES = 3
+"""A dialogue that fails so often points at something that a further try will not mend."""
+
+
+@dataclass
+class RolloutStatistics:
+    """What happened while collecting; nothing here is silent."""
+
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Dialogues dropped and held again, by reason."""
+    flaws: Counter[str] = field(default_factory=Counter)
+    """Turns that tripped a guardrail, by ``side/flaw``."""
+    endings: Counter[str] = field(default_factory=Counter)
+    user_tokens: int = 0
+    """Tokens that simulators sampled."""
+    policy_tokens: int = 0
+
+    def count(self, dialogue: Dialogue) -> None:
+        self.endings[dialogue.ending] += 1
+        for turn in dialogue.turns:
+            if turn.flaw:
+                self.flaws[f"{turn.side.value}/{turn.flaw}"] += 1
+        if dialogue.user_tokens is not None:
+            self.user_tokens += int(dialogue.user_tokens.mask.sum())
+        if dialogue.policy_tokens is not None:
+            self.policy_tokens += int(dialogue.policy_tokens.mask.sum())
+
+
+class Collector:
+    """Holds dialogues between the policy's replicas and a user model."""
+
+    def __init__(
+        self,
+        task: Task,
+        policy: ReplicaPool,
+        policy_sampling: SamplingConfig,
+        simulator_sampling: SamplingConfig,
+    ) -> None:
+        self.task = task
+        self.policy = policy
+        self.policy_sampling = policy_sampling
+        self.simulator_sampling = simulator_sampling
+        self.statistics = RolloutStatistics()
+
+    def collect(
+        self,
+        scenarios: Sequence[Scenario],
+        user: ReplicaPool | ScriptedHuman,
+        *,
+        group_size: int,
+        arm: str,
+        update: int,
+        seed: int,
+        kind: str = "rollout",
+        temperature: float | None = None,
+        on_dialogue: Callable[[], None] | None = None,
+    ) -> list[list[Dialogue]]:
+        """Hold ``group_size`` dialogues on each scenario and return the complete groups, in order."""
+        return asyncio.run(
+            self._collect(scenarios, user, group_size, arm, update, seed, kind, temperature, on_dialogue)
+        )
+
+    def collect_turns(
+        self,
+        histories: Sequence[tuple[Scenario, tuple[Turn, ...]]],
+        *,
+        group_size: int,
+        arm: str,
+        update: int,
+        seed: int,
+    ) -> list[list[Dialogue]]:
+        """Let the policy say one turn after each logged history, ``group_size`` times; without outcome."""
+        groups = asyncio.run(
+            self.next_turns(self.policy, Side.POLICY, histories, group_size, f"{arm}-{seed}-{update}")
+        )
+        return [
+            [
+                Dialogue(
+                    id=f"{arm}-{seed}-{update}-{number}-{member}", task=self.task.name, scenario=scenario,
+                    turns=(*turns, turn), ending="one_turn", outcome=None, kind="rollout", arm=arm,
+                    group_id=f"{arm}-{seed}-{update}-{number}", group_size=group_size, update=update,
+                    policy_tokens=view.sequence(),
+                )
+                for member, (turn, view) in enumerate(group)
+            ]
+            for number, ((scenario, turns), group) in enumerate(zip(histories, groups, strict=True))
+            if group
+        ]  # fmt: skip
+
+    async def next_turns(
+        self,
+        pool: ReplicaPool,
+        side: Side,
+        histories: Sequence[tuple[Scenario, tuple[Turn, ...]]],
+        count: int,
+        seed_key: str,
+    ) -> list[list[tuple[Turn, SideView]]]:
+        """``count`` fresh next turns of ``side`` after each history; an empty list where an engine failed.
+
+        The view's mask covers the fresh turn alone: the history's own turns were somebody else's.
+        """
+        sampling = self.policy_sampling if side is Side.POLICY else self.simulator_sampling
+
+        async def one(number: int, member: int) -> tuple[Turn, SideView] | None:
+            scenario, turns = histories[number]
+            key = f"{number:06d}-{member:03d}"
+            speaker = ModelSpeaker(pool, scenario, side, sampling, stable_seed(seed_key, key), key)
+            speaker.view = view_of(pool.tokens, scenario, side, turns).without_mask()
+            if pool.gate is not None:
+                pool.gate.enter()
+            try:
+                turn = await speaker.say(turns)
+            except RolloutFailure as failure:
+                self.statistics.dropped[str(failure).split(":")[0]] += 1
+                return None
+            finally:
+                if pool.gate is not None:
+                    pool.gate.leave()
+            return None if turn is None else (turn, speaker.view)
+
+        keys = [(n, m) for n in range(len(histories)) for m in range(count)]
+        results = await asyncio.gather(*(one(n, m) for n, m in keys))
+        groups: list[list[tuple[Turn, SideView]]] = [[] for _ in histories]
+        for (number, _), result in zip(keys, results, strict=True):
+            if result is not None:
+                groups[number].append(result)
+        return [group if len(group) == count else [] for group in groups]
+
+    async def _collect(
+        self,
+        scenarios: Sequence[Scenario],
+        user: ReplicaPool | ScriptedHuman,
+        group_size: int,
+        arm: str,
+        update: int,
+        seed: int,
+        kind: str,
+        temperature: float | None,
+        on_dialogue: Callable[[], None] | None,
+    ) -> list[list[Dialogue]]:
+        sampling = self.policy_sampling
+        if temperature is not None:
+            sampling = SamplingConfig(temperature=temperature, max_turn_tokens=sampling.max_turn_tokens)
+
+        async def one_group(number: int, scenario: Scenario) -> list[Dialogue] | None:
+            group_id = f"{arm}-{seed}-{update}-{number}"
+            version = user.version if isinstance(user, ReplicaPool) else None
+
+            def speaker(key: str, member: int) -> Speaker:
+                if isinstance(user, ReplicaPool):
+                    return ModelSpeaker(
+                        user, scenario, Side.USER, self.simulator_sampling, stable_seed(group_id, member), key
+                    )
+                return ScriptedSpeaker(user, scenario)
+
+            opener = speaker(f"{number:06d}-first", -1)
+            start = greeting(scenario)
+            opener.hear(start)
+            opening = await self._held(user, lambda: opener.say([start]))
+            if opening is None:
+                self.statistics.dropped["opening"] += 1
+                return None
+
+            async def member_dialogue(member: int) -> Dialogue | None:
+                return await self._dialogue(
+                    scenario, user, speaker, opener, opening, sampling, f"{number:06d}-{member:03d}",
+                    member, arm=arm, update=update, group_id=group_id, group_size=group_size, kind=kind,
+                    simulator_version=version, on_dialogue=on_dialogue,
+                )  # fmt: skip
+
+            members = await asyncio.gather(*(member_dialogue(m) for m in range(group_size)))
+            if any(m is None for m in members):
+                self.statistics.dropped["group"] += 1
+                return None
+            return [m for m in members if m is not None]
+
+        groups = await asyncio.gather(*(one_group(n, s) for n, s in enumerate(scenarios)))
+        complete = [group for group in groups if group is not None]
+        for group in complete:
+            for dialogue in group:
+                self.statistics.count(dialogue)
+        if not complete:
+            raise RolloutFailure(f"no group of {len(scenarios)} could be completed: {self.statistics.dropped}")
+        return complete
+
+    async def _held(self, user: object, say: Callable[[], object]) -> Turn | None:
+        """Run ``say`` as one running dialogue of the wave gate, trying again if a replica fails."""
+        gate = self.policy.gate
+        for _ in range(MAX_TRIES):
+            if gate is not None:
+                gate.enter()
+            try:
+                return await say()  # type: ignore[misc, no-any-return]
+            except RolloutFailure as failure:
+                self.statistics.dropped[str(failure).split(":")[0]] += 1
+                await self._recover(user)
+            finally:
+                if gate is not None:
+                    gate.leave()
+        return None
+
+    async def _dialogue(
+        self,
+        scenario: Scenario,
+        user: ReplicaPool | ScriptedHuman,
+        speaker: Callable[[str, int], Speaker],
+        opener: Speaker,
+        opening: Turn,
+        sampling: SamplingConfig,
+        key: str,
+        member: int,
+        *,
+        on_dialogue: Callable[[], None] | None,
+        group_id: str,
+        **fields: object,
+    ) -> Dialogue | None:
+        gate = self.policy.gate
+        for _ in range(MAX_TRIES):
+            seed = stable_seed(group_id, member)
+            policy = ModelSpeaker(self.policy, scenario, Side.POLICY, sampling, seed, key)
+            other = speaker(key, member)
+            if isinstance(other, ModelSpeaker) and isinstance(opener, ModelSpeaker):
+                other.repeat(opener)
+            if gate is not None:
+                gate.enter()
+            try:
+                turns, ending = await converse(self.task, scenario, policy, other, opening)
+            except RolloutFailure as failure:
+                self.statistics.dropped[str(failure).split(":")[0]] += 1
+                await self._recover(user)
+                continue
+            finally:
+                if gate is not None:
+                    gate.leave()
+            if on_dialogue is not None:
+                on_dialogue()
+            return finished(
+                self.task, scenario, turns, ending,
+                id=f"{group_id}-{member}", group_id=group_id, sampling_seed=seed,
+                **views(policy, other), **fields,
+            )  # fmt: skip
+        return None
+
+    async def _recover(self, user: object) -> None:
+        """Bring failed replicas back, off the event loop."""
+        loop = asyncio.get_running_loop()
+        for pool in (self.policy, user):
+            if isinstance(pool, ReplicaPool) and pool.unhealthy():
+                await loop.run_in_executor(None, pool.restore)

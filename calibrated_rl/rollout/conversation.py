@@ -1,0 +1,200 @@
+"""The conversation loop: one coroutine a dialogue, no barrier between turns.
+
+A ``Speaker`` says one side's next turn. ``ModelSpeaker`` samples it from a pool of replicas, as token ids
+that are kept; ``ScriptedSpeaker`` takes it from a program. Guardrails mark flawed turns and never hide them.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from calibrated_rl.dialogue import Dialogue, Finish, Scenario, Side, Source, Turn
+from calibrated_rl.rollout.engine import GenerateRequest
+from calibrated_rl.rollout.pool import ReplicaPool
+from calibrated_rl.tasks.base import ScriptedHuman, Task, count_policy_turns, last_turn
+from calibrated_rl.tokens import ChatTokens, SideView, finish_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingConfig:
+    """How a side speaks."""
+
+    temperature: float = 1.0
+    """0 is greedy. Training uses 1, with nothing cut off, so that importance ratios are unbiased."""
+    max_turn_tokens: int = 16
+    """A longer turn is cut, closed by a masked end-of-turn, and counted."""
+
+
+class Speaker(Protocol):
+    """Says the turns of one side of one dialogue."""
+
+    async def say(self, turns: Sequence[Turn]) -> Turn | None:
+        """The next turn; None when the dialogue no longer fits into the context."""
+        ...
+
+    def hear(self, turn: Turn) -> None:
+        """Take note of a turn of the other side."""
+        ...
+
+
+class ModelSpeaker:
+    """One side played by a model on the pool's replicas."""
+
+    def __init__(
+        self,
+        pool: ReplicaPool,
+        scenario: Scenario,
+        side: Side,
+        config: SamplingConfig,
+        seed: int,
+        key: str,
+    ) -> None:
+        self.view = SideView(pool.tokens, scenario, side)
+        self._pool = pool
+        self._side = side
+        self._config = config
+        self._seed = seed
+        self._key = key
+        self._spoken = 0
+
+    def hear(self, turn: Turn) -> None:
+        self.view.hear(turn)
+
+    def repeat(self, speaker: "ModelSpeaker") -> None:
+        """Take over what another member of the group has said and heard so far."""
+        self.view = speaker.view.copy()
+        self._spoken = speaker._spoken
+
+    async def say(self, turns: Sequence[Turn]) -> Turn | None:
+        tokens = self._pool.tokens
+        prompt = self.view.prompt_ids
+        if len(prompt) + self._config.max_turn_tokens + 1 > self._pool.max_model_len:
+            return None
+        self._spoken += 1
+        request = GenerateRequest(
+            prompt_ids=list(prompt),
+            max_tokens=self._config.max_turn_tokens,
+            temperature=self._config.temperature,
+            seed=stable_seed(self._seed, self._side, self._spoken),
+            stop_ids=tuple(sorted(tokens.control_ids)),
+        )
+        generated = await self._pool.generate(self._key, request)
+        self.view.speak(generated.ids, generated.logprobs.tolist(), generated.versions.tolist())
+        text = tokens.decode(generated.ids)
+        finish = finish_of(tokens, generated.ids)
+        flaw = find_flaw(text, finish, last_turn(turns, self._side))
+        is_user = self._side is Side.USER
+        return Turn(
+            side=self._side,
+            text=text,
+            source=Source.SIMULATOR if is_user else Source.POLICY,
+            finish=finish,
+            simulator_version=int(generated.versions[-1]) if is_user and len(generated.versions) else None,
+            flaw=flaw,
+        )
+
+
+class ScriptedSpeaker:
+    """The other side played by a scripted human."""
+
+    def __init__(self, human: ScriptedHuman, scenario: Scenario) -> None:
+        self._human = human
+        self._scenario = scenario
+
+    def hear(self, turn: Turn) -> None:
+        """Nothing to note: the program reads the whole history."""
+
+    async def say(self, turns: Sequence[Turn]) -> Turn | None:
+        text = self._human.reply(self._scenario, turns)
+        return Turn(side=Side.USER, text=text, source=Source.SCRIPTED)
+
+
+def find_flaw(text: str, finish: Finish, previous: Turn | None) -> str | None:
+    """Name of the guardrail that a generated turn trips, or None. Flaws are counted, never repaired."""
+    if finish is Finish.DEGENERATE:
+        return "control_token"
+    if not text.strip():
+        return "empty"
+    if previous is not None and len(text.split()) > 3 and previous.text == text:
+        return "repeat"
+    if text.lower().startswith(("user:", "assistant:", "system:", "policy:")):
+        return "role_confusion"
+    return None
+
+
+def stable_seed(*parts: object) -> int:
+    """A 31-bit seed from its parts, the same in every process."""
+    return zlib.crc32("/".join(map(str, parts)).encode()) & 0x7FFFFFFF
+
+
+def greeting(scenario: Scenario) -> Turn:
+    return Turn(side=Side.POLICY, text=scenario.greeting, source=Source.GREETING)
+
+
+async def converse(
+    task: Task,
+    scenario: Scenario,
+    policy: Speaker,
+    user: Speaker,
+    opening: Turn | None = None,
+) -> tuple[list[Turn], str]:
+    """Hold one dialogue; returns its turns and why it ended.
+
+    Args:
+        opening: the group's first user turn, already spoken by ``user``; None lets ``user`` say it now.
+    """
+    turns = [greeting(scenario)]
+    if opening is None:
+        policy.hear(turns[0])
+        user.hear(turns[0])
+        first = await user.say(turns)
+        if first is None:
+            return turns, "context"
+        turns.append(first)
+        policy.hear(first)
+    else:
+        policy.hear(turns[0])
+        policy.hear(opening)
+        turns.append(opening)
+    speaker, listener = policy, user
+    while True:
+        ending = task.ending(scenario, turns)
+        if ending is not None:
+            return turns, ending
+        if turns[-1].flaw == "control_token":
+            return turns, "degenerate"
+        if speaker is policy and count_policy_turns(turns) >= task.max_policy_turns:
+            return turns, "max_turns"
+        turn = await speaker.say(turns)
+        if turn is None:
+            return turns, "context"
+        turns.append(turn)
+        listener.hear(turn)
+        speaker, listener = listener, speaker
+
+
+def finished(
+    task: Task, scenario: Scenario, turns: Sequence[Turn], ending: str, **fields: object
+) -> Dialogue:
+    """The dialogue of a finished conversation, with its outcome."""
+    return Dialogue(
+        task=task.name,
+        scenario=scenario,
+        turns=tuple(turns),
+        ending=ending,
+        outcome=task.outcome(scenario, turns, ending),
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def views(policy: Speaker, user: Speaker) -> dict[str, object]:
+    """Token sequences of the sides that are models, as fields of ``Dialogue``."""
+    return {
+        f"{name}_tokens": speaker.view.sequence()
+        for name, speaker in (("policy", policy), ("user", user))
+        if isinstance(speaker, ModelSpeaker)
+    }
+
+
+__all__ = ["ChatTokens", "ModelSpeaker", "ScriptedSpeaker", "SamplingConfig", "converse", "finished", "views"]

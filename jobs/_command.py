@@ -1,0 +1,50 @@
+"""What all jobs share: user errors as one line with exit code 2, Ray, the run folder."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from calibrated_rl.errors import UserError  # noqa: E402
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Call ``main`` and exit with its code; a mistake of the user's ends with one line and code 2."""
+    try:
+        code = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(code or 0)
+
+
+def start_ray() -> None:
+    """Join the cluster that this job was submitted to, or start a local Ray."""
+    import ray
+
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, object] = {
+        "logging_level": logging.ERROR,
+        "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(p for p in (str(ROOT), *sys.path) if p)}},
+    }
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(**options)
+    else:
+        ray.init(include_dashboard=False, log_to_driver=False, object_store_memory=512 * 2**20, **options)
+
+
+def check_memory(gib: float) -> None:
+    """Refuse a machine that cannot hold the run.
+
+    Raises:
+        UserError: less than ``gib`` GiB are available.
+    """
+    import psutil
+
+    available = psutil.virtual_memory().available / 2**30
+    if available < gib:
+        raise UserError(f"{available:.1f} GiB of memory are available, and this run needs about {gib:g} GiB")

@@ -1,0 +1,51 @@
+"""Train the arms of a config side by side and compare them on held-out people.
+
+    python jobs/compare.py configs/dev.yaml [key=value ...]
+
+Writes runs/NAME/ and goes on where it stopped. Prints the table of the arms and the path of the report.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import _command
+from omegaconf import OmegaConf
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="YAML file, see configs/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="replace settings, e.g. seeds=[0,1]")
+    parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
+    arguments = parser.parse_args()
+
+    from calibrated_rl.algorithms.compare import compare
+    from calibrated_rl.algorithms.parts import Parts
+    from calibrated_rl.config import load_config
+    from calibrated_rl.report.text import table
+
+    config = load_config(arguments.config, arguments.overrides)
+    _command.check_memory(4.0)
+    folder = Path(arguments.runs) / config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - began:6.1f} s] {text}", flush=True)
+
+    say(f"run folder {folder}")
+    parts = Parts(config, folder, say)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    _command.start_ray()
+    parts.start()
+    try:
+        summary = compare(config, parts)
+    finally:
+        parts.stop()
+    print(table(summary))
+    print(f"report: {(folder / 'report.html').resolve()}")
+
+
+if __name__ == "__main__":
+    _command.run(main)

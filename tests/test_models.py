@@ -1,0 +1,151 @@
+"""Model folders: the tiny model, and what is refused before anything is loaded."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calibrated_rl import models
+from calibrated_rl.errors import UserError
+from calibrated_rl.models import (
+    TINY_CONTROL_TOKENS,
+    check_context,
+    make_tiny,
+    parameter_bytes,
+    resolve_model,
+    tiny_tokenizer,
+)
+
+TEXTS = ["which day ?", "friday seven two", "booked friday seven two"] * 4
+
+
+def small(folder: Path, seed: int = 0, texts: list[str] = TEXTS) -> Path:
+    return make_tiny(
+        folder, texts, seed, hidden=64, layers=1, heads=2, intermediate=64, vocab_size=300, context=128
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.iterdir())}
+
+
+def test_the_same_arguments_give_the_same_files_and_the_seed_moves_the_weights(
+    folder: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    torch.manual_seed(123)
+    before = torch.rand(1)
+    torch.manual_seed(123)
+    again, other = small(tmp_path / "again"), small(tmp_path / "other", seed=1)
+    assert torch.equal(torch.rand(1), before), "making a model must not move the caller's random state"
+    assert digests(again) == digests(folder)
+    changed = {name for name, digest in digests(other).items() if digest != digests(folder)[name]}
+    assert changed == {"model.safetensors"}
+
+
+def test_it_loads_in_transformers_as_it_is(folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    assert model.config.vocab_size == len(tokenizer) and next(model.parameters()).dtype is torch.float32
+    assert model.config.eos_token_id == tokenizer.eos_token_id == tokenizer.convert_tokens_to_ids("<|end|>")
+    chat = [{"role": "system", "content": "book"}, {"role": "user", "content": "friday"}]
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        logits = model(ids).logits
+    assert logits.shape == (1, ids.shape[1], len(tokenizer)) and torch.isfinite(logits).all()
+    # A fresh model is close to uniform.
+    loss = -logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None]).mean()
+    assert loss.item() == pytest.approx(math.log(len(tokenizer)), abs=0.5)
+    assert resolve_model(str(folder), folder.parent / "cache") == folder.resolve()
+    assert parameter_bytes(folder) == (folder / "model.safetensors").stat().st_size
+
+
+TOKENIZER = tiny_tokenizer(TEXTS, vocab_size=300, context=128)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_the_tiny_tokenizer_spells_any_unicode(text: str) -> None:
+    ids = TOKENIZER.encode(text, add_special_tokens=False, split_special_tokens=True)
+    assert all(len(TINY_CONTROL_TOKENS) <= i < len(TOKENIZER) for i in ids)
+    assert TOKENIZER.decode(ids, clean_up_tokenization_spaces=False).removeprefix(" ") == text.removeprefix(
+        " "
+    )
+
+
+def test_sizes_that_cannot_work_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="head size must be a multiple of 32"):
+        make_tiny(tmp_path / "x", TEXTS, 0, hidden=96, heads=6)
+    with pytest.raises(UserError, match="cannot hold 256 bytes"):
+        make_tiny(tmp_path / "x", TEXTS, 0, vocab_size=260)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_context_that_is_too_small_is_refused(folder: Path) -> None:
+    check_context(folder, 128)
+    with pytest.raises(UserError, match="context of 128 tokens, and the run needs 129"):
+        check_context(folder, 129)
+
+
+def test_missing_models_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for spec in (str(tmp_path / "none"), "./none", "none"):
+        with pytest.raises(UserError, match="there is no such folder"):
+            resolve_model(spec, tmp_path)
+    with pytest.raises(UserError, match="the hub does not give it"):
+        resolve_model("nobody-at-all/no-such-model", tmp_path, offline=True)
+    absent = models.PackagedModel(
+        modules=("no_such_package_here",), pattern="*.gguf", install="pip install it"
+    )
+    monkeypatch.setitem(models.PACKAGED, "absent", absent)
+    with pytest.raises(UserError, match="missing here: pip install it"):
+        resolve_model("absent", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("config.json", None, "has no config.json"),
+        ("config.json", "{", "not readable JSON"),
+        ("config.json", "[]", "does not hold a JSON object"),
+        ("model.safetensors", None, "holds no .*safetensors"),
+        ("tokenizer.json", None, "neither tokenizer.json nor"),
+        ("chat_template.jinja", None, "no chat template"),
+    ],
+)
+def test_incomplete_folders_are_refused(
+    file: str, content: str | None, reason: str, folder: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for source in folder.iterdir():
+        if source.name != file:
+            (broken / source.name).write_bytes(source.read_bytes())
+    if content is not None:
+        (broken / file).write_text(content)
+    if file == "chat_template.jinja":
+        settings_file = broken / "tokenizer_config.json"
+        kept = json.loads(settings_file.read_text())
+        kept.pop("chat_template", None)
+        settings_file.write_text(json.dumps(kept))
+    with pytest.raises(UserError, match=reason):
+        resolve_model(str(broken), tmp_path)
+
+
+def test_a_conversion_that_dies_leaves_no_folder_that_looks_complete(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="died"), models._publishing(tmp_path / "model") as work:
+        (work / "config.json").write_text("{}")
+        raise RuntimeError("died")
+    assert list(tmp_path.iterdir()) == []
