@@ -23,16 +23,12 @@ STYLES: dict[str, ArmStyle] = {
     "cloned": ArmStyle("cloned", "imitates successful logged dialogues", "#CC79A7", "v"),
     "static": ArmStyle("static", "one turn at a time on logged histories", "#E69F00", "s"),
     "interactive": ArmStyle("interactive", "against the uncalibrated simulator", "#D55E00", "D"),
-    "calibrated_once": ArmStyle(
-        "calibrated once", "simulator calibrated before training only", "#56B4E9", "<"
-    ),
+    "calibrated_once": ArmStyle("calibrated once", "simulator calibrated before training only", "#56B4E9", "<"),
     "calibrated": ArmStyle("calibrated", "simulator calibrated again and again", "#0072B2", "^"),
     "calibrated_on_policy": ArmStyle(
         "calibrated, on-policy", "and people answer the policy's own histories", "#332288", "P"
     ),
-    "calibrated_more_logs": ArmStyle(
-        "calibrated, more logs", "and as many extra logged human turns", "#882255", "X"
-    ),
+    "calibrated_more_logs": ArmStyle("calibrated, more logs", "and as many extra logged human turns", "#882255", "X"),
     "oracle": ArmStyle("oracle", "against people of the training population", "#009E73", "*"),
 }
 

@@ -72,9 +72,7 @@ def shift_by_turn(bounds: Mapping[str, Sequence[Interval | None]]) -> Figure:
         turns, means = [turn for turn, _ in shown], [value.mean for _, value in shown]
         errors = [[value.errors[side] for _, value in shown] for side in (0, 1)]
         marker = "D" if who == "before" else "^"
-        axes.errorbar(
-            turns, means, yerr=errors, color=color, marker=marker, ms=6, elinewidth=1.2, label=label
-        )
+        axes.errorbar(turns, means, yerr=errors, color=color, marker=marker, ms=6, elinewidth=1.2, label=label)
     axes.set_xlabel("user turn")
     axes.set_ylabel("lower bound on TV")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
@@ -89,9 +87,7 @@ def _bars(axes: Axes, by_who: Mapping[str, Interval]) -> None:
         _, color, hatch = WHO[who]
         value = by_who[who]
         low, high = value.errors
-        axes.bar(
-            x, value.mean, width=0.68, color=color, alpha=0.85, hatch=hatch, edgecolor="white", linewidth=0
-        )
+        axes.bar(x, value.mean, width=0.68, color=color, alpha=0.85, hatch=hatch, edgecolor="white", linewidth=0)
         axes.errorbar(x, value.mean, yerr=[[low], [high]], color="#1A1A1A", elinewidth=1.2, capsize=2.5)
     axes.set_xticks(range(len(shown)), [who.capitalize() for who in shown])
     axes.margins(y=0.12)
@@ -107,9 +103,7 @@ def _points(axes: Axes, by_who: Mapping[str, Interval]) -> None:
         axes.errorbar(
             x, value.mean, yerr=[[low], [high]], color=WHO[who][1], fmt=marker, ms=7, elinewidth=1.8, zorder=3
         )
-        axes.annotate(
-            number(value.mean), (x, value.mean), xytext=(9, 0), textcoords="offset points", va="center"
-        )
+        axes.annotate(number(value.mean), (x, value.mean), xytext=(9, 0), textcoords="offset points", va="center")
     axes.set_xticks(range(len(shown)), [who.capitalize() for who in shown])
     axes.margins(y=0.18)
     axes.set_xlim(-0.6, len(shown) - 0.25)

@@ -43,8 +43,7 @@ def head(run: RunFiles) -> str:
         "<p>Dialogue policies that were trained in different ways (on logged histories, against a simulated "
         "user, and against a simulated user that is calibrated on human turns) meet the same "
         f"{escape(_judge(summary))}. Nothing in training has seen them, so a policy that only learned to "
-        "exploit its simulator shows here.</p>"
-        + (f'<ul class="findings">{findings}</ul>' if findings else "")
+        "exploit its simulator shows here.</p>" + (f'<ul class="findings">{findings}</ul>' if findings else "")
     )
 
 
@@ -102,9 +101,7 @@ def arms_table(run: RunFiles) -> str:
                 markup.cell(interval(look_up(run.summary, "gap_closed", arm))),
             ]
         )  # fmt: skip
-        budget = [
-            count(values.get(key)) for key in ("updates", "policy_tokens", "user_tokens", "human_turns")
-        ]
+        budget = [count(values.get(key)) for key in ("updates", "policy_tokens", "user_tokens", "human_turns")]
         budgets.append([name, *(markup.plain(text) for text in (*budget, duration(values.get("seconds"))))])
     header = ["arm", "held-out reward", "training reward", "training − held-out", "success", "turns",
               "reward, greedy", "reward, shifted", "gap closed"]  # fmt: skip
@@ -114,8 +111,8 @@ def arms_table(run: RunFiles) -> str:
         markup.note(
             "Means with 95 % confidence intervals. Training reward is the last one and comes from the arm's "
             "own user (for static: from logged histories); where it lies far above the held-out reward, the "
-            "policy exploits what it was trained on. Gap closed is the share of the way from static to oracle. "
-            "A dash: not measured."
+            "policy exploits what it was trained on. Gap closed is the share of the way from static to "
+            "oracle. A dash: not measured."
         ),
         markup.table(header, results),
         "<h3>What each arm spent</h3>",
@@ -146,7 +143,7 @@ def learning(run: RunFiles) -> str:
     panels = _panels(run, LEARNING)
     note = (
         "During training, mean over seeds (band: all seeds; long curves are smoothed, the faint line is "
-        "not). Every arm is rewarded by its own user here, so heights compare within an arm, not between arms."
+        "not). Every arm is rewarded by its own user here: heights compare within an arm, not between arms."
     )
     columns = min(max(len(panels), 1), 3)
     return markup.plot_section("Learning curves", note, panels, lambda: plots_results.curves(panels, columns))
@@ -184,8 +181,8 @@ def simulator(run: RunFiles) -> str:
     band = None if low is None or high is None else (low, high)
     distance_note = (
         "Left: how unlikely the simulator finds held-out human turns (lower is closer). Others: accuracy of "
-        "a classifier that tells simulator from human after the same history; 0.5 (dashed) is chance, grey is "
-        "what two halves of human data give."
+        "a classifier that tells simulator from human after the same history; 0.5 (dashed) is chance, grey "
+        "is what two halves of human data give."
     )
     return markup.section(
         "The simulator against the human",
@@ -238,9 +235,7 @@ def dialogues(run: RunFiles) -> str:
         scenario = mapping(sample, "scenario")
         arms = mapping(sample, "arms")
         goal = scenario.get("goal")
-        words = (
-            ", ".join(f"{key}: {value}" for key, value in goal.items()) if isinstance(goal, dict) else goal
-        )
+        words = ", ".join(f"{key}: {value}" for key, value in goal.items()) if isinstance(goal, dict) else goal
         parts.append(
             f"<h3>{escape(str(scenario.get('id', 'scenario')))}</h3>"
             f'<p class="note">The person wants: {escape(str(words or NOT_MEASURED))}</p>'

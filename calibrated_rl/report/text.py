@@ -37,9 +37,7 @@ def table(summary: Mapping[str, Any]) -> str:
     for pair, value in mapping(summary, "paired").items():
         difference = interval(value)
         if difference is not None:
-            verdict = (
-                "" if difference.excludes_zero or difference.bounds is None else "  (no difference shown)"
-            )
+            verdict = "" if difference.excludes_zero or difference.bounds is None else "  (no difference shown)"
             lines.append(f"{pair_label(pair)}: {_with_bounds(difference, sign=True)}{verdict}")
     if summary.get("label"):
         lines.append(f"Note: {summary['label']}")
