@@ -42,7 +42,7 @@ def distance(nll: Mapping[str, Interval], accuracy: Mapping[str, Mapping[str, In
     Args:
         nll: by ``before`` and ``after``, in nats a token; lower is closer. May be empty.
         accuracy: by classifier, then by ``before`` and ``after``; 0.5 is chance. May be empty.
-        null_band: accuracy between two halves of human data.
+        null_band: accuracy on words between two halves of human data.
     """
     parts: list[tuple[str, Mapping[str, Interval]]] = []
     if nll:
@@ -52,7 +52,7 @@ def distance(nll: Mapping[str, Interval], accuracy: Mapping[str, Mapping[str, In
     for axes, (title, by_who) in zip(drawn.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
         is_nll = bool(nll) and by_who is nll
         if not is_nll:
-            if null_band is not None:
+            if null_band is not None and by_who is accuracy.get("words"):
                 axes.axhspan(*null_band, color="#BDBDB8", alpha=0.55, linewidth=0, zorder=1)
             axes.axhline(0.5, color="#6A6A66", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
             lowest = min([0.5, *(v.mean - v.errors[0] for v in by_who.values()), *(null_band or ())])

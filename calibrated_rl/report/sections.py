@@ -180,13 +180,13 @@ def simulator(run: RunFiles) -> str:
     low, high = (finite(look_up(found, "null_band", bound)) for bound in ("low", "high"))
     band = None if low is None or high is None else (low, high)
     distance_note = (
-        "Left: how unlikely the simulator finds held-out human turns (lower is closer). Others: accuracy of "
+        "Left: how unlikely the simulator finds human turns (lower is closer). Others: accuracy of "
         "a classifier that tells simulator from human after the same history; 0.5 (dashed) is chance, grey "
-        "is what two halves of human data give."
+        "is what two halves of human data give on words."
     )
     return markup.section(
         "The simulator against the human",
-        markup.note("Simulator before and after calibration, and the held-out human; bars are 95 % CIs."),
+        markup.note("Simulator before and after calibration, and the human; bars are 95 % CIs."),
         "<h3>How it talks</h3>",
         markup.image(plots_simulator.profile(profile), "profile of simulator and human")
         if profile
