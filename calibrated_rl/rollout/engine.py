@@ -8,7 +8,7 @@ import asyncio
 import os
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -242,10 +242,30 @@ def engine_environment(config: EngineConfig) -> dict[str, str]:
 
 
 class ReplicaActor(Replica):
-    """What Ray runs. RLlib's ``FaultTolerantActorManager`` calls ``ping`` and ``apply``."""
+    """What Ray runs. RLlib's ``FaultTolerantActorManager`` calls ``ping`` and ``apply``.
 
-    def apply(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+    Ray gives each concurrency group an event loop of its own, and vLLM's engine lives in one loop: control
+    calls arrive in theirs and are carried out in the engine's.
+    """
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().start()
+
+    async def _in_engine_loop(self, call: Coroutine[Any, Any, Any]) -> Any:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._loop))
+
+    async def update_weights(
+        self, weights: Mapping[str, Any] | str, version: int, timeout_s: float = 600.0
+    ) -> None:
+        await self._in_engine_loop(super().update_weights(weights, version, timeout_s))
+
+    async def apply(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         return function(self, *args, **kwargs)
+
+
+CONTROL = ("update_weights", "ping", "apply")
+"""Calls that must not wait behind ``generate``."""
 
 
 def start_replica(model: str, config: EngineConfig, name: str, seed: int, group: Any = None) -> Any:
@@ -255,9 +275,9 @@ def start_replica(model: str, config: EngineConfig, name: str, seed: int, group:
 
     bundle = {"CPU": config.num_cpus} | ({"GPU": config.num_gpus} if config.num_gpus else {})
     group = group or ray.util.placement_group([bundle], name=f"{name}-group")
-    actor_class = ray.remote(concurrency_groups={"control": 4})(ReplicaActor)
-    for method in ("update_weights", "ping", "start", "apply", "shutdown"):
+    for method in CONTROL:
         setattr(ReplicaActor, method, ray.method(concurrency_group="control")(getattr(ReplicaActor, method)))
+    actor_class = ray.remote(concurrency_groups={"control": 4})(ReplicaActor)
     return actor_class.options(
         num_cpus=config.num_cpus,
         num_gpus=config.num_gpus,

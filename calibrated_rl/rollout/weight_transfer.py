@@ -75,7 +75,7 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
             from safetensors import safe_open
 
             with safe_open(info.path, framework="pt", device=str(self.device)) as file:
-                for name in file.keys():
+                for name in file.keys():  # noqa: SIM118 (not a dict: it cannot be iterated)
                     yield name, file.get_tensor(name)
         else:
             assert info.ipc_handles is not None, "an update names neither a file nor handles"

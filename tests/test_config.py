@@ -1,0 +1,48 @@
+"""Config errors end with one line that names key, place and nearest key, before anything starts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from calibrated_rl.config import load_config
+from calibrated_rl.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("trainin: {updates: 3}", "training"),
+        ("training: {updatez: 3}", "training.updates"),
+        ("training: {updates: many}", "training.updates"),
+        ("arms: [calibratd]", "calibrated"),
+        ("arms: [oracle]", "scripted human"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, content: str, expected: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=expected):
+        load_config(file)
+
+
+def test_shipped_configs_load() -> None:
+    for file in (ROOT / "configs").glob("*.yaml"):
+        load_config(file)
+
+
+def test_override_wins() -> None:
+    assert load_config(ROOT / "configs/dev.yaml", ["training.updates=7"]).training.updates == 7
+
+
+def test_job_exits_with_code_2(tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("trainin: {}")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "jobs/compare.py"), str(file)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error:") and "training" in done.stderr
