@@ -10,24 +10,29 @@ import time
 from pathlib import Path
 
 import _command
-from omegaconf import OmegaConf
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """What all jobs that run a config understand."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML file, see configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="replace settings, e.g. seeds=[0,1]")
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
-    arguments = parser.parse_args()
+    return parser
+
+
+def execute(config_file: str, overrides: list[str], runs: str) -> None:
+    """Start everything, run the arms of the config, print the table."""
+    from omegaconf import OmegaConf
 
     from calibrated_rl.algorithms.compare import compare
     from calibrated_rl.algorithms.parts import Parts
     from calibrated_rl.config import load_config
     from calibrated_rl.report.text import table
 
-    config = load_config(arguments.config, arguments.overrides)
+    config = load_config(config_file, overrides)
     _command.check_memory(4.0)
-    folder = Path(arguments.runs) / config.name
+    folder = Path(runs) / config.name
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
 
@@ -45,6 +50,12 @@ def main() -> None:
         parts.stop()
     print(table(summary))
     print(f"report: {(folder / 'report.html').resolve()}")
+
+
+def main() -> None:
+    assert __doc__ is not None
+    arguments = parser_of(__doc__).parse_args()
+    execute(arguments.config, arguments.overrides, arguments.runs)
 
 
 if __name__ == "__main__":

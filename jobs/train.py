@@ -1,0 +1,21 @@
+"""Train one arm of a config and judge it on held-out people.
+
+    python jobs/train.py configs/dev.yaml --arm calibrated [key=value ...]
+
+Writes runs/NAME/ like jobs/compare.py; the policy lies in runs/NAME/checkpoints/ARM-SEED in Hugging Face format.
+"""
+
+import _command
+from compare import execute, parser_of
+
+
+def main() -> None:
+    assert __doc__ is not None
+    parser = parser_of(__doc__)
+    parser.add_argument("--arm", default="calibrated", help="start, static, interactive, calibrated_once, ...")
+    arguments = parser.parse_args()
+    execute(arguments.config, [*arguments.overrides, f"arms=[{arguments.arm}]"], arguments.runs)
+
+
+if __name__ == "__main__":
+    _command.run(main)
