@@ -54,7 +54,7 @@ def execute(config_file: str, overrides: list[str], runs: str) -> None:
 
 def main() -> None:
     assert __doc__ is not None
-    arguments = parser_of(__doc__).parse_args()
+    arguments = parser_of(__doc__).parse_intermixed_args()
     execute(arguments.config, arguments.overrides, arguments.runs)
 
 

@@ -13,7 +13,7 @@ def main() -> None:
     assert __doc__ is not None
     parser = parser_of(__doc__)
     parser.add_argument("--arm", default="calibrated", help="start, static, interactive, calibrated_once, ...")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     execute(arguments.config, [*arguments.overrides, f"arms=[{arguments.arm}]"], arguments.runs)
 
 
