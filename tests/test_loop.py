@@ -17,7 +17,9 @@ from calibrated_rl.tasks.front_desk import FrontDesk
 from calibrated_rl.users.front_desk_human import FrontDeskHuman
 
 class Counter(FrontDesk):
-    name = "counter"
+    def __init__(self, config):
+        super().__init__(config)
+        self.name = "counter"
 
 class Guest(FrontDeskHuman):
     pass
