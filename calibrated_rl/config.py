@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -125,7 +126,7 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     merged = schema
     try:
         sources = [(str(path), OmegaConf.load(path))]
-    except Exception as error:  # OmegaConf passes the YAML parser's own errors through
+    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from error
     for override in overrides:
         if "=" not in override:

@@ -13,7 +13,7 @@ from calibrated_rl.dialogue import Dialogue, Finish, Scenario, Side, Source, Tur
 from calibrated_rl.rollout.engine import GenerateRequest
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.tasks.base import ScriptedHuman, Task, count_policy_turns, last_turn
-from calibrated_rl.tokens import ChatTokens, SideView, finish_of
+from calibrated_rl.tokens import SideView, finish_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +195,3 @@ def views(policy: Speaker, user: Speaker) -> dict[str, object]:
         for name, speaker in (("policy", policy), ("user", user))
         if isinstance(speaker, ModelSpeaker)
     }
-
-
-__all__ = ["ChatTokens", "ModelSpeaker", "ScriptedSpeaker", "SamplingConfig", "converse", "finished", "views"]
