@@ -48,6 +48,12 @@ class CalibrationConfig:
 
     every: int = 10
     """Updates between re-calibrations of the arm `calibrated`; 0: only once, before training."""
+    source: str = "logs"
+    """`logs`, or for a placebo `upbringing`: the logs that the uncalibrated simulator comes from."""
+    human_turns: int = 200
+    """Further human turns at each re-calibration of `calibrated_on_policy` and `calibrated_more_logs`."""
+    reserve: int = 0
+    """Calibration logs held back from all arms, for `calibrated_more_logs` alone."""
     ratio_clip: float = 5.0
     """Largest density ratio of a logged history under the current policy."""
     sft: SFTConfig = field(default_factory=SFTConfig)
@@ -64,6 +70,10 @@ class TrainingConfig:
     group_size: int = 8
     """Dialogues (or turns, for static context RL) that share a scenario."""
     learning_rate: float = 3e-4
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    """Learning rate of single arms, where the tuning split chose another one."""
+    minibatches: int = 1
+    """Optimizer steps that one update's dialogues are cut into."""
     loss: str = "calibrated_rl.learner.losses.grpo:GRPO"
     loss_config: dict[str, Any] = field(default_factory=dict)
     advantage: str = "grpo"
@@ -80,6 +90,18 @@ class EvaluationConfig:
     """People of the shifted population; 0 skips them."""
     logs: int = 200
     """Held-out human dialogues on which simulators are measured."""
+    split: str = "held_out"
+    """`held_out` for what is reported, `tuning` to choose hyperparameters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantConfig:
+    """A side experiment of a study: the same run with a few settings changed, in a folder of its own."""
+
+    arms: list[str] = field(default_factory=lambda: ["interactive", "calibrated"])
+    seeds: list[int] = field(default_factory=lambda: [0])
+    change: list[str] = field(default_factory=list)
+    """Settings as `key=value`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +130,18 @@ class RunConfig:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    control_arms: list[str] = field(default_factory=list)
+    """Further arms of a study."""
+    control_seeds: list[int] = field(default_factory=lambda: [0])
+    """Their seeds."""
+    variants: dict[str, VariantConfig] = field(default_factory=dict)
 
 
-ARMS = ("start", "static", "interactive", "calibrated_once", "calibrated", "oracle")
+ARMS = (
+    "start", "cloned", "static", "interactive", "calibrated_once", "calibrated", "calibrated_on_policy",
+    "calibrated_more_logs", "oracle",
+)  # fmt: skip
+NEEDS_HUMAN = ("oracle", "calibrated_on_policy")
 
 
 def load_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -143,10 +174,49 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except OmegaConfBaseException as error:
         raise UserError(describe_config_error(error, RunConfig, str(path))) from error
     assert isinstance(config, RunConfig)
-    for arm in config.arms:
+    check(config, str(path))
+    return config
+
+
+def variants_of(config: RunConfig, file: str | Path, overrides: Sequence[str]) -> dict[str, RunConfig]:
+    """The side experiments of a study as configs of their own, each in a folder below the study's.
+
+    Raises:
+        UserError: as ``load_config``.
+    """
+    return {
+        name: load_config(
+            file,
+            [
+                *overrides,
+                f"name={config.name}/variants/{name}",
+                f"arms=[{','.join(variant.arms)}]",
+                f"seeds=[{','.join(map(str, variant.seeds))}]",
+                "control_arms=[]",
+                *variant.change,
+            ],
+        )
+        for name, variant in config.variants.items()
+    }
+
+
+def check(config: RunConfig, where: str) -> None:
+    """Refuse what the types allow and the run could not do.
+
+    Raises:
+        UserError: names the arm or the key.
+    """
+    for arm in (*config.arms, *config.control_arms):
         if arm not in ARMS:
             close = difflib.get_close_matches(arm, ARMS, n=1)
-            raise UserError(f"{path}: unknown arm '{arm}'" + (f"; did you mean '{close[0]}'?" if close else ""))
-        if arm == "oracle" and not config.human:
-            raise UserError(f"{path}: the arm 'oracle' needs a scripted human, and `human` is empty")
-    return config
+            raise UserError(f"{where}: unknown arm '{arm}'" + (f"; did you mean '{close[0]}'?" if close else ""))
+        if arm in NEEDS_HUMAN and not config.human:
+            raise UserError(f"{where}: the arm '{arm}' needs a scripted human, and `human` is empty")
+        if arm == "calibrated_more_logs" and config.calibration.reserve < 1:
+            raise UserError(f"{where}: the arm '{arm}' needs calibration.reserve above 0")
+    if config.evaluation.split not in ("held_out", "tuning"):
+        raise UserError(f"{where}: evaluation.split is '{config.evaluation.split}': write held_out or tuning")
+    if config.calibration.source not in ("logs", "upbringing"):
+        raise UserError(f"{where}: calibration.source is '{config.calibration.source}': write logs or upbringing")
+    if config.calibration.source == "upbringing" and not config.upbringing.human:
+        raise UserError(f"{where}: calibration.source is upbringing, and `upbringing.human` is empty")

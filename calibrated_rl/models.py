@@ -5,7 +5,7 @@ A folder holds ``config.json``, safetensors, and a tokenizer with a chat templat
 - ``smollm2-135m``, ``gemma3-270m``: models that ship as GGUF files in Python packages. They are converted
   once (dequantised, saved as safetensors) and kept in a cache.
 - a folder, or the name of a model on the hub: used as it is.
-- ``make_tiny``: a random Llama of about 1.5 M parameters and a byte-level BPE trained on given texts, for
+- ``make_tiny``: a random Llama of about 1.3 M parameters and a byte-level BPE trained on given texts, for
   tests and the dev mode.
 
 Code that comes with a model is never run (``trust_remote_code`` stays off).
@@ -292,14 +292,14 @@ def make_tiny(
     seed: int,
     *,
     hidden: int = 192,
-    layers: int = 3,
+    layers: int = 2,
     heads: int = 6,
-    intermediate: int = 512,
+    intermediate: int = 768,
     vocab_size: int = 800,
     context: int = 512,
 ) -> Path:
     """Make a random tiny Llama and a tokenizer for ``texts`` in ``folder``; the same arguments give the
-    same files. With the defaults 1.48 M parameters, tied embeddings, fp32. Returns ``folder``.
+    same files. With the defaults at most 1.35 M parameters, tied embeddings, fp32. Returns ``folder``.
 
     Raises:
         UserError: the head size is one that vLLM's CPU attention lacks, or the vocabulary cannot hold
@@ -322,6 +322,8 @@ def make_tiny(
         num_key_value_heads=heads,
         max_position_embeddings=context,
         tie_word_embeddings=True,
+        # Small models learn to copy words from the dialogue in half the steps when they start wider than 0.02.
+        initializer_range=0.05,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -31,6 +31,8 @@ def start_ray() -> None:
         "logging_level": logging.ERROR,
         "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(p for p in (str(ROOT), *sys.path) if p)}},
     }
+    if ray.is_initialized():
+        return
     if "RAY_ADDRESS" in os.environ:
         ray.init(**options)
     else:

@@ -6,10 +6,15 @@ Writes runs/NAME/ and goes on where it stopped. Prints the table of the arms and
 """
 
 import argparse
-import time
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import _command
+
+if TYPE_CHECKING:
+    from calibrated_rl.config import RunConfig
+    from calibrated_rl.progress import Progress
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
@@ -22,34 +27,47 @@ def parser_of(description: str) -> argparse.ArgumentParser:
 
 
 def execute(config_file: str, overrides: list[str], runs: str) -> None:
-    """Start everything, run the arms of the config, print the table."""
-    from omegaconf import OmegaConf
-
-    from calibrated_rl.algorithms.compare import compare
-    from calibrated_rl.algorithms.parts import Parts
-    from calibrated_rl.config import load_config
+    """Run the arms of the config, then its variants; print the table."""
+    from calibrated_rl.algorithms.compare import add_variants
+    from calibrated_rl.config import load_config, variants_of
+    from calibrated_rl.progress import Progress
     from calibrated_rl.report.text import table
 
     config = load_config(config_file, overrides)
+    variants = variants_of(config, config_file, overrides)
+    progress, folder = Progress(), Path(runs) / config.name
+    summary = run(config, folder, progress)
+    for name, variant in variants.items():
+        progress.say(f"variant {name}: {' '.join(config.variants[name].change)}")
+        run(variant, Path(runs) / variant.name, progress, start_of=folder)
+    if variants:
+        summary = add_variants(config, folder, {name: Path(runs) / v.name for name, v in variants.items()})
+    print(table(summary))
+    print(f"report: {(folder / 'report.html').resolve()}")
+
+
+def run(config: "RunConfig", folder: Path, progress: "Progress", start_of: Path | None = None) -> dict[str, Any]:
+    """Start everything, run what is missing of the arms of ``config``, stop everything; the summary."""
+    from omegaconf import OmegaConf
+
+    from calibrated_rl.algorithms.compare import compare, is_done
+    from calibrated_rl.algorithms.parts import Parts
+
+    progress.say(f"run folder {folder}")
+    if is_done(config, folder):
+        progress.say("every arm is there already; the summary and the report are kept")
+        return json.loads((folder / "summary.json").read_text())  # type: ignore[no-any-return]
     _command.check_memory(4.0)
-    folder = Path(runs) / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-
-    def say(text: str) -> None:
-        print(f"[{time.monotonic() - began:6.1f} s] {text}", flush=True)
-
-    say(f"run folder {folder}")
-    parts = Parts(config, folder, say)
+    parts = Parts(config, folder, progress, start_of)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
     _command.start_ray()
     parts.start()
     try:
-        summary = compare(config, parts)
+        return compare(config, parts)
     finally:
         parts.stop()
-    print(table(summary))
-    print(f"report: {(folder / 'report.html').resolve()}")
+        progress.close()
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calibrated_rl.algorithms import calibrated, interactive, oracle, static_context
+from calibrated_rl.algorithms import calibrated, cloned, interactive, oracle, static_context
+from calibrated_rl.algorithms.alignment import align_before_training
 from calibrated_rl.algorithms.parts import POLICY, ArmRecord, Parts
 from calibrated_rl.config import RunConfig
 from calibrated_rl.dialogue import Dialogue, Split
@@ -30,10 +31,13 @@ from calibrated_rl.report.html import write_report
 
 TRAIN: dict[str, Callable[[Parts, int], ArmRecord]] = {
     "start": lambda parts, seed: parts.begin("start", seed),
+    "cloned": cloned.train,
     "static": static_context.train,
     "interactive": interactive.train,
     "calibrated_once": lambda parts, seed: calibrated.train(parts, seed, once=True),
     "calibrated": calibrated.train,
+    "calibrated_on_policy": lambda parts, seed: calibrated.train(parts, seed, extra="on_policy"),
+    "calibrated_more_logs": lambda parts, seed: calibrated.train(parts, seed, extra="more_logs"),
     "oracle": oracle.train,
 }
 
@@ -64,6 +68,8 @@ def run_arm(parts: Parts, arm: str, seed: int) -> dict[str, Any]:
     began = time.monotonic()
     record = TRAIN[arm](parts, seed)
     seconds = time.monotonic() - began
+    if record.writer is not None:
+        record.writer.close()
     parts.learner.save(POLICY, parts.folder / "checkpoints" / f"{arm}-{seed}")
     rewards = [m["value"] for m in record.metrics if m["name"] == "reward"]
     result: dict[str, Any] = {
@@ -93,7 +99,7 @@ def measure_simulators(parts: Parts) -> dict[str, Any]:
     record = parts.begin("measure", 0)
     before, band = measure_simulator(parts, None)
     before["profile"] = simulator_profile(parts)
-    parts.calibrate(record, "calibrated", reweight=False)
+    align_before_training(parts, record)
     after, _ = measure_simulator(parts, band)
     after["profile"] = simulator_profile(parts)
     human = {"profile": profile_of(parts, parts.logs[Split.MONITOR])}
@@ -107,6 +113,18 @@ def measure_simulators(parts: Parts) -> dict[str, Any]:
     return {"before": before, "after": after, "human": human, "null_band": null_band}
 
 
+def work_of(config: RunConfig) -> list[tuple[str, int]]:
+    """Every arm with every seed, seed by seed, then the controls."""
+    main = [(arm, seed) for seed in config.seeds for arm in config.arms]
+    return main + [(arm, seed) for seed in config.control_seeds for arm in config.control_arms]
+
+
+def is_done(config: RunConfig, folder: Path) -> bool:
+    """Whether nothing is left to run."""
+    files = [folder / "arms" / f"{arm}-{seed}.json" for arm, seed in work_of(config)]
+    return all(file.is_file() for file in (*files, folder / "simulator.json", folder / "summary.json"))
+
+
 def compare(config: RunConfig, parts: Parts) -> dict[str, Any]:
     """Measure the simulators, run every arm and seed that is not there yet, write summary and report."""
     folder = parts.folder
@@ -115,13 +133,12 @@ def compare(config: RunConfig, parts: Parts) -> dict[str, Any]:
         parts.say("measuring the simulator before and after calibration")
         write_json(simulator_file, measure_simulators(parts))
     results = []
-    for seed in config.seeds:
-        for arm in config.arms:
-            file = folder / "arms" / f"{arm}-{seed}.json"
-            if not file.is_file():
-                parts.say(f"arm {arm}, seed {seed}")
-                write_json(file, run_arm(parts, arm, seed))
-            results.append(json.loads(file.read_text()))
+    for arm, seed in work_of(config):
+        file = folder / "arms" / f"{arm}-{seed}.json"
+        if not file.is_file():
+            parts.say(f"arm {arm}, seed {seed}")
+            write_json(file, run_arm(parts, arm, seed))
+        results.append(json.loads(file.read_text()))
     summary = (
         summarise(results, config.seeds)
         if parts.human is not None
@@ -138,6 +155,19 @@ def compare(config: RunConfig, parts: Parts) -> dict[str, Any]:
     if metrics:
         pq.write_table(pa.Table.from_pylist(metrics), folder / "metrics.parquet")
     write_json(folder / "samples.json", side_by_side(results, config.seeds[0]))
+    write_report(folder)
+    return summary
+
+
+def add_variants(config: RunConfig, folder: Path, folders: dict[str, Path]) -> dict[str, Any]:
+    """Put what the side experiments found into the study's summary, and write the report again."""
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    summary["variants"] = {}
+    for name, of_variant in folders.items():
+        found = json.loads((of_variant / "summary.json").read_text())
+        figures = {key: found[key] for key in ("arms", "paired", "simulator", "seeds")}
+        summary["variants"][name] = figures | {"change": list(config.variants[name].change)}
+    write_json(folder / "summary.json", summary)
     write_report(folder)
     return summary
 

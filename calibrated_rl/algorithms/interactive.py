@@ -4,14 +4,15 @@ Suffers the simulator-induced shift: the policy learns whatever pleases this use
 """
 
 from calibrated_rl.algorithms.parts import ArmRecord, Parts, TokenBudget
+from calibrated_rl.dialogue import Dialogue
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.tasks.base import ScriptedHuman
 
 
 def one_update(
     parts: Parts, record: ArmRecord, user: ReplicaPool | ScriptedHuman, budget: TokenBudget
-) -> None:
-    """Collect groups with ``user`` up to the token budget, and learn from them."""
+) -> list[Dialogue]:
+    """Collect groups with ``user`` up to the token budget, and learn from them; returns the dialogues."""
     count = budget.groups(guess=20.0 * parts.config.training.group_size)
     groups = parts.collector.collect(
         parts.training_scenarios(record, count),
@@ -24,6 +25,7 @@ def one_update(
     before = record.policy_tokens
     parts.learn(record, groups)
     budget.saw(record.policy_tokens - before, len(groups))
+    return [dialogue for group in groups for dialogue in group]
 
 
 def train(parts: Parts, seed: int) -> ArmRecord:

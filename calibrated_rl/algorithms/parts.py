@@ -2,15 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
+from tensorboardX import SummaryWriter
 
-from calibrated_rl.calibration.density_ratio import history_weights
 from calibrated_rl.calibration.sft import fine_tune, log_samples
 from calibrated_rl.component import build
 from calibrated_rl.config import RunConfig
@@ -22,6 +22,7 @@ from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.logs.base import LogReader
 from calibrated_rl.models import check_context, make_tiny, resolve_model
+from calibrated_rl.progress import Progress
 from calibrated_rl.replay.actor import ReplayActor
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
@@ -62,27 +63,44 @@ class ArmRecord:
     """Replies that people (here: scripted ones) gave during training."""
     updates: int = 0
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    writer: SummaryWriter | None = None
+    """Where TensorBoard reads along."""
 
     def log(self, update: int, values: dict[str, float]) -> None:
         for name, value in values.items():
+            if self.writer is not None:
+                self.writer.add_scalar(name, value, update)
             self.metrics.append(
                 {"arm": self.arm, "seed": self.seed, "update": update, "name": name, "value": float(value)}
             )
 
 
 class Parts:
-    """The running system. ``say`` reports progress in words."""
+    """The running system."""
 
-    def __init__(self, config: RunConfig, folder: Path, say: Callable[[str], None] = print) -> None:
-        self.config, self.folder, self.say = config, folder, say
+    def __init__(
+        self, config: RunConfig, folder: Path, progress: Progress, start_of: Path | None = None
+    ) -> None:
+        """``start_of``: a run folder whose start checkpoint is taken over, so that results can be compared."""
+        self.config, self.folder, self.progress, self.say = config, folder, progress, progress.say
         self.task: Task = build(config.task, config.task_config, "task_config")
         self.human: ScriptedHuman | None = (
             build(config.human, config.human_config, "human_config", task=self.task) if config.human else None
         )
         reader: LogReader = build(config.logs, config.logs_config, "logs_config", task=self.task)
         self.logs = {split: reader.read(split) for split in Split}
+        kept = len(self.logs[Split.CALIBRATION]) - config.calibration.reserve
+        if kept < 1:
+            raise UserError(f"calibration.reserve is {config.calibration.reserve}: that leaves no log to calibrate with")
+        self.reserve = self.logs[Split.CALIBRATION][kept:]
+        """Logs that only the arm ``calibrated_more_logs`` sees."""
+        self.logs[Split.CALIBRATION] = self.logs[Split.CALIBRATION][:kept]
         for problem in reader.problems:
-            say(f"refused: {problem}")
+            self.say(f"refused: {problem}")
+        for name in ("policy_base", "start") if start_of else ():
+            assert start_of is not None
+            if (start_of / "models" / name).is_dir() and not (folder / "models" / name).is_dir():
+                shutil.copytree(start_of / "models" / name, folder / "models" / name)
         self._prepare_models()
         for side in (config.policy, config.simulator):
             if side.engine.max_model_len < 2 * side.sampling.max_turn_tokens + 64:
@@ -114,9 +132,9 @@ class Parts:
                 "calibrated_rl.logs.scripted:ScriptedLogs", values, "upbringing", task=self.task
             )
             self.upbringing_logs = {s: raised.read(s) for s in (Split.CALIBRATION, Split.MONITOR)}
-            texts += [turn.text for log in self.upbringing_logs[Split.CALIBRATION] for turn in log.turns]
+        brought_up = [turn.text for log in self.upbringing_logs.get(Split.CALIBRATION, ()) for turn in log.turns]
 
-        def find(spec: str, name: str, seed: int) -> Path:
+        def find(spec: str, name: str, seed: int, texts: list[str]) -> Path:
             if spec != "tiny":
                 return resolve_model(spec, Path.home() / ".cache" / "calibrated_rl", offline=False)
             folder = models / f"{name}_base"
@@ -124,8 +142,8 @@ class Parts:
                 make_tiny(folder, texts, seed)
             return folder
 
-        self.policy_base = find(self.config.policy.model, POLICY, 0)
-        self.simulator_base = find(self.config.simulator.model, SIMULATOR, 1)
+        self.policy_base = find(self.config.policy.model, POLICY, 0, texts)
+        self.simulator_base = find(self.config.simulator.model, SIMULATOR, 1, texts + brought_up)
 
     def start(self) -> None:
         """Start all actors side by side, and bring the models to where training begins."""
@@ -175,7 +193,9 @@ class Parts:
         if (folder / "fit.json").is_file():
             return folder
         train, monitor = (log_samples(logs[s], side, chat) for s in (Split.CALIBRATION, Split.MONITOR))
-        result = fine_tune(self.learner, slot, base, train, monitor, sft, folder, seed=0)
+        result = fine_tune(
+            self.learner, slot, base, train, monitor, sft, folder, 0, self.progress(f"fitting {name}")
+        )
         self.say(f"{name}: monitor NLL {result['nll_before']:.3f} -> {result['nll_after']:.3f} nats a token")
         (folder / "fit.json").write_text(json.dumps(result))
         return folder
@@ -190,53 +210,23 @@ class Parts:
 
     def begin(self, arm: str, seed: int) -> ArmRecord:
         """Put the policy and both engines where every arm starts."""
-        optimizer = OptimizerConfig(learning_rate=self.config.training.learning_rate, warmup_steps=2)
+        training = self.config.training
+        rate = training.learning_rates.get(arm, training.learning_rate)
+        optimizer = OptimizerConfig(learning_rate=rate, warmup_steps=2)
         self.learner.load(POLICY, self.start_folder, optimizer=optimizer, seed=seed)
         self.policy.publish(self.learner.weights(POLICY), 0)
         self.use_simulator(self.uncalibrated_folder)
-        return ArmRecord(arm, seed)
+        return ArmRecord(arm, seed, writer=SummaryWriter(str(self.folder / "tensorboard" / f"{arm}-{seed}")))
 
     def use_simulator(self, folder: Path) -> None:
         """Serve the simulator in ``folder``; its version counts up."""
         self.learner.load(SIMULATOR, folder, optimizer=OptimizerConfig(), seed=0)
         self.simulator.publish(self.learner.weights(SIMULATOR), self.simulator.version + 1)
 
-    def calibrate(self, record: ArmRecord, name: str, reweight: bool) -> Path:
-        """Align the simulator with human logs, from its uncalibrated base, and serve it.
-
-        Args:
-            reweight: weight human turns by how often the current policy would reach their histories.
-        """
-        logs, config = self.logs[Split.CALIBRATION], self.config.calibration
-        folder = self.folder / "models" / name
-        if not reweight and (folder / "fit.json").is_file():
-            self.use_simulator(folder)
-            return folder
-        logs = [log for log in logs if log.user_turn_indices()]
-        samples = log_samples(logs, Side.USER, self.simulator_chat)
-        if reweight:
-            views = [s.tokens for s in log_samples(logs, Side.POLICY, self.policy_chat)]
-            kept = [any(turn.side is Side.POLICY for turn in log.turns[1:]) for log in logs]
-            samples = [s for s, keep in zip(samples, kept, strict=True) if keep]
-            self.learner.load(START, self.start_folder, trainable=False)
-            weights, share = history_weights(
-                views,
-                self.learner.log_probs(POLICY, views),
-                self.learner.log_probs(START, views),
-                [s.tokens for s in samples],
-                config.ratio_clip,
-            )
-            samples = [Sample(tokens=s.tokens, token_weights=w) for s, w in zip(samples, weights, strict=True)]
-            record.log(record.updates, {"calibration_effective_share": share})
-        monitor = log_samples(self.logs[Split.MONITOR], Side.USER, self.simulator_chat)
-        shutil.rmtree(folder, ignore_errors=True)
-        result = fine_tune(
-            self.learner, SIMULATOR, self.uncalibrated_folder, samples, monitor, config.sft, folder, record.seed
-        )
-        (folder / "fit.json").write_text(json.dumps(result))
-        record.log(record.updates, {"simulator_monitor_nll": result["nll_after"]})
-        self.simulator.publish(self.learner.weights(SIMULATOR), self.simulator.version + 1)
-        return folder
+    def human_logs(self, split: Split) -> list[Dialogue]:
+        """The logs that simulators are aligned with; a placebo run takes those of the simulator's upbringing."""
+        placebo = self.config.calibration.source == "upbringing"
+        return self.upbringing_logs[split] if placebo else self.logs[split]
 
     def training_scenarios(self, record: ArmRecord, count: int) -> list[Scenario]:
         """Scenarios of one update: the same for all arms, drawn from the calibration split."""
@@ -265,7 +255,7 @@ class Parts:
                 samples.append(Sample(tokens=dialogue.policy_tokens, advantage=float(advantage)))
         metrics = self.learner.step(
             POLICY, samples, (config.loss, dict(config.loss_config)),
-            temperature=self.config.policy.sampling.temperature,
+            temperature=self.config.policy.sampling.temperature, minibatches=config.minibatches,
         )  # fmt: skip
         record.updates += 1
         record.policy_tokens += sum(int(s.tokens.mask.sum()) for s in samples)

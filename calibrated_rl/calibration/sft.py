@@ -4,7 +4,7 @@ Minimises the weighted negative log-likelihood of that side's tokens, and keeps 
 that did best on the monitor split. Which turns count, and how much, is already decided in the samples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,8 @@ class SFTConfig:
     """Dialogues an optimizer step."""
     learning_rate: float = 2e-3
     warmup_steps: int = 20
+    decay: bool = True
+    """Lower the learning rate linearly to a twentieth over all epochs."""
     patience: int = 1
     """Epochs without a better monitor likelihood before stopping."""
 
@@ -42,6 +44,13 @@ def log_samples(logs: Sequence[Dialogue], side: Side, tokens: ChatTokens) -> lis
     ]
 
 
+def shuffled(samples: Sequence[Sample], seed: int) -> Iterator[Sample]:
+    """``samples`` over and over, in a new random order each time."""
+    random = np.random.default_rng(seed)
+    while True:
+        yield from (samples[i] for i in random.permutation(len(samples)))
+
+
 def fine_tune(
     learner: LearnerGroup,
     slot: str,
@@ -51,7 +60,7 @@ def fine_tune(
     config: SFTConfig,
     folder: Path,
     seed: int,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Callable[[int, int], None] = lambda done, all_steps: None,
 ) -> dict[str, float]:
     """Restart ``slot`` from ``base``, fit it, and leave the best epoch in the slot and in ``folder``.
 
@@ -63,13 +72,16 @@ def fine_tune(
     before = best = learner.evaluate(slot, monitor)["weighted_nll"]
     learner.save(slot, folder)
     random = np.random.default_rng(seed)
-    worse = done = 0
-    for epoch in range(config.epochs):
+    worse = done = steps = 0
+    all_steps = config.epochs * -(-len(train) // config.batch_dialogues)
+    for _ in range(config.epochs):
         order = random.permutation(len(train))
         for start in range(0, len(order), config.batch_dialogues):
             batch = [train[i] for i in order[start : start + config.batch_dialogues]]
-            learner.step(slot, batch, SFT_LOSS)
-            progress(f"epoch {epoch + 1}, {start + len(batch)}/{len(order)}")
+            left = max(0.05, 1.0 - steps / all_steps) if config.decay else 1.0
+            learner.step(slot, batch, SFT_LOSS, learning_rate=config.learning_rate * left)
+            steps += 1
+            progress(steps, all_steps)
         done += 1
         now = learner.evaluate(slot, monitor)["weighted_nll"]
         if now < best:

@@ -38,7 +38,7 @@ def evaluate_policy(
         if count == 0:
             continue
         groups = parts.collector.collect(
-            parts.task.scenarios(Split.HELD_OUT, count, population), human, group_size=1,
+            parts.task.scenarios(Split(sizes.split), count, population), human, group_size=1,
             arm=f"{record.arm}/{name}", update=record.updates, seed=record.seed, kind="evaluation",
             temperature=temperature,
         )  # fmt: skip

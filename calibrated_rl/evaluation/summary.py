@@ -9,10 +9,22 @@ from calibrated_rl.evaluation.statistics import gap_closed, hierarchical_bootstr
 PAIRS = (
     ("calibrated", "interactive"),
     ("calibrated", "static"),
+    ("calibrated", "cloned"),
     ("calibrated", "calibrated_once"),
+    ("calibrated_on_policy", "calibrated"),
+    ("calibrated_on_policy", "calibrated_more_logs"),
     ("oracle", "calibrated"),
 )
 BUDGET = ("policy_tokens", "user_tokens", "human_turns", "updates", "seconds", "train_reward_last")
+
+
+SeedScores = dict[int, dict[str, float]]
+
+
+def common_seeds(*arms: SeedScores) -> list[SeedScores]:
+    """The scores of arms on the seeds that all of them were trained with."""
+    seeds = set.intersection(*(set(arm) for arm in arms))
+    return [{seed: scores for seed, scores in arm.items() if seed in seeds} for arm in arms]
 
 
 def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
@@ -22,7 +34,7 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dic
         results: one record an arm and seed, as ``jobs/compare.py`` writes them to ``arms/ARM-SEED.json``.
     """
     arms: dict[str, Any] = {}
-    scores: dict[str, dict[int, dict[str, float]]] = {}
+    scores: dict[str, SeedScores] = {}
     for arm in dict.fromkeys(result["arm"] for result in results):
         of_arm = {result["seed"]: result for result in results if result["arm"] == arm}
         entry: dict[str, Any] = {}
@@ -45,15 +57,16 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dic
             values = [result[name] for result in of_arm.values() if result[name] is not None]
             entry[name] = sum(values) / len(values) if values else None
         arms[arm] = entry
-    paired = {
-        f"{a}-{b}": hierarchical_bootstrap(scores[a], scores[b]).as_dict()
-        for a, b in PAIRS
-        if a in scores and b in scores
-    }
+    paired = {}
+    for a, b in PAIRS:
+        if a in scores and b in scores and scores[a].keys() & scores[b].keys():
+            first, second = common_seeds(scores[a], scores[b])
+            paired[f"{a}-{b}"] = hierarchical_bootstrap(first, second).as_dict()
     closed: dict[str, Any] = {}
     if "static" in scores and "oracle" in scores:
         for arm in scores:
             if arm not in ("static", "oracle", "start"):
-                interval = gap_closed(scores["static"], scores[arm], scores["oracle"])
+                static, this, oracle = common_seeds(scores["static"], scores[arm], scores["oracle"])
+                interval = gap_closed(static, this, oracle)
                 closed[arm] = None if interval is None else interval.as_dict()
     return {"arms": arms, "paired": paired, "gap_closed": closed, "seeds": list(seeds)}

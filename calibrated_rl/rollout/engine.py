@@ -235,6 +235,8 @@ def engine_environment(config: EngineConfig) -> dict[str, str]:
         environment |= {
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(config.threads),
+            # Otherwise vLLM adds a worker process, whose waiting eats the few cores of a small machine.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "TORCHDYNAMO_DISABLE": "1",  # the first request with log-probs would compile for seconds
             "CUDA_VISIBLE_DEVICES": "",
         }

@@ -1,0 +1,31 @@
+"""Cloning: imitates the successful dialogues of the calibration logs; no reinforcement learning at all.
+
+The yardstick for static context RL: what the logs hold without any reward model. Same number of updates and of
+loss tokens an update as the other arms; an update goes on through the successful logs in a fixed random order.
+"""
+
+from calibrated_rl.algorithms.parts import POLICY, ArmRecord, Parts
+from calibrated_rl.calibration.sft import SFT_LOSS, log_samples, shuffled
+from calibrated_rl.dialogue import Side, Split
+from calibrated_rl.errors import UserError
+
+
+def train(parts: Parts, seed: int) -> ArmRecord:
+    """Train on successful logs alone."""
+    record = parts.begin("cloned", seed)
+    config = parts.config.training
+    successful = [log for log in parts.logs[Split.CALIBRATION] if log.outcome is not None and log.outcome.success]
+    if not successful:
+        raise UserError("the arm 'cloned' needs successful dialogues in the calibration logs, and there is none")
+    samples = shuffled(log_samples(successful, Side.POLICY, parts.policy_chat), seed)
+    while record.updates < config.updates:
+        batch, tokens = [], 0
+        while tokens < config.tokens_per_update:
+            batch.append(next(samples))
+            tokens += int(batch[-1].tokens.mask.sum())
+        metrics = parts.learner.step(POLICY, batch, SFT_LOSS, minibatches=config.minibatches)
+        record.log(record.updates, metrics)
+        record.updates += 1
+        record.policy_tokens += tokens
+    parts.policy.publish(parts.learner.weights(POLICY), record.updates)
+    return record

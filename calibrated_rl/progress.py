@@ -1,0 +1,44 @@
+"""What a person sees while a job runs: lines with the time since its start and, in a terminal, one bar at a time."""
+
+import sys
+import time
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+Step = Callable[[int, int], None]
+"""Called with what is done and what there is to do."""
+
+
+class Progress:
+    """Lines go to the standard output, bars to the standard error, and only if that is a terminal."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._bar: tqdm[None] | None = None
+        self._shows_bars = sys.stderr.isatty()
+
+    def say(self, text: str) -> None:
+        """Print one line, above the bar."""
+        tqdm.write(f"[{time.monotonic() - self._began:6.1f} s] {text}", file=sys.stdout)
+        sys.stdout.flush()
+
+    def __call__(self, name: str) -> Step:
+        """A bar called ``name``; it replaces the one before."""
+        self.close()
+        if not self._shows_bars:
+            return lambda done, total: None
+        bar: tqdm[None] = tqdm(desc=name, leave=False, dynamic_ncols=True)
+        self._bar = bar
+
+        def step(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return step
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
