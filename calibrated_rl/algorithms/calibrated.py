@@ -39,5 +39,5 @@ def train(parts: Parts, seed: int, *, once: bool = False, extra: str = "") -> Ar
             align_again(parts, record, human_turns)
         latest = one_update(parts, record, parts.simulator, budget)
         parts.report(record)
-    record.human_turns = len(human_turns)
+    record.human_turns += len(human_turns)
     return record

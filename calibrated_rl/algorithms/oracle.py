@@ -12,5 +12,4 @@ def train(parts: Parts, seed: int) -> ArmRecord:
     while record.updates < parts.config.training.updates:
         one_update(parts, record, parts.human, budget)
         parts.report(record)
-    record.human_turns = parts.human_turns("oracle")
     return record

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from tensorboardX import SummaryWriter
 from calibrated_rl.calibration.sft import fine_tune, log_samples
 from calibrated_rl.component import build
 from calibrated_rl.config import RunConfig
-from calibrated_rl.dialogue import Dialogue, Scenario, Side, Split
+from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.advantages import group_advantages, has_signal
 from calibrated_rl.learner.config import OptimizerConfig
@@ -63,6 +64,8 @@ class ArmRecord:
     """Replies that people (here: scripted ones) gave during training."""
     updates: int = 0
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    at: float = field(default_factory=time.monotonic)
+    """When the last update was done."""
     writer: SummaryWriter | None = None
     """Where TensorBoard reads along."""
 
@@ -73,6 +76,12 @@ class ArmRecord:
             self.metrics.append(
                 {"arm": self.arm, "seed": self.seed, "update": update, "name": name, "value": float(value)}
             )
+
+
+def turns_of_people(group: Sequence[Dialogue]) -> int:
+    """Turns that scripted people said in a group; its opening turn was said once."""
+    scripted = [sum(turn.source is Source.SCRIPTED for turn in dialogue.turns) for dialogue in group]
+    return sum(scripted) - (len(group) - 1) if any(scripted) else 0
 
 
 class Parts:
@@ -91,7 +100,7 @@ class Parts:
         self.logs = {split: reader.read(split) for split in Split}
         kept = len(self.logs[Split.CALIBRATION]) - config.calibration.reserve
         if kept < 1:
-            raise UserError(f"calibration.reserve is {config.calibration.reserve}: that leaves no log to calibrate with")
+            raise UserError(f"calibration.reserve is {config.calibration.reserve}: no log would be left")
         self.reserve = self.logs[Split.CALIBRATION][kept:]
         """Logs that only the arm ``calibrated_more_logs`` sees."""
         self.logs[Split.CALIBRATION] = self.logs[Split.CALIBRATION][:kept]
@@ -230,13 +239,13 @@ class Parts:
 
     def training_scenarios(self, record: ArmRecord, count: int) -> list[Scenario]:
         """Scenarios of one update: the same for all arms, drawn from the calibration split."""
-        pool = self.task.scenarios(Split.CALIBRATION, len(self.logs[Split.CALIBRATION]))
+        logs = self.logs[Split.CALIBRATION]
         random = np.random.default_rng([record.seed, record.updates])
-        return [pool[i] for i in random.permutation(len(pool))[:count]]
+        return [logs[i].scenario for i in random.permutation(len(logs))[:count]]
 
     def learn(self, record: ArmRecord, groups: Sequence[Sequence[Dialogue]]) -> None:
         """One update of the policy on complete groups that went through the replay store, and its sync."""
-        config, update = self.config.training, record.updates
+        config, update, began = self.config.training, record.updates, time.monotonic()
         flat = [dialogue for group in groups for dialogue in group]
         ray.get(self.store.append.remote(flat), timeout=STORE_TIMEOUT_S)
         groups = ray.get(
@@ -257,10 +266,13 @@ class Parts:
             POLICY, samples, (config.loss, dict(config.loss_config)),
             temperature=self.config.policy.sampling.temperature, minibatches=config.minibatches,
         )  # fmt: skip
+        stepped = time.monotonic()
+        self.policy.publish(self.learner.weights(POLICY), record.updates + 1)
         record.updates += 1
         record.policy_tokens += sum(int(s.tokens.mask.sum()) for s in samples)
         dialogues = [d for group in groups for d in group]
         record.user_tokens += sum(int(d.user_tokens.mask.sum()) for d in dialogues if d.user_tokens is not None)
+        record.human_turns += sum(map(turns_of_people, groups))
         record.log(
             update,
             metrics
@@ -269,9 +281,12 @@ class Parts:
                 "success": float(np.mean([d.outcome.success for d in dialogues if d.outcome])),
                 "turns": float(np.mean([len(d.user_turn_indices()) for d in dialogues])),
                 "groups_with_signal": signal / len(groups),
+                "seconds_learning": stepped - began,
+                "seconds_weight_sync": time.monotonic() - stepped,
+                "seconds_rollout": began - record.at,
             },
         )
-        self.policy.publish(self.learner.weights(POLICY), record.updates)
+        record.at = time.monotonic()
 
     def report(self, record: ArmRecord) -> None:
         """One line of progress after an update."""
@@ -280,8 +295,3 @@ class Parts:
             f"{record.arm} (seed {record.seed}) update {record.updates}/{self.config.training.updates}: "
             f"reward {last['reward']:+.3f}, success {last['success']:.2f}, entropy {last['entropy']:.2f}"
         )
-
-    def human_turns(self, arm: str) -> int:
-        """User turns of an arm's training dialogues in the replay store."""
-        rows = ray.get(self.store.table.remote(kind="rollout", arm=arm), timeout=STORE_TIMEOUT_S)
-        return sum(len([t for t in turns if t["side"] == "user"]) for turns in rows["turns"].to_pylist())
