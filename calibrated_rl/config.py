@@ -39,7 +39,8 @@ class UpbringingConfig:
     human: str = ""
     """Import path of the population; empty: the simulator's model is used as it comes."""
     human_config: dict[str, Any] = field(default_factory=dict)
-    logs_config: dict[str, Any] = field(default_factory=dict)
+    logs: dict[str, Any] = field(default_factory=dict)
+    """How many dialogues of each split, as for scripted logs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +122,8 @@ class RunConfig:
     human: str = ""
     """Import path of a scripted population; empty where people are known from logs alone."""
     human_config: dict[str, Any] = field(default_factory=dict)
-    logs: str = "calibrated_rl.logs.scripted:ScriptedLogs"
-    logs_config: dict[str, Any] = field(default_factory=dict)
+    logs: dict[str, Any] = field(default_factory=lambda: {"reader": "calibrated_rl.logs.scripted:ScriptedLogs"})
+    """`reader` is its import path; the rest is the reader's own config."""
     policy: ModelConfig = field(default_factory=ModelConfig)
     simulator: ModelConfig = field(default_factory=ModelConfig)
     upbringing: UpbringingConfig = field(default_factory=UpbringingConfig)

@@ -96,7 +96,10 @@ class Parts:
         self.human: ScriptedHuman | None = (
             build(config.human, config.human_config, "human_config", task=self.task) if config.human else None
         )
-        reader: LogReader = build(config.logs, config.logs_config, "logs_config", task=self.task)
+        reader: LogReader = build(
+            str(config.logs["reader"]), {k: v for k, v in config.logs.items() if k != "reader"}, "logs",
+            task=self.task,
+        )  # fmt: skip
         self.logs = {split: reader.read(split) for split in Split}
         kept = len(self.logs[Split.CALIBRATION]) - config.calibration.reserve
         if kept < 1:
@@ -133,7 +136,7 @@ class Parts:
         ]
         self.upbringing_logs: dict[Split, list[Dialogue]] = {}
         if self.config.upbringing.human:
-            values = dict(self.config.upbringing.logs_config) | {
+            values = dict(self.config.upbringing.logs) | {
                 "human": self.config.upbringing.human,
                 "human_config": self.config.upbringing.human_config,
             }
