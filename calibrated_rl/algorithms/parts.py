@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from safetensors.torch import load_file
 from tensorboardX import SummaryWriter
 
 from calibrated_rl.calibration.sft import fine_tune, log_samples
@@ -183,6 +184,26 @@ class Parts:
         self.collector = Collector(
             self.task, self.policy, config.policy.sampling, config.simulator.sampling
         )
+
+    def start_policy(self, folder: Path) -> None:
+        """Start nothing but the policy's engine, on the saved policy in ``folder``: enough to meet people."""
+        from transformers import AutoTokenizer
+
+        config = self.config
+        self.policy_chat = ChatTokens(AutoTokenizer.from_pretrained(folder), POLICY)
+        gate = WaveGate() if config.deterministic else None
+        self.policy = ReplicaPool(
+            POLICY, str(folder.resolve()), self.policy_chat, config.policy.engine,
+            replicas=config.policy.replicas, gate=gate,
+        )  # fmt: skip
+        self.policy.wait_until_ready()
+        self.collector = Collector(self.task, self.policy, config.policy.sampling, config.simulator.sampling)
+
+    def use_policy(self, folder: Path) -> None:
+        """Serve the saved policy in ``folder``, without the learner; its version counts up."""
+        files = sorted(folder.glob("*.safetensors"))
+        weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+        self.policy.publish(ray.put(weights), self.policy.version + 1)
 
     def _bring_up(self) -> None:
         """Cold start of the policy on the logs; upbringing of the uncalibrated simulator."""
