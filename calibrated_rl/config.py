@@ -44,6 +44,17 @@ class UpbringingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyConfig:
+    """A stand-in for held-out people where they are known from logs alone: a model of another family, trained
+    on held-out human turns and on nothing else. What it says of an arm is said of the proxy, not of people."""
+
+    model: str = ""
+    """As for the simulator, of another family; empty: no proxy, so arms are not judged where there is no human."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationConfig:
     """When and how the simulator is aligned with human logs."""
 
@@ -91,6 +102,8 @@ class EvaluationConfig:
     """People of the shifted population; 0 skips them."""
     logs: int = 200
     """Held-out human dialogues on which simulators are measured."""
+    profile: int = 200
+    """Dialogues on monitor scenarios from which the simulator's behaviour is described, at most."""
     split: str = "held_out"
     """`held_out` for what is reported, `tuning` to choose hyperparameters."""
 
@@ -126,6 +139,7 @@ class RunConfig:
     """`reader` is its import path; the rest is the reader's own config."""
     policy: ModelConfig = field(default_factory=ModelConfig)
     simulator: ModelConfig = field(default_factory=ModelConfig)
+    proxy: ProxyConfig = field(default_factory=ProxyConfig)
     upbringing: UpbringingConfig = field(default_factory=UpbringingConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
@@ -217,6 +231,10 @@ def check(config: RunConfig, where: str) -> None:
             raise UserError(f"{where}: the arm '{arm}' needs calibration.reserve above 0")
     if config.evaluation.split not in ("held_out", "tuning"):
         raise UserError(f"{where}: evaluation.split is '{config.evaluation.split}': write held_out or tuning")
+    if config.proxy.model and config.human:
+        raise UserError(f"{where}: proxy.model is for tasks without a scripted human; leave one of the two empty")
+    if config.proxy.model and config.proxy.model in (config.simulator.model, config.policy.model):
+        raise UserError(f"{where}: the proxy must be a model of another family than policy and simulator")
     if config.calibration.source not in ("logs", "upbringing"):
         raise UserError(f"{where}: calibration.source is '{config.calibration.source}': write logs or upbringing")
     if config.calibration.source == "upbringing" and not config.upbringing.human:

@@ -24,6 +24,7 @@ from calibrated_rl.evaluation.held_out import (
     evaluate_policy,
     measure_simulator,
     profile_of,
+    profile_scenarios,
     simulator_profile,
 )
 from calibrated_rl.evaluation.summary import summarise
@@ -78,10 +79,21 @@ def run_arm(parts: Parts, arm: str, seed: int) -> dict[str, Any]:
         "human_turns": record.human_turns, "metrics": record.metrics,
         "train_reward_last": sum(rewards[-5:]) / len(rewards[-5:]) if rewards else None,
     }  # fmt: skip
-    if parts.human is not None:
-        result["scores"], dialogues = evaluate_policy(parts, record, parts.human)
-        result["samples"] = [sample_of(dialogue) for dialogue in dialogues[:3]]
+    if parts.judge is not None:
+        result["scores"], dialogues = evaluate_policy(parts, record, parts.judge)
+    else:
+        dialogues = meet_simulator(parts, arm, seed)
+    result["samples"] = [sample_of(dialogue) for dialogue in dialogues[:3]]
     return result
+
+
+def meet_simulator(parts: Parts, arm: str, seed: int) -> list[Dialogue]:
+    """Three dialogues on held-out scenarios with the arm's own simulator, to look at: no figure comes of them."""
+    groups = parts.collector.collect(
+        parts.task.scenarios(Split.HELD_OUT, 3), parts.simulator, group_size=1, arm=f"{arm}/look", update=0,
+        seed=seed, kind="evaluation",
+    )  # fmt: skip
+    return [dialogue for group in groups for dialogue in group]
 
 
 def sample_of(dialogue: Dialogue) -> dict[str, Any]:
@@ -105,9 +117,8 @@ def measure_simulators(parts: Parts) -> dict[str, Any]:
     human = {"profile": profile_of(parts, parts.logs[Split.MONITOR])}
     if parts.human is not None:
         groups = parts.collector.collect(
-            parts.task.scenarios(Split.MONITOR, len(parts.logs[Split.MONITOR])), parts.human,
-            group_size=1, arm="profile", update=0, seed=0, kind="evaluation",
-        )  # fmt: skip
+            profile_scenarios(parts), parts.human, group_size=1, arm="profile", update=0, seed=0, kind="evaluation"
+        )
         human = {"profile": profile_of(parts, [d for group in groups for d in group])}
     null_band = {"low": band[0], "high": band[1]} if band else None
     return {"before": before, "after": after, "human": human, "null_band": null_band}
@@ -139,17 +150,14 @@ def compare(config: RunConfig, parts: Parts) -> dict[str, Any]:
             parts.say(f"arm {arm}, seed {seed}")
             write_json(file, run_arm(parts, arm, seed))
         results.append(json.loads(file.read_text()))
-    summary = (
-        summarise(results, config.seeds)
-        if parts.human is not None
-        else {"arms": {}, "paired": {}, "gap_closed": {}, "seeds": list(config.seeds)}
-    )
-    summary |= {
+    summary = summarise(results, config.seeds) | {
         "name": config.name, "task": parts.task.name, "label": config.label, "versions": versions(),
         "simulator": json.loads(simulator_file.read_text()),
         "dropped": dict(parts.collector.statistics.dropped),
         "flaws": dict(parts.collector.statistics.flaws),
     }  # fmt: skip
+    if config.proxy.model:
+        summary["held_out_user"] = f"a proxy: {config.proxy.model}, trained on held-out human turns"
     write_json(folder / "summary.json", summary)
     metrics = [row for result in results for row in result["metrics"]]
     if metrics:

@@ -31,7 +31,7 @@ from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 from calibrated_rl.tokens import ChatTokens
 
-POLICY, SIMULATOR, START = "policy", "simulator", "start"
+POLICY, SIMULATOR, START, PROXY = "policy", "simulator", "start", "proxy"
 """Names of the models in the learner; START is the frozen cold-started policy."""
 
 STORE_TIMEOUT_S = 300.0
@@ -97,6 +97,8 @@ class Parts:
         self.human: ScriptedHuman | None = (
             build(config.human, config.human_config, "human_config", task=self.task) if config.human else None
         )
+        self.judge: ScriptedHuman | ReplicaPool | None = self.human
+        """Whom policies meet when they are judged."""
         reader: LogReader = build(
             str(config.logs["reader"]), {k: v for k, v in config.logs.items() if k != "reader"}, "logs",
             task=self.task,
@@ -157,6 +159,8 @@ class Parts:
 
         self.policy_base = find(self.config.policy.model, POLICY, 0, texts)
         self.simulator_base = find(self.config.simulator.model, SIMULATOR, 1, texts + brought_up)
+        if self.config.proxy.model:
+            self.proxy_base = find(self.config.proxy.model, PROXY, 2, texts)
 
     def start(self) -> None:
         """Start all actors side by side, and bring the models to where training begins."""
@@ -168,19 +172,24 @@ class Parts:
         gate = WaveGate() if config.deterministic else None
         self.say("starting two vLLM engines, the learner and the replay store")
         self.store = ReplayActor.remote(str((self.folder / "replay").resolve()))
-        pools = []
-        for role, base, chat, side in (
-            (POLICY, self.policy_base, self.policy_chat, config.policy),
-            (SIMULATOR, self.simulator_base, self.simulator_chat, config.simulator),
-        ):
-            pools.append(
-                ReplicaPool(role, str(base), chat, side.engine, replicas=side.replicas, gate=gate)
+        self.policy, self.simulator = (
+            ReplicaPool(role, str(base), chat, side.engine, replicas=side.replicas, gate=gate)
+            for role, base, chat, side in (
+                (POLICY, self.policy_base, self.policy_chat, config.policy),
+                (SIMULATOR, self.simulator_base, self.simulator_chat, config.simulator),
             )
-        self.policy, self.simulator = pools
+        )
+        self.pools = [self.policy, self.simulator]
+        if config.proxy.model:
+            proxy_chat = ChatTokens(AutoTokenizer.from_pretrained(self.proxy_base), PROXY)
+            self.judge = ReplicaPool(PROXY, str(self.proxy_base), proxy_chat, config.proxy.engine, gate=gate)
+            self.pools.append(self.judge)
         self.learner = LearnerGroup(config.learner)
         self._bring_up()
-        for pool in pools:
+        for pool in self.pools:
             pool.wait_until_ready()
+        if isinstance(self.judge, ReplicaPool):
+            self._train_proxy(self.judge)
         self.collector = Collector(
             self.task, self.policy, config.policy.sampling, config.simulator.sampling
         )
@@ -217,6 +226,15 @@ class Parts:
                 self.simulator_chat, self.config.simulator.start,
             )  # fmt: skip
 
+    def _train_proxy(self, pool: ReplicaPool) -> None:
+        """Fit the proxy to held-out human turns, which nothing else has seen, and serve it."""
+        logs, rest = self.logs[Split.HELD_OUT], len(self.logs[Split.HELD_OUT]) // 10
+        halves = {Split.CALIBRATION: logs[rest:], Split.MONITOR: logs[: max(1, rest)]}
+        folder = self._fit(PROXY, PROXY, self.proxy_base, halves, Side.USER, pool.tokens, self.config.proxy.sft)
+        self.learner.load(PROXY, folder, trainable=False)
+        pool.publish(self.learner.weights(PROXY), 1)
+        self.learner.unload(PROXY)
+
     def _fit(
         self, name: str, slot: str, base: Path, logs: Any, side: Side, chat: ChatTokens, sft: Any
     ) -> Path:
@@ -234,7 +252,7 @@ class Parts:
         return folder
 
     def stop(self) -> None:
-        for pool in (self.policy, self.simulator):
+        for pool in self.pools:
             pool.close()
         self.learner.close()
         ray.kill(self.store)

@@ -25,6 +25,8 @@ class SFTConfig:
 
     epochs: int = 3
     """Passes over the logs, at most; 0 leaves the model as it is."""
+    most_dialogues: int = 0
+    """Dialogues used at most, drawn at random; 0 uses all."""
     batch_dialogues: int = 32
     """Dialogues an optimizer step."""
     learning_rate: float = 2e-3
@@ -72,6 +74,8 @@ def fine_tune(
     before = best = learner.evaluate(slot, monitor)["weighted_nll"]
     learner.save(slot, folder)
     random = np.random.default_rng(seed)
+    if 0 < config.most_dialogues < len(train):
+        train = [train[i] for i in sorted(random.permutation(len(train))[: config.most_dialogues])]
     worse = done = steps = 0
     all_steps = config.epochs * -(-len(train) // config.batch_dialogues)
     for _ in range(config.epochs):

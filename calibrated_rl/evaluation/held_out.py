@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calibrated_rl.algorithms.parts import SIMULATOR, ArmRecord, Parts
 from calibrated_rl.calibration.sft import log_samples
-from calibrated_rl.dialogue import Dialogue, Side, Split, Turn
+from calibrated_rl.dialogue import Dialogue, Scenario, Side, Split, Turn
+from calibrated_rl.learner.sample import Sample
+from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.classifier import TwoSampleTest
+from calibrated_rl.shift.exact import exact_shift
 from calibrated_rl.shift.likelihood import human_turn_likelihood
 from calibrated_rl.shift.profile import behaviour_profile
 from calibrated_rl.tasks.base import ScriptedHuman
@@ -22,7 +26,7 @@ SETTINGS = (("held_out", "same", None), ("held_out_greedy", "same", 0.0), ("held
 
 
 def evaluate_policy(
-    parts: Parts, record: ArmRecord, human: ScriptedHuman
+    parts: Parts, record: ArmRecord, human: ScriptedHuman | ReplicaPool
 ) -> tuple[dict[str, Any], list[Dialogue]]:
     """One dialogue on each held-out scenario, in each setting.
 
@@ -72,10 +76,11 @@ def measure_simulator(
     logs = parts.logs[Split.HELD_OUT][: parts.config.evaluation.logs]
     samples = log_samples(logs, Side.USER, parts.simulator_chat)
     spoken = [log for log in logs if log.user_turn_indices()]
+    log_probs = parts.learner.log_probs(SIMULATOR, [s.tokens for s in samples])
     likelihood = human_turn_likelihood(
-        [dataclasses.replace(log, user_tokens=s.tokens) for log, s in zip(spoken, samples, strict=True)],
-        parts.learner.log_probs(SIMULATOR, [s.tokens for s in samples]),
+        [dataclasses.replace(log, user_tokens=s.tokens) for log, s in zip(spoken, samples, strict=True)], log_probs
     )
+    exact = {} if parts.human is None else exact_figures(parts.human, spoken, samples, log_probs)
     points = user_points(logs)
     histories = [(log.scenario, log.turns[:index]) for log, index in points]
     replies = asyncio.run(
@@ -105,14 +110,41 @@ def measure_simulator(
         "classifier_accuracy": result.accuracy.as_dict(),
         "classifier_accuracy_acts": on_acts.accuracy.as_dict(),
         "tv_lower_bound_by_turn": [float(t.low) for t in result.tv.by_turn],
-    }, band
+    } | exact, band
+
+
+def exact_figures(
+    human: ScriptedHuman,
+    logs: Sequence[Dialogue],
+    samples: Sequence[Sample],
+    log_probs: Sequence[NDArray[np.float32]],
+) -> dict[str, Any]:
+    """``exact_tv`` and ``exact_kl`` (nats a turn) of the simulator from the program that the people are.
+
+    Args:
+        samples, log_probs: the user's view of each log, and the simulator's log-probs [T] of its tokens.
+    """
+    people, simulator, ordinals, names = [], [], [], []
+    for log, sample, values in zip(logs, samples, log_probs, strict=True):
+        for ordinal, index in enumerate(log.user_turn_indices(), start=1):
+            people.append(human.log_prob(log.scenario, log.turns[:index], log.turns[index].text))
+            simulator.append(float(np.nansum(values[sample.tokens.turns == index], dtype=np.float64)))
+            ordinals.append(ordinal)
+            names.append(log.id)
+    shift = exact_shift(people, simulator, turn=ordinals, dialogue=names)
+    return {f"exact_{name}": estimate.as_dict() for name, estimate in shift.items()}
+
+
+def profile_scenarios(parts: Parts) -> list[Scenario]:
+    """On whose behaviour simulator and people are compared."""
+    count = min(len(parts.logs[Split.MONITOR]), parts.config.evaluation.profile)
+    return parts.task.scenarios(Split.MONITOR, count)
 
 
 def simulator_profile(parts: Parts) -> dict[str, Any]:
     """How the served simulator behaves towards the policy that every arm starts from."""
-    scenarios = parts.task.scenarios(Split.MONITOR, len(parts.logs[Split.MONITOR]))
     groups = parts.collector.collect(
-        scenarios, parts.simulator, group_size=1, arm="profile", update=0, seed=0, kind="evaluation"
+        profile_scenarios(parts), parts.simulator, group_size=1, arm="profile", update=0, seed=0, kind="evaluation"
     )
     return profile_of(parts, [dialogue for group in groups for dialogue in group])
 

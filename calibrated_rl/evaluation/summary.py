@@ -38,20 +38,20 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dic
     for arm in dict.fromkeys(result["arm"] for result in results):
         of_arm = {result["seed"]: result for result in results if result["arm"] == arm}
         entry: dict[str, Any] = {}
+        judged = {seed: result["scores"] for seed, result in of_arm.items() if "scores" in result}
         for setting, _, _ in SETTINGS:
-            if any(setting not in result["scores"] for result in of_arm.values()):
+            if not judged or any(setting not in found for found in judged.values()):
                 continue
-            entry[setting] = {
-                figure: hierarchical_bootstrap(
-                    {seed: result["scores"][setting][figure] for seed, result in of_arm.items()}
-                ).as_dict()
-                for figure in ("reward", "success", "turns")
-            }
-        scores[arm] = {seed: result["scores"]["held_out"]["reward"] for seed, result in of_arm.items()}
+            entry[setting] = {}
+            for figure in ("reward", "success", "turns"):
+                values = {seed: found[setting][figure] for seed, found in judged.items()}
+                entry[setting][figure] = hierarchical_bootstrap(values).as_dict()
+        if judged:
+            scores[arm] = {seed: found["held_out"]["reward"] for seed, found in judged.items()}
         endings: dict[str, float] = {}
-        for result in of_arm.values():
-            for ending, share in result["scores"]["held_out"]["endings"].items():
-                endings[ending] = endings.get(ending, 0.0) + share / len(of_arm)
+        for found in judged.values():
+            for ending, share in found["held_out"]["endings"].items():
+                endings[ending] = endings.get(ending, 0.0) + share / len(judged)
         entry["endings"] = endings
         for name in BUDGET:
             values = [result[name] for result in of_arm.values() if result[name] is not None]
