@@ -17,8 +17,9 @@ from calibrated_rl.report.arms import STYLES
 from calibrated_rl.report.html import write_report
 from calibrated_rl.report.plots_results import running_mean
 from calibrated_rl.report.run_files import read_run
+from calibrated_rl.report.sections_variants import sweeps
 from calibrated_rl.report.text import table
-from calibrated_rl.report.values import Interval, count, duration, interval, number
+from calibrated_rl.report.values import Interval, by_turn, count, duration, interval, number
 
 NASTY = '<script>alert("x")</script> & $\\frac{$'
 
@@ -94,6 +95,29 @@ def metrics() -> pa.Table:
     return pa.table({name: list(column) for name, column in zip(names, columns, strict=True)})
 
 
+def variants() -> dict[str, Any]:
+    """A sweep of one number, given out of order, and a change of another kind."""
+
+    def variant(change: str, reward: float) -> dict[str, Any]:
+        arms = {"interactive": {"held_out": held_out(reward)}, "calibrated": {"held_out": held_out(0.5)}}
+        simulator = {"before": {"classifier_accuracy": ci(0.61)}, "after": {"classifier_accuracy": 0.52}}
+        return {"change": [change], "arms": arms, "paired": {"calibrated-interactive": ci(0.5 - reward)},
+                "simulator": simulator, "seeds": [1, 2, 3]}  # fmt: skip
+
+    return {
+        "cooperative_050": variant("upbringing.human_config.cooperativeness=0.5", 0.37),
+        "cooperative_000": variant("upbringing.human_config.cooperativeness=0", 0.48),
+        "placebo": variant(f"calibration.source={NASTY}", 0.12),
+        "one_of_a_kind": variant("training.updates=60", 0.2),
+    }
+
+
+def with_variants(run: Path) -> Path:
+    (run / "summary.json").write_text(json.dumps(summary() | {"variants": variants()}))
+    (run / "config.yaml").write_text("upbringing: {human_config: {cooperativeness: 1.0}}\ntraining: {updates: 30}\n")
+    return run
+
+
 def samples() -> list[dict[str, Any]]:
     turns = [["policy", "hello, how can i help?"], ["user", "a room pls"], ["policy", "for how many nights?"],
              ["user", NASTY], ["policy", "booked: room, 3 nights, sea view. is that right?"],
@@ -121,7 +145,7 @@ def test_page_shows_arms_training_reward_and_verdicts(run: Path) -> None:
     assert "Not measured: calibrated − cloned" in page
     assert "demonstration" in page and "1.2 M" in page and "3.2 min" in page and "0.32.0" in page
     plots = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)
-    assert len(plots) == 8
+    assert len(plots) == 8 and "Variants" not in page
     assert all(b"<svg" in base64.b64decode(plot) for plot in plots)
 
 
@@ -144,7 +168,7 @@ def test_a_stand_in_for_people_is_called_what_it_is(tmp_path: Path) -> None:
 
 def test_empty_run_says_not_measured(tmp_path: Path) -> None:
     page = write_report(tmp_path).read_text()
-    assert page.count('<p class="missing">not measured</p>') == 11
+    assert page.count('<p class="missing">not measured</p>') == 13
     assert "data:image" not in page
 
 
@@ -156,10 +180,54 @@ def test_parts_that_are_missing_do_not_cost_the_rest(tmp_path: Path) -> None:
     }
     (tmp_path / "summary.json").write_text(json.dumps(partial))
     page = write_report(tmp_path).read_text()
-    assert (
-        "mine" in page and "<td>0.25</td><td>–</td>" in page and "nan" not in page.lower().split("base64")[0]
-    )
+    assert "mine" in page and "<td>0.25</td><td>–</td>" in page and "nan" not in page.lower().split("base64")[0]
     assert "Null band: not measured." in page
+
+
+def test_variants_are_tabled_and_swept_numbers_plotted(run: Path) -> None:
+    page = write_report(with_variants(run)).read_text()
+    row = "0.37<small>[0.32, 0.42]</small></td><td>0.50<small>[0.45, 0.55]</small></td><td>+0.13"
+    assert "upbringing.<wbr>human_config.<wbr>cooperativeness=0.5</small></td><td>3</td><td>" + row in page
+    assert "<script" not in page and "this run itself has 1." in page and "By updates" not in page
+    assert len(re.findall("data:image", page)) == 9
+    (key, points), *others = sweeps(read_run(run)).items()
+    assert key == "upbringing.human_config.cooperativeness" and not others
+    rewards = [figures["arms"]["interactive"]["held_out"]["reward"]["mean"] for _, figures in points]
+    assert [x for x, _ in points] == [0, 0.5, 1] and rewards == pytest.approx([0.48, 0.37, 0.34])
+
+
+def test_a_demonstration_shows_dashes_its_label_and_its_dialogues(tmp_path: Path) -> None:
+    arms = {"start": {"train_reward_last": None, "updates": 0}, "static": {"train_reward_last": 13.5, "updates": 3}}
+    simulator = {"before": {"human_turn_nll": ci(74.2), "tv_lower_bound_by_turn": [0.7, 0.5]}}
+    told = {"arms": arms, "label": "demonstration", "simulator": simulator}
+    (tmp_path / "summary.json").write_text(json.dumps(told))
+    (tmp_path / "samples.json").write_text(json.dumps(samples()))
+    page = write_report(tmp_path).read_text()
+    assert 'class="label">demonstration<' in page and "do not say which policy is better with people" in page
+    assert "</td><td>–</td><td>13.50</td><td>–</td><td>–</td><td>–</td></tr>" in page and "gap closed" not in page
+    assert "Each arm with its own user." in page and "yes thx" in page and "reward 0.84" in page
+    assert "It is an index, no bound" in page
+    lines = table(told).splitlines()
+    assert lines[3].split() == ["static", "–", "–", "–", "13.50", "–", "–", "–"]
+    assert lines[-1] == "Note: demonstration" and "74.20 [74.15, 74.25]      –" in lines[-3]
+
+
+def test_exact_distances_stand_beside_the_classifiers(run: Path) -> None:
+    figures = summary()
+    note = "3 of 9 replies have probability 0"
+    by_user_turn = [{"turn": 1, "count": 9, **ci(0.7)}, {"turn": 3, "count": 4, **ci(0.4)}]
+    figures["simulator"]["before"] |= {
+        "exact_tv": ci(0.62) | {"by_turn": by_user_turn},
+        "exact_kl": ci(6.8) | {"notes": [note]},
+    }
+    figures["simulator"]["after"] |= {"exact_tv": ci(0.11) | {"by_turn": by_user_turn}, "exact_kl": ci(0.3)}
+    (run / "summary.json").write_text(json.dumps(figures))
+    page = write_report(run).read_text()
+    assert "human replies is 0.62 before calibration and 0.11 after" in page
+    assert "gives a lower bound" in page and "no bound" not in page
+    assert f"exact kl, before calibration: {note}." in page and "9 at turn 1, 4 at turn 3." in page
+    assert [(turn, value.mean) for turn, value in by_turn(by_user_turn)] == [(1, 0.7), (3, 0.4)]
+    assert by_turn([0.5, None, 0.25]) == [(1, Interval(0.5)), (3, Interval(0.25))]
 
 
 def test_bad_folder_and_bad_file_are_named(tmp_path: Path) -> None:
@@ -178,12 +246,16 @@ def test_a_repeated_metric_row_counts_once(tmp_path: Path) -> None:
 
 
 def test_text_table() -> None:
-    lines = table(summary()).splitlines()
+    lines = table(summary() | {"variants": variants()}).splitlines()
     assert [line.split()[0] for line in lines[2:11]] == list(STYLES)
     assert "0.50 [0.45, 0.55]" in lines[7] and "0.62" in lines[7] and "950" in lines[7]
-    assert lines[11] == "calibrated − interactive: +0.16 [+0.11, +0.21]"
-    assert lines[12].endswith("(no difference shown)") and lines[13] == "Note: demonstration"
     assert len({len(line) for line in lines[:11]}) == 1
+    below = [" ".join(line.split()) for line in lines]
+    assert "calibrated − interactive +0.16 [+0.11, +0.21]" in below
+    assert "calibrated − static +0.01 [−0.04, +0.06] no difference shown" in below
+    assert "classifier accuracy, words 0.93 [0.88, 0.98] 0.57 [0.52, 0.62]" in below
+    assert "cooperative_050 cooperativeness=0.5 0.37 0.50 +0.13 [+0.08, +0.18] 0.61 → 0.52" in below
+    assert below[-1] == "Note: demonstration"
     assert table({}) == "no arm was measured"
 
 

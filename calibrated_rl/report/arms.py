@@ -32,7 +32,7 @@ STYLES: dict[str, ArmStyle] = {
     "oracle": ArmStyle("oracle", "against people of the training population", "#009E73", "*"),
 }
 
-HUMAN_COLOR = "#3A3A3A"
+HUMAN_COLOR = "#B4B4AE"
 BEFORE_COLOR = STYLES["interactive"].color
 """The uncalibrated simulator is the one that ``interactive`` trains against."""
 AFTER_COLOR = STYLES["calibrated"].color

@@ -3,7 +3,7 @@
 from html import escape
 from pathlib import Path
 
-from calibrated_rl.report import sections
+from calibrated_rl.report import sections, sections_simulator, sections_variants
 from calibrated_rl.report.drawing import plot_style
 from calibrated_rl.report.run_files import read_run
 
@@ -12,20 +12,24 @@ SECTIONS = (
     sections.arms_table,
     sections.held_out,
     sections.paired,
+    sections_variants.variants,
+    sections.spent,
     sections.learning,
-    sections.simulator,
-    sections.shift,
+    sections_simulator.simulator,
+    sections_simulator.shift,
     sections.endings,
     sections.dialogues,
     sections.optimisation,
+    sections.guardrails,
     sections.versions,
 )
 
 
 def write_report(run: Path) -> Path:
-    """Write ``run/report.html`` from the run's ``summary.json``, ``metrics.parquet`` and ``samples.json``.
+    """Write ``run/report.html`` from the run's ``summary.json``, ``metrics.parquet``, ``samples.json`` and
+    ``config.yaml``.
 
-    Any of the three may be missing, wholly or in part: the page then says so in that place.
+    Any of them may be missing, wholly or in part: the page then says so in that place.
 
     Raises:
         UserError: ``run`` is no folder, or one of its files cannot be read.
@@ -33,7 +37,7 @@ def write_report(run: Path) -> Path:
     files = read_run(run)
     css = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     with plot_style():
-        body = "\n".join(section(files) for section in SECTIONS)
+        body = "\n".join(part for section in SECTIONS if (part := section(files)))
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

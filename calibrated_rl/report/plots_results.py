@@ -4,6 +4,7 @@ Each function takes plain data that is not empty and returns a figure; called wi
 """
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -87,9 +88,10 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], columns: int) -> Figure:
     for axes, (name, by_arm) in zip(grid, panels.items(), strict=False):
         for arm in in_order(by_arm):
             _curve(axes, by_arm[arm], arm)
-        axes.set_title(name.replace("_", " "))
+        axes.set_title(fill(name.replace("_", " "), 24 if columns > 3 else 40))
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
         axes.yaxis.get_major_locator().set_params(nbins=5)
+        _calm(axes)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     drawn.supxlabel("update", fontsize=8.5)
@@ -99,6 +101,14 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], columns: int) -> Figure:
         handles += grid[0].plot([], [], color=look.color, marker=look.marker, ms=5, label=look.label)
     drawn.legend(handles=handles, loc="outside upper left", ncols=min(len(arms), 5))
     return drawn
+
+
+def _calm(axes: Axes) -> None:
+    """Rounding errors are no curve: what stays within a millionth of its size is drawn as flat."""
+    low, high = axes.get_ylim()
+    size = max(abs(low), abs(high))
+    if high - low < 1e-6 * size:
+        axes.set_ylim((low + high) / 2 - 0.1 * size, (low + high) / 2 + 0.1 * size)
 
 
 def _curve(axes: Axes, curve: Curve, arm: str) -> None:

@@ -4,6 +4,8 @@ Each function takes plain data that is not empty and returns a figure; called wi
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,65 +21,88 @@ WHO = {
     "human": ("human", HUMAN_COLOR, "///"),
 }
 """Label, colour and hatch."""
+_MARKER = {"before": "D", "after": "^", "human": "o"}
 
 
 def profile(measures: Mapping[str, Mapping[str, Interval]]) -> Figure:
-    """How the simulator behaves (``measures[name][who]``): a panel a measure, since their units differ."""
+    """How the simulator behaves (``measures[title][who]``): a panel a measure, since their units differ."""
     columns = min(len(measures), 4)
     rows = -(-len(measures) // columns)
     drawn = figure(8.6 if columns > 2 else 2.9 * columns, 0.5 + 1.75 * rows)
     grid = drawn.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, by_who) in zip(grid, measures.items(), strict=False):
         _bars(axes, by_who)
-        axes.set_title(name.replace("_", " "))
+        axes.set_title(fill(name, 24))
     for axes in grid[len(measures) :]:
         axes.set_visible(False)
     return drawn
 
 
-def distance(nll: Mapping[str, Interval], accuracy: Mapping[str, Mapping[str, Interval]],
-             null_band: tuple[float, float] | None) -> Figure:  # fmt: skip
-    """Negative log-likelihood of human turns, and accuracy of the classifiers that tell simulator from human.
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """One panel of ``distance``: a figure before and after calibration, and where it lies for perfect likeness."""
 
-    Args:
-        nll: by ``before`` and ``after``, in nats a token; lower is closer. May be empty.
-        accuracy: by classifier, then by ``before`` and ``after``; 0.5 is chance. May be empty.
-        null_band: accuracy on words between two halves of human data.
-    """
-    parts: list[tuple[str, Mapping[str, Interval]]] = []
-    if nll:
-        parts.append(("NLL of human turns", nll))
-    parts += [(f"classifier, {name}", by_who) for name, by_who in accuracy.items()]
-    drawn = figure(2.85 * len(parts), 2.35)
-    for axes, (title, by_who) in zip(drawn.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
-        is_nll = bool(nll) and by_who is nll
-        if not is_nll:
-            if null_band is not None and by_who is accuracy.get("words"):
-                axes.axhspan(*null_band, color="#BDBDB8", alpha=0.55, linewidth=0, zorder=1)
-            axes.axhline(0.5, color="#6A6A66", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-            lowest = min([0.5, *(v.mean - v.errors[0] for v in by_who.values()), *(null_band or ())])
-            axes.set_ylim(min(lowest - 0.05, 0.4), 1.02)
-        _points(axes, by_who)
-        axes.set_title(title)
+    title: str
+    by_who: Mapping[str, Interval]
+    none: float | None = 0.0
+    """The value when nothing separates simulator and human; None where that is not known."""
+    top: float | None = None
+    """The largest possible value."""
+    band: tuple[float, float] | None = None
+    """What two halves of human data give."""
+
+    @property
+    def lowest(self) -> float:
+        """Where its values begin; at 0 where nothing else is known."""
+        return min(self.none or 0.0, *(value.mean - value.errors[0] for value in self.by_who.values()),
+                   *(self.band or ()))  # fmt: skip
+
+    @property
+    def highest(self) -> float:
+        return max(value.mean + value.errors[1] for value in self.by_who.values())
+
+
+def distance(panels: Sequence[Distance]) -> Figure:
+    """Likelihood of human turns, accuracy of classifiers, exact distances: a panel each."""
+    columns = len(panels) if len(panels) < 5 else 3
+    rows = -(-len(panels) // columns)
+    drawn = figure(8.6 if len(panels) > 2 else 2.9 * columns, 0.15 + 2.0 * rows)
+    grid = drawn.subplots(rows, columns, squeeze=False).ravel()
+    for axes, panel in zip(grid, panels, strict=False):
+        _points(axes, panel.by_who)
+        if panel.none is not None:
+            axes.axhline(panel.none, color="#6A6A66", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        if panel.band is not None:
+            axes.axhspan(*panel.band, color="#BDBDB8", alpha=0.55, linewidth=0, zorder=0)
+        # Panels of one scale (those of the classifiers) share their lower end.
+        lowest = min(other.lowest for other in panels if (other.none, other.top) == (panel.none, panel.top))
+        highest = panel.highest if panel.top is None else panel.top
+        room = 0.06 * (highest - lowest or 1.0)
+        axes.set_ylim(lowest - (0 if panel.none is None else room), highest + (2 * room if panel.top is None else room))
+        axes.set_title(panel.title)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
     return drawn
 
 
-def shift_by_turn(bounds: Mapping[str, Sequence[Interval | None]]) -> Figure:
-    """Lower bound on the total variation between simulator and human, by user turn."""
-    drawn = figure(8.6, 2.6)
-    axes = drawn.subplots()
-    for who, values in bounds.items():
-        label, color, _ = WHO[who]
-        shown = [(turn, value) for turn, value in enumerate(values, start=1) if value is not None]
-        turns, means = [turn for turn, _ in shown], [value.mean for _, value in shown]
-        errors = [[value.errors[side] for _, value in shown] for side in (0, 1)]
-        marker = "D" if who == "before" else "^"
-        axes.errorbar(turns, means, yerr=errors, color=color, marker=marker, ms=6, elinewidth=1.2, label=label)
-    axes.set_xlabel("user turn")
-    axes.set_ylabel("lower bound on TV")
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    drawn.legend(loc="outside upper left", ncols=2)
+def shift_by_turn(panels: Mapping[str, Mapping[str, Sequence[tuple[int, Interval]]]]) -> Figure:
+    """Simulator-induced shift by user turn: ``panels[title][who]``, all in total variation."""
+    drawn = figure(8.6, 2.7)
+    grid = drawn.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (title, by_who) in zip(grid, panels.items(), strict=True):
+        for who, values in by_who.items():
+            turns, means = [turn for turn, _ in values], [value.mean for _, value in values]
+            errors = [[value.errors[side] for _, value in values] for side in (0, 1)]
+            axes.errorbar(turns, means, yerr=errors, color=WHO[who][1], marker=_MARKER[who], ms=6, elinewidth=1.2)
+        axes.set_title(title)
+        axes.set_xlabel("user turn")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    grid[0].set_ylim(bottom=min(0.0, grid[0].get_ylim()[0]))
+    grid[0].set_ylabel("total variation, 0 to 1")
+    handles = []
+    for who in dict.fromkeys(who for by_who in panels.values() for who in by_who):
+        handles += grid[0].plot([], [], color=WHO[who][1], marker=_MARKER[who], ms=6, label=WHO[who][0])
+    drawn.legend(handles=handles, loc="outside upper left", ncols=2)
     return drawn
 
 
@@ -99,12 +124,10 @@ def _points(axes: Axes, by_who: Mapping[str, Interval]) -> None:
     for x, who in enumerate(shown):
         value = by_who[who]
         low, high = value.errors
-        marker = "D" if who == "before" else "^"
         axes.errorbar(
-            x, value.mean, yerr=[[low], [high]], color=WHO[who][1], fmt=marker, ms=7, elinewidth=1.8, zorder=3
+            x, value.mean, yerr=[[low], [high]], color=WHO[who][1], fmt=_MARKER[who], ms=7, elinewidth=1.8, zorder=3
         )
-        axes.annotate(number(value.mean), (x, value.mean), xytext=(9, 0), textcoords="offset points", va="center")
+        axes.annotate(number(value.mean), (x, value.mean), xytext=(9, 2), textcoords="offset points")
     axes.set_xticks(range(len(shown)), [who.capitalize() for who in shown])
-    axes.margins(y=0.18)
     axes.set_xlim(-0.6, len(shown) - 0.25)
     vertical_only(axes)

@@ -1,4 +1,4 @@
-"""What the report reads from a run folder: ``summary.json``, ``metrics.parquet`` and ``samples.json``."""
+"""What the report reads from a run folder: ``summary.json``, ``metrics.parquet``, ``samples.json``, ``config.yaml``."""
 
 import json
 import math
@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import yaml  # type: ignore[import-untyped]
 from pyarrow import ArrowInvalid
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.report.values import mapping
 
 Curve = dict[int, dict[int, float]]
 """Value by seed, by update."""
@@ -24,10 +26,17 @@ class RunFiles:
     metrics: dict[str, dict[str, Curve]]
     """Curves by arm, by metric."""
     samples: list[dict[str, Any]]
+    config: dict[str, Any]
+    """The resolved config."""
 
-    def arms(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.summary.get("arms") or {}
-        return found
+    def arms(self) -> dict[str, dict[str, Any]]:
+        """The figures of every arm; empty for an arm that has none."""
+        found = mapping(self.summary, "arms")
+        return {arm: mapping(found, arm) for arm in found}
+
+    def met_someone(self) -> bool:
+        """Whether any arm was judged on held-out people or a stand-in."""
+        return any(values.get("held_out") for values in self.arms().values())
 
 
 def read_run(run: Path) -> RunFiles:
@@ -44,6 +53,7 @@ def read_run(run: Path) -> RunFiles:
         summary=summary,
         metrics=_read_metrics(run / "metrics.parquet"),
         samples=_read_json(run / "samples.json", []),
+        config=_read_config(run / "config.yaml"),
     )
 
 
@@ -57,6 +67,16 @@ def _read_json(file: Path, empty: Any) -> Any:
     if not isinstance(content, type(empty)):
         raise UserError(f"{file} must hold a JSON {'object' if isinstance(empty, dict) else 'array'}")
     return content
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is not valid YAML: {error}") from error
+    return content if isinstance(content, dict) else {}
 
 
 def _read_metrics(file: Path) -> dict[str, dict[str, Curve]]:

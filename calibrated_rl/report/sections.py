@@ -4,7 +4,7 @@ escaped; what is missing is said to be ``not measured``."""
 from html import escape
 from typing import Any
 
-from calibrated_rl.report import markup, plots_results, plots_simulator
+from calibrated_rl.report import markup, plots_results
 from calibrated_rl.report.arms import in_order, pair_label, style
 from calibrated_rl.report.run_files import RunFiles
 from calibrated_rl.report.values import (
@@ -22,11 +22,26 @@ from calibrated_rl.report.values import (
 LEARNING = ("reward", "success", "turns")
 """Metrics of the learning curves; every other one is about optimisation."""
 OPTIMISATION_FIRST = (
-    "loss", "kl", "kl_sampler_k3", "effective_sample_share", "entropy", "grad_norm", "clip_share",
-    "mask_share",
+    "loss", "kl_update_k3", "kl_sampler_k3", "effective_sample_share", "entropy", "grad_norm", "groups_with_signal",
+    "clip_high_share", "clip_low_share", "masked_share", "mismatch_max", "calibration_effective_share",
+    "simulator_monitor_nll",
 )  # fmt: skip
-MOST_PANELS = 12
+SIMULATOR_FINDINGS = {
+    "classifier_accuracy": "A classifier tells simulator from human with accuracy {} before calibration and {} after "
+    "(chance is 0.50).",
+    "exact_tv": "The exact total variation between simulator and human replies is {} before calibration and {} after.",
+    "human_turn_nll": "A held-out human turn costs the simulator {} nats before calibration and {} after.",
+}
+OPTIONAL_COLUMNS = {
+    "reward, greedy": "Greedy: at temperature 0, else at the temperature of training. ",
+    "reward, shifted": "Shifted: people with other traits than those that were logged. ",
+    "gap closed": "Gap closed is the share of the way from static to oracle. ",
+}
+"""Columns of the arms' table that are left out where no arm has the figure, and what they mean."""
+MOST_PANELS = 16
 MOST_SAMPLES = 3
+PAGE_WIDTH = 880
+"""Pixels within a section in a window of 1000."""
 
 
 def head(run: RunFiles) -> str:
@@ -38,12 +53,20 @@ def head(run: RunFiles) -> str:
         facts.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(str(seed) for seed in seeds)}")
     label = f'<div class="label">{escape(str(summary["label"]))}</div>' if summary.get("label") else ""
     findings = "".join(f"<li>{escape(text)}</li>" for text in _findings(summary))
+    ways = (
+        "Dialogue policies that are trained in different ways (on logged histories, against a simulated user, and "
+        "against a simulated user that is calibrated on human turns)"
+    )
+    words = (
+        f"{ways} meet the same {_judge(summary)}. Nothing in training has seen them, so a policy that only learned "
+        "to exploit its simulator shows here."
+        if run.met_someone() or not run.arms()
+        else f"{ways}. No held-out human and no stand-in for one met them: the rewards below are those of training, "
+        "each from the arm's own user, and do not say which policy is better with people."
+    )
     return (
-        f'<h1>{escape(run.name)}</h1><p class="facts">{escape(" · ".join(facts))}</p>{label}'
-        "<p>Dialogue policies that were trained in different ways (on logged histories, against a simulated "
-        "user, and against a simulated user that is calibrated on human turns) meet the same "
-        f"{escape(_judge(summary))}. Nothing in training has seen them, so a policy that only learned to "
-        "exploit its simulator shows here.</p>" + (f'<ul class="findings">{findings}</ul>' if findings else "")
+        f'<h1>{escape(run.name)}</h1><p class="facts">{escape(" · ".join(facts))}</p>{label}<p>{escape(words)}</p>'
+        + (f'<ul class="findings">{findings}</ul>' if findings else "")
     )
 
 
@@ -66,14 +89,10 @@ def _findings(summary: dict[str, Any]) -> list[str]:
             found.append(f"{first} {verb} {second} on {_judge(summary)}: {size}.")
         else:
             found.append(f"No difference shown between {first} and {second}: {size} contains 0.")
-    before, after = (
-        interval(look_up(summary, "simulator", when, "classifier_accuracy")) for when in ("before", "after")
-    )
-    if before is not None and after is not None:
-        found.append(
-            "A classifier tells simulator from human with accuracy "
-            f"{number(before.mean)} before calibration and {number(after.mean)} after (chance is 0.50)."
-        )
+    for key, words in SIMULATOR_FINDINGS.items():
+        before, after = (interval(look_up(summary, "simulator", when, key)) for when in ("before", "after"))
+        if before is not None and after is not None:
+            found.append(words.format(number(before.mean), number(after.mean)))
     return found
 
 
@@ -81,19 +100,16 @@ def arms_table(run: RunFiles) -> str:
     arms = run.arms()
     if not arms:
         return markup.section("Arms", markup.missing())
-    results, budgets = [], []
+    results = []
     for arm in in_order(arms):
-        look, values = style(arm), arms[arm]
+        values = arms[arm]
         held_out, train = mapping(values, "held_out"), interval(values.get("train_reward_last"))
         reward = interval(held_out.get("reward"))
         gap = None if train is None or reward is None else Interval(train.mean - reward.mean)
-        name = (
-            f'<span class="dot" style="background:{look.color}"></span>{escape(look.label)}'
-            f"<small>{escape(look.meaning)}</small>"
-        )
         results.append(
             [
-                name, markup.cell(reward), markup.cell(train), markup.cell(gap, sign=True),
+                f"{_name(arm)}<small>{escape(style(arm).meaning)}</small>",
+                markup.cell(reward), markup.cell(train), markup.cell(gap, sign=True),
                 markup.cell(interval(held_out.get("success"))),
                 markup.cell(interval(held_out.get("turns")), 1),
                 markup.cell(interval(look_up(values, "held_out_greedy", "reward"))),
@@ -101,23 +117,39 @@ def arms_table(run: RunFiles) -> str:
                 markup.cell(interval(look_up(run.summary, "gap_closed", arm))),
             ]
         )  # fmt: skip
-        budget = [count(values.get(key)) for key in ("updates", "policy_tokens", "user_tokens", "human_turns")]
-        budgets.append([name, *(markup.plain(text) for text in (*budget, duration(values.get("seconds"))))])
-    header = ["arm", "held-out reward", "training reward", "training − held-out", "success", "turns",
-              "reward, greedy", "reward, shifted", "gap closed"]  # fmt: skip
-    spent = ["arm", "updates", "policy tokens", "user tokens", "human turns", "time"]
-    return markup.section(
-        "Arms",
-        markup.note(
-            "Means with 95 % confidence intervals. Training reward is the last one and comes from the arm's "
-            "own user (for static: from logged histories); where it lies far above the held-out reward, the "
-            "policy exploits what it was trained on. Gap closed is the share of the way from static to "
-            "oracle. A dash: not measured."
-        ),
-        markup.table(header, results),
-        "<h3>What each arm spent</h3>",
-        markup.table(spent, budgets),
+    # With a hyphen and a space that do not break the line, the header stays two lines high.
+    header = ["arm", "held-out reward", "training reward", "training −\u00a0held\u2011out", "success", "turns",
+              *OPTIONAL_COLUMNS]  # fmt: skip
+    empty = [column for column, title in enumerate(header)
+             if title in OPTIONAL_COLUMNS and all(row[column] == "–" for row in results)]  # fmt: skip
+    header, *results = ([cell for column, cell in enumerate(row) if column not in empty] for row in (header, *results))
+    words = (
+        "Means with 95 % confidence intervals. Training reward is that of the last updates and comes from the "
+        "arm's own user (for static: from logged histories); where it lies far above the held-out reward, the "
+        "policy exploits what it was trained on. "
     )
+    words += "".join(meaning for title, meaning in OPTIONAL_COLUMNS.items() if title in header)
+    return markup.section("Arms", markup.note(words + "A dash: not measured."), markup.table(header, results))
+
+
+def spent(run: RunFiles) -> str:
+    """What each arm cost, mean over its seeds."""
+    arms = run.arms()
+    rows = []
+    for arm in in_order(arms):
+        budget = [count(arms[arm].get(key)) for key in ("updates", "policy_tokens", "user_tokens", "human_turns")]
+        budget.append(duration(arms[arm].get("seconds")))
+        rows.append([_name(arm), *(markup.plain(text) for text in budget)])
+    header = ["arm", "updates", "policy tokens", "user tokens", "human turns", "time"]
+    note = markup.note(
+        "Policy tokens carry the loss; user tokens are those that the arm's simulator sampled; human turns are replies "
+        "that people were asked for. Means over seeds."
+    )
+    return markup.section("What each arm spent", *([note, markup.table(header, rows)] if rows else [markup.missing()]))
+
+
+def _name(arm: str) -> str:
+    return f'<span class="dot" style="background:{style(arm).color}"></span>{escape(style(arm).label)}'
 
 
 def held_out(run: RunFiles) -> str:
@@ -163,62 +195,6 @@ def _panels(run: RunFiles, names: Any) -> dict[str, Any]:
     return {name: by_arm for name, by_arm in by_name.items() if by_arm}
 
 
-def simulator(run: RunFiles) -> str:
-    """Profile, likelihood and classifiers before and after calibration."""
-    found = mapping(run.summary, "simulator")
-    profile: dict[str, dict[str, Interval]] = {}
-    for who in plots_simulator.WHO:
-        for name, raw in mapping(found, who, "profile").items():
-            if (value := interval(raw)) is not None:
-                profile.setdefault(name, {})[who] = value
-    nll = _before_after(found, "human_turn_nll")
-    accuracy = {
-        name: values
-        for name, key in (("words", "classifier_accuracy"), ("acts", "classifier_accuracy_acts"))
-        if (values := _before_after(found, key))
-    }
-    low, high = (finite(look_up(found, "null_band", bound)) for bound in ("low", "high"))
-    band = None if low is None or high is None else (low, high)
-    distance_note = (
-        "Left: how unlikely the simulator finds human turns (lower is closer). Others: accuracy of "
-        "a classifier that tells simulator from human after the same history; 0.5 (dashed) is chance, grey "
-        "is what two halves of human data give on words."
-    )
-    return markup.section(
-        "The simulator against the human",
-        markup.note("Simulator before and after calibration, and the human; bars are 95 % CIs."),
-        "<h3>How it talks</h3>",
-        markup.image(plots_simulator.profile(profile), "profile of simulator and human")
-        if profile
-        else markup.missing(),
-        "<h3>How far it is from the human</h3>",
-        markup.note(distance_note),
-        markup.image(plots_simulator.distance(nll, accuracy, band), "NLL and classifier accuracy")
-        if nll or accuracy
-        else markup.missing(),
-        "" if band else markup.note("Null band: not measured."),
-    )
-
-
-def _before_after(found: dict[str, Any], key: str) -> dict[str, Interval]:
-    values = {when: interval(look_up(found, when, key)) for when in ("before", "after")}
-    return {when: value for when, value in values.items() if value is not None}
-
-
-def shift(run: RunFiles) -> str:
-    bounds = {}
-    for when in ("before", "after"):
-        raw = look_up(run.summary, "simulator", when, "tv_lower_bound_by_turn")
-        values = [interval(value) for value in raw] if isinstance(raw, list) else []
-        if any(value is not None for value in values):
-            bounds[when] = values
-    note = (
-        "Simulator-induced shift: at least this far are simulator and human apart at each user turn "
-        "(total variation; 0: alike)."
-    )
-    return markup.plot_section("Shift by turn", note, bounds, lambda: plots_simulator.shift_by_turn(bounds))
-
-
 def endings(run: RunFiles) -> str:
     shares = {}
     for arm, values in run.arms().items():
@@ -232,33 +208,79 @@ def endings(run: RunFiles) -> str:
 def dialogues(run: RunFiles) -> str:
     parts = []
     for sample in run.samples[:MOST_SAMPLES]:
-        scenario = mapping(sample, "scenario")
-        arms = mapping(sample, "arms")
+        scenario, arms = mapping(sample, "scenario"), mapping(sample, "arms")
         goal = scenario.get("goal")
-        words = ", ".join(f"{key}: {value}" for key, value in goal.items()) if isinstance(goal, dict) else goal
+        words = _in_words(goal) if goal else NOT_MEASURED
         parts.append(
             f"<h3>{escape(str(scenario.get('id', 'scenario')))}</h3>"
-            f'<p class="note">The person wants: {escape(str(words or NOT_MEASURED))}</p>'
-            f'<div class="dialogues">{"".join(_dialogue(arm, arms[arm]) for arm in in_order(arms))}</div>'
+            f'<p class="note">Goal: {escape(words)}</p>'
+            f'<div class="dialogues" style="--least:{_column_width(arms)}px">'
+            f"{''.join(_dialogue(arm, mapping(arms, arm)) for arm in in_order(arms))}</div>"
         )
-    note = markup.note("The same person meets the policy of each arm.") if parts else markup.missing()
-    return markup.section("Dialogues side by side", note, *parts)
+    met = "The same person meets the policy of each arm." if run.met_someone() else "Each arm with its own user."
+    return markup.section("Dialogues side by side", markup.note(met) if parts else markup.missing(), *parts)
+
+
+def _column_width(arms: dict[str, Any]) -> int:
+    """Least width of a dialogue in pixels: long turns need wide columns, and dialogues that do not fit beside the
+    others go below them, as many in each row."""
+    lengths = [len(str(text)) for arm in arms for _, text in look_up(arms, arm, "turns") or [("", "")]]
+    mean = sum(lengths) / max(len(lengths), 1)
+    fit = PAGE_WIDTH // (165 if mean < 35 else 230 if mean < 80 else 300)
+    rows = -(-len(arms) // fit) or 1
+    return PAGE_WIDTH // (-(-len(arms) // rows) or 1) - 10
+
+
+def _in_words(goal: Any) -> str:
+    """A goal as people write it: ``final (day: tuesday, people: three)``; what is empty is left out."""
+    if isinstance(goal, list):
+        return ", ".join(map(_in_words, goal))
+    if not isinstance(goal, dict):
+        return str(goal)
+    parts: list[str] = []
+    seen: list[Any] = []
+    for key, part in goal.items():
+        name = str(key).replace("_", " ")
+        if isinstance(part, dict) and part:
+            parts.append(f"{name} ({'the same' if part in seen else _in_words(part)})")
+            seen.append(part)
+        elif part not in (None, "", {}, []):
+            parts.append(f"{name}: {_in_words(part)}")
+    return ", ".join(parts)
 
 
 def _dialogue(arm: str, dialogue: dict[str, Any]) -> str:
-    look, reward = style(arm), finite(dialogue.get("reward"))
-    ending = escape(str(dialogue.get("ending") or NOT_MEASURED))
+    look, reward = style(arm), interval(dialogue.get("reward"))
+    ending = escape(str(dialogue.get("ending") or NOT_MEASURED).replace("_", " "))
     turns = "".join(
         f'<div class="turn {"policy" if side == "policy" else "user"}"><b>{escape(str(side))}</b>'
         f"{escape(str(text))}</div>"
         for side, text in dialogue.get("turns") or []
     )
-    worth = NOT_MEASURED if reward is None else number(reward)
+    worth = NOT_MEASURED if reward is None else number(reward.mean)
     return (
         f'<div class="dialogue" style="border-color:{look.color}"><header>{escape(look.label)}'
         f"<small>reward {worth} · ending: {ending}</small></header>"
         f"{turns}</div>"
     )
+
+
+def guardrails(run: RunFiles) -> str:
+    """Turns that a guardrail marked, and dialogues that were dropped: counted, never silent."""
+    rows = []
+    for key, words in (("flaws", "turn marked by a guardrail"), ("dropped", "dropped and held again")):
+        counts = mapping(run.summary, key)
+        rows += [[words, escape(name.replace("_", " ").replace("/", ": ")), count(counts[name])] for name in counts]
+    if rows:
+        body = f'<div class="pairs">{markup.table(["what", "why", "times"], rows)}</div>'
+    else:
+        body = markup.note("None.") if "flaws" in run.summary else markup.missing()
+    note = (
+        "In all dialogues of training and evaluation since the run was last started. A turn is marked if it is empty, "
+        "repeats the side's last one word for word, opens with the name of a role or holds a control token; a dialogue "
+        "whose engine failed is dropped, held again and never scored."
+    )
+    return markup.section("Guardrails", markup.note(note) if rows else "", body)
 
 
 def versions(run: RunFiles) -> str:

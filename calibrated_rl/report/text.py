@@ -1,52 +1,109 @@
-"""The plain-text table of arms that a job prints when it ends."""
+"""The plain-text tables that a job prints when it ends."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calibrated_rl.report.arms import in_order, pair_label
-from calibrated_rl.report.values import Interval, count, duration, interval, look_up, mapping, number
+from calibrated_rl.report.values import NOT_MEASURED, Interval, count, duration, interval, look_up, mapping, number
 
 HEADER = ("arm", "held-out reward", "success", "turns", "train reward", "gap closed", "human turns", "time")
+PAIR = "calibrated-interactive"
+SIMULATOR = {
+    "classifier_accuracy": "classifier accuracy, words",
+    "classifier_accuracy_acts": "classifier accuracy, acts",
+    "exact_tv": "total variation, exact",
+    "exact_kl": "KL(human, simulator), exact, nats",
+    "human_turn_nll": "NLL of a human turn, nats",
+    "nll_per_byte": "NLL of a byte, nats",
+}
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The arms of ``summary`` (the content of ``summary.json``) with 95 % CIs, one line an arm; a dash stands
-    for what was not measured. Paired differences follow below."""
+    """The arms of ``summary`` (the content of ``summary.json``) with 95 % CIs, one line an arm; below it what was
+    measured of paired differences, of the simulator before and after calibration, and of a study's variants, and
+    the run's label. A dash stands for what was not measured."""
     arms = mapping(summary, "arms")
-    if not arms:
-        return "no arm was measured"
-    rows = [HEADER]
-    for arm in in_order(arms):
-        values = arms[arm]
-        held_out = mapping(values, "held_out")
+    blocks = [_grid([HEADER, *(_arm(summary, arm) for arm in in_order(arms))])] if arms else ["no arm was measured"]
+    differences = [
+        (pair_label(pair), _with_bounds(value, sign=True), _verdict(value))
+        for pair, raw in mapping(summary, "paired").items()
+        if (value := interval(raw)) is not None
+    ]
+    if differences:
+        blocks.append(_grid([("paired difference", "held-out reward", ""), *differences]))
+    simulator = []
+    for key, words in SIMULATOR.items():
+        figures = [interval(look_up(summary, "simulator", when, key)) for when in ("before", "after")]
+        if any(figures):
+            simulator.append((words, *map(_with_bounds, figures)))
+    if simulator:
+        blocks.append(_grid([("simulator against human", "before calibration", "after"), *simulator]))
+    variants = mapping(summary, "variants")
+    if variants:
+        blocks.append(_variants(variants))
+    if summary.get("label"):
+        blocks.append(f"Note: {summary['label']}")
+    return "\n\n".join(blocks)
+
+
+def _arm(summary: Mapping[str, Any], arm: str) -> tuple[str, ...]:
+    values = mapping(summary, "arms", arm)
+    held_out = mapping(values, "held_out")
+    return (
+        arm,
+        _with_bounds(interval(held_out.get("reward"))),
+        _with_bounds(interval(held_out.get("success"))),
+        _mean(interval(held_out.get("turns")), 1),
+        _mean(interval(values.get("train_reward_last")), 2),
+        _mean(interval(look_up(summary, "gap_closed", arm)), 2),
+        _dash(count(values.get("human_turns"))),
+        _dash(duration(values.get("seconds"))),
+    )
+
+
+def _variants(variants: Mapping[str, Any]) -> str:
+    """One line a variant: what it changes, held-out reward of its arms, the paired difference, the classifier."""
+    arms = in_order(arm for name in variants for arm in mapping(variants, name, "arms"))
+    rows = [("variant", "change", *arms, pair_label(PAIR), "classifier")]
+    for name in variants:
+        change = look_up(variants, name, "change")
+        accuracy = (
+            _mean(interval(look_up(variants, name, "simulator", when, "classifier_accuracy")), 2)
+            for when in ("before", "after")
+        )
         rows.append(
             (
-                arm,
-                _with_bounds(interval(held_out.get("reward"))),
-                _with_bounds(interval(held_out.get("success"))),
-                _mean(interval(held_out.get("turns")), 1),
-                _mean(interval(values.get("train_reward_last")), 2),
-                _mean(interval(look_up(summary, "gap_closed", arm)), 2),
-                _dash(count(values.get("human_turns"))),
-                _dash(duration(values.get("seconds"))),
+                name,
+                " ".join(_short(str(part)) for part in change) if isinstance(change, list) else "–",
+                *(_mean(interval(look_up(variants, name, "arms", arm, "held_out", "reward")), 2) for arm in arms),
+                _with_bounds(interval(look_up(variants, name, "paired", PAIR)), sign=True),
+                " → ".join(accuracy),
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    lines = [_line(row, widths) for row in rows]
-    lines.insert(1, "─" * len(lines[0]))
-    for pair, value in mapping(summary, "paired").items():
-        difference = interval(value)
-        if difference is not None:
-            verdict = "" if difference.excludes_zero or difference.bounds is None else "  (no difference shown)"
-            lines.append(f"{pair_label(pair)}: {_with_bounds(difference, sign=True)}{verdict}")
-    if summary.get("label"):
-        lines.append(f"Note: {summary['label']}")
+    return _grid(rows)
+
+
+def _short(change: str) -> str:
+    """``a.b.key=value`` as ``key=value``: the terminal is narrow, the report has it whole."""
+    key, equals, value = change.partition("=")
+    return key.rsplit(".", 1)[-1] + equals + value
+
+
+def _grid(rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns under a line, the first column to the left."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [_line(row, widths).rstrip() for row in rows]
+    lines.insert(1, "─" * (sum(widths) + 2 * (len(widths) - 1)))
     return "\n".join(lines)
 
 
-def _line(row: tuple[str, ...], widths: list[int]) -> str:
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     first = row[0].ljust(widths[0])
     return "  ".join([first, *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+
+
+def _verdict(value: Interval) -> str:
+    return "no difference shown" if value.bounds is not None and not value.excludes_zero else ""
 
 
 def _with_bounds(value: Interval | None, *, sign: bool = False) -> str:
@@ -64,4 +121,4 @@ def _mean(value: Interval | None, digits: int) -> str:
 
 
 def _dash(text: str) -> str:
-    return "–" if text == "not measured" else text
+    return "–" if text == NOT_MEASURED else text

@@ -63,6 +63,18 @@ def mapping(tree: Any, *keys: str) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
+def by_turn(raw: Any) -> list[tuple[int, Interval]]:
+    """A figure by user turn: a list with a figure for each turn from 1, or with mappings that name their
+    ``turn``. Turns without a figure are left out."""
+    found = []
+    for place, entry in enumerate(raw if isinstance(raw, list) else [], start=1):
+        turn = finite(entry.get("turn", place)) if isinstance(entry, Mapping) else place
+        value = interval(entry)
+        if turn is not None and value is not None:
+            found.append((int(turn), value))
+    return found
+
+
 def number(value: float, digits: int = 2, *, sign: bool = False) -> str:
     """A number with a true minus sign and no negative zero."""
     rounded = round(value, digits) + 0.0
