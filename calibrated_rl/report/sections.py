@@ -142,8 +142,8 @@ def spent(run: RunFiles) -> str:
         rows.append([_name(arm), *(markup.plain(text) for text in budget)])
     header = ["arm", "updates", "policy tokens", "user tokens", "human turns", "time"]
     note = markup.note(
-        "Policy tokens carry the loss; user tokens are those that the arm's simulator sampled; human turns are those that "
-        "people were asked for in training, or extra logged ones. Means over seeds."
+        "Policy tokens carry the loss; user tokens are those that the arm's simulator sampled; human turns are those "
+        "that people were asked for in training, or extra logged ones. Means over seeds."
     )
     return markup.section("What each arm spent", *([note, markup.table(header, rows)] if rows else [markup.missing()]))
 
