@@ -1,0 +1,157 @@
+"""A run folder read back: its settings, its trained policies, its calibrated simulator. Starts nothing."""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from calibrated_rl.component import build
+from calibrated_rl.config import ARMS, RunConfig, load_config
+from calibrated_rl.errors import UserError
+from calibrated_rl.models import check_folder
+from calibrated_rl.tasks.base import ScriptedHuman, Task
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPolicy:
+    """One trained policy of a run."""
+
+    arm: str
+    seed: int
+    folder: Path
+    """The model in Hugging Face format."""
+    result: Mapping[str, Any] | None
+    """What the run wrote to ``arms/ARM-SEED.json``; None where it was stopped before."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRun:
+    """What a run has left behind."""
+
+    folder: Path
+    config: RunConfig
+    """The run's settings, with what was overridden."""
+    changed: list[str]
+    """Settings that were overridden with other values, as dotted keys."""
+    policies: list[SavedPolicy]
+    """At least one, in the order of ``ARMS`` and of seeds."""
+
+    def policy(self, name: str = "") -> SavedPolicy:
+        """The policy called ``name`` (ARM-SEED); without a name the first ``calibrated`` one, else the last.
+
+        Raises:
+            UserError: there is no such policy; names those there are.
+        """
+        if not name:
+            return next((p for p in self.policies if p.arm == "calibrated"), self.policies[-1])
+        for policy in self.policies:
+            if policy.name == name:
+                return policy
+        names = [policy.name for policy in self.policies]
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(names)}"
+        raise UserError(f"{self.folder} has no policy '{name}'{hint}")
+
+    def task(self) -> Task:
+        task: Task = build(self.config.task, self.config.task_config, "task_config")
+        return task
+
+    def human(self, task: Task) -> ScriptedHuman:
+        """The scripted people of the run.
+
+        Raises:
+            UserError: the run knows people from logs alone.
+        """
+        if not self.config.human:
+            raise UserError(f"{self.folder}: the run has no scripted human (`human` is empty)")
+        human: ScriptedHuman = build(self.config.human, self.config.human_config, "human_config", task=task)
+        return human
+
+    def simulator(self) -> Path:
+        """The simulator as it was aligned before training.
+
+        Raises:
+            UserError: the run has none, or not a whole one.
+        """
+        folder = self.folder / "models" / "calibrated"
+        if not folder.is_dir():
+            raise UserError(f"{self.folder} has no calibrated simulator: {folder} is not there")
+        check_folder(folder, "calibrated simulator")
+        return folder
+
+
+def open_run(folder: Path, overrides: Sequence[str] = ()) -> SavedRun:
+    """Read the run in ``folder``.
+
+    Args:
+        overrides: settings as ``key=value`` that replace the run's own.
+
+    Raises:
+        UserError: it is no run folder, it holds no policy or a broken one, or an override does not fit.
+    """
+    file = config_file(folder)
+    found = [
+        (match[1], int(match[2]), path)
+        for path in (folder / "checkpoints").glob("*")
+        if (match := re.fullmatch(r"(\w+)-(\d+)", path.name)) and path.is_dir()
+    ]
+    if not found:
+        raise UserError(f"{folder} has no trained policy yet: there is no checkpoints/ARM-SEED in it")
+    order = {arm: number for number, arm in enumerate(ARMS)}
+    policies = []
+    for arm, seed, path in sorted(found, key=lambda item: (order.get(item[0], len(order)), item)):
+        check_folder(path, path.name)
+        policies.append(SavedPolicy(arm, seed, path, _result(folder / "arms" / f"{path.name}.json")))
+    config = load_config(file, overrides)
+    changed = changed_settings(load_config(file), config)
+    return SavedRun(folder=folder, config=config, changed=changed, policies=policies)
+
+
+def config_file(folder: Path) -> Path:
+    """The settings that the run in ``folder`` was made with.
+
+    Raises:
+        UserError: it is no run folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no run folder {folder}")
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"{folder} is not a run folder: it holds no config.yaml")
+    return file
+
+
+def _result(file: Path) -> Mapping[str, Any] | None:
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not readable JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} does not hold a JSON object")
+    return content
+
+
+def changed_settings(before: RunConfig, now: RunConfig) -> list[str]:
+    """Dotted keys of the settings in which two configs differ."""
+    old, new = (_flat(OmegaConf.to_container(OmegaConf.structured(config))) for config in (before, now))
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

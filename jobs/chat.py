@@ -1,0 +1,137 @@
+"""Talk to a trained policy in the terminal, or listen to it talking to a simulator or to the scripted human.
+
+    python jobs/chat.py runs/dev [--policy calibrated-0] [--with me|simulator|human] [--scenario 3] [--seed 1]
+
+You are the other side: your goal and what the policy was told are shown first. An empty line or Ctrl-D ends the
+conversation; then its ending and its reward are printed. The lines may also come from a pipe. The same scenario,
+seed and lines give the same conversation.
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import _command
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calibrated_rl.dialogue import Turn
+    from calibrated_rl.rollout.conversation import Speaker
+
+
+def parse() -> argparse.Namespace:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run, such as runs/dev")
+    parser.add_argument("--policy", default="", metavar="ARM-SEED", help="default: the run's calibrated policy")
+    parser.add_argument(
+        "--with", dest="other", choices=("me", "simulator", "human"), default="me",
+        help="who talks to it: you (default), the run's calibrated simulator, or its scripted human",
+    )  # fmt: skip
+    parser.add_argument("--scenario", type=int, default=0, metavar="N", help="held-out scenario, from 0 (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of what models sample (default: 0)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
+
+    from transformers import AutoTokenizer
+
+    from calibrated_rl.dialogue import Side, Split
+    from calibrated_rl.errors import UserError
+    from calibrated_rl.evaluation.saved_run import open_run
+    from calibrated_rl.progress import Progress
+    from calibrated_rl.rollout.conversation import ModelSpeaker, ScriptedSpeaker, converse, greeting, stable_seed
+    from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
+    from calibrated_rl.tokens import ChatTokens
+    from calibrated_rl.users.person import STOPPED, Person
+
+    run, progress = open_run(arguments.run), Progress()
+    policy, task = run.policy(arguments.policy), run.task()
+    if arguments.scenario < 0:
+        raise UserError(f"--scenario {arguments.scenario}: scenarios are counted from 0")
+    scenario = task.scenarios(Split.HELD_OUT, arguments.scenario + 1)[arguments.scenario]
+    models = [(Side.POLICY, policy.folder, run.config.policy)]
+    if arguments.other == "simulator":
+        models.append((Side.USER, run.simulator(), run.config.simulator))
+    human = run.human(task) if arguments.other == "human" else None
+    chats = [ChatTokens(AutoTokenizer.from_pretrained(folder), folder.name) for _, folder, _ in models]
+    _command.check_memory(1.0 + 2.0 * len(models))
+
+    _command.start_ray()
+    progress.say(f"starting {'one vLLM engine' if len(models) == 1 else 'two vLLM engines'}")
+    gate = WaveGate()
+    pools = [
+        ReplicaPool(side.value, str(folder.resolve()), chat, config.engine, gate=gate)
+        for (side, folder, config), chat in zip(models, chats, strict=True)
+    ]
+    try:
+        for pool in pools:
+            pool.wait_until_ready()
+        speakers: list[Speaker] = [
+            Aloud(ModelSpeaker(pool, scenario, side, config.sampling, stable_seed(arguments.seed, side), scenario.id))
+            for pool, (side, _, config) in zip(pools, models, strict=True)
+        ]
+        person = Person(ask)
+        if len(speakers) == 1:
+            speakers.append(person if human is None else Aloud(ScriptedSpeaker(human, scenario)))
+        progress.say(f"policy {policy.name}, scenario {scenario.id}")
+        print(f"What the other side wants: {scenario.user_instructions}")
+        print(f"What the policy was told:  {scenario.policy_instructions}")
+        if arguments.other == "me":
+            print("You are the other side. An empty line or Ctrl-D ends the conversation.")
+        show(greeting(scenario))
+        gate.running = 1  # a turn at a time is a wave of one, in which the seed decides what is drawn
+        turns, ending = asyncio.run(converse(task, scenario, speakers[0], speakers[1]))
+    finally:
+        for pool in pools:
+            pool.close()
+    if person.stopped:
+        ending = STOPPED
+    outcome = task.outcome(scenario, turns, ending)
+    print(f"ending: {ending}\nreward: {outcome.reward:+.3f} ({'success' if outcome.success else 'no success'})")
+
+
+class Aloud:
+    """A speaker whose turns are printed as they are said."""
+
+    def __init__(self, speaker: "Speaker") -> None:
+        self.speaker = speaker
+
+    def hear(self, turn: "Turn") -> None:
+        self.speaker.hear(turn)
+
+    async def say(self, turns: "Sequence[Turn]") -> "Turn | None":
+        turn = await self.speaker.say(turns)
+        if turn is not None:
+            show(turn)
+        return turn
+
+
+def show(turn: "Turn") -> None:
+    """Print a turn, with the guardrail that it tripped, if any."""
+    flaw = f"  [{turn.flaw}]" if turn.flaw else ""
+    print(f"{turn.side.value:>6}: {turn.text}{flaw}", flush=True)
+
+
+def ask() -> str | None:
+    """A line from the standard input; None for an empty line, its end, or Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's would wait for the line
+    try:
+        line = input("   you: ").strip()
+    except (EOFError, KeyboardInterrupt):
+        line = ""
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if not sys.stdin.isatty():
+        print(line, flush=True)
+    return line or None
+
+
+if __name__ == "__main__":
+    _command.run(main)

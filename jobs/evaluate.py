@@ -1,0 +1,95 @@
+"""Judge the trained policies of a run again on held-out people, with the run's settings or other ones.
+
+    python jobs/evaluate.py runs/dev [--policy calibrated-0] [key=value ...]
+
+Needs only the policies in RUN/checkpoints and starts only the policy's engine. Prints the table of the arms, writes
+RUN/evaluation.json, and says whether the figures are those that the run itself wrote to RUN/arms: in deterministic
+mode they are, unless settings were changed.
+"""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import _command
+
+if TYPE_CHECKING:
+    from calibrated_rl.evaluation.saved_run import SavedPolicy, SavedRun
+    from calibrated_rl.progress import Progress
+
+
+def main() -> None:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run, such as runs/dev")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. evaluation.scenarios=500")
+    parser.add_argument("--policy", default="", metavar="ARM-SEED", help="judge only this one (default: all)")
+    arguments = parser.parse_intermixed_args()
+
+    from calibrated_rl.evaluation.saved_run import open_run
+    from calibrated_rl.progress import Progress
+
+    run = open_run(arguments.run, arguments.overrides)
+    policies = [run.policy(arguments.policy)] if arguments.policy else run.policies
+    judge(run, policies, Progress())
+
+
+def judge(run: "SavedRun", policies: "list[SavedPolicy]", progress: "Progress") -> None:
+    """Judge ``policies`` one after the other on one engine; print and write what was found."""
+    from calibrated_rl.algorithms.compare import versions, write_json
+    from calibrated_rl.algorithms.parts import Parts
+    from calibrated_rl.evaluation.again import judge_again, people_of
+    from calibrated_rl.evaluation.summary import summarise
+    from calibrated_rl.report.text import table
+
+    human = people_of(run)
+    parts = Parts(run.config, run.folder, progress)
+    _command.check_memory(3.0)
+    _command.start_ray()
+    progress.say("starting the policy's engine")
+    parts.start_policy(policies[0].folder)
+    results, agrees = [], {}
+    try:
+        for number, policy in enumerate(policies, start=1):
+            progress.say(f"judging {policy.name} ({number}/{len(policies)})")
+            results.append(judge_again(parts, policy, human))
+            agrees[policy.name], words = agreement(run, policy, results[-1]["scores"])
+            progress.say(f"{policy.name}: {words}")
+    finally:
+        parts.policy.close()
+    split = run.config.evaluation.split
+    found = summarise(results, sorted({policy.seed for policy in policies})) | {
+        "label": "" if split == "held_out" else f"judged on the {split} split",
+        "settings": asdict(run.config.evaluation) | {"deterministic": run.config.deterministic},
+        "changed": run.changed,
+        "scores": {policy.name: result["scores"] for policy, result in zip(policies, results, strict=True)},
+        "agrees_with_run": agrees,
+        "dropped": dict(parts.collector.statistics.dropped),
+        "flaws": dict(parts.collector.statistics.flaws),
+        "versions": versions(),
+    }
+    file = run.folder / "evaluation.json"
+    write_json(file, found)
+    print(table(found))
+    print(f"figures: {file.resolve()}")
+
+
+def agreement(run: "SavedRun", policy: "SavedPolicy", scores: dict[str, Any]) -> tuple[bool | None, str]:
+    """Whether the run's own figures came out again (None: they cannot be compared), and that in words."""
+    from calibrated_rl.evaluation.again import differences
+
+    recorded = (policy.result or {}).get("scores")
+    if recorded is None:
+        return None, "the run itself has no figures of it"
+    if run.changed:
+        return None, f"not compared with the run's own figures, which had another {', '.join(run.changed)}"
+    different = differences(scores, recorded)
+    if not different:
+        return True, f"the same figures as in arms/{policy.name}.json"
+    chance = "" if run.config.deterministic else " (the run is not deterministic, so they differ by chance)"
+    return False, f"other figures than in arms/{policy.name}.json: {'; '.join(different)}{chance}"
+
+
+if __name__ == "__main__":
+    _command.run(main)

@@ -1,0 +1,122 @@
+"""The jobs' command lines: help, and mistakes that are refused with one line and exit code 2 before anything starts."""
+
+import asyncio
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from calibrated_rl.config import load_config
+from calibrated_rl.dialogue import Side, Source, Turn
+from calibrated_rl.evaluation.again import differences
+from calibrated_rl.evaluation.saved_run import changed_settings, open_run
+from calibrated_rl.models import make_tiny
+from calibrated_rl.users.person import Person
+
+JOBS = Path(__file__).resolve().parents[1] / "jobs"
+MICRO = Path(__file__).parent / "micro.yaml"
+PEOPLE = "human: calibrated_rl.users.front_desk_human:FrontDeskHuman\n"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with two policies and nothing else."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    make_tiny(folder / "checkpoints" / "start-0", ["which day ?", "table please"] * 20, 0)
+    shutil.copytree(folder / "checkpoints" / "start-0", folder / "checkpoints" / "calibrated-10")
+    (folder / "config.yaml").write_text(PEOPLE + "logs: {calibration: 5, monitor: 5, tuning: 5, held_out: 5}\n")
+    (folder / "arms").mkdir()
+    (folder / "arms" / "start-0.json").write_text(json.dumps({"updates": 0}))
+    return folder
+
+
+@pytest.fixture
+def refuse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """Runs a job that must end with exit code 2 before it starts anything; returns its one line."""
+
+    def run(job: str, *arguments: object) -> str:
+        monkeypatch.syspath_prepend(str(JOBS))
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [job, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(JOBS / f"{job}.py"), run_name="__main__")
+        output = capsys.readouterr()
+        assert ended.value.code == 2 and "starting" not in output.out
+        assert output.err.startswith("error: ") and output.err.count("\n") == 1
+        return output.err
+
+    return run
+
+
+@pytest.mark.parametrize("job", ["calibrate", "chat", "compare", "evaluate", "logs", "train"])
+def test_help(job: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(JOBS / f"{job}.py"), "--help"], capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+    assert done.returncode == 0 and f"python jobs/{job}.py" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("job", ["evaluate", "chat"])
+def test_run_folders_that_do_not_fit(job: str, refuse, saved: Path, tmp_path: Path) -> None:
+    assert "there is no run folder nowhere" in refuse(job, "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "holds no config.yaml" in refuse(job, "empty")
+    (tmp_path / "empty" / "config.yaml").write_text(PEOPLE)
+    assert "no trained policy yet" in refuse(job, "empty")
+    (tmp_path / "empty" / "checkpoints" / "start-0").mkdir(parents=True)
+    assert "start-0 has no config.json" in refuse(job, "empty")
+    assert "did you mean 'calibrated-10'" in refuse(job, saved, "--policy", "calibrated-1")
+
+
+def test_evaluate_refuses(refuse, saved: Path) -> None:
+    assert "did you mean 'evaluation.scenarios'" in refuse("evaluate", saved, "evaluation.scenario=3")
+    assert "at least 1 is needed" in refuse("evaluate", saved, "evaluation.scenarios=0")
+    assert "no scripted human" in refuse("evaluate", saved, "human=''", "arms=[start]", "--policy", "start-0")
+
+
+def test_chat_refuses(refuse, saved: Path, tmp_path: Path) -> None:
+    assert "no calibrated simulator" in refuse("chat", saved, "--with", "simulator")
+    assert "counted from 0" in refuse("chat", saved, "--scenario", -1)
+    shutil.copytree(saved, tmp_path / "logs_only")
+    (tmp_path / "logs_only" / "config.yaml").write_text("arms: [start]\n")
+    assert "no scripted human" in refuse("chat", "logs_only", "--with", "human")
+
+
+def test_calibrate_refuses(refuse, saved: Path) -> None:
+    assert "there is no config file nowhere.yaml" in refuse("calibrate", "nowhere.yaml")
+    assert "did you mean 'calibration.every'" in refuse("calibrate", MICRO, "calibration.evry=3")
+    other = refuse("calibrate", MICRO, "name=small", "--runs", saved.parent)
+    assert "made with another" in other and "logs.calibration" in other and "training" not in other
+
+
+def test_saved_run(saved: Path) -> None:
+    run = open_run(saved, ["evaluation.shifted=7"])
+    assert [policy.name for policy in run.policies] == ["start-0", "calibrated-10"]
+    assert run.policy().name == "calibrated-10" and run.policy("start-0").result == {"updates": 0}
+    assert run.changed == ["evaluation.shifted"] and run.config.evaluation.shifted == 7
+    assert open_run(saved).changed == []
+    changed = ["logs.held_out", "policy.sampling.temperature"]
+    other = load_config(saved / "config.yaml", ["policy.sampling.temperature=0.5", "logs.held_out=6"])
+    assert changed_settings(open_run(saved).config, other) == changed
+
+
+def test_differences_name_setting_and_people() -> None:
+    def scores(reward: float, *people: str) -> dict[str, object]:
+        figures = {figure: dict.fromkeys(people, 1.0) for figure in ("success", "turns")}
+        return {"held_out": figures | {"reward": dict.fromkeys(people, 0.5) | {"a": reward}, "endings": {"left": 1.0}}}
+
+    assert differences(scores(0.1, "a", "b"), scores(0.1, "a", "b")) == []
+    assert differences(scores(0.1, "a", "b"), scores(0.2, "a", "b")) == ["held_out: 1 of 2 people"]
+    assert differences(scores(0.1, "a", "b"), scores(0.1, "a")) == ["held_out: other people"]
+
+
+def test_a_person_speaks_until_it_stops() -> None:
+    lines = iter(["table for two", None])
+    person = Person(lambda: next(lines))
+    expected = Turn(side=Side.USER, text="table for two", source=Source.PERSON)
+    assert asyncio.run(person.say([])) == expected and not person.stopped
+    assert asyncio.run(person.say([])) is None and person.stopped
