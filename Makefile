@@ -1,6 +1,6 @@
 # make help lists the targets. Extra settings of a job: make dev ARGS="key=value ..."
 .DEFAULT_GOAL := help
-.PHONY: help setup dev test clean
+.PHONY: help setup dev casino study test clean
 
 SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 # The first of these that is a Python 3.11 or 3.12; make setup PYTHON=... names another.
@@ -32,6 +32,12 @@ $(VENV)/.ready: pyproject.toml constraints-cpu.txt
 
 dev: $(VENV)/.ready  ## Compare the arms in the small booking world (CPU, at most 20 minutes)
 	$(RUN) jobs/compare.py configs/dev.yaml $(ARGS)
+
+casino: $(VENV)/.ready  ## The same with a real model on real negotiations (CPU, at most 45 minutes)
+	$(RUN) jobs/compare.py configs/casino.yaml $(ARGS)
+
+study: $(VENV)/.ready  ## All arms over several seeds, a placebo and a sweep; goes on where it stopped (hours)
+	$(RUN) jobs/compare.py configs/frontdesk_study.yaml $(ARGS)
 
 test: $(VENV)/.ready  ## Lint, types, tests (pytest options: make test ARGS="-k replay")
 	$(RUN) -m ruff check .

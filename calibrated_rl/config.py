@@ -160,25 +160,25 @@ NEEDS_HUMAN = ("oracle", "calibrated_on_policy")
 
 
 def load_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a YAML file and ``key=value`` overrides into a config.
+    """Read a YAML file and what changes it into a config.
+
+    Args:
+        overrides: ``key=value``, or further YAML files (such as ``configs/hardware/one_gpu.yaml``), which are laid
+            over ``file`` in their order; ``key=value`` has the last word.
 
     Raises:
         UserError: no such file, not YAML, an unknown key or a wrong type; names key, place and nearest key.
     """
     path = Path(file)
-    if not path.is_file():
-        raise UserError(f"there is no config file {path}")
-    schema = OmegaConf.structured(RunConfig)
-    merged = schema
-    try:
-        sources = [(str(path), OmegaConf.load(path))]
-    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from error
-    for override in overrides:
-        if "=" not in override:
-            raise UserError(f"'{override}' is not of the form key=value")
-    if overrides:
-        sources.append(("command line", OmegaConf.from_dotlist(list(overrides))))
+    files = [path, *(Path(text) for text in overrides if "=" not in text and text.endswith((".yaml", ".yml")))]
+    pairs = [text for text in overrides if Path(text) not in files]
+    for text in pairs:
+        if "=" not in text:
+            raise UserError(f"'{text}' is neither key=value nor a YAML file")
+    sources = [(str(each), _read(each)) for each in files]
+    if pairs:
+        sources.append(("command line", OmegaConf.from_dotlist(pairs)))
+    merged = OmegaConf.structured(RunConfig)
     for where, source in sources:
         try:
             merged = OmegaConf.merge(merged, source)
@@ -191,6 +191,15 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     assert isinstance(config, RunConfig)
     check(config, str(path))
     return config
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"there is no config file {path}")
+    try:
+        return OmegaConf.load(path)
+    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from error
 
 
 def variants_of(config: RunConfig, file: str | Path, overrides: Sequence[str]) -> dict[str, RunConfig]:

@@ -22,6 +22,26 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(code or 0)
 
 
+def hardware(name: str) -> list[str]:
+    """The file of ``configs/hardware`` to lay over a config, as a list of one; ``auto`` looks what is there: a job
+    within a Ray cluster that has several GPUs takes ``cluster``."""
+    if name == "auto":
+        count = _gpus()
+        name = "cpu" if not count else "cluster" if count > 1 and "RAY_ADDRESS" in os.environ else "one_gpu"
+    return [str(ROOT / "configs" / "hardware" / f"{name}.yaml")]
+
+
+def _gpus() -> int:
+    if "RAY_ADDRESS" in os.environ:
+        import ray
+
+        start_ray()
+        return int(ray.cluster_resources().get("GPU", 0))
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def start_ray() -> None:
     """Join the cluster that this job was submitted to, or start a local Ray."""
     import ray

@@ -22,17 +22,23 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML file, see configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="replace settings, e.g. seeds=[0,1]")
+    parser.add_argument(
+        "--hardware", choices=("auto", "cpu", "one_gpu", "cluster"), default="auto",
+        help="which of configs/hardware to lay over the config (default: found on this machine or cluster)",
+    )  # fmt: skip
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     return parser
 
 
-def execute(config_file: str, overrides: list[str], runs: str) -> None:
+def execute(config_file: str, overrides: list[str], runs: str, hardware: str) -> None:
     """Run the arms of the config, then its variants; print the table."""
     from calibrated_rl.algorithms.compare import add_variants
     from calibrated_rl.config import load_config, variants_of
     from calibrated_rl.progress import Progress
     from calibrated_rl.report.text import table
 
+    load_config(config_file, overrides)  # mistakes come to light before anybody looks for devices
+    overrides = [*_command.hardware(hardware), *overrides]
     config = load_config(config_file, overrides)
     variants = variants_of(config, config_file, overrides)
     progress, folder = Progress(), Path(runs) / config.name
@@ -73,7 +79,7 @@ def run(config: "RunConfig", folder: Path, progress: "Progress", start_of: Path 
 def main() -> None:
     assert __doc__ is not None
     arguments = parser_of(__doc__).parse_intermixed_args()
-    execute(arguments.config, arguments.overrides, arguments.runs)
+    execute(arguments.config, arguments.overrides, arguments.runs, arguments.hardware)
 
 
 if __name__ == "__main__":

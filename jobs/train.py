@@ -14,7 +14,8 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--arm", default="calibrated", help="start, static, interactive, calibrated_once, ...")
     arguments = parser.parse_intermixed_args()
-    execute(arguments.config, [*arguments.overrides, f"arms=[{arguments.arm}]"], arguments.runs)
+    overrides = [*arguments.overrides, f"arms=[{arguments.arm}]"]
+    execute(arguments.config, overrides, arguments.runs, arguments.hardware)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,8 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dic
                 continue
             entry[setting] = {}
             for figure in ("reward", "success", "turns"):
-                values = {seed: found[setting][figure] for seed, found in judged.items()}
-                entry[setting][figure] = hierarchical_bootstrap(values).as_dict()
+                by_seed = {seed: found[setting][figure] for seed, found in judged.items()}
+                entry[setting][figure] = hierarchical_bootstrap(by_seed).as_dict()
         if judged:
             scores[arm] = {seed: found["held_out"]["reward"] for seed, found in judged.items()}
         endings: dict[str, float] = {}
