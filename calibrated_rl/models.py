@@ -190,6 +190,46 @@ def parameter_bytes(folder: Path) -> int:
     return total
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """The sizes of a model that its memory depends on."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    intermediate: int
+    """Inner size of the feed-forward part."""
+    keys: int
+    """Size of a token's keys over all key heads of a layer."""
+    vocabulary: int
+
+
+def shape_of(folder: Path) -> ModelShape:
+    """The shape of the language model in ``folder``, without loading it.
+
+    Raises:
+        UserError: transformers does not know this kind of model, or there are no weights.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the model in {folder} is of a kind that transformers does not know: {reason}") from error
+    heads = config.num_attention_heads
+    return ModelShape(
+        parameters=parameter_bytes(folder) // (config.dtype or torch.float32).itemsize,
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        keys=(getattr(config, "num_key_value_heads", None) or heads)
+        * (getattr(config, "head_dim", None) or config.hidden_size // heads),
+        vocabulary=config.vocab_size,
+    )
+
+
 def check_context(folder: Path, needed: int) -> None:
     """Refuse a model whose positions end before ``needed`` tokens.
 
@@ -297,9 +337,13 @@ def make_tiny(
     intermediate: int = 768,
     vocab_size: int = 800,
     context: int = 512,
+    tied: bool = True,
 ) -> Path:
     """Make a random tiny Llama and a tokenizer for ``texts`` in ``folder``; the same arguments give the
-    same files. With the defaults at most 1.35 M parameters, tied embeddings, fp32. Returns ``folder``.
+    same files. With the defaults at most 1.35 M parameters, fp32. Returns ``folder``.
+
+    Args:
+        tied: the output layer shares the weights of the embeddings.
 
     Raises:
         UserError: the head size is one that vLLM's CPU attention lacks, or the vocabulary cannot hold
@@ -321,7 +365,7 @@ def make_tiny(
         num_attention_heads=heads,
         num_key_value_heads=heads,
         max_position_embeddings=context,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         # Small models learn to copy words from the dialogue in half the steps when they start wider than 0.02.
         initializer_range=0.05,
         bos_token_id=None,

@@ -54,7 +54,8 @@ def align_again(parts: Parts, record: ArmRecord, extra: Sequence[Sample] = ()) -
     ]
     samples = log_samples(logs, Side.USER, parts.simulator_chat)
     views = [sample.tokens for sample in log_samples(logs, Side.POLICY, parts.policy_chat)]
-    parts.learner.load(START, parts.start_folder, trainable=False)
+    if not parts.uses_reference:
+        parts.learner.load(START, parts.start_folder, trainable=False)
     weights, share = history_weights(
         views,
         parts.learner.log_probs(POLICY, views),
@@ -62,7 +63,8 @@ def align_again(parts: Parts, record: ArmRecord, extra: Sequence[Sample] = ()) -
         [sample.tokens for sample in samples],
         parts.config.calibration.ratio_clip,
     )
-    parts.learner.unload(START)
+    if not parts.uses_reference:
+        parts.learner.unload(START)
     weighted = [Sample(tokens=s.tokens, token_weights=w) for s, w in zip(samples, weights, strict=True)]
     record.log(record.updates, {"calibration_effective_share": share, "extra_human_turns": float(len(extra))})
     folder = parts.folder / "models" / f"{record.arm}-{record.seed}-{record.updates}"

@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,14 @@ from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.logs.base import LogReader
+from calibrated_rl.memory import check_memory
 from calibrated_rl.models import check_context, make_tiny, resolve_model
 from calibrated_rl.progress import Progress
 from calibrated_rl.replay.actor import ReplayActor
 from calibrated_rl.rollout.collector import Collector
+from calibrated_rl.rollout.context import check_room, room_for
+from calibrated_rl.rollout.conversation import SamplingConfig
+from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 from calibrated_rl.tokens import ChatTokens
@@ -117,14 +121,7 @@ class Parts:
             if (start_of / "models" / name).is_dir() and not (folder / "models" / name).is_dir():
                 shutil.copytree(start_of / "models" / name, folder / "models" / name)
         self._prepare_models()
-        for side in (config.policy, config.simulator):
-            if side.engine.max_model_len < 2 * side.sampling.max_turn_tokens + 64:
-                raise UserError(
-                    f"engine.max_model_len {side.engine.max_model_len} is too small for turns of "
-                    f"{side.sampling.max_turn_tokens} tokens"
-                )
-        check_context(self.policy_base, config.policy.engine.max_model_len)
-        check_context(self.simulator_base, config.simulator.engine.max_model_len)
+        self._check_context()
 
     # ---- start -------------------------------------------------------------------------------------
 
@@ -162,13 +159,27 @@ class Parts:
         if self.config.proxy.model:
             self.proxy_base = find(self.config.proxy.model, PROXY, 2, texts)
 
-    def start(self) -> None:
-        """Start all actors side by side, and bring the models to where training begins."""
+    def _check_context(self) -> None:
+        """Read the tokenizers, and refuse models and settings that are too short for the logged dialogues."""
         from transformers import AutoTokenizer
 
+        def chat(role: str, base: Path, side: Side, engine: EngineConfig, sampling: SamplingConfig) -> ChatTokens:
+            check_context(base, engine.max_model_len)
+            tokens = ChatTokens(AutoTokenizer.from_pretrained(base), role)
+            needed = room_for(tokens, side, self.logs[Split.CALIBRATION], sampling.max_turn_tokens)
+            check_room(role, engine.max_model_len, needed)
+            return tokens
+
+        policy, simulator, proxy = self.config.policy, self.config.simulator, self.config.proxy
+        self.policy_chat = chat(POLICY, self.policy_base, Side.POLICY, policy.engine, policy.sampling)
+        self.simulator_chat = chat(SIMULATOR, self.simulator_base, Side.USER, simulator.engine, simulator.sampling)
+        if proxy.model:
+            self.proxy_chat = chat(PROXY, self.proxy_base, Side.USER, proxy.engine, simulator.sampling)
+
+    def start(self) -> None:
+        """Start all actors side by side, and bring the models to where training begins."""
         config = self.config
-        self.policy_chat = ChatTokens(AutoTokenizer.from_pretrained(self.policy_base), POLICY)
-        self.simulator_chat = ChatTokens(AutoTokenizer.from_pretrained(self.simulator_base), SIMULATOR)
+        check_memory(config, self.policy_base, self.simulator_base, self.proxy_base if config.proxy.model else None)
         gate = WaveGate() if config.deterministic else None
         self.say("starting two vLLM engines, the learner and the replay store")
         self.store = ReplayActor.remote(str((self.folder / "replay").resolve()))
@@ -181,8 +192,7 @@ class Parts:
         )
         self.pools = [self.policy, self.simulator]
         if config.proxy.model:
-            proxy_chat = ChatTokens(AutoTokenizer.from_pretrained(self.proxy_base), PROXY)
-            self.judge = ReplicaPool(PROXY, str(self.proxy_base), proxy_chat, config.proxy.engine, gate=gate)
+            self.judge = ReplicaPool(PROXY, str(self.proxy_base), self.proxy_chat, config.proxy.engine, gate=gate)
             self.pools.append(self.judge)
         self.learner = LearnerGroup(config.learner)
         self._bring_up()
@@ -265,9 +275,16 @@ class Parts:
         rate = training.learning_rates.get(arm, training.learning_rate)
         optimizer = OptimizerConfig(learning_rate=rate, warmup_steps=2)
         self.learner.load(POLICY, self.start_folder, optimizer=optimizer, seed=seed)
+        if self.uses_reference:
+            self.learner.load(START, self.start_folder, trainable=False)
         self.policy.publish(self.learner.weights(POLICY), 0)
         self.use_simulator(self.uncalibrated_folder)
         return ArmRecord(arm, seed, writer=SummaryWriter(str(self.folder / "tensorboard" / f"{arm}-{seed}")))
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether the loss keeps the policy near its start, whose log-probs are then needed at every update."""
+        return float(self.config.training.loss_config.get("kl_coefficient", 0.0)) > 0
 
     def use_simulator(self, folder: Path) -> None:
         """Serve the simulator in ``folder``; its version counts up."""
@@ -304,6 +321,10 @@ class Parts:
             for dialogue, advantage in zip(group, group_advantages(values, config.advantage), strict=True):
                 assert dialogue.policy_tokens is not None
                 samples.append(Sample(tokens=dialogue.policy_tokens, advantage=float(advantage)))
+        if self.uses_reference:
+            temperature = self.config.policy.sampling.temperature
+            reference = self.learner.log_probs(START, [s.tokens for s in samples], temperature)
+            samples = [replace(s, reference_logprobs=r) for s, r in zip(samples, reference, strict=True)]
         metrics = self.learner.step(
             POLICY, samples, (config.loss, dict(config.loss_config)),
             temperature=self.config.policy.sampling.temperature, minibatches=config.minibatches,
