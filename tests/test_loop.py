@@ -11,6 +11,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
+CONTROLS = ("cloned", "calibrated_once", "calibrated_on_policy", "calibrated_more_logs")
 
 OUTSIDE = """
 from calibrated_rl.tasks.front_desk import FrontDesk
@@ -25,46 +26,87 @@ class Guest(FrontDeskHuman):
     pass
 """
 
+STUDY = f"""
+control_arms: [{", ".join(CONTROLS)}]
+variants:
+  placebo: {{arms: [calibrated], change: [calibration.source=upbringing, training.updates=1]}}
+"""
+
 
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("outside")
     (folder / "outside_task.py").write_text(OUTSIDE)
+    (folder / "study.yaml").write_text(STUDY)
     return folder
 
 
-def run(outside: Path, runs: Path) -> Path:
+def run(outside: Path, runs: Path, *changes: str) -> Path:
     file = outside / "outside_task.py"
     done = subprocess.run(
         [
-            sys.executable, str(ROOT / "jobs/compare.py"), str(ROOT / "tests/micro.yaml"), "--runs", str(runs),
-            f"task={file}:Counter", f"human={file}:Guest",
+            sys.executable, str(ROOT / "jobs/compare.py"), str(ROOT / "tests/micro.yaml"), *changes,
+            f"task={file}:Counter", "--runs", str(runs), "--hardware", "cpu",
         ],
-        capture_output=True, text=True, timeout=500, cwd=ROOT,
+        capture_output=True, text=True, timeout=600, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return runs / "micro"
 
 
-def figures(summary: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same in a second run: everything but the seconds."""
-    for arm in summary["arms"].values():
-        arm.pop("seconds")
-    return summary
+@pytest.fixture(scope="module")
+def study(outside: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all arms, controls and a side experiment."""
+    guest = f"human={outside / 'outside_task.py'}:Guest"
+    return run(outside, tmp_path_factory.mktemp("study"), str(outside / "study.yaml"), guest)
 
 
-@pytest.mark.timeout(1100)
-def test_same_seed_same_figures(outside: Path, tmp_path: Path) -> None:
-    first, second = (run(outside, tmp_path / name) for name in "ab")
-    summary = figures(json.loads((first / "summary.json").read_text()))
-    assert summary == figures(json.loads((second / "summary.json").read_text()))
-
-    assert set(summary["arms"]) == {"start", "static", "interactive", "calibrated", "oracle"}
+@pytest.mark.timeout(700)
+def test_every_part_leaves_what_it_should(study: Path) -> None:
+    summary = json.loads((study / "summary.json").read_text())
+    arms = summary["arms"]
+    assert set(arms) == {"start", "static", "interactive", "calibrated", "oracle", *CONTROLS}
     assert summary["task"] == "counter"
-    assert summary["arms"]["calibrated"]["updates"] == 2
-    assert summary["arms"]["calibrated"]["user_tokens"] > 0 and summary["arms"]["oracle"]["human_turns"] > 0
-    assert (first / "report.html").stat().st_size > 10_000
-    AutoModelForCausalLM.from_pretrained(first / "checkpoints" / "calibrated-0")
-    segments = sorted((first / "replay").rglob("*.arrow"))
+    assert arms["calibrated"]["updates"] == 2
+    assert arms["calibrated"]["user_tokens"] > 0 and arms["calibrated"]["human_turns"] == 0
+    assert arms["oracle"]["human_turns"] > 0
+    assert arms["calibrated_on_policy"]["human_turns"] == arms["calibrated_more_logs"]["human_turns"] == 10
+    budgets = [arms[arm]["policy_tokens"] for arm in arms if arm != "start"]
+    assert min(budgets) > 0.5 * max(budgets), f"budgets differ: {budgets}"
+    assert set(summary["variants"]["placebo"]["arms"]) == {"calibrated"}
+    for when in ("before", "after"):
+        assert 0 <= summary["simulator"][when]["exact_tv"]["mean"] <= 1
+    assert (study / "report.html").stat().st_size > 10_000
+    assert list((study / "tensorboard" / "calibrated-0").glob("events*"))
+    AutoModelForCausalLM.from_pretrained(study / "checkpoints" / "calibrated-0")
+    segments = sorted((study / "replay").rglob("*.arrow"))
     rows = sum(pa.ipc.open_file(str(segment)).read_all().num_rows for segment in segments)
     assert rows > 100
+
+
+@pytest.mark.timeout(700)
+def test_same_seed_same_figures(outside: Path, study: Path, tmp_path: Path) -> None:
+    """The same arms without the study's controls: also, what runs beside an arm does not change it."""
+    again = run(outside, tmp_path, f"human={outside / 'outside_task.py'}:Guest")
+    first, second = (json.loads((folder / "summary.json").read_text()) for folder in (study, again))
+    assert first["simulator"] == second["simulator"]
+    for arm, figures in second["arms"].items():
+        assert without_seconds(first["arms"][arm]) == without_seconds(figures), arm
+    for pair, difference in second["paired"].items():
+        assert first["paired"][pair] == difference, pair
+
+
+def without_seconds(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in figures.items() if name != "seconds"}
+
+
+@pytest.mark.timeout(700)
+def test_a_proxy_judges_where_there_is_no_human(outside: Path, study: Path, tmp_path: Path) -> None:
+    proxy = study / "models" / "policy_base"
+    changes = ("human=", "arms=[start,interactive]", "training.updates=1", "upbringing.human=")
+    folder = run(outside, tmp_path, *changes, f"proxy.model={proxy}", "evaluation.shifted=0")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert "proxy" in summary["held_out_user"]
+    assert summary["gap_closed"] == {}
+    assert -1 <= summary["arms"]["interactive"]["held_out"]["reward"]["mean"] <= 1
+    assert "exact_tv" not in summary["simulator"]["after"]
