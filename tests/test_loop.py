@@ -103,7 +103,7 @@ def without_seconds(figures: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.timeout(700)
 def test_a_proxy_judges_where_there_is_no_human(outside: Path, study: Path, tmp_path: Path) -> None:
     proxy = study / "models" / "policy_base"
-    changes = ("human=", "arms=[start,interactive]", "training.updates=1", "upbringing.human=")
+    changes = ("human=''", "arms=[start,interactive]", "training.updates=1", "upbringing.human=''")
     folder = run(outside, tmp_path, *changes, f"proxy.model={proxy}", "evaluation.shifted=0")
     summary = json.loads((folder / "summary.json").read_text())
     assert "proxy" in summary["held_out_user"]
