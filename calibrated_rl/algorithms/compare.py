@@ -83,6 +83,7 @@ def run_arm(parts: Parts, arm: str, seed: int) -> dict[str, Any]:
         result["scores"], dialogues = evaluate_policy(parts, record, parts.judge)
     else:
         dialogues = meet_simulator(parts, arm, seed)
+    parts.keep(dialogues)
     result["samples"] = [sample_of(dialogue) for dialogue in dialogues[:3]]
     return result
 

@@ -182,7 +182,7 @@ class Parts:
         check_memory(config, self.policy_base, self.simulator_base, self.proxy_base if config.proxy.model else None)
         gate = WaveGate() if config.deterministic else None
         self.say("starting two vLLM engines, the learner and the replay store")
-        self.store = ReplayActor.remote(str((self.folder / "replay").resolve()))
+        self.store = ReplayActor.remote()
         self.policy, self.simulator = (
             ReplicaPool(role, str(base), chat, side.engine, replicas=side.replicas, gate=gate)
             for role, base, chat, side in (
@@ -195,6 +195,9 @@ class Parts:
             self.judge = ReplicaPool(PROXY, str(self.proxy_base), self.proxy_chat, config.proxy.engine, gate=gate)
             self.pools.append(self.judge)
         self.learner = LearnerGroup(config.learner)
+        if not (self.folder / "replay" / "logs").is_dir():
+            self._open_store("logs")
+            self.keep([log for split in Split for log in self.logs[split]])
         self._bring_up()
         for pool in self.pools:
             pool.wait_until_ready()
@@ -271,6 +274,7 @@ class Parts:
 
     def begin(self, arm: str, seed: int) -> ArmRecord:
         """Put the policy and both engines where every arm starts."""
+        self._open_store(f"{arm}-{seed}")
         training = self.config.training
         rate = training.learning_rates.get(arm, training.learning_rate)
         optimizer = OptimizerConfig(learning_rate=rate, warmup_steps=2)
@@ -280,6 +284,17 @@ class Parts:
         self.policy.publish(self.learner.weights(POLICY), 0)
         self.use_simulator(self.uncalibrated_folder)
         return ArmRecord(arm, seed, writer=SummaryWriter(str(self.folder / "tensorboard" / f"{arm}-{seed}")))
+
+    def _open_store(self, name: str) -> None:
+        """A store for each arm and seed. What an interrupted attempt left goes: the arm starts over, and the same
+        dialogues would be taken for repeated ones."""
+        folder = self.folder / "replay" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        ray.get(self.store.open.remote(str(folder.resolve())), timeout=STORE_TIMEOUT_S)
+
+    def keep(self, dialogues: Sequence[Dialogue]) -> None:
+        """Put dialogues into the replay store."""
+        ray.get(self.store.append.remote(list(dialogues)), timeout=STORE_TIMEOUT_S)
 
     @property
     def uses_reference(self) -> bool:
@@ -305,8 +320,7 @@ class Parts:
     def learn(self, record: ArmRecord, groups: Sequence[Sequence[Dialogue]]) -> None:
         """One update of the policy on complete groups that went through the replay store, and its sync."""
         config, update, began = self.config.training, record.updates, time.monotonic()
-        flat = [dialogue for group in groups for dialogue in group]
-        ray.get(self.store.append.remote(flat), timeout=STORE_TIMEOUT_S)
+        self.keep([dialogue for group in groups for dialogue in group])
         groups = ray.get(
             self.store.sample.remote(
                 len(groups), update=update, max_staleness=0, timeout_s=STORE_TIMEOUT_S, arm=record.arm

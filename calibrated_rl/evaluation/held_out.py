@@ -31,8 +31,8 @@ def evaluate_policy(
     """One dialogue on each held-out scenario, in each setting.
 
     Returns:
-        ``{setting: {"reward"|"success"|"turns": {scenario id: value}, "endings": {...}}}`` and the dialogues
-        of the first setting.
+        ``{setting: {"reward"|"success"|"turns": {scenario id: value}, "endings": {...}}}`` and all the
+        dialogues, those of the first setting first.
     """
     results: dict[str, Any] = {}
     kept: list[Dialogue] = []
@@ -47,7 +47,7 @@ def evaluate_policy(
             temperature=temperature,
         )  # fmt: skip
         dialogues = [dialogue for group in groups for dialogue in group]
-        kept = kept or dialogues
+        kept += dialogues
         values: dict[str, dict[str, float]] = {"reward": {}, "success": {}, "turns": {}}
         for dialogue in dialogues:
             assert dialogue.outcome is not None

@@ -18,6 +18,11 @@ class ReplayService:
         self._store = ReplayStore(Path(folder) if folder is not None else None)
         self._changed = asyncio.Condition()
 
+    async def open(self, folder: str) -> None:
+        """Go over to the store in ``folder``; nobody may be waiting in ``sample``."""
+        async with self._changed:
+            self._store = ReplayStore(Path(folder))
+
     async def append(self, dialogues: Sequence[Dialogue]) -> int:
         """See ``ReplayStore.append``; safe to call again with the same dialogues after a time-out."""
         async with self._changed:
