@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.tokens import ChatTokens, view_of
@@ -35,7 +33,7 @@ def check_room(role: str, max_model_len: int, needed: Sequence[int]) -> None:
     short = sum(need > max_model_len for need in needed)
     if short <= MAY_END_EARLY * len(needed):
         return
-    enough = int(np.quantile(needed, 1 - MAY_END_EARLY, method="higher"))
+    enough = sorted(needed)[len(needed) - 1 - int(MAY_END_EARLY * len(needed))]
     raise UserError(
         f"{role}.engine.max_model_len is {max_model_len} tokens: {short} of {len(needed)} calibration logs do not "
         f"fit with one more turn. {enough} would be enough for {1 - MAY_END_EARLY:.0%} of them, {max(needed)} for "
