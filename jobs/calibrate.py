@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from calibrated_rl.progress import Progress
 
 DECIDING = (
-    "task", "human", "logs", "upbringing", "policy", "simulator", "calibration", "evaluation.logs", "deterministic",
+    "task", "human", "logs", "upbringing", "policy", "simulator", "calibration", "deterministic",
+    "evaluation.logs", "evaluation.profile",
 )  # fmt: skip
 """Where the names of settings begin that the simulator or its measurement depends on."""
 
@@ -39,7 +40,9 @@ def main() -> None:
     from calibrated_rl.config import load_config
     from calibrated_rl.progress import Progress
 
-    config = load_config(arguments.config, arguments.overrides)
+    load_config(arguments.config, arguments.overrides)  # mistakes come to light before anybody looks for devices
+    overrides = [*_command.hardware(arguments.hardware), *arguments.overrides]
+    config = load_config(arguments.config, overrides)
     folder, progress = Path(arguments.runs) / config.name, Progress()
     progress.say(f"run folder {folder}")
     check_same_settings(config, folder)
@@ -76,7 +79,6 @@ def calibrate(config: "RunConfig", folder: Path, progress: "Progress") -> None:
     from calibrated_rl.algorithms.compare import measure_simulators, write_json
     from calibrated_rl.algorithms.parts import Parts
 
-    _command.check_memory(4.0)
     folder.mkdir(parents=True, exist_ok=True)
     parts = Parts(config, folder, progress)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))

@@ -27,6 +27,7 @@ def parse() -> argparse.Namespace:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run, such as runs/dev")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. policy.sampling.temperature=0")
     parser.add_argument("--policy", default="", metavar="ARM-SEED", help="default: the run's calibrated policy")
     parser.add_argument(
         "--with", dest="other", choices=("me", "simulator", "human"), default="me",
@@ -34,7 +35,7 @@ def parse() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--scenario", type=int, default=0, metavar="N", help="held-out scenario, from 0 (default: 0)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of what models sample (default: 0)")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def main() -> None:
@@ -44,24 +45,24 @@ def main() -> None:
 
     from calibrated_rl.dialogue import Side, Split
     from calibrated_rl.errors import UserError
-    from calibrated_rl.evaluation.saved_run import open_run
+    from calibrated_rl.evaluation.saved_run import check_memory, open_run
     from calibrated_rl.progress import Progress
     from calibrated_rl.rollout.conversation import ModelSpeaker, ScriptedSpeaker, converse, greeting, stable_seed
     from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
     from calibrated_rl.tokens import ChatTokens
     from calibrated_rl.users.person import STOPPED, Person
 
-    run, progress = open_run(arguments.run), Progress()
+    run, progress = open_run(arguments.run, arguments.overrides), Progress()
     policy, task = run.policy(arguments.policy), run.task()
     if arguments.scenario < 0:
         raise UserError(f"--scenario {arguments.scenario}: scenarios are counted from 0")
     scenario = task.scenarios(Split.HELD_OUT, arguments.scenario + 1)[arguments.scenario]
     models = [(Side.POLICY, policy.folder, run.config.policy)]
     if arguments.other == "simulator":
-        models.append((Side.USER, run.simulator(), run.config.simulator))
+        models.append((Side.USER, run.model("calibrated"), run.config.simulator))
     human = run.human(task) if arguments.other == "human" else None
     chats = [ChatTokens(AutoTokenizer.from_pretrained(folder), folder.name) for _, folder, _ in models]
-    _command.check_memory(1.0 + 2.0 * len(models))
+    check_memory({side.value: (config.engine, folder) for side, folder, config in models})
 
     _command.start_ray()
     progress.say(f"starting {'one vLLM engine' if len(models) == 1 else 'two vLLM engines'}")

@@ -2,7 +2,7 @@
 
     python jobs/evaluate.py runs/dev [--policy calibrated-0] [key=value ...]
 
-Needs only the policies in RUN/checkpoints and starts only the policy's engine. Prints the table of the arms, writes
+Starts only the policy's engine (and the proxy's, where a proxy stands for people). Prints the table of the arms, writes
 RUN/evaluation.json, and says whether the figures are those that the run itself wrote to RUN/arms: in deterministic
 mode they are, unless settings were changed.
 """
@@ -39,25 +39,30 @@ def judge(run: "SavedRun", policies: "list[SavedPolicy]", progress: "Progress") 
     """Judge ``policies`` one after the other on one engine; print and write what was found."""
     from calibrated_rl.algorithms.compare import versions, write_json
     from calibrated_rl.algorithms.parts import Parts
-    from calibrated_rl.evaluation.again import judge_again, people_of
+    from calibrated_rl.evaluation.again import check_judges, judge_again
+    from calibrated_rl.evaluation.saved_run import check_memory
     from calibrated_rl.evaluation.summary import summarise
     from calibrated_rl.report.text import table
 
-    human = people_of(run)
+    check_judges(run)
     parts = Parts(run.config, run.folder, progress)
-    _command.check_memory(3.0)
+    engines = {"policy": (run.config.policy.engine, policies[0].folder)}
+    if run.config.proxy.model:
+        engines["proxy"] = (run.config.proxy.engine, parts.proxy_base)
+    check_memory(engines)
     _command.start_ray()
-    progress.say("starting the policy's engine")
-    parts.start_policy(policies[0].folder)
+    progress.say("starting the engine" if len(engines) == 1 else "starting the policy's and the proxy's engine")
+    parts.start_judging(policies[0].folder)
     results, agrees = [], {}
     try:
         for number, policy in enumerate(policies, start=1):
             progress.say(f"judging {policy.name} ({number}/{len(policies)})")
-            results.append(judge_again(parts, policy, human))
+            results.append(judge_again(parts, policy))
             agrees[policy.name], words = agreement(run, policy, results[-1]["scores"])
             progress.say(f"{policy.name}: {words}")
     finally:
-        parts.policy.close()
+        for pool in parts.pools:
+            pool.close()
     split = run.config.evaluation.split
     found = summarise(results, sorted({policy.seed for policy in policies})) | {
         "label": "" if split == "held_out" else f"judged on the {split} split",

@@ -75,11 +75,12 @@ def test_run_folders_that_do_not_fit(job: str, refuse, saved: Path, tmp_path: Pa
 def test_evaluate_refuses(refuse, saved: Path) -> None:
     assert "did you mean 'evaluation.scenarios'" in refuse("evaluate", saved, "evaluation.scenario=3")
     assert "at least 1 is needed" in refuse("evaluate", saved, "evaluation.scenarios=0")
-    assert "no scripted human" in refuse("evaluate", saved, "human=''", "arms=[start]", "--policy", "start-0")
+    assert "nobody can judge" in refuse("evaluate", saved, "human=''", "arms=[start]")
+    assert "has no model 'proxy'" in refuse("evaluate", saved, "human=''", "arms=[start]", "proxy.model=tiny")
 
 
 def test_chat_refuses(refuse, saved: Path, tmp_path: Path) -> None:
-    assert "no calibrated simulator" in refuse("chat", saved, "--with", "simulator")
+    assert "has no model 'calibrated'" in refuse("chat", saved, "--with", "simulator")
     assert "counted from 0" in refuse("chat", saved, "--scenario", -1)
     shutil.copytree(saved, tmp_path / "logs_only")
     (tmp_path / "logs_only" / "config.yaml").write_text("arms: [start]\n")

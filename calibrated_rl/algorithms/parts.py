@@ -207,18 +207,21 @@ class Parts:
             self.task, self.policy, config.policy.sampling, config.simulator.sampling
         )
 
-    def start_policy(self, folder: Path) -> None:
-        """Start nothing but the policy's engine, on the saved policy in ``folder``: enough to meet people."""
-        from transformers import AutoTokenizer
-
-        config = self.config
-        self.policy_chat = ChatTokens(AutoTokenizer.from_pretrained(folder), POLICY)
-        gate = WaveGate() if config.deterministic else None
+    def start_judging(self, folder: Path) -> None:
+        """Start only what it takes to judge the saved policy in ``folder``: its engine and, if there is one, the
+        proxy's, as it was fitted. No simulator, learner or store."""
+        config, gate = self.config, WaveGate() if self.config.deterministic else None
         self.policy = ReplicaPool(
             POLICY, str(folder.resolve()), self.policy_chat, config.policy.engine,
             replicas=config.policy.replicas, gate=gate,
         )  # fmt: skip
-        self.policy.wait_until_ready()
+        self.pools = [self.policy]
+        if config.proxy.model:
+            fitted = (self.folder / "models" / PROXY).resolve() if config.proxy.sft.epochs else self.proxy_base
+            self.judge = ReplicaPool(PROXY, str(fitted), self.proxy_chat, config.proxy.engine, gate=gate)
+            self.pools.append(self.judge)
+        for pool in self.pools:
+            pool.wait_until_ready()
         self.collector = Collector(self.task, self.policy, config.policy.sampling, config.simulator.sampling)
 
     def use_policy(self, folder: Path) -> None:

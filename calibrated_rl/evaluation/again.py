@@ -14,31 +14,36 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.held_out import SETTINGS, evaluate_policy
 from calibrated_rl.evaluation.saved_run import SavedPolicy, SavedRun
 from calibrated_rl.evaluation.summary import BUDGET
-from calibrated_rl.tasks.base import ScriptedHuman
 
 
-def people_of(run: SavedRun) -> ScriptedHuman:
-    """The people to judge with, if there are as many as the settings ask for; needs no engine.
+def check_judges(run: SavedRun) -> None:
+    """Refuse, before an engine starts, a run whose policies nobody could judge.
 
     Raises:
-        UserError: the run has no scripted human, or the task has too few scenarios.
+        UserError: the run has neither a scripted human nor a proxy, the proxy was not fitted yet, or the task has
+            fewer scenarios than the settings ask for.
     """
-    task, sizes = run.task(), run.config.evaluation
+    task, config, sizes = run.task(), run.config, run.config.evaluation
     if sizes.scenarios < 1:
         raise UserError(f"evaluation.scenarios is {sizes.scenarios}: at least 1 is needed to judge a policy")
     for population, count in (("same", sizes.scenarios), ("shifted", sizes.shifted)):
         if count:
             task.scenarios(Split(sizes.split), count, population)
-    return run.human(task)
+    if config.proxy.model:
+        if config.proxy.sft.epochs:
+            run.model("proxy")
+    elif not config.human:
+        raise UserError(f"{run.folder} has neither a scripted human nor a proxy, so nobody can judge its policies")
 
 
-def judge_again(parts: Parts, policy: SavedPolicy, human: ScriptedHuman) -> dict[str, Any]:
+def judge_again(parts: Parts, policy: SavedPolicy) -> dict[str, Any]:
     """Let ``policy`` meet the held-out people; a record like the run's own, with fresh ``scores``."""
+    assert parts.judge is not None, "check_judges admits only runs that have one"
     parts.use_policy(policy.folder)
     recorded = policy.result or {}
     # Sampling is keyed by arm, seed and update: as the run left off, so are the draws.
     record = ArmRecord(policy.arm, policy.seed, updates=int(recorded.get("updates", 0)))
-    scores, _ = evaluate_policy(parts, record, human)
+    scores, _ = evaluate_policy(parts, record, parts.judge)
     known = dict.fromkeys(BUDGET) | {name: recorded[name] for name in BUDGET if name in recorded}
     return {"arm": policy.arm, "seed": policy.seed, **known, "scores": json.loads(json.dumps(scores))}
 

@@ -2,18 +2,22 @@
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from omegaconf import OmegaConf
 
 from calibrated_rl.component import build
 from calibrated_rl.config import ARMS, RunConfig, load_config
 from calibrated_rl.errors import UserError
-from calibrated_rl.models import check_folder
+from calibrated_rl.memory import RAY_AND_DRIVER, engine_needs, refuse_too_little
+from calibrated_rl.models import check_folder, shape_of
+from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 
 
@@ -76,16 +80,16 @@ class SavedRun:
         human: ScriptedHuman = build(self.config.human, self.config.human_config, "human_config", task=task)
         return human
 
-    def simulator(self) -> Path:
-        """The simulator as it was aligned before training.
+    def model(self, name: str) -> Path:
+        """A model that was made for the run: ``calibrated`` (the simulator, aligned before training), ``proxy``, ...
 
         Raises:
-            UserError: the run has none, or not a whole one.
+            UserError: the run has none of this name, or not a whole one.
         """
-        folder = self.folder / "models" / "calibrated"
+        folder = self.folder / "models" / name
         if not folder.is_dir():
-            raise UserError(f"{self.folder} has no calibrated simulator: {folder} is not there")
-        check_folder(folder, "calibrated simulator")
+            raise UserError(f"{self.folder} has no model '{name}': {folder} is not there")
+        check_folder(folder, name)
         return folder
 
 
@@ -140,6 +144,25 @@ def _result(file: Path) -> Mapping[str, Any] | None:
     if not isinstance(content, dict):
         raise UserError(f"{file} does not hold a JSON object")
     return content
+
+
+def check_memory(engines: Mapping[str, tuple[EngineConfig, Path]]) -> None:
+    """Refuse engines that do not fit into this machine's memory; not on a cluster, and not those on a GPU.
+
+    Args:
+        engines: by role, with the folder of the model.
+
+    Raises:
+        UserError: says what is needed for what.
+    """
+    if "RAY_ADDRESS" in os.environ:
+        return
+    needs = {
+        f"{role} engine": engine_needs(engine, shape_of(folder))
+        for role, (engine, folder) in engines.items()
+        if not engine.num_gpus
+    }
+    refuse_too_little(needs | {"Ray and driver": {"processes": RAY_AND_DRIVER}}, psutil.virtual_memory().available)
 
 
 def changed_settings(before: RunConfig, now: RunConfig) -> list[str]:
