@@ -76,7 +76,7 @@ def test_evaluate_refuses(refuse, saved: Path) -> None:
     assert "did you mean 'evaluation.scenarios'" in refuse("evaluate", saved, "evaluation.scenario=3")
     assert "at least 1 is needed" in refuse("evaluate", saved, "evaluation.scenarios=0")
     assert "nobody can judge" in refuse("evaluate", saved, "human=''", "arms=[start]")
-    assert "has no model 'proxy'" in refuse("evaluate", saved, "human=''", "arms=[start]", "proxy.model=tiny")
+    assert "has no model 'proxy'" in refuse("evaluate", saved, "human=''", "arms=[start]", "proxy.model=gemma3-270m")
 
 
 def test_chat_refuses(refuse, saved: Path, tmp_path: Path) -> None:
