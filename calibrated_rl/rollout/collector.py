@@ -7,8 +7,9 @@ seed alone (contract 4). A dialogue that an engine failed is dropped, counted an
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Turn
 from calibrated_rl.rollout.conversation import (
@@ -25,6 +26,8 @@ from calibrated_rl.rollout.conversation import (
 from calibrated_rl.rollout.pool import ReplicaPool, RolloutFailure
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 from calibrated_rl.tokens import SideView, view_of
+
+T = TypeVar("T")
 
 MAX_TRIES = 3
 """A dialogue that fails so often points at something that a further try will not mend."""
@@ -132,19 +135,15 @@ class Collector:
         async def one(number: int, member: int) -> tuple[Turn, SideView] | None:
             scenario, turns = histories[number]
             key = f"{number:06d}-{member:03d}"
-            speaker = ModelSpeaker(pool, scenario, side, sampling, stable_seed(seed_key, key), key)
-            speaker.view = view_of(pool.tokens, scenario, side, turns).without_mask()
-            if pool.gate is not None:
-                pool.gate.enter()
-            try:
+            view = view_of(pool.tokens, scenario, side, turns).without_mask()
+
+            async def say() -> tuple[Turn, SideView] | None:
+                speaker = ModelSpeaker(pool, scenario, side, sampling, stable_seed(seed_key, key), key)
+                speaker.view = view.copy()
                 turn = await speaker.say(turns)
-            except RolloutFailure as failure:
-                self.statistics.dropped[str(failure).split(":")[0]] += 1
-                return None
-            finally:
-                if pool.gate is not None:
-                    pool.gate.leave()
-            return None if turn is None else (turn, speaker.view)
+                return None if turn is None else (turn, speaker.view)
+
+            return await self._held(pool, say)
 
         keys = [(n, m) for n in range(len(histories)) for m in range(count)]
         results = await asyncio.gather(*(one(n, m) for n, m in keys))
@@ -211,17 +210,19 @@ class Collector:
             raise RolloutFailure(f"no group of {len(scenarios)} could be completed: {self.statistics.dropped}")
         return complete
 
-    async def _held(self, user: object, say: Callable[[], object]) -> Turn | None:
+    async def _held(self, user: ReplicaPool | ScriptedHuman, say: Callable[[], Awaitable[T | None]]) -> T | None:
         """Run ``say`` as one running dialogue of the wave gate, trying again if a replica fails."""
         gate = self.policy.gate
         for _ in range(MAX_TRIES):
             if gate is not None:
                 gate.enter()
             try:
-                return await say()  # type: ignore[misc, no-any-return]
+                return await say()
             except RolloutFailure as failure:
-                self.statistics.dropped[str(failure).split(":")[0]] += 1
-                await self._recover(user)
+                self.statistics.dropped[failure.reason] += 1
+                for pool in (self.policy, user):
+                    if isinstance(pool, ReplicaPool):
+                        await pool.recover()
             finally:
                 if gate is not None:
                     gate.leave()
@@ -242,36 +243,24 @@ class Collector:
         group_id: str,
         **fields: object,
     ) -> Dialogue | None:
-        gate = self.policy.gate
-        for _ in range(MAX_TRIES):
-            seed = stable_seed(group_id, member)
+        seed = stable_seed(group_id, member)
+
+        async def attempt() -> tuple[Speaker, Speaker, list[Turn], str]:
             policy = ModelSpeaker(self.policy, scenario, Side.POLICY, sampling, seed, key)
             other = speaker(key, member)
             if isinstance(other, ModelSpeaker) and isinstance(opener, ModelSpeaker):
                 other.repeat(opener)
-            if gate is not None:
-                gate.enter()
-            try:
-                turns, ending = await converse(self.task, scenario, policy, other, opening)
-            except RolloutFailure as failure:
-                self.statistics.dropped[str(failure).split(":")[0]] += 1
-                await self._recover(user)
-                continue
-            finally:
-                if gate is not None:
-                    gate.leave()
-            if on_dialogue is not None:
-                on_dialogue()
-            return finished(
-                self.task, scenario, turns, ending,
-                id=f"{group_id}-{member}", group_id=group_id, sampling_seed=seed,
-                **views(policy, other), **fields,
-            )  # fmt: skip
-        return None
+            turns, ending = await converse(self.task, scenario, policy, other, opening)
+            return policy, other, turns, ending
 
-    async def _recover(self, user: object) -> None:
-        """Bring failed replicas back, off the event loop."""
-        loop = asyncio.get_running_loop()
-        for pool in (self.policy, user):
-            if isinstance(pool, ReplicaPool) and pool.unhealthy():
-                await loop.run_in_executor(None, pool.restore)
+        held = await self._held(user, attempt)
+        if held is None:
+            return None
+        policy, other, turns, ending = held
+        if on_dialogue is not None:
+            on_dialogue()
+        return finished(
+            self.task, scenario, turns, ending,
+            id=f"{group_id}-{member}", group_id=group_id, sampling_seed=seed,
+            **views(policy, other), **fields,
+        )  # fmt: skip

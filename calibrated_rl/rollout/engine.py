@@ -5,16 +5,37 @@ concurrency group of their own, because behind hundreds of waiting ``generate`` 
 """
 
 import asyncio
+import inspect
 import os
 import tempfile
 import zlib
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class EngineFailure(RuntimeError):
+    """vLLM's engine failed or its process died. The message is the class of vLLM's own error; the replica is
+    of no more use."""
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn vLLM's errors into classes that callers know without importing vLLM: a refused request is a
+    ``ValueError``, everything that is the engine's own fault an ``EngineFailure``."""
+    from vllm.exceptions import VLLMClientError, VLLMServerError
+
+    try:
+        yield
+    except VLLMClientError as error:
+        raise ValueError(str(error)) from error
+    except VLLMServerError as error:
+        raise EngineFailure(type(error).__name__) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +119,32 @@ class Replica:
 
     async def start(self) -> None:
         """Give the weights the replica was started with their version, so that every token carries one."""
-        await self.engine.update_weight_version("0")
+        await self._control(self.engine.update_weight_version("0"))
+
+    async def _control(self, call: Awaitable[Any], timeout_s: float = 600.0) -> Any:
+        """Await a control call of the engine, which vLLM never answers if its process dies meanwhile.
+
+        Raises:
+            EngineFailure: the engine is dead.
+            TimeoutError: it did not answer within ``timeout_s``.
+        """
+        task = asyncio.ensure_future(call)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not (await asyncio.wait({task}, timeout=1.0))[0]:
+                    if self.engine.errored:
+                        raise EngineFailure("EngineDeadError")
+        finally:
+            task.cancel()  # of no effect on a call that has been answered
+        with plain_errors():
+            return task.result()
 
     async def generate(self, request: GenerateRequest) -> Generated:
         """Sample one turn.
 
         Raises:
             ValueError: the prompt does not fit into the context.
+            EngineFailure: the engine failed.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -118,13 +158,7 @@ class Replica:
             ignore_eos=True,  # end-of-turn is among the stop ids; the model's own eos may be another token
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        self._counter += 1
-        final = None
-        async for output in self.engine.generate(
-            {"prompt_token_ids": request.prompt_ids}, parameters, request_id=str(self._counter)
-        ):
-            final = output
-        assert final is not None, "the engine ended a request without output"
+        final = await self._final_output(request.prompt_ids, parameters)
         completion = final.outputs[0]
         ids = list(completion.token_ids)
         assert completion.logprobs is not None
@@ -136,10 +170,21 @@ class Replica:
             versions[span.start : span.end] = int(span.version)
         return Generated(ids, logprobs, versions)
 
+    async def _final_output(self, prompt_ids: list[int], parameters: Any) -> Any:
+        self._counter += 1
+        final = None
+        with plain_errors():
+            async for output in self.engine.generate(
+                {"prompt_token_ids": prompt_ids}, parameters, request_id=str(self._counter)
+            ):
+                final = output
+        assert final is not None, "the engine ended a request without output"
+        return final
+
     async def generate_wave(self, requests: Sequence[GenerateRequest]) -> list[Generated]:
         """Sample many turns that enter the engine together and in order: the same batches every time."""
         async with self._updating:
-            await self.engine.pause_generation(mode="keep", clear_cache=False)
+            await self._control(self.engine.pause_generation(mode="keep", clear_cache=False))
             try:
                 tasks = [asyncio.ensure_future(self.generate(request)) for request in requests]
                 # Adding a request sends it to the engine before its first suspension that waits for output.
@@ -150,9 +195,9 @@ class Replica:
                 # vLLM's CPU sampler refuses a generator of its own for each request in large batches, so
                 # the worker's one random state is set from the seeds of the whole wave.
                 wave_seed = zlib.crc32(repr([request.seed for request in requests]).encode())
-                await self.engine.collective_rpc("reseed", args=(wave_seed,))
+                await self._control(self.engine.collective_rpc("reseed", args=(wave_seed,)))
             finally:
-                await self.engine.resume_generation()
+                await self._control(self.engine.resume_generation())
         return list(await asyncio.gather(*tasks))
 
     async def update_weights(
@@ -171,7 +216,7 @@ class Replica:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         async with self._updating:
-            await asyncio.wait_for(self.engine.pause_generation(mode="keep", clear_cache=True), timeout_s)
+            await self._control(self.engine.pause_generation(mode="keep", clear_cache=True), timeout_s)
             file: Path | None = None
             try:
                 if isinstance(weights, str):
@@ -179,36 +224,34 @@ class Replica:
                 else:
                     file = write_shared(weights)
                     info = {"path": str(file)}
-                await asyncio.wait_for(self.engine.start_weight_update(), timeout_s)
-                await asyncio.wait_for(
-                    self.engine.update_weights(WeightTransferUpdateRequest(update_info=info)), timeout_s
-                )
-                await asyncio.wait_for(self.engine.finish_weight_update(str(version)), timeout_s)
+                update = WeightTransferUpdateRequest(update_info=info)
+                await self._control(self.engine.start_weight_update(), timeout_s)
+                await self._control(self.engine.update_weights(update), timeout_s)
+                await self._control(self.engine.finish_weight_update(str(version)), timeout_s)
                 self.version = version
             finally:
                 if file is not None:
                     file.unlink(missing_ok=True)
-                await asyncio.wait_for(self.engine.resume_generation(), timeout_s)
+                await self._control(self.engine.resume_generation(), timeout_s)
 
     async def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Log-probs of ``ids[1:]`` given what stands before them, shape [T - 1]: for parity checks."""
         from vllm import SamplingParams
 
         parameters = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
-        self._counter += 1
-        final = None
-        async for output in self.engine.generate(
-            {"prompt_token_ids": list(ids)}, parameters, request_id=str(self._counter)
-        ):
-            final = output
-        assert final is not None and final.prompt_logprobs is not None
+        final = await self._final_output(list(ids), parameters)
+        assert final.prompt_logprobs is not None
         entries = final.prompt_logprobs[1:]
         return np.array([e[t].logprob for t, e in zip(ids[1:], entries, strict=True)], np.float32)  # type: ignore[index]
 
     async def ping(self) -> str:
-        """Answer, if the engine is alive."""
+        """Answer, if the engine is alive.
+
+        Raises:
+            EngineFailure: it is not.
+        """
         if self.engine.errored:
-            raise RuntimeError("the vLLM engine died")
+            raise EngineFailure("EngineDeadError")
         return "pong"
 
     def shutdown(self) -> None:
@@ -262,8 +305,10 @@ class ReplicaActor(Replica):
     ) -> None:
         await self._in_engine_loop(super().update_weights(weights, version, timeout_s))
 
-    async def apply(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        return function(self, *args, **kwargs)
+    async def apply(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """What ``FaultTolerantActorManager`` calls, with ``func`` by name; its probe calls ``ping``."""
+        result = func(self, *args, **kwargs)
+        return await result if inspect.isawaitable(result) else result
 
 
 CONTROL = ("update_weights", "ping", "apply")

@@ -9,6 +9,8 @@ because the manager allows few requests in flight. Two ways to send a turn:
 """
 
 import asyncio
+import threading
+import time
 import zlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +18,23 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from calibrated_rl.rollout.engine import EngineConfig, Generated, GenerateRequest, start_replica
+from calibrated_rl.rollout.engine import EngineConfig, EngineFailure, Generated, GenerateRequest, start_replica
 from calibrated_rl.tokens import ChatTokens
+
+FAILURES = (RayActorError, EngineFailure, TimeoutError)
+"""What a call raises whose replica is of no more use: the actor died, its engine did, or there was no answer."""
+
+PROBE_S = 1.0
+"""Pause between looks whether a replica is back; it takes tens of seconds to load its model."""
 
 
 class RolloutFailure(RuntimeError):
     """A replica failed or did not answer: the dialogue is dropped and counted, never scored."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        """Role and cause, as they are counted: ``policy: EngineDeadError``."""
 
 
 @dataclass
@@ -32,6 +45,8 @@ class WaveGate:
     waiting: list[tuple["ReplicaPool", str, GenerateRequest, asyncio.Future[Generated]]] = field(
         default_factory=list
     )
+    _sending: set[asyncio.Task[list[Generated]]] = field(default_factory=set)
+    """Keeps running tasks from being collected; the event loop holds them weakly."""
 
     def enter(self) -> None:
         self.running += 1
@@ -59,22 +74,28 @@ class WaveGate:
         for index, (pool, key, _, _) in enumerate(wave):
             by_replica.setdefault((id(pool), pool.route(key)), []).append(index)
         for indices in by_replica.values():
-            asyncio.ensure_future(self._send([wave[i] for i in indices]))
+            self._send([wave[i] for i in indices])
 
-    async def _send(
+    def _send(
         self, items: list[tuple["ReplicaPool", str, GenerateRequest, asyncio.Future[Generated]]]
     ) -> None:
         pool, key = items[0][0], items[0][1]
-        try:
-            results = await pool.generate_wave(key, [request for _, _, request, _ in items])
-        except RolloutFailure as error:
-            for _, _, _, future in items:
-                if not future.done():
+        task = asyncio.ensure_future(pool.generate_wave(key, [request for _, _, request, _ in items]))
+        self._sending.add(task)
+
+        def deliver(done: asyncio.Task[list[Generated]]) -> None:
+            """Every dialogue of the wave gets its turn, or the error, of whatever kind it is."""
+            self._sending.discard(done)
+            error = asyncio.CancelledError() if done.cancelled() else done.exception()
+            for index, (_, _, _, future) in enumerate(items):
+                if future.done():
+                    continue
+                if error is not None:
                     future.set_exception(error)
-            return
-        for (_, _, _, future), result in zip(items, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+                else:
+                    future.set_result(done.result()[index])
+
+        task.add_done_callback(deliver)
 
 
 class ReplicaPool:
@@ -91,7 +112,13 @@ class ReplicaPool:
         seed: int = 0,
         gate: WaveGate | None = None,
         timeout_s: float = 300.0,
+        start_timeout_s: float = 600.0,
     ) -> None:
+        """
+        Args:
+            timeout_s: for one answer or one update; a replica that takes longer is given up and restarted.
+            start_timeout_s: for loading the model.
+        """
         from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
         self.role = role
@@ -100,9 +127,15 @@ class ReplicaPool:
         self.version = 0
         self.gate = gate
         self._timeout_s = timeout_s
+        self._start_timeout_s = start_timeout_s
         self._weights: Any = None
         self._actors = [start_replica(model, config, f"{role}-{i}", seed + i) for i in range(replicas)]
         self._manager = FaultTolerantActorManager(self._actors, init_id=0)
+        self._restoring = threading.Lock()
+        self._given_up: set[int] = set()
+        """Replicas that did not come back in time: nobody waits for them, and they may still come."""
+        self._lives = [0] * replicas
+        """How often each was restarted: a late error of a former life says nothing about the present one."""
 
     def wait_until_ready(self) -> None:
         """Return when every replica has loaded its model.
@@ -111,9 +144,9 @@ class ReplicaPool:
             TimeoutError: one did not within the time-out.
         """
         try:
-            ray.get([actor.start.remote() for actor in self._actors], timeout=self._timeout_s)
+            ray.get([actor.start.remote() for actor in self._actors], timeout=self._start_timeout_s)
         except ray.exceptions.GetTimeoutError as error:
-            raise TimeoutError(f"a {self.role} replica did not start within {self._timeout_s} s") from error
+            raise TimeoutError(f"a {self.role} replica did not start within {self._start_timeout_s} s") from error
 
     def route(self, key: str) -> int:
         """Replica of a dialogue: the same for all its turns, so that its prefix cache is there."""
@@ -125,21 +158,34 @@ class ReplicaPool:
 
         Raises:
             RolloutFailure: the replica died or did not answer in time; it is being restarted.
+            ValueError: the prompt does not fit into the context.
         """
         if self.gate is not None:
             return await self.gate.generate(self, key, request)
-        return await self._call(self.route(key), "generate", request)  # type: ignore[no-any-return]
+        return await self._call(key, "generate", request)  # type: ignore[no-any-return]
 
     async def generate_wave(self, key: str, requests: list[GenerateRequest]) -> list[Generated]:
-        return await self._call(self.route(key), "generate_wave", requests)  # type: ignore[no-any-return]
+        return await self._call(key, "generate_wave", requests)  # type: ignore[no-any-return]
 
-    async def _call(self, index: int, method: str, argument: Any) -> Any:
+    async def _call(self, key: str, method: str, argument: Any) -> Any:
+        if not self._manager.healthy_actor_ids():
+            await self.recover()
+        index = self.route(key)
+        life = self._lives[index]
         try:
             reference = getattr(self._actors[index], method).remote(argument)
             return await asyncio.wait_for(reference, self._timeout_s)
-        except (RayActorError, TimeoutError) as error:
+        except FAILURES as error:
+            self._retire(index, life)
+            raise RolloutFailure(f"{self.role}: {cause_of(error)}") from error
+
+    def _retire(self, index: int, life: int) -> None:
+        """Take a replica out of service and let Ray restart it, unless another call has done so since ``life``."""
+        if self._lives[index] == life:
+            self._lives[index] += 1
             self._manager.set_actor_state(index, healthy=False)
-            raise RolloutFailure(f"{self.role} replica {index}: {type(error).__name__}") from error
+            # Also where its process is alive: a dead or stuck engine does not mend.
+            ray.kill(self._actors[index], no_restart=False)
 
     def publish(self, weights: Any, version: int) -> None:
         """Send ``weights`` (an ObjectRef of the learner) to all replicas; they go on speaking meanwhile.
@@ -149,35 +195,60 @@ class ReplicaPool:
         """
         self._weights, self.version = weights, version
         self.restore()
-        references = {
-            i: self._actors[i].update_weights.remote(weights, version)
-            for i in self._manager.healthy_actor_ids()
-        }
+        lives = {i: self._lives[i] for i in self._manager.healthy_actor_ids()}
+        references = {i: self._actors[i].update_weights.remote(weights, version) for i in lives}
         for index, reference in references.items():
             try:
                 ray.get(reference, timeout=self._timeout_s)
-            except (RayActorError, ray.exceptions.GetTimeoutError):
-                self._manager.set_actor_state(index, healthy=False)
+            except FAILURES:
+                self._retire(index, lives[index])
         if not self._manager.healthy_actor_ids():
-            raise TimeoutError(f"no {self.role} replica took version {version}")
+            self.restore()
 
-    def restore(self) -> list[int]:
-        """Bring restarted replicas back, with the current weights before their first dialogue."""
-        restored: list[int] = self._manager.probe_unhealthy_actors(
-            timeout_seconds=self._timeout_s, mark_healthy=False
-        )
-        for index in restored:
-            ray.get(self._actors[index].start.remote(), timeout=self._timeout_s)
+    def restore(self) -> None:
+        """Bring failed replicas back, with the current weights before their first dialogue.
+
+        Returns when all are back, or after a time-out at least one is; those that are not are left out.
+
+        Raises:
+            TimeoutError: none is left.
+        """
+        with self._restoring:
+            deadline = time.monotonic() + self._start_timeout_s
+            while unhealthy := self._unhealthy():
+                answered = self._manager.probe_unhealthy_actors(timeout_seconds=self._timeout_s)
+                for index in unhealthy & set(answered):
+                    self._take_back(index)
+                waiting = self._unhealthy() - self._given_up
+                if time.monotonic() > deadline:
+                    self._given_up |= waiting
+                elif waiting:
+                    time.sleep(PROBE_S)
+                    continue
+                break
+            if not self._manager.healthy_actor_ids():
+                raise TimeoutError(f"no {self.role} replica came back within {self._start_timeout_s} s")
+
+    def _take_back(self, index: int) -> None:
+        """Put a restarted replica, which has the weights it was first started with, into service again."""
+        actor, life = self._actors[index], self._lives[index]
+        try:
+            ray.get(actor.start.remote(), timeout=self._timeout_s)
             if self._weights is not None:
-                ray.get(
-                    self._actors[index].update_weights.remote(self._weights, self.version),
-                    timeout=self._timeout_s,
-                )
+                ray.get(actor.update_weights.remote(self._weights, self.version), timeout=self._timeout_s)
+        except FAILURES:
+            self._retire(index, life)
+        else:
             self._manager.set_actor_state(index, healthy=True)
-        return restored
+            self._given_up.discard(index)
 
-    def unhealthy(self) -> int:
-        return len(self._actors) - len(self._manager.healthy_actor_ids())
+    async def recover(self) -> None:
+        """``restore``, off the event loop, if there is anything to bring back."""
+        if self._unhealthy():
+            await asyncio.get_running_loop().run_in_executor(None, self.restore)
+
+    def _unhealthy(self) -> set[int]:
+        return {i for i in range(len(self._actors)) if not self._manager.is_actor_healthy(i)}
 
     def score(self, ids: list[int]) -> Any:
         """Log-probs of a sequence under replica 0, for parity checks."""
@@ -186,3 +257,10 @@ class ReplicaPool:
     def close(self) -> None:
         for actor in self._actors:
             ray.kill(actor)
+
+
+def cause_of(error: Exception) -> str:
+    """A word for why a call failed, as it is counted."""
+    if isinstance(error, EngineFailure):
+        return str(getattr(error, "cause", error))  # Ray wraps what an actor raised
+    return type(error).__name__

@@ -1,0 +1,118 @@
+"""What breaks while dialogues are held is dropped, counted and held again; a failed replica comes back as it was."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import ray
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from calibrated_rl.dialogue import Dialogue, Split
+from calibrated_rl.models import make_tiny
+from calibrated_rl.rollout.collector import Collector
+from calibrated_rl.rollout.conversation import SamplingConfig
+from calibrated_rl.rollout.engine import EngineConfig, GenerateRequest
+from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
+from calibrated_rl.tasks.front_desk import FrontDesk
+from calibrated_rl.tokens import ChatTokens
+from calibrated_rl.users.front_desk_human import FrontDeskHuman
+
+IDS = list(range(5, 25))
+
+
+@pytest.fixture(scope="module")
+def pool(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaPool]:
+    """One replica that was started with other weights than those of version 3, which it serves."""
+    folder = tmp_path_factory.mktemp("faults")
+    for seed, name in enumerate("ab"):
+        make_tiny(folder / name, ["friday seven two please", "booked friday seven two"] * 20, seed)
+    tokens = ChatTokens(AutoTokenizer.from_pretrained(folder / "a"))
+    started = ReplicaPool("policy", str(folder / "a"), tokens, EngineConfig(kv_cache_mib=64), start_timeout_s=200)
+    started.wait_until_ready()
+    started.publish(ray.put(load_file(folder / "b" / "model.safetensors")), 3)
+    yield started
+    started.close()
+
+
+def processes(pool: ReplicaPool) -> tuple[int, int]:
+    """Ids of the replica's actor and of its engine's process."""
+
+    def ids(replica: object) -> tuple[int, int]:
+        children = psutil.Process().children(recursive=True)
+        return os.getpid(), next(child.pid for child in children if "EngineCore" in child.name())
+
+    found: tuple[int, int] = ray.get(pool._actors[0].apply.remote(ids), timeout=30)
+    return found
+
+
+def collect_with_fault(pool: ReplicaPool, fault: Callable[[], None]) -> tuple[Collector, list[list[Dialogue]]]:
+    """Eight groups of four dialogues with scripted people; ``fault`` happens when the first dialogue is done."""
+    task = FrontDesk(FrontDesk.Config())
+    sampling = SamplingConfig(max_turn_tokens=16)
+    collector, done = Collector(task, pool, sampling, sampling), []
+
+    def on_dialogue() -> None:
+        done.append(1)
+        if len(done) == 1:
+            fault()
+
+    scenarios = task.scenarios(Split.CALIBRATION, 8)
+    human = FrontDeskHuman(FrontDeskHuman.Config(), task=task)
+    groups = collector.collect(
+        scenarios, human, group_size=4, arm="faults", update=0, seed=0, on_dialogue=on_dialogue
+    )
+    return collector, groups
+
+
+def is_whole(groups: list[list[Dialogue]]) -> bool:
+    """All groups are there, every sampled token under the current weights."""
+    versions = {int(v) for g in groups for d in g if d.policy_tokens for v in d.policy_tokens.versions if v >= 0}
+    return [len(group) for group in groups] == [4] * 8 and versions == {3}
+
+
+@pytest.mark.timeout(400)
+def test_a_dead_engine_is_replaced_with_the_current_weights(pool: ReplicaPool) -> None:
+    before, expected = processes(pool), pool.score(IDS)
+    collector, groups = collect_with_fault(pool, lambda: os.kill(before[1], signal.SIGKILL))
+    assert is_whole(groups)
+    assert collector.statistics.dropped["policy: EngineDeadError"] > 0
+    assert sum(collector.statistics.endings.values()) == 32
+    # Version 3 in truth, and not in name only.
+    np.testing.assert_allclose(pool.score(IDS), expected, atol=1e-6)
+    assert set(processes(pool)).isdisjoint(before) and not any(map(psutil.pid_exists, before))
+
+
+@pytest.mark.timeout(400)
+def test_a_silent_engine_is_given_up_after_the_time_out(pool: ReplicaPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In waves, where all dialogues wait for the one that does not get its turn."""
+    monkeypatch.setattr(pool, "gate", WaveGate())
+    monkeypatch.setattr(pool, "_timeout_s", 10.0)
+    before = processes(pool)
+    collector, groups = collect_with_fault(pool, lambda: os.kill(before[1], signal.SIGSTOP))
+    assert is_whole(groups)
+    assert collector.statistics.dropped["policy: TimeoutError"] > 0
+    assert not any(map(psutil.pid_exists, before))
+
+
+@pytest.mark.parametrize("gate", [None, WaveGate()])
+def test_a_refused_prompt_is_no_failure_of_the_replica(
+    pool: ReplicaPool, monkeypatch: pytest.MonkeyPatch, gate: WaveGate | None
+) -> None:
+    monkeypatch.setattr(pool, "gate", gate)
+    too_long = GenerateRequest([7] * 600, 16, 1.0, 0, (1,))
+
+    async def ask() -> None:
+        if gate is not None:
+            gate.enter()
+        await asyncio.wait_for(pool.generate("key", too_long), 60)
+
+    before = processes(pool)
+    with pytest.raises(ValueError, match="600"):
+        asyncio.run(ask())
+    assert processes(pool) == before
