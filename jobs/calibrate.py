@@ -26,12 +26,6 @@ DECIDING = (
 )  # fmt: skip
 """Where the names of settings begin that the simulator or its measurement depends on."""
 
-FIGURES = (
-    ("NLL per human turn (nats)", "human_turn_nll"),
-    ("classifier accuracy, words", "classifier_accuracy"),
-    ("classifier accuracy, dialogue acts", "classifier_accuracy_acts"),
-)
-
 
 def main() -> None:
     assert __doc__ is not None
@@ -94,17 +88,19 @@ def calibrate(config: "RunConfig", folder: Path, progress: "Progress") -> None:
 
 def table(simulator: Mapping[str, Any]) -> str:
     """Before and after, with 95 % CIs, for people."""
-    from calibrated_rl.report.values import interval, number
+    from calibrated_rl.report.text import SIMULATOR
+    from calibrated_rl.report.values import interval, look_up, number
 
     def cell(when: str, name: str) -> str:
-        value = interval(simulator[when].get(name))
+        value = interval(look_up(simulator, when, name))
         if value is None:
             return "–"
         bounds = "" if value.bounds is None else f" [{number(value.bounds[0])}, {number(value.bounds[1])}]"
         return number(value.mean) + bounds
 
-    rows = [("held-out logs", "before", "after")]
-    rows += [(label, cell("before", name), cell("after", name)) for label, name in FIGURES]
+    rows = [("simulator against human", "before calibration", "after")]
+    rows += [(words, *(cell(when, name) for when in ("before", "after"))) for name, words in SIMULATOR.items()]
+    rows = [row for row in rows if set(row[1:]) != {"–"}]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.append("Accuracy 0.5: a simulator's reply and a person's to the same history cannot be told apart.")

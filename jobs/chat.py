@@ -124,12 +124,12 @@ def ask() -> str | None:
     """A line from the standard input; None for an empty line, its end, or Ctrl-C."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's would wait for the line
     try:
-        line = input("   you: ").strip()
+        line, on_screen = input("   you: ").strip(), sys.stdin.isatty()
     except (EOFError, KeyboardInterrupt):
-        line = ""
+        line, on_screen = "", False
     finally:
         signal.signal(signal.SIGINT, before)
-    if not sys.stdin.isatty():
+    if not on_screen:
         print(line, flush=True)
     return line or None
 
