@@ -19,12 +19,15 @@ from calibrated_rl.tokens import ChatTokens
 IDS = [int(i) for i in np.random.default_rng(0).integers(5, 250, 60)]
 
 
-@pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two models that differ in their random weights; embeddings are tied."""
-    folder = tmp_path_factory.mktemp("tiny")
+@pytest.fixture(scope="session", params=["tied", "untied"])
+def tiny_models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two models that differ in their random weights, with tied or with untied embeddings."""
+    folder = tmp_path_factory.mktemp(request.param)
     for seed, name in enumerate("ab"):
-        make_tiny(folder / name, ["which day ?", "booked friday seven two"] * 20, seed)
+        texts = ["which day ?", "booked friday seven two"] * 20
+        make_tiny(folder / name, texts, seed, tied=request.param == "tied")
+        stored = load_file(folder / name / "model.safetensors")
+        assert ("lm_head.weight" in stored) == (request.param == "untied")
     return folder / "a", folder / "b"
 
 
@@ -62,7 +65,7 @@ def test_weights_arrive_while_a_request_is_in_flight(pool: ReplicaPool, tiny_mod
     generated = asyncio.run(update_in_flight())
     assert sorted(set(generated.versions.tolist())) == [0, 1]
     assert (np.diff(generated.versions) >= 0).all()
-    # Tied LM head and prefix cache: stale ones would keep the old figures, which are far away.
+    # A stale LM head (tied or not) or prefix cache would keep the old figures, which are far away.
     now = pool.score(IDS)
     np.testing.assert_allclose(now, reference(tiny_models[1]), atol=3e-5)
     assert np.abs(now - reference(tiny_models[0])).max() > 0.1

@@ -315,13 +315,18 @@ CONTROL = ("update_weights", "ping", "apply")
 """Calls that must not wait behind ``generate``."""
 
 
-def start_replica(model: str, config: EngineConfig, name: str, seed: int, group: Any = None) -> Any:
-    """Start a replica actor in its own placement group and return its handle at once."""
+def placement_of(config: EngineConfig) -> Any:
+    """Reserve what one replica needs: a placement group of its own, so that replicas can join and leave."""
+    import ray
+
+    return ray.util.placement_group([{"CPU": config.num_cpus} | ({"GPU": config.num_gpus} if config.num_gpus else {})])
+
+
+def start_replica(model: str, config: EngineConfig, group: Any, seed: int) -> Any:
+    """Start a replica actor in the placement group ``group`` and return its handle at once."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    bundle = {"CPU": config.num_cpus} | ({"GPU": config.num_gpus} if config.num_gpus else {})
-    group = group or ray.util.placement_group([bundle], name=f"{name}-group")
     for method in CONTROL:
         setattr(ReplicaActor, method, ray.method(concurrency_group="control")(getattr(ReplicaActor, method)))
     actor_class = ray.remote(concurrency_groups={"control": 4})(ReplicaActor)

@@ -18,7 +18,14 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from calibrated_rl.rollout.engine import EngineConfig, EngineFailure, Generated, GenerateRequest, start_replica
+from calibrated_rl.rollout.engine import (
+    EngineConfig,
+    EngineFailure,
+    Generated,
+    GenerateRequest,
+    placement_of,
+    start_replica,
+)
 from calibrated_rl.tokens import ChatTokens
 
 FAILURES = (RayActorError, EngineFailure, TimeoutError)
@@ -129,7 +136,8 @@ class ReplicaPool:
         self._timeout_s = timeout_s
         self._start_timeout_s = start_timeout_s
         self._weights: Any = None
-        self._actors = [start_replica(model, config, f"{role}-{i}", seed + i) for i in range(replicas)]
+        self._groups = [placement_of(config) for _ in range(replicas)]
+        self._actors = [start_replica(model, config, group, seed + i) for i, group in enumerate(self._groups)]
         self._manager = FaultTolerantActorManager(self._actors, init_id=0)
         self._restoring = threading.Lock()
         self._given_up: set[int] = set()
@@ -255,8 +263,11 @@ class ReplicaPool:
         return ray.get(self._actors[0].score.remote(ids), timeout=self._timeout_s)
 
     def close(self) -> None:
+        """Stop all replicas and free what was reserved for them."""
         for actor in self._actors:
             ray.kill(actor)
+        for group in self._groups:
+            ray.util.remove_placement_group(group)
 
 
 def cause_of(error: Exception) -> str:
