@@ -30,6 +30,13 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+MAY_CHANGE = (
+    "arms", "seeds", "control_", "variants", "label", "learner.", "policy.replicas", "policy.engine.",
+    "simulator.replicas", "simulator.engine.", "proxy.engine.",
+)  # fmt: skip
+"""Settings that a run may go on with changed: what is still to do, and on what it runs."""
+
+
 def execute(config_file: str, overrides: list[str], runs: str, hardware: str) -> None:
     """Run the arms of the config, then its variants; print the table."""
     from calibrated_rl.algorithms.compare import add_variants
@@ -58,8 +65,18 @@ def run(config: "RunConfig", folder: Path, progress: "Progress", start_of: Path 
 
     from calibrated_rl.algorithms.compare import compare, is_done
     from calibrated_rl.algorithms.parts import Parts
+    from calibrated_rl.config import load_config
+    from calibrated_rl.errors import UserError
+    from calibrated_rl.evaluation.saved_run import changed_settings
 
     progress.say(f"run folder {folder}")
+    if (folder / "arms").is_dir():
+        changed = changed_settings(load_config(folder / "config.yaml"), config)
+        if deciding := [key for key in changed if not key.startswith(MAY_CHANGE)]:
+            raise UserError(
+                f"{folder} holds arms that were run with other settings ({', '.join(deciding)}): give the run another "
+                "name, or remove the folder"
+            )
     if is_done(config, folder):
         progress.say("every arm is there already; the summary and the report are kept")
         return json.loads((folder / "summary.json").read_text())  # type: ignore[no-any-return]

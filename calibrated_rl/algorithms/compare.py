@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from calibrated_rl.evaluation.held_out import (
 )
 from calibrated_rl.evaluation.summary import summarise
 from calibrated_rl.report.html import write_report
+from calibrated_rl.rollout.collector import RolloutStatistics
 
 TRAIN: dict[str, Callable[[Parts, int], ArmRecord]] = {
     "start": lambda parts, seed: parts.begin("start", seed),
@@ -67,6 +69,7 @@ def write_json(path: Path, content: Any) -> None:
 def run_arm(parts: Parts, arm: str, seed: int) -> dict[str, Any]:
     """Train one arm with one seed, save its policy, meet the held-out people."""
     began = time.monotonic()
+    parts.collector.statistics = RolloutStatistics()
     record = TRAIN[arm](parts, seed)
     seconds = time.monotonic() - began
     if record.writer is not None:
@@ -84,6 +87,7 @@ def run_arm(parts: Parts, arm: str, seed: int) -> dict[str, Any]:
     else:
         dialogues = meet_simulator(parts, arm, seed)
     parts.keep(dialogues)
+    result["dropped"], result["flaws"] = parts.collector.statistics.dropped, parts.collector.statistics.flaws
     result["samples"] = [sample_of(dialogue) for dialogue in dialogues[:3]]
     return result
 
@@ -154,8 +158,8 @@ def compare(config: RunConfig, parts: Parts) -> dict[str, Any]:
     summary = summarise(results, config.seeds) | {
         "name": config.name, "task": parts.task.name, "label": config.label, "versions": versions(),
         "simulator": json.loads(simulator_file.read_text()),
-        "dropped": dict(parts.collector.statistics.dropped),
-        "flaws": dict(parts.collector.statistics.flaws),
+        "dropped": dict(sum((Counter(result.get("dropped")) for result in results), Counter())),
+        "flaws": dict(sum((Counter(result.get("flaws")) for result in results), Counter())),
     }  # fmt: skip
     if config.proxy.model:
         summary["held_out_user"] = f"a proxy: {config.proxy.model}, trained on held-out human turns"

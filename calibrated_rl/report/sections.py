@@ -276,7 +276,7 @@ def guardrails(run: RunFiles) -> str:
     else:
         body = markup.note("None.") if "flaws" in run.summary else markup.missing()
     note = (
-        "In all dialogues of training and evaluation since the run was last started. A turn is marked if it is empty, "
+        "In all dialogues of training and evaluation. A turn is marked if it is empty, "
         "repeats the side's last one word for word, opens with the name of a role or holds a control token; a dialogue "
         "whose engine failed is dropped, held again and never scored."
     )
