@@ -96,6 +96,9 @@ class Parts:
         self, config: RunConfig, folder: Path, progress: Progress, start_of: Path | None = None
     ) -> None:
         """``start_of``: a run folder whose start checkpoint is taken over, so that results can be compared."""
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # one bar at a time, and it is ours
         self.config, self.folder, self.progress, self.say = config, folder, progress, progress.say
         self.task: Task = build(config.task, config.task_config, "task_config")
         self.human: ScriptedHuman | None = (
