@@ -13,7 +13,7 @@ import numpy as np
 
 from calibrated_rl.algorithms.parts import POLICY, SIMULATOR, START, ArmRecord, Parts
 from calibrated_rl.calibration.density_ratio import history_weights
-from calibrated_rl.calibration.sft import fine_tune, log_samples
+from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
 from calibrated_rl.dialogue import Dialogue, Side, Split
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.tokens import view_of
@@ -52,6 +52,7 @@ def align_again(parts: Parts, record: ArmRecord, extra: Sequence[Sample] = ()) -
         for log in parts.human_logs(Split.CALIBRATION)
         if log.user_turn_indices() and any(turn.side is Side.POLICY for turn in log.turns[1:])
     ]
+    logs = list(some_of(logs, parts.config.calibration.sft.most_dialogues, record.seed * 1000 + record.updates))
     samples = log_samples(logs, Side.USER, parts.simulator_chat)
     views = [sample.tokens for sample in log_samples(logs, Side.POLICY, parts.policy_chat)]
     if not parts.uses_reference:

@@ -15,7 +15,7 @@ from itertools import islice
 
 from calibrated_rl.algorithms.alignment import align_again, align_before_training, ask_people, more_logs
 from calibrated_rl.algorithms.interactive import one_update
-from calibrated_rl.algorithms.parts import ArmRecord, Parts, TokenBudget
+from calibrated_rl.algorithms.parts import ArmRecord, Parts
 from calibrated_rl.dialogue import Dialogue
 from calibrated_rl.learner.sample import Sample
 
@@ -23,7 +23,7 @@ from calibrated_rl.learner.sample import Sample
 def train(parts: Parts, seed: int, *, once: bool = False, extra: str = "") -> ArmRecord:
     """Train against a simulator that is kept aligned; ``once``: aligned before training only."""
     record = parts.begin("calibrated_once" if once else f"calibrated_{extra}".rstrip("_"), seed)
-    config, budget = parts.config, TokenBudget(parts.config.training.tokens_per_update)
+    config, budget = parts.config, parts.budget()
     every, asked = config.calibration.every, config.calibration.human_turns
     reserve = more_logs(parts)
     human_turns: list[Sample] = []

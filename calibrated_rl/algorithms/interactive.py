@@ -13,9 +13,8 @@ def one_update(
     parts: Parts, record: ArmRecord, user: ReplicaPool | ScriptedHuman, budget: TokenBudget
 ) -> list[Dialogue]:
     """Collect groups with ``user`` up to the token budget, and learn from them; returns the dialogues."""
-    count = budget.groups(guess=20.0 * parts.config.training.group_size)
     groups = parts.collector.collect(
-        parts.training_scenarios(record, count),
+        parts.training_scenarios(record, budget.groups()),
         user,
         group_size=parts.config.training.group_size,
         arm=record.arm,
@@ -31,7 +30,7 @@ def one_update(
 def train(parts: Parts, seed: int) -> ArmRecord:
     """Train against the simulator as it comes."""
     record = parts.begin("interactive", seed)
-    budget = TokenBudget(parts.config.training.tokens_per_update)
+    budget = parts.budget()
     while record.updates < parts.config.training.updates:
         one_update(parts, record, parts.simulator, budget)
         parts.report(record)

@@ -46,15 +46,17 @@ class TokenBudget:
     """How many groups give about the same number of loss tokens in every update of every arm."""
 
     tokens: int
-    per_group: float = 0.0
-    """Running mean of policy tokens a group; 0 before the first group was seen."""
+    per_group: float
+    """Running mean of policy tokens a group; at first what the logs suggest."""
+    seen: bool = False
 
-    def groups(self, guess: float) -> int:
-        return max(1, round(self.tokens / (self.per_group or guess)))
+    def groups(self) -> int:
+        return max(1, round(self.tokens / self.per_group))
 
     def saw(self, tokens: int, groups: int) -> None:
         now = tokens / max(groups, 1)
-        self.per_group = now if not self.per_group else 0.5 * self.per_group + 0.5 * now
+        self.per_group = 0.5 * self.per_group + 0.5 * now if self.seen else now
+        self.seen = True
 
 
 @dataclass
@@ -316,6 +318,14 @@ class Parts:
         """The logs that simulators are aligned with; a placebo run takes those of the simulator's upbringing."""
         placebo = self.config.calibration.source == "upbringing"
         return self.upbringing_logs[split] if placebo else self.logs[split]
+
+    def budget(self, single_turns: bool = False) -> TokenBudget:
+        """An arm's budget; its first update goes by the length of logged dialogues (or turns) of the policy."""
+        samples = log_samples(self.logs[Split.CALIBRATION][:100], Side.POLICY, self.policy_chat)
+        tokens = sum(int(s.tokens.mask.sum()) for s in samples)
+        units = sum(len(np.unique(s.tokens.turns[s.tokens.mask])) for s in samples) if single_turns else len(samples)
+        training = self.config.training
+        return TokenBudget(training.tokens_per_update, training.group_size * tokens / units)
 
     def training_scenarios(self, record: ArmRecord, count: int) -> list[Scenario]:
         """Scenarios of one update: the same for all arms, drawn from the calibration split."""

@@ -7,7 +7,7 @@ policy-induced shift: the histories are those of the logged policy.
 
 import numpy as np
 
-from calibrated_rl.algorithms.parts import ArmRecord, Parts, TokenBudget
+from calibrated_rl.algorithms.parts import ArmRecord, Parts
 from calibrated_rl.algorithms.turn_value import TurnValue
 from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Split, Turn
 
@@ -43,13 +43,12 @@ def rewarded(parts: Parts, value: TurnValue, groups: list[list[Dialogue]]) -> li
 def train(parts: Parts, seed: int) -> ArmRecord:
     """Train on logged histories alone."""
     record = parts.begin("static", seed)
-    budget = TokenBudget(parts.config.training.tokens_per_update)
+    budget = parts.budget(single_turns=True)
     histories = logged_histories(parts)
     value = TurnValue(parts.logs[Split.CALIBRATION])
     while record.updates < parts.config.training.updates:
-        count = budget.groups(guess=5.0 * parts.config.training.group_size)
         random = np.random.default_rng([seed, record.updates])
-        chosen = [histories[i] for i in random.permutation(len(histories))[:count]]
+        chosen = [histories[i] for i in random.permutation(len(histories))[: budget.groups()]]
         groups = parts.collector.collect_turns(
             chosen, group_size=parts.config.training.group_size, arm="static", update=record.updates, seed=seed
         )

@@ -7,6 +7,7 @@ that did best on the monitor split. Which turns count, and how much, is already 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.tokens import ChatTokens, view_of
 
+T = TypeVar("T")
 SFT_LOSS = "calibrated_rl.learner.losses.sft:SFT"
 
 
@@ -27,6 +29,8 @@ class SFTConfig:
     """Passes over the logs, at most; 0 leaves the model as it is."""
     most_dialogues: int = 0
     """Dialogues used at most, drawn at random; 0 uses all."""
+    most_monitored: int = 0
+    """Dialogues of the monitor split, the first of it, on which epochs are judged at most; 0 uses all."""
     batch_dialogues: int = 32
     """Dialogues an optimizer step."""
     learning_rate: float = 2e-3
@@ -44,6 +48,13 @@ def log_samples(logs: Sequence[Dialogue], side: Side, tokens: ChatTokens) -> lis
         for log in logs
         if any(turn.side is side for turn in log.turns[1:])
     ]
+
+
+def some_of(items: Sequence[T], most: int, seed: int) -> Sequence[T]:
+    """At most ``most`` of ``items`` (0: all), drawn by ``seed``, in their order."""
+    if not 0 < most < len(items):
+        return items
+    return [items[i] for i in sorted(np.random.default_rng(seed).permutation(len(items))[:most])]
 
 
 def shuffled(samples: Sequence[Sample], seed: int) -> Iterator[Sample]:
@@ -71,11 +82,11 @@ def fine_tune(
     """
     optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=config.warmup_steps)
     learner.load(slot, base, optimizer=optimizer, seed=seed)
+    random = np.random.default_rng(seed)
+    monitor = monitor[: config.most_monitored or len(monitor)]
     before = best = learner.evaluate(slot, monitor)["weighted_nll"]
     learner.save(slot, folder)
-    random = np.random.default_rng(seed)
-    if 0 < config.most_dialogues < len(train):
-        train = [train[i] for i in sorted(random.permutation(len(train))[: config.most_dialogues])]
+    train = some_of(train, config.most_dialogues, seed)
     worse = done = steps = 0
     all_steps = config.epochs * -(-len(train) // config.batch_dialogues)
     for _ in range(config.epochs):
