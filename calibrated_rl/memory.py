@@ -95,6 +95,20 @@ def memory_needs(
     }
 
 
+def check_cache(role: str, engine: EngineConfig, model: ModelShape) -> None:
+    """Refuse a KV cache that cannot hold one dialogue of the greatest length.
+
+    Raises:
+        UserError: names the key and what is needed.
+    """
+    dialogue = 2 * model.layers * model.keys * _bytes(engine.dtype) * engine.max_model_len
+    if engine.kv_cache_mib * 2**20 < dialogue:
+        raise UserError(
+            f"{role}.engine.kv_cache_mib is {engine.kv_cache_mib}: one dialogue of max_model_len "
+            f"{engine.max_model_len} takes {-(-dialogue // 2**20)}, and many are held at once"
+        )
+
+
 def refuse_too_little(needs: Needs, available: int) -> None:
     """Refuse a run that needs more than ``available`` bytes.
 
@@ -124,15 +138,18 @@ def refuse_too_little(needs: Needs, available: int) -> None:
 def check_memory(config: RunConfig, policy: Path, simulator: Path, proxy: Path | None = None) -> None:
     """Refuse a run whose engines and learner do not fit into this machine's memory, given its models' folders.
 
-    Judges only what will run on this machine's CPU: not on a cluster, and not with engines on a GPU.
+    Judges the sum only for what will run on this machine's CPU: not on a cluster, and not with engines on a GPU.
 
     Raises:
-        UserError: see ``refuse_too_little``.
+        UserError: see ``refuse_too_little`` and ``check_cache``.
     """
+    shapes = shape_of(policy), shape_of(simulator), shape_of(proxy) if proxy else None
+    for role, shape in zip(("policy", "simulator", "proxy"), shapes, strict=True):
+        if shape is not None:
+            check_cache(role, getattr(config, role).engine, shape)
     if "RAY_ADDRESS" in os.environ or config.policy.engine.num_gpus > 0 or config.simulator.engine.num_gpus > 0:
         return
-    needs = memory_needs(config, shape_of(policy), shape_of(simulator), shape_of(proxy) if proxy else None)
-    refuse_too_little(needs, psutil.virtual_memory().available)
+    refuse_too_little(memory_needs(config, *shapes), psutil.virtual_memory().available)
 
 
 def _bytes(dtype: str) -> int:

@@ -12,7 +12,15 @@ import pytest
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LearnerConfig
-from calibrated_rl.memory import ENGINE_PROCESSES, GIB, activations, engine_needs, learner_needs, refuse_too_little
+from calibrated_rl.memory import (
+    ENGINE_PROCESSES,
+    GIB,
+    activations,
+    check_cache,
+    engine_needs,
+    learner_needs,
+    refuse_too_little,
+)
 from calibrated_rl.models import ModelShape, make_tiny
 from calibrated_rl.rollout.context import check_room
 from calibrated_rl.rollout.engine import EngineConfig
@@ -124,6 +132,19 @@ def test_memory_is_added_up_by_hand() -> None:
     assert engine_needs(engine, TINY, 2) == {
         "weights": 4000, "KV cache": 6 * 2**20, "processes": 2 * ENGINE_PROCESSES
     }  # fmt: skip
+
+
+def test_the_cache_holds_at_least_one_dialogue() -> None:
+    # Keys and values of 2 layers, 4 float32 numbers each: 64 bytes a token, so 16384 tokens fill 1 MiB.
+    check_cache("policy", EngineConfig(kv_cache_mib=1, max_model_len=16384), TINY)
+    with pytest.raises(UserError, match="simulator.engine.kv_cache_mib is 1: .* 16385 takes 2"):
+        check_cache("simulator", EngineConfig(kv_cache_mib=1, max_model_len=16385), TINY)
+
+
+@pytest.mark.parametrize("wrong", [{"dtype": "float64"}, {"kv_cache_mib": 0}, {"max_model_len": -1}])
+def test_engine_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"engine.{next(iter(wrong))} is "):
+        EngineConfig(**wrong)
 
 
 def test_too_little_memory_says_what_for() -> None:

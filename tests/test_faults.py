@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -81,6 +80,8 @@ def test_a_dead_engine_is_replaced_with_the_current_weights(pool: ReplicaPool) -
     before, expected = processes(pool), pool.score(IDS)
     collector, groups = collect_with_fault(pool, lambda: os.kill(before[1], signal.SIGKILL))
     assert is_whole(groups)
+    flawed = [t.flaw for g in groups for m, d in enumerate(g) for t in d.turns[2 if m else 0 :] if t.flaw]
+    assert flawed and collector.statistics.flaws.total() == len(flawed)  # random weights speak badly
     assert collector.statistics.dropped["policy: EngineDeadError"] > 0
     assert sum(collector.statistics.endings.values()) == 32
     # Version 3 in truth, and not in name only.

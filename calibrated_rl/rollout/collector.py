@@ -46,15 +46,18 @@ class RolloutStatistics:
     """Tokens that simulators sampled."""
     policy_tokens: int = 0
 
-    def count(self, dialogue: Dialogue) -> None:
-        self.endings[dialogue.ending] += 1
-        for turn in dialogue.turns:
-            if turn.flaw:
-                self.flaws[f"{turn.side.value}/{turn.flaw}"] += 1
-        if dialogue.user_tokens is not None:
-            self.user_tokens += int(dialogue.user_tokens.mask.sum())
-        if dialogue.policy_tokens is not None:
-            self.policy_tokens += int(dialogue.policy_tokens.mask.sum())
+    def count_turns(self, turns: Sequence[Turn]) -> None:
+        self.flaws.update(f"{turn.side.value}/{turn.flaw}" for turn in turns if turn.flaw)
+
+    def count(self, group: Sequence[Dialogue]) -> None:
+        """Count a complete group; the opening that all its dialogues share was said once."""
+        for member, dialogue in enumerate(group):
+            self.endings[dialogue.ending] += 1
+            self.count_turns(dialogue.turns[2 if member else 0 :])
+            if dialogue.user_tokens is not None:
+                self.user_tokens += int(dialogue.user_tokens.mask.sum())
+            if dialogue.policy_tokens is not None:
+                self.policy_tokens += int(dialogue.policy_tokens.mask.sum())
 
 
 class Collector:
@@ -151,6 +154,7 @@ class Collector:
         for (number, _), result in zip(keys, results, strict=True):
             if result is not None:
                 groups[number].append(result)
+                self.statistics.count_turns([result[0]])
         return [group if len(group) == count else [] for group in groups]
 
     async def _collect(
@@ -204,8 +208,7 @@ class Collector:
         groups = await asyncio.gather(*(one_group(n, s) for n, s in enumerate(scenarios)))
         complete = [group for group in groups if group is not None]
         for group in complete:
-            for dialogue in group:
-                self.statistics.count(dialogue)
+            self.statistics.count(group)
         if not complete:
             raise RolloutFailure(f"no group of {len(scenarios)} could be completed: {self.statistics.dropped}")
         return complete

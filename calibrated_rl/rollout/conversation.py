@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from calibrated_rl.dialogue import Dialogue, Finish, Scenario, Side, Source, Turn
+from calibrated_rl.errors import UserError
 from calibrated_rl.rollout.engine import GenerateRequest
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.tasks.base import ScriptedHuman, Task, count_policy_turns, last_turn
@@ -24,6 +25,12 @@ class SamplingConfig:
     """0 is greedy. Training uses 1, with nothing cut off, so that importance ratios are unbiased."""
     max_turn_tokens: int = 16
     """A longer turn is cut, closed by a masked end-of-turn, and counted."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise UserError(f"sampling.temperature is {self.temperature}: it must not be negative")
+        if self.max_turn_tokens < 1:
+            raise UserError(f"sampling.max_turn_tokens is {self.max_turn_tokens}: it must be at least 1")
 
 
 class Speaker(Protocol):

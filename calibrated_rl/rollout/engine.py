@@ -1,6 +1,6 @@
 """One vLLM replica: token ids in, sampled ids with log-probs and weight versions out.
 
-``Replica`` is the plain class; ``replica_actor`` wraps it for Ray. Control calls (weights, pause) have a
+``Replica`` is the plain class; ``ReplicaActor`` wraps it for Ray. Control calls (weights, pause) have a
 concurrency group of their own, because behind hundreds of waiting ``generate`` calls they would starve.
 """
 
@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from calibrated_rl.errors import UserError
 
 
 class EngineFailure(RuntimeError):
@@ -57,7 +59,14 @@ class EngineConfig:
     num_cpus: float = 0.5
     """CPUs that Ray reserves for a replica."""
     num_gpus: float = 0.0
-    """Share of a GPU that Ray reserves for a replica; filled in from the machine when 0 and a GPU is there."""
+    """Share of a GPU that Ray reserves for a replica; 0: it runs on the CPU."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"engine.dtype is '{self.dtype}': choose float32 or bfloat16")
+        for name in ("max_model_len", "max_num_seqs", "kv_cache_mib", "threads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"engine.{name} is {getattr(self, name)}: it must be at least 1")
 
 
 @dataclass(frozen=True, slots=True)
