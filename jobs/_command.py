@@ -56,17 +56,4 @@ def start_ray() -> None:
     if "RAY_ADDRESS" in os.environ:
         ray.init(**options)
     else:
-        ray.init(include_dashboard=False, log_to_driver=False, object_store_memory=512 * 2**20, **options)
-
-
-def check_memory(gib: float) -> None:
-    """Refuse a machine that cannot hold the run.
-
-    Raises:
-        UserError: less than ``gib`` GiB are available.
-    """
-    import psutil
-
-    available = psutil.virtual_memory().available / 2**30
-    if available < gib:
-        raise UserError(f"{available:.1f} GiB of memory are available, and this run needs about {gib:g} GiB")
+        ray.init(include_dashboard=False, log_to_driver=False, object_store_memory=1536 * 2**20, **options)

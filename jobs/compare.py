@@ -80,7 +80,6 @@ def run(config: "RunConfig", folder: Path, progress: "Progress", start_of: Path 
     if is_done(config, folder):
         progress.say("every arm is there already; the summary and the report are kept")
         return json.loads((folder / "summary.json").read_text())  # type: ignore[no-any-return]
-    _command.check_memory(4.0)
     folder.mkdir(parents=True, exist_ok=True)
     parts = Parts(config, folder, progress, start_of)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
