@@ -22,12 +22,16 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(code or 0)
 
 
+CLUSTER_GPUS = 7
+"""What configs/hardware/cluster.yaml asks for: two replicas a side, two learner ranks, a proxy."""
+
+
 def hardware(name: str) -> list[str]:
-    """The file of ``configs/hardware`` to lay over a config, as a list of one; ``auto`` looks what is there: a job
-    within a Ray cluster that has several GPUs takes ``cluster``."""
+    """The file of ``configs/hardware`` to lay over a config, as a list of one; ``auto`` looks what is there, and
+    takes ``cluster`` only where each of its parts finds a GPU."""
     if name == "auto":
         count = _gpus()
-        name = "cpu" if not count else "cluster" if count > 1 and "RAY_ADDRESS" in os.environ else "one_gpu"
+        name = "cpu" if not count else "cluster" if count >= CLUSTER_GPUS else "one_gpu"
     return [str(ROOT / "configs" / "hardware" / f"{name}.yaml")]
 
 

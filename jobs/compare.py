@@ -31,13 +31,18 @@ def parser_of(description: str) -> argparse.ArgumentParser:
 
 
 MAY_CHANGE = (
-    "arms", "seeds", "control_", "variants", "label", "learner.", "policy.replicas", "policy.engine.",
-    "simulator.replicas", "simulator.engine.", "proxy.engine.",
+    "arms", "seeds", "control_", "variants", "label", "policy.replicas", "simulator.replicas",
+    *(f"{role}.engine.{key}" for role in ("policy", "simulator", "proxy") for key in (
+        "max_num_seqs", "kv_cache_mib", "threads", "eager", "num_cpus", "num_gpus",
+    )),
+    *(f"learner.{key}" for key in (
+        "ranks", "zero_stage", "row_tokens", "max_rows", "gradient_checkpointing", "threads", "cpus", "gpus", "timeout",
+    )),
 )  # fmt: skip
 """Settings that a run may go on with changed: what is still to do, and on what it runs."""
 
 
-def execute(config_file: str, overrides: list[str], runs: str, hardware: str) -> None:
+def execute(config_file: str, overrides: list[str], runs: str, hardware: str, side_experiments: bool = True) -> None:
     """Run the arms of the config, then its variants; print the table."""
     from calibrated_rl.algorithms.compare import add_variants
     from calibrated_rl.config import load_config, variants_of
@@ -47,7 +52,7 @@ def execute(config_file: str, overrides: list[str], runs: str, hardware: str) ->
     load_config(config_file, overrides)  # mistakes come to light before anybody looks for devices
     overrides = [*_command.hardware(hardware), *overrides]
     config = load_config(config_file, overrides)
-    variants = variants_of(config, config_file, overrides)
+    variants = variants_of(config, config_file, overrides) if side_experiments else {}
     progress, folder = Progress(), Path(runs) / config.name
     summary = run(config, folder, progress)
     for name, variant in variants.items():
@@ -70,11 +75,11 @@ def run(config: "RunConfig", folder: Path, progress: "Progress", start_of: Path 
     from calibrated_rl.evaluation.saved_run import changed_settings
 
     progress.say(f"run folder {folder}")
-    if (folder / "arms").is_dir():
+    if (folder / "config.yaml").is_file():
         changed = changed_settings(load_config(folder / "config.yaml"), config)
         if deciding := [key for key in changed if not key.startswith(MAY_CHANGE)]:
             raise UserError(
-                f"{folder} holds arms that were run with other settings ({', '.join(deciding)}): give the run another "
+                f"{folder} was begun with other settings ({', '.join(deciding)}): give the run another "
                 "name, or remove the folder"
             )
     if is_done(config, folder):

@@ -14,8 +14,8 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--arm", default="calibrated", help="start, static, interactive, calibrated_once, ...")
     arguments = parser.parse_intermixed_args()
-    overrides = [*arguments.overrides, f"arms=[{arguments.arm}]"]
-    execute(arguments.config, overrides, arguments.runs, arguments.hardware)
+    overrides = [*arguments.overrides, f"arms=[{arguments.arm}]", "control_arms=[]"]
+    execute(arguments.config, overrides, arguments.runs, arguments.hardware, side_experiments=False)
 
 
 if __name__ == "__main__":

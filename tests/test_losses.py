@@ -113,12 +113,12 @@ def test_reinforce_sums_over_tokens() -> None:
     assert gradient == pytest.approx([-0.5, -0.5, 1.0])
 
 
-def test_sft_is_self_normalised() -> None:
+def test_sft_divides_weighted_tokens_by_their_number() -> None:
     weights = torch.tensor([1.0, 3.0, 0.0], dtype=torch.float64)
     totals = Totals(tokens=3, sequences=2, weight=4.0)
     value, gradient = value_and_gradient(SFT(SFT.Config()), inputs(weights=weights, totals=totals))
-    assert value == pytest.approx(-(OLD + math.log(1.5) + 3 * (OLD + math.log(0.5))) / 4)
-    assert gradient == pytest.approx([-0.25, -0.75, 0.0])
+    assert value == pytest.approx(-(OLD + math.log(1.5) + 3 * (OLD + math.log(0.5))) / 3)
+    assert gradient == pytest.approx([-1 / 3, -1.0, 0.0])
 
 
 def test_dpo_compares_sums_over_pairs() -> None:

@@ -35,7 +35,10 @@ def train(parts: Parts, seed: int, *, once: bool = False, extra: str = "") -> Ar
             if extra == "on_policy":
                 human_turns += ask_people(parts, latest, asked, seed * 1000 + record.updates)
             elif extra == "more_logs":
-                human_turns += islice(reserve, asked)
+                further = list(islice(reserve, asked))
+                if len(further) < asked:
+                    parts.say(f"calibration.reserve holds only {len(further)} of the {asked} further human turns")
+                human_turns += further
             align_again(parts, record, human_turns)
         latest = one_update(parts, record, parts.simulator, budget)
         parts.report(record)

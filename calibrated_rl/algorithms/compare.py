@@ -136,9 +136,16 @@ def work_of(config: RunConfig) -> list[tuple[str, int]]:
 
 
 def is_done(config: RunConfig, folder: Path) -> bool:
-    """Whether nothing is left to run."""
-    files = [folder / "arms" / f"{arm}-{seed}.json" for arm, seed in work_of(config)]
-    return all(file.is_file() for file in (*files, folder / "simulator.json", folder / "summary.json"))
+    """Whether nothing is left to run, and the summary knows of all of it."""
+    file = folder / "summary.json"
+    done = json.loads(file.read_text()).get("done", []) if file.is_file() else []
+    return {tuple(each) for each in done} >= set(work_of(config))
+
+
+def all_results(folder: Path) -> list[dict[str, Any]]:
+    """What every arm and seed of the folder has left, those of earlier sittings too, in the order of the table."""
+    results = [json.loads(file.read_text()) for file in sorted((folder / "arms").glob("*.json"))]
+    return sorted(results, key=lambda result: (result["seed"], list(TRAIN).index(result["arm"])))
 
 
 def compare(config: RunConfig, parts: Parts) -> dict[str, Any]:
@@ -148,14 +155,14 @@ def compare(config: RunConfig, parts: Parts) -> dict[str, Any]:
     if not simulator_file.is_file():
         parts.say("measuring the simulator before and after calibration")
         write_json(simulator_file, measure_simulators(parts))
-    results = []
     for arm, seed in work_of(config):
         file = folder / "arms" / f"{arm}-{seed}.json"
         if not file.is_file():
             parts.say(f"arm {arm}, seed {seed}")
             write_json(file, run_arm(parts, arm, seed))
-        results.append(json.loads(file.read_text()))
-    summary = summarise(results, config.seeds) | {
+    results = all_results(folder)
+    summary = summarise(results, sorted({result["seed"] for result in results})) | {
+        "done": [[result["arm"], result["seed"]] for result in results],
         "name": config.name, "task": parts.task.name, "label": config.label, "versions": versions(),
         "simulator": json.loads(simulator_file.read_text()),
         "dropped": dict(sum((Counter(result.get("dropped")) for result in results), Counter())),
@@ -167,7 +174,7 @@ def compare(config: RunConfig, parts: Parts) -> dict[str, Any]:
     metrics = [row for result in results for row in result["metrics"]]
     if metrics:
         pq.write_table(pa.Table.from_pylist(metrics), folder / "metrics.parquet")
-    write_json(folder / "samples.json", side_by_side(results, config.seeds[0]))
+    write_json(folder / "samples.json", side_by_side(results, results[0]["seed"]))
     write_report(folder)
     return summary
 

@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import ray
 from safetensors.torch import load_file
 from tensorboardX import SummaryWriter
 
-from calibrated_rl.calibration.sft import fine_tune, log_samples
-from calibrated_rl.component import build
+from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
+from calibrated_rl.component import build, import_path
 from calibrated_rl.config import RunConfig
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split
 from calibrated_rl.errors import UserError
@@ -85,10 +85,37 @@ class ArmRecord:
             )
 
 
+def tokens_of_users(group: Sequence[Dialogue]) -> int:
+    """Tokens that the simulator sampled for a group; its opening turn was sampled once."""
+    views = [dialogue.user_tokens for dialogue in group if dialogue.user_tokens is not None]
+    openings = [int((view.mask & (view.turns == 1)).sum()) for view in views]
+    return sum(int(view.mask.sum()) for view in views) - sum(openings[1:])
+
+
+def check_scenarios(task: Task, split: str, count: int, population: str) -> None:
+    """Refuse before anything starts what the task cannot judge policies with.
+
+    Raises:
+        UserError: no scenario is asked for, or the task does not have so many, or not that population.
+    """
+    if count < 1:
+        raise UserError(f"evaluation.scenarios is {count}: at least 1 is needed to judge a policy")
+    task.scenarios(Split(split), count, population)
+
+
 def turns_of_people(group: Sequence[Dialogue]) -> int:
     """Turns that scripted people said in a group; its opening turn was said once."""
     scripted = [sum(turn.source is Source.SCRIPTED for turn in dialogue.turns) for dialogue in group]
     return sum(scripted) - (len(group) - 1) if any(scripted) else 0
+
+
+def log_settings(config: RunConfig) -> dict[str, Any]:
+    """The log reader's own settings; logs of a scripted human are by default those of the run's own human."""
+    settings = {key: value for key, value in config.logs.items() if key != "reader"}
+    known = {field.name for field in fields(import_path(str(config.logs["reader"])).Config)}
+    if config.human and "human" in known and "human" not in settings:
+        settings |= {"human": config.human, "human_config": config.human_config}
+    return settings
 
 
 class Parts:
@@ -108,11 +135,12 @@ class Parts:
         )
         self.judge: ScriptedHuman | ReplicaPool | None = self.human
         """Whom policies meet when they are judged."""
-        reader: LogReader = build(
-            str(config.logs["reader"]), {k: v for k, v in config.logs.items() if k != "reader"}, "logs",
-            task=self.task,
-        )  # fmt: skip
+        reader: LogReader = build(str(config.logs["reader"]), log_settings(config), "logs", task=self.task)
         self.logs = {split: reader.read(split) for split in Split}
+        if config.human or config.proxy.model:
+            for population, count in (("same", config.evaluation.scenarios), ("shifted", config.evaluation.shifted)):
+                if count or population == "same":
+                    check_scenarios(self.task, config.evaluation.split, count, population)
         kept = len(self.logs[Split.CALIBRATION]) - config.calibration.reserve
         if kept < 1:
             raise UserError(f"calibration.reserve is {config.calibration.reserve}: no log would be left")
@@ -265,6 +293,7 @@ class Parts:
         if (folder / "fit.json").is_file():
             return folder
         train, monitor = (log_samples(logs[s], side, chat) for s in (Split.CALIBRATION, Split.MONITOR))
+        train = list(some_of(train, sft.most_dialogues, 0))
         result = fine_tune(
             self.learner, slot, base, train, monitor, sft, folder, 0, self.progress(f"fitting {name}")
         )
@@ -364,7 +393,7 @@ class Parts:
         record.updates += 1
         record.policy_tokens += sum(int(s.tokens.mask.sum()) for s in samples)
         dialogues = [d for group in groups for d in group]
-        record.user_tokens += sum(int(d.user_tokens.mask.sum()) for d in dialogues if d.user_tokens is not None)
+        record.user_tokens += sum(map(tokens_of_users, groups))
         record.human_turns += sum(map(turns_of_people, groups))
         record.log(
             update,

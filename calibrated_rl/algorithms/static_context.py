@@ -27,10 +27,11 @@ def rewarded(parts: Parts, value: TurnValue, groups: list[list[Dialogue]]) -> li
     import dataclasses
 
     flat = [dialogue for group in groups for dialogue in group]
-    estimates = value.value([(d.turns[:-1], d.turns[-1].text) for d in flat])
+    estimates = value.value([(d.scenario, d.turns[:-1], d.turns[-1].text) for d in flat])
     done: dict[str, Dialogue] = {}
     for dialogue, estimate in zip(flat, estimates, strict=True):
-        ending = parts.task.ending(dialogue.scenario, dialogue.turns)
+        degenerate = "degenerate" if dialogue.turns[-1].flaw == "control_token" else None
+        ending = parts.task.ending(dialogue.scenario, dialogue.turns) or degenerate
         outcome = (
             parts.task.outcome(dialogue.scenario, dialogue.turns, ending)
             if ending is not None
@@ -45,7 +46,8 @@ def train(parts: Parts, seed: int) -> ArmRecord:
     record = parts.begin("static", seed)
     budget = parts.budget(single_turns=True)
     histories = logged_histories(parts)
-    value = TurnValue(parts.logs[Split.CALIBRATION])
+    value = TurnValue(parts.logs[Split.CALIBRATION], parts.logs[Split.MONITOR])
+    record.log(0, {"turn_value_r2": value.explained})
     while record.updates < parts.config.training.updates:
         random = np.random.default_rng([seed, record.updates])
         chosen = [histories[i] for i in random.permutation(len(histories))[: budget.groups()]]

@@ -39,6 +39,8 @@ class SFTConfig:
     """Lower the learning rate linearly to a twentieth over all epochs."""
     patience: int = 1
     """Epochs without a better monitor likelihood before stopping."""
+    keep: str = "best"
+    """`best` epoch on the monitor split, the start included, or the `last` of all epochs (for a placebo)."""
 
 
 def log_samples(logs: Sequence[Dialogue], side: Side, tokens: ChatTokens) -> list[Sample]:
@@ -86,7 +88,6 @@ def fine_tune(
     monitor = monitor[: config.most_monitored or len(monitor)]
     before = best = learner.evaluate(slot, monitor)["weighted_nll"]
     learner.save(slot, folder)
-    train = some_of(train, config.most_dialogues, seed)
     worse = done = steps = 0
     all_steps = config.epochs * -(-len(train) // config.batch_dialogues)
     for _ in range(config.epochs):
@@ -99,7 +100,7 @@ def fine_tune(
             progress(steps, all_steps)
         done += 1
         now = learner.evaluate(slot, monitor)["weighted_nll"]
-        if now < best:
+        if now < best or config.keep == "last":
             best, worse = now, 0
             learner.save(slot, folder)
         else:

@@ -67,6 +67,6 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dic
         for arm in scores:
             if arm not in ("static", "oracle", "start"):
                 static, this, oracle = common_seeds(scores["static"], scores[arm], scores["oracle"])
-                interval = gap_closed(static, this, oracle)
+                interval = gap_closed(static, this, oracle) if static else None
                 closed[arm] = None if interval is None else interval.as_dict()
     return {"arms": arms, "paired": paired, "gap_closed": closed, "seeds": list(seeds)}

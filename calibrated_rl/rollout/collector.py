@@ -144,7 +144,10 @@ class Collector:
                 speaker = ModelSpeaker(pool, scenario, side, sampling, stable_seed(seed_key, key), key)
                 speaker.view = view.copy()
                 turn = await speaker.say(turns)
-                return None if turn is None else (turn, speaker.view)
+                if turn is None:
+                    self.statistics.dropped["context"] += 1
+                    return None
+                return turn, speaker.view
 
             return await self._held(pool, say)
 

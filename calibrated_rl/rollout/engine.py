@@ -118,7 +118,8 @@ class Replica:
             weight_transfer_config=WeightTransferConfig(backend=weight_transfer.BACKEND),
             disable_log_stats=True,
             # The CPU default of 128 tokens a block wastes most of a short dialogue's prefix cache.
-            **({} if on_gpu else {"block_size": 32}),
+            # On a GPU vLLM refuses to start where less than this share is free, though the cache's size is given.
+            **({"gpu_memory_utilization": 0.9 * config.num_gpus} if on_gpu else {"block_size": 32}),
         )
         self.config = config
         self.engine = AsyncLLM.from_engine_args(args)

@@ -136,6 +136,7 @@ class ReplicaPool:
         self._timeout_s = timeout_s
         self._start_timeout_s = start_timeout_s
         self._weights: Any = None
+        self._batch, self._in_flight = config.max_num_seqs, 0
         self._groups = [placement_of(config) for _ in range(replicas)]
         self._actors = [start_replica(model, config, group, seed + i) for i, group in enumerate(self._groups)]
         self._manager = FaultTolerantActorManager(self._actors, init_id=0)
@@ -179,13 +180,17 @@ class ReplicaPool:
         if not self._manager.healthy_actor_ids():
             await self.recover()
         index = self.route(key)
-        life = self._lives[index]
+        life, size = self._lives[index], len(argument) if isinstance(argument, list) else 1
+        self._in_flight += size
         try:
             reference = getattr(self._actors[index], method).remote(argument)
-            return await asyncio.wait_for(reference, self._timeout_s)
+            # Turns wait in the engine for their place in the batch; that is no sign of a dead one.
+            return await asyncio.wait_for(reference, self._timeout_s * (1 + self._in_flight / self._batch))
         except FAILURES as error:
             self._retire(index, life)
             raise RolloutFailure(f"{self.role}: {cause_of(error)}") from error
+        finally:
+            self._in_flight -= size
 
     def _retire(self, index: int, life: int) -> None:
         """Take a replica out of service and let Ray restart it, unless another call has done so since ``life``."""

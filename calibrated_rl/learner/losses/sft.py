@@ -1,7 +1,8 @@
 """Supervised fine-tuning: weighted negative log-likelihood.
 
-``L = −Σ w log π / Σ w`` over the scored tokens of the step. With density ratios as weights this is
-self-normalised importance sampling: the likelihood under another distribution of histories.
+``L = −Σ w log π / n`` over the ``n`` scored tokens of the step. With density ratios of mean one as weights this is
+importance sampling: the likelihood under another distribution of histories. Dividing by ``Σ w`` of each step
+instead would give a step of small ratios as much say as one of large ones.
 """
 
 from dataclasses import dataclass
@@ -22,4 +23,4 @@ class SFT(Loss):
         self.config = config
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        return LossOutput(loss=-(inputs.weights * inputs.logprobs).sum() / max(inputs.totals.weight, 1e-12))
+        return LossOutput(loss=-(inputs.weights * inputs.logprobs).sum() / max(inputs.totals.tokens, 1))

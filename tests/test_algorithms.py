@@ -1,0 +1,106 @@
+"""The parts of the arms that need no engine: density ratios, the value of a turn, what an arm is charged for."""
+
+import numpy as np
+import pytest
+
+from calibrated_rl.algorithms.parts import TokenBudget, log_settings, tokens_of_users
+from calibrated_rl.algorithms.turn_value import TurnValue
+from calibrated_rl.calibration.density_ratio import history_weights
+from calibrated_rl.config import load_config, variants_of
+from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, TokenSequence, Turn
+from calibrated_rl.evaluation.summary import summarise
+from calibrated_rl.logs.scripted import ScriptedLogs
+from calibrated_rl.tasks.front_desk import FrontDesk
+
+
+def view(turns: list[int], mask: list[bool]) -> TokenSequence:
+    size = len(turns)
+    return TokenSequence(
+        ids=np.zeros(size, np.int32), mask=np.asarray(mask), logprobs=np.zeros(size, np.float32),
+        versions=np.zeros(size, np.int32), turns=np.asarray(turns, np.int32),
+    )  # fmt: skip
+
+
+def test_history_weights_are_ratios_of_the_turns_before() -> None:
+    """Two logs: greeting 0, user 1, policy 2, user 3. The policy's turn is 3 times and 1 times as likely now."""
+    policy = [view([0, 1, 2, 3], [False, False, True, False])] * 2
+    user = [view([0, 1, 2, 3], [False, True, False, True])] * 2
+    old = [np.array([np.nan, np.nan, -2.0, np.nan], np.float32)] * 2
+    now = [old[0] + np.float32(np.log(3.0)), old[1]]
+    weights, share = history_weights(policy, now, old, user, clip=100.0)
+    assert weights[0] == pytest.approx([1, 1, 1, 1.5])  # first user turn: no policy turn before it
+    assert weights[1] == pytest.approx([1, 1, 1, 0.5])
+    assert share == pytest.approx(4.0**2 / (4 * (1 + 1 + 1.5**2 + 0.5**2)))
+    clipped, _ = history_weights(policy, now, old, user, clip=1.2)
+    assert clipped[0][3] == pytest.approx(1.2) and clipped[1][3] == pytest.approx(0.5)
+
+
+def test_the_value_of_a_turn_knows_what_the_policy_was_told() -> None:
+    """Asking for a slot that is needed and untold is worth more than asking for one that is not needed."""
+    task = FrontDesk(FrontDesk.Config())
+    logs = ScriptedLogs(ScriptedLogs.Config(calibration=1500, monitor=150, tuning=150), task=task)
+    value = TurnValue(logs.read(Split.CALIBRATION), logs.read(Split.MONITOR))
+    assert value.explained > 0.0
+    right = total = 0
+    for log in logs.read(Split.TUNING):
+        slots = log.scenario.policy_instructions.split()[2:]
+        others = [slot for slot in ("day", "time", "people", "seat", "meal") if slot not in slots]
+        untold = [slot for slot in slots if not any(slot in turn.text for turn in log.turns[1:])]
+        if others and untold:
+            cases = [(log.scenario, log.turns[:2], f"which {slot} ?") for slot in (untold[0], others[0])]
+            needed, useless = value.value(cases)
+            right, total = right + (needed > useless), total + 1
+    assert total > 20 and right / total > 0.8
+
+
+def test_an_opening_is_charged_once_a_group() -> None:
+    def member(number: int) -> Dialogue:
+        return Dialogue(
+            id=str(number), task="t", turns=(Turn(side=Side.POLICY, text="hello", source=Source.GREETING),), ending="x",
+            scenario=Scenario(
+                id="s", split=Split.CALIBRATION, policy_instructions="", user_instructions="", greeting="hello"
+            ),
+            outcome=None, kind="rollout", user_tokens=view([0, 1, 1, 2, 3], [False, True, True, False, True]),
+        )  # fmt: skip
+
+    assert tokens_of_users([member(0), member(1), member(2)]) == 2 + 3 * 1
+
+
+def test_token_budget_starts_from_the_logs_and_then_follows_what_it_sees() -> None:
+    budget = TokenBudget(3000, 300.0)
+    assert budget.groups() == 10
+    budget.saw(1000, 10)
+    assert budget.groups() == 30
+    budget.saw(3000, 10)
+    assert budget.groups() == 15
+
+
+def test_logs_are_of_the_runs_own_people() -> None:
+    config = load_config("configs/dev.yaml", ["human_config.cooperativeness=0.5"])
+    assert log_settings(config)["human_config"] == {"cooperativeness": 0.5}
+
+
+def test_variants_change_one_thing_and_keep_to_their_folder() -> None:
+    config = load_config("configs/frontdesk_study.yaml")
+    variants = variants_of(config, "configs/frontdesk_study.yaml", [])
+    assert variants["cooperative_025"].upbringing.human_config["cooperativeness"] == 0.25
+    assert variants["placebo"].calibration.source == "upbringing"
+    assert variants["placebo"].name == "frontdesk_study/variants/placebo"
+    assert all(variant.training == config.training for variant in variants.values())
+
+
+def test_summary_of_arms_with_other_seeds_and_of_arms_without_a_judge() -> None:
+    def result(arm: str, seed: int, reward: float | None) -> dict[str, object]:
+        values = {str(i): 0.0 if reward is None else reward for i in range(4)}
+        setting = {"reward": values, "success": values, "turns": values, "endings": {"closed": 1.0}}
+        judged = {} if reward is None else {"scores": {"held_out": setting}}
+        spent = dict.fromkeys(("policy_tokens", "user_tokens", "human_turns", "updates", "seconds"), 1)
+        return {"arm": arm, "seed": seed, "train_reward_last": 0.5, **spent, **judged}
+
+    rewards = {("static", 3): 0.1, ("oracle", 3): 0.9, ("cloned", 0): 0.2, ("calibrated", 3): 0.7}
+    results = [result(arm, seed, reward) for (arm, seed), reward in rewards.items()]
+    summary = summarise(results, [0, 3])
+    assert summary["paired"]["calibrated-static"]["mean"] == pytest.approx(0.6)
+    assert "calibrated-cloned" not in summary["paired"] and summary["gap_closed"]["cloned"] is None
+    unjudged = summarise([result("static", 0, None)], [0])
+    assert unjudged["arms"]["static"]["updates"] == 1 and "held_out" not in unjudged["arms"]["static"]
