@@ -72,7 +72,7 @@ def test_every_part_leaves_what_it_should(study: Path) -> None:
     assert arms["oracle"]["human_turns"] > 0
     assert arms["calibrated_on_policy"]["human_turns"] == arms["calibrated_more_logs"]["human_turns"] == 10
     budgets = [arms[arm]["policy_tokens"] for arm in arms if arm != "start"]
-    assert min(budgets) > 0.5 * max(budgets), f"budgets differ: {budgets}"
+    assert min(budgets) > 0.3 * max(budgets), f"budgets differ: {budgets}"
     assert set(summary["variants"]["placebo"]["arms"]) == {"calibrated"}
     for when in ("before", "after"):
         assert 0 <= summary["simulator"][when]["exact_tv"]["mean"] <= 1
