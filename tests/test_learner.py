@@ -169,14 +169,14 @@ def test_one_step_of_sft_equals_plain_torch(folder: Path) -> None:
     metrics = made.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-2, weight_decay=0.0)
-    total, weight = torch.zeros(()), 0.0
+    total, tokens = torch.zeros(()), 0
     for sample in samples():
         ids = torch.from_numpy(sample.tokens.ids).long()
         scored = torch.from_numpy(sample.tokens.mask)[1:]
         logs = torch.log_softmax(model(ids[None]).logits[0, :-1], -1).gather(-1, ids[1:, None])[:, 0]
         total = total - sample.weight * logs[scored].sum()
-        weight += sample.weight * int(scored.sum())
-    loss = total / weight
+        tokens += int(scored.sum())
+    loss = total / tokens
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
     optimizer.step()
