@@ -58,6 +58,10 @@ class ProxyConfig:
 class CalibrationConfig:
     """When and how the simulator is aligned with human logs."""
 
+    method: str = "calibrated_rl.calibration.weighted:WeightedSFT"
+    """Import path of the method."""
+    method_config: dict[str, Any] = field(default_factory=dict)
+    """The method's own settings."""
     every: int = 10
     """Updates between re-calibrations of the arm `calibrated`; 0: only once, before training."""
     source: str = "logs"
@@ -66,8 +70,6 @@ class CalibrationConfig:
     """Further human turns at each re-calibration of `calibrated_on_policy` and `calibrated_more_logs`."""
     reserve: int = 0
     """Calibration logs held back from all arms, for `calibrated_more_logs` alone."""
-    ratio_clip: float = 5.0
-    """Largest density ratio of a logged history under the current policy."""
     sft: SFTConfig = field(default_factory=SFTConfig)
 
 

@@ -1,4 +1,5 @@
-"""The whole loop with real engines, learner and store; task and people come from a file outside the repository."""
+"""The whole loop with real engines, learner and store; task, people and calibration method come from a file outside
+the repository."""
 
 import json
 import subprocess
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONTROLS = ("cloned", "calibrated_once", "calibrated_on_policy", "calibrated_more_logs")
 
 OUTSIDE = """
+from calibrated_rl.calibration.plain import PlainSFT
 from calibrated_rl.tasks.front_desk import FrontDesk
 from calibrated_rl.users.front_desk_human import FrontDeskHuman
 
@@ -24,6 +26,11 @@ class Counter(FrontDesk):
 
 class Guest(FrontDeskHuman):
     pass
+
+class HalfOfTheLogs(PlainSFT):
+    def chosen(self, inputs):
+        samples, monitor, metrics = super().chosen(inputs)
+        return samples[::2], monitor, metrics | {"left_out": len(samples) - len(samples[::2])}
 """
 
 STUDY = f"""
@@ -104,9 +111,12 @@ def without_seconds(figures: dict[str, Any]) -> dict[str, Any]:
 def test_a_proxy_judges_where_there_is_no_human(outside: Path, study: Path, tmp_path: Path) -> None:
     proxy = study / "models" / "policy_base"
     changes = ("human=''", "arms=[start,interactive]", "training.updates=1", "upbringing.human=''")
-    folder = run(outside, tmp_path, *changes, f"proxy.model={proxy}", "evaluation.shifted=0")
+    method = f"calibration.method={outside / 'outside_task.py'}:HalfOfTheLogs"
+    folder = run(outside, tmp_path, *changes, method, f"proxy.model={proxy}", "evaluation.shifted=0")
     summary = json.loads((folder / "summary.json").read_text())
     assert "proxy" in summary["held_out_user"]
     assert summary["gap_closed"] == {}
     assert -1 <= summary["arms"]["interactive"]["held_out"]["reward"]["mean"] <= 1
     assert "exact_tv" not in summary["simulator"]["after"]
+    fit = json.loads((folder / "models" / "calibrated" / "fit.json").read_text())
+    assert fit["left_out"] > 0 and fit["simulator_monitor_nll"] > 0

@@ -1,7 +1,6 @@
-"""Aligning the running simulator with human turns: which turns, with which weights, from which base.
+"""Aligning the simulator that a run serves, and the human turns that are gathered for it during training.
 
-Every alignment restarts from the uncalibrated simulator: going on from the last one with the same logs would
-only overfit them.
+How a simulator is aligned is the method's affair (``calibrated_rl/calibration/``, one file a method).
 """
 
 import json
@@ -11,81 +10,48 @@ from pathlib import Path
 
 import numpy as np
 
-from calibrated_rl.algorithms.parts import POLICY, SIMULATOR, START, ArmRecord, Parts
-from calibrated_rl.calibration.density_ratio import history_weights
-from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
+from calibrated_rl.algorithms.parts import ArmRecord, Parts
+from calibrated_rl.calibration.base import CalibrationInputs
 from calibrated_rl.dialogue import Dialogue, Side, Split
 from calibrated_rl.learner.sample import Sample
+from calibrated_rl.learner.slots import SIMULATOR, START
 from calibrated_rl.tokens import view_of
 
 
-def align(
-    parts: Parts, record: ArmRecord, samples: Sequence[Sample], monitor: Sequence[Sample], folder: Path
-) -> None:
-    """Fit the uncalibrated simulator to ``samples``, stop on ``monitor``, keep it in ``folder``, serve it."""
-    config = parts.config.calibration
+def align(parts: Parts, record: ArmRecord, folder: Path, extra: Sequence[Sample] = ()) -> None:
+    """Align the simulator for the policy as it is now, keep it in ``folder``, serve it."""
     shutil.rmtree(folder, ignore_errors=True)
-    result = fine_tune(
-        parts.learner, SIMULATOR, parts.uncalibrated_folder, samples, monitor, config.sft, folder, record.seed,
-        parts.progress("calibration"),
+    borrowed = record.updates > 0 and not parts.uses_reference
+    if borrowed:
+        parts.learner.load(START, parts.start_folder, trainable=False)
+    metrics = parts.calibration.align(
+        CalibrationInputs(
+            learner=parts.learner, base=parts.uncalibrated_folder, logs=parts.human_logs(Split.CALIBRATION),
+            monitor=parts.human_logs(Split.MONITOR), extra=extra, policy_chat=parts.policy_chat,
+            simulator_chat=parts.simulator_chat, sft=parts.config.calibration.sft, update=record.updates,
+            seed=record.seed, folder=folder, progress=parts.progress("calibration"),
+        )
     )  # fmt: skip
-    (folder / "fit.json").write_text(json.dumps(result))
-    record.log(record.updates, {"simulator_monitor_nll": result["nll_after"]})
+    if borrowed:
+        parts.learner.unload(START)
+    (folder / "fit.json").write_text(json.dumps(metrics))
+    record.log(record.updates, metrics)
     parts.simulator.publish(parts.learner.weights(SIMULATOR), parts.simulator.version + 1)
 
 
-def align_before_training(parts: Parts, record: ArmRecord) -> Path:
+def align_before_training(parts: Parts, record: ArmRecord) -> None:
     """Align with the calibration logs as they are; done once a run and shared by all arms that need it."""
     folder = parts.folder / "models" / "calibrated"
     if (folder / "fit.json").is_file():
         parts.use_simulator(folder)
     else:
-        samples = log_samples(parts.human_logs(Split.CALIBRATION), Side.USER, parts.simulator_chat)
-        monitor = log_samples(parts.human_logs(Split.MONITOR), Side.USER, parts.simulator_chat)
-        most = parts.config.calibration.sft.most_dialogues
-        align(parts, record, some_of(samples, most, record.seed), monitor, folder)
-    return folder
+        align(parts, record, folder)
 
 
-def align_again(parts: Parts, record: ArmRecord, extra: Sequence[Sample] = ()) -> Path:
-    """Align while the policy moves: logged human turns weighted by how often the *current* policy would reach
-    their histories, and ``extra`` human turns as they are. The monitor's turns are weighted in the same way."""
-    config = parts.config.calibration
-    most, seed = config.sft.most_dialogues, record.seed * 1000 + record.updates
-    if not parts.uses_reference:
-        parts.learner.load(START, parts.start_folder, trainable=False)
-    samples, share = weighted_samples(parts, some_of(answered(parts, Split.CALIBRATION), most, seed))
-    monitored = answered(parts, Split.MONITOR)
-    monitor, _ = weighted_samples(parts, monitored[: config.sft.most_monitored or len(monitored)])
-    if not parts.uses_reference:
-        parts.learner.unload(START)
-    record.log(record.updates, {"calibration_effective_share": share, "extra_human_turns": float(len(extra))})
-    folder = parts.folder / "models" / f"{record.arm}-{record.seed}-{record.updates}"
-    align(parts, record, [*samples, *extra], monitor, folder)
-    return folder
-
-
-def answered(parts: Parts, split: Split) -> list[Dialogue]:
-    """Logs in which both sides have spoken."""
-    return [
-        log
-        for log in parts.human_logs(split)
-        if log.user_turn_indices() and any(turn.side is Side.POLICY for turn in log.turns[1:])
-    ]
-
-
-def weighted_samples(parts: Parts, logs: Sequence[Dialogue]) -> tuple[list[Sample], float]:
-    """Human turns of ``logs`` with density-ratio weights, and the effective share of them."""
-    samples = log_samples(logs, Side.USER, parts.simulator_chat)
-    views = [sample.tokens for sample in log_samples(logs, Side.POLICY, parts.policy_chat)]
-    weights, share = history_weights(
-        views,
-        parts.learner.log_probs(POLICY, views),
-        parts.learner.log_probs(START, views),
-        [sample.tokens for sample in samples],
-        parts.config.calibration.ratio_clip,
-    )
-    return [Sample(tokens=s.tokens, token_weights=w) for s, w in zip(samples, weights, strict=True)], share
+def align_again(parts: Parts, record: ArmRecord, extra: Sequence[Sample] = ()) -> None:
+    """Align while the policy moves, with ``extra`` human turns beside the logs."""
+    record.log(record.updates, {"extra_human_turns": float(len(extra))})
+    align(parts, record, parts.folder / "models" / f"{record.arm}-{record.seed}-{record.updates}", extra)
 
 
 def ask_people(parts: Parts, dialogues: Sequence[Dialogue], count: int, seed: int) -> list[Sample]:

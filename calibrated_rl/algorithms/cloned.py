@@ -4,10 +4,11 @@ The yardstick for static context RL: what the logs hold without any reward model
 loss tokens an update as the other arms; an update goes on through the successful logs in a fixed random order.
 """
 
-from calibrated_rl.algorithms.parts import POLICY, ArmRecord, Parts
+from calibrated_rl.algorithms.parts import ArmRecord, Parts
 from calibrated_rl.calibration.sft import SFT_LOSS, log_samples, shuffled
 from calibrated_rl.dialogue import Side, Split
 from calibrated_rl.errors import UserError
+from calibrated_rl.learner.slots import POLICY
 
 
 def train(parts: Parts, seed: int) -> ArmRecord:

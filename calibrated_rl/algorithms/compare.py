@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from calibrated_rl.algorithms import calibrated, cloned, interactive, oracle, static_context
 from calibrated_rl.algorithms.alignment import align_before_training
-from calibrated_rl.algorithms.parts import POLICY, ArmRecord, Parts
+from calibrated_rl.algorithms.parts import ArmRecord, Parts
 from calibrated_rl.config import RunConfig
 from calibrated_rl.dialogue import Dialogue, Split
 from calibrated_rl.evaluation.held_out import (
@@ -29,6 +29,7 @@ from calibrated_rl.evaluation.held_out import (
     simulator_profile,
 )
 from calibrated_rl.evaluation.summary import summarise
+from calibrated_rl.learner.slots import POLICY
 from calibrated_rl.report.html import write_report
 from calibrated_rl.rollout.collector import RolloutStatistics
 

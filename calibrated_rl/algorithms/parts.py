@@ -13,6 +13,7 @@ import ray
 from safetensors.torch import load_file
 from tensorboardX import SummaryWriter
 
+from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
 from calibrated_rl.component import build, import_path
 from calibrated_rl.config import RunConfig
@@ -22,6 +23,7 @@ from calibrated_rl.learner.advantages import group_advantages, has_signal
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.sample import Sample
+from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR, START
 from calibrated_rl.logs.base import LogReader
 from calibrated_rl.memory import check_memory
 from calibrated_rl.models import check_context, make_tiny, resolve_model
@@ -34,9 +36,6 @@ from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 from calibrated_rl.tokens import ChatTokens
-
-POLICY, SIMULATOR, START, PROXY = "policy", "simulator", "start", "proxy"
-"""Names of the models in the learner; START is the frozen cold-started policy."""
 
 STORE_TIMEOUT_S = 300.0
 
@@ -135,6 +134,9 @@ class Parts:
         )
         self.judge: ScriptedHuman | ReplicaPool | None = self.human
         """Whom policies meet when they are judged."""
+        self.calibration: CalibrationMethod = build(
+            config.calibration.method, config.calibration.method_config, "calibration.method_config"
+        )
         reader: LogReader = build(str(config.logs["reader"]), log_settings(config), "logs", task=self.task)
         self.logs = {split: reader.read(split) for split in Split}
         if config.human or config.proxy.model:

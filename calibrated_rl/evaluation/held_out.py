@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrated_rl.algorithms.parts import SIMULATOR, ArmRecord, Parts
+from calibrated_rl.algorithms.parts import ArmRecord, Parts
 from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Split, Turn
 from calibrated_rl.learner.sample import Sample
+from calibrated_rl.learner.slots import SIMULATOR
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.classifier import TwoSampleTest

@@ -1,0 +1,57 @@
+"""What a calibration method is: it aligns the simulator with human turns.
+
+A method is one file with one class, named in the YAML by import path (``calibration.method``). It decides which
+human turns count, how much, and how the simulator is fitted to them; when that happens is the arm's business
+(``calibration.every``), and serving the result is not the method's either.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from calibrated_rl.calibration.sft import SFTConfig
+from calibrated_rl.dialogue import Dialogue
+from calibrated_rl.learner.group import LearnerGroup
+from calibrated_rl.learner.sample import Sample
+from calibrated_rl.tokens import ChatTokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationInputs:
+    """What a method has to work with. Nothing of it comes from held-out people."""
+
+    learner: LearnerGroup
+    """Holds the current policy as ``POLICY`` and, once training has begun, the one it started from as ``START``."""
+    base: Path
+    """The uncalibrated simulator."""
+    logs: Sequence[Dialogue]
+    """Human logs of the calibration split."""
+    monitor: Sequence[Dialogue]
+    """Human logs of the monitor split, for early stopping."""
+    extra: Sequence[Sample]
+    """Human turns gathered during training, as the simulator sees them, one masked turn a sample."""
+    policy_chat: ChatTokens
+    simulator_chat: ChatTokens
+    sft: SFTConfig
+    """Length and pace of the fine-tuning."""
+    update: int
+    """Policy updates so far; 0: the simulator is aligned before training."""
+    seed: int
+    """The arm's."""
+    folder: Path
+    """Where the aligned simulator goes, in Hugging Face format."""
+    progress: Callable[[int, int], None]
+    """To be told steps done and all steps."""
+
+
+class CalibrationMethod(ABC):
+    """Base of all methods; built as a component (``calibrated_rl.component``), with a ``Config`` inside."""
+
+    @abstractmethod
+    def align(self, inputs: CalibrationInputs) -> dict[str, float]:
+        """Leave the aligned simulator in the learner's slot ``SIMULATOR`` and in ``inputs.folder``.
+
+        Returns:
+            Metrics to log; ``simulator_monitor_nll`` (nats a token) among them.
+        """

@@ -1,0 +1,40 @@
+"""Calibration by supervised fine-tuning on human turns as they were logged, each as good as the other.
+
+The alignment of "From Static Context to Calibrated Interactive RL" (arXiv 2605.26403). It does not see that the
+policy moves: repeated during training, it gives the same simulator again unless there are further human turns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from calibrated_rl.calibration.base import CalibrationInputs, CalibrationMethod
+from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
+from calibrated_rl.dialogue import Side
+from calibrated_rl.learner.sample import Sample
+from calibrated_rl.learner.slots import SIMULATOR
+
+
+class PlainSFT(CalibrationMethod):
+    """Restarts from the uncalibrated simulator: going on from the last alignment would only overfit the logs."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Nothing to set."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def align(self, inputs: CalibrationInputs) -> dict[str, float]:
+        samples, monitor, metrics = self.chosen(inputs)
+        fit = fine_tune(
+            inputs.learner, SIMULATOR, inputs.base, [*samples, *inputs.extra], monitor, inputs.sft, inputs.folder,
+            inputs.seed, inputs.progress,
+        )  # fmt: skip
+        return metrics | {"simulator_monitor_nll": fit["nll_after"]}
+
+    def chosen(self, inputs: CalibrationInputs) -> tuple[Sequence[Sample], Sequence[Sample], dict[str, float]]:
+        """Logged human turns to fit, those to stop by, and what to log of the choice."""
+        samples, monitor = (
+            log_samples(logs, Side.USER, inputs.simulator_chat) for logs in (inputs.logs, inputs.monitor)
+        )
+        return some_of(samples, inputs.sft.most_dialogues, inputs.seed), monitor, {}

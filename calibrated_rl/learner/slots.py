@@ -1,0 +1,5 @@
+"""Names of the models that the learner holds."""
+
+POLICY, SIMULATOR, PROXY = "policy", "simulator", "proxy"
+START = "start"
+"""The frozen cold-started policy: reference of the policy, and stand-in for the policy that was logged."""
