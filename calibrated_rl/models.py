@@ -13,7 +13,6 @@ Code that comes with a model is never run (``trust_remote_code`` stays off).
 
 import hashlib
 import importlib.util
-import json
 import os
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.files import read_json
 
 TINY_TEMPLATE = (
     "{% for message in messages %}"
@@ -156,24 +156,12 @@ def _has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file():
         return True
     file = folder / "tokenizer_config.json"
-    return file.is_file() and bool(_read_json(file).get("chat_template"))
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"the model folder {file.parent} has no {file.name}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} does not hold a JSON object")
-    return content
+    return file.is_file() and bool(read_json(file).get("chat_template"))
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     """The language model's part of ``config.json`` (multimodal models nest it)."""
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     text = config.get("text_config")
     return text if isinstance(text, dict) else config
 

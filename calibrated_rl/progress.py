@@ -1,5 +1,6 @@
 """What a person sees while a job runs: lines with the time since its start and, in a terminal, one bar at a time."""
 
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ class Progress:
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._bar: tqdm[None] | None = None
+        self._step: Step = lambda done, total: None
         self._shows_bars = sys.stderr.isatty()
 
     def say(self, text: str) -> None:
@@ -36,6 +38,17 @@ class Progress:
             bar.update(done - bar.n)
 
         return step
+
+    def show(self, name: str, done: int, total: int) -> None:
+        """Bring the bar called ``name`` to ``done``; another one that was shown meanwhile goes."""
+        if self._bar is None or self._bar.desc != name:
+            self._step = self(name)
+        self._step(done, total)
+
+    def ticks(self, name: str, total: int) -> Callable[[], None]:
+        """A bar called ``name`` that goes on by one at each call."""
+        step, done = self(name), itertools.count(1)
+        return lambda: step(next(done), total)
 
     def close(self) -> None:
         """Take the bar away."""

@@ -3,13 +3,20 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from calibrated_rl.errors import UserError  # noqa: E402
+
+if TYPE_CHECKING:
+    from calibrated_rl.config import RunConfig
+    from calibrated_rl.parts import Parts
+    from calibrated_rl.progress import Progress
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -61,3 +68,24 @@ def start_ray() -> None:
         ray.init(**options)
     else:
         ray.init(include_dashboard=False, log_to_driver=False, object_store_memory=1536 * 2**20, **options)
+
+
+@contextmanager
+def started(
+    config: "RunConfig", folder: Path, progress: "Progress", start_of: Path | None = None
+) -> "Iterator[Parts]":
+    """The whole system of a run, started; its settings lie in ``folder``. Stops it in the end."""
+    from omegaconf import OmegaConf
+
+    from calibrated_rl.parts import Parts
+
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = Parts(config, folder, progress, start_of)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    start_ray()
+    parts.start()
+    try:
+        yield parts
+    finally:
+        parts.stop()
+        progress.close()

@@ -45,7 +45,7 @@ def main() -> None:
 
     from calibrated_rl.dialogue import Side, Split
     from calibrated_rl.errors import UserError
-    from calibrated_rl.evaluation.saved_run import check_memory, open_run
+    from calibrated_rl.evaluation.saved_run import check_engines_fit, open_run
     from calibrated_rl.progress import Progress
     from calibrated_rl.rollout.conversation import ModelSpeaker, ScriptedSpeaker, converse, greeting, stable_seed
     from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
@@ -62,7 +62,7 @@ def main() -> None:
         models.append((Side.USER, run.model("calibrated"), run.config.simulator))
     human = run.human(task) if arguments.other == "human" else None
     chats = [ChatTokens(AutoTokenizer.from_pretrained(folder), folder.name) for _, folder, _ in models]
-    check_memory({side.value: (config.engine, folder) for side, folder, config in models})
+    check_engines_fit({side.value: (config.engine, folder) for side, folder, config in models})
 
     _command.start_ray()
     progress.say(f"starting {'one vLLM engine' if len(models) == 1 else 'two vLLM engines'}")

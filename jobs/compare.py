@@ -6,7 +6,6 @@ Writes runs/NAME/ and goes on where it stopped. Prints the table of the arms and
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,18 +27,6 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     return parser
-
-
-MAY_CHANGE = (
-    "arms", "seeds", "control_", "variants", "label", "policy.replicas", "simulator.replicas",
-    *(f"{role}.engine.{key}" for role in ("policy", "simulator", "proxy") for key in (
-        "max_num_seqs", "kv_cache_mib", "threads", "eager", "num_cpus", "num_gpus",
-    )),
-    *(f"learner.{key}" for key in (
-        "ranks", "zero_stage", "row_tokens", "max_rows", "gradient_checkpointing", "threads", "cpus", "gpus", "timeout",
-    )),
-)  # fmt: skip
-"""Settings that a run may go on with changed: what is still to do, and on what it runs."""
 
 
 def execute(config_file: str, overrides: list[str], runs: str, hardware: str, side_experiments: bool = True) -> None:
@@ -66,35 +53,17 @@ def execute(config_file: str, overrides: list[str], runs: str, hardware: str, si
 
 def run(config: "RunConfig", folder: Path, progress: "Progress", start_of: Path | None = None) -> dict[str, Any]:
     """Start everything, run what is missing of the arms of ``config``, stop everything; the summary."""
-    from omegaconf import OmegaConf
-
     from calibrated_rl.algorithms.compare import compare, is_done
-    from calibrated_rl.algorithms.parts import Parts
-    from calibrated_rl.config import load_config
-    from calibrated_rl.errors import UserError
-    from calibrated_rl.evaluation.saved_run import changed_settings
+    from calibrated_rl.evaluation.saved_run import refuse_other_settings
+    from calibrated_rl.files import read_json
 
     progress.say(f"run folder {folder}")
-    if (folder / "config.yaml").is_file():
-        changed = changed_settings(load_config(folder / "config.yaml"), config)
-        if deciding := [key for key in changed if not key.startswith(MAY_CHANGE)]:
-            raise UserError(
-                f"{folder} was begun with other settings ({', '.join(deciding)}): give the run another "
-                "name, or remove the folder"
-            )
+    refuse_other_settings(folder, config)
     if is_done(config, folder):
         progress.say("every arm is there already; the summary and the report are kept")
-        return json.loads((folder / "summary.json").read_text())  # type: ignore[no-any-return]
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = Parts(config, folder, progress, start_of)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
-    _command.start_ray()
-    parts.start()
-    try:
+        return read_json(folder / "summary.json")  # type: ignore[no-any-return]
+    with _command.started(config, folder, progress, start_of) as parts:
         return compare(config, parts)
-    finally:
-        parts.stop()
-        progress.close()
 
 
 def main() -> None:

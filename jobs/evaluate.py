@@ -37,11 +37,12 @@ def main() -> None:
 
 def judge(run: "SavedRun", policies: "list[SavedPolicy]", progress: "Progress") -> None:
     """Judge ``policies`` one after the other on one engine; print and write what was found."""
-    from calibrated_rl.algorithms.compare import versions, write_json
-    from calibrated_rl.algorithms.parts import Parts
+    from calibrated_rl.algorithms.compare import versions
     from calibrated_rl.evaluation.again import check_judges, judge_again
-    from calibrated_rl.evaluation.saved_run import check_memory
+    from calibrated_rl.evaluation.saved_run import check_engines_fit
     from calibrated_rl.evaluation.summary import summarise
+    from calibrated_rl.files import write_json
+    from calibrated_rl.parts import Parts
     from calibrated_rl.report.text import table
 
     check_judges(run)
@@ -49,7 +50,7 @@ def judge(run: "SavedRun", policies: "list[SavedPolicy]", progress: "Progress") 
     engines = {"policy": (run.config.policy.engine, policies[0].folder)}
     if run.config.proxy.model:
         engines["proxy"] = (run.config.proxy.engine, parts.proxy_base)
-    check_memory(engines)
+    check_engines_fit(engines)
     _command.start_ray()
     progress.say("starting the engine" if len(engines) == 1 else "starting the policy's and the proxy's engine")
     parts.start_judging(policies[0].folder)
@@ -63,6 +64,7 @@ def judge(run: "SavedRun", policies: "list[SavedPolicy]", progress: "Progress") 
     finally:
         for pool in parts.pools:
             pool.close()
+        progress.close()
     split = run.config.evaluation.split
     found = summarise(results, sorted({policy.seed for policy in policies})) | {
         "label": "" if split == "held_out" else f"judged on the {split} split",

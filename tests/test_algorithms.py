@@ -1,16 +1,21 @@
 """The parts of the arms that need no engine: density ratios, the value of a turn, what an arm is charged for."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from calibrated_rl.algorithms.parts import TokenBudget, log_settings, tokens_of_users
+from calibrated_rl.algorithms.arm import TokenBudget, tokens_of_users
 from calibrated_rl.algorithms.turn_value import TurnValue
 from calibrated_rl.calibration.density_ratio import history_weights
 from calibrated_rl.config import load_config, variants_of
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.evaluation.summary import summarise
 from calibrated_rl.logs.scripted import ScriptedLogs
+from calibrated_rl.parts import log_settings
 from calibrated_rl.tasks.front_desk import FrontDesk
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def view(turns: list[int], mask: list[bool]) -> TokenSequence:
@@ -76,13 +81,13 @@ def test_token_budget_starts_from_the_logs_and_then_follows_what_it_sees() -> No
 
 
 def test_logs_are_of_the_runs_own_people() -> None:
-    config = load_config("configs/dev.yaml", ["human_config.cooperativeness=0.5"])
+    config = load_config(CONFIGS / "dev.yaml", ["human_config.cooperativeness=0.5"])
     assert log_settings(config)["human_config"] == {"cooperativeness": 0.5}
 
 
 def test_variants_change_one_thing_and_keep_to_their_folder() -> None:
-    config = load_config("configs/frontdesk_study.yaml")
-    variants = variants_of(config, "configs/frontdesk_study.yaml", [])
+    config = load_config(CONFIGS / "frontdesk_study.yaml")
+    variants = variants_of(config, CONFIGS / "frontdesk_study.yaml", [])
     assert variants["cooperative_025"].upbringing.human_config["cooperativeness"] == 0.25
     assert variants["placebo"].calibration.source == "upbringing"
     assert variants["placebo"].name == "frontdesk_study/variants/placebo"

@@ -91,7 +91,7 @@ def test_calibrate_refuses(refuse, saved: Path) -> None:
     assert "there is no config file nowhere.yaml" in refuse("calibrate", "nowhere.yaml")
     assert "did you mean 'calibration.every'" in refuse("calibrate", MICRO, "calibration.evry=3")
     other = refuse("calibrate", MICRO, "name=small", "--runs", saved.parent)
-    assert "made with another" in other and "logs.calibration" in other and "training" not in other
+    assert "begun with other settings" in other and "logs.calibration" in other and "seeds" not in other
 
 
 def test_saved_run(saved: Path) -> None:

@@ -234,7 +234,7 @@ def test_bad_folder_and_bad_file_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run folder"):
         write_report(tmp_path / "absent")
     (tmp_path / "summary.json").write_text("{")
-    with pytest.raises(UserError, match="summary.json is not valid JSON"):
+    with pytest.raises(UserError, match="summary.json is not readable JSON"):
         write_report(tmp_path)
 
 

@@ -3,55 +3,57 @@
 How a simulator is aligned is the method's affair (``calibrated_rl/calibration/``, one file a method).
 """
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from calibrated_rl.algorithms.parts import ArmRecord, Parts
+from calibrated_rl.algorithms.arm import Arm
 from calibrated_rl.calibration.base import CalibrationInputs
 from calibrated_rl.dialogue import Dialogue, Side, Split
+from calibrated_rl.files import write_json
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import SIMULATOR, START
+from calibrated_rl.parts import Parts
 from calibrated_rl.tokens import view_of
 
 
-def align(parts: Parts, record: ArmRecord, folder: Path, extra: Sequence[Sample] = ()) -> None:
+def align(arm: Arm, folder: Path, extra: Sequence[Sample] = ()) -> None:
     """Align the simulator for the policy as it is now, keep it in ``folder``, serve it."""
+    parts = arm.parts
     shutil.rmtree(folder, ignore_errors=True)
-    borrowed = record.updates > 0 and not parts.uses_reference
+    borrowed = arm.updates > 0 and not parts.uses_reference
     if borrowed:
         parts.learner.load(START, parts.start_folder, trainable=False)
     metrics = parts.calibration.align(
         CalibrationInputs(
             learner=parts.learner, base=parts.uncalibrated_folder, logs=parts.human_logs(Split.CALIBRATION),
             monitor=parts.human_logs(Split.MONITOR), extra=extra, policy_chat=parts.policy_chat,
-            simulator_chat=parts.simulator_chat, sft=parts.config.calibration.sft, update=record.updates,
-            seed=record.seed, folder=folder, progress=parts.progress("calibration"),
+            simulator_chat=parts.simulator_chat, sft=parts.config.calibration.sft, update=arm.updates,
+            seed=arm.seed, folder=folder, progress=parts.progress("calibration"),
         )
     )  # fmt: skip
     if borrowed:
         parts.learner.unload(START)
-    (folder / "fit.json").write_text(json.dumps(metrics))
-    record.log(record.updates, metrics)
+    write_json(folder / "fit.json", metrics)
+    arm.log(metrics)
     parts.simulator.publish(parts.learner.weights(SIMULATOR), parts.simulator.version + 1)
 
 
-def align_before_training(parts: Parts, record: ArmRecord) -> None:
+def align_before_training(arm: Arm) -> None:
     """Align with the calibration logs as they are; done once a run and shared by all arms that need it."""
-    folder = parts.folder / "models" / "calibrated"
+    folder = arm.parts.folder / "models" / "calibrated"
     if (folder / "fit.json").is_file():
-        parts.use_simulator(folder)
+        arm.parts.use_simulator(folder)
     else:
-        align(parts, record, folder)
+        align(arm, folder)
 
 
-def align_again(parts: Parts, record: ArmRecord, extra: Sequence[Sample] = ()) -> None:
+def align_again(arm: Arm, extra: Sequence[Sample] = ()) -> None:
     """Align while the policy moves, with ``extra`` human turns beside the logs."""
-    record.log(record.updates, {"extra_human_turns": float(len(extra))})
-    align(parts, record, parts.folder / "models" / f"{record.arm}-{record.seed}-{record.updates}", extra)
+    arm.log({"extra_human_turns": float(len(extra))})
+    align(arm, arm.parts.folder / "models" / f"{arm.name}-{arm.seed}-{arm.updates}", extra)
 
 
 def ask_people(parts: Parts, dialogues: Sequence[Dialogue], count: int, seed: int) -> list[Sample]:

@@ -4,29 +4,29 @@ The yardstick for static context RL: what the logs hold without any reward model
 loss tokens an update as the other arms; an update goes on through the successful logs in a fixed random order.
 """
 
-from calibrated_rl.algorithms.parts import ArmRecord, Parts
+from calibrated_rl.algorithms.arm import Arm
 from calibrated_rl.calibration.sft import SFT_LOSS, log_samples, shuffled
 from calibrated_rl.dialogue import Side, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.slots import POLICY
+from calibrated_rl.parts import Parts
 
 
-def train(parts: Parts, seed: int) -> ArmRecord:
+def train(parts: Parts, seed: int) -> Arm:
     """Train on successful logs alone."""
-    record = parts.begin("cloned", seed)
+    arm = Arm(parts, "cloned", seed)
     config = parts.config.training
     successful = [log for log in parts.logs[Split.CALIBRATION] if log.outcome is not None and log.outcome.success]
     if not successful:
         raise UserError("the arm 'cloned' needs successful dialogues in the calibration logs, and there is none")
     samples = shuffled(log_samples(successful, Side.POLICY, parts.policy_chat), seed)
-    while record.updates < config.updates:
+    while arm.running:
         batch, tokens = [], 0
         while tokens < config.tokens_per_update:
             batch.append(next(samples))
             tokens += int(batch[-1].tokens.mask.sum())
-        metrics = parts.learner.step(POLICY, batch, SFT_LOSS, minibatches=config.minibatches)
-        record.log(record.updates, metrics)
-        record.updates += 1
-        record.policy_tokens += tokens
-    parts.policy.publish(parts.learner.weights(POLICY), record.updates)
-    return record
+        arm.log(parts.learner.step(POLICY, batch, SFT_LOSS, minibatches=config.minibatches))
+        arm.updates += 1
+        arm.policy_tokens += tokens
+    parts.policy.publish(parts.learner.weights(POLICY), arm.updates)
+    return arm

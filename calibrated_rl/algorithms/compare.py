@@ -4,8 +4,6 @@ Goes on where it stopped: an arm and seed whose result file is there is not run 
 """
 
 import importlib.metadata
-import json
-import os
 import platform
 import time
 from collections import Counter
@@ -18,7 +16,7 @@ import pyarrow.parquet as pq
 
 from calibrated_rl.algorithms import calibrated, cloned, interactive, oracle, static_context
 from calibrated_rl.algorithms.alignment import align_before_training
-from calibrated_rl.algorithms.parts import ArmRecord, Parts
+from calibrated_rl.algorithms.arm import Arm
 from calibrated_rl.config import RunConfig
 from calibrated_rl.dialogue import Dialogue, Split
 from calibrated_rl.evaluation.held_out import (
@@ -29,12 +27,14 @@ from calibrated_rl.evaluation.held_out import (
     simulator_profile,
 )
 from calibrated_rl.evaluation.summary import summarise
+from calibrated_rl.files import read_json, write_json
 from calibrated_rl.learner.slots import POLICY
+from calibrated_rl.parts import Parts
 from calibrated_rl.report.html import write_report
 from calibrated_rl.rollout.collector import RolloutStatistics
 
-TRAIN: dict[str, Callable[[Parts, int], ArmRecord]] = {
-    "start": lambda parts, seed: parts.begin("start", seed),
+TRAIN: dict[str, Callable[[Parts, int], Arm]] = {
+    "start": lambda parts, seed: Arm(parts, "start", seed),
     "cloned": cloned.train,
     "static": static_context.train,
     "interactive": interactive.train,
@@ -59,32 +59,23 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(content, indent=1, sort_keys=True))
-    os.replace(aside, path)
-
-
 def run_arm(parts: Parts, arm: str, seed: int) -> dict[str, Any]:
     """Train one arm with one seed, save its policy, meet the held-out people."""
     began = time.monotonic()
     parts.collector.statistics = RolloutStatistics()
-    record = TRAIN[arm](parts, seed)
+    trained = TRAIN[arm](parts, seed)
     seconds = time.monotonic() - began
-    if record.writer is not None:
-        record.writer.close()
+    trained.close()
     parts.learner.save(POLICY, parts.folder / "checkpoints" / f"{arm}-{seed}")
-    rewards = [m["value"] for m in record.metrics if m["name"] == "reward"]
+    rewards = [m["value"] for m in trained.metrics if m["name"] == "reward"]
     result: dict[str, Any] = {
-        "arm": arm, "seed": seed, "seconds": seconds, "updates": record.updates,
-        "policy_tokens": record.policy_tokens, "user_tokens": record.user_tokens,
-        "human_turns": record.human_turns, "metrics": record.metrics,
+        "arm": arm, "seed": seed, "seconds": seconds, "updates": trained.updates,
+        "policy_tokens": trained.policy_tokens, "user_tokens": trained.user_tokens,
+        "human_turns": trained.human_turns, "metrics": trained.metrics,
         "train_reward_last": sum(rewards[-5:]) / len(rewards[-5:]) if rewards else None,
     }  # fmt: skip
     if parts.judge is not None:
-        result["scores"], dialogues = evaluate_policy(parts, record, parts.judge)
+        result["scores"], dialogues = evaluate_policy(parts, parts.judge, arm, seed, trained.updates)
     else:
         dialogues = meet_simulator(parts, arm, seed)
     parts.keep(dialogues)
@@ -114,10 +105,10 @@ def sample_of(dialogue: Dialogue) -> dict[str, Any]:
 
 def measure_simulators(parts: Parts) -> dict[str, Any]:
     """The simulator before and after calibration, on held-out logs, beside the people themselves."""
-    record = parts.begin("measure", 0)
+    arm = Arm(parts, "measure", 0)
     before, band = measure_simulator(parts, None)
     before["profile"] = simulator_profile(parts)
-    align_before_training(parts, record)
+    align_before_training(arm)
     after, _ = measure_simulator(parts, band)
     after["profile"] = simulator_profile(parts)
     human = {"profile": profile_of(parts, parts.logs[Split.MONITOR])}
@@ -139,13 +130,13 @@ def work_of(config: RunConfig) -> list[tuple[str, int]]:
 def is_done(config: RunConfig, folder: Path) -> bool:
     """Whether nothing is left to run, and the summary knows of all of it."""
     file = folder / "summary.json"
-    done = json.loads(file.read_text()).get("done", []) if file.is_file() else []
+    done = read_json(file).get("done", []) if file.is_file() else []
     return {tuple(each) for each in done} >= set(work_of(config))
 
 
 def all_results(folder: Path) -> list[dict[str, Any]]:
     """What every arm and seed of the folder has left, those of earlier sittings too, in the order of the table."""
-    results = [json.loads(file.read_text()) for file in sorted((folder / "arms").glob("*.json"))]
+    results = [read_json(file) for file in sorted((folder / "arms").glob("*.json"))]
     return sorted(results, key=lambda result: (result["seed"], list(TRAIN).index(result["arm"])))
 
 
@@ -165,7 +156,7 @@ def compare(config: RunConfig, parts: Parts) -> dict[str, Any]:
     summary = summarise(results, sorted({result["seed"] for result in results})) | {
         "done": [[result["arm"], result["seed"]] for result in results],
         "name": config.name, "task": parts.task.name, "label": config.label, "versions": versions(),
-        "simulator": json.loads(simulator_file.read_text()),
+        "simulator": read_json(simulator_file),
         "dropped": dict(sum((Counter(result.get("dropped")) for result in results), Counter())),
         "flaws": dict(sum((Counter(result.get("flaws")) for result in results), Counter())),
     }  # fmt: skip
@@ -182,10 +173,10 @@ def compare(config: RunConfig, parts: Parts) -> dict[str, Any]:
 
 def add_variants(config: RunConfig, folder: Path, folders: dict[str, Path]) -> dict[str, Any]:
     """Put what the side experiments found into the study's summary, and write the report again."""
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    summary: dict[str, Any] = read_json(folder / "summary.json")
     summary["variants"] = {}
     for name, of_variant in folders.items():
-        found = json.loads((of_variant / "summary.json").read_text())
+        found = read_json(of_variant / "summary.json")
         figures = {key: found[key] for key in ("arms", "paired", "simulator", "seeds")}
         summary["variants"][name] = figures | {"change": list(config.variants[name].change)}
     write_json(folder / "summary.json", summary)

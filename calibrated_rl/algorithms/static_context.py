@@ -7,9 +7,10 @@ policy-induced shift: the histories are those of the logged policy.
 
 import numpy as np
 
-from calibrated_rl.algorithms.parts import ArmRecord, Parts
+from calibrated_rl.algorithms.arm import Arm
 from calibrated_rl.algorithms.turn_value import TurnValue
 from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Split, Turn
+from calibrated_rl.parts import Parts
 
 
 def logged_histories(parts: Parts) -> list[tuple[Scenario, tuple[Turn, ...]]]:
@@ -41,21 +42,17 @@ def rewarded(parts: Parts, value: TurnValue, groups: list[list[Dialogue]]) -> li
     return [[done[d.id] for d in group] for group in groups]
 
 
-def train(parts: Parts, seed: int) -> ArmRecord:
+def train(parts: Parts, seed: int) -> Arm:
     """Train on logged histories alone."""
-    record = parts.begin("static", seed)
-    budget = parts.budget(single_turns=True)
+    arm = Arm(parts, "static", seed, single_turns=True)
     histories = logged_histories(parts)
     value = TurnValue(parts.logs[Split.CALIBRATION], parts.logs[Split.MONITOR])
-    record.log(0, {"turn_value_r2": value.explained})
-    while record.updates < parts.config.training.updates:
-        random = np.random.default_rng([seed, record.updates])
-        chosen = [histories[i] for i in random.permutation(len(histories))[: budget.groups()]]
+    arm.log({"turn_value_r2": value.explained})
+    while arm.running:
+        random = np.random.default_rng([seed, arm.updates])
+        chosen = [histories[i] for i in random.permutation(len(histories))[: arm.groups_wanted()]]
         groups = parts.collector.collect_turns(
-            chosen, group_size=parts.config.training.group_size, arm="static", update=record.updates, seed=seed
+            chosen, group_size=parts.config.training.group_size, arm=arm.name, update=arm.updates, seed=seed
         )
-        before = record.policy_tokens
-        parts.learn(record, rewarded(parts, value, groups))
-        budget.saw(record.policy_tokens - before, len(groups))
-        parts.report(record)
-    return record
+        arm.learn(rewarded(parts, value, groups))
+    return arm

@@ -8,12 +8,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from calibrated_rl.algorithms.parts import ArmRecord, Parts
-from calibrated_rl.dialogue import Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.held_out import SETTINGS, evaluate_policy
 from calibrated_rl.evaluation.saved_run import SavedPolicy, SavedRun
 from calibrated_rl.evaluation.summary import BUDGET
+from calibrated_rl.parts import Parts, check_judging
 
 
 def check_judges(run: SavedRun) -> None:
@@ -23,12 +22,8 @@ def check_judges(run: SavedRun) -> None:
         UserError: the run has neither a scripted human nor a proxy, the proxy was not fitted yet, or the task has
             fewer scenarios than the settings ask for.
     """
-    task, config, sizes = run.task(), run.config, run.config.evaluation
-    if sizes.scenarios < 1:
-        raise UserError(f"evaluation.scenarios is {sizes.scenarios}: at least 1 is needed to judge a policy")
-    for population, count in (("same", sizes.scenarios), ("shifted", sizes.shifted)):
-        if count:
-            task.scenarios(Split(sizes.split), count, population)
+    config = run.config
+    check_judging(run.task(), config.evaluation)
     if config.proxy.model:
         if config.proxy.sft.epochs:
             run.model("proxy")
@@ -42,8 +37,8 @@ def judge_again(parts: Parts, policy: SavedPolicy) -> dict[str, Any]:
     parts.use_policy(policy.folder)
     recorded = policy.result or {}
     # Sampling is keyed by arm, seed and update: as the run left off, so are the draws.
-    record = ArmRecord(policy.arm, policy.seed, updates=int(recorded.get("updates", 0)))
-    scores, _ = evaluate_policy(parts, record, parts.judge)
+    updates = int(recorded.get("updates", 0))
+    scores, _ = evaluate_policy(parts, parts.judge, policy.arm, policy.seed, updates)
     known = dict.fromkeys(BUDGET) | {name: recorded[name] for name in BUDGET if name in recorded}
     return {"arm": policy.arm, "seed": policy.seed, **known, "scores": json.loads(json.dumps(scores))}
 

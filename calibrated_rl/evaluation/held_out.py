@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrated_rl.algorithms.parts import ArmRecord, Parts
 from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Split, Turn
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import SIMULATOR
+from calibrated_rl.parts import Parts
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.classifier import TwoSampleTest
@@ -27,9 +27,12 @@ SETTINGS = (("held_out", "same", None), ("held_out_greedy", "same", 0.0), ("held
 
 
 def evaluate_policy(
-    parts: Parts, record: ArmRecord, human: ScriptedHuman | ReplicaPool
+    parts: Parts, human: ScriptedHuman | ReplicaPool, arm: str, seed: int, updates: int
 ) -> tuple[dict[str, Any], list[Dialogue]]:
-    """One dialogue on each held-out scenario, in each setting.
+    """One dialogue of the served policy on each held-out scenario, in each setting.
+
+    Args:
+        arm, seed, updates: whose policy it is and how far it was trained: they key the draws.
 
     Returns:
         ``{setting: {"reward"|"success"|"turns": {scenario id: value}, "endings": {...}}}`` and all the
@@ -44,8 +47,8 @@ def evaluate_policy(
             continue
         groups = parts.collector.collect(
             parts.task.scenarios(Split(sizes.split), count, population), human, group_size=1,
-            arm=f"{record.arm}/{name}", update=record.updates, seed=record.seed, kind="evaluation",
-            temperature=temperature,
+            arm=f"{arm}/{name}", update=updates, seed=seed, kind="evaluation",
+            temperature=temperature, on_dialogue=parts.progress.ticks(f"{arm} (seed {seed}) meets {name}", count),
         )  # fmt: skip
         dialogues = [dialogue for group in groups for dialogue in group]
         kept += dialogues

@@ -1,7 +1,6 @@
 """A run folder read back: its settings, its trained policies, its calibrated simulator. Starts nothing."""
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,22 @@ from omegaconf import OmegaConf
 from calibrated_rl.component import build
 from calibrated_rl.config import ARMS, RunConfig, load_config
 from calibrated_rl.errors import UserError
+from calibrated_rl.files import read_json
 from calibrated_rl.memory import RAY_AND_DRIVER, engine_needs, refuse_too_little
 from calibrated_rl.models import check_folder, shape_of
 from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.tasks.base import ScriptedHuman, Task
+
+MAY_CHANGE = (
+    "arms", "seeds", "control_", "variants", "label", "policy.replicas", "simulator.replicas",
+    *(f"{role}.engine.{key}" for role in ("policy", "simulator", "proxy") for key in (
+        "max_num_seqs", "kv_cache_mib", "threads", "eager", "num_cpus", "num_gpus",
+    )),
+    *(f"learner.{key}" for key in (
+        "ranks", "zero_stage", "row_tokens", "max_rows", "gradient_checkpointing", "threads", "cpus", "gpus", "timeout",
+    )),
+)  # fmt: skip
+"""Settings that a run may go on with changed: what is still to do, and on what it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +125,9 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> SavedRun:
     policies = []
     for arm, seed, path in sorted(found, key=lambda item: (order.get(item[0], len(order)), item)):
         check_folder(path, path.name)
-        policies.append(SavedPolicy(arm, seed, path, _result(folder / "arms" / f"{path.name}.json")))
+        written = folder / "arms" / f"{path.name}.json"
+        result = read_json(written) if written.is_file() else None
+        policies.append(SavedPolicy(arm, seed, path, result))
     config = load_config(file, overrides)
     changed = changed_settings(load_config(file), config)
     return SavedRun(folder=folder, config=config, changed=changed, policies=policies)
@@ -134,19 +147,7 @@ def config_file(folder: Path) -> Path:
     return file
 
 
-def _result(file: Path) -> Mapping[str, Any] | None:
-    if not file.is_file():
-        return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} does not hold a JSON object")
-    return content
-
-
-def check_memory(engines: Mapping[str, tuple[EngineConfig, Path]]) -> None:
+def check_engines_fit(engines: Mapping[str, tuple[EngineConfig, Path]]) -> None:
     """Refuse engines that do not fit into this machine's memory; not on a cluster, and not those on a GPU.
 
     Args:
@@ -163,6 +164,21 @@ def check_memory(engines: Mapping[str, tuple[EngineConfig, Path]]) -> None:
         if not engine.num_gpus
     }
     refuse_too_little(needs | {"Ray and driver": {"processes": RAY_AND_DRIVER}}, psutil.virtual_memory().available)
+
+
+def refuse_other_settings(folder: Path, config: RunConfig) -> None:
+    """A run goes on with the settings that it was begun with, but for ``MAY_CHANGE``.
+
+    Raises:
+        UserError: names the settings that differ.
+    """
+    file = folder / "config.yaml"
+    changed = changed_settings(load_config(file), config) if file.is_file() else []
+    if deciding := [key for key in changed if not key.startswith(MAY_CHANGE)]:
+        raise UserError(
+            f"{folder} was begun with other settings ({', '.join(deciding)}): give the run another name "
+            "(name=...), or remove the folder"
+        )
 
 
 def changed_settings(before: RunConfig, now: RunConfig) -> list[str]:

@@ -1,6 +1,5 @@
 """What the report reads from a run folder: ``summary.json``, ``metrics.parquet``, ``samples.json``, ``config.yaml``."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import yaml  # type: ignore[import-untyped]
 from pyarrow import ArrowInvalid
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.files import read_json
 from calibrated_rl.report.values import mapping
 
 Curve = dict[int, dict[int, float]]
@@ -47,26 +47,15 @@ def read_run(run: Path) -> RunFiles:
     """
     if not run.is_dir():
         raise UserError(f"there is no run folder {run}")
-    summary = _read_json(run / "summary.json", {})
+    summary, samples = run / "summary.json", run / "samples.json"
+    figures = read_json(summary) if summary.is_file() else {}
     return RunFiles(
-        name=str(summary.get("name") or run.resolve().name),
-        summary=summary,
+        name=str(figures.get("name") or run.resolve().name),
+        summary=figures,
         metrics=_read_metrics(run / "metrics.parquet"),
-        samples=_read_json(run / "samples.json", []),
+        samples=read_json(samples, list) if samples.is_file() else [],
         config=_read_config(run / "config.yaml"),
     )
-
-
-def _read_json(file: Path, empty: Any) -> Any:
-    if not file.is_file():
-        return empty
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(content, type(empty)):
-        raise UserError(f"{file} must hold a JSON {'object' if isinstance(empty, dict) else 'array'}")
-    return content
 
 
 def _read_config(file: Path) -> dict[str, Any]:

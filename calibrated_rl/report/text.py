@@ -31,19 +31,28 @@ def table(summary: Mapping[str, Any]) -> str:
     ]
     if differences:
         blocks.append(_grid([("paired difference", "held-out reward", ""), *differences]))
-    simulator = []
-    for key, words in SIMULATOR.items():
-        figures = [interval(look_up(summary, "simulator", when, key)) for when in ("before", "after")]
-        if any(figures):
-            simulator.append((words, *map(_with_bounds, figures)))
-    if simulator:
-        blocks.append(_grid([("simulator against human", "before calibration", "after"), *simulator]))
+    if simulator := simulator_table(mapping(summary, "simulator")):
+        blocks.append(simulator)
     variants = mapping(summary, "variants")
     if variants:
         blocks.append(_variants(variants))
     if summary.get("label"):
         blocks.append(f"Note: {summary['label']}")
     return "\n\n".join(blocks)
+
+
+def simulator_table(simulator: Mapping[str, Any]) -> str:
+    """The simulator before and after calibration, with 95 % CIs; empty where nothing was measured.
+
+    Args:
+        simulator: the content of ``simulator.json``.
+    """
+    rows = []
+    for key, words in SIMULATOR.items():
+        figures = [interval(look_up(simulator, when, key)) for when in ("before", "after")]
+        if any(figures):
+            rows.append((words, *map(_with_bounds, figures)))
+    return _grid([("simulator against human", "before calibration", "after"), *rows]) if rows else ""
 
 
 def _arm(summary: Mapping[str, Any], arm: str) -> tuple[str, ...]:

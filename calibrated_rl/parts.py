@@ -2,28 +2,23 @@
 
 import json
 import shutil
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from safetensors.torch import load_file
-from tensorboardX import SummaryWriter
 
 from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
 from calibrated_rl.component import build, import_path
-from calibrated_rl.config import RunConfig
-from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split
+from calibrated_rl.config import EvaluationConfig, RunConfig
+from calibrated_rl.dialogue import Dialogue, Side, Split
 from calibrated_rl.errors import UserError
-from calibrated_rl.learner.advantages import group_advantages, has_signal
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
-from calibrated_rl.learner.sample import Sample
-from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR, START
+from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
 from calibrated_rl.logs.base import LogReader
 from calibrated_rl.memory import check_memory
 from calibrated_rl.models import check_context, make_tiny, resolve_model
@@ -40,72 +35,17 @@ from calibrated_rl.tokens import ChatTokens
 STORE_TIMEOUT_S = 300.0
 
 
-@dataclass
-class TokenBudget:
-    """How many groups give about the same number of loss tokens in every update of every arm."""
-
-    tokens: int
-    per_group: float
-    """Running mean of policy tokens a group; at first what the logs suggest."""
-    seen: bool = False
-
-    def groups(self) -> int:
-        return max(1, round(self.tokens / self.per_group))
-
-    def saw(self, tokens: int, groups: int) -> None:
-        now = tokens / max(groups, 1)
-        self.per_group = 0.5 * self.per_group + 0.5 * now if self.seen else now
-        self.seen = True
-
-
-@dataclass
-class ArmRecord:
-    """What an arm cost and how it went; written beside the checkpoint."""
-
-    arm: str
-    seed: int
-    policy_tokens: int = 0
-    user_tokens: int = 0
-    human_turns: int = 0
-    """Replies that people (here: scripted ones) gave during training."""
-    updates: int = 0
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    at: float = field(default_factory=time.monotonic)
-    """When the last update was done."""
-    writer: SummaryWriter | None = None
-    """Where TensorBoard reads along."""
-
-    def log(self, update: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            if self.writer is not None:
-                self.writer.add_scalar(name, value, update)
-            self.metrics.append(
-                {"arm": self.arm, "seed": self.seed, "update": update, "name": name, "value": float(value)}
-            )
-
-
-def tokens_of_users(group: Sequence[Dialogue]) -> int:
-    """Tokens that the simulator sampled for a group; its opening turn was sampled once."""
-    views = [dialogue.user_tokens for dialogue in group if dialogue.user_tokens is not None]
-    openings = [int((view.mask & (view.turns == 1)).sum()) for view in views]
-    return sum(int(view.mask.sum()) for view in views) - sum(openings[1:])
-
-
-def check_scenarios(task: Task, split: str, count: int, population: str) -> None:
+def check_judging(task: Task, sizes: EvaluationConfig) -> None:
     """Refuse before anything starts what the task cannot judge policies with.
 
     Raises:
         UserError: no scenario is asked for, or the task does not have so many, or not that population.
     """
-    if count < 1:
-        raise UserError(f"evaluation.scenarios is {count}: at least 1 is needed to judge a policy")
-    task.scenarios(Split(split), count, population)
-
-
-def turns_of_people(group: Sequence[Dialogue]) -> int:
-    """Turns that scripted people said in a group; its opening turn was said once."""
-    scripted = [sum(turn.source is Source.SCRIPTED for turn in dialogue.turns) for dialogue in group]
-    return sum(scripted) - (len(group) - 1) if any(scripted) else 0
+    if sizes.scenarios < 1:
+        raise UserError(f"evaluation.scenarios is {sizes.scenarios}: at least 1 is needed to judge a policy")
+    for population, count in (("same", sizes.scenarios), ("shifted", sizes.shifted)):
+        if count:
+            task.scenarios(Split(sizes.split), count, population)
 
 
 def log_settings(config: RunConfig) -> dict[str, Any]:
@@ -140,9 +80,7 @@ class Parts:
         reader: LogReader = build(str(config.logs["reader"]), log_settings(config), "logs", task=self.task)
         self.logs = {split: reader.read(split) for split in Split}
         if config.human or config.proxy.model:
-            for population, count in (("same", config.evaluation.scenarios), ("shifted", config.evaluation.shifted)):
-                if count or population == "same":
-                    check_scenarios(self.task, config.evaluation.split, count, population)
+            check_judging(self.task, config.evaluation)
         kept = len(self.logs[Split.CALIBRATION]) - config.calibration.reserve
         if kept < 1:
             raise UserError(f"calibration.reserve is {config.calibration.reserve}: no log would be left")
@@ -231,7 +169,7 @@ class Parts:
             self.pools.append(self.judge)
         self.learner = LearnerGroup(config.learner)
         if not (self.folder / "replay" / "logs").is_dir():
-            self._open_store("logs")
+            self.open_store("logs")
             self.keep([log for split in Split for log in self.logs[split]])
         self._bring_up()
         for pool in self.pools:
@@ -311,20 +249,7 @@ class Parts:
 
     # ---- what the arms are made of -------------------------------------------------------------------
 
-    def begin(self, arm: str, seed: int) -> ArmRecord:
-        """Put the policy and both engines where every arm starts."""
-        self._open_store(f"{arm}-{seed}")
-        training = self.config.training
-        rate = training.learning_rates.get(arm, training.learning_rate)
-        optimizer = OptimizerConfig(learning_rate=rate, warmup_steps=2)
-        self.learner.load(POLICY, self.start_folder, optimizer=optimizer, seed=seed)
-        if self.uses_reference:
-            self.learner.load(START, self.start_folder, trainable=False)
-        self.policy.publish(self.learner.weights(POLICY), 0)
-        self.use_simulator(self.uncalibrated_folder)
-        return ArmRecord(arm, seed, writer=SummaryWriter(str(self.folder / "tensorboard" / f"{arm}-{seed}")))
-
-    def _open_store(self, name: str) -> None:
+    def open_store(self, name: str) -> None:
         """A store for each arm and seed. What an interrupted attempt left goes: the arm starts over, and the same
         dialogues would be taken for repeated ones."""
         folder = self.folder / "replay" / name
@@ -349,73 +274,3 @@ class Parts:
         """The logs that simulators are aligned with; a placebo run takes those of the simulator's upbringing."""
         placebo = self.config.calibration.source == "upbringing"
         return self.upbringing_logs[split] if placebo else self.logs[split]
-
-    def budget(self, single_turns: bool = False) -> TokenBudget:
-        """An arm's budget; its first update goes by the length of logged dialogues (or turns) of the policy."""
-        samples = log_samples(self.logs[Split.CALIBRATION][:100], Side.POLICY, self.policy_chat)
-        tokens = sum(int(s.tokens.mask.sum()) for s in samples)
-        units = sum(len(np.unique(s.tokens.turns[s.tokens.mask])) for s in samples) if single_turns else len(samples)
-        training = self.config.training
-        return TokenBudget(training.tokens_per_update, training.group_size * tokens / units)
-
-    def training_scenarios(self, record: ArmRecord, count: int) -> list[Scenario]:
-        """Scenarios of one update: the same for all arms, drawn from the calibration split."""
-        logs = self.logs[Split.CALIBRATION]
-        random = np.random.default_rng([record.seed, record.updates])
-        return [logs[i].scenario for i in random.permutation(len(logs))[:count]]
-
-    def learn(self, record: ArmRecord, groups: Sequence[Sequence[Dialogue]]) -> None:
-        """One update of the policy on complete groups that went through the replay store, and its sync."""
-        config, update, began = self.config.training, record.updates, time.monotonic()
-        self.keep([dialogue for group in groups for dialogue in group])
-        groups = ray.get(
-            self.store.sample.remote(
-                len(groups), update=update, max_staleness=0, timeout_s=STORE_TIMEOUT_S, arm=record.arm
-            ),
-            timeout=2 * STORE_TIMEOUT_S,
-        )
-        samples, rewards, signal = [], [], 0
-        for group in groups:
-            values = [d.outcome.reward for d in group if d.outcome is not None]
-            signal += has_signal(values)
-            rewards += values
-            for dialogue, advantage in zip(group, group_advantages(values, config.advantage), strict=True):
-                assert dialogue.policy_tokens is not None
-                samples.append(Sample(tokens=dialogue.policy_tokens, advantage=float(advantage)))
-        if self.uses_reference:
-            temperature = self.config.policy.sampling.temperature
-            reference = self.learner.log_probs(START, [s.tokens for s in samples], temperature)
-            samples = [replace(s, reference_logprobs=r) for s, r in zip(samples, reference, strict=True)]
-        metrics = self.learner.step(
-            POLICY, samples, (config.loss, dict(config.loss_config)),
-            temperature=self.config.policy.sampling.temperature, minibatches=config.minibatches,
-        )  # fmt: skip
-        stepped = time.monotonic()
-        self.policy.publish(self.learner.weights(POLICY), record.updates + 1)
-        record.updates += 1
-        record.policy_tokens += sum(int(s.tokens.mask.sum()) for s in samples)
-        dialogues = [d for group in groups for d in group]
-        record.user_tokens += sum(map(tokens_of_users, groups))
-        record.human_turns += sum(map(turns_of_people, groups))
-        record.log(
-            update,
-            metrics
-            | {
-                "reward": float(np.mean(rewards)),
-                "success": float(np.mean([d.outcome.success for d in dialogues if d.outcome])),
-                "turns": float(np.mean([len(d.user_turn_indices()) for d in dialogues])),
-                "groups_with_signal": signal / len(groups),
-                "seconds_learning": stepped - began,
-                "seconds_weight_sync": time.monotonic() - stepped,
-                "seconds_rollout": began - record.at,
-            },
-        )
-        record.at = time.monotonic()
-
-    def report(self, record: ArmRecord) -> None:
-        """One line of progress after an update."""
-        last = {m["name"]: m["value"] for m in record.metrics if m["update"] == record.updates - 1}
-        self.say(
-            f"{record.arm} (seed {record.seed}) update {record.updates}/{self.config.training.updates}: "
-            f"reward {last['reward']:+.3f}, success {last['success']:.2f}, entropy {last['entropy']:.2f}"
-        )

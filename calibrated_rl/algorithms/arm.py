@@ -1,0 +1,167 @@
+"""One arm in training: where every arm starts, what an update is, what it cost and how it went."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+from tensorboardX import SummaryWriter
+
+from calibrated_rl.calibration.sft import log_samples
+from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split
+from calibrated_rl.learner.advantages import group_advantages, has_signal
+from calibrated_rl.learner.config import OptimizerConfig
+from calibrated_rl.learner.sample import Sample
+from calibrated_rl.learner.slots import POLICY, START
+from calibrated_rl.parts import STORE_TIMEOUT_S, Parts
+
+
+@dataclass
+class TokenBudget:
+    """How many groups give about the same number of loss tokens in every update of every arm."""
+
+    tokens: int
+    per_group: float
+    """Running mean of policy tokens a group; at first what the logs suggest."""
+    seen: bool = False
+
+    def groups(self) -> int:
+        return max(1, round(self.tokens / self.per_group))
+
+    def saw(self, tokens: int, groups: int) -> None:
+        now = tokens / max(groups, 1)
+        self.per_group = 0.5 * self.per_group + 0.5 * now if self.seen else now
+        self.seen = True
+
+
+def tokens_of_users(group: Sequence[Dialogue]) -> int:
+    """Tokens that the simulator sampled for a group; its opening turn was sampled once."""
+    views = [dialogue.user_tokens for dialogue in group if dialogue.user_tokens is not None]
+    openings = [int((view.mask & (view.turns == 1)).sum()) for view in views]
+    return sum(int(view.mask.sum()) for view in views) - sum(openings[1:])
+
+
+def turns_of_people(group: Sequence[Dialogue]) -> int:
+    """Turns that scripted people said in a group; its opening turn was said once."""
+    scripted = [sum(turn.source is Source.SCRIPTED for turn in dialogue.turns) for dialogue in group]
+    return sum(scripted) - (len(group) - 1) if any(scripted) else 0
+
+
+class Arm:
+    """One arm with one seed. Making it puts the policy and both engines where every arm starts."""
+
+    def __init__(self, parts: Parts, name: str, seed: int, *, single_turns: bool = False) -> None:
+        """``single_turns``: the arm learns from single turns, not from whole dialogues."""
+        self.parts, self.name, self.seed = parts, name, seed
+        self.updates = self.policy_tokens = self.user_tokens = 0
+        self.human_turns = 0
+        """Replies that people (here: scripted ones) gave during training."""
+        self.metrics: list[dict[str, Any]] = []
+        parts.open_store(f"{name}-{seed}")
+        training = parts.config.training
+        rate = training.learning_rates.get(name, training.learning_rate)
+        optimizer = OptimizerConfig(learning_rate=rate, warmup_steps=2)
+        parts.learner.load(POLICY, parts.start_folder, optimizer=optimizer, seed=seed)
+        if parts.uses_reference:
+            parts.learner.load(START, parts.start_folder, trainable=False)
+        parts.policy.publish(parts.learner.weights(POLICY), 0)
+        parts.use_simulator(parts.uncalibrated_folder)
+        self._budget = self._first_budget(single_turns)
+        self._tensorboard = SummaryWriter(str(parts.folder / "tensorboard" / f"{name}-{seed}"))
+        self._at = time.monotonic()
+
+    def _first_budget(self, single_turns: bool) -> TokenBudget:
+        """Goes by the length of logged dialogues (or turns) of the policy, until the arm has seen its own."""
+        samples = log_samples(self.parts.logs[Split.CALIBRATION][:100], Side.POLICY, self.parts.policy_chat)
+        tokens = sum(int(s.tokens.mask.sum()) for s in samples)
+        units = sum(len(np.unique(s.tokens.turns[s.tokens.mask])) for s in samples) if single_turns else len(samples)
+        training = self.parts.config.training
+        return TokenBudget(training.tokens_per_update, training.group_size * tokens / units)
+
+    @property
+    def running(self) -> bool:
+        """Whether updates are left to do."""
+        return self.updates < self.parts.config.training.updates
+
+    def groups_wanted(self) -> int:
+        """Groups that the next update takes to reach its budget of loss tokens."""
+        return self._budget.groups()
+
+    def scenarios(self) -> list[Scenario]:
+        """Those of the next update: the same for all arms, drawn from the calibration split."""
+        logs = self.parts.logs[Split.CALIBRATION]
+        random = np.random.default_rng([self.seed, self.updates])
+        return [logs[i].scenario for i in random.permutation(len(logs))[: self.groups_wanted()]]
+
+    def learn(self, groups: Sequence[Sequence[Dialogue]]) -> None:
+        """One update of the policy on complete groups that go through the replay store, its sync, and a line."""
+        parts, config, began = self.parts, self.parts.config.training, time.monotonic()
+        parts.keep([dialogue for group in groups for dialogue in group])
+        groups = ray.get(
+            parts.store.sample.remote(
+                len(groups), update=self.updates, max_staleness=0, timeout_s=STORE_TIMEOUT_S, arm=self.name
+            ),
+            timeout=2 * STORE_TIMEOUT_S,
+        )
+        samples, rewards, signal = [], [], 0
+        for group in groups:
+            values = [d.outcome.reward for d in group if d.outcome is not None]
+            signal += has_signal(values)
+            rewards += values
+            for dialogue, advantage in zip(group, group_advantages(values, config.advantage), strict=True):
+                assert dialogue.policy_tokens is not None
+                samples.append(Sample(tokens=dialogue.policy_tokens, advantage=float(advantage)))
+        temperature = parts.config.policy.sampling.temperature
+        if parts.uses_reference:
+            reference = parts.learner.log_probs(START, [s.tokens for s in samples], temperature)
+            samples = [replace(s, reference_logprobs=r) for s, r in zip(samples, reference, strict=True)]
+        metrics = parts.learner.step(
+            POLICY, samples, (config.loss, dict(config.loss_config)), temperature=temperature,
+            minibatches=config.minibatches,
+        )  # fmt: skip
+        stepped = time.monotonic()
+        parts.policy.publish(parts.learner.weights(POLICY), self.updates + 1)
+        dialogues = [dialogue for group in groups for dialogue in group]
+        tokens = sum(int(s.tokens.mask.sum()) for s in samples)
+        self._budget.saw(tokens, len(groups))
+        self.policy_tokens += tokens
+        self.user_tokens += sum(map(tokens_of_users, groups))
+        self.human_turns += sum(map(turns_of_people, groups))
+        self.log(
+            metrics
+            | {
+                "reward": float(np.mean(rewards)),
+                "success": float(np.mean([d.outcome.success for d in dialogues if d.outcome])),
+                "turns": float(np.mean([len(d.user_turn_indices()) for d in dialogues])),
+                "groups_with_signal": signal / len(groups),
+                "seconds_learning": stepped - began,
+                "seconds_weight_sync": time.monotonic() - stepped,
+                "seconds_rollout": began - self._at,
+            },
+        )
+        self.updates += 1
+        self._report()
+        self._at = time.monotonic()
+
+    def log(self, values: dict[str, float]) -> None:
+        """Keep metrics of the update that is going on."""
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, self.updates)
+            self.metrics.append(
+                {"arm": self.name, "seed": self.seed, "update": self.updates, "name": name, "value": float(value)}
+            )
+
+    def _report(self) -> None:
+        last = {m["name"]: m["value"] for m in self.metrics if m["update"] == self.updates - 1}
+        updates, who = self.parts.config.training.updates, f"{self.name} (seed {self.seed})"
+        self.parts.progress.show(who, self.updates, updates)
+        self.parts.say(
+            f"{who} update {self.updates}/{updates}: "
+            f"reward {last['reward']:+.3f}, success {last['success']:.2f}, entropy {last['entropy']:.2f}"
+        )
+
+    def close(self) -> None:
+        """Write out what TensorBoard reads."""
+        self._tensorboard.close()
