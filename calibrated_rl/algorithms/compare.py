@@ -105,6 +105,7 @@ def sample_of(dialogue: Dialogue) -> dict[str, Any]:
 
 def measure_simulators(parts: Parts) -> dict[str, Any]:
     """The simulator before and after calibration, on held-out logs, beside the people themselves."""
+    statistics = parts.collector.statistics = RolloutStatistics()
     arm = Arm(parts, "measure", 0)
     before, band = measure_simulator(parts, None)
     before["profile"] = simulator_profile(parts)
@@ -118,7 +119,8 @@ def measure_simulators(parts: Parts) -> dict[str, Any]:
         )
         human = {"profile": profile_of(parts, [d for group in groups for d in group])}
     null_band = {"low": band[0], "high": band[1]} if band else None
-    return {"before": before, "after": after, "human": human, "null_band": null_band}
+    counted = {"dropped": dict(statistics.dropped), "flaws": dict(statistics.flaws)}
+    return {"before": before, "after": after, "human": human, "null_band": null_band, **counted}
 
 
 def work_of(config: RunConfig) -> list[tuple[str, int]]:
@@ -152,13 +154,14 @@ def compare(config: RunConfig, parts: Parts) -> dict[str, Any]:
         if not file.is_file():
             parts.say(f"arm {arm}, seed {seed}")
             write_json(file, run_arm(parts, arm, seed))
-    results = all_results(folder)
+    results, simulator = all_results(folder), read_json(simulator_file)
+    counted = [simulator, *results]
     summary = summarise(results, sorted({result["seed"] for result in results})) | {
         "done": [[result["arm"], result["seed"]] for result in results],
         "name": config.name, "task": parts.task.name, "label": config.label, "versions": versions(),
-        "simulator": read_json(simulator_file),
-        "dropped": dict(sum((Counter(result.get("dropped")) for result in results), Counter())),
-        "flaws": dict(sum((Counter(result.get("flaws")) for result in results), Counter())),
+        "simulator": simulator,
+        "dropped": dict(sum((Counter(each.get("dropped")) for each in counted), Counter())),
+        "flaws": dict(sum((Counter(each.get("flaws")) for each in counted), Counter())),
     }  # fmt: skip
     if config.proxy.model:
         summary["held_out_user"] = f"a proxy: {config.proxy.model}, trained on held-out human turns"
