@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from calibrated_rl.algorithms.arm import TokenBudget, tokens_of_users
+from calibrated_rl.algorithms.compare import side_by_side
 from calibrated_rl.algorithms.turn_value import TurnValue
 from calibrated_rl.calibration.density_ratio import history_weights
 from calibrated_rl.config import load_config, variants_of
@@ -109,3 +110,20 @@ def test_summary_of_arms_with_other_seeds_and_of_arms_without_a_judge() -> None:
     assert "calibrated-cloned" not in summary["paired"] and summary["gap_closed"]["cloned"] is None
     unjudged = summarise([result("static", 0, None)], [0])
     assert unjudged["arms"]["static"]["updates"] == 1 and "held_out" not in unjudged["arms"]["static"]
+
+
+def test_samples_stand_beside_the_log_of_the_same_person() -> None:
+    task = FrontDesk(FrontDesk.Config())
+    logs = ScriptedLogs(ScriptedLogs.Config(held_out=3), task=task).read(Split.HELD_OUT)
+    person = {"id": logs[1].scenario.id, "goal": dict(logs[1].scenario.goal)}
+    stranger = {"id": "nobody", "goal": {}}
+    said = {"turns": [["policy", "hello"]], "ending": "left", "reward": -0.1}
+    results = [
+        {"arm": "start", "seed": 0, "samples": [said | {"scenario": person}, said | {"scenario": stranger}]},
+        {"arm": "oracle", "seed": 0, "samples": [said | {"scenario": person}]},
+        {"arm": "oracle", "seed": 1, "samples": [said | {"scenario": person}]},
+    ]
+    known, unknown = side_by_side(results, 0, logs)
+    assert list(known["arms"]) == ["logged", "start", "oracle"] and list(unknown["arms"]) == ["start"]
+    assert known["arms"]["logged"]["turns"][1] == ["user", logs[1].turns[1].text]
+    assert known["arms"]["oracle"] == said

@@ -7,7 +7,7 @@ import importlib.metadata
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,7 @@ def compare(config: RunConfig, parts: Parts) -> dict[str, Any]:
     metrics = [row for result in results for row in result["metrics"]]
     if metrics:
         pq.write_table(pa.Table.from_pylist(metrics), folder / "metrics.parquet")
-    write_json(folder / "samples.json", side_by_side(results, results[0]["seed"]))
+    write_json(folder / "samples.json", side_by_side(results, results[0]["seed"], parts.logs[Split.HELD_OUT]))
     write_report(folder)
     return summary
 
@@ -187,13 +187,17 @@ def add_variants(config: RunConfig, folder: Path, folders: dict[str, Path]) -> d
     return summary
 
 
-def side_by_side(results: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """The first held-out dialogues of all arms on the same people."""
+def side_by_side(results: list[dict[str, Any]], seed: int, logs: Sequence[Dialogue]) -> list[dict[str, Any]]:
+    """The first held-out dialogues of all arms on the same people, and what was logged of them."""
     merged: dict[str, dict[str, Any]] = {}
+    logged = {log.scenario.id: sample_of(log) for log in logs if log.outcome is not None}
     for result in results:
         if result["seed"] != seed:
             continue
         for sample in result.get("samples", []):
-            entry = merged.setdefault(sample["scenario"]["id"], {"scenario": sample["scenario"], "arms": {}})
-            entry["arms"][result["arm"]] = {k: sample[k] for k in ("turns", "ending", "reward")}
+            name = sample["scenario"]["id"]
+            entry = merged.setdefault(name, {"scenario": sample["scenario"], "arms": {}})
+            of_arms = {"logged": logged[name]} if name in logged else {}
+            for arm, one in (of_arms | {result["arm"]: sample}).items():
+                entry["arms"][arm] = {key: one[key] for key in ("turns", "ending", "reward")}
     return list(merged.values())

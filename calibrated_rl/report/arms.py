@@ -32,7 +32,9 @@ STYLES: dict[str, ArmStyle] = {
     "oracle": ArmStyle("oracle", "against people of the training population", "#009E73", "*"),
 }
 
-HUMAN_COLOR = "#B4B4AE"
+LOGGED = ArmStyle("logged", "the dialogue that the logs have with the same person", "#B4B4AE", "o")
+"""No arm, but shown beside the arms' dialogues."""
+HUMAN_COLOR = LOGGED.color
 BEFORE_COLOR = STYLES["interactive"].color
 """The uncalibrated simulator is the one that ``interactive`` trains against."""
 AFTER_COLOR = STYLES["calibrated"].color
@@ -40,13 +42,14 @@ AFTER_COLOR = STYLES["calibrated"].color
 
 def style(arm: str) -> ArmStyle:
     """The style of ``arm``; an arm that we do not know is drawn in grey under its own name."""
-    return STYLES.get(arm) or ArmStyle(arm.replace("_", " "), "", "#555555", "h")
+    return (STYLES | {"logged": LOGGED}).get(arm) or ArmStyle(arm.replace("_", " "), "", "#555555", "h")
 
 
 def in_order(arms: Iterable[str]) -> list[str]:
     """``arms`` without repeats, the known ones first and in the order of the table."""
     given = list(dict.fromkeys(arms))
-    return [arm for arm in STYLES if arm in given] + [arm for arm in given if arm not in STYLES]
+    known = ("logged", *STYLES)
+    return [arm for arm in known if arm in given] + [arm for arm in given if arm not in known]
 
 
 def pair_label(pair: str) -> str:
