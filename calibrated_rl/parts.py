@@ -60,10 +60,7 @@ def log_settings(config: RunConfig) -> dict[str, Any]:
 class Parts:
     """The running system."""
 
-    def __init__(
-        self, config: RunConfig, folder: Path, progress: Progress, start_of: Path | None = None
-    ) -> None:
-        """``start_of``: a run folder whose start checkpoint is taken over, so that results can be compared."""
+    def __init__(self, config: RunConfig, folder: Path, progress: Progress) -> None:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # one bar at a time, and it is ours
@@ -89,10 +86,6 @@ class Parts:
         self.logs[Split.CALIBRATION] = self.logs[Split.CALIBRATION][:kept]
         for problem in reader.problems:
             self.say(f"refused: {problem}")
-        for name in ("policy_base", "start") if start_of else ():
-            assert start_of is not None
-            if (start_of / "models" / name).is_dir() and not (folder / "models" / name).is_dir():
-                shutil.copytree(start_of / "models" / name, folder / "models" / name)
         self._prepare_models()
         self._check_context()
 

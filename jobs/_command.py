@@ -71,16 +71,14 @@ def start_ray() -> None:
 
 
 @contextmanager
-def started(
-    config: "RunConfig", folder: Path, progress: "Progress", start_of: Path | None = None
-) -> "Iterator[Parts]":
+def started(config: "RunConfig", folder: Path, progress: "Progress") -> "Iterator[Parts]":
     """The whole system of a run, started; its settings lie in ``folder``. Stops it in the end."""
     from omegaconf import OmegaConf
 
     from calibrated_rl.parts import Parts
 
     folder.mkdir(parents=True, exist_ok=True)
-    parts = Parts(config, folder, progress, start_of)
+    parts = Parts(config, folder, progress)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
     start_ray()
     parts.start()

@@ -29,10 +29,18 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def execute(config_file: str, overrides: list[str], runs: str, hardware: str, side_experiments: bool = True) -> None:
-    """Run the arms of the config, then its variants; print the table."""
+MAIN = "main"
+"""What ``--only`` calls the run itself, beside its variants."""
+
+
+def execute(
+    config_file: str, overrides: list[str], runs: str, hardware: str, *, side_experiments: bool = True, only: str = ""
+) -> None:
+    """Run the arms of the config, then its variants; print the table. ``only``: just that part of it."""
     from calibrated_rl.algorithms.compare import add_variants
     from calibrated_rl.config import load_config, variants_of
+    from calibrated_rl.errors import UserError
+    from calibrated_rl.inheritance import take_over
     from calibrated_rl.progress import Progress
     from calibrated_rl.report.text import table
 
@@ -40,18 +48,28 @@ def execute(config_file: str, overrides: list[str], runs: str, hardware: str, si
     overrides = [*_command.hardware(hardware), *overrides]
     config = load_config(config_file, overrides)
     variants = variants_of(config, config_file, overrides) if side_experiments else {}
+    if only and only not in (MAIN, *variants):
+        raise UserError(f"{config_file} has no part '{only}'; there are: {', '.join((MAIN, *variants))}")
     progress, folder = Progress(), Path(runs) / config.name
-    summary = run(config, folder, progress)
+    if only in ("", MAIN):
+        summary = run(config, folder, progress)
     for name, variant in variants.items():
-        progress.say(f"variant {name}: {' '.join(config.variants[name].change)}")
-        run(variant, Path(runs) / variant.name, progress, start_of=folder)
-    if variants:
-        summary = add_variants(config, folder, {name: Path(runs) / v.name for name, v in variants.items()})
+        if only in ("", name):
+            progress.say(f"variant {name}: {' '.join(config.variants[name].change)}")
+            for taken in take_over(folder, config, Path(runs) / variant.name, variant):
+                progress.say(f"taken over from {folder}, since no setting bears on it: {taken}")
+            summary = run(variant, Path(runs) / variant.name, progress)
+    folders = {name: Path(runs) / variant.name for name, variant in variants.items()}
+    done = {name: each for name, each in folders.items() if (each / "summary.json").is_file()}
+    if done and (folder / "summary.json").is_file():
+        of_all = add_variants(config, folder, done)
+        summary = summary if only else of_all
     print(table(summary))
-    print(f"report: {(folder / 'report.html').resolve()}")
+    where = folder if only in ("", MAIN) else folders[only]
+    print(f"report: {(where / 'report.html').resolve()}")
 
 
-def run(config: "RunConfig", folder: Path, progress: "Progress", start_of: Path | None = None) -> dict[str, Any]:
+def run(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, Any]:
     """Start everything, run what is missing of the arms of ``config``, stop everything; the summary."""
     from calibrated_rl.algorithms.compare import compare, is_done
     from calibrated_rl.evaluation.saved_run import refuse_other_settings
@@ -62,14 +80,19 @@ def run(config: "RunConfig", folder: Path, progress: "Progress", start_of: Path 
     if is_done(config, folder):
         progress.say("every arm is there already; the summary and the report are kept")
         return read_json(folder / "summary.json")  # type: ignore[no-any-return]
-    with _command.started(config, folder, progress, start_of) as parts:
+    with _command.started(config, folder, progress) as parts:
         return compare(config, parts)
 
 
 def main() -> None:
     assert __doc__ is not None
-    arguments = parser_of(__doc__).parse_intermixed_args()
-    execute(arguments.config, arguments.overrides, arguments.runs, arguments.hardware)
+    parser = parser_of(__doc__)
+    parser.add_argument(
+        "--only", default="", metavar="PART",
+        help="main, or one variant of the config: parts of a study may run beside each other, or on other days",
+    )  # fmt: skip
+    arguments = parser.parse_intermixed_args()
+    execute(arguments.config, arguments.overrides, arguments.runs, arguments.hardware, only=arguments.only)
 
 
 if __name__ == "__main__":
