@@ -1,0 +1,207 @@
+"""Check the bounds and the estimators of shift where the truth is known: in a world of symbols.
+
+    python jobs/validate_theory.py --out theory.json [--full] [--seed N]
+
+Writes the figures to FILE and a plot beside it (same name, .png), and prints the main ones. Takes about three
+minutes on two idle cores; --full, with more constructions, repetitions and RLlib runs, about twenty.
+"""
+
+import argparse
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import _command
+
+if TYPE_CHECKING:
+    from calibrated_rl.shift.theory import Point
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much is done."""
+
+    constructions: int
+    """Of each random family, for gaps and bounds."""
+    regret_constructions: int
+    coverage: int
+    """Repetitions of each two-sided estimator."""
+    lower_bounds: int
+    """Repetitions of each lower bound."""
+    words: bool
+    """Whether the two-sample test on words is asked as well."""
+    dialogues: tuple[int, ...]
+    """At which numbers of dialogues bias and width are reported."""
+    curve: int
+    """Repetitions at each number."""
+    ppo_rewards: tuple[str, ...]
+
+
+FAST = Size(
+    constructions=60, regret_constructions=20, coverage=240, lower_bounds=400, words=False,
+    dialogues=(50, 100, 200, 400), curve=20, ppo_rewards=("per_turn",),
+)  # fmt: skip
+FULL = Size(
+    constructions=300, regret_constructions=100, coverage=1200, lower_bounds=400, words=True,
+    dialogues=(50, 100, 200, 400, 800, 1600), curve=100, ppo_rewards=("per_turn", "terminal"),
+)  # fmt: skip
+PPO_HORIZON, PPO_SHIFT = 8, 0.1
+
+
+def ppo(reward: Any, seed: int) -> dict[str, Any]:
+    """RLlib's PPO in a simulator with a shift: what it learns, checked three ways.
+
+    Returns:
+        ``value`` with ``low`` and ``high``, from rollouts; ``exact``, the same by dynamic programming; ``regret`` in
+        the simulator as a share of the optimum; ``uniform_regret``, that of saying anything; and with the human:
+        ``human_value``, ``gap`` to the simulator's and its ``bound``, the human's ``human_optimum``.
+    """
+    import numpy as np
+
+    from calibrated_rl.evaluation.statistics import mean_interval
+    from calibrated_rl.shift.bounds import per_turn_reward_bound, terminal_reward_bound
+    from calibrated_rl.shift.symbolic import optimal_policy, simulator_shift, stationary, value
+    from calibrated_rl.shift.symbolic_env import PPOSettings, train
+    from calibrated_rl.shift.symbolic_worlds import random_construction
+
+    rng = np.random.default_rng((seed, 4))
+    made = random_construction("persistent", rng, horizon=PPO_HORIZON, epsilon=PPO_SHIFT, delta=PPO_SHIFT)
+    world = made.world
+    trained = train(world, made.simulator, reward, PPOSettings(seed=seed))
+    exact = value(world, trained.policy, made.simulator, reward)
+    optimum = value(world, optimal_policy(world, made.simulator, reward), made.simulator, reward)
+    anything = np.full((world.states, world.policy_symbols), 1 / world.policy_symbols)
+    uniform = value(world, stationary(anything, PPO_HORIZON), made.simulator, reward)
+    human_value = value(world, trained.policy, made.human, reward)
+    delta = simulator_shift(world, trained.policy, made.human, made.simulator).tolist()
+    bound = per_turn_reward_bound if reward == "per_turn" else terminal_reward_bound
+    rollouts = mean_interval(trained.returns, seed)
+    return {
+        "value": rollouts.mean,
+        "low": rollouts.low,
+        "high": rollouts.high,
+        "exact": exact,
+        "regret": 1 - exact / optimum,
+        "uniform_regret": 1 - uniform / optimum,
+        "human_value": human_value,
+        "human_optimum": value(world, optimal_policy(world, made.human, reward), made.human, reward),
+        "gap": abs(exact - human_value),
+        "bound": bound(world.reward_range, delta=delta),
+        "training_returns": list(trained.mean_returns),
+    }
+
+
+def measure(size: Size, seed: int) -> "tuple[dict[str, Any], dict[str, dict[float, list[Point]]]]":
+    """Everything but PPO: the result, and the points behind its gaps."""
+    from calibrated_rl.shift import theory, theory_coverage
+
+    found = theory.all_points(size.constructions, seed)
+    by_family = {
+        family: {
+            training: {
+                reward: theory.growth(theory.gaps(found[family][theory.SMALL_SHIFT], training, reward), seed)
+                for reward in theory.REWARDS
+            }
+            for training in theory.TRAININGS
+        }
+        for family in theory.FAMILIES
+    }
+    main = by_family["persistent"]["interactive"]
+    covered = theory_coverage.coverage(size.coverage, seed)
+    plug_ins = {name: row for name, row in covered.items() if name.endswith("plug_in")}
+    two_sided = {name: row for name, row in covered.items() if name not in plug_ins}
+    below = theory_coverage.lower_bounds(size.lower_bounds, seed, words=size.words)
+    result = {
+        "growth": {f"{reward}_reward": main[reward] for reward in theory.REWARDS},
+        "growth_by_family": by_family,
+        "saturation": theory.saturation(found["persistent"]),
+        "bound": theory.bound_check(found),
+        "remedies": theory.remedies(size.constructions, seed),
+        "regret": theory.regrets(size.regret_constructions, seed),
+        "coverage": {name: row["share"] for name, row in two_sided.items()},
+        "coverage_details": two_sided,
+        "plug_ins": plug_ins,
+        "lower_bounds": {name: row["share"] for name, row in below.items()},
+        "lower_bound_details": below,
+        "by_dialogues": theory_coverage.by_dialogues(size.dialogues, size.curve, seed),
+    }
+    return result, found
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The main figures, a line each, with what they should be."""
+    from calibrated_rl.shift.theory_coverage import GOAL_LOWER, GOAL_TWO_SIDED
+
+    def goal(reached: bool) -> str:
+        return "ok" if reached else "MISSED"
+
+    lines = []
+    for kind, row in result["growth"].items():
+        fitted = f"gap = {row['a']:.2e} H² + {row['b']:.2e} H"
+        lines.append(f"growth, {kind:<16} {fitted}, slope {row['slope']:.2f} [{row['low']:.2f}, {row['high']:.2f}]")
+    bound, regret = result["bound"], result["regret"]
+    lines.append(
+        f"bound: {bound['violations']} violations on {bound['points']} points, tightest ratio "
+        f"{bound['tightest_ratio']:.4f} {goal(not bound['violations'])}"
+    )
+    lines.append(
+        f"regret of training's optimum against two bounds: {regret['violations']} violations on {regret['points']} "
+        f"points {goal(not regret['violations'])}"
+    )
+    for name, share in result["coverage"].items():
+        lines.append(f"coverage     {name:<28} {share:6.1%} {goal(share >= GOAL_TWO_SIDED)}")
+    for name, row in result["plug_ins"].items():
+        lines.append(f"             {name:<28} {row['share']:6.1%} (for contrast)")
+    for name, share in result["lower_bounds"].items():
+        lines.append(f"lower bounds {name:<28} {share:6.1%} {goal(share >= GOAL_LOWER)}")
+    for reward, row in result["ppo_by_reward"].items():
+        agrees = row["low"] <= row["exact"] <= row["high"]
+        lines.append(
+            f"PPO, {reward}: rollouts {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}], exact "
+            f"{row['exact']:.3f} {goal(agrees)}; regret {row['regret']:.2%} {goal(row['regret'] <= 0.02)} "
+            f"(saying anything: {row['uniform_regret']:.0%})"
+        )
+        lines.append(
+            f"     with the human {row['human_value']:.3f}: gap {row['gap']:.3f}, bound {row['bound']:.3f} "
+            f"{goal(row['gap'] <= row['bound'])}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, metavar="FILE", help="JSON file to write; the plot goes beside it")
+    parser.add_argument("--full", action="store_true", help="also what does not fit in five minutes")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same figures (default: 0)")
+    arguments = parser.parse_args()
+
+    from calibrated_rl.errors import UserError
+    from calibrated_rl.files import write_json
+    from calibrated_rl.shift.theory_plot import draw
+
+    file = Path(arguments.out)
+    if file.suffix != ".json" or file.is_dir():
+        raise UserError(f"--out must name a .json file, not '{file}': the plot beside it is named after it")
+    if arguments.seed < 0:
+        raise UserError(f"--seed must not be negative, not {arguments.seed}")
+    size = FULL if arguments.full else FAST
+    started, used = time.monotonic(), time.process_time()
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)  # it warns of its own defaults
+    _command.start_ray()  # first, so that a machine on which it does not start says so at once
+    by_reward = {reward: ppo(reward, arguments.seed) for reward in size.ppo_rewards}
+    result, found = measure(size, arguments.seed)
+    result |= {"ppo": by_reward["per_turn"], "ppo_by_reward": by_reward, "full": arguments.full, "seed": arguments.seed}
+    result["seconds"] = {"wall": time.monotonic() - started, "cpu": time.process_time() - used}
+    write_json(file, result)
+    plot = file.with_suffix(".png")
+    draw(plot, result, found)
+    print(table(result))
+    print(f"figures: {file.resolve()}\nplot: {plot.resolve()}")
+
+
+if __name__ == "__main__":
+    _command.run(main)
