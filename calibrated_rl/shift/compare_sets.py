@@ -1,0 +1,90 @@
+"""All estimators that two sets of dialogues can be given, by a short name each, and the sets measured with them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from calibrated_rl.component import build
+from calibrated_rl.errors import UserError
+from calibrated_rl.shift.base import Estimate, MatchedReplies
+from calibrated_rl.shift.interface import DialogueSets
+from calibrated_rl.shift.sources import matched_replies
+from calibrated_rl.shift.two_sample_replies import ReplyTest
+
+ESTIMATORS: Mapping[str, str] = {
+    "words": "calibrated_rl.shift.two_sample_words:WordsTest",
+    "figures": "calibrated_rl.shift.two_sample_figures:FiguresTest",
+    "acts": "calibrated_rl.shift.two_sample_acts:ActsTest",
+    "tokens": "calibrated_rl.shift.two_sample_tokens:TokenTest",
+    "encoder": "calibrated_rl.shift.two_sample_encoder:EncoderTest",
+    "history": "calibrated_rl.shift.history_shift:HistoryShift",
+    "mauve": "calibrated_rl.shift.mauve:Mauve",
+    "lengths": "calibrated_rl.shift.lengths:Lengths",
+    "act_divergence": "calibrated_rl.shift.act_divergence:ActDivergence",
+    "likeness": "calibrated_rl.shift.likeness:Likeness",
+    "coverage": "calibrated_rl.shift.coverage:Coverage",
+}
+"""Short name to import path."""
+ENCODED = ("encoder", "mauve")
+"""Those that need a sentence encoder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What was found between two sets."""
+
+    figures: dict[str, Estimate] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    """Estimators that the data were not enough for, and why."""
+    matched: int = 0
+    """Histories that both sides replied to."""
+
+
+def settings_of(name: str, seed: int, encoder: str, null_halvings: int | None) -> dict[str, Any]:
+    """The settings of an estimator that a comparison decides."""
+    settings: dict[str, Any] = {"seed": seed}
+    if null_halvings is not None:
+        settings["null_halvings"] = null_halvings
+    return settings | ({"encoder": encoder} if name in ENCODED else {})
+
+
+def compare_sets(
+    sets: DialogueSets,
+    names: Sequence[str],
+    *,
+    encoder: str,
+    seed: int = 0,
+    null_halvings: int | None = None,
+    on_start: Callable[[str], None] = lambda name: None,
+) -> Comparison:
+    """Measure ``sets`` with the estimators called ``names``; where both sides replied to the same histories often
+    enough, the reply tests are taken on these too.
+
+    Args:
+        encoder: package, folder or ``hashing``; see ``encoder.py``.
+        null_halvings: for the null bands; None leaves each estimator its own number.
+        on_start: told each estimator before its turn comes.
+
+    Raises:
+        UserError: a set is empty, there is no such estimator, or none of them can measure these sets.
+    """
+    sets.require_both("comparison")
+    if unknown := [name for name in names if name not in ESTIMATORS]:
+        raise UserError(f"there is no estimator '{unknown[0]}'; there are {', '.join(ESTIMATORS)}")
+    matched = matched_replies(sets)
+    enough = len(set(matched.dialogue))
+    found = Comparison(matched=len(matched))
+    for name in dict.fromkeys(names):
+        on_start(name)
+        estimator = build(ESTIMATORS[name], settings_of(name, seed, encoder, null_halvings))
+        data: dict[str, DialogueSets | MatchedReplies] = {name: sets}
+        if isinstance(estimator, ReplyTest) and enough >= 2 * estimator.settings.folds:
+            data[f"{name}, matched"] = matched
+        for label, given in data.items():
+            try:
+                found.figures.update(estimator.measure(given))
+            except UserError as error:
+                found.refused[label] = str(error)
+    if not found.figures:
+        raise UserError("; ".join(found.refused.values()) or "no estimator was named")
+    return found
