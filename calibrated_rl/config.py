@@ -95,6 +95,18 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShiftConfig:
+    """How far training is from real dialogues, measured while it goes on."""
+
+    every: int = 10
+    """Updates between measurements; 0: never."""
+    dialogues: int = 40
+    """Monitor scenarios on which it is measured, at most."""
+    null_halvings: int = 3
+    """Random halvings of the people's replies for the null band, which is taken at an arm's first measurement."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationConfig:
     """The held-out evaluation."""
 
@@ -146,6 +158,7 @@ class RunConfig:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    shift: ShiftConfig = field(default_factory=ShiftConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     control_arms: list[str] = field(default_factory=list)
     """Further arms of a study."""

@@ -7,7 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from calibrated_rl.calibration.base import CalibrationMethod
@@ -18,7 +20,7 @@ from calibrated_rl.dialogue import Dialogue, Side, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
-from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
+from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR, START
 from calibrated_rl.logs.base import LogReader
 from calibrated_rl.memory import check_memory
 from calibrated_rl.models import check_context, make_tiny, resolve_model
@@ -86,6 +88,7 @@ class Parts:
         self.logs[Split.CALIBRATION] = self.logs[Split.CALIBRATION][:kept]
         for problem in reader.problems:
             self.say(f"refused: {problem}")
+        self._at_start: dict[tuple[str, ...], NDArray[np.float32]] = {}
         self._prepare_models()
         self._check_context()
 
@@ -257,6 +260,21 @@ class Parts:
     def uses_reference(self) -> bool:
         """Whether the loss keeps the policy near its start, whose log-probs are then needed at every update."""
         return float(self.config.training.loss_config.get("kl_coefficient", 0.0)) > 0
+
+    def log_probs_at_start(self, logs: Sequence[Dialogue]) -> list[NDArray[np.float32]]:
+        """Log-probs [T] of the policy's turns in ``logs`` under the policy that every arm starts from, NaN elsewhere;
+        T as in the policy's view. Each log, in which the policy speaks, is scored once a run."""
+        # The id alone does not do: scripted logs of two populations share their scenarios.
+        keys = [(log.id, *(turn.text for turn in log.turns)) for log in logs]
+        new = {key: log for key, log in zip(keys, logs, strict=True) if key not in self._at_start}
+        if new:
+            views = [sample.tokens for sample in log_samples(list(new.values()), Side.POLICY, self.policy_chat)]
+            if not self.uses_reference:
+                self.learner.load(START, self.start_folder, trainable=False)
+            self._at_start |= dict(zip(new, self.learner.log_probs(START, views), strict=True))
+            if not self.uses_reference:
+                self.learner.unload(START)
+        return [self._at_start[key] for key in keys]
 
     def use_simulator(self, folder: Path) -> None:
         """Serve the simulator in ``folder``; its version counts up."""

@@ -9,11 +9,9 @@ from calibrated_rl.algorithms.arm import TokenBudget, tokens_of_users
 from calibrated_rl.algorithms.compare import side_by_side
 from calibrated_rl.algorithms.turn_value import TurnValue
 from calibrated_rl.calibration.density_ratio import history_weights
-from calibrated_rl.calibration.weighted import WeightedSFT
 from calibrated_rl.config import load_config, variants_of
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.evaluation.summary import summarise
-from calibrated_rl.learner.slots import START
 from calibrated_rl.logs.scripted import ScriptedLogs
 from calibrated_rl.parts import log_settings
 from calibrated_rl.tasks.front_desk import FrontDesk
@@ -41,27 +39,6 @@ def test_history_weights_are_ratios_of_the_turns_before() -> None:
     assert share == pytest.approx(4.0**2 / (4 * (1 + 1 + 1.5**2 + 0.5**2)))
     clipped, _ = history_weights(policy, now, old, user, clip=1.2)
     assert clipped[0][3] == pytest.approx(1.2) and clipped[1][3] == pytest.approx(0.5)
-
-
-def test_the_starting_policy_scores_each_log_once_a_run() -> None:
-    """The current policy moves and is asked every time; the one it started from does not."""
-    asked: list[tuple[str, int]] = []
-
-    class Learner:
-        def log_probs(self, slot: str, views: list[TokenSequence]) -> list[np.ndarray]:
-            asked.append((slot, len(views)))
-            return [np.where(v.mask, -1.0 - 0.1 * len(v), np.nan).astype(np.float32) for v in views]
-
-    task = FrontDesk(FrontDesk.Config())
-    logs = ScriptedLogs(ScriptedLogs.Config(calibration=8), task=task).read(Split.CALIBRATION)
-    method = WeightedSFT(WeightedSFT.Config())
-    views = [view([0, 1, 2, 3][: 2 + i % 3], [False, False, True, False][: 2 + i % 3]) for i in range(8)]
-    first = method._logged(Learner(), logs[:5], views[:5])  # type: ignore[arg-type]
-    again = method._logged(Learner(), logs, views)  # type: ignore[arg-type]
-    assert asked == [(START, 5), (START, 3)]
-    for was, now, expected in zip(first, again, Learner().log_probs(START, views), strict=False):
-        np.testing.assert_array_equal(was, now)
-        np.testing.assert_array_equal(now, expected)
 
 
 def test_the_value_of_a_turn_knows_what_the_policy_was_told() -> None:

@@ -81,6 +81,12 @@ def test_every_part_leaves_what_it_should(study: Path) -> None:
     budgets = [arms[arm]["policy_tokens"] for arm in arms if arm != "start"]
     assert min(budgets) > 0.3 * max(budgets), f"budgets differ: {budgets}"
     assert set(summary["variants"]["placebo"]["arms"]) == {"calibrated"}
+    assert [record["update"] for record in arms["calibrated"]["shift"]] == [0, 1, 2]
+    for arm in ("interactive", "calibrated"):
+        last = arms[arm]["shift"][-1]
+        assert last["bound"]["mean"] > 0 and last["refused"] == {} and -2 < last["exploitation"]["mean"] < 2
+    assert arms["static"]["shift"][-1]["simulator"] is None and arms["static"]["shift"][-1]["policy"]["mean"] > 0
+    assert summary["shift"]["arm"] == "calibrated" and len(summary["shift"]["exploitation"]) == 3
     for when in ("before", "after"):
         assert 0 <= summary["simulator"][when]["exact_tv"]["mean"] <= 1
     assert (study / "report.html").stat().st_size > 10_000

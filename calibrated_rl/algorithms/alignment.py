@@ -14,7 +14,7 @@ from calibrated_rl.calibration.base import CalibrationInputs
 from calibrated_rl.dialogue import Dialogue, Side, Split
 from calibrated_rl.files import write_json
 from calibrated_rl.learner.sample import Sample
-from calibrated_rl.learner.slots import SIMULATOR, START
+from calibrated_rl.learner.slots import SIMULATOR
 from calibrated_rl.parts import Parts
 from calibrated_rl.tokens import view_of
 
@@ -23,19 +23,14 @@ def align(arm: Arm, folder: Path, extra: Sequence[Sample] = ()) -> None:
     """Align the simulator for the policy as it is now, keep it in ``folder``, serve it."""
     parts = arm.parts
     shutil.rmtree(folder, ignore_errors=True)
-    borrowed = arm.updates > 0 and not parts.uses_reference
-    if borrowed:
-        parts.learner.load(START, parts.start_folder, trainable=False)
     metrics = parts.calibration.align(
         CalibrationInputs(
-            learner=parts.learner, base=parts.uncalibrated_folder, logs=parts.human_logs(Split.CALIBRATION),
-            monitor=parts.human_logs(Split.MONITOR), extra=extra, policy_chat=parts.policy_chat,
-            simulator_chat=parts.simulator_chat, sft=parts.config.calibration.sft, update=arm.updates,
-            seed=arm.seed, folder=folder, progress=parts.progress("calibration"),
+            learner=parts.learner, log_probs_at_start=parts.log_probs_at_start, base=parts.uncalibrated_folder,
+            logs=parts.human_logs(Split.CALIBRATION), monitor=parts.human_logs(Split.MONITOR), extra=extra,
+            policy_chat=parts.policy_chat, simulator_chat=parts.simulator_chat, sft=parts.config.calibration.sft,
+            update=arm.updates, seed=arm.seed, folder=folder, progress=parts.progress("calibration"),
         )
     )  # fmt: skip
-    if borrowed:
-        parts.learner.unload(START)
     write_json(folder / "fit.json", metrics)
     arm.log(metrics)
     parts.simulator.publish(parts.learner.weights(SIMULATOR), parts.simulator.version + 1)

@@ -9,6 +9,7 @@ import numpy as np
 import ray
 from tensorboardX import SummaryWriter
 
+from calibrated_rl.algorithms.measuring import ShiftWatch, overall
 from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split
 from calibrated_rl.learner.advantages import group_advantages, has_signal
@@ -16,6 +17,8 @@ from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import POLICY, START
 from calibrated_rl.parts import STORE_TIMEOUT_S, Parts
+from calibrated_rl.rollout.pool import ReplicaPool
+from calibrated_rl.tasks.base import ScriptedHuman
 
 
 @dataclass
@@ -59,6 +62,9 @@ class Arm:
         self.human_turns = 0
         """Replies that people (here: scripted ones) gave during training."""
         self.metrics: list[dict[str, Any]] = []
+        self.shift: list[dict[str, Any]] = []
+        """How far training was from real dialogues, one record a measurement; filled by ``close``."""
+        self._watch = ShiftWatch(parts, name, seed)
         parts.open_store(f"{name}-{seed}")
         training = parts.config.training
         rate = training.learning_rates.get(name, training.learning_rate)
@@ -145,12 +151,20 @@ class Arm:
         self._report()
         self._at = time.monotonic()
 
-    def log(self, values: dict[str, float]) -> None:
-        """Keep metrics of the update that is going on."""
+    def measure_shift(self, user: ReplicaPool | ScriptedHuman | None) -> None:
+        """Every ``shift.every`` updates: how far are policy and ``user`` (None: nobody answers) from real dialogues?"""
+        began = time.monotonic()
+        if self._watch.measure(self.updates, user):
+            self.log({"seconds_measuring": time.monotonic() - began})
+        self._at = time.monotonic()
+
+    def log(self, values: dict[str, float], update: int | None = None) -> None:
+        """Keep metrics of an update, by default of the one that is going on."""
+        update = self.updates if update is None else update
         for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, self.updates)
+            self._tensorboard.add_scalar(name, value, update)
             self.metrics.append(
-                {"arm": self.name, "seed": self.seed, "update": self.updates, "name": name, "value": float(value)}
+                {"arm": self.name, "seed": self.seed, "update": update, "name": name, "value": float(value)}
             )
 
     def _report(self) -> None:
@@ -163,5 +177,8 @@ class Arm:
         )
 
     def close(self) -> None:
-        """Write out what TensorBoard reads."""
+        """Fetch what was measured beside training, and write out what TensorBoard reads."""
+        self.shift = self._watch.records()
+        for record in self.shift:
+            self.log(overall(record), record["update"])
         self._tensorboard.close()

@@ -1,6 +1,7 @@
 """Calibrated interactive RL: the simulator is aligned with human logs before and *during* training.
 
-One update is: collect groups of dialogues with the calibrated simulator, learn from them, sync the policy.
+One update is: measure how far training is from real dialogues (every ``shift.every`` updates), collect groups of
+dialogues with the calibrated simulator, learn from them, sync the policy.
 Every ``calibration.every`` updates the simulator is aligned again, because the policy has moved. How, is up to
 ``calibration.method``; by default from its uncalibrated base, on the same human turns, each weighted by how often
 the *current* policy would reach its history (density ratio, clipped), stopping on the monitor split. Nothing of the
@@ -42,5 +43,6 @@ def train(parts: Parts, seed: int, *, once: bool = False, extra: str = "") -> Ar
                 human_turns += further
             align_again(arm, human_turns)
         latest = one_update(arm, parts.simulator)
+    arm.measure_shift(parts.simulator)
     arm.human_turns += len(human_turns)
     return arm

@@ -64,14 +64,14 @@ def run_arm(parts: Parts, arm: str, seed: int) -> dict[str, Any]:
     began = time.monotonic()
     parts.collector.statistics = RolloutStatistics()
     trained = TRAIN[arm](parts, seed)
-    seconds = time.monotonic() - began
     trained.close()
+    seconds = time.monotonic() - began
     parts.learner.save(POLICY, parts.folder / "checkpoints" / f"{arm}-{seed}")
     rewards = [m["value"] for m in trained.metrics if m["name"] == "reward"]
     result: dict[str, Any] = {
         "arm": arm, "seed": seed, "seconds": seconds, "updates": trained.updates,
         "policy_tokens": trained.policy_tokens, "user_tokens": trained.user_tokens,
-        "human_turns": trained.human_turns, "metrics": trained.metrics,
+        "human_turns": trained.human_turns, "metrics": trained.metrics, "shift": trained.shift,
         "train_reward_last": sum(rewards[-5:]) / len(rewards[-5:]) if rewards else None,
     }  # fmt: skip
     if parts.judge is not None:

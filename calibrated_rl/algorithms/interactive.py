@@ -11,7 +11,12 @@ from calibrated_rl.tasks.base import ScriptedHuman
 
 
 def one_update(arm: Arm, user: ReplicaPool | ScriptedHuman) -> list[Dialogue]:
-    """Collect groups with ``user`` up to the token budget, and learn from them; returns the dialogues."""
+    """Measure how far ``user`` is from people, collect groups with it up to the token budget, learn from them.
+
+    Returns:
+        The dialogues.
+    """
+    arm.measure_shift(user)
     groups = arm.parts.collector.collect(
         arm.scenarios(),
         user,
@@ -29,4 +34,5 @@ def train(parts: Parts, seed: int) -> Arm:
     arm = Arm(parts, "interactive", seed)
     while arm.running:
         one_update(arm, parts.simulator)
+    arm.measure_shift(parts.simulator)
     return arm

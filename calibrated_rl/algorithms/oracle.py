@@ -11,4 +11,5 @@ def train(parts: Parts, seed: int) -> Arm:
     arm = Arm(parts, "oracle", seed)
     while arm.running:
         one_update(arm, parts.human)
+    arm.measure_shift(parts.human)
     return arm

@@ -49,10 +49,12 @@ def train(parts: Parts, seed: int) -> Arm:
     value = TurnValue(parts.logs[Split.CALIBRATION], parts.logs[Split.MONITOR])
     arm.log({"turn_value_r2": value.explained})
     while arm.running:
+        arm.measure_shift(None)
         random = np.random.default_rng([seed, arm.updates])
         chosen = [histories[i] for i in random.permutation(len(histories))[: arm.groups_wanted()]]
         groups = parts.collector.collect_turns(
             chosen, group_size=parts.config.training.group_size, arm=arm.name, update=arm.updates, seed=seed
         )
         arm.learn(rewarded(parts, value, groups))
+    arm.measure_shift(None)
     return arm

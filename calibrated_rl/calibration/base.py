@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from calibrated_rl.calibration.sft import SFTConfig
 from calibrated_rl.dialogue import Dialogue
 from calibrated_rl.learner.group import LearnerGroup
@@ -22,7 +25,9 @@ class CalibrationInputs:
     """What a method has to work with. Nothing of it comes from held-out people."""
 
     learner: LearnerGroup
-    """Holds the current policy as ``POLICY`` and, once training has begun, the one it started from as ``START``."""
+    """Holds the current policy as ``POLICY``."""
+    log_probs_at_start: Callable[[Sequence[Dialogue]], list[NDArray[np.float32]]]
+    """Log-probs [T] of the policy's turns in logs, in which it speaks, under the policy that training starts from."""
     base: Path
     """The uncalibrated simulator."""
     logs: Sequence[Dialogue]

@@ -7,17 +7,13 @@ split, is weighted by the clipped density ratio of its history (``density_ratio.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from calibrated_rl.calibration.base import CalibrationInputs
 from calibrated_rl.calibration.density_ratio import history_weights
 from calibrated_rl.calibration.plain import PlainSFT
 from calibrated_rl.calibration.sft import log_samples, some_of
-from calibrated_rl.dialogue import Dialogue, Side, Split, TokenSequence
-from calibrated_rl.learner.group import LearnerGroup
+from calibrated_rl.dialogue import Dialogue, Side
 from calibrated_rl.learner.sample import Sample
-from calibrated_rl.learner.slots import POLICY, START
+from calibrated_rl.learner.slots import POLICY
 
 
 class WeightedSFT(PlainSFT):
@@ -32,8 +28,6 @@ class WeightedSFT(PlainSFT):
 
     def __init__(self, config: Config) -> None:
         self.clip = config.ratio_clip
-        self._under_start: dict[tuple[Split, str], NDArray[np.float32]] = {}
-        """Log-probs [T] of logged policy turns under the start, by split and id: a run starts from one policy."""
 
     def chosen(self, inputs: CalibrationInputs) -> tuple[Sequence[Sample], Sequence[Sample], dict[str, float]]:
         if inputs.update == 0:
@@ -51,20 +45,11 @@ class WeightedSFT(PlainSFT):
         weights, share = history_weights(
             views,
             inputs.learner.log_probs(POLICY, views),
-            self._logged(inputs.learner, logs, views),
+            inputs.log_probs_at_start(logs),
             [sample.tokens for sample in samples],
             self.clip,
         )
         return [Sample(tokens=s.tokens, token_weights=w) for s, w in zip(samples, weights, strict=True)], share
-
-    def _logged(
-        self, learner: LearnerGroup, logs: Sequence[Dialogue], views: Sequence[TokenSequence]
-    ) -> list[NDArray[np.float32]]:
-        """Log-probs of the policy's logged turns under ``START``, each asked for once in a run."""
-        keys = [(log.scenario.split, log.id) for log in logs]
-        new = {key: view for key, view in zip(keys, views, strict=True) if key not in self._under_start}
-        self._under_start |= dict(zip(new, learner.log_probs(START, list(new.values())), strict=True))
-        return [self._under_start[key] for key in keys]
 
 
 def answered(logs: Sequence[Dialogue]) -> list[Dialogue]:

@@ -1,23 +1,19 @@
 """Held-out evaluation: the last checkpoint of an arm against people that nothing else has met."""
 
-import asyncio
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibrated_rl.calibration.sft import log_samples
-from calibrated_rl.dialogue import Dialogue, Scenario, Side, Split, Turn
-from calibrated_rl.learner.sample import Sample
+from calibrated_rl.dialogue import Dialogue, Scenario, Side, Split
+from calibrated_rl.evaluation.replies import exact_replies, matched_replies
 from calibrated_rl.learner.slots import SIMULATOR
 from calibrated_rl.parts import Parts
 from calibrated_rl.rollout.pool import ReplicaPool
-from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.classifier import TwoSampleTest
-from calibrated_rl.shift.exact import exact_shift
 from calibrated_rl.shift.likelihood import human_turn_likelihood
 from calibrated_rl.shift.profile import behaviour_profile
 from calibrated_rl.tasks.base import ScriptedHuman
@@ -63,11 +59,6 @@ def evaluate_policy(
     return results, kept
 
 
-def user_points(logs: Sequence[Dialogue]) -> list[tuple[Dialogue, int]]:
-    """Every user turn of the logs, as (dialogue, index of the turn)."""
-    return [(log, index) for log in logs for index in log.user_turn_indices()]
-
-
 def measure_simulator(
     parts: Parts, null_band: tuple[float, float] | None, seed: int = 0
 ) -> tuple[dict[str, Any], tuple[float, float] | None]:
@@ -84,59 +75,22 @@ def measure_simulator(
     likelihood = human_turn_likelihood(
         [dataclasses.replace(log, user_tokens=s.tokens) for log, s in zip(spoken, samples, strict=True)], log_probs
     )
-    exact = {} if parts.human is None else exact_figures(parts.human, spoken, samples, log_probs)
-    points = user_points(logs)
-    histories = [(log.scenario, log.turns[:index]) for log, index in points]
-    replies = asyncio.run(
-        parts.collector.next_turns(parts.simulator, Side.USER, histories, 1, f"measure-{seed}")
-    )
-    kept = [(log, index, reply[0][0]) for (log, index), reply in zip(points, replies, strict=True) if reply]
-
-    def acts(log: Dialogue, turns: Sequence[Turn], index: int) -> tuple[str, ...]:
-        return parts.task.acts(log.scenario, turns, index)
-
-    matched = MatchedReplies(
-        histories=[log.turns[:index] for log, index, _ in kept],
-        human=[log.turns[index].text for log, index, _ in kept],
-        simulator=[turn.text for _, _, turn in kept],
-        turn=[log.user_turn_indices().index(index) + 1 for log, index, _ in kept],
-        dialogue=[log.id for log, _, _ in kept],
-        human_acts=[acts(log, log.turns, index) for log, index, _ in kept],
-        simulator_acts=[acts(log, (*log.turns[:index], turn), index) for log, index, turn in kept],
-    )
+    matched = matched_replies(parts, parts.simulator, logs, f"measure-{seed}")
     words = TwoSampleTest(TwoSampleTest.Config(inputs="words"))
     band = null_band or words.null_band(matched)
     result = words.measure(matched, band)
     on_acts = TwoSampleTest(TwoSampleTest.Config(inputs="acts")).measure(matched)
-    return {
+    figures = {
         "human_turn_nll": likelihood["nll_per_turn"].as_dict(),
         "nll_per_byte": likelihood["nll_per_byte"].as_dict(),
         "classifier_accuracy": result.accuracy.as_dict(),
         "classifier_accuracy_acts": on_acts.accuracy.as_dict(),
         "tv_lower_bound_by_turn": [float(t.low) for t in result.tv.by_turn],
-    } | exact, band
-
-
-def exact_figures(
-    human: ScriptedHuman,
-    logs: Sequence[Dialogue],
-    samples: Sequence[Sample],
-    log_probs: Sequence[NDArray[np.float32]],
-) -> dict[str, Any]:
-    """``exact_tv`` and ``exact_kl`` (nats a turn) of the simulator from the program that the people are.
-
-    Args:
-        samples, log_probs: the user's view of each log, and the simulator's log-probs [T] of its tokens.
-    """
-    people, simulator, ordinals, names = [], [], [], []
-    for log, sample, values in zip(logs, samples, log_probs, strict=True):
-        for ordinal, index in enumerate(log.user_turn_indices(), start=1):
-            people.append(human.log_prob(log.scenario, log.turns[:index], log.turns[index].text))
-            simulator.append(float(np.nansum(values[sample.tokens.turns == index], dtype=np.float64)))
-            ordinals.append(ordinal)
-            names.append(log.id)
-    shift = exact_shift(people, simulator, turn=ordinals, dialogue=names)
-    return {f"exact_{name}": estimate.as_dict() for name, estimate in shift.items()}
+    }
+    if parts.human is not None:
+        replies = exact_replies(parts.human, spoken, [s.tokens for s in samples], log_probs)
+        figures |= {f"exact_{name}": estimate.as_dict() for name, estimate in replies.shift().items()}
+    return figures, band
 
 
 def profile_scenarios(parts: Parts) -> list[Scenario]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calibrated_rl.evaluation.held_out import SETTINGS
+from calibrated_rl.evaluation.shift_summary import latest, records_of
 from calibrated_rl.evaluation.statistics import gap_closed, hierarchical_bootstrap
 
 PAIRS = (
@@ -56,6 +57,7 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dic
         for name in BUDGET:
             values = [result[name] for result in of_arm.values() if result[name] is not None]
             entry[name] = sum(values) / len(values) if values else None
+        entry["shift"] = records_of(list(of_arm.values()))
         arms[arm] = entry
     paired = {}
     for a, b in PAIRS:
@@ -69,4 +71,4 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dic
                 static, this, oracle = common_seeds(scores["static"], scores[arm], scores["oracle"])
                 interval = gap_closed(static, this, oracle) if static else None
                 closed[arm] = None if interval is None else interval.as_dict()
-    return {"arms": arms, "paired": paired, "gap_closed": closed, "seeds": list(seeds)}
+    return {"arms": arms, "paired": paired, "gap_closed": closed, "shift": latest(arms), "seeds": list(seeds)}

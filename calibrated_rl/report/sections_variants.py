@@ -9,6 +9,8 @@ from calibrated_rl.report.run_files import RunFiles
 from calibrated_rl.report.values import Interval, finite, interval, look_up, mapping
 
 PAIR = "calibrated-interactive"
+PAIRS = (PAIR, "calibrated-static")
+"""Differences that the table shows, where some variant has them."""
 
 
 def variants(run: RunFiles) -> str:
@@ -18,9 +20,10 @@ def variants(run: RunFiles) -> str:
     if not found:
         return ""
     arms = in_order(arm for name in found for arm in mapping(found, name, "arms"))
-    rows = [_row("this run", "as configured", run.summary, arms)]
-    rows += [_row(name, " ".join(changes(found[name])), found[name], arms) for name in found]
-    header = ["variant", "seeds", *(style(arm).label for arm in arms), pair_label(PAIR),
+    pairs = [pair for pair in PAIRS if any(look_up(found, name, "paired", pair) for name in found)]
+    rows = [_row("this run", "as configured", run.summary, arms, pairs)]
+    rows += [_row(name, " ".join(changes(found[name])), found[name], arms, pairs) for name in found]
+    header = ["variant", "seeds", *(style(arm).label for arm in arms), *map(pair_label, pairs),
               "classifier, before", "classifier, after"]  # fmt: skip
     parts = [
         markup.note(
@@ -89,7 +92,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _row(name: str, change: str, figures: Any, arms: list[str]) -> list[str]:
+def _row(name: str, change: str, figures: Any, arms: list[str], pairs: list[str]) -> list[str]:
     seeds = look_up(figures, "seeds")
     # A long key may break after each of its parts.
     key, equals, value = change.partition("=")
@@ -100,6 +103,6 @@ def _row(name: str, change: str, figures: Any, arms: list[str]) -> list[str]:
         f"{escape(name)}<small>{small}</small>",
         str(len(seeds)) if isinstance(seeds, list) else "–",
         *(markup.cell(value) for value in rewards),
-        markup.cell(interval(look_up(figures, "paired", PAIR)), sign=True),
+        *(markup.cell(interval(look_up(figures, "paired", pair)), sign=True) for pair in pairs),
         *(markup.cell(value) for value in accuracy),
     ]

@@ -51,6 +51,15 @@ class ScriptedTask(Task, Protocol):
 
 
 @runtime_checkable
+class BoundedTask(Task, Protocol):
+    """A task that knows how far returns can differ; without it, no bound is shown."""
+
+    def reward_range(self) -> tuple[float, float]:
+        """Least and largest reward of a dialogue."""
+        ...
+
+
+@runtime_checkable
 class ScriptedHuman(Protocol):
     """A population of people as a program. Built as ``HumanClass(HumanClass.Config(...), task=task)``."""
 

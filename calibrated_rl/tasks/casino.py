@@ -105,6 +105,10 @@ class Casino:
             },
         )
 
+    def reward_range(self) -> tuple[float, float]:
+        """From nothing to everything; no deal is worth a little."""
+        return 0.0, 1.0
+
     def acts(self, scenario: Scenario, turns: Sequence[Turn], index: int) -> tuple[str, ...]:
         """``submit``, ``malformed_deal``, ``accept``, ``reject``, ``walk_away`` for actions; for talk, by
         keywords, ``greet``, ``thank``, ``agree``, ``refuse``, ``need``, ``give``, ``count``, ``ask`` and

@@ -159,6 +159,11 @@ class FrontDesk:
             details={"booked": booked.by_slot, "goal": goal.wish(uttered), "change_uttered": uttered},
         )
 
+    def reward_range(self) -> tuple[float, float]:
+        """From a wrong booking in the last turn to a right one in the first."""
+        config = self.config
+        return -config.turn_cost * config.max_policy_turns - config.wrong_cost, 1.0 - config.turn_cost
+
     def acts(self, scenario: Scenario, turns: Sequence[Turn], index: int) -> tuple[str, ...]:
         """``greet``, ``ask:SLOT``, ``read_back:SLOT``, ``book:SLOT`` or ``other`` for the policy; ``want`` (the
         opening), ``inform:SLOT``, ``change:SLOT``, ``confirm``, ``deny``, ``confused``, ``grumble``,

@@ -1,0 +1,126 @@
+"""Measuring, while an arm trains, how far its dialogues are from real ones: by source and by turn.
+
+Before the first update and after every ``shift.every``-th one, the policy and the simulator as they are now answer on
+the monitor split: the policy meets the simulator and, where people are a program, the people; both simulator and
+people reply to the same histories; logged policy turns are scored. Nothing of that is learned from. The figures
+(``shift/in_run.py``) are estimated in Ray tasks beside training and fetched when the arm is done.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ray
+
+from calibrated_rl.calibration.sft import log_samples
+from calibrated_rl.dialogue import Dialogue, Side, Split
+from calibrated_rl.evaluation.replies import exact_replies, matched_replies
+from calibrated_rl.learner.slots import POLICY, SIMULATOR
+from calibrated_rl.parts import Parts
+from calibrated_rl.rollout.pool import ReplicaPool
+from calibrated_rl.shift.in_run import Collected, figures_of
+from calibrated_rl.shift.interface import DialogueSets
+from calibrated_rl.shift.policy_shift import PolicyLogProbs
+from calibrated_rl.tasks.base import BoundedTask, ScriptedHuman
+
+ESTIMATE: Any = ray.remote(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(figures_of)
+"""The estimators as a task of their own, with one thread: training has the cores."""
+TIMEOUT_S = 600.0
+OVERALL = ("policy", "simulator", "history_shift", "bound", "shift_index", "exploitation")
+"""Figures that become metrics of the update."""
+
+
+class ShiftWatch:
+    """The measurements of one arm."""
+
+    def __init__(self, parts: Parts, arm: str, seed: int) -> None:
+        self.parts, self.arm, self.seed = parts, arm, seed
+        self._running: list[Any] = []
+
+    def measure(self, update: int, user: ReplicaPool | ScriptedHuman | None) -> bool:
+        """Collect at ``update`` and start estimating, if it is one of the updates for that; whether it is.
+
+        Args:
+            user: whom the arm trains with; None: nobody answers it (static context RL).
+        """
+        every = self.parts.config.shift.every
+        if not every or update % every:
+            return False
+        data = collect(self.parts, self.arm, self.seed, update, user)
+        first = 0 if self._running else self.parts.config.shift.null_halvings
+        self._running.append(ESTIMATE.remote(data, first))
+        return True
+
+    def records(self) -> list[dict[str, Any]]:
+        """All figures in the order of the updates.
+
+        Raises:
+            ray.exceptions.GetTimeoutError: an estimate took longer than ``TIMEOUT_S``.
+        """
+        found: list[dict[str, Any]] = ray.get(self._running, timeout=TIMEOUT_S)
+        return found
+
+
+def overall(record: dict[str, Any]) -> dict[str, float]:
+    """The figures over all turns that one measurement gave, as metrics."""
+    values = {f"shift/{name}": record[name]["mean"] for name in OVERALL if record[name] is not None}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def collect(
+    parts: Parts, arm: str, seed: int, update: int, user: ReplicaPool | ScriptedHuman | None
+) -> Collected:
+    """What the served policy and simulator do on the first ``shift.dialogues`` logs of the monitor split."""
+    logs = [log for log in parts.logs[Split.MONITOR] if log.user_turn_indices()][: parts.config.shift.dialogues]
+    name = f"{arm}/shift"
+
+    def meet(other: ReplicaPool | ScriptedHuman, whom: str) -> list[Dialogue]:
+        groups = parts.collector.collect(
+            [log.scenario for log in logs], other, group_size=1, arm=f"{name}/{whom}", update=update, seed=seed,
+            kind="evaluation",
+        )  # fmt: skip
+        parts.keep([dialogue for group in groups for dialogue in group])
+        return [dialogue for group in groups for dialogue in group]
+
+    people = meet(parts.human, "people") if parts.human is not None else None
+    met = None if user is None else people if user is parts.human else meet(user, "simulator")
+    replies, exact = None, None
+    if isinstance(user, ReplicaPool):
+        real = logs if people is None else [dialogue for dialogue in people if dialogue.user_turn_indices()]
+        replies = matched_replies(parts, user, real, f"{name}-{seed}-{update}")
+        if parts.human is not None:
+            views = [sample.tokens for sample in log_samples(real, Side.USER, parts.simulator_chat)]
+            exact = exact_replies(parts.human, real, views, parts.learner.log_probs(SIMULATOR, views))
+    return Collected(
+        update=update,
+        policy=policy_log_probs(parts, logs),
+        replies=replies,
+        exact=exact,
+        histories=None if met is None else DialogueSets(human=parts.logs[Split.MONITOR], simulator=met),
+        with_simulator=returns(met) if isinstance(user, ReplicaPool) and met is not None else None,
+        with_people=None if people is None else returns(people),
+        reward_range=float(np.ptp(parts.task.reward_range())) if isinstance(parts.task, BoundedTask) else None,
+    )
+
+
+def returns(dialogues: Sequence[Dialogue]) -> dict[str, float]:
+    """Return of each dialogue by its scenario."""
+    return {dialogue.scenario.id: dialogue.outcome.reward for dialogue in dialogues if dialogue.outcome is not None}
+
+
+def policy_log_probs(parts: Parts, logs: Sequence[Dialogue]) -> PolicyLogProbs | None:
+    """Each logged policy turn under the start and under the current policy; None where no log has one."""
+    spoken = [log for log in logs if any(turn.side is Side.POLICY for turn in log.turns[1:])]
+    if not spoken:
+        return None
+    views = [sample.tokens for sample in log_samples(spoken, Side.POLICY, parts.policy_chat)]
+    logged, policy, turns, names = [], [], [], []
+    then, now = parts.log_probs_at_start(spoken), parts.learner.log_probs(POLICY, views)
+    for log, view, before, after in zip(spoken, views, then, now, strict=True):
+        for ordinal, index in enumerate(np.unique(view.turns[view.mask]), start=1):
+            own = view.mask & (view.turns == index)
+            logged.append(float(before[own].sum(dtype=np.float64)))
+            policy.append(float(after[own].sum(dtype=np.float64)))
+            turns.append(ordinal)
+            names.append(log.id)
+    return PolicyLogProbs(logged=logged, policy=policy, turn=turns, dialogue=names)

@@ -1,0 +1,92 @@
+"""The sections about shift while training goes on: by turn and training step, the bound, exploitation."""
+
+from typing import Any
+
+from calibrated_rl.report import markup, plots_shift
+from calibrated_rl.report.arms import in_order
+from calibrated_rl.report.run_files import RunFiles
+from calibrated_rl.report.values import by_turn, finite, interval, look_up
+
+MAPS = {"policy": "policy shift ε", "simulator": "simulator shift δ", "history_shift": "history shift"}
+
+
+def shift_in_training(run: RunFiles) -> str:
+    """Heat maps, bound and exploitation; nothing where no arm has measured anything."""
+    records = {arm: found for arm in in_order(run.arms()) if (found := _records(run, arm))}
+    if not records:
+        return ""
+    panels = {title: by_arm for name, title in MAPS.items() if (by_arm := _maps(records, name))}
+    exact = any(record.get("bound") for found in records.values() for record in found)
+    key, word = ("bound", "bound of |J real − J train|") if exact else ("shift_index", "shift index (no bound)")
+    bounds = {arm: _line(found, key) for arm, found in records.items()}
+    exploitation = {arm: _line(found, "exploitation") for arm, found in records.items()}
+    halves = {arm: half for arm, found in records.items() if (half := _halves(found, key))}
+    parts = [
+        markup.note(
+            "How far training was from real dialogues, turn by turn, on monitor scenarios. ε: would the logged "
+            "policy have gone on like this? δ: would people have replied like this? History shift: whole histories "
+            "up to that turn, accumulated. δ is "
+            + ("exact; ε is measured against the start of training." if exact else "what a classifier on words finds.")
+        ),
+        markup.image(plots_shift.heat_maps(panels), "shift by turn and training step"),
+    ]
+    if any(bounds.values()) or any(exploitation.values()):
+        parts.append(
+            markup.note(
+                "One terminal reward of range R, so R · Σ δ over the turns of a dialogue. Exploitation: mean return "
+                "with the simulator minus with people, on the same scenarios; above 0 the policy earns with the "
+                "simulator what people do not pay."
+            )
+        )
+        drawn = plots_shift.over_training(_known(bounds), _known(exploitation), halves, word)
+        parts.append(markup.image(drawn, f"{word} and exploitation"))
+    pairs = {arm: pair for arm, found in records.items() if all(pair := _last_pair(found))} if exact else {}
+    if pairs:
+        parts.append(
+            markup.note(
+                "The classifier on words beside the exact shift, at the last measurement. Grey: what it finds between "
+                "two halves of people's replies."
+            )
+        )
+        parts.append(markup.image(plots_shift.estimated_and_exact(pairs, _band(records)), "estimated and exact shift"))
+    return markup.section("Shift while training", *parts)
+
+
+def _records(run: RunFiles, arm: str) -> list[dict[str, Any]]:
+    found = look_up(run.summary, "arms", arm, "shift")
+    return [record for record in found if isinstance(record, dict)] if isinstance(found, list) else []
+
+
+def _known(lines: dict[str, plots_shift.Points]) -> dict[str, plots_shift.Points]:
+    return {arm: points for arm, points in lines.items() if points}
+
+
+def _maps(records: dict[str, list[dict[str, Any]]], name: str) -> dict[str, plots_shift.Map]:
+    maps: dict[str, plots_shift.Map] = {}
+    for arm, found in records.items():
+        values = {int(r["update"]): by_turn(look_up(r, name, "by_turn")) for r in found}
+        if any(values.values()):
+            maps[arm] = {update: turns for update, turns in values.items() if turns}
+    return maps
+
+
+def _line(found: list[dict[str, Any]], name: str) -> plots_shift.Points:
+    pairs = [(float(record["update"]), interval(record.get(name))) for record in found]
+    return [(update, value) for update, value in pairs if value is not None]
+
+
+def _halves(found: list[dict[str, Any]], name: str) -> tuple[float, float] | None:
+    early, late = (finite(look_up(found[-1], name, part)) for part in ("early", "late"))
+    return None if early is None or late is None else (early, late)
+
+
+def _last_pair(found: list[dict[str, Any]]) -> tuple[plots_shift.Points, plots_shift.Points]:
+    estimated, exact = (by_turn(look_up(found[-1], name, "by_turn")) for name in ("simulator_estimated", "simulator"))
+    return [(float(turn), value) for turn, value in estimated], [(float(turn), value) for turn, value in exact]
+
+
+def _band(records: dict[str, list[dict[str, Any]]]) -> tuple[float, float] | None:
+    bands = [record["null_band"] for found in records.values() for record in found if record.get("null_band")]
+    limits = [(finite(low), finite(high)) for low, high in bands]
+    known = [(low, high) for low, high in limits if low is not None and high is not None]
+    return (min(low for low, _ in known), max(high for _, high in known)) if known else None

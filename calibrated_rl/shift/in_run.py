@@ -1,0 +1,142 @@
+"""One measurement during a run, from data to figures: both shifts by turn, the bound or index, and exploitation.
+
+Already decided when ``figures_of`` is called: whose replies on which histories (``Collected``). It needs neither
+engines nor Ray, so that it can run beside training.
+
+- ``policy``: policy-induced shift by policy turn (``policy_shift.py``), against the policy that training started
+  from, which was cloned from the logs and stands for the logged one.
+- ``simulator``: simulator-induced shift by user turn. Where the people are a program it is exact (``exact.py``), and
+  ``simulator_estimated`` is what the classifier on words finds on the same replies; else the classifier's is all.
+- ``history_shift``: the accumulated distance of whole histories; never part of a bound.
+- ``bound`` (program) or ``shift_index`` (otherwise): the return of a dialogue is one terminal reward of range ``R``,
+  so ``|J_real - J_train| <= R * sum_t delta_t`` (``bounds.py``), where a dialogue that is over before turn ``t`` adds
+  nothing: ``sum_t delta_t = E[sum of the TVs of the turns that a dialogue has]``. ``early`` and ``late`` are its parts
+  up to and after the middle turn. Every figure is on histories of the current policy with people where those are a
+  program (then the bound holds for this policy, up to sampling), else on logged ones.
+- ``exploitation``: mean return with the simulator minus mean return with people, on the same scenarios.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibrated_rl.errors import UserError
+from calibrated_rl.evaluation.statistics import Scores, paired_difference, ratio_interval
+from calibrated_rl.shift.base import Estimate, MatchedReplies
+from calibrated_rl.shift.exact import exact_shift
+from calibrated_rl.shift.history_shift import HistoryShift
+from calibrated_rl.shift.interface import DialogueSets, Estimator
+from calibrated_rl.shift.policy_shift import PolicyLogProbs, PolicyShift
+from calibrated_rl.shift.two_sample_words import WordsTest
+
+FIGURES = (
+    "policy", "simulator", "simulator_estimated", "history_shift", "bound", "shift_index", "exploitation",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactReplies:
+    """Log-probs in nats of people's replies, one entry a reply [N]."""
+
+    human: Sequence[float]
+    simulator: Sequence[float]
+    turn: Sequence[int]
+    """User turns from 1."""
+    dialogue: Sequence[str]
+
+    def shift(self) -> dict[str, Estimate]:
+        """``tv`` and ``kl`` of ``exact.py``; raises as ``exact_shift``."""
+        return exact_shift(self.human, self.simulator, turn=self.turn, dialogue=list(self.dialogue))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What one measurement works on; None where the arm has nothing of the kind."""
+
+    update: int
+    """Policy updates so far."""
+    policy: PolicyLogProbs | None
+    replies: MatchedReplies | None
+    """Replies of people and of the simulator that the arm trains with."""
+    exact: ExactReplies | None
+    """The same people's replies, where the people are a program."""
+    histories: DialogueSets | None
+    """Logs, and dialogues of the current policy with the arm's user."""
+    with_simulator: Scores | None
+    """Return by scenario."""
+    with_people: Scores | None
+    reward_range: float | None
+    """Largest minus least return of a dialogue; None where the task does not tell."""
+
+
+def figures_of(data: Collected, null_halvings: int = 0) -> dict[str, Any]:
+    """The figures of the module's docstring by name, ready for JSON; None for what could not be measured.
+
+    What an estimator refuses (too few dialogues) is no reason to lose the rest: ``refused`` says why, by estimator.
+
+    Args:
+        null_halvings: for the classifier's null band; 0 leaves it out.
+    """
+    record: dict[str, Any] = dict.fromkeys(FIGURES) | {"update": data.update, "null_band": None, "refused": {}}
+    if data.policy is not None:
+        record["policy"] = _shown(PolicyShift().measure(data.policy)["policy_tv"])
+    words = WordsTest(WordsTest.Config(null_halvings=null_halvings))
+    found = _measured(words, data.replies, "words_tv", record["refused"])
+    if data.replies is not None and found is not None:
+        record["simulator"] = record["simulator_estimated"] = _shown(found)
+        if found.null_low is not None:
+            record["null_band"] = [found.null_low, found.null_high]
+        if data.exact is None and data.reward_range is not None:
+            record["shift_index"] = index_of(found, len(set(data.replies.dialogue)), data.reward_range)
+    if data.exact is not None:
+        record["simulator"] = _shown(data.exact.shift()["tv"])
+        if data.reward_range is not None:
+            record["bound"] = bound_of(data.exact, data.reward_range)
+    history = HistoryShift(HistoryShift.Config(null_halvings=0))
+    found = _measured(history, data.histories, "history_shift_tv", record["refused"])
+    record["history_shift"] = None if found is None else _shown(found)
+    if data.with_simulator is not None and data.with_people is not None:
+        record["exploitation"] = paired_difference(data.with_simulator, data.with_people).as_dict()
+    return record
+
+
+def _measured(estimator: Estimator[Any], data: Any, name: str, refused: dict[str, str]) -> Estimate | None:
+    if data is None:
+        return None
+    try:
+        return estimator.measure(data)[name]
+    except UserError as error:
+        refused[name] = str(error)
+        return None
+
+
+def bound_of(replies: ExactReplies, reward_range: float) -> dict[str, Any]:
+    """``R * E[sum of TVs of a dialogue]``, its 95 % interval over dialogues, its ``early`` and ``late`` parts."""
+    log_p, log_q = np.asarray(replies.human, np.float64), np.asarray(replies.simulator, np.float64)
+    tv = -np.expm1(np.minimum(log_q - log_p, 0.0))
+    turn = np.asarray(replies.turn)
+    # Each dialogue counts once, at its first reply.
+    first = turn == 1
+    interval = ratio_interval(reward_range * tv, first.astype(np.float64), list(replies.dialogue))
+    return interval.as_dict() | _halves(turn, reward_range * tv / first.sum())
+
+
+def index_of(found: Estimate, dialogues: int, reward_range: float) -> dict[str, Any]:
+    """The same sum with the classifier's figures in place of the total variations; bounds nothing."""
+    turn = np.array([t.turn for t in found.by_turn])
+    parts = np.array([reward_range * t.value * t.count / dialogues for t in found.by_turn])
+    return {"mean": float(parts.sum())} | _halves(turn, parts)
+
+
+def _halves(turn: NDArray[Any], parts: NDArray[np.float64]) -> dict[str, float]:
+    early = turn <= (turn.max() + 1) // 2
+    return {"early": float(parts[early].sum()), "late": float(parts[~early].sum())}
+
+
+def _shown(found: Estimate) -> dict[str, Any]:
+    """Overall and by turn, as the report reads it."""
+    shown = dict(found.as_dict())
+    return {key: shown[key] for key in ("mean", "low", "high", "by_turn", "notes")}

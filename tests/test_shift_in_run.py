@@ -1,0 +1,123 @@
+"""Shift while training: figures of one measurement by hand, what is refused, the summary over seeds, the report."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up_logs import paired, population, terse, wordy
+
+from calibrated_rl.evaluation.shift_summary import latest, records_of
+from calibrated_rl.report.html import write_report
+from calibrated_rl.shift.base import MatchedReplies
+from calibrated_rl.shift.in_run import Collected, ExactReplies, bound_of, figures_of
+from calibrated_rl.shift.interface import DialogueSets
+from calibrated_rl.shift.policy_shift import PolicyLogProbs
+
+EXACT = ExactReplies(
+    human=[0.0, 0.0, 0.0],
+    simulator=[math.log(0.5), 0.0, -math.inf],
+    turn=[1, 2, 1],
+    dialogue=["a", "a", "b"],
+)
+"""Total variations 0.5 and 0 in one dialogue, 1 in another that has a single turn."""
+
+
+def nothing(**given: Any) -> Collected:
+    empty = dict.fromkeys(("policy", "replies", "exact", "histories", "with_simulator", "with_people", "reward_range"))
+    return Collected(**({"update": 0} | empty | given))
+
+
+def replies(count: int = 12) -> MatchedReplies:
+    """Terse people and a wordy simulator on the same histories."""
+    return paired(terse, wordy, count)
+
+
+def test_the_bound_sums_over_the_turns_that_dialogues_have() -> None:
+    """(0.5 + 0 + 1) / 2 dialogues, times the range; only turn 1 is early, and turn 2 adds nothing."""
+    bound = bound_of(EXACT, 2.0)
+    assert bound["mean"] == pytest.approx(1.5)
+    assert bound["early"] == pytest.approx(1.5) and bound["late"] == pytest.approx(0.0)
+    assert bound["low"] <= 1.5 <= bound["high"]
+
+
+def test_exact_figures_replace_the_classifiers_and_stand_beside_them() -> None:
+    record = figures_of(nothing(exact=EXACT, replies=replies(), reward_range=1.0), null_halvings=1)
+    assert [row["mean"] for row in record["simulator"]["by_turn"]] == pytest.approx([0.75, 0.0])
+    assert record["simulator_estimated"]["mean"] > 0.8
+    assert record["bound"]["mean"] == pytest.approx(0.75) and record["shift_index"] is None
+    assert record["null_band"][0] <= record["null_band"][1] < 0.8
+
+
+def test_without_a_program_there_is_an_index_and_no_bound() -> None:
+    data = replies()
+    record = figures_of(nothing(replies=data, reward_range=2.0))
+    assert record["bound"] is None and record["exploitation"] is None and record["null_band"] is None
+    turns = record["simulator"]["by_turn"]
+    expected = 2.0 * sum(row["mean"] * row["count"] for row in turns) / len(set(data.dialogue))
+    assert record["shift_index"]["mean"] == pytest.approx(expected)
+    assert record["shift_index"]["early"] + record["shift_index"]["late"] == pytest.approx(expected)
+
+
+def test_policy_history_and_exploitation() -> None:
+    policy = PolicyLogProbs(logged=[-1.0, -1.0], policy=[-1.0, -1.0 + math.log(0.25)], turn=[1, 1], dialogue=["a", "b"])
+    logs = population(terse, 12, 1)
+    other = DialogueSets(human=logs, simulator=population(wordy, 12, 2))
+    scores = {"a": 0.9, "b": 0.7}, {"a": 0.4, "b": 0.4}
+    record = figures_of(nothing(policy=policy, histories=other, with_simulator=scores[0], with_people=scores[1]))
+    assert record["policy"]["mean"] == pytest.approx(0.375)  # (0 + 0.75) / 2
+    assert record["history_shift"]["mean"] > 0.8
+    assert record["exploitation"]["mean"] == pytest.approx(0.4)
+
+
+def test_what_is_refused_does_not_cost_the_rest() -> None:
+    few = DialogueSets(human=population(terse, 2, 1), simulator=population(terse, 2, 2))
+    record = figures_of(nothing(exact=EXACT, replies=replies(2), histories=few, reward_range=1.0))
+    assert set(record["refused"]) == {"words_tv", "history_shift_tv"} and "12" not in record["refused"]["words_tv"]
+    assert record["bound"]["mean"] == pytest.approx(0.75) and record["simulator_estimated"] is None
+
+
+def results() -> list[dict[str, Any]]:
+    """One arm with two seeds, measured twice."""
+    made = []
+    for seed, low in ((0, 0.0), (1, math.log(0.25))):
+        exact = ExactReplies(human=[0.0, 0.0], simulator=[low, low], turn=[1, 1], dialogue=["a", "b"])
+        records = [
+            figures_of(
+                nothing(
+                    update=update, exact=exact, replies=replies(), reward_range=1.0,
+                    with_simulator={"a": 1.0, "b": 0.5}, with_people={"a": 0.5, "b": 0.5},
+                ),
+                null_halvings=int(update == 0),
+            )
+            for update in (0, 10)
+        ]  # fmt: skip
+        made.append({"arm": "calibrated", "seed": seed, "shift": records})
+    return made
+
+
+def test_seeds_are_averaged_update_by_update() -> None:
+    first, second = records_of(results())
+    assert (first["update"], second["update"]) == (0, 10)
+    assert first["simulator"]["by_turn"][0]["mean"] == pytest.approx(0.375)  # 0 and 0.75
+    assert first["null_band"] is not None and second["null_band"] is None
+    assert records_of([{"arm": "start", "seed": 0}]) == []
+
+
+def test_the_summary_shows_the_last_measurement_and_exploitation_over_time() -> None:
+    shown = latest({"static": {"shift": []}, "calibrated": {"shift": records_of(results())}})
+    assert shown is not None and shown["arm"] == "calibrated" and shown["update"] == 10
+    assert shown["simulator"][0]["turn"] == 1 and shown["policy"] == []
+    assert [point["update"] for point in shown["exploitation"]] == [0, 10]
+    assert latest({"static": {"shift": []}}) is None
+
+
+def test_the_report_draws_it(tmp_path: Path) -> None:
+    records = records_of(results())
+    arms = {"calibrated": {"shift": records}, "interactive": {"shift": records[:1]}, "static": {"shift": []}}
+    (tmp_path / "summary.json").write_text(json.dumps({"arms": arms}))
+    page = write_report(tmp_path).read_text()
+    assert "Shift while training" in page and page.count("data:image/svg+xml") >= 3
+    (tmp_path / "summary.json").write_text(json.dumps({"arms": {"static": {"shift": []}}}))
+    assert "Shift while training" not in write_report(tmp_path).read_text()
