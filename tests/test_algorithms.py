@@ -92,6 +92,7 @@ def test_variants_change_one_thing_and_keep_to_their_folder() -> None:
     assert variants["cooperative_025"].upbringing.human_config["cooperativeness"] == 0.25
     assert variants["placebo"].calibration.source == "upbringing"
     assert variants["placebo"].name == "frontdesk_study/variants/placebo"
+    assert variants.pop("longer").training.updates == 2 * config.training.updates
     assert all(variant.training == config.training for variant in variants.values())
 
 
