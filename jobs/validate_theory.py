@@ -8,6 +8,7 @@ minutes on two idle cores; --full, with more constructions, repetitions and RLli
 
 import argparse
 import logging
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ import _command
 
 if TYPE_CHECKING:
     from calibrated_rl.shift.theory import Point
+
+# Before numpy is there: on arrays as small as these, the threads of its matrix library only wait for each other.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
