@@ -70,18 +70,23 @@ def execute(
 
 
 def run(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, Any]:
-    """Start everything, run what is missing of the arms of ``config``, stop everything; the summary."""
-    from calibrated_rl.algorithms.compare import compare, is_done
+    """Run what is missing of the arms of ``config``, with everything started for it; the summary."""
+    from calibrated_rl.algorithms.compare import compare, is_done, missing, write_summary
     from calibrated_rl.evaluation.saved_run import refuse_other_settings
     from calibrated_rl.files import read_json
+    from calibrated_rl.parts import Parts
 
     progress.say(f"run folder {folder}")
     refuse_other_settings(folder, config)
     if is_done(config, folder):
         progress.say("every arm is there already; the summary and the report are kept")
         return read_json(folder / "summary.json")  # type: ignore[no-any-return]
-    with _command.started(config, folder, progress) as parts:
-        return compare(config, parts)
+    if missing(config, folder) or not (folder / "simulator.json").is_file():
+        with _command.started(config, folder, progress) as parts:
+            compare(config, parts)
+    else:
+        parts = Parts(config, folder, progress)
+    return write_summary(config, parts)
 
 
 def main() -> None:

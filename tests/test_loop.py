@@ -2,6 +2,7 @@
 the repository."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,7 @@ def run(outside: Path, runs: Path, *changes: str) -> Path:
         capture_output=True, text=True, timeout=600, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    (runs / "printed.txt").write_text(done.stdout + done.stderr)
     return runs / "micro"
 
 
@@ -95,6 +97,17 @@ def test_every_part_leaves_what_it_should(study: Path) -> None:
     segments = sorted((study / "replay").rglob("*.arrow"))
     rows = sum(pa.ipc.open_file(str(segment)).read_all().num_rows for segment in segments)
     assert rows > 100
+
+
+@pytest.mark.timeout(700)
+def test_the_summary_is_written_again_without_engines(outside: Path, study: Path, tmp_path: Path) -> None:
+    """As after a run that was stopped between its last arm and its summary."""
+    shutil.copytree(study, tmp_path / "micro")
+    (tmp_path / "micro" / "summary.json").unlink()
+    folder = run(outside, tmp_path, str(outside / "study.yaml"), f"human={outside / 'outside_task.py'}:Guest")
+    assert "starting two vLLM engines" not in (tmp_path / "printed.txt").read_text()
+    was, now = (json.loads((each / "summary.json").read_text()) for each in (study, folder))
+    assert was == now
 
 
 @pytest.mark.timeout(700)

@@ -136,24 +136,36 @@ def is_done(config: RunConfig, folder: Path) -> bool:
     return {tuple(each) for each in done} >= set(work_of(config))
 
 
+def missing(config: RunConfig, folder: Path) -> list[tuple[str, int]]:
+    """Arms and seeds that ``folder`` has no result of."""
+    return [(arm, seed) for arm, seed in work_of(config) if not _result_file(folder, arm, seed).is_file()]
+
+
+def _result_file(folder: Path, arm: str, seed: int) -> Path:
+    return folder / "arms" / f"{arm}-{seed}.json"
+
+
 def all_results(folder: Path) -> list[dict[str, Any]]:
     """What every arm and seed of the folder has left, those of earlier sittings too, in the order of the table."""
     results = [read_json(file) for file in sorted((folder / "arms").glob("*.json"))]
     return sorted(results, key=lambda result: (result["seed"], list(TRAIN).index(result["arm"])))
 
 
-def compare(config: RunConfig, parts: Parts) -> dict[str, Any]:
-    """Measure the simulators, run every arm and seed that is not there yet, write summary and report."""
-    folder = parts.folder
-    simulator_file = folder / "simulator.json"
+def compare(config: RunConfig, parts: Parts) -> None:
+    """Measure the simulators, and run every arm and seed that is not there yet. ``parts`` has been started."""
+    simulator_file = parts.folder / "simulator.json"
     if not simulator_file.is_file():
         parts.say("measuring the simulator before and after calibration")
         write_json(simulator_file, measure_simulators(parts))
-    for arm, seed in work_of(config):
-        file = folder / "arms" / f"{arm}-{seed}.json"
-        if not file.is_file():
-            parts.say(f"arm {arm}, seed {seed}")
-            write_json(file, run_arm(parts, arm, seed))
+    for arm, seed in missing(config, parts.folder):
+        parts.say(f"arm {arm}, seed {seed}")
+        write_json(_result_file(parts.folder, arm, seed), run_arm(parts, arm, seed))
+
+
+def write_summary(config: RunConfig, parts: Parts) -> dict[str, Any]:
+    """Summary, metrics and report of what the run folder holds; ``parts`` need not have been started."""
+    folder = parts.folder
+    simulator_file = folder / "simulator.json"
     results, simulator = all_results(folder), read_json(simulator_file)
     counted = [simulator, *results]
     summary = summarise(results, sorted({result["seed"] for result in results})) | {

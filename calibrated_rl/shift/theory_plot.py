@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from calibrated_rl.report.drawing import figure, plot_style
 from calibrated_rl.shift.theory import HORIZON, SMALL_SHIFT, Point, gaps
@@ -92,6 +93,11 @@ def _bound(axes: Axes, found: Found) -> None:
     limits = [1e-4, 1e3]
     axes.plot(limits, limits, color="#B33A3A", linestyle="--", linewidth=1.2)
     axes.set(xscale="log", yscale="log", xlim=limits, ylim=[1e-6, 1e3], xlabel="bound", ylabel="exact gap")
+    for axis in (axes.xaxis, axes.yaxis):
+        # The report's style reads no mathematics, in which matplotlib would write powers of ten.
+        axis.set_major_locator(LogLocator(numticks=5))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.set_title("No gap exceeds its bound\n(every 5th horizon; all trainings and rewards)")
     axes.legend(fontsize=7, markerscale=3)
 
