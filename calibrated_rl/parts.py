@@ -193,6 +193,21 @@ class Parts:
             pool.wait_until_ready()
         self.collector = Collector(self.task, self.policy, config.policy.sampling, config.simulator.sampling)
 
+    def start_talking(self, policy: Path, simulator: Path) -> None:
+        """Start only what it takes to hold dialogues between two saved models: both engines, no learner, no store."""
+        config, gate = self.config, WaveGate() if self.config.deterministic else None
+        self.policy, self.simulator = (
+            ReplicaPool(role, str(folder.resolve()), chat, side.engine, replicas=side.replicas, gate=gate)
+            for role, folder, chat, side in (
+                (POLICY, policy, self.policy_chat, config.policy),
+                (SIMULATOR, simulator, self.simulator_chat, config.simulator),
+            )
+        )
+        self.pools = [self.policy, self.simulator]
+        for pool in self.pools:
+            pool.wait_until_ready()
+        self.collector = Collector(self.task, self.policy, config.policy.sampling, config.simulator.sampling)
+
     def use_policy(self, folder: Path) -> None:
         """Serve the saved policy in ``folder``, without the learner; its version counts up."""
         files = sorted(folder.glob("*.safetensors"))

@@ -1,11 +1,15 @@
-"""How far apart are two sets of dialogues? No model and no Ray is needed.
+"""How far apart are two sets of dialogues?
 
     python jobs/measure_shift.py PEOPLE OTHERS [--estimators words,mauve] [--out FILE] [--limit N] [--seed N]
     python jobs/measure_shift.py PEOPLE            two random halves of one set, which should not be told apart
+    python jobs/measure_shift.py runs/dev@logs/held_out runs/dev:calibrated      people and a simulator
+    python jobs/measure_shift.py runs/dev:uncalibrated runs/dev:calibrated       two simulators
 
 A set is a file of JSON Lines (calibrated_rl/logs/jsonl.py), the CaSiNo folder, or a run folder, with @ARM for the
-dialogues of one arm: runs/dev@calibrated. The first set is the reference: null bands are drawn from it. What each
-figure means, and which may be called a bound, is in docs/shift.md. Exit code 2: a set cannot be used.
+dialogues of one arm: runs/dev@calibrated. These need no engine. RUN:MODEL is a simulator of a run, which is started:
+it replies to the people's histories (two simulators: to those of the run's held-out logs) and talks with the policy
+that the run started from. The first set is the reference: null bands are drawn from it. What each figure means, and
+which may be called a bound, is in docs/shift.md. Exit code 2: a set cannot be used.
 """
 
 import argparse
@@ -16,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import _command
 
 if TYPE_CHECKING:
+    from calibrated_rl.evaluation.live_simulator import Asked
+    from calibrated_rl.progress import Progress
     from calibrated_rl.shift.base import Estimate
     from calibrated_rl.shift.compare_sets import Comparison
     from calibrated_rl.shift.sources import SourceDialogues
@@ -42,60 +48,79 @@ def parser_of() -> argparse.ArgumentParser:
     parser.add_argument(
         "--null-halvings", type=int, metavar="N", help="random halvings of PEOPLE for the null bands; 0: no bands"
     )
+    parser.add_argument(
+        "--draws", type=int, default=4, metavar="N", help="replies of a live simulator to each history (default: 4)"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all figures, by turn too, as JSON")
     return parser
 
 
-def read(arguments: argparse.Namespace) -> "tuple[SourceDialogues, SourceDialogues]":
-    """Both sets, cut down to ``--limit``.
+def read(arguments: argparse.Namespace, progress: "Progress") -> "Asked | tuple[SourceDialogues, SourceDialogues]":
+    """Both sets, cut down to ``--limit``; live simulators have spoken.
 
     Raises:
-        UserError: a set cannot be used, or the limit or the seed is negative.
+        UserError: a set cannot be used, or a number is out of range.
     """
     import numpy as np
 
     from calibrated_rl.errors import UserError
+    from calibrated_rl.evaluation.live_simulator import LiveSimulator, ask, live
     from calibrated_rl.shift.interface import halve
     from calibrated_rl.shift.sources import SourceDialogues, read_source, some
 
-    if min(arguments.limit, arguments.seed) < 0:
-        raise UserError("--limit and --seed must not be negative")
-    people = read_source(arguments.people)
+    if min(arguments.limit, arguments.seed) < 0 or arguments.draws < 1:
+        raise UserError("--limit and --seed must not be negative, and --draws is at least 1")
+    first, second = (live(name) if name else None for name in (arguments.people, arguments.others))
+    if first is not None and second is None:
+        raise UserError("a live simulator is compared with another one, or stands second: LOGS RUN:MODEL")
+    people = LiveSimulator(*first, progress) if first is not None else read_source(arguments.people)
+    if second is not None:
+        others = LiveSimulator(*second, progress)
+        _command.start_ray()
+        return ask(people, others, draws=arguments.draws, limit=arguments.limit, seed=arguments.seed)
+    assert isinstance(people, SourceDialogues)
     if arguments.others is not None:
-        others = read_source(arguments.others)
+        sets = people, read_source(arguments.others)
     else:
         halves = halve(people.dialogues, len(people.dialogues), np.random.default_rng((arguments.seed, 7)))
-        people, others = (
+        one, other = (
             SourceDialogues(name=f"{people.name}, {which} half", dialogues=half, left_out=people.left_out)
             for which, half in zip(("one", "other"), halves, strict=True)
         )
-    for source in (people, others):
+        sets = one, other
+    for source in sets:
         source.dialogues[:] = some(source.dialogues, arguments.limit, arguments.seed)
-    return people, others
+    return sets
 
 
 def main() -> None:
     arguments = parser_of().parse_args()
+    from calibrated_rl.evaluation.live_simulator import Asked
     from calibrated_rl.files import write_json
     from calibrated_rl.progress import Progress
-    from calibrated_rl.shift.compare_sets import compare_sets
+    from calibrated_rl.shift.compare_sets import check_names, compare_sets
     from calibrated_rl.shift.interface import DialogueSets
 
     progress = Progress()
-    people, others = read(arguments)
-    sets = DialogueSets(human=people.dialogues, simulator=others.dialogues)
+    names = [name.strip() for name in arguments.estimators.split(",") if name.strip()]
+    check_names(names)  # before engines start
+    told = read(arguments, progress)
+    people, others = (told.people, told.others) if isinstance(told, Asked) else told
     for label, source in (("people", people), ("others", others)):
         left_out = f", {source.left_out} records left out" if source.left_out else ""
         progress.say(f"{label}: {len(source.dialogues)} dialogues of {source.name}{left_out}")
-    names = [name.strip() for name in arguments.estimators.split(",") if name.strip()]
     found = compare_sets(
-        sets,
+        DialogueSets(human=people.dialogues, simulator=others.dialogues),
         names,
         encoder=arguments.encoder,
         seed=arguments.seed,
         null_halvings=arguments.null_halvings,
+        replies=told.replies if isinstance(told, Asked) else None,
         on_start=lambda name: progress.say(f"measuring: {name}"),
     )
+    if isinstance(told, Asked):
+        found.figures.update(told.figures)
+    progress.close()
     if arguments.out is not None:
         write_json(arguments.out, as_dict(arguments, people, others, found))
     print(table(found))

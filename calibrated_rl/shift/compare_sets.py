@@ -48,6 +48,15 @@ def settings_of(name: str, seed: int, encoder: str, null_halvings: int | None) -
     return settings | ({"encoder": encoder} if name in ENCODED else {})
 
 
+def check_names(names: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: one of ``names`` is no estimator.
+    """
+    if unknown := [name for name in names if name not in ESTIMATORS]:
+        raise UserError(f"there is no estimator '{unknown[0]}'; there are {', '.join(ESTIMATORS)}")
+
+
 def compare_sets(
     sets: DialogueSets,
     names: Sequence[str],
@@ -55,6 +64,7 @@ def compare_sets(
     encoder: str,
     seed: int = 0,
     null_halvings: int | None = None,
+    replies: MatchedReplies | None = None,
     on_start: Callable[[str], None] = lambda name: None,
 ) -> Comparison:
     """Measure ``sets`` with the estimators called ``names``; where both sides replied to the same histories often
@@ -63,15 +73,15 @@ def compare_sets(
     Args:
         encoder: package, folder or ``hashing``; see ``encoder.py``.
         null_halvings: for the null bands; None leaves each estimator its own number.
+        replies: of both sides to the same histories; None looks for such histories in ``sets``.
         on_start: told each estimator before its turn comes.
 
     Raises:
         UserError: a set is empty, there is no such estimator, or none of them can measure these sets.
     """
     sets.require_both("comparison")
-    if unknown := [name for name in names if name not in ESTIMATORS]:
-        raise UserError(f"there is no estimator '{unknown[0]}'; there are {', '.join(ESTIMATORS)}")
-    matched = matched_replies(sets)
+    check_names(names)
+    matched = matched_replies(sets) if replies is None else replies
     enough = len(set(matched.dialogue))
     found = Comparison(matched=len(matched))
     for name in dict.fromkeys(names):

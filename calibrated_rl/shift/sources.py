@@ -6,7 +6,8 @@ A source is
 - CaSiNo as published: its folder, or a file named ``casino*.json``;
 - a run folder, its ``replay`` folder or one folder in that, followed by ``@ARM`` where it holds several arms: the
   rollouts of that arm (``runs/dev@calibrated``, all its seeds together), its evaluation dialogues by their full name
-  (``runs/dev@calibrated/held_out``), or the logs that the run was given (``runs/dev@logs``).
+  (``runs/dev@calibrated/held_out``), or the logs that the run was given (``runs/dev@logs``; those of one split:
+  ``runs/dev@logs/held_out``).
 
 Nothing is written; broken lines and segments are counted and left out.
 """
@@ -86,6 +87,8 @@ def _replay(name: str, folder: Path, arm: str) -> SourceDialogues:
     dialogues: list[Dialogue] = []
     there: set[str] = set()
     left_out = 0
+    split = arm.removeprefix(f"{LOGS}/") if arm.startswith(f"{LOGS}/") else ""
+    arm = LOGS if split else arm
     for store in stores:
         for number in list_segments(store)[0]:
             try:
@@ -97,15 +100,16 @@ def _replay(name: str, folder: Path, arm: str) -> SourceDialogues:
             arms = [LOGS if k == "log" else own for k, own in zip(kinds, table.column("arm").to_pylist(), strict=True)]
             there |= set(arms)
             wanted = [own == arm if arm else k == "rollout" for k, own in zip(kinds, arms, strict=True)]
-            dialogues += from_table(table.filter(pa.array(wanted)))
+            found = from_table(table.filter(pa.array(wanted)))
+            dialogues += [d for d in found if not split or d.scenario.split.value == split]
     if not there:
         raise UserError(f"{folder} holds no dialogues: it is neither CaSiNo, nor a run's replay, nor a run folder")
     choices = ", ".join(sorted(there))
     if not dialogues:
-        what = f"of '{arm}'" if arm else "from training"
+        what = f"of '{arm}{split and '/'}{split}'" if arm else "from training"
         raise UserError(f"{folder} holds no dialogues {what}; there are {choices}")
-    if len(found := {dialogue.arm for dialogue in dialogues}) > 1:
-        raise UserError(f"{folder} holds the dialogues of {len(found)} arms; name one as {folder}@ARM of {choices}")
+    if len(mixed := {dialogue.arm for dialogue in dialogues}) > 1:
+        raise UserError(f"{folder} holds the dialogues of {len(mixed)} arms; name one as {folder}@ARM of {choices}")
     task = _task_of(folder)
     if task is not None:
         dialogues = [with_acts(dialogue, task) for dialogue in dialogues]

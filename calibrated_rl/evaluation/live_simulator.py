@@ -1,0 +1,235 @@
+"""A run's simulator, started again and asked: what it says where people spoke, how it talks, when it leaves.
+
+It is named ``RUN:MODEL`` (``runs/dev:calibrated``): a folder in ``RUN/models``, or ``uncalibrated`` for what the run
+aligned. Dialogues are held with the policy that the run's arms started from, the clone of the logged one. Nothing is
+written.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from calibrated_rl.calibration.sft import log_samples
+from calibrated_rl.config import load_config
+from calibrated_rl.dialogue import Dialogue, Side, Split, Turn
+from calibrated_rl.errors import UserError
+from calibrated_rl.evaluation.saved_run import check_engines_fit, config_file
+from calibrated_rl.learner.slots import POLICY, SIMULATOR
+from calibrated_rl.models import check_folder
+from calibrated_rl.parts import Parts
+from calibrated_rl.progress import Progress
+from calibrated_rl.rollout.pool import RolloutFailure
+from calibrated_rl.shift.base import Estimate, MatchedReplies
+from calibrated_rl.shift.ending import EndingDecision, Endings
+from calibrated_rl.shift.likelihood import human_turn_likelihood
+from calibrated_rl.shift.sources import SourceDialogues, some, with_acts
+
+KEY = "live"
+"""Seeds all draws: two simulators on the same histories get the same random numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoken:
+    """What a simulator did where people had spoken."""
+
+    dialogues: list[Dialogue]
+    """One with the starting policy for each person."""
+    replies: dict[tuple[str, int], Turn]
+    """A fresh reply instead of each logged user turn, by id of the log and index of the turn."""
+    figures: dict[str, Estimate]
+    """Likelihood of the people's turns, and the decision to end."""
+
+
+def live(name: str) -> tuple[Path, str] | None:
+    """Run folder and model that ``name`` means; None where it names no live simulator."""
+    folder, colon, model = name.rpartition(":")
+    if not colon or Path(name).expanduser().exists() or not (Path(folder).expanduser() / "config.yaml").is_file():
+        return None
+    return Path(folder).expanduser(), model
+
+
+class LiveSimulator:
+    """Engines of the simulator and of the starting policy of a run; use ``started``."""
+
+    def __init__(self, folder: Path, model: str, progress: Progress) -> None:
+        """
+        Raises:
+            UserError: the run has no such model, or its settings cannot be used here.
+        """
+        self.name = f"{folder}:{model}"
+        self.progress = progress
+        self.parts = Parts(load_config(config_file(folder)), folder, progress)
+        start = folder / "models" / "start"
+        self.policy = start if start.is_dir() else self.parts.policy_base
+        self.simulator = folder / "models" / model
+        if not self.simulator.is_dir():
+            there = sorted(path.name for path in (folder / "models").glob("*") if path.is_dir())
+            if model != "uncalibrated":
+                raise UserError(f"{folder} has no model '{model}'; there are uncalibrated, {', '.join(there)}")
+            self.simulator = self.parts.simulator_base
+        check_folder(self.simulator, model)
+
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """While both engines run. Ray must have been started."""
+        config = self.parts.config
+        engines = {POLICY: (config.policy.engine, self.policy), SIMULATOR: (config.simulator.engine, self.simulator)}
+        check_engines_fit(engines)
+        self.progress.say(f"{self.name}: starting its engine and that of the policy it talks with")
+        self.parts.start_talking(self.policy, self.simulator)
+        try:
+            yield
+        finally:
+            for pool in self.parts.pools:
+                pool.close()
+
+    def speak(self, people: Sequence[Dialogue], draws: int) -> Spoken:
+        """Ask it about ``people``'s dialogues.
+
+        Args:
+            draws: replies to each history; the first is compared, all count towards the decision to end.
+
+        Raises:
+            UserError: no one in ``people`` speaks.
+        """
+        real = [dialogue for dialogue in people if dialogue.user_turn_indices()]
+        if not real:
+            raise UserError(f"{self.name}: no user speaks in the dialogues that it is compared with")
+        points = [(dialogue, index) for dialogue in real for index in dialogue.user_turn_indices()]
+        self.progress.say(f"{self.name}: {draws} replies to each of {len(points)} histories")
+        histories = [(dialogue.scenario, dialogue.turns[:index]) for dialogue, index in points]
+        drawn = asyncio.run(
+            self.parts.collector.next_turns(self.parts.simulator, Side.USER, histories, draws, KEY)
+        )
+        answered = {(d.id, i): [turn for turn, _ in own] for (d, i), own in zip(points, drawn, strict=True) if own}
+        figures = self._likelihood(real) | self._endings(points, answered)
+        return Spoken(
+            dialogues=self._talk(real), replies={key: turns[0] for key, turns in answered.items()}, figures=figures
+        )
+
+    def _talk(self, real: Sequence[Dialogue]) -> list[Dialogue]:
+        scenarios = list({dialogue.scenario.id: dialogue.scenario for dialogue in real}.values())
+        ticks = self.progress.ticks(f"{self.name} talks", len(scenarios))
+        try:
+            groups = self.parts.collector.collect(
+                scenarios, self.parts.simulator, group_size=1, arm=KEY, update=0, seed=0, kind="evaluation",
+                on_dialogue=ticks,
+            )  # fmt: skip
+        except RolloutFailure as failure:
+            raise UserError(f"{self.name}: no dialogue came about ({failure.reason})") from failure
+        return [with_acts(dialogue, self.parts.task) for group in groups for dialogue in group]
+
+    def _likelihood(self, real: Sequence[Dialogue]) -> dict[str, Estimate]:
+        """Of the people's turns that fit into the engine's context."""
+        chat, most = self.parts.simulator_chat, self.parts.config.simulator.engine.max_model_len - 1
+        views = [sample.tokens for sample in log_samples(real, Side.USER, chat)]
+        kept = [(d, view) for d, view in zip(real, views, strict=True) if len(view) <= most]
+        if not kept:
+            return {}
+        ticks = self.progress.ticks(f"{self.name} reads people's turns", len(kept))
+        values = []
+        for _, view in kept:
+            scores = np.concatenate([[np.nan], self.parts.simulator.score([int(i) for i in view.ids])])
+            values.append(np.where(view.mask, scores, np.nan).astype(np.float32))
+            ticks()
+        return human_turn_likelihood([dataclasses.replace(d, user_tokens=view) for d, view in kept], values)
+
+    def _endings(
+        self, points: Sequence[tuple[Dialogue, int]], answered: dict[tuple[str, int], list[Turn]]
+    ) -> dict[str, Estimate]:
+        task = self.parts.task
+
+        def ends(dialogue: Dialogue, turns: Sequence[Turn]) -> bool:
+            return task.ending(dialogue.scenario, turns) is not None
+
+        rows = [
+            (
+                float(np.mean([ends(d, (*d.turns[:index], turn)) for turn in answered[d.id, index]])),
+                ends(d, d.turns[: index + 1]),
+                d.user_turn_indices().index(index) + 1,
+                d.id,
+            )
+            for d, index in points
+            if (d.id, index) in answered
+        ]
+        if not rows:
+            return {}
+        probability, ended, turn, dialogue = zip(*rows, strict=True)
+        return EndingDecision().measure(
+            Endings(probability=probability, ended=ended, turn=turn, dialogue=dialogue)
+        )
+
+
+def matched(people: Sequence[Dialogue], one: Spoken | None, other: Spoken, parts: Parts) -> MatchedReplies:
+    """Replies to the same histories of ``people``: their own (``one`` None) or one simulator's, and the other's."""
+    rows = []
+    for dialogue in people:
+        for ordinal, index in enumerate(dialogue.user_turn_indices(), start=1):
+            key = (dialogue.id, index)
+            left = dialogue.turns[index] if one is None else one.replies.get(key)
+            right = other.replies.get(key)
+            if left is not None and right is not None:
+                rows.append((dialogue, index, ordinal, left, right))
+
+    def acts(dialogue: Dialogue, index: int, turn: Turn) -> tuple[str, ...]:
+        return parts.task.acts(dialogue.scenario, (*dialogue.turns[:index], turn), index)
+
+    return MatchedReplies(
+        histories=[d.turns[:index] for d, index, *_ in rows],
+        human=[left.text for *_, left, _ in rows],
+        simulator=[right.text for *_, right in rows],
+        turn=[ordinal for _, _, ordinal, *_ in rows],
+        dialogue=[d.scenario.id for d, *_ in rows],
+        human_acts=[acts(d, index, left) for d, index, _, left, _ in rows],
+        simulator_acts=[acts(d, index, right) for d, index, _, _, right in rows],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Two sides to compare, one or both of them live simulators."""
+
+    people: SourceDialogues
+    others: SourceDialogues
+    replies: MatchedReplies
+    figures: dict[str, Estimate]
+    """Likelihood and endings of the live simulators."""
+
+
+def ask(
+    people: SourceDialogues | LiveSimulator, others: LiveSimulator, *, draws: int, limit: int, seed: int
+) -> Asked:
+    """Let ``others`` (and ``people``, if that is a simulator too) speak where people have spoken: in ``people``, or
+    else in the held-out logs of the run of the first simulator; at most ``limit`` (0: all) of these dialogues.
+
+    Raises:
+        UserError: as ``LiveSimulator.speak``, or the replies share no history.
+    """
+    if isinstance(people, LiveSimulator):
+        logs = some(people.parts.logs[Split.HELD_OUT], limit, seed)
+        with people.started():
+            first = people.speak(logs, draws)
+        shown = SourceDialogues(name=people.name, dialogues=first.dialogues)
+    else:
+        logs, first = some(people.dialogues, limit, seed), None
+        shown = dataclasses.replace(people, dialogues=logs)
+    with others.started():
+        second = others.speak(logs, draws)
+    figures = second.figures
+    if first is not None:
+        figures = {
+            f"{name}, {which}": figure
+            for which, spoken in (("PEOPLE", first), ("OTHERS", second))
+            for name, figure in spoken.figures.items()
+        }
+    return Asked(
+        people=shown,
+        others=SourceDialogues(name=others.name, dialogues=second.dialogues),
+        replies=matched(logs, first, second, others.parts),
+        figures=figures,
+    )
