@@ -104,6 +104,12 @@ class ShiftConfig:
     """Monitor scenarios on which it is measured, at most."""
     null_halvings: int = 3
     """Random halvings of the people's replies for the null band, which is taken at an arm's first measurement."""
+    estimators: list[str] = field(default_factory=lambda: ["likeness", "coverage", "lengths", "act_divergence"])
+    """Names of `shift/compare_sets.py`: what the dialogues of the simulator and of people are compared by, before and
+    after calibration."""
+    draws: int = 4
+    """Replies of the simulator to each held-out history, before and after calibration: the share that ends the
+    dialogue is its probability of ending it. 1: the decision to end is not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

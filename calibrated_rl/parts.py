@@ -31,6 +31,7 @@ from calibrated_rl.rollout.context import check_room, room_for
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
+from calibrated_rl.shift.compare_sets import check_names
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 from calibrated_rl.tokens import ChatTokens
 
@@ -76,6 +77,7 @@ class Parts:
         self.calibration: CalibrationMethod = build(
             config.calibration.method, config.calibration.method_config, "calibration.method_config"
         )
+        check_names(config.shift.estimators)
         reader: LogReader = build(str(config.logs["reader"]), log_settings(config), "logs", task=self.task)
         self.logs = {split: reader.read(split) for split in Split}
         if config.human or config.proxy.model:

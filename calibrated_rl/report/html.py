@@ -3,7 +3,7 @@
 from html import escape
 from pathlib import Path
 
-from calibrated_rl.report import sections, sections_shift, sections_simulator, sections_variants
+from calibrated_rl.report import sections, sections_populations, sections_shift, sections_simulator, sections_variants
 from calibrated_rl.report.drawing import plot_style
 from calibrated_rl.report.run_files import read_run
 
@@ -16,6 +16,7 @@ SECTIONS = (
     sections.spent,
     sections.learning,
     sections_simulator.simulator,
+    sections_populations.populations,
     sections_simulator.shift,
     sections_shift.shift_in_training,
     sections.endings,

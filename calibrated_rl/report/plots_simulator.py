@@ -108,6 +108,8 @@ def shift_by_turn(panels: Mapping[str, Mapping[str, Sequence[tuple[int, Interval
 
 def _bars(axes: Axes, by_who: Mapping[str, Interval]) -> None:
     shown = [who for who in WHO if who in by_who]
+    if "human" in by_who and (spread := by_who["human"].bounds) is not None:
+        axes.axhspan(*spread, color="#BDBDB8", alpha=0.55, linewidth=0, zorder=0)
     for x, who in enumerate(shown):
         _, color, hatch = WHO[who]
         value = by_who[who]

@@ -41,7 +41,8 @@ def simulator(run: RunFiles) -> str:
     return markup.section(
         "The simulator against the human",
         markup.note(
-            "Simulator before and after calibration, and the human; bars are 95 % CIs. Shares lie between 0 and 1. The "
+            "Simulator before and after calibration, and the human; error bars are 95 % CIs, the human's is drawn in "
+            "grey across the panel. Shares lie between 0 and 1. The "
             "simulator talks with the policy that every arm starts from; so does the human where it is a program, "
             "otherwise its turns are those of the logs. A simulator that does not keep to its goal says things "
             "about it that its scenario does not hold."
@@ -78,11 +79,13 @@ def _distances(found: dict[str, Any]) -> list[Distance]:
     low, high = (finite(look_up(found, "null_band", bound)) for bound in ("low", "high"))
     band = None if low is None or high is None else (low, high)
     accuracy = "classifier_accuracy"
+    on_acts = look_up(found, "before", f"{accuracy}_acts", "null_band")
     panels = [
         Distance("NLL of a human turn, nats", _before_after(found, "human_turn_nll"), none=None),
         Distance("NLL of a byte, nats", _before_after(found, "nll_per_byte"), none=None),
         Distance("classifier on words", _before_after(found, accuracy), none=0.5, top=1.0, band=band),
-        Distance("classifier on acts", _before_after(found, f"{accuracy}_acts"), none=0.5, top=1.0),
+        Distance("classifier on acts", _before_after(found, f"{accuracy}_acts"), none=0.5, top=1.0,
+                 band=tuple(on_acts) if isinstance(on_acts, list) else None),
         Distance("total variation, exact", _before_after(found, "exact_tv"), top=1.0),
         Distance("KL(human, simulator), exact, nats", _before_after(found, "exact_kl")),
     ]

@@ -81,6 +81,7 @@ class Estimate:
                 for t in self.by_turn
             ],
             "null_band": None if self.null_low is None else [self.null_low, self.null_high],
+            "far": self.far,
             "notes": list(self.notes),
         }
 

@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calibrated_rl.component import build
+from calibrated_rl.dialogue import Dialogue
 from calibrated_rl.errors import UserError
 from calibrated_rl.shift.base import Estimate, MatchedReplies
+from calibrated_rl.shift.encoder import DEFAULT
 from calibrated_rl.shift.interface import DialogueSets
+from calibrated_rl.shift.reading import reading
 from calibrated_rl.shift.sources import matched_replies
 from calibrated_rl.shift.two_sample_replies import ReplyTest
 
@@ -98,3 +101,16 @@ def compare_sets(
     if not found.figures:
         raise UserError("; ".join(found.refused.values()) or "no estimator was named")
     return found
+
+
+def population_figures(human: list[Dialogue], simulator: list[Dialogue], names: Sequence[str]) -> dict[str, Any]:
+    """``compare_sets`` ready for JSON: ``figures`` by name, each with its ``reading``, and ``refused``."""
+    sets = DialogueSets(human=human, simulator=simulator)
+    if not names:
+        return {"figures": {}, "refused": {}}
+    try:
+        found = compare_sets(sets, names, encoder=DEFAULT)
+    except UserError as error:
+        return {"figures": {}, "refused": {", ".join(names): str(error)}}
+    figures = {name: {**figure.as_dict(), "reading": reading(figure)} for name, figure in found.figures.items()}
+    return {"figures": figures, "refused": found.refused}

@@ -38,6 +38,8 @@ class Endings:
     turn: Sequence[int]
     """Which user turn of its dialogue, from 1."""
     dialogue: Sequence[str]
+    draws: int | None = None
+    """Where each probability is a share of so many draws; None: they are the simulator's own."""
 
     def __post_init__(self) -> None:
         lengths = {len(part) for part in (self.probability, self.ended, self.turn, self.dialogue)}
@@ -127,6 +129,10 @@ class EndingDecision(Estimator[Endings]):
             "ending_ece", p, ended, data.dialogue, bins=self.config.bins, seed=self.config.seed
         )
         ends = p > self.config.threshold
+        if data.draws is not None:
+            # The band takes the probabilities as they are; that of shares would leave out the chance of the draws.
+            note = f"probabilities are shares of {data.draws} draws, whose chance alone makes the error positive"
+            ece = replace(ece, null_low=None, null_high=None, notes=(note,))
         right, either = 2.0 * (ends & ended), (ends.astype(float) + ended)
         found = {"ending_ece": ece}
         common = {"turns": data.turn, "dialogues": data.dialogue, "seed": self.config.seed}
