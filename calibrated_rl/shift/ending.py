@@ -139,7 +139,7 @@ class EndingDecision(Estimator[Endings]):
         if either.sum() > 0:
             found["ending_f1"] = ratio_estimate("ending_f1", right, either, **common)  # type: ignore[arg-type]
         else:
-            note = ("nobody ends a dialogue and none is predicted to: F1 is undefined",)
-            found["ending_f1"] = Estimate(name="ending_f1", value=np.nan, low=np.nan, high=np.nan, notes=note)
+            undefined = ("nobody ends a dialogue and none is predicted to: F1 is undefined",)
+            found["ending_f1"] = Estimate(name="ending_f1", value=np.nan, low=np.nan, high=np.nan, notes=undefined)
         found["ending_bias"] = ratio_estimate("ending_bias", p - ended, np.ones(len(p)), **common)  # type: ignore[arg-type]
         return found
