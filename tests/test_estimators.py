@@ -1,6 +1,7 @@
 """Formulas of the estimators on text: values by hand, against other implementations, and properties."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -196,6 +197,8 @@ def test_ending_by_hand() -> None:
     assert found["ending_f1"].value == pytest.approx(2 * 1 / (2 * 1 + 1 + 1))
     assert found["ending_ece"].value == pytest.approx((0.1 + 0.1 + 0.8 + 0.7) / 4)
     assert found["ending_bias"].value == pytest.approx((1.9 - 2) / 4)
+    of_draws = EndingDecision().measure(replace(endings, draws=4))["ending_ece"]
+    assert of_draws.value == found["ending_ece"].value and of_draws.null_low is None and "4 draws" in of_draws.notes[0]
     curve = calibration_curve([0.1, 0.9, 0.2, 0.7], [0, 1, 1, 0], bins=2)
     assert [(b.count, b.probability, b.outcome) for b in curve] == [
         (2, pytest.approx(0.15), 0.5), (2, pytest.approx(0.8), 0.5)

@@ -90,7 +90,11 @@ def test_every_part_leaves_what_it_should(study: Path) -> None:
     assert arms["static"]["shift"][-1]["simulator"] is None and arms["static"]["shift"][-1]["policy"]["mean"] > 0
     assert summary["shift"]["arm"] == "calibrated" and len(summary["shift"]["exploitation"]) == 3
     for when in ("before", "after"):
-        assert 0 <= summary["simulator"][when]["exact_tv"]["mean"] <= 1
+        found = summary["simulator"][when]
+        assert 0 <= found["exact_tv"]["mean"] <= 1 and 0 <= found["ending_ece"]["mean"] <= 1
+        replies = sum(row["count"] for row in found["nll_per_byte"]["by_turn"])
+        assert sum(point["count"] for point in found["ending_curve"]) == replies
+        assert {"likeness_total", "coverage", "wasserstein_user_turns"} <= set(found["populations"]["figures"])
     assert (study / "report.html").stat().st_size > 10_000
     assert list((study / "tensorboard" / "calibrated-0").glob("events*"))
     AutoModelForCausalLM.from_pretrained(study / "checkpoints" / "calibrated-0")
@@ -108,6 +112,40 @@ def test_the_summary_is_written_again_without_engines(outside: Path, study: Path
     assert "starting two vLLM engines" not in (tmp_path / "printed.txt").read_text()
     was, now = (json.loads((each / "summary.json").read_text()) for each in (study, folder))
     assert was == now
+
+
+def measure_shift(study: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
+    """What the command prints and writes."""
+    out = study.parent / "shift.json"
+    command = [sys.executable, str(ROOT / "jobs/measure_shift.py"), *arguments, "--out", str(out), "--limit", "16"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout, json.loads(out.read_text())
+
+
+@pytest.mark.timeout(700)
+def test_a_live_simulator_is_compared_with_the_people_of_the_logs(study: Path) -> None:
+    names = ("--estimators", "words,lengths,likeness")
+    printed, found = measure_shift(study, f"{study}@logs/held_out", f"{study}:uncalibrated", *names)
+    assert found["people"]["dialogues"] == found["others"]["dialogues"] == 16
+    assert found["matched_replies"] > 16 and "words_tv" in found["figures"] and "likeness_total" in printed
+    assert found["figures"]["nll_per_byte"]["mean"] > 0 and 0 <= found["figures"]["ending_ece"]["mean"] <= 1
+    assert "shares of 4 draws" in found["figures"]["ending_ece"]["notes"][0]
+
+
+@pytest.mark.timeout(700)
+def test_two_live_simulators_are_compared_on_held_out_logs(study: Path) -> None:
+    names = ("--estimators", "words", "--draws", "1", "--null-halvings", "0")
+    _, found = measure_shift(study, f"{study}:calibrated", f"{study}:calibrated", *names)
+    # The same simulator with the same random numbers says the same.
+    assert found["figures"]["words_tv"]["mean"] == 0 and found["figures"]["words_auc"]["mean"] == 0.5
+    assert {"nll_per_byte, PEOPLE", "nll_per_byte, OTHERS"} <= set(found["figures"])
+    command = [sys.executable, str(ROOT / "jobs/measure_shift.py"), f"{study}:calibrated", f"{study}@logs"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert refused.returncode == 2 and "stands second: LOGS RUN:MODEL" in refused.stderr
+    command = [*command[:2], f"{study}@logs", f"{study}:blue"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert refused.returncode == 2 and "has no model 'blue'; there are uncalibrated, calibrated" in refused.stderr
 
 
 @pytest.mark.timeout(700)

@@ -145,6 +145,10 @@ def test_sources_are_read_by_kind(tmp_path: Path) -> None:
     assert [d.id for d in read_source(f"{run}@calibrated/held_out").dialogues] == ["e0", "e1"]
     assert [d.id for d in read_source(f"{run}@logs").dialogues] == ["log-p0", "log-p1", "log-p2"]
     assert "acts" in read_source(f"{run}@logs").dialogues[0].annotations
+    split = people[0].scenario.split.value
+    assert len(read_source(f"{run}@logs/{split}").dialogues) == 3
+    with pytest.raises(UserError, match="no dialogues of 'logs/blue'"):
+        read_source(f"{run}@logs/blue")
     with pytest.raises(UserError, match="no dialogues of 'blue'; there are calibrated, calibrated/held_out, logs"):
         read_source(f"{run}@blue")
     ReplayStore(run / "replay" / "static-0").append([replace(people[0], kind="rollout", arm="static")])

@@ -149,6 +149,33 @@ def test_page_shows_arms_training_reward_and_verdicts(run: Path) -> None:
     assert all(b"<svg" in base64.b64decode(plot) for plot in plots)
 
 
+def population(total: float, words: float) -> dict[str, Any]:
+    band = [80.0, 100.0]
+    figures = {
+        "likeness_style": ci(total + 3, 4) | {"null_band": band, "far": "below", "reading": "apart"},
+        "likeness_total": ci(total, 4) | {"null_band": band, "far": "below", "reading": "apart"},
+        "wasserstein_turn_words": ci(words, 0.2) | {"null_band": [0.0, 0.5], "far": "above", "reading": NASTY},
+        "coverage": {"mean": None, "low": None, "high": None},
+    }
+    return {"figures": figures, "refused": {"mauve": "too few <turns>"}}
+
+
+def test_dialogues_of_the_simulator_are_set_beside_those_of_people(run: Path) -> None:
+    whole = summary()
+    for when, total, words in (("before", 40.0, 1.0), ("after", 90.0, 1.4)):
+        curve = [{"probability": 0.1, "outcome": 0.05, "count": 90}, {"probability": 0.6, "outcome": 0.7, "count": 10}]
+        whole["simulator"][when] |= {"populations": population(total, words), "ending_curve": curve,
+                                     "ending_f1": ci(0.5), "ending_ece": ci(0.1), "ending_bias": ci(0.0)}  # fmt: skip
+    (run / "summary.json").write_text(json.dumps(whole))
+    page = write_report(run).read_text()
+    # Both likenesses come nearer, words a turn do not; coverage is no number, mauve was refused.
+    assert "2 of 3 figures are nearer to people&#x27;s band; further from it: wasserstein_turn_words." in page
+    assert "<td>likeness_total</td><td>40.00<small>[36.00, 44.00]</small></td><td>90.00" in page
+    assert "<td>coverage</td>" not in page and "Not measured: mauve: too few &lt;turns&gt;" in page
+    assert "F1: 0.50 → 0.50." in page and "<script" not in page
+    assert len(re.findall("data:image", page)) == 10
+
+
 def test_page_is_self_contained_and_escaped(run: Path) -> None:
     page = write_report(run).read_text()
     assert "<script" not in page and "unit & run" not in page
