@@ -176,6 +176,22 @@ def test_dialogues_of_the_simulator_are_set_beside_those_of_people(run: Path) ->
     assert len(re.findall("data:image", page)) == 10
 
 
+def test_shift_by_a_classifier_is_drawn_over_its_band(run: Path) -> None:
+    """Where no program tells the exact shift: an index, with what two halves of people would give."""
+    rows = [{"turn": turn, "count": 10, **ci(0.3)} for turn in (1, 2)]
+    figure = {"by_turn": rows, **ci(0.3)}
+    index = {"mean": 0.6, "early": 0.4, "late": 0.2, "null_band": [0.0, 0.2]}
+    record = {"policy": figure, "simulator": figure, "history_shift": figure, "shift_index": index, "bound": None,
+              "exploitation": None, "null_band": [0.0, 0.1]}  # fmt: skip
+    whole = summary()
+    whole["arms"]["calibrated"]["shift"] = [record | {"update": 0}, record | {"update": 10, "null_band": None}]
+    (run / "summary.json").write_text(json.dumps(whole))
+    page = write_report(run).read_text()
+    assert "Hatched on the scale: what that finds between two halves of people." in page
+    assert 'alt="shift index (no bound) and exploitation"' in page
+    assert len(re.findall("data:image", page)) == 10
+
+
 def test_page_is_self_contained_and_escaped(run: Path) -> None:
     page = write_report(run).read_text()
     assert "<script" not in page and "unit & run" not in page

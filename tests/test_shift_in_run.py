@@ -58,6 +58,11 @@ def test_without_a_program_there_is_an_index_and_no_bound() -> None:
     expected = 2.0 * sum(row["mean"] * row["count"] for row in turns) / len(set(data.dialogue))
     assert record["shift_index"]["mean"] == pytest.approx(expected)
     assert record["shift_index"]["early"] + record["shift_index"]["late"] == pytest.approx(expected)
+    assert "null_band" not in record["shift_index"]
+    banded = figures_of(nothing(replies=data, reward_range=2.0), null_halvings=1)
+    per_dialogue = len(data) / len(set(data.dialogue))
+    expected_band = [2.0 * per_dialogue * limit for limit in banded["null_band"]]
+    assert banded["shift_index"]["null_band"] == pytest.approx(expected_band)
 
 
 def test_policy_history_and_exploitation() -> None:

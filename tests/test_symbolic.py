@@ -398,7 +398,7 @@ def test_errors_name_what_is_wrong(coin: World) -> None:
     with pytest.raises(UserError, match="real leaves"):
         Pairs(context=zero, real=zero + 1, other=zero, contexts=1, symbols=1)
     one = np.zeros((3, 1), np.int64)
-    with pytest.raises(UserError, match="2 folds"):
+    with pytest.raises(UserError, match="2 dialogues in each half"):
         table_classifier(Pairs(context=one, real=one, other=one, contexts=1, symbols=1))
 
 

@@ -17,8 +17,9 @@ Map = Mapping[int, Sequence[tuple[int, Interval]]]
 """By update: figures by turn."""
 
 
-def heat_maps(panels: Mapping[str, Mapping[str, Map]]) -> Figure:
-    """``panels[figure][arm]``: turn against training step, one row a figure, one column an arm; 0 to 1 in all."""
+def heat_maps(panels: Mapping[str, Mapping[str, Map]], band: tuple[float, float] | None) -> Figure:
+    """``panels[figure][arm]``: turn against training step, one row a figure, one column an arm; 0 to 1 in all.
+    ``band``, what a classifier finds between two halves of people, is marked on the scale."""
     arms = list(dict.fromkeys(arm for by_arm in panels.values() for arm in by_arm))
     drawn = figure(8.6, 0.5 + 1.75 * len(panels))
     grid = drawn.subplots(len(panels), len(arms), squeeze=False)
@@ -34,7 +35,9 @@ def heat_maps(panels: Mapping[str, Mapping[str, Map]]) -> Figure:
                 continue
             shown = _heat_map(axes, by_arm[arm])
     if shown is not None:
-        drawn.colorbar(shown, ax=grid, shrink=0.8, label="total variation")
+        scale = drawn.colorbar(shown, ax=grid, shrink=0.8, label="total variation")
+        if band is not None:
+            scale.ax.axhspan(*band, facecolor="none", edgecolor="#0072B2", linewidth=1.6, hatch="////")
     return drawn
 
 
@@ -62,12 +65,14 @@ def over_training(
     exploitation: Mapping[str, Points],
     halves: Mapping[str, tuple[float, float]],
     word: str,
+    band: tuple[float, float] | None,
 ) -> Figure:
     """The bound (or index) and exploitation of each arm over training, and the bound's early and late part.
 
     Args:
         halves: by arm, the early and the late part of its last figure.
         word: what the first figure may be called.
+        band: of the first figure, between two halves of people; None where it is exact.
     """
     drawn = figure(8.6, 2.8)
     left, middle, right = drawn.subplots(1, 3, width_ratios=[1.1, 1.1, 0.8])
@@ -82,6 +87,8 @@ def over_training(
         axes.set_title(title)
         axes.set_xlabel("update")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if band is not None:
+        left.axhspan(*band, color="#BDBDB8", alpha=0.55, linewidth=0, zorder=0)
     middle.axhline(0, color="#8A8A86", linewidth=1, zorder=1)
     for place, (arm, (early, late)) in enumerate(halves.items()):
         right.bar(place, early, color=style(arm).color, width=0.62)

@@ -1,5 +1,6 @@
 """The sections about shift while training goes on: by turn and training step, the bound, exploitation."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from calibrated_rl.report import markup, plots_shift
@@ -27,8 +28,9 @@ def shift_in_training(run: RunFiles) -> str:
             "policy have gone on like this? δ: would people have replied like this? History shift: whole histories "
             "up to that turn, accumulated. δ is "
             + ("exact; ε is measured against the start of training." if exact else "what a classifier on words finds.")
+            + (" Hatched on the scale: what that finds between two halves of people." if _band(records) else "")
         ),
-        markup.image(plots_shift.heat_maps(panels), "shift by turn and training step"),
+        markup.image(plots_shift.heat_maps(panels, _band(records)), "shift by turn and training step"),
     ]
     if any(bounds.values()) or any(exploitation.values()):
         parts.append(
@@ -38,7 +40,9 @@ def shift_in_training(run: RunFiles) -> str:
                 "simulator what people do not pay."
             )
         )
-        drawn = plots_shift.over_training(_known(bounds), _known(exploitation), halves, word)
+        index_bands = [record.get("shift_index") for found in records.values() for record in found if not exact]
+        band = _widest([index.get("null_band") for index in index_bands if index])
+        drawn = plots_shift.over_training(_known(bounds), _known(exploitation), halves, word, band)
         parts.append(markup.image(drawn, f"{word} and exploitation"))
     pairs = {arm: pair for arm, found in records.items() if all(pair := _last_pair(found))} if exact else {}
     if pairs:
@@ -86,7 +90,10 @@ def _last_pair(found: list[dict[str, Any]]) -> tuple[plots_shift.Points, plots_s
 
 
 def _band(records: dict[str, list[dict[str, Any]]]) -> tuple[float, float] | None:
-    bands = [record["null_band"] for found in records.values() for record in found if record.get("null_band")]
-    limits = [(finite(low), finite(high)) for low, high in bands]
+    return _widest([record.get("null_band") for found in records.values() for record in found])
+
+
+def _widest(bands: Sequence[Any]) -> tuple[float, float] | None:
+    limits = [(finite(low), finite(high)) for low, high in (band for band in bands if band)]
     known = [(low, high) for low, high in limits if low is not None and high is not None]
     return (min(low for low, _ in known), max(high for _, high in known)) if known else None

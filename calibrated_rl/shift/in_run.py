@@ -125,10 +125,15 @@ def bound_of(replies: ExactReplies, reward_range: float) -> dict[str, Any]:
 
 
 def index_of(found: Estimate, dialogues: int, reward_range: float) -> dict[str, Any]:
-    """The same sum with the classifier's figures in place of the total variations; bounds nothing."""
+    """The same sum with the classifier's figures in place of the total variations; bounds nothing. ``null_band``,
+    where the classifier has one, is what the sum would be with the band's limits in every turn."""
     turn = np.array([t.turn for t in found.by_turn])
-    parts = np.array([reward_range * t.value * t.count / dialogues for t in found.by_turn])
-    return {"mean": float(parts.sum())} | _halves(turn, parts)
+    turns_R = np.array([reward_range * t.count / dialogues for t in found.by_turn])
+    parts = turns_R * np.array([t.value for t in found.by_turn])
+    index: dict[str, Any] = {"mean": float(parts.sum())} | _halves(turn, parts)
+    if found.null_low is not None and found.null_high is not None:
+        index["null_band"] = [found.null_low * float(turns_R.sum()), found.null_high * float(turns_R.sum())]
+    return index
 
 
 def _halves(turn: NDArray[Any], parts: NDArray[np.float64]) -> dict[str, float]:
