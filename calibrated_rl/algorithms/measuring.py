@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from calibrated_rl.background import beside_training
 from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.dialogue import Dialogue, Side, Split
 from calibrated_rl.evaluation.replies import answers, exact_replies, matched_with_people
@@ -23,9 +24,8 @@ from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.shift.policy_shift import PolicyLogProbs
 from calibrated_rl.tasks.base import BoundedTask, ScriptedHuman
 
-ESTIMATE: Any = ray.remote(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(figures_of)
-"""The estimators as a task of their own, with one thread: training has the cores."""
-TIMEOUT_S = 600.0
+ESTIMATE = beside_training(figures_of)
+TIMEOUT_S = 1800.0
 OVERALL = ("policy", "simulator", "history_shift", "bound", "shift_index", "exploitation")
 """Figures that become metrics of the update."""
 
