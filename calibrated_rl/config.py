@@ -88,6 +88,8 @@ class TrainingConfig:
     """Learning rate of single arms, where the tuning split chose another one."""
     minibatches: int = 1
     """Optimizer steps that one update's dialogues are cut into."""
+    checkpoint_every: int = 5
+    """Updates between checkpoints, from which a stopped run goes on; 0: an arm that was stopped starts over."""
     loss: str = "calibrated_rl.learner.losses.grpo:GRPO"
     loss_config: dict[str, Any] = field(default_factory=dict)
     advantage: str = "grpo"
@@ -150,6 +152,9 @@ class RunConfig:
     seeds: list[int] = field(default_factory=lambda: [0])
     deterministic: bool = False
     """Turns in waves of fixed order: the same seed gives the same run, a little slower."""
+    restarts: int = 3
+    """How often a run starts its parts again and goes on from the last checkpoint, when the learner or the replay store
+    died. Replicas of policy and simulator are replaced without that."""
     task: str = "calibrated_rl.tasks.front_desk:FrontDesk"
     task_config: dict[str, Any] = field(default_factory=dict)
     human: str = ""

@@ -1,11 +1,35 @@
 """JSON files: written whole or not at all, and read with a clear word where they are broken."""
 
+import fcntl
 import json
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from calibrated_rl.errors import UserError
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """While nobody else on this machine, or on one that shares its file system, has ``folder``; makes the folder.
+
+    Raises:
+        UserError: another process has it; names that process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise UserError(f"{folder} is being written by another job ({lock.read().strip() or 'unknown'})") from error
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
+from ray.exceptions import GetTimeoutError, RayActorError
 from safetensors.torch import load_file
 
 from calibrated_rl.calibration.base import CalibrationMethod
@@ -17,7 +19,7 @@ from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
 from calibrated_rl.component import build, import_path
 from calibrated_rl.config import EvaluationConfig, RunConfig
 from calibrated_rl.dialogue import Dialogue, Side, Split
-from calibrated_rl.errors import UserError
+from calibrated_rl.errors import PartLost, UserError, first_line
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR, START
@@ -26,6 +28,7 @@ from calibrated_rl.memory import check_memory
 from calibrated_rl.models import check_context, make_tiny, resolve_model
 from calibrated_rl.progress import Progress
 from calibrated_rl.replay.actor import ReplayActor
+from calibrated_rl.replay.schema import from_table
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.context import check_room, room_for
 from calibrated_rl.rollout.conversation import SamplingConfig
@@ -72,6 +75,8 @@ class Parts:
         self.human: ScriptedHuman | None = (
             build(config.human, config.human_config, "human_config", task=self.task) if config.human else None
         )
+        self.served_simulator: Path | None = None
+        """Folder of the simulator that the replicas have."""
         self.judge: ScriptedHuman | ReplicaPool | None = self.human
         """Whom policies meet when they are judged."""
         self.calibration: CalibrationMethod = build(
@@ -90,7 +95,8 @@ class Parts:
         self.logs[Split.CALIBRATION] = self.logs[Split.CALIBRATION][:kept]
         for problem in reader.problems:
             self.say(f"refused: {problem}")
-        self._at_start: dict[tuple[str, ...], NDArray[np.float32]] = {}
+        self.at_start: dict[tuple[str, ...], NDArray[np.float32]] = {}
+        """What ``log_probs_at_start`` has computed, by id and turns of the log."""
         self._prepare_models()
         self._check_context()
 
@@ -262,16 +268,35 @@ class Parts:
 
     # ---- what the arms are made of -------------------------------------------------------------------
 
-    def open_store(self, name: str) -> None:
-        """A store for each arm and seed. What an interrupted attempt left goes: the arm starts over, and the same
-        dialogues would be taken for repeated ones."""
+    def open_store(self, name: str, rewind_to: int | None = None) -> None:
+        """A store for each arm and seed. Where the arm goes on from a checkpoint, the store goes back to its update
+        ``rewind_to``; else what an interrupted attempt left goes: its dialogues would be taken for repeated ones."""
         folder = self.folder / "replay" / name
-        shutil.rmtree(folder, ignore_errors=True)
-        ray.get(self.store.open.remote(str(folder.resolve())), timeout=STORE_TIMEOUT_S)
+        if rewind_to is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.ask_store("open", str(folder.resolve()))
+        if rewind_to is not None:
+            self.ask_store("rewind", rewind_to)
+
+    def dialogues_of(self, arm: str, update: int) -> list[Dialogue]:
+        """What an arm collected for an update, in its order; from the store that is open."""
+        table = self.ask_store("table", kind="rollout", arm=arm)
+        return from_table(table.filter(pc.equal(table.column("update"), update)))
 
     def keep(self, dialogues: Sequence[Dialogue]) -> None:
         """Put dialogues into the replay store."""
-        ray.get(self.store.append.remote(list(dialogues)), timeout=STORE_TIMEOUT_S)
+        self.ask_store("append", list(dialogues))
+
+    def ask_store(self, method: str, *arguments: Any, **named: Any) -> Any:
+        """Call a method of the replay store (``ReplayService``).
+
+        Raises:
+            PartLost: the store's process is gone, or does not answer.
+        """
+        try:
+            return ray.get(getattr(self.store, method).remote(*arguments, **named), timeout=2 * STORE_TIMEOUT_S)
+        except (RayActorError, GetTimeoutError) as error:
+            raise PartLost(f"the replay store is gone: {first_line(error)}") from error
 
     @property
     def uses_reference(self) -> bool:
@@ -283,20 +308,26 @@ class Parts:
         T as in the policy's view. Each log, in which the policy speaks, is scored once a run."""
         # The id alone does not do: scripted logs of two populations share their scenarios.
         keys = [(log.id, *(turn.text for turn in log.turns)) for log in logs]
-        new = {key: log for key, log in zip(keys, logs, strict=True) if key not in self._at_start}
+        new = {key: log for key, log in zip(keys, logs, strict=True) if key not in self.at_start}
         if new:
             views = [sample.tokens for sample in log_samples(list(new.values()), Side.POLICY, self.policy_chat)]
             if not self.uses_reference:
                 self.learner.load(START, self.start_folder, trainable=False)
-            self._at_start |= dict(zip(new, self.learner.log_probs(START, views), strict=True))
+            self.at_start |= dict(zip(new, self.learner.log_probs(START, views), strict=True))
             if not self.uses_reference:
                 self.learner.unload(START)
-        return [self._at_start[key] for key in keys]
+        return [self.at_start[key] for key in keys]
 
-    def use_simulator(self, folder: Path) -> None:
-        """Serve the simulator in ``folder``; its version counts up."""
+    def use_simulator(self, folder: Path, version: int | None = None) -> None:
+        """Serve the simulator in ``folder``, as ``version`` or the next one."""
         self.learner.load(SIMULATOR, folder, optimizer=OptimizerConfig(), seed=0)
-        self.simulator.publish(self.learner.weights(SIMULATOR), self.simulator.version + 1)
+        self.serve_simulator(folder, version)
+
+    def serve_simulator(self, folder: Path, version: int | None = None) -> None:
+        """Send the learner's simulator, which was saved in ``folder``, to the replicas."""
+        version = self.simulator.version + 1 if version is None else version
+        self.simulator.publish(self.learner.weights(SIMULATOR), version)
+        self.served_simulator = folder
 
     def human_logs(self, split: Split) -> list[Dialogue]:
         """The logs that simulators are aligned with; a placebo run takes those of the simulator's upbringing."""

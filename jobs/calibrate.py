@@ -20,7 +20,7 @@ def main() -> None:
 
     from calibrated_rl.config import load_config
     from calibrated_rl.evaluation.saved_run import refuse_other_settings
-    from calibrated_rl.files import read_json, write_json
+    from calibrated_rl.files import exclusive, read_json, write_json
     from calibrated_rl.progress import Progress
     from calibrated_rl.report.text import simulator_table
     from calibrated_rl.report.values import number
@@ -37,7 +37,7 @@ def main() -> None:
     else:
         from calibrated_rl.algorithms.compare import measure_simulators
 
-        with _command.started(config, folder, progress) as parts:
+        with exclusive(folder), _command.started(config, folder, progress) as parts:
             progress.say("measuring, aligning, measuring again")
             write_json(file, measure_simulators(parts))
     simulator = read_json(file)

@@ -72,8 +72,9 @@ def execute(
 def run(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, Any]:
     """Run what is missing of the arms of ``config``, with everything started for it; the summary."""
     from calibrated_rl.algorithms.compare import compare, is_done, missing, write_summary
+    from calibrated_rl.errors import PartLost
     from calibrated_rl.evaluation.saved_run import refuse_other_settings
-    from calibrated_rl.files import read_json
+    from calibrated_rl.files import exclusive, read_json
     from calibrated_rl.parts import Parts
 
     progress.say(f"run folder {folder}")
@@ -81,12 +82,18 @@ def run(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, An
     if is_done(config, folder):
         progress.say("every arm is there already; the summary and the report are kept")
         return read_json(folder / "summary.json")  # type: ignore[no-any-return]
-    if missing(config, folder) or not (folder / "simulator.json").is_file():
-        with _command.started(config, folder, progress) as parts:
-            compare(config, parts)
-    else:
-        parts = Parts(config, folder, progress)
-    return write_summary(config, parts)
+    with exclusive(folder):
+        restarts, parts = 0, None
+        while missing(config, folder) or not (folder / "simulator.json").is_file():
+            try:
+                with _command.started(config, folder, progress) as parts:
+                    compare(config, parts)
+            except PartLost as lost:
+                restarts += 1
+                if restarts > config.restarts:
+                    raise
+                progress.say(f"{lost}; starting again from the last checkpoint ({restarts} of {config.restarts})")
+        return write_summary(config, parts or Parts(config, folder, progress))
 
 
 def main() -> None:

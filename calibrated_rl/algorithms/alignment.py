@@ -14,7 +14,6 @@ from calibrated_rl.calibration.base import CalibrationInputs
 from calibrated_rl.dialogue import Dialogue, Side, Split
 from calibrated_rl.files import write_json
 from calibrated_rl.learner.sample import Sample
-from calibrated_rl.learner.slots import SIMULATOR
 from calibrated_rl.parts import Parts
 from calibrated_rl.tokens import view_of
 
@@ -33,11 +32,14 @@ def align(arm: Arm, folder: Path, extra: Sequence[Sample] = ()) -> None:
     )  # fmt: skip
     write_json(folder / "fit.json", metrics)
     arm.log(metrics)
-    parts.simulator.publish(parts.learner.weights(SIMULATOR), parts.simulator.version + 1)
+    parts.serve_simulator(folder)
 
 
 def align_before_training(arm: Arm) -> None:
-    """Align with the calibration logs as they are; done once a run and shared by all arms that need it."""
+    """Align with the calibration logs as they are; done once a run and shared by all arms that need it. An arm that
+    goes on has its simulator already."""
+    if arm.updates:
+        return
     folder = arm.parts.folder / "models" / "calibrated"
     if (folder / "fit.json").is_file():
         arm.parts.use_simulator(folder)

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 from tensorboardX import SummaryWriter
 
 from calibrated_rl.algorithms.measuring import ShiftWatch, overall
+from calibrated_rl.algorithms.resume import ArmCheckpoints, ArmState, Saved
 from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split
 from calibrated_rl.learner.advantages import group_advantages, has_signal
@@ -53,7 +54,8 @@ def turns_of_people(group: Sequence[Dialogue]) -> int:
 
 
 class Arm:
-    """One arm with one seed. Making it puts the policy and both engines where every arm starts."""
+    """One arm with one seed. Making it puts the policy and both engines where every arm starts, or, where the arm was
+    stopped, where its last checkpoint was taken."""
 
     def __init__(self, parts: Parts, name: str, seed: int, *, single_turns: bool = False) -> None:
         """``single_turns``: the arm learns from single turns, not from whole dialogues."""
@@ -65,18 +67,66 @@ class Arm:
         self.shift: list[dict[str, Any]] = []
         """How far training was from real dialogues, one record a measurement; filled by ``close``."""
         self._watch = ShiftWatch(parts, name, seed)
-        parts.open_store(f"{name}-{seed}")
-        training = parts.config.training
-        rate = training.learning_rates.get(name, training.learning_rate)
-        optimizer = OptimizerConfig(learning_rate=rate, warmup_steps=2)
-        parts.learner.load(POLICY, parts.start_folder, optimizer=optimizer, seed=seed)
+        self._budget = self._first_budget(single_turns)
+        self._began = time.monotonic()
+        self._checkpoints = ArmCheckpoints(parts.folder, name, seed)
         if parts.uses_reference:
             parts.learner.load(START, parts.start_folder, trainable=False)
+        if (saved := self._checkpoints.latest(parts.say)) is None:
+            self._begin()
+        else:
+            self._go_on(saved)
+        folder = parts.folder / "tensorboard" / f"{name}-{seed}"
+        self._tensorboard = SummaryWriter(str(folder), purge_step=self.updates or None)
+        self._at = time.monotonic()
+
+    def _begin(self) -> None:
+        parts, training = self.parts, self.parts.config.training
+        parts.open_store(f"{self.name}-{self.seed}")
+        rate = training.learning_rates.get(self.name, training.learning_rate)
+        optimizer = OptimizerConfig(learning_rate=rate, warmup_steps=2)
+        parts.learner.load(POLICY, parts.start_folder, optimizer=optimizer, seed=self.seed)
         parts.policy.publish(parts.learner.weights(POLICY), 0)
         parts.use_simulator(parts.uncalibrated_folder)
-        self._budget = self._first_budget(single_turns)
-        self._tensorboard = SummaryWriter(str(parts.folder / "tensorboard" / f"{name}-{seed}"))
-        self._at = time.monotonic()
+
+    def _go_on(self, saved: Saved) -> None:
+        parts, state = self.parts, saved.state
+        parts.say(f"{self.name} (seed {self.seed}) goes on after update {state.updates}")
+        parts.open_store(f"{self.name}-{self.seed}", rewind_to=state.updates)
+        parts.at_start |= saved.log_probs
+        parts.use_simulator(Path(state.simulator), state.simulator_version)
+        parts.learner.restore(saved.learner)
+        parts.policy.publish(parts.learner.weights(POLICY), state.updates)
+        self.updates, self.policy_tokens = state.updates, state.policy_tokens
+        self.user_tokens, self.human_turns = state.user_tokens, state.human_turns
+        self.metrics, self._watch.done = list(state.metrics), list(state.shift)
+        self._budget.per_group, self._budget.seen = state.tokens_per_group, state.seen_own_tokens
+        self._began -= state.seconds
+        parts.collector.statistics.dropped.update(state.dropped)
+        parts.collector.statistics.flaws.update(state.flaws)
+        parts.collector.statistics.groups_dropped.update(state.groups_dropped)
+
+    def keep_checkpoint(self) -> None:
+        """Every ``training.checkpoint_every`` updates: keep what it takes to go on from here."""
+        every, statistics = self.parts.config.training.checkpoint_every, self.parts.collector.statistics
+        if not every or self.updates % every or not self.running:
+            return
+        assert self.parts.served_simulator is not None
+        state = ArmState(
+            updates=self.updates, policy_tokens=self.policy_tokens, user_tokens=self.user_tokens,
+            human_turns=self.human_turns, tokens_per_group=self._budget.per_group, seen_own_tokens=self._budget.seen,
+            seconds=self.seconds, simulator=str(self.parts.served_simulator.resolve()),
+            simulator_version=self.parts.simulator.version, metrics=self.metrics, shift=self._watch.records(),
+            dropped=dict(statistics.dropped), flaws=dict(statistics.flaws), groups_dropped=statistics.groups_dropped,
+        )  # fmt: skip
+        self._checkpoints.save(
+            state, self.parts.at_start, lambda folder: self.parts.learner.checkpoint(folder, [POLICY])
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the arm, in all sittings."""
+        return time.monotonic() - self._began
 
     def _first_budget(self, single_turns: bool) -> TokenBudget:
         """Goes by the length of logged dialogues (or turns) of the policy, until the arm has seen its own."""
@@ -101,15 +151,16 @@ class Arm:
         random = np.random.default_rng([self.seed, self.updates])
         return [logs[i].scenario for i in random.permutation(len(logs))[: self.groups_wanted()]]
 
-    def learn(self, groups: Sequence[Sequence[Dialogue]]) -> None:
-        """One update of the policy on complete groups that go through the replay store, its sync, and a line."""
+    def learn(self, groups: Sequence[Sequence[Dialogue]], requested: int) -> None:
+        """One update of the policy on complete groups that go through the replay store, its sync, and a line.
+
+        Args:
+            requested: how many groups were asked for; ``jobs/audit.py`` looks for all of them.
+        """
         parts, config, began = self.parts, self.parts.config.training, time.monotonic()
         parts.keep([dialogue for group in groups for dialogue in group])
-        groups = ray.get(
-            parts.store.sample.remote(
-                len(groups), update=self.updates, max_staleness=0, timeout_s=STORE_TIMEOUT_S, arm=self.name
-            ),
-            timeout=2 * STORE_TIMEOUT_S,
+        groups = parts.ask_store(
+            "sample", len(groups), update=self.updates, max_staleness=0, timeout_s=STORE_TIMEOUT_S, arm=self.name
         )
         samples, rewards, signal = [], [], 0
         for group in groups:
@@ -142,6 +193,7 @@ class Arm:
                 "success": float(np.mean([d.outcome.success for d in dialogues if d.outcome])),
                 "turns": float(np.mean([len(d.user_turn_indices()) for d in dialogues])),
                 "groups_with_signal": signal / len(groups),
+                "groups_requested": float(requested),
                 "seconds_learning": stepped - began,
                 "seconds_weight_sync": time.monotonic() - stepped,
                 "seconds_rollout": began - self._at,
@@ -149,6 +201,7 @@ class Arm:
         )
         self.updates += 1
         self._report()
+        self.keep_checkpoint()
         self._at = time.monotonic()
 
     def measure_shift(self, user: ReplicaPool | ScriptedHuman | None) -> None:

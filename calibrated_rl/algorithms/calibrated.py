@@ -18,7 +18,6 @@ from itertools import islice
 from calibrated_rl.algorithms.alignment import align_again, align_before_training, ask_people, more_logs
 from calibrated_rl.algorithms.arm import Arm
 from calibrated_rl.algorithms.interactive import one_update
-from calibrated_rl.dialogue import Dialogue
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.parts import Parts
 
@@ -29,20 +28,25 @@ def train(parts: Parts, seed: int, *, once: bool = False, extra: str = "") -> Ar
     every, asked = parts.config.calibration.every, parts.config.calibration.human_turns
     reserve = more_logs(parts)
     human_turns: list[Sample] = []
-    latest: list[Dialogue] = []
 
+    def ask(update: int) -> list[Sample]:
+        """The further human turns of the re-calibration before ``update``."""
+        if extra == "on_policy":
+            latest = parts.dialogues_of(arm.name, update - 1)
+            return ask_people(parts, latest, asked, seed * 1000 + update)
+        further = list(islice(reserve, asked)) if extra == "more_logs" else []
+        if extra == "more_logs" and len(further) < asked:
+            parts.say(f"calibration.reserve holds only {len(further)} of the {asked} further human turns")
+        return further
+
+    for update in range(every, arm.updates, every) if every else ():  # of an earlier sitting
+        human_turns += ask(update)
     align_before_training(arm)
     while arm.running:
         if not once and every and arm.updates and arm.updates % every == 0:
-            if extra == "on_policy":
-                human_turns += ask_people(parts, latest, asked, seed * 1000 + arm.updates)
-            elif extra == "more_logs":
-                further = list(islice(reserve, asked))
-                if len(further) < asked:
-                    parts.say(f"calibration.reserve holds only {len(further)} of the {asked} further human turns")
-                human_turns += further
+            human_turns += ask(arm.updates)
             align_again(arm, human_turns)
-        latest = one_update(arm, parts.simulator)
+        one_update(arm, parts.simulator)
     arm.measure_shift(parts.simulator)
     arm.human_turns += len(human_turns)
     return arm

@@ -5,7 +5,6 @@ Goes on where it stopped: an arm and seed whose result file is there is not run 
 
 import importlib.metadata
 import platform
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import ray
 from calibrated_rl.algorithms import calibrated, cloned, interactive, oracle, static_context
 from calibrated_rl.algorithms.alignment import align_before_training
 from calibrated_rl.algorithms.arm import Arm
+from calibrated_rl.algorithms.resume import ArmCheckpoints
 from calibrated_rl.background import beside_training
 from calibrated_rl.config import RunConfig
 from calibrated_rl.dialogue import Dialogue, Split
@@ -68,10 +68,9 @@ def versions() -> dict[str, str]:
 
 def run_arm(parts: Parts, arm: str, seed: int) -> dict[str, Any]:
     """Train one arm with one seed, save its policy, meet the held-out people."""
-    began = time.monotonic()
     parts.collector.statistics = RolloutStatistics()
     trained = TRAIN[arm](parts, seed)
-    seconds = time.monotonic() - began
+    seconds = trained.seconds
     parts.learner.save(POLICY, parts.folder / "checkpoints" / f"{arm}-{seed}")
     rewards = [m["value"] for m in trained.metrics if m["name"] == "reward"]
     result: dict[str, Any] = {
@@ -87,6 +86,7 @@ def run_arm(parts: Parts, arm: str, seed: int) -> dict[str, Any]:
     parts.keep(dialogues)
     trained.close()
     result["shift"] = trained.shift
+    result["groups_dropped"] = parts.collector.statistics.groups_dropped
     result["dropped"], result["flaws"] = parts.collector.statistics.dropped, parts.collector.statistics.flaws
     result["samples"] = [sample_of(dialogue) for dialogue in dialogues[:3]]
     return result
@@ -187,6 +187,7 @@ def compare(config: RunConfig, parts: Parts) -> None:
     for arm, seed in missing(config, parts.folder):
         parts.say(f"arm {arm}, seed {seed}")
         write_json(_result_file(parts.folder, arm, seed), run_arm(parts, arm, seed))
+        ArmCheckpoints(parts.folder, arm, seed).clear()
 
 
 def write_summary(config: RunConfig, parts: Parts) -> dict[str, Any]:

@@ -4,29 +4,24 @@ Suffers the simulator-induced shift: the policy learns whatever pleases this use
 """
 
 from calibrated_rl.algorithms.arm import Arm
-from calibrated_rl.dialogue import Dialogue
 from calibrated_rl.parts import Parts
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.tasks.base import ScriptedHuman
 
 
-def one_update(arm: Arm, user: ReplicaPool | ScriptedHuman) -> list[Dialogue]:
-    """Measure how far ``user`` is from people, collect groups with it up to the token budget, learn from them.
-
-    Returns:
-        The dialogues.
-    """
+def one_update(arm: Arm, user: ReplicaPool | ScriptedHuman) -> None:
+    """Measure how far ``user`` is from people, collect groups with it up to the token budget, learn from them."""
     arm.measure_shift(user)
+    scenarios = arm.scenarios()
     groups = arm.parts.collector.collect(
-        arm.scenarios(),
+        scenarios,
         user,
         group_size=arm.parts.config.training.group_size,
         arm=arm.name,
         update=arm.updates,
         seed=arm.seed,
     )
-    arm.learn(groups)
-    return [dialogue for group in groups for dialogue in group]
+    arm.learn(groups, len(scenarios))
 
 
 def train(parts: Parts, seed: int) -> Arm:

@@ -35,6 +35,8 @@ class ShiftWatch:
 
     def __init__(self, parts: Parts, arm: str, seed: int) -> None:
         self.parts, self.arm, self.seed = parts, arm, seed
+        self.done: list[dict[str, Any]] = []
+        """Records of an earlier sitting."""
         self._running: list[Any] = []
 
     def measure(self, update: int, user: ReplicaPool | ScriptedHuman | None) -> bool:
@@ -47,7 +49,7 @@ class ShiftWatch:
         if not every or update % every:
             return False
         data = collect(self.parts, self.arm, self.seed, update, user)
-        first = 0 if self._running else self.parts.config.shift.null_halvings
+        first = 0 if self.done or self._running else self.parts.config.shift.null_halvings
         self._running.append(ESTIMATE.remote(data, first))
         return True
 
@@ -57,8 +59,9 @@ class ShiftWatch:
         Raises:
             ray.exceptions.GetTimeoutError: an estimate took longer than ``TIMEOUT_S``.
         """
-        found: list[dict[str, Any]] = ray.get(self._running, timeout=TIMEOUT_S)
-        return found
+        self.done += ray.get(self._running, timeout=TIMEOUT_S)
+        self._running = []
+        return self.done
 
 
 def overall(record: dict[str, Any]) -> dict[str, float]:

@@ -55,6 +55,6 @@ def train(parts: Parts, seed: int) -> Arm:
         groups = parts.collector.collect_turns(
             chosen, group_size=parts.config.training.group_size, arm=arm.name, update=arm.updates, seed=seed
         )
-        arm.learn(rewarded(parts, value, groups))
+        arm.learn(rewarded(parts, value, groups), len(chosen))
     arm.measure_shift(None)
     return arm

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.exceptions import RayActorError
 
 from calibrated_rl.dialogue import TokenSequence
-from calibrated_rl.errors import UserError
+from calibrated_rl.errors import PartLost, UserError, first_line
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.rank import LearnerRank, LossSpec
@@ -49,7 +50,7 @@ class LearnerGroup:
 
     Raises (every method):
         UserError: what a rank refused, in its words.
-        TimeoutError: a rank did not answer within ``config.timeout_seconds``. The group is then unusable.
+        PartLost: a rank died, or did not answer within ``config.timeout_seconds``. The group is then unusable.
     """
 
     def __init__(self, config: LearnerConfig) -> None:
@@ -77,10 +78,11 @@ class LearnerGroup:
             left = max(0.0, deadline - time.monotonic())
             done, waiting = ray.wait(waiting, num_returns=1, timeout=left)
             if not done:
-                raise TimeoutError(
-                    f"{len(waiting)} learner ranks did not answer within {self.config.timeout_seconds} s"
-                )
-            (result,) = ray.get(done, timeout=60)
+                raise PartLost(f"{len(waiting)} learner ranks did not answer within {self.config.timeout_seconds} s")
+            try:
+                (result,) = ray.get(done, timeout=60)
+            except RayActorError as error:
+                raise PartLost(f"a learner rank is gone: {first_line(error)}") from error
             if isinstance(result, UserError):
                 raise result
         return list(ray.get(refs, timeout=60))
@@ -185,16 +187,16 @@ class LearnerGroup:
                 waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()), fetch_local=False
             )
             if not done:
-                raise TimeoutError("the learner's weights were not gathered in time")
+                raise PartLost("the learner's weights were not gathered in time")
         return refs[0]
 
     def save(self, name: str, folder: str | Path) -> None:
         """Write ``name`` in Hugging Face format with its tokenizer; whole or not at all."""
         self._call("save", name, str(Path(folder).resolve()))
 
-    def checkpoint(self, folder: str | Path) -> None:
-        """Write weights, optimizer and random state of all trainable models."""
-        self._call("checkpoint", str(Path(folder).resolve()))
+    def checkpoint(self, folder: str | Path, names: Sequence[str] = ()) -> None:
+        """Write weights, optimizer and random state of the trainable models in ``names`` (none named: of all)."""
+        self._call("checkpoint", str(Path(folder).resolve()), list(names))
 
     def restore(self, folder: str | Path) -> None:
         """Replace all trainable models by those of a checkpoint of the same layout."""

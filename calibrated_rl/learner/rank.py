@@ -4,7 +4,7 @@ Every method is called on all ranks with the same arguments. Each packs the whol
 computes its share of the micro-batches.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -260,14 +260,16 @@ class LearnerRank:
         Path(folder).parent.mkdir(parents=True, exist_ok=True)
         self._model(name).save(Path(folder))
 
-    def checkpoint(self, folder: str | Path) -> None:
-        """Write weights, optimizer and random state of all trainable models below ``folder``.
+    def checkpoint(self, folder: str | Path, names: Sequence[str] = ()) -> None:
+        """Write weights, optimizer and random state of the trainable models in ``names`` (none named: of all) below
+        ``folder``.
 
         ``learner.json`` is written last: without it the folder is not a checkpoint.
         """
         from calibrated_rl.learner.checkpoint import write
 
-        write(self.models, self.world, self.config, Path(folder))
+        chosen = {name: self._model(name) for name in names} or self.models
+        write(chosen, self.world, self.config, Path(folder))
 
     def restore(self, folder: str | Path) -> None:
         """Replace all trainable models by those of a checkpoint.

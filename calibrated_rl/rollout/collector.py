@@ -39,6 +39,8 @@ class RolloutStatistics:
 
     dropped: Counter[str] = field(default_factory=Counter)
     """Dialogues dropped and held again, by reason."""
+    groups_dropped: dict[str, str] = field(default_factory=dict)
+    """Groups that were not delivered, with the reason."""
     flaws: Counter[str] = field(default_factory=Counter)
     """Turns that tripped a guardrail, by ``side/flaw``."""
     endings: Counter[str] = field(default_factory=Counter)
@@ -107,6 +109,9 @@ class Collector:
         groups = asyncio.run(
             self.next_turns(self.policy, Side.POLICY, histories, group_size, f"{arm}-{seed}-{update}")
         )
+        for number, group in enumerate(groups):
+            if not group:
+                self.statistics.groups_dropped[f"{arm}-{seed}-{update}-{number}"] = "with a turn that was not said"
         return [
             [
                 Dialogue(
@@ -193,6 +198,7 @@ class Collector:
             opening = await self._held(user, lambda: opener.say([start]))
             if opening is None:
                 self.statistics.dropped["opening"] += 1
+                self.statistics.groups_dropped[group_id] = "without an opening turn"
                 return None
 
             async def member_dialogue(member: int) -> Dialogue | None:
@@ -205,6 +211,7 @@ class Collector:
             members = await asyncio.gather(*(member_dialogue(m) for m in range(group_size)))
             if any(m is None for m in members):
                 self.statistics.dropped["group"] += 1
+                self.statistics.groups_dropped[group_id] = "with a dialogue that could not be held"
                 return None
             return [m for m in members if m is not None]
 

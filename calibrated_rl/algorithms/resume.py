@@ -1,0 +1,152 @@
+"""Checkpoints of an arm in training, so that a run that was stopped at any moment goes on where the last was taken.
+
+One holds: the policy with its optimizer and random state (the learner's own checkpoint), the arm's counters and
+metrics, which simulator was served, and the log-probs of logs under the starting policy (they are computed once a
+run, in batches that a run which goes on would not meet again). Dialogues are not in it: the replay store has them and
+is rewound to the update of the checkpoint. It is written aside and renamed, with a digest of every file, so that it
+is there whole or not at all; a broken one is named, and the one before it is taken.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibrated_rl.errors import UserError
+from calibrated_rl.files import read_json
+
+FORMAT = 1
+STATE, LEARNER, LOG_PROBS = "arm.json", "learner", "log_probs.npz"
+KEPT = 2
+"""How many checkpoints of an arm stay: the last, and the one before in case the last is broken."""
+LogProbs = Mapping[tuple[str, ...], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmState:
+    """What an arm knows beside its models."""
+
+    updates: int
+    policy_tokens: int
+    user_tokens: int
+    human_turns: int
+    tokens_per_group: float
+    seen_own_tokens: bool
+    seconds: float
+    """Spent on the arm so far."""
+    simulator: str
+    """Folder of the simulator that is served."""
+    simulator_version: int
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    shift: list[dict[str, Any]] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)
+    flaws: dict[str, int] = field(default_factory=dict)
+    groups_dropped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A checkpoint read back."""
+
+    state: ArmState
+    learner: Path
+    log_probs: dict[tuple[str, ...], NDArray[np.float32]]
+
+
+class ArmCheckpoints:
+    """The checkpoints of one arm and seed below a run folder."""
+
+    def __init__(self, run: Path, arm: str, seed: int) -> None:
+        self.folder = run / "resume" / f"{arm}-{seed}"
+
+    def save(self, state: ArmState, log_probs: LogProbs, write_learner: Callable[[Path], None]) -> None:
+        """Write one, whole or not at all, and remove those that are no longer needed.
+
+        Args:
+            write_learner: writes the learner's checkpoint into the folder it is given.
+        """
+        aside, place = self.folder / ".partial", self.folder / f"update-{state.updates:06d}"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        write_learner(aside / LEARNER)
+        arrays = {str(number): array for number, array in enumerate(log_probs.values())}
+        np.savez(aside / LOG_PROBS, keys=json.dumps(list(log_probs)), **arrays)  # type: ignore[arg-type]
+        digests = {str(file.relative_to(aside)): _digest(file) for file in _files(aside)}
+        content = {"format": FORMAT, "files": digests, "state": dataclasses.asdict(state)}
+        (aside / STATE).write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+        for file in (*_files(aside), *(f for f in aside.rglob("*") if f.is_dir()), aside):
+            _to_disk(file)
+        shutil.rmtree(place, ignore_errors=True)
+        os.rename(aside, place)
+        _to_disk(self.folder)
+        for old in self._places()[:-KEPT]:
+            shutil.rmtree(old)
+
+    def latest(self, say: Callable[[str], None]) -> Saved | None:
+        """The last whole checkpoint; None without one. ``say`` is told of those that are broken.
+
+        Raises:
+            UserError: a checkpoint is of a format that this version does not know.
+        """
+        for place in reversed(self._places()):
+            try:
+                return _read(place)
+            except _Broken as reason:
+                say(f"refused: {place}: {reason}")
+        return None
+
+    def clear(self) -> None:
+        """Remove them all: the arm is done."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _places(self) -> list[Path]:
+        return sorted(p for p in self.folder.glob("update-*") if re.fullmatch(r"update-\d{6,}", p.name))
+
+
+class _Broken(Exception):
+    """A checkpoint that is not as it was written."""
+
+
+def _read(place: Path) -> Saved:
+    try:
+        content = read_json(place / STATE)
+    except UserError as error:
+        raise _Broken(str(error)) from error
+    if content.get("format") != FORMAT:
+        raise UserError(f"{place} has the format {content.get('format')}; this version reads {FORMAT} only")
+    there = {str(file.relative_to(place)) for file in _files(place)} - {STATE}
+    for name in sorted(there ^ set(content["files"])):
+        raise _Broken(f"{name} is {'not a part of it' if name in there else 'missing'}")
+    for name, digest in content["files"].items():
+        if _digest(place / name) != digest:
+            raise _Broken(f"{name} is not what was written")
+    with np.load(place / LOG_PROBS, allow_pickle=False) as stored:
+        keys = [tuple(key) for key in json.loads(str(stored["keys"]))]
+        log_probs = {key: stored[str(number)] for number, key in enumerate(keys)}
+    return Saved(state=ArmState(**content["state"]), learner=place / LEARNER, log_probs=log_probs)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

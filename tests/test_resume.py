@@ -1,0 +1,165 @@
+"""Going on where a run was stopped: checkpoints of an arm, whole or refused, and the same run to the last bit."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from calibrated_rl.algorithms.resume import FORMAT, STATE, ArmCheckpoints, ArmState
+from calibrated_rl.errors import UserError
+from calibrated_rl.replay.store import ReplayStore
+
+ROOT = Path(__file__).resolve().parents[1]
+LOG_PROBS = {("log-1", "hi", "yes"): np.array([np.nan, -0.5], np.float32), ("log-2",): np.zeros(0, np.float32)}
+
+
+def state(updates: int) -> ArmState:
+    metrics = [{"arm": "calibrated", "seed": 0, "update": 0, "name": "reward", "value": 0.1 + 0.2}]
+    return ArmState(
+        updates=updates, policy_tokens=7, user_tokens=8, human_turns=9, tokens_per_group=1 / 3, seen_own_tokens=True,
+        seconds=1.5, simulator="/somewhere", simulator_version=4, metrics=metrics, flaws={"user/limit": 2},
+    )  # fmt: skip
+
+
+def write_learner(folder: Path) -> None:
+    (folder / "policy").mkdir(parents=True)
+    (folder / "policy" / "weights").write_bytes(b"0123456789")
+
+
+def checkpoints(run: Path, *updates: int) -> ArmCheckpoints:
+    made = ArmCheckpoints(run, "calibrated", 0)
+    for update in updates:
+        made.save(state(update), LOG_PROBS, write_learner)
+    return made
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    made = checkpoints(tmp_path, 5, 10, 15)
+    said: list[str] = []
+    saved = made.latest(said.append)
+    assert saved is not None and not said
+    assert saved.state == state(15) and (saved.learner / "policy" / "weights").read_bytes() == b"0123456789"
+    assert list(saved.log_probs) == list(LOG_PROBS)
+    for key, values in LOG_PROBS.items():
+        np.testing.assert_array_equal(saved.log_probs[key], values)
+    assert sorted(p.name for p in made.folder.iterdir()) == ["update-000010", "update-000015"]
+    made.clear()
+    assert made.latest(said.append) is None and not said
+
+
+def test_a_broken_checkpoint_is_named_and_the_one_before_it_taken(tmp_path: Path) -> None:
+    for number, name in enumerate(("learner/policy/weights", "log_probs.npz", STATE)):
+        for harm in ("cut", "changed", "gone"):
+            made = checkpoints(tmp_path / f"{number}{harm}", 5, 10)
+            file = made.folder / "update-000010" / name
+            whole = file.read_bytes()
+            if harm == "gone":
+                file.unlink()
+            else:
+                file.write_bytes(whole[: len(whole) // 2] if harm == "cut" else b"?" + whole[1:])
+            said: list[str] = []
+            saved = made.latest(said.append)
+            assert saved is not None and saved.state.updates == 5
+            assert len(said) == 1 and "update-000010" in said[0] and Path(name).name in said[0]
+
+
+def test_what_was_not_finished_or_does_not_belong_is_not_taken(tmp_path: Path) -> None:
+    made = checkpoints(tmp_path, 5)
+    shutil.copytree(made.folder / "update-000005", made.folder / ".partial")
+    (made.folder / "update-000005" / "stranger").write_text("?")
+    said: list[str] = []
+    assert made.latest(said.append) is None
+    assert "stranger is not a part of it" in said[0]
+    made.save(state(5), LOG_PROBS, write_learner)  # over what is there
+    assert made.latest(said.append) is not None and len(said) == 1
+
+
+def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
+    made = checkpoints(tmp_path, 5)
+    file = made.folder / "update-000005" / STATE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": FORMAT + 1}))
+    with pytest.raises(UserError, match=f"update-000005 has the format {FORMAT + 1}; this version reads {FORMAT} only"):
+        made.latest(print)
+
+
+# --- the whole run ---------------------------------------------------------------------------------------------
+
+CHANGES = (
+    "arms=[calibrated_on_policy,cloned]", "training.updates=4", "training.checkpoint_every=2", "calibration.every=1",
+    "evaluation.shifted=0", "shift.estimators=[]",
+)  # fmt: skip
+
+
+def start(runs: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-u", str(ROOT / "jobs/compare.py"), str(ROOT / "tests/micro.yaml"), *CHANGES]
+    return subprocess.Popen(
+        [*command, "--runs", str(runs), "--hardware", "cpu"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True,
+    )  # fmt: skip
+
+
+def finished(runs: Path) -> str:
+    process = start(runs)
+    try:
+        printed, _ = process.communicate(timeout=400)
+    finally:
+        process.kill()
+    assert process.returncode == 0, printed[-4000:]
+    return printed
+
+
+def killed_at(runs: Path, words: str) -> str:
+    """Start the run and kill its driver as soon as it prints ``words``; what it had printed."""
+    process = start(runs)
+    assert process.stdout is not None
+    printed, deadline = "", time.monotonic() + 400
+    try:
+        for line in process.stdout:
+            printed += line
+            if words in line or time.monotonic() > deadline:
+                break
+        assert words in printed, printed[-4000:]
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(timeout=60)
+    return printed
+
+
+def arm_of(run: Path, arm: str) -> dict[str, Any]:
+    """What an arm left, without what a clock says."""
+    found = json.loads((run / "arms" / f"{arm}-0.json").read_text())
+    found["metrics"] = [m for m in found["metrics"] if not m["name"].startswith("seconds")]
+    return {name: value for name, value in found.items() if name != "seconds"}
+
+
+def rollouts(run: Path, arm: str) -> pa.Table:
+    return ReplayStore(run / "replay" / f"{arm}-0").table(kind="rollout")
+
+
+@pytest.mark.timeout(1500)
+def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    """Killed in the update after a checkpoint, and again in the next arm; with people's replies in between."""
+    finished(tmp_path / "whole")
+    runs = tmp_path / "killed"
+    killed_at(runs, "calibrated_on_policy (seed 0) update 3/4")
+    printed = killed_at(runs, "arm cloned, seed 0")
+    assert "calibrated_on_policy (seed 0) goes on after update 2" in printed
+    assert "arm calibrated_on_policy" not in finished(runs)
+    whole, resumed = tmp_path / "whole" / "micro", runs / "micro"
+    for arm in ("calibrated_on_policy", "cloned"):
+        weights = [run / "checkpoints" / f"{arm}-0" / "model.safetensors" for run in (whole, resumed)]
+        assert weights[0].read_bytes() == weights[1].read_bytes(), arm
+        assert arm_of(whole, arm) == arm_of(resumed, arm)
+        assert rollouts(whole, arm).equals(rollouts(resumed, arm)), arm
+        assert not (resumed / "resume" / f"{arm}-0").exists()
+    audit = subprocess.run([sys.executable, str(ROOT / "jobs/audit.py"), str(resumed)], capture_output=True, text=True)
+    assert audit.returncode == 0 and "it adds up" in audit.stdout, audit.stdout + audit.stderr
