@@ -23,7 +23,7 @@ def test_a_run_folder_belongs_to_one_job_and_is_free_when_that_dies(tmp_path: Pa
     folder = tmp_path / "run"
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"is being written by another job .process {other.pid} on "), exclusive(folder):
+        with pytest.raises(UserError, match=f"written by another job .process {other.pid} on "), exclusive(folder):
             pass
         other.kill()
         other.wait(timeout=30)
