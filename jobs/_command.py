@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +29,28 @@ def run(main: Callable[[], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     sys.exit(code or 0)
+
+
+CHILD = "CALIBRATED_RL_SUPERVISED"
+"""Set for a job that another process watches over."""
+
+
+def supervise(times: int) -> int | None:
+    """Run this very command in a process of its own, and again, at most ``times`` more, when that is killed.
+
+    Returns:
+        The exit code of the job; None in the job itself, or where nobody is to watch (``times`` is 0).
+    """
+    if not times or CHILD in os.environ:
+        return None
+    for left in reversed(range(times + 1)):
+        with subprocess.Popen([sys.executable, *sys.argv], env={**os.environ, CHILD: "1"}) as job:
+            signal.signal(signal.SIGTERM, lambda number, _, job=job: job.send_signal(number))  # type: ignore[misc]
+            code = job.wait()
+        if code >= 0 or code in (-signal.SIGTERM, -signal.SIGINT) or not left:
+            return code if code >= 0 else 128 - code
+        print(f"the job was killed by {signal.Signals(-code).name}; it goes on ({left} restarts left)", flush=True)
+    return None
 
 
 CLUSTER_GPUS = 7

@@ -14,9 +14,11 @@ import _command
 from compare import parser_of
 
 
-def main() -> None:
+def main() -> int:
     assert __doc__ is not None
     arguments = parser_of(__doc__).parse_intermixed_args()
+    if (code := _command.supervise(arguments.supervise)) is not None:
+        return code
 
     from calibrated_rl.config import load_config
     from calibrated_rl.evaluation.saved_run import refuse_other_settings
@@ -46,6 +48,7 @@ def main() -> None:
     if band := simulator.get("null_band"):
         print(f"Two halves of the people's own words give {number(band['low'])} to {number(band['high'])}.")
     print(f"calibrated simulator: {(folder / 'models' / 'calibrated').resolve()}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -25,6 +25,10 @@ def parser_of(description: str) -> argparse.ArgumentParser:
         "--hardware", choices=("auto", "cpu", "one_gpu", "cluster"), default="auto",
         help="which of configs/hardware to lay over the config (default: found on this machine or cluster)",
     )  # fmt: skip
+    parser.add_argument(
+        "--supervise", type=int, default=0, metavar="N",
+        help="watch over the job and start it again, from its last checkpoint, up to N times if it is killed",
+    )  # fmt: skip
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     return parser
 
@@ -96,7 +100,7 @@ def run(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, An
         return write_summary(config, parts or Parts(config, folder, progress))
 
 
-def main() -> None:
+def main() -> int:
     assert __doc__ is not None
     parser = parser_of(__doc__)
     parser.add_argument(
@@ -104,7 +108,10 @@ def main() -> None:
         help="main, or one variant of the config: parts of a study may run beside each other, or on other days",
     )  # fmt: skip
     arguments = parser.parse_intermixed_args()
+    if (code := _command.supervise(arguments.supervise)) is not None:
+        return code
     execute(arguments.config, arguments.overrides, arguments.runs, arguments.hardware, only=arguments.only)
+    return 0
 
 
 if __name__ == "__main__":

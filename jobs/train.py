@@ -9,13 +9,16 @@ import _command
 from compare import execute, parser_of
 
 
-def main() -> None:
+def main() -> int:
     assert __doc__ is not None
     parser = parser_of(__doc__)
     parser.add_argument("--arm", default="calibrated", help="start, static, interactive, calibrated_once, ...")
     arguments = parser.parse_intermixed_args()
+    if (code := _command.supervise(arguments.supervise)) is not None:
+        return code
     overrides = [*arguments.overrides, f"arms=[{arguments.arm}]", "control_arms=[]"]
     execute(arguments.config, overrides, arguments.runs, arguments.hardware, side_experiments=False)
+    return 0
 
 
 if __name__ == "__main__":

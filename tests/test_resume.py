@@ -1,9 +1,7 @@
 """Going on where a run was stopped: checkpoints of an arm, whole or refused, and the same run to the last bit."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -99,38 +98,38 @@ CHANGES = (
 )  # fmt: skip
 
 
-def start(runs: Path) -> "subprocess.Popen[str]":
+DRIVER, LEARNER, STORE = "the driver", "ray::_RankActor", "ray::ReplayService"
+
+
+def kill(watcher: int, who: str) -> None:
+    """Kill the driver that the process ``watcher`` watches, or one of the driver's actors."""
+    (driver,) = psutil.Process(watcher).children()
+    if who == DRIVER:
+        driver.kill()
+        return
+    (actor,) = [p for p in driver.children(recursive=True) if p.cmdline() and p.cmdline()[0].startswith(who)]
+    actor.kill()
+
+
+def job(runs: Path, *kills: tuple[str, str]) -> str:
+    """Run the job to its end; as soon as it says the words of each of ``kills``, kill whom they name. What it printed."""
     command = [sys.executable, "-u", str(ROOT / "jobs/compare.py"), str(ROOT / "tests/micro.yaml"), *CHANGES]
-    return subprocess.Popen(
-        [*command, "--runs", str(runs), "--hardware", "cpu"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True,
+    watcher = subprocess.Popen(
+        [*command, "--runs", str(runs), "--hardware", "cpu", "--supervise", str(len(kills))],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
     )  # fmt: skip
-
-
-def finished(runs: Path) -> str:
-    process = start(runs)
+    assert watcher.stdout is not None
+    printed, waiting, deadline = "", list(kills), time.monotonic() + 600
     try:
-        printed, _ = process.communicate(timeout=400)
-    finally:
-        process.kill()
-    assert process.returncode == 0, printed[-4000:]
-    return printed
-
-
-def killed_at(runs: Path, words: str) -> str:
-    """Start the run and kill its driver as soon as it prints ``words``; what it had printed."""
-    process = start(runs)
-    assert process.stdout is not None
-    printed, deadline = "", time.monotonic() + 400
-    try:
-        for line in process.stdout:
+        for line in watcher.stdout:
             printed += line
-            if words in line or time.monotonic() > deadline:
-                break
-        assert words in printed, printed[-4000:]
+            assert time.monotonic() < deadline, printed[-4000:]
+            if waiting and waiting[0][0] in line:
+                kill(watcher.pid, waiting.pop(0)[1])
+        code = watcher.wait(timeout=60)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait(timeout=60)
+        watcher.kill()
+    assert code == 0 and not waiting, printed[-4000:]
     return printed
 
 
@@ -147,13 +146,17 @@ def rollouts(run: Path, arm: str) -> pa.Table:
 
 @pytest.mark.timeout(1500)
 def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    """Killed in the update after a checkpoint, and again in the next arm; with people's replies in between."""
-    finished(tmp_path / "whole")
+    """The learner is killed before the first checkpoint, the driver in the update after one, the store in the next
+    arm; with people's replies in between."""
+    job(tmp_path / "whole")
     runs = tmp_path / "killed"
-    killed_at(runs, "calibrated_on_policy (seed 0) update 3/4")
-    printed = killed_at(runs, "arm cloned, seed 0")
-    assert "calibrated_on_policy (seed 0) goes on after update 2" in printed
-    assert "arm calibrated_on_policy" not in finished(runs)
+    arm = "calibrated_on_policy (seed 0)"
+    kills = ((f"{arm} update 1/4", LEARNER), (f"{arm} update 3/4", DRIVER), ("arm cloned, seed 0", STORE))
+    printed = job(runs, *kills)
+    assert printed.count("a learner rank is gone") == printed.count("the replay store is gone") == 1
+    assert printed.count("starting again from the last checkpoint (1 of 3)") == 2  # counted anew by the new driver
+    assert printed.count("the job was killed by SIGKILL; it goes on") == 1
+    assert printed.count(f"{arm} update 1/4") == 2 and printed.count(f"{arm} goes on after update 2") == 1
     whole, resumed = tmp_path / "whole" / "micro", runs / "micro"
     for arm in ("calibrated_on_policy", "cloned"):
         weights = [run / "checkpoints" / f"{arm}-0" / "model.safetensors" for run in (whole, resumed)]
