@@ -112,7 +112,8 @@ def kill(watcher: int, who: str) -> None:
 
 
 def job(runs: Path, *kills: tuple[str, str]) -> str:
-    """Run the job to its end; as soon as it says the words of each of ``kills``, kill whom they name. What it printed."""
+    """Run the job to its end, as soon as it says the words of each of ``kills`` killing whom that names; what it
+    printed."""
     command = [sys.executable, "-u", str(ROOT / "jobs/compare.py"), str(ROOT / "tests/micro.yaml"), *CHANGES]
     watcher = subprocess.Popen(
         [*command, "--runs", str(runs), "--hardware", "cpu", "--supervise", str(len(kills))],
