@@ -88,6 +88,8 @@ def test_every_part_leaves_what_it_should(study: Path) -> None:
         last = arms[arm]["shift"][-1]
         assert last["bound"]["mean"] > 0 and last["refused"] == {} and -2 < last["exploitation"]["mean"] < 2
     assert arms["static"]["shift"][-1]["simulator"] is None and arms["static"]["shift"][-1]["policy"]["mean"] > 0
+    transfer = summary["shift"]["transfer"]
+    assert transfer["all"]["policies"] == 3 * (len(transfer) - 1) and "calibrated" in transfer
     assert summary["shift"]["arm"] == "calibrated" and len(summary["shift"]["exploitation"]) == 3
     for when in ("before", "after"):
         found = summary["simulator"][when]

@@ -185,8 +185,11 @@ def test_shift_by_a_classifier_is_drawn_over_its_band(run: Path) -> None:
               "exploitation": None, "null_band": [0.0, 0.1]}  # fmt: skip
     whole = summary()
     whole["arms"]["calibrated"]["shift"] = [record | {"update": 0}, record | {"update": 10, "null_band": None}]
+    figures = {"success_ece": ci(0.2), "rank_spearman": ci(-0.4), "rank_kendall": ci(-0.3), "exploitation": ci(0.5)}
+    whole["shift"] = {"transfer": {"all": {"policies": 8, **figures}, "calibrated": {"policies": 4}}}
     (run / "summary.json").write_text(json.dumps(whole))
     page = write_report(run).read_text()
+    assert "checkpoints of all arms</td><td>8</td><td>0.20<small>" in page and "−0.40<small>" in page
     assert "Hatched on the scale: what that finds between two halves of people." in page
     assert 'alt="shift index (no bound) and exploitation"' in page
     assert len(re.findall("data:image", page)) == 10

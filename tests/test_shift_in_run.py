@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from made_up_logs import paired, population, terse, wordy
 
-from calibrated_rl.evaluation.shift_summary import latest, records_of
+from calibrated_rl.evaluation.shift_summary import latest, records_of, transfer_of
 from calibrated_rl.report.html import write_report
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.in_run import Collected, ExactReplies, bound_of, figures_of
@@ -100,6 +100,25 @@ def results() -> list[dict[str, Any]]:
         ]  # fmt: skip
         made.append({"arm": "calibrated", "seed": seed, "shift": records})
     return made
+
+
+def test_outcomes_of_all_checkpoints_say_whether_the_simulator_ranks_them_rightly() -> None:
+    """Policy 0 looks better than policy 1 with the simulator, and is worse with people."""
+    made = []
+    for seed, (simulator, human) in enumerate(((0.9, 0.1), (0.5, 0.4))):
+        outcomes = {
+            "simulator_reward": {"a": simulator, "b": simulator}, "human_reward": {"a": human, "b": human},
+            "simulator_success": {"a": 1.0, "b": 0.0}, "human_success": {"a": 1.0, "b": 1.0},
+        }  # fmt: skip
+        made.append({"arm": "interactive", "seed": seed, "shift": [{"update": 0, "outcomes": outcomes}]})
+    made += [{"arm": "static", "seed": 0, "shift": [{"update": 0, "outcomes": None}]}, {"arm": "start", "seed": 0}]
+    found = transfer_of(made)
+    assert set(found) == {"all", "interactive"} and found["all"] == found["interactive"]
+    assert found["all"]["policies"] == 2 and found["all"]["rank_spearman"]["mean"] == pytest.approx(-1)
+    assert found["all"]["exploitation"]["mean"] == pytest.approx((0.8 + 0.1) / 2)
+    assert found["all"]["success_ece"]["mean"] == pytest.approx(0.5)  # 0 said, 1 came true, in half of the cases
+    json.dumps(found, allow_nan=False)
+    assert transfer_of(results()) == {}  # no successes were noted
 
 
 def test_seeds_are_averaged_update_by_update() -> None:

@@ -94,14 +94,17 @@ def collect(
         if parts.human is not None:
             views = [sample.tokens for sample in log_samples(real, Side.USER, parts.simulator_chat)]
             exact = exact_replies(parts.human, real, views, parts.learner.log_probs(SIMULATOR, views))
+    with_simulator = met if isinstance(user, ReplicaPool) else None
     return Collected(
         update=update,
         policy=policy_log_probs(parts, logs),
         replies=replies,
         exact=exact,
         histories=None if met is None else DialogueSets(human=parts.logs[Split.MONITOR], simulator=met),
-        with_simulator=returns(met) if isinstance(user, ReplicaPool) and met is not None else None,
+        with_simulator=None if with_simulator is None else returns(with_simulator),
         with_people=None if people is None else returns(people),
+        success_with_simulator=None if with_simulator is None else successes(with_simulator),
+        success_with_people=None if people is None else successes(people),
         reward_range=float(np.ptp(parts.task.reward_range())) if isinstance(parts.task, BoundedTask) else None,
     )
 
@@ -109,6 +112,11 @@ def collect(
 def returns(dialogues: Sequence[Dialogue]) -> dict[str, float]:
     """Return of each dialogue by its scenario."""
     return {dialogue.scenario.id: dialogue.outcome.reward for dialogue in dialogues if dialogue.outcome is not None}
+
+
+def successes(dialogues: Sequence[Dialogue]) -> dict[str, float]:
+    """Whether each dialogue succeeded (1) or not (0), by its scenario."""
+    return {d.scenario.id: float(d.outcome.success) for d in dialogues if d.outcome is not None}
 
 
 def policy_log_probs(parts: Parts, logs: Sequence[Dialogue]) -> PolicyLogProbs | None:

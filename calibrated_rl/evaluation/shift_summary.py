@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calibrated_rl.shift.in_run import FIGURES
+from calibrated_rl.shift.transfer import OutcomeTransfer, PolicyOutcomes
 
+TRANSFER = ("success_ece", "rank_spearman", "rank_kendall", "exploitation")
 BY_TURN = ("policy", "simulator", "simulator_estimated", "history_shift")
 
 
@@ -26,6 +28,25 @@ def records_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         refused = {name: why for record in records for name, why in record["refused"].items()}
         merged.append({"update": update, "null_band": band, "refused": refused, **figures})
     return merged
+
+
+def transfer_of(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Does what policies earn with the simulator they train with foretell what they earn with people? Over the
+    checkpoints that were measured while training, of all arms (``all``) and of each: ``OutcomeTransfer``'s figures."""
+    outcomes: dict[str, list[PolicyOutcomes]] = {}
+    for result in results:
+        for record in result.get("shift", ()):
+            if record.get("outcomes"):
+                name = f"{result['arm']}-{result['seed']}-{record['update']}"
+                one = PolicyOutcomes(policy=name, **record["outcomes"])
+                for group in ("all", result["arm"]) if one.common() else ():
+                    outcomes.setdefault(group, []).append(one)
+    found = {}
+    for group, policies in outcomes.items():
+        measured = OutcomeTransfer().measure(policies)
+        figures = {name: measured[name].as_dict() for name in TRANSFER}
+        found[group] = {"policies": len(policies), **figures}
+    return found
 
 
 def _average(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calibrated_rl.evaluation.held_out import SETTINGS
-from calibrated_rl.evaluation.shift_summary import latest, records_of
+from calibrated_rl.evaluation.shift_summary import latest, records_of, transfer_of
 from calibrated_rl.evaluation.statistics import gap_closed, hierarchical_bootstrap
 
 PAIRS = (
@@ -71,4 +71,7 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dic
                 static, this, oracle = common_seeds(scores["static"], scores[arm], scores["oracle"])
                 interval = gap_closed(static, this, oracle) if static else None
                 closed[arm] = None if interval is None else interval.as_dict()
-    return {"arms": arms, "paired": paired, "gap_closed": closed, "shift": latest(arms), "seeds": list(seeds)}
+    shift = latest(arms)
+    if shift is not None:
+        shift["transfer"] = transfer_of(results)
+    return {"arms": arms, "paired": paired, "gap_closed": closed, "shift": shift, "seeds": list(seeds)}

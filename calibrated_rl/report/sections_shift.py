@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from calibrated_rl.report import markup, plots_shift
-from calibrated_rl.report.arms import in_order
+from calibrated_rl.report.arms import in_order, style
 from calibrated_rl.report.run_files import RunFiles
-from calibrated_rl.report.values import by_turn, finite, interval, look_up
+from calibrated_rl.report.values import by_turn, finite, interval, look_up, mapping
 
 MAPS = {"policy": "policy shift ε", "simulator": "simulator shift δ", "history_shift": "history shift"}
 
@@ -53,7 +53,26 @@ def shift_in_training(run: RunFiles) -> str:
             )
         )
         parts.append(markup.image(plots_shift.estimated_and_exact(pairs, _band(records)), "estimated and exact shift"))
-    return markup.section("Shift while training", *parts)
+    return markup.section("Shift while training", *parts, *_transfer(run))
+
+
+def _transfer(run: RunFiles) -> list[str]:
+    """A table: does reward and success with the simulator foretell what people give?"""
+    rows = []
+    for group, found in mapping(run.summary, "shift", "transfer").items():
+        label = "checkpoints of all arms" if group == "all" else style(group).label
+        ece, *others = (interval(look_up(found, name)) for name in ("success_ece", "rank_spearman", "exploitation"))
+        number = markup.plain(str(look_up(found, "policies")))
+        rows.append([markup.plain(label), number, *(markup.cell(value) for value in (ece, *others))])
+    if not rows:
+        return []
+    header = ["policies", "number", "error of success", "rank correlation", "exploitation"]
+    words = (
+        "Does what a policy earns with the simulator it trains with foretell what it earns with people? Calibration "
+        "error of success (one dialogue a scenario: by chance alone it is positive), Spearman's rank correlation of "
+        "mean rewards over checkpoints, and the difference in reward."
+    )
+    return [markup.note(words), markup.table(header, rows)]
 
 
 def _records(run: RunFiles, arm: str) -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ engines nor Ray, so that it can run beside training.
   nothing: ``sum_t delta_t = E[sum of the TVs of the turns that a dialogue has]``. ``early`` and ``late`` are its parts
   up to and after the middle turn. Every figure is on histories of the current policy with people where those are a
   program (then the bound holds for this policy, up to sampling), else on logged ones.
-- ``exploitation``: mean return with the simulator minus mean return with people, on the same scenarios.
+- ``exploitation``: mean return with the simulator minus mean return with people, on the same scenarios. ``outcomes``
+  has what both paid, by scenario, for ``transfer.py``.
 """
 
 from collections.abc import Sequence
@@ -68,6 +69,9 @@ class Collected:
     with_simulator: Scores | None
     """Return by scenario."""
     with_people: Scores | None
+    success_with_simulator: Scores | None = None
+    """0 or 1 by scenario."""
+    success_with_people: Scores | None = None
     reward_range: float | None
     """Largest minus least return of a dialogue; None where the task does not tell."""
 
@@ -80,7 +84,8 @@ def figures_of(data: Collected, null_halvings: int = 0) -> dict[str, Any]:
     Args:
         null_halvings: for the classifier's null band; 0 leaves it out.
     """
-    record: dict[str, Any] = dict.fromkeys(FIGURES) | {"update": data.update, "null_band": None, "refused": {}}
+    others: dict[str, Any] = {"update": data.update, "null_band": None, "refused": {}, "outcomes": None}
+    record: dict[str, Any] = dict.fromkeys(FIGURES) | others
     if data.policy is not None:
         record["policy"] = _shown(PolicyShift().measure(data.policy)["policy_tv"])
     words = WordsTest(WordsTest.Config(null_halvings=null_halvings))
@@ -100,6 +105,11 @@ def figures_of(data: Collected, null_halvings: int = 0) -> dict[str, Any]:
     record["history_shift"] = None if found is None else _shown(found)
     if data.with_simulator is not None and data.with_people is not None:
         record["exploitation"] = paired_difference(data.with_simulator, data.with_people).as_dict()
+        record["outcomes"] = {
+            "simulator_reward": dict(data.with_simulator), "human_reward": dict(data.with_people),
+            "simulator_success": dict(data.success_with_simulator or {}),
+            "human_success": dict(data.success_with_people or {}),
+        }  # fmt: skip
     return record
 
 
