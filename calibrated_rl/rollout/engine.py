@@ -60,11 +60,13 @@ class EngineConfig:
     """CPUs that Ray reserves for a replica."""
     num_gpus: float = 0.0
     """Share of a GPU that Ray reserves for a replica; 0: it runs on the CPU."""
+    timeout_seconds: float = 300.0
+    """For one answer or one weight update; a replica that takes longer is killed and restarted."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"engine.dtype is '{self.dtype}': choose float32 or bfloat16")
-        for name in ("max_model_len", "max_num_seqs", "kv_cache_mib", "threads"):
+        for name in ("max_model_len", "max_num_seqs", "kv_cache_mib", "threads", "timeout_seconds"):
             if getattr(self, name) < 1:
                 raise UserError(f"engine.{name} is {getattr(self, name)}: it must be at least 1")
 
@@ -281,9 +283,13 @@ def write_shared(weights: Mapping[str, Any]) -> Path:
     return Path(name)
 
 
-def engine_environment(config: EngineConfig) -> dict[str, str]:
+ROLE = "CALIBRATED_RL_ROLE"
+"""Environment variable of a replica's processes: what they serve; for people who look at a machine."""
+
+
+def engine_environment(config: EngineConfig, role: str) -> dict[str, str]:
     """Environment of a replica's process; vLLM reads it at import."""
-    environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    environment = {ROLE: role, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     if config.num_gpus == 0:
         environment |= {
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -332,8 +338,8 @@ def placement_of(config: EngineConfig) -> Any:
     return ray.util.placement_group([{"CPU": config.num_cpus} | ({"GPU": config.num_gpus} if config.num_gpus else {})])
 
 
-def start_replica(model: str, config: EngineConfig, group: Any, seed: int) -> Any:
-    """Start a replica actor in the placement group ``group`` and return its handle at once."""
+def start_replica(model: str, config: EngineConfig, group: Any, seed: int, role: str) -> Any:
+    """Start a replica actor for ``role`` in the placement group ``group`` and return its handle at once."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -346,6 +352,6 @@ def start_replica(model: str, config: EngineConfig, group: Any, seed: int) -> An
         max_concurrency=4096,
         max_restarts=-1,
         max_task_retries=0,
-        runtime_env={"env_vars": engine_environment(config)},
+        runtime_env={"env_vars": engine_environment(config, role)},
         scheduling_strategy=PlacementGroupSchedulingStrategy(group),
     ).remote(model, config, seed)

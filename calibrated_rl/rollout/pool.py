@@ -118,12 +118,10 @@ class ReplicaPool:
         replicas: int = 1,
         seed: int = 0,
         gate: WaveGate | None = None,
-        timeout_s: float = 300.0,
         start_timeout_s: float = 600.0,
     ) -> None:
         """
         Args:
-            timeout_s: for one answer or one update; a replica that takes longer is given up and restarted.
             start_timeout_s: for loading the model.
         """
         from ray.rllib.utils.actor_manager import FaultTolerantActorManager
@@ -133,12 +131,12 @@ class ReplicaPool:
         self.max_model_len = config.max_model_len
         self.version = 0
         self.gate = gate
-        self._timeout_s = timeout_s
+        self._timeout_s = config.timeout_seconds
         self._start_timeout_s = start_timeout_s
         self._weights: Any = None
         self._batch, self._in_flight = config.max_num_seqs, 0
         self._groups = [placement_of(config) for _ in range(replicas)]
-        self._actors = [start_replica(model, config, group, seed + i) for i, group in enumerate(self._groups)]
+        self._actors = [start_replica(model, config, group, seed + i, role) for i, group in enumerate(self._groups)]
         self._manager = FaultTolerantActorManager(self._actors, init_id=0)
         self._restoring = threading.Lock()
         self._given_up: set[int] = set()
