@@ -1,0 +1,129 @@
+"""The faults of jobs/chaos.py: each finds the processes of a running job and does something to them."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROLE = "CALIBRATED_RL_ROLE"
+ACTORS = {"learner": "ray::_RankActor", "store": "ray::ReplayService"}
+SLOWED, SLOW_S = 20, 5.0
+"""How many times slower, and for how long."""
+PAUSE_S, HANG_S = 3.0, 45.0
+"""A pause ends before anybody gives up on the process, a hang after that (engine.timeout_seconds is 20)."""
+
+
+class NotThere(Exception):
+    """The fault's victim is not running at the moment."""
+
+
+@dataclass
+class Target:
+    """What faults work on."""
+
+    root: psutil.Process
+    """All processes of cluster and job descend from it."""
+    job: "subprocess.Popen[str]"
+    """The watcher (--supervise) of the job's driver."""
+    command: Sequence[str]
+    """The job's command line."""
+    lose_node: Callable[[], None]
+    """Kills a worker node and adds a fresh one."""
+
+    def actor(self, name: str) -> psutil.Process:
+        """The process of the actor ``name``: learner, store, or a role of replicas."""
+        for process in self._all():
+            title = (process.cmdline() or [""])[0]
+            if name in ACTORS and title.startswith(ACTORS[name]):
+                return process
+            if name not in ACTORS and title.startswith("ray::ReplicaActor") and process.environ().get(ROLE) == name:
+                return process
+        raise NotThere(name)
+
+    def engine(self, role: str) -> psutil.Process:
+        """vLLM's own process in a replica of ``role``."""
+        for child in self.actor(role).children(recursive=True):
+            if "EngineCore" in child.name():
+                return child
+        raise NotThere(f"engine of {role}")
+
+    def driver(self) -> psutil.Process:
+        for child in psutil.Process(self.job.pid).children():
+            return child
+        raise NotThere("driver")
+
+    def _all(self) -> list[psutil.Process]:
+        return self.root.children(recursive=True)
+
+
+def _stopped(process: psutil.Process, seconds: float) -> None:
+    process.suspend()
+    threading.Timer(seconds, lambda: _resume(process)).start()
+
+
+def _resume(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):  # it was killed meanwhile
+        process.resume()
+
+
+def _slowed(process: psutil.Process) -> None:
+    """Let it run a twentieth of the time."""
+
+    def throttle() -> None:
+        end = time.monotonic() + SLOW_S
+        while time.monotonic() < end and process.is_running():
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.1)
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.1 / (SLOWED - 1))
+
+    threading.Thread(target=lambda: _quietly(throttle), daemon=True).start()
+
+
+def _quietly(call: Callable[[], Any]) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):  # killed by another fault
+        call()
+
+
+def second_driver(target: Target) -> None:
+    """A second job on the same run folder must be refused.
+
+    Raises:
+        AssertionError: it was not.
+    """
+    done = subprocess.run(
+        [sys.executable, *target.command], capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[1]
+    )
+    refused = done.returncode == 2 and "is being written by another job" in done.stderr
+    assert refused, f"a second job was not refused: {done.returncode} {done.stderr[-500:]}"
+
+
+HEAVY: dict[str, Callable[[Target], None]] = {
+    "kill_policy_replica": lambda t: t.actor("policy").kill(),
+    "kill_simulator_replica": lambda t: t.actor("simulator").kill(),
+    "kill_policy_engine": lambda t: t.engine("policy").kill(),
+    "kill_simulator_engine": lambda t: t.engine("simulator").kill(),
+    "kill_learner": lambda t: t.actor("learner").kill(),
+    "kill_store": lambda t: t.actor("store").kill(),
+    "kill_driver": lambda t: t.driver().kill(),
+    "kill_node": lambda t: t.lose_node(),
+    "hang_policy_engine": lambda t: _stopped(t.engine("policy"), HANG_S),
+}
+LIGHT: dict[str, Callable[[Target], None]] = {
+    "pause_policy_engine": lambda t: _stopped(t.engine("policy"), PAUSE_S),
+    "pause_simulator_engine": lambda t: _stopped(t.engine("simulator"), PAUSE_S),
+    "pause_policy_replica": lambda t: _stopped(t.actor("policy"), PAUSE_S),
+    "pause_learner": lambda t: _stopped(t.actor("learner"), PAUSE_S),
+    "pause_store": lambda t: _stopped(t.actor("store"), PAUSE_S),
+    "slow_policy_engine": lambda t: _slowed(t.engine("policy")),
+    "slow_simulator_engine": lambda t: _slowed(t.engine("simulator")),
+    "second_driver": second_driver,
+}

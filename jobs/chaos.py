@@ -1,0 +1,238 @@
+"""Train while things die: faults are injected into a running job on a local Ray cluster of three nodes, and counted.
+
+    python jobs/chaos.py --minutes 30 --out chaos.json
+
+About a quarter of the faults kill an engine, an actor, a node or the driver, or hang an engine until it is given up;
+the others pause or slow a process, or start a second job on the same run folder. In the end every group of dialogues
+of the finished arms must have been learned from exactly once (as jobs/audit.py counts). Writes FILE as JSON and prints
+the main figures. Exit code 1: something was lost, repeated, or never recovered; 2: a wrong argument.
+"""
+
+import argparse
+import os
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import _command
+import psutil
+
+UPDATE, ARM = re.compile(r"update \d+/\d+: reward"), re.compile(r"arm \w+, seed \d+")
+LIGHT_PAUSE_S = 4.0
+"""Between a light fault and the next one."""
+FULL = 1.5
+"""Throughput is full again with the first update that takes at most so many times the usual time."""
+GIVEN_UP_S = 240.0
+"""A job that has done no update for so long has not recovered."""
+ENOUGH = 5
+"""Updates before the first fault, which say what is usual."""
+
+
+class Watch:
+    """What a job prints, line by line, with the times of its updates."""
+
+    def __init__(self, job: "subprocess.Popen[str]", log: Path) -> None:
+        self.updates: list[tuple[float, float]] = []
+        """When each update was done, and how long after the one before (or after its arm began)."""
+        self._job, self._log = job, log
+        self._last = time.monotonic()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._job.stdout is not None
+        with self._log.open("w", encoding="utf-8") as log:
+            for line in self._job.stdout:
+                now = time.monotonic()
+                log.write(f"{now:.1f} {line}")
+                log.flush()
+                if UPDATE.search(line):
+                    self.updates.append((now, now - self._last))
+                if UPDATE.search(line) or ARM.search(line):
+                    self._last = now
+
+    def usual(self) -> float:
+        """Seconds of an update before anything happened."""
+        return statistics.median(seconds for _, seconds in self.updates[:ENOUGH])
+
+    def full_again(self, since: float, usual: float) -> float | None:
+        """When throughput was full again after ``since``."""
+        return next((at for at, took in self.updates if at - took >= since and took <= FULL * usual), None)
+
+
+def plan(seed: int) -> "Any":
+    """Names of faults, without end: a heavy one after every three light ones, each kind as often as the others."""
+    import _faults
+
+    rng = random.Random(seed)
+    heavy: list[str] = []
+    light: list[str] = []
+    while True:
+        for pool, kinds, count in ((light, _faults.LIGHT, 3), (heavy, _faults.HEAVY, 1)):
+            for _ in range(count):
+                if not pool:
+                    pool.extend(rng.sample(sorted(kinds), len(kinds)))
+                yield pool.pop()
+
+
+def main() -> int:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0, help="how long (default: 30)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
+    parser.add_argument("--config", default="configs/chaos.yaml", help="what is trained (default: %(default)s)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of the faults (default: 0)")
+    arguments = parser.parse_args()
+
+    from calibrated_rl.config import load_config
+    from calibrated_rl.errors import UserError
+    from calibrated_rl.files import write_json
+    from calibrated_rl.progress import Progress
+
+    if arguments.minutes <= 0:
+        raise UserError("--minutes must be above 0")
+    run = arguments.runs / load_config(arguments.config).name
+    if run.exists():
+        raise UserError(f"{run} is there already: remove it, so that only what happens now is counted")
+    progress = Progress()
+    result = chaos(arguments, run, progress)
+    write_json(arguments.out, result)
+    print(summary(result))
+    print(f"figures: {arguments.out.resolve()}; what the job said: {(run / 'chaos.log').resolve()}")
+    return 1 if result["lost"] or result["repeated"] or result["never_recovered"] else 0
+
+
+def chaos(arguments: argparse.Namespace, run: Path, progress: "Any") -> dict[str, Any]:
+    """Start cluster and job, inject faults until the time is up, stop both, count."""
+    from ray.cluster_utils import Cluster
+
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 300 * 2**20})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    seeds = ",".join(map(str, range(1000)))
+    command = [
+        "-u", "jobs/compare.py", arguments.config, f"seeds=[{seeds}]", "--runs", str(arguments.runs),
+        "--hardware", "cpu", "--supervise", "1000",
+    ]  # fmt: skip
+    root = Path(__file__).resolve().parents[1]
+    job = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=root,
+        env={**os.environ, "RAY_ADDRESS": cluster.address},
+    )  # fmt: skip
+    run.mkdir(parents=True)
+    try:
+        return inject(arguments, Watch(job, run / "chaos.log"), job, command, cluster, progress, run)
+    finally:
+        for child in psutil.Process(job.pid).children(recursive=True):
+            child.kill()
+        job.kill()
+        cluster.shutdown()
+
+
+def inject(
+    arguments: argparse.Namespace, watch: Watch, job: "subprocess.Popen[str]", command: list[str], cluster: "Any",
+    progress: "Any", run: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Faults one after the other; a heavy one is waited for, a light one is not."""
+    import _faults
+
+    from calibrated_rl.replay.audit import audit_run
+
+    def lose_node() -> None:
+        cluster.remove_node(sorted(cluster.worker_nodes, key=lambda node: node.unique_id)[0], allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+
+    target = _faults.Target(psutil.Process(), job, command, lose_node)
+    wait_for(lambda: len(watch.updates) >= ENOUGH, 600, job)
+    usual, began = watch.usual(), time.monotonic()
+    progress.say(f"an update takes {usual:.1f} s; faults for {arguments.minutes:g} minutes")
+    faults: Counter[str] = Counter()
+    absent: Counter[str] = Counter()
+    recoveries: list[float] = []
+    never = 0
+    for kind in plan(arguments.seed):
+        if time.monotonic() - began > 60 * arguments.minutes:
+            break
+        heavy, at = kind in _faults.HEAVY, time.monotonic()
+        try:
+            (_faults.HEAVY | _faults.LIGHT)[kind](target)
+        except (_faults.NotThere, psutil.NoSuchProcess):
+            absent[kind] += 1
+            time.sleep(1)
+            continue
+        faults[kind] += 1
+        if not heavy:
+            time.sleep(LIGHT_PAUSE_S)
+            continue
+        recovered = wait_for(lambda at=at: watch.full_again(at, usual) is not None, GIVEN_UP_S, job)  # type: ignore[misc]
+        back = watch.full_again(at, usual)
+        if recovered and back is not None:
+            recoveries.append(back - at)
+            progress.say(f"{kind}: full throughput after {back - at:.0f} s ({sum(faults.values())} faults)")
+        else:
+            never += 1
+            progress.say(f"{kind}: no full throughput after {GIVEN_UP_S:.0f} s")
+    progress.close()
+    accounts = audit_run(run)
+    problems = [f"{account.name}: {problem}" for account in accounts for problem in account.problems]
+    return {
+        "faults": dict(sorted(faults.items())),
+        "not_there": dict(absent),
+        "recovered": sum(faults.values()) - never,
+        "never_recovered": never,
+        "lost": sum("neither handed out nor dropped" in p or "missing" in p for p in problems),
+        "repeated": sum("times" in p for p in problems),
+        "problems": problems,
+        "arms_finished": len(accounts),
+        "groups": {"requested": sum(a.requested for a in accounts), "delivered": sum(a.delivered for a in accounts),
+                   "dropped": dict(sum((Counter(a.dropped) for a in accounts), Counter()))},
+        "seconds_an_update": usual,
+        "seconds_to_full_throughput": {
+            "median": statistics.median(recoveries) if recoveries else None, "max": max(recoveries, default=None),
+        },
+        "minutes": (time.monotonic() - began) / 60,
+    }  # fmt: skip
+
+
+def wait_for(condition: "Any", seconds: float, job: "subprocess.Popen[str]") -> bool:
+    """Whether ``condition`` came true in time.
+
+    Raises:
+        RuntimeError: the job ended, which it should not.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if job.poll() is not None:
+            raise RuntimeError(f"the job ended with {job.returncode}")
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def summary(result: dict[str, Any]) -> str:
+    width = shutil.get_terminal_size().columns
+    kinds = ", ".join(f"{kind} {count}" for kind, count in result["faults"].items())
+    speed = result["seconds_to_full_throughput"]
+    lines = [
+        f"{sum(result['faults'].values())} faults in {result['minutes']:.1f} minutes: {kinds}",
+        f"recovered {result['recovered']}, never {result['never_recovered']}; lost {result['lost']}, "
+        f"repeated {result['repeated']} of {result['groups']['requested']} groups in {result['arms_finished']} arms",
+    ]
+    if speed["median"] is not None:
+        lines.append(f"seconds to full throughput: median {speed['median']:.0f}, at most {speed['max']:.0f}")
+    lines += result["problems"][:10]
+    return "\n".join(line if len(line) < 3 * width else line[: 3 * width] for line in lines)
+
+
+if __name__ == "__main__":
+    _command.run(main)
