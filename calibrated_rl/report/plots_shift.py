@@ -21,13 +21,14 @@ def heat_maps(panels: Mapping[str, Mapping[str, Map]], band: tuple[float, float]
     """``panels[figure][arm]``: turn against training step, one row a figure, one column an arm; 0 to 1 in all.
     ``band``, what a classifier finds between two halves of people, is marked on the scale."""
     arms = list(dict.fromkeys(arm for by_arm in panels.values() for arm in by_arm))
-    drawn = figure(8.6, 0.5 + 1.75 * len(panels))
+    drawn = figure(8.6, 0.5 + 1.9 * len(panels))
     grid = drawn.subplots(len(panels), len(arms), squeeze=False)
     shown: AxesImage | None = None
     for row, (title, by_arm) in zip(grid, panels.items(), strict=True):
         for axes, arm in zip(row, arms, strict=True):
             axes.grid(False)
-            axes.set_title(f"{title}: {style(arm).label}")
+            # In two lines: names of figures and arms are too long to stand beside their neighbours' in one.
+            axes.set_title(f"{title}\n{style(arm).label}")
             if arm not in by_arm:
                 axes.text(0.5, 0.5, "none by construction", ha="center", va="center", transform=axes.transAxes)
                 axes.set_xticks([])

@@ -103,7 +103,8 @@ def _curve(raw: Any) -> list[tuple[float, float, int]]:
 def _ending_words(found: dict[str, Any]) -> str:
     words = (
         "The decision to end: probability that the simulator gives to ending the dialogue with a turn (the share of "
-        "its draws that do), and how often people ended it there. On the diagonal is right."
+        "its draws that do), and how often people ended it there. On the diagonal is right; but shares of few draws "
+        "scatter, which makes the curve of a right simulator, too, flatter than that."
     )
     titles = {"ending_f1": "F1", "ending_ece": "calibration error", "ending_bias": "leaves too often by"}
     for name, title in titles.items():
