@@ -119,12 +119,10 @@ class ReplicaPool:
         seed: int = 0,
         gate: WaveGate | None = None,
         timeout_s: float = 300.0,
-        start_timeout_s: float = 600.0,
     ) -> None:
         """
         Args:
             timeout_s: for one answer or one update; a replica that takes longer is given up and restarted.
-            start_timeout_s: for loading the model.
         """
         from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
@@ -134,7 +132,7 @@ class ReplicaPool:
         self.version = 0
         self.gate = gate
         self._timeout_s = timeout_s
-        self._start_timeout_s = start_timeout_s
+        self._start_timeout_s = config.start_timeout_seconds
         self._weights: Any = None
         self._batch, self._in_flight = config.max_num_seqs, 0
         self._groups = [placement_of(config) for _ in range(replicas)]
