@@ -6,6 +6,7 @@ whether the machines that the hardware configs ask for can come.
 """
 
 import ast
+import contextlib
 import copy
 import json
 import os
@@ -25,7 +26,7 @@ import yaml
 
 from calibrated_rl.config import ARMS, RunConfig, load_config
 from calibrated_rl.learner.config import LearnerConfig
-from calibrated_rl.learner.group import rank_options
+from calibrated_rl.learner.group import _RankActor, rank_options
 from calibrated_rl.rollout.engine import EngineConfig, placement_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -265,6 +266,19 @@ def test_labels_reach_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     assert labelled["label_selector"] == {"part": "learner"} and labelled["num_gpus"] == 1
     assert "label_selector" not in plain and plain["num_gpus"] == 0
     assert plain["runtime_env"]["env_vars"]["DS_ACCELERATOR"] == "cpu"
+    for right, options in ((True, labelled), (True, plain), (False, labelled | {"label_selectors": {}})):
+        with contextlib.nullcontext() if right else pytest.raises(ValueError):
+            ray.remote(_RankActor).options(**options)
+
+
+def test_labels_are_such_as_ray_takes() -> None:
+    from ray._private.label_utils import validate_label_selector, validate_node_label_syntax
+
+    for name in CLUSTERS:
+        for kind in launch(name)["available_node_types"].values():
+            validate_node_label_syntax(kind.get("labels", {}))
+    assert all(validate_label_selector(labels) is None for _, labels in demand(hardware()))
+    assert validate_label_selector({"part": "-rollout"}) is not None
 
 
 # ---- the token -------------------------------------------------------------------------------------------
