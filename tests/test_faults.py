@@ -32,7 +32,7 @@ def pool(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     for seed, name in enumerate("ab"):
         make_tiny(folder / name, ["friday seven two please", "booked friday seven two"] * 20, seed)
     tokens = ChatTokens(AutoTokenizer.from_pretrained(folder / "a"))
-    started = ReplicaPool("policy", str(folder / "a"), tokens, EngineConfig(kv_cache_mib=64), start_timeout_s=200)
+    started = ReplicaPool("policy", str(folder / "a"), tokens, EngineConfig(kv_cache_mib=64, start_timeout_seconds=200))
     started.wait_until_ready()
     started.publish(ray.put(load_file(folder / "b" / "model.safetensors")), 3)
     yield started

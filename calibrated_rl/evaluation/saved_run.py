@@ -24,10 +24,12 @@ MAY_CHANGE = (
     "arms", "seeds", "control_", "variants", "label", "training.checkpoint_every", "restarts",
     "policy.replicas", "simulator.replicas",
     *(f"{role}.engine.{key}" for role in ("policy", "simulator", "proxy") for key in (
-        "max_num_seqs", "kv_cache_mib", "threads", "eager", "num_cpus", "num_gpus", "timeout_seconds",
+        "max_num_seqs", "kv_cache_mib", "threads", "eager", "num_cpus", "num_gpus", "labels", "start_timeout",
+        "timeout_seconds",
     )),
     *(f"learner.{key}" for key in (
-        "ranks", "zero_stage", "row_tokens", "max_rows", "gradient_checkpointing", "threads", "cpus", "gpus", "timeout",
+        "ranks", "zero_stage", "row_tokens", "max_rows", "gradient_checkpointing", "threads", "cpus", "gpus", "labels",
+        "timeout",
     )),
 )  # fmt: skip
 """Settings that a run may go on with changed: what is still to do, and on what it runs."""

@@ -1,6 +1,6 @@
 """Settings of the learner and of its optimizers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from calibrated_rl.errors import UserError
 
@@ -47,6 +47,9 @@ class LearnerConfig:
     """Ray CPUs that a rank asks for."""
     gpus: float = 0.3
     """Share of a GPU that a rank asks for where Ray has GPUs; several ranks need one GPU each."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Labels of the Ray machines that a rank may run on, such as ``part: learner``; none: any machine. With labels a
+    rank asks for ``gpus`` even where Ray has no GPU yet: its machine may be one that is added on demand."""
     timeout_seconds: float = 1800.0
     """No call to the ranks waits longer."""
 

@@ -45,6 +45,22 @@ class _RankActor:
         return result if self._rank.world.rank == 0 else None
 
 
+def rank_options(config: LearnerConfig, cluster_gpus: float) -> dict[str, Any]:
+    """What a rank asks Ray for, in a cluster that has ``cluster_gpus`` at the moment.
+
+    Raises:
+        UserError: several ranks would share a GPU.
+    """
+    gpus = config.gpus if cluster_gpus > 0 or config.labels else 0
+    if gpus and config.ranks > 1 and gpus <= 0.5:
+        raise UserError(f"learner.gpus is {gpus}: {config.ranks} ranks need a GPU each, so set it to 1")
+    environment = {"OMP_NUM_THREADS": str(config.threads), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    if not gpus:
+        environment["DS_ACCELERATOR"] = "cpu"
+    options = {"num_cpus": config.cpus, "num_gpus": gpus, "runtime_env": {"env_vars": environment}}
+    return options | ({"label_selector": dict(config.labels)} if config.labels else {})
+
+
 class LearnerGroup:
     """Starts the ranks and calls them together; each call returns when all are done.
 
@@ -55,15 +71,8 @@ class LearnerGroup:
 
     def __init__(self, config: LearnerConfig) -> None:
         self.config = config
-        gpus = config.gpus if ray.cluster_resources().get("GPU", 0) > 0 else 0
-        if gpus and config.ranks > 1 and gpus <= 0.5:
-            raise UserError(f"learner.gpus is {gpus}: {config.ranks} ranks need a GPU each, so set it to 1")
-        environment = {"OMP_NUM_THREADS": str(config.threads), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-        if not gpus:
-            environment["DS_ACCELERATOR"] = "cpu"
-        actor = ray.remote(_RankActor).options(
-            num_cpus=config.cpus, num_gpus=gpus, runtime_env={"env_vars": environment}
-        )
+        options = rank_options(config, ray.cluster_resources().get("GPU", 0))
+        actor = ray.remote(_RankActor).options(**options)
         self._actors: list[Any] = [actor.remote(config) for _ in range(config.ranks)]
         places = self._wait([a.where.remote() for a in self._actors])
         address, port = places[0]

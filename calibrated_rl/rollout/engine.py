@@ -11,7 +11,7 @@ import tempfile
 import zlib
 from collections.abc import Awaitable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,12 @@ class EngineConfig:
     """CPUs that Ray reserves for a replica."""
     num_gpus: float = 0.0
     """Share of a GPU that Ray reserves for a replica; 0: it runs on the CPU."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Labels of the Ray machines that a replica may run on, such as ``part: rollout``; none: any machine."""
     timeout_seconds: float = 300.0
     """For one answer or one weight update; a replica that takes longer is killed and restarted."""
+    start_timeout_seconds: float = 600.0
+    """Longest wait for a replica to load its model; where Ray adds machines on demand, for its machine as well."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
@@ -335,7 +339,8 @@ def placement_of(config: EngineConfig) -> Any:
     """Reserve what one replica needs: a placement group of its own, so that replicas can join and leave."""
     import ray
 
-    return ray.util.placement_group([{"CPU": config.num_cpus} | ({"GPU": config.num_gpus} if config.num_gpus else {})])
+    bundle = {"CPU": config.num_cpus} | ({"GPU": config.num_gpus} if config.num_gpus else {})
+    return ray.util.placement_group([bundle], bundle_label_selector=[dict(config.labels)] if config.labels else None)
 
 
 def start_replica(model: str, config: EngineConfig, group: Any, seed: int, role: str) -> Any:

@@ -118,12 +118,8 @@ class ReplicaPool:
         replicas: int = 1,
         seed: int = 0,
         gate: WaveGate | None = None,
-        start_timeout_s: float = 600.0,
     ) -> None:
-        """
-        Args:
-            start_timeout_s: for loading the model.
-        """
+        """``gate``: turns go in waves of fixed order; see the module's docstring."""
         from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
         self.role = role
@@ -132,7 +128,7 @@ class ReplicaPool:
         self.version = 0
         self.gate = gate
         self._timeout_s = config.timeout_seconds
-        self._start_timeout_s = start_timeout_s
+        self._start_timeout_s = config.start_timeout_seconds
         self._weights: Any = None
         self._batch, self._in_flight = config.max_num_seqs, 0
         self._groups = [placement_of(config) for _ in range(replicas)]
