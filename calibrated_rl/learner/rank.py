@@ -263,7 +263,7 @@ class LearnerRank:
     def checkpoint(self, folder: str | Path) -> None:
         """Write weights, optimizer and random state of all trainable models below ``folder``.
 
-        ``learner.json`` is written last: without it the folder is not a checkpoint.
+        The checksums are written last: without them the folder is not a checkpoint.
         """
         from calibrated_rl.learner.checkpoint import write
 
@@ -273,7 +273,7 @@ class LearnerRank:
         """Replace all trainable models by those of a checkpoint.
 
         Raises:
-            UserError: the folder is not a whole checkpoint, or was written by another layout of ranks.
+            UserError: the folder is not a whole checkpoint, was altered, or is of a newer format or another layout.
         """
         from calibrated_rl.learner.checkpoint import read
 
