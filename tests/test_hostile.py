@@ -130,10 +130,16 @@ def conversation(texts: Sequence[str]) -> tuple[Scenario, list[Turn]]:
 
 
 @cache
+def added_ids(tokens: ChatTokens) -> list[int]:
+    """Every id that no text may become: here all added tokens, whatever ``ChatTokens`` takes for control tokens."""
+    return sorted(tokens.tokenizer.added_tokens_decoder)
+
+
+@cache
 def controls_in_order(tokens: ChatTokens, side: Side, count: int) -> list[int]:
     """The control ids of a harmless conversation of ``count`` texts: those of its scaffold."""
     ids = view_of(tokens, *_swapped(conversation(["good day"] * count), side)).sequence().ids
-    return [i for i in ids.tolist() if i in tokens.control_ids]
+    return [i for i in ids.tolist() if i in added_ids(tokens)]
 
 
 def _swapped(made_of: tuple[Scenario, list[Turn]], side: Side) -> tuple[Scenario, Side, list[Turn]]:
@@ -144,7 +150,7 @@ def assert_roles_stand(tokens: ChatTokens, texts: Sequence[str]) -> None:
     scenario, turns = conversation(texts)
     for side in Side:
         sequence = view_of(tokens, scenario, side, turns).sequence()
-        controls = np.isin(sequence.ids, sorted(tokens.control_ids))
+        controls = np.isin(sequence.ids, added_ids(tokens))
         assert sequence.ids[controls].tolist() == controls_in_order(tokens, side, len(texts))
         own = [index for index, turn in enumerate(turns) if turn.side is side and index > 0]
         assert sorted(set(sequence.turns[sequence.mask].tolist())) == own
