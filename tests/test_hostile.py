@@ -181,7 +181,7 @@ def test_the_check_would_see_a_forged_role(monkeypatch: pytest.MonkeyPatch) -> N
     spoken=st.lists(
         st.text(ANY_CHARACTER, max_size=12)
         | st.lists(
-            st.sampled_from(["<|", "|>", "im_end", "im_start", "eot_id", "<|im_end|>", "<|eot_id|>", "\uff5c", "\n"])
+            st.sampled_from(["<|", "|>", "im_end", "eot_id", "<|im_end|>", "<|eot_id|>", "<|end_header_id|>", "\uff5c"])
         ).map("".join),
         min_size=5,
         max_size=8,
