@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.secrets import refuse_hidden
 
 
 def import_path(path: str) -> Any:
@@ -50,6 +51,7 @@ def strict_config(cls: type, values: Mapping[str, Any] | None, where: str) -> An
     Raises:
         UserError: names the key, ``where`` it was read, and the nearest valid key.
     """
+    refuse_hidden(values or {}, where)
     schema = OmegaConf.structured(cls)
     try:
         merged = OmegaConf.merge(schema, OmegaConf.create(dict(values or {})))

@@ -16,6 +16,7 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.engine import EngineConfig
+from calibrated_rl.secrets import keep_references, masked, refuse_readable_secrets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +194,8 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
             over ``file`` in their order; ``key=value`` has the last word.
 
     Raises:
-        UserError: no such file, not YAML, an unknown key or a wrong type; names key, place and nearest key.
+        UserError: no such file, not YAML, an unknown key or a wrong type, or a secret that others can read; names key,
+            place and nearest key.
     """
     path = Path(file)
     files = [path, *(Path(text) for text in overrides if "=" not in text and text.endswith((".yaml", ".yml")))]
@@ -202,8 +204,11 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         if "=" not in text:
             raise UserError(f"'{text}' is neither key=value nor a YAML file")
     sources = [(str(each), _read(each)) for each in files]
+    for each, (where, source) in zip(files, sources, strict=True):
+        refuse_readable_secrets(source, where, each)
     if pairs:
         sources.append(("command line", OmegaConf.from_dotlist(pairs)))
+        refuse_readable_secrets(sources[-1][1], "command line")
     merged = OmegaConf.structured(RunConfig)
     for where, source in sources:
         try:
@@ -211,7 +216,7 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         except OmegaConfBaseException as error:
             raise UserError(describe_config_error(error, RunConfig, where)) from error
     try:
-        config = OmegaConf.to_object(merged)
+        config = OmegaConf.to_object(keep_references(merged))
     except OmegaConfBaseException as error:
         raise UserError(describe_config_error(error, RunConfig, str(path))) from error
     assert isinstance(config, RunConfig)
@@ -224,8 +229,19 @@ def _read(path: Path) -> Any:
         raise UserError(f"there is no config file {path}")
     try:
         return OmegaConf.load(path)
-    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from error
+
+
+def to_yaml(config: RunConfig) -> str:
+    """All settings as a file that ``load_config`` reads, without the secrets among them."""
+    return str(OmegaConf.to_yaml(OmegaConf.create(settings_of(config))))
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """All settings as plain data, without the secrets among them."""
+    settings: dict[str, Any] = masked(OmegaConf.to_container(OmegaConf.structured(config)))
+    return settings
 
 
 def variants_of(config: RunConfig, file: str | Path, overrides: Sequence[str]) -> dict[str, RunConfig]:

@@ -53,7 +53,7 @@ def read_json(file: Path, kind: type = dict) -> Any:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{file.parent} has no {file.name}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is not readable JSON: {error}") from error
     if not isinstance(content, kind):
         raise UserError(f"{file} does not hold a JSON {'object' if kind is dict else 'array'}")

@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calibrated_rl.errors import UserError
+from calibrated_rl.checksums import NAME as CHECKSUMS
+from calibrated_rl.checksums import check_checksums
+from calibrated_rl.errors import UserError, printable
 from calibrated_rl.files import read_json
 
 TINY_TEMPLATE = (
@@ -132,14 +134,32 @@ def _from_hub(spec: str, offline: bool) -> Path:
         raise UserError(f"model '{spec}': no local folder, and the hub does not give it: {reason}") from error
 
 
+def read_tokenizer(folder: Path, name: str) -> Any:
+    """The tokenizer in ``folder``; code that comes with it is not run.
+
+    Raises:
+        UserError: transformers cannot read it, or not without that code.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = printable(str(error).strip().splitlines()[0])
+        raise UserError(f"model '{name}': the tokenizer in {folder} cannot be read: {reason}") from error
+
+
 def check_folder(folder: Path, name: str) -> None:
     """Refuse a folder that could not be served or trained.
 
     Raises:
-        UserError: config, weights, tokenizer or chat template are missing or unreadable.
+        UserError: config, weights, tokenizer or chat template are missing or unreadable, or a file is not as it was
+            written.
     """
     if not folder.is_dir():
         raise UserError(f"model '{name}': {folder} is not a folder")
+    if (folder / CHECKSUMS).is_file():
+        check_checksums(folder)
     _read_config(folder)
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"model '{name}': {folder} holds no *.safetensors weights")
@@ -202,7 +222,7 @@ def shape_of(folder: Path) -> ModelShape:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"the model in {folder} is of a kind that transformers does not know: {reason}") from error
@@ -269,11 +289,12 @@ def _convert_gguf(spec: str, folder: Path) -> None:
         if expected and _sha256(whole) != expected:
             raise UserError(f"model '{spec}': the packaged file is damaged; again: {PACKAGED[spec].install}")
         where, name = str(whole.parent), whole.name
-        tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
+        tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name, trust_remote_code=False)
         add_turns(tokenizer, PACKAGED[spec])
         model = AutoModelForCausalLM.from_pretrained(
-            where, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-        )
+            where, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32,
+            trust_remote_code=False,
+        )  # fmt: skip
         if PACKAGED[spec].turn_tokens:
             end_of_turn = tokenizer.convert_tokens_to_ids(PACKAGED[spec].turn_tokens[0])
             model.generation_config.eos_token_id = [tokenizer.eos_token_id, end_of_turn]

@@ -25,7 +25,7 @@ from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR, START
 from calibrated_rl.logs.base import LogReader
 from calibrated_rl.memory import check_memory
-from calibrated_rl.models import check_context, make_tiny, resolve_model
+from calibrated_rl.models import check_context, make_tiny, read_tokenizer, resolve_model
 from calibrated_rl.progress import Progress
 from calibrated_rl.replay.actor import ReplayActor
 from calibrated_rl.replay.schema import from_table
@@ -138,11 +138,9 @@ class Parts:
 
     def _check_context(self) -> None:
         """Read the tokenizers, and refuse models and settings that are too short for the logged dialogues."""
-        from transformers import AutoTokenizer
-
         def chat(role: str, base: Path, side: Side, engine: EngineConfig, sampling: SamplingConfig) -> ChatTokens:
             check_context(base, engine.max_model_len)
-            tokens = ChatTokens(AutoTokenizer.from_pretrained(base), role)
+            tokens = ChatTokens(read_tokenizer(base, role), role)
             needed = room_for(tokens, side, self.logs[Split.CALIBRATION], sampling.max_turn_tokens)
             check_room(role, engine.max_model_len, needed)
             return tokens

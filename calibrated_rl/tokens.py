@@ -42,7 +42,7 @@ class ChatTokens:
 
     Raises:
         UserError: the tokenizer has no chat template, or one that is not prefix-preserving, has no system
-            role, or does not close a turn with a single control token.
+            role, does not close a turn with a single control token, or lets the other side's turn end in plain text.
     """
 
     def __init__(self, tokenizer: Any, name: str = "model") -> None:
@@ -53,8 +53,17 @@ class ChatTokens:
         self.control_ids = frozenset(
             i for i, token in tokenizer.added_tokens_decoder.items() if token.special
         ) | frozenset(tokenizer.all_special_ids)
-        self._plain = self._plain_encoder()
         self.scaffold, self.end_of_turn = self._take_apart()
+        self.control_ids |= self._controls_of_scaffold()
+        self._plain = self._plain_encoder()
+
+    def _controls_of_scaffold(self) -> frozenset[int]:
+        """Added tokens of the scaffold that nobody flagged as special: a role header that text can spell is a role
+        that anybody can take. White space is none; some vocabularies have line breaks as added tokens."""
+        parts = self.scaffold
+        ids = {*parts.before_system, *parts.system_to_user, *parts.user_to_own, *parts.own_to_user, self.end_of_turn}
+        added = self.tokenizer.added_tokens_decoder
+        return frozenset(i for i in ids if i in added and added[i].content.strip())
 
     def _plain_encoder(self) -> Any:
         """A copy of the tokenizer that knows no control tokens, so that text can never become one."""
@@ -83,12 +92,15 @@ class ChatTokens:
         ids = self._encode_plain(clean)
         if self.control_ids.isdisjoint(ids):
             return ids
-        known = [c if self.control_ids.isdisjoint(self._encode_plain(c)) else "?" for c in clean]
-        ids = self._encode_plain("".join(known))
+        # Each character is asked for once: turns may have a million of them.
+        unknown = {c for c in set(clean) if not self.control_ids.isdisjoint(self._encode_plain(c))}
+        known = "".join("?" if c in unknown else c for c in clean)
+        ids = self._encode_plain(known)
         if self.control_ids.isdisjoint(ids):
             return ids
         # The vocabulary itself has the control token as a word: spell by character.
-        return [i for c in known for i in self._encode_plain(c) if i not in self.control_ids]
+        spelt = {c: [i for i in self._encode_plain(c) if i not in self.control_ids] for c in set(known)}
+        return [i for c in known for i in spelt[c]]
 
     def _encode_plain(self, text: str) -> list[int]:
         return list(self._plain.encode(text, add_special_tokens=False).ids)
@@ -139,6 +151,12 @@ class ChatTokens:
         closing = self._encode_scaffold(after_own)
         if not closing or closing[0] not in self.control_ids:
             raise UserError(f"{self.name}: the chat template does not close a turn with a control token")
+        header = self._encode_scaffold(user_to_own)
+        if not any(i in self.tokenizer.added_tokens_decoder or i in self.control_ids for i in header):
+            raise UserError(
+                f"{self.name}: the chat template ends the other side's turn in plain text ({user_to_own.strip()!r}), "
+                "which that side could write itself"
+            )
         bos = self.tokenizer.bos_token or ""
         if bos and not before_system.startswith(bos) and self.tokenizer("a").input_ids[:1] == [
             self.tokenizer.bos_token_id
@@ -147,7 +165,7 @@ class ChatTokens:
         scaffold = Scaffold(
             before_system=self._encode_scaffold(before_system),
             system_to_user=self._encode_scaffold(system_to_user),
-            user_to_own=self._encode_scaffold(user_to_own),
+            user_to_own=header,
             own_to_user=closing[1:],
         )
         return scaffold, closing[0]

@@ -97,13 +97,12 @@ def start_ray() -> None:
 @contextmanager
 def started(config: "RunConfig", folder: Path, progress: "Progress") -> "Iterator[Parts]":
     """The whole system of a run, started; its settings lie in ``folder``. Stops it in the end."""
-    from omegaconf import OmegaConf
-
+    from calibrated_rl.config import to_yaml
     from calibrated_rl.parts import Parts
 
     folder.mkdir(parents=True, exist_ok=True)
     parts = Parts(config, folder, progress)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     start_ray()
     parts.start()
     try:

@@ -41,11 +41,10 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
 
-    from transformers import AutoTokenizer
-
     from calibrated_rl.dialogue import Side, Split
     from calibrated_rl.errors import UserError
     from calibrated_rl.evaluation.saved_run import check_engines_fit, open_run
+    from calibrated_rl.models import read_tokenizer
     from calibrated_rl.progress import Progress
     from calibrated_rl.rollout.conversation import ModelSpeaker, ScriptedSpeaker, converse, greeting, stable_seed
     from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
@@ -61,7 +60,7 @@ def main() -> None:
     if arguments.other == "simulator":
         models.append((Side.USER, run.model("calibrated"), run.config.simulator))
     human = run.human(task) if arguments.other == "human" else None
-    chats = [ChatTokens(AutoTokenizer.from_pretrained(folder), folder.name) for _, folder, _ in models]
+    chats = [ChatTokens(read_tokenizer(folder, folder.name), folder.name) for _, folder, _ in models]
     check_engines_fit({side.value: (config.engine, folder) for side, folder, config in models})
 
     _command.start_ray()
@@ -115,9 +114,13 @@ class Aloud:
 
 
 def show(turn: "Turn") -> None:
-    """Print a turn, with the guardrail that it tripped, if any."""
+    """Print a turn, with the guardrail that it tripped, if any. Its further lines are indented, so that it cannot pass
+    for two turns, and the terminal only shows what is said."""
+    from calibrated_rl.errors import printable
+
     flaw = f"  [{turn.flaw}]" if turn.flaw else ""
-    print(f"{turn.side.value:>6}: {turn.text}{flaw}", flush=True)
+    text = "\n        ".join(printable(line, None) for line in turn.text.split("\n"))
+    print(f"{turn.side.value:>6}: {text}{flaw}", flush=True)
 
 
 def ask() -> str | None:

@@ -303,6 +303,10 @@ def test_a_checkpoint_continues_the_same_run(folder: Path, tmp_path: Path, stage
     assert go_on(other) == expected
     with pytest.raises(UserError, match="cannot be resumed"):
         LearnerRank(LearnerConfig(zero_stage=1)).restore(tmp_path / "checkpoint")
+    weights = tmp_path / "checkpoint" / "policy" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"model\.safetensors is torn or altered"):
+        other.restore(tmp_path / "checkpoint")
     (tmp_path / "checkpoint" / "learner.json").unlink()
     with pytest.raises(UserError, match="not a whole checkpoint"):
         other.restore(tmp_path / "checkpoint")

@@ -181,6 +181,10 @@ REFUSED = {
     "drops or repeats a": TINY.replace("message['content']", "message['content'] * 2"),
     "not prefix-preserving": "{{ messages | length }}" + TINY,
     "does not close": TINY.replace("<|end|>", "\\n"),
+    "ends the other side's turn in plain text": (
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST] ' }}"
+        "{% else %}{{ m['content'] + '<|end|>' }}{% endif %}{% endfor %}"
+    ),
     "refuses a plain conversation": "{{ raise_exception('no system role') }}",
     "refuses a plain": "{% if %}",
     "renders later turns differently": TINY.replace(

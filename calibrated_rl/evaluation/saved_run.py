@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from omegaconf import OmegaConf
 
 from calibrated_rl.component import build
-from calibrated_rl.config import ARMS, RunConfig, load_config
+from calibrated_rl.config import ARMS, RunConfig, load_config, settings_of
 from calibrated_rl.errors import UserError
 from calibrated_rl.files import read_json
 from calibrated_rl.memory import RAY_AND_DRIVER, engine_needs, refuse_too_little
@@ -186,7 +185,7 @@ def refuse_other_settings(folder: Path, config: RunConfig) -> None:
 
 def changed_settings(before: RunConfig, now: RunConfig) -> list[str]:
     """Dotted keys of the settings in which two configs differ."""
-    old, new = (_flat(OmegaConf.to_container(OmegaConf.structured(config))) for config in (before, now))
+    old, new = (_flat(settings_of(config)) for config in (before, now))
     return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calibrated_rl.checksums import write_checksums
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.model import TokenLogProbs
@@ -71,6 +72,8 @@ class HostedModel:
                 dtype=getattr(torch, self.config.dtype),
                 attn_implementation="sdpa",
                 local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
             )
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be loaded as a causal language model: {error}") from error
@@ -192,6 +195,7 @@ class HostedModel:
             for pattern in TOKENIZER_FILES:
                 for file in self.path.glob(pattern):
                     shutil.copy(file, partial / file.name)
+            write_checksums(partial)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
         self.world.barrier()

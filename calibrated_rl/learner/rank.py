@@ -264,7 +264,7 @@ class LearnerRank:
         """Write weights, optimizer and random state of the trainable models in ``names`` (none named: of all) below
         ``folder``.
 
-        ``learner.json`` is written last: without it the folder is not a checkpoint.
+        The checksums are written last: without them the folder is not a checkpoint.
         """
         from calibrated_rl.learner.checkpoint import write
 
@@ -275,7 +275,7 @@ class LearnerRank:
         """Replace all trainable models by those of a checkpoint.
 
         Raises:
-            UserError: the folder is not a whole checkpoint, or was written by another layout of ranks.
+            UserError: the folder is not a whole checkpoint, was altered, or is of a newer format or another layout.
         """
         from calibrated_rl.learner.checkpoint import read
 

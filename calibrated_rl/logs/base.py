@@ -1,9 +1,15 @@
 """The protocol of a log reader: human data in, dialogues out, broken lines named and skipped."""
 
+import json
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from calibrated_rl.dialogue import Dialogue, Split
+from calibrated_rl.errors import printable
+
+MOST_NESTED = 64
+"""Levels of a record's JSON. Python's own limit depends on how deep its caller is: what is read near it could be
+neither stored nor read back elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +22,25 @@ class LogProblem:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.reason}"
+        """One line; reasons quote the file, which may hold anything."""
+        return f"{self.file}:{self.line}: {printable(self.reason)}"
+
+
+def json_problem(content: Any) -> str | None:
+    """Why JSON data cannot be kept as it is, or None: nested too deeply, or with half a surrogate pair, which escapes
+    such as \\ud800 alone spell and UTF-8 cannot."""
+    level, depth = [content], 0
+    while level:
+        depth += 1
+        if depth > MOST_NESTED:
+            return f"it is nested deeper than {MOST_NESTED} levels"
+        inner = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)]
+        level = [child for children in inner for child in children]
+    try:
+        json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return "a text holds half a surrogate pair, which is no character"
+    return None
 
 
 @runtime_checkable

@@ -15,8 +15,7 @@ from typing import Any
 
 from calibrated_rl.dialogue import Side, Split
 from calibrated_rl.errors import UserError
-from calibrated_rl.logs.base import LogProblem
-from calibrated_rl.logs.jsonl import is_unicode
+from calibrated_rl.logs.base import LogProblem, json_problem
 from calibrated_rl.tasks.casino_deals import (
     ITEMS,
     PACKAGES,
@@ -86,7 +85,7 @@ def read_records(path: Path) -> tuple[list[CasinoRecord], list[LogProblem]]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist; {WANTED}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is not readable JSON ({error}); {WANTED}") from error
     if not isinstance(content, list):
         raise UserError(f"{file} is not a JSON array; {WANTED}")
@@ -146,8 +145,8 @@ def _record(raw: Any) -> CasinoRecord:
         raise _Refused(f"the record is {type(raw).__name__}, not an object")
     if not isinstance(raw.get("dialogue_id"), int | str) or isinstance(raw.get("dialogue_id"), bool):
         raise _Refused("the record has no 'dialogue_id'")
-    if not is_unicode(raw):
-        raise _Refused("a text holds half a surrogate pair, which is no character")
+    if problem := json_problem(raw):
+        raise _Refused(problem)
     entries = _get(raw, "chat_logs", list, "the record")
     people = _get(raw, "participant_info", dict, "the record")
     if len(people) != 2:
@@ -235,7 +234,7 @@ def _submit(data: Mapping[str, Any], where: str) -> str:
         half = _get(data, key, dict, where)
         try:
             counts.append({item: int(half[item]) for item in ITEMS})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _Refused(f"{where}: '{key}' lacks the count of one of {', '.join(ITEMS)}") from error
     mine, theirs = counts
     if any(mine[i] + theirs[i] != PACKAGES or not 0 <= mine[i] <= PACKAGES for i in ITEMS):

@@ -27,7 +27,7 @@ from typing import Any
 
 from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
-from calibrated_rl.logs.base import LogProblem
+from calibrated_rl.logs.base import LogProblem, json_problem
 from calibrated_rl.tasks.base import Task
 
 WANTED = (
@@ -102,8 +102,8 @@ def _record(line: bytes, number: int) -> JsonlRecord:
         raise _Refused(f"not JSON: {error.msg} at column {error.colno}") from error
     except (ValueError, RecursionError) as error:
         raise _Refused(f"not usable JSON: {error}") from error
-    if not is_unicode(raw):
-        raise _Refused("a text holds half a surrogate pair, which is no character")
+    if problem := json_problem(raw):
+        raise _Refused(problem)
     if not isinstance(raw, dict):
         raise _Refused("the line is not a JSON object")
     if missing := [key for key in ("id", "turns") if key not in raw]:
@@ -130,15 +130,6 @@ def _record(line: bytes, number: int) -> JsonlRecord:
         split=None if split is None else Split(split),
         optional=optional,
     )
-
-
-def is_unicode(content: Any) -> bool:
-    """Whether all texts in JSON data can be written as UTF-8; escapes such as \\ud800 alone cannot."""
-    try:
-        json.dumps(content, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _finite(number: float) -> bool:

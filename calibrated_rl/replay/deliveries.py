@@ -1,5 +1,6 @@
 """The log of hand-outs: one JSON line an event, on disk before the event is answered."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -9,7 +10,24 @@ Event = dict[str, Any]
 """``update``, ``delivered`` and ``stale`` (lists of arm and group id), or ``rewind``; and ``segments``: how many
 segments there were when it happened, so that reopening replays both in the order in which they came."""
 
+_NUMBERS, _GROUPS = ("update", "rewind", "segments"), ("delivered", "stale")
 _KEYS = ({"update", "delivered", "stale", "segments"}, {"rewind", "segments"})
+
+
+def _is_event(content: Any) -> bool:
+    if not isinstance(content, dict) or set(content) not in _KEYS:
+        return False
+    groups = [content.get(key, []) for key in _GROUPS]
+    return (
+        all(type(content.get(key, 0)) is int for key in _NUMBERS)
+        and all(isinstance(each, list) for each in groups)
+        and all(map(_is_group, itertools.chain(*groups)))
+    )
+
+
+def _is_group(key: Any) -> bool:
+    """Arm and group id."""
+    return isinstance(key, list) and len(key) == 2 and all(isinstance(part, str) for part in key)
 
 
 class DeliveryLog:
@@ -36,9 +54,9 @@ class DeliveryLog:
         for number, line in enumerate(lines, start=1):
             try:
                 event = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 event = None
-            if isinstance(event, dict) and set(event) in _KEYS:
+            if _is_event(event):
                 events.append(event)
             else:
                 refused[f"{self.NAME}:{number}"] = "not an event of a replay store"

@@ -88,7 +88,9 @@ def read_segment(folder: Path, number: int) -> pa.Table:
         problem = format_problem(reader.schema)
         if problem is not None:
             raise RefusedSegment(problem)
-        return reader.read_all()
+        table = reader.read_all()
+        table.validate(full=True)  # text that is no UTF-8, offsets beyond the end: a checksum says nothing of those
+        return table
     except (pa.ArrowInvalid, OSError) as error:
         raise RefusedSegment(f"not an Arrow file: {error}") from error
 

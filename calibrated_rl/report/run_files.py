@@ -1,6 +1,7 @@
 """What the report reads from a run folder: ``summary.json``, ``metrics.parquet``, ``samples.json``, ``config.yaml``."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from pyarrow import ArrowInvalid
 from calibrated_rl.errors import UserError
 from calibrated_rl.files import read_json
 from calibrated_rl.report.values import mapping
+
+_NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 Curve = dict[int, dict[int, float]]
 """Value by seed, by update."""
@@ -48,14 +51,24 @@ def read_run(run: Path) -> RunFiles:
     if not run.is_dir():
         raise UserError(f"there is no run folder {run}")
     summary, samples = run / "summary.json", run / "samples.json"
-    figures = read_json(summary) if summary.is_file() else {}
+    figures = _drawable(read_json(summary)) if summary.is_file() else {}
     return RunFiles(
         name=str(figures.get("name") or run.resolve().name),
         summary=figures,
         metrics=_read_metrics(run / "metrics.parquet"),
-        samples=read_json(samples, list) if samples.is_file() else [],
+        samples=_drawable(read_json(samples, list)) if samples.is_file() else [],
         config=_read_config(run / "config.yaml"),
     )
+
+
+def _drawable(tree: Any) -> Any:
+    """The same with what neither UTF-8 nor XML can hold replaced in all texts, names included: halves of surrogate
+    pairs and control characters would cost the page or a plot."""
+    if isinstance(tree, dict):
+        return {_NO_TEXT.sub("\ufffd", name): _drawable(part) for name, part in tree.items()}
+    if isinstance(tree, list):
+        return [_drawable(part) for part in tree]
+    return _NO_TEXT.sub("\ufffd", tree) if isinstance(tree, str) else tree
 
 
 def _read_config(file: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from calibrated_rl.errors import printable
 from calibrated_rl.report.arms import in_order, pair_label
 from calibrated_rl.report.values import NOT_MEASURED, Interval, count, duration, interval, look_up, mapping, number
 
@@ -37,7 +38,7 @@ def table(summary: Mapping[str, Any]) -> str:
     if variants:
         blocks.append(_variants(variants))
     if summary.get("label"):
-        blocks.append(f"Note: {summary['label']}")
+        blocks.append(f"Note: {printable(str(summary['label']))}")
     return "\n\n".join(blocks)
 
 
@@ -100,6 +101,7 @@ def _short(change: str) -> str:
 
 def _grid(rows: Sequence[Sequence[str]]) -> str:
     """Aligned columns under a line, the first column to the left."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [_line(row, widths).rstrip() for row in rows]
     lines.insert(1, "─" * (sum(widths) + 2 * (len(widths) - 1)))

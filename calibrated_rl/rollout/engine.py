@@ -111,6 +111,8 @@ class Replica:
         on_gpu = config.num_gpus > 0
         args = AsyncEngineArgs(
             model=model,
+            load_format="safetensors",
+            trust_remote_code=False,
             dtype=config.dtype,  # type: ignore[arg-type]
             seed=seed,
             max_model_len=config.max_model_len,

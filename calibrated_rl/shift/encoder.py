@@ -115,8 +115,10 @@ def _load(folder: Path) -> tuple[Any, Any]:
 
     disable_progress_bar()  # it would run across the lines of whoever measures
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model = AutoModel.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"the sentence encoder in {folder} cannot be read: {error}") from error
     return tokenizer, model.eval()
