@@ -151,6 +151,10 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) -> No
     arm; with people's replies in between."""
     job(tmp_path / "whole")
     runs = tmp_path / "killed"
+    for part in ("models", "replay/logs"):  # what comes before the arms need not be done again
+        shutil.copytree(tmp_path / "whole" / "micro" / part, runs / "micro" / part)
+    for part in ("config.yaml", "simulator.json"):
+        shutil.copy(tmp_path / "whole" / "micro" / part, runs / "micro" / part)
     arm = "calibrated_on_policy (seed 0)"
     kills = ((f"{arm} update 1/4", LEARNER), (f"{arm} update 3/4", DRIVER), ("arm cloned, seed 0", STORE))
     printed = job(runs, *kills)

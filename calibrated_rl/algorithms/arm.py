@@ -87,7 +87,8 @@ class Arm:
         optimizer = OptimizerConfig(learning_rate=rate, warmup_steps=2)
         parts.learner.load(POLICY, parts.start_folder, optimizer=optimizer, seed=self.seed)
         parts.policy.publish(parts.learner.weights(POLICY), 0)
-        parts.use_simulator(parts.uncalibrated_folder)
+        # Counted anew in each arm: otherwise what a dialogue says of its simulator would hang on what ran before.
+        parts.use_simulator(parts.uncalibrated_folder, version=0)
 
     def _go_on(self, saved: Saved) -> None:
         parts, state = self.parts, saved.state
