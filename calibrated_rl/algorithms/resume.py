@@ -3,12 +3,11 @@
 One holds: the policy with its optimizer and random state (the learner's own checkpoint), the arm's counters and
 metrics, which simulator was served, and the log-probs of logs under the starting policy (they are computed once a
 run, in batches that a run which goes on would not meet again). Dialogues are not in it: the replay store has them and
-is rewound to the update of the checkpoint. It is written aside and renamed, with a digest of every file, so that it
+is rewound to the update of the checkpoint. It is written aside and renamed, with a checksum of every file, so that it
 is there whole or not at all; a broken one is named, and the one before it is taken.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrated_rl.checksums import check_checksums, write_checksums
 from calibrated_rl.errors import UserError
 from calibrated_rl.files import read_json
 
@@ -80,11 +80,11 @@ class ArmCheckpoints:
         write_learner(aside / LEARNER)
         arrays = {str(number): array for number, array in enumerate(log_probs.values())}
         np.savez(aside / LOG_PROBS, keys=json.dumps(list(log_probs)), **arrays)  # type: ignore[arg-type]
-        digests = {str(file.relative_to(aside)): _digest(file) for file in _files(aside)}
-        content = {"format": FORMAT, "files": digests, "state": dataclasses.asdict(state)}
+        content = {"format": FORMAT, "state": dataclasses.asdict(state)}
         (aside / STATE).write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
-        for file in (*_files(aside), *(f for f in aside.rglob("*") if f.is_dir()), aside):
-            _to_disk(file)
+        write_checksums(aside)
+        for path in (*aside.rglob("*"), aside):
+            _to_disk(path)
         shutil.rmtree(place, ignore_errors=True)
         os.rename(aside, place)
         _to_disk(self.folder)
@@ -123,25 +123,14 @@ def _read(place: Path) -> Saved:
         raise _Broken(str(error)) from error
     if content.get("format") != FORMAT:
         raise UserError(f"{place} has the format {content.get('format')}; this version reads {FORMAT} only")
-    there = {str(file.relative_to(place)) for file in _files(place)} - {STATE}
-    for name in sorted(there ^ set(content["files"])):
-        raise _Broken(f"{name} is {'not a part of it' if name in there else 'missing'}")
-    for name, digest in content["files"].items():
-        if _digest(place / name) != digest:
-            raise _Broken(f"{name} is not what was written")
+    try:
+        check_checksums(place)
+    except UserError as error:
+        raise _Broken(str(error)) from error
     with np.load(place / LOG_PROBS, allow_pickle=False) as stored:
         keys = [tuple(key) for key in json.loads(str(stored["keys"]))]
         log_probs = {key: stored[str(number)] for number, key in enumerate(keys)}
     return Saved(state=ArmState(**content["state"]), learner=place / LEARNER, log_probs=log_probs)
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file())
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _to_disk(path: Path) -> None:
