@@ -51,6 +51,10 @@ def parser_of() -> argparse.ArgumentParser:
     parser.add_argument(
         "--draws", type=int, default=4, metavar="N", help="replies of a live simulator to each history (default: 4)"
     )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="a setting of the runs of live simulators that is to be another one, e.g. simulator.engine.threads=2",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all figures, by turn too, as JSON")
     return parser
 
@@ -73,9 +77,9 @@ def read(arguments: argparse.Namespace, progress: "Progress") -> "Asked | tuple[
     first, second = (live(name) if name else None for name in (arguments.people, arguments.others))
     if first is not None and second is None:
         raise UserError("a live simulator is compared with another one, or stands second: LOGS RUN:MODEL")
-    people = LiveSimulator(*first, progress) if first is not None else read_source(arguments.people)
+    people = LiveSimulator(*first, progress, arguments.set) if first is not None else read_source(arguments.people)
     if second is not None:
-        others = LiveSimulator(*second, progress)
+        others = LiveSimulator(*second, progress, arguments.set)
         _command.start_ray()
         return ask(people, others, draws=arguments.draws, limit=arguments.limit, seed=arguments.seed)
     assert isinstance(people, SourceDialogues)

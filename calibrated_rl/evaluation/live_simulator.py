@@ -55,14 +55,17 @@ def live(name: str) -> tuple[Path, str] | None:
 class LiveSimulator:
     """Engines of the simulator and of the starting policy of a run; use ``started``."""
 
-    def __init__(self, folder: Path, model: str, progress: Progress) -> None:
+    def __init__(self, folder: Path, model: str, progress: Progress, overrides: Sequence[str] = ()) -> None:
         """
+        Args:
+            overrides: settings of the run as ``key=value`` that replace its own.
+
         Raises:
             UserError: the run has no such model, or its settings cannot be used here.
         """
         self.name = f"{folder}:{model}"
         self.progress = progress
-        self.parts = Parts(load_config(config_file(folder)), folder, progress)
+        self.parts = Parts(load_config(config_file(folder), overrides), folder, progress)
         start = folder / "models" / "start"
         self.policy = start if start.is_dir() else self.parts.policy_base
         self.simulator = folder / "models" / model
