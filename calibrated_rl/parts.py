@@ -18,7 +18,7 @@ from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
 from calibrated_rl.component import build, import_path
 from calibrated_rl.config import EvaluationConfig, RunConfig
-from calibrated_rl.dialogue import Dialogue, Side, Split
+from calibrated_rl.dialogue import Dialogue, Side, Split, TokenSequence
 from calibrated_rl.errors import PartLost, UserError, first_line
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
@@ -309,12 +309,17 @@ class Parts:
         new = {key: log for key, log in zip(keys, logs, strict=True) if key not in self.at_start}
         if new:
             views = [sample.tokens for sample in log_samples(list(new.values()), Side.POLICY, self.policy_chat)]
-            if not self.uses_reference:
-                self.learner.load(START, self.start_folder, trainable=False)
-            self.at_start |= dict(zip(new, self.learner.log_probs(START, views), strict=True))
-            if not self.uses_reference:
-                self.learner.unload(START)
+            self.at_start |= dict(zip(new, self.score_at_start(views), strict=True))
         return [self.at_start[key] for key in keys]
+
+    def score_at_start(self, views: Sequence[TokenSequence], temperature: float = 1.0) -> list[NDArray[np.float32]]:
+        """Log-probs [T] of the policy's views under the policy that every arm starts from, NaN where not masked."""
+        if not self.uses_reference:
+            self.learner.load(START, self.start_folder, trainable=False)
+        found = self.learner.log_probs(START, views, temperature)
+        if not self.uses_reference:
+            self.learner.unload(START)
+        return found
 
     def use_simulator(self, folder: Path, version: int | None = None) -> None:
         """Serve the simulator in ``folder``, as ``version`` or the next one."""

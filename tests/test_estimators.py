@@ -249,6 +249,26 @@ def test_outcome_transfer_by_hand() -> None:
     assert kendall(np.array([1.0, 2, 3]), np.array([1.0, 3, 2])) == pytest.approx(1 / 3)
 
 
+def test_policy_shift_from_the_policys_own_turns() -> None:
+    """The mean over draws of either policy is the total variation between the two; with a third one's it is not."""
+    rng = np.random.default_rng(0)
+    policy, clone = np.array([0.5, 0.5]), np.array([0.9, 0.1])
+    said = rng.choice(2, size=4000, p=policy)
+    names = [str(i) for i in range(len(said))]
+    found = {}
+    for drawn_from in ("policy", "logged"):
+        found[drawn_from] = PolicyShift().measure(
+            PolicyLogProbs(
+                logged=np.log(clone[said]).tolist(), policy=np.log(policy[said]).tolist(), turn=[1] * len(said),
+                dialogue=names, drawn_from=drawn_from,
+            )
+        )  # fmt: skip
+    assert found["policy"]["policy_tv"].value == pytest.approx(0.4, abs=0.02)
+    kl = float((policy * np.log(policy / clone)).sum())
+    assert found["policy"]["policy_kl"].value == pytest.approx(kl, abs=0.05)
+    assert found["logged"]["policy_tv"].value == pytest.approx(0.22, abs=0.02)  # what the wrong claim would give
+
+
 def test_policy_shift_by_hand() -> None:
     # Logged (1/2, 1/2), policy (3/4, 1/4): TV = 1/4, KL = 0.143841.
     data = PolicyLogProbs(

@@ -61,8 +61,9 @@ def test_without_a_program_there_is_an_index_and_no_bound() -> None:
     assert "null_band" not in record["shift_index"]
     banded = figures_of(nothing(replies=data, reward_range=2.0), null_halvings=1)
     per_dialogue = len(data) / len(set(data.dialogue))
-    expected_band = [2.0 * per_dialogue * limit for limit in banded["null_band"]]
-    assert banded["shift_index"]["null_band"] == pytest.approx(expected_band)
+    low, high = banded["shift_index"]["null_band"]
+    assert high == pytest.approx(2.0 * per_dialogue * banded["null_band"][1])
+    assert low < 0 == banded["null_band"][0]  # the index is not cut off at 0: chance alone must not make it positive
 
 
 def test_policy_history_and_exploitation() -> None:
@@ -81,6 +82,21 @@ def test_what_is_refused_does_not_cost_the_rest() -> None:
     record = figures_of(nothing(exact=EXACT, replies=replies(2), histories=few, reward_range=1.0))
     assert set(record["refused"]) == {"words_tv", "history_shift_tv"} and "12" not in record["refused"]["words_tv"]
     assert record["bound"]["mean"] == pytest.approx(0.75) and record["simulator_estimated"] is None
+
+
+def test_nothing_that_people_or_engines_do_costs_the_arm() -> None:
+    """Nobody says anything, a score is no number, no scenario in common: each is noted, and the rest is measured."""
+    silent = ExactReplies(human=[], simulator=[], turn=[], dialogue=[])
+    record = figures_of(nothing(exact=silent, reward_range=1.0, with_simulator={"a": 1.0}, with_people={"b": 1.0}))
+    assert set(record["refused"]) == {"exact_tv", "exploitation"}
+    assert record["simulator"] is record["bound"] is record["exploitation"] is None
+    policy = PolicyLogProbs(logged=[math.nan], policy=[-1.0], turn=[1], dialogue=["a"], drawn_from="policy")
+    broken = ExactReplies(human=[-1.0], simulator=[math.nan], turn=[1], dialogue=["a"])
+    record = figures_of(nothing(exact=broken, policy=policy, replies=replies(), reward_range=1.0))
+    assert set(record["refused"]) == {"exact_tv", "policy_tv"} and record["policy"] is None
+    # The classifier's figure stands beside the exact one, never in its place.
+    assert record["simulator"] is None and record["simulator_estimated"]["mean"] > 0.8
+    json.dumps(record, allow_nan=False)
 
 
 def results() -> list[dict[str, Any]]:

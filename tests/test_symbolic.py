@@ -341,11 +341,20 @@ def test_coverage_experiments_count_rightly() -> None:
     found = theory_coverage.coverage(3, seed=0, dialogues=60)
     assert set(found) >= {"delta_tv_counts", "epsilon_kl_counts", "delta_tv_probabilities", "epsilon_tv_probabilities"}
     assert all(row["repetitions"] == 3 and set(row["by_shift"]) == {"0.05", "0.15", "0.3"} for row in found.values())
-    below = theory_coverage.lower_bounds(4, seed=0, dialogues=60, words=True)
-    assert set(below) == {"delta_table_classifier", "epsilon_table_classifier", "delta_two_sample_test"}
+    below = theory_coverage.lower_bounds(4, seed=0, dialogues=60)
+    assert set(below) == {"delta_table_classifier", "epsilon_table_classifier"}
+    text = theory_coverage.lower_bounds(4, seed=0, dialogues=60, figures=theory_coverage.text_figures)
+    assert set(text) == {"delta_two_sample_test"}
     curve = theory_coverage.by_dialogues((40, 80), 2, seed=0)
     assert len(curve["estimators"]["delta_tv_counts"]) == 2
     json.dumps([found, below, curve], allow_nan=False)
+
+
+def test_a_share_must_reach_the_goal_together_and_at_each_size() -> None:
+    row = {"share": 0.96, "repetitions": 400, "by_shift": {"0": 0.94, "0.05": 0.97, "0.15": 0.96, "0.3": 0.97}}
+    assert theory_coverage.reaches(row, 0.95)  # 0.94 of 100 is not significantly less than 0.95
+    assert not theory_coverage.reaches(row | {"by_shift": {**row["by_shift"], "0": 0.88}}, 0.95)
+    assert not theory_coverage.reaches(row | {"share": 0.94}, 0.95)
 
 
 def test_tally_tells_inside_from_outside() -> None:

@@ -113,11 +113,14 @@ class Arm:
         if not every or self.updates % every or not self.running:
             return
         assert self.parts.served_simulator is not None
+        began = time.monotonic()
+        records = self._watch.records()  # those still being estimated are waited for, as a rule none
+        self.log({"seconds_waiting_for_shift": time.monotonic() - began}, self.updates - 1)
         state = ArmState(
             updates=self.updates, policy_tokens=self.policy_tokens, user_tokens=self.user_tokens,
             human_turns=self.human_turns, tokens_per_group=self._budget.per_group, seen_own_tokens=self._budget.seen,
             seconds=self.seconds, simulator=str(self.parts.served_simulator.resolve()),
-            simulator_version=self.parts.simulator.version, metrics=self.metrics, shift=self._watch.records(),
+            simulator_version=self.parts.simulator.version, metrics=self.metrics, shift=records,
             dropped=dict(statistics.dropped), flaws=dict(statistics.flaws), groups_dropped=statistics.groups_dropped,
         )  # fmt: skip
         self._checkpoints.save(

@@ -2,15 +2,17 @@
 
 Before the first update and after every ``shift.every``-th one, the policy and the simulator as they are now answer on
 the monitor split: the policy meets the simulator and, where people are a program, the people; both simulator and
-people reply to the same histories; logged policy turns are scored. Nothing of that is learned from. The figures
-(``shift/in_run.py``) are estimated in Ray tasks beside training and fetched when the arm is done.
+people reply to the same histories; the policy speaks where the logged one did. Nothing of that is learned from. The
+figures (``shift/in_run.py``) are estimated in Ray tasks beside training and fetched when the arm is done.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import ray
+from numpy.typing import NDArray
 
 from calibrated_rl.background import beside_training
 from calibrated_rl.calibration.sft import log_samples
@@ -93,11 +95,12 @@ def collect(
         replies = matched_with_people(parts.task, answers(parts, user, real, f"{name}-{seed}-{update}"))
         if parts.human is not None:
             views = [sample.tokens for sample in log_samples(real, Side.USER, parts.simulator_chat)]
-            exact = exact_replies(parts.human, real, views, parts.learner.log_probs(SIMULATOR, views))
+            temperature = parts.config.simulator.sampling.temperature
+            exact = exact_replies(parts.human, real, views, parts.learner.log_probs(SIMULATOR, views, temperature))
     with_simulator = met if isinstance(user, ReplicaPool) else None
     return Collected(
         update=update,
-        policy=policy_log_probs(parts, logs),
+        policy=policy_log_probs(parts, logs, f"{name}/policy-{seed}-{update}"),
         replies=replies,
         exact=exact,
         histories=None if met is None else DialogueSets(human=parts.logs[Split.MONITOR], simulator=met),
@@ -119,19 +122,34 @@ def successes(dialogues: Sequence[Dialogue]) -> dict[str, float]:
     return {d.scenario.id: float(d.outcome.success) for d in dialogues if d.outcome is not None}
 
 
-def policy_log_probs(parts: Parts, logs: Sequence[Dialogue]) -> PolicyLogProbs | None:
-    """Each logged policy turn under the start and under the current policy; None where no log has one."""
-    spoken = [log for log in logs if any(turn.side is Side.POLICY for turn in log.turns[1:])]
-    if not spoken:
+def policy_log_probs(parts: Parts, logs: Sequence[Dialogue], key: str) -> PolicyLogProbs | None:
+    """A fresh turn of the current policy wherever the logged one spoke, under both; None where no log has one.
+
+    Args:
+        key: seeds the draws.
+    """
+    points = [
+        (log, index, ordinal)
+        for log in logs
+        for ordinal, index in enumerate((i for i, t in enumerate(log.turns) if i and t.side is Side.POLICY), start=1)
+    ]
+    histories = [(log.scenario, log.turns[:index]) for log, index, _ in points]
+    drawn = asyncio.run(parts.collector.next_turns(parts.policy, Side.POLICY, histories, 1, key))
+    said = [
+        (log.id, ordinal, view)
+        for (log, _, ordinal), own in zip(points, drawn, strict=True)
+        for view in (side_view.sequence() for _, side_view in own)
+        if view.mask.any()
+    ]
+    if not said:
         return None
-    views = [sample.tokens for sample in log_samples(spoken, Side.POLICY, parts.policy_chat)]
-    logged, policy, turns, names = [], [], [], []
-    then, now = parts.log_probs_at_start(spoken), parts.learner.log_probs(POLICY, views)
-    for log, view, before, after in zip(spoken, views, then, now, strict=True):
-        for ordinal, index in enumerate(np.unique(view.turns[view.mask]), start=1):
-            own = view.mask & (view.turns == index)
-            logged.append(float(before[own].sum(dtype=np.float64)))
-            policy.append(float(after[own].sum(dtype=np.float64)))
-            turns.append(ordinal)
-            names.append(log.id)
-    return PolicyLogProbs(logged=logged, policy=policy, turn=turns, dialogue=names)
+    views, temperature = [view for _, _, view in said], parts.config.policy.sampling.temperature
+    now, then = parts.learner.log_probs(POLICY, views, temperature), parts.score_at_start(views, temperature)
+
+    def whole(found: Sequence[NDArray[np.float32]]) -> list[float]:
+        return [float(values[v.mask].sum(dtype=np.float64)) for values, v in zip(found, views, strict=True)]
+
+    return PolicyLogProbs(
+        logged=whole(then), policy=whole(now), turn=[ordinal for _, ordinal, _ in said],
+        dialogue=[name for name, _, _ in said], drawn_from="policy",
+    )  # fmt: skip

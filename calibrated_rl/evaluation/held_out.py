@@ -72,7 +72,9 @@ def measure_simulator(
     logs = parts.logs[Split.HELD_OUT][: parts.config.evaluation.logs]
     samples = log_samples(logs, Side.USER, parts.simulator_chat)
     spoken = [log for log in logs if log.user_turn_indices()]
-    log_probs = parts.learner.log_probs(SIMULATOR, [s.tokens for s in samples])
+    # As it speaks: at another temperature it is another simulator.
+    temperature = parts.config.simulator.sampling.temperature
+    log_probs = parts.learner.log_probs(SIMULATOR, [s.tokens for s in samples], temperature)
     likelihood = human_turn_likelihood(
         [dataclasses.replace(log, user_tokens=s.tokens) for log, s in zip(spoken, samples, strict=True)], log_probs
     )

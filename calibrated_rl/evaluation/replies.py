@@ -114,8 +114,11 @@ def exact_replies(
     people, simulator, ordinals, names = [], [], [], []
     for dialogue, view, values in zip(real, views, log_probs, strict=True):
         for ordinal, index in enumerate(dialogue.user_turn_indices(), start=1):
+            own = view.mask & (view.turns == index)
+            if not own.any():
+                continue  # cut off by the context: the simulator was never asked
             people.append(human.log_prob(dialogue.scenario, dialogue.turns[:index], dialogue.turns[index].text))
-            simulator.append(float(np.nansum(values[view.turns == index], dtype=np.float64)))
+            simulator.append(float(values[own].sum(dtype=np.float64)))
             ordinals.append(ordinal)
             names.append(dialogue.id)
     return ExactReplies(human=people, simulator=simulator, turn=ordinals, dialogue=names)

@@ -17,6 +17,10 @@ Map = Mapping[int, Sequence[tuple[int, Interval]]]
 """By update: figures by turn."""
 
 
+WITHOUT_SIMULATOR = ("static", "oracle")
+"""Arms that train without one."""
+
+
 def heat_maps(panels: Mapping[str, Mapping[str, Map]], band: tuple[float, float] | None) -> Figure:
     """``panels[figure][arm]``: turn against training step, one row a figure, one column an arm; 0 to 1 in all.
     ``band``, what a classifier finds between two halves of people, is marked on the scale."""
@@ -30,7 +34,8 @@ def heat_maps(panels: Mapping[str, Mapping[str, Map]], band: tuple[float, float]
             # In two lines: names of figures and arms are too long to stand beside their neighbours' in one.
             axes.set_title(f"{title}\n{style(arm).label}")
             if arm not in by_arm:
-                axes.text(0.5, 0.5, "none by construction", ha="center", va="center", transform=axes.transAxes)
+                words = "none by construction" if arm in WITHOUT_SIMULATOR else "not measured"
+                axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes)
                 axes.set_xticks([])
                 axes.set_yticks([])
                 continue

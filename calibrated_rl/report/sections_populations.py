@@ -37,7 +37,7 @@ def populations(run: RunFiles) -> str:
         shown = {when: curve for when, curve in curves.items() if curve}
         parts.append(markup.image(plots_populations.ending(shown), "calibration of the decision to end"))
     if names:
-        parts += [_verdict(figures, names), _table(figures, names)]
+        parts += [_verdict(figures, names), _others(found), _table(figures, names)]
     refused = mapping(found, "after", "populations", "refused")
     parts += [markup.note(f"Not measured: {name}: {why}") for name, why in refused.items()]
     return markup.section("The simulator's dialogues against people's", *parts)
@@ -76,6 +76,19 @@ def _verdict(figures: dict[str, dict[str, dict[str, Any]]], names: list[str]) ->
     words = f"After calibration {nearer} of {len(pairs)} figures are nearer to people's band"
     words += f"; further from it: {', '.join(further)}." if further else "; none is further from it."
     return markup.note(words + " The others were in it before and after, or are unchanged.")
+
+
+def _others(found: dict[str, Any]) -> str:
+    """The same of the figures that other sections show, which have no band for both."""
+    titles = {"classifier_accuracy": "classifier on words", "classifier_accuracy_acts": "classifier on acts",
+              "nll_per_byte": "likelihood of a byte"}  # fmt: skip
+    nearer: dict[bool, list[str]] = {True: [], False: []}
+    for name, title in titles.items():
+        before, after = (interval(look_up(found, when, name)) for when in CALIBRATION)
+        if before is not None and after is not None:
+            nearer[after.mean < before.mean].append(title)
+    words = [f"{'nearer' if better else 'not nearer'}: {', '.join(own)}" for better, own in nearer.items() if own]
+    return markup.note(f"After calibration {'; '.join(words)}.") if words else ""
 
 
 def _table(figures: dict[str, dict[str, dict[str, Any]]], names: list[str]) -> str:

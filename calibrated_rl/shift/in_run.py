@@ -3,8 +3,8 @@
 Already decided when ``figures_of`` is called: whose replies on which histories (``Collected``). It needs neither
 engines nor Ray, so that it can run beside training.
 
-- ``policy``: policy-induced shift by policy turn (``policy_shift.py``), against the policy that training started
-  from, which was cloned from the logs and stands for the logged one.
+- ``policy``: policy-induced shift by policy turn on logged histories (``policy_shift.py``), from turns of the current
+  policy, against the policy that training started from: a clone of the logged one, which stands for it.
 - ``simulator``: simulator-induced shift by user turn. Where the people are a program it is exact (``exact.py``), and
   ``simulator_estimated`` is what the classifier on words finds on the same replies; else the classifier's is all.
 - ``history_shift``: the accumulated distance of whole histories; never part of a bound.
@@ -17,22 +17,23 @@ engines nor Ray, so that it can run beside training.
   has what both paid, by scenario, for ``transfer.py``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrated_rl.errors import UserError
+from calibrated_rl.errors import UserError, first_line
 from calibrated_rl.evaluation.statistics import Scores, paired_difference, ratio_interval
 from calibrated_rl.shift.base import Estimate, MatchedReplies
 from calibrated_rl.shift.exact import exact_shift
 from calibrated_rl.shift.history_shift import HistoryShift
-from calibrated_rl.shift.interface import DialogueSets, Estimator
+from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.shift.policy_shift import PolicyLogProbs, PolicyShift
 from calibrated_rl.shift.two_sample_words import WordsTest
 
+T = TypeVar("T")
 FIGURES = (
     "policy", "simulator", "simulator_estimated", "history_shift", "bound", "shift_index", "exploitation",
 )  # fmt: skip
@@ -86,41 +87,48 @@ def figures_of(data: Collected, null_halvings: int = 0) -> dict[str, Any]:
     """
     others: dict[str, Any] = {"update": data.update, "null_band": None, "refused": {}, "outcomes": None}
     record: dict[str, Any] = dict.fromkeys(FIGURES) | others
-    if data.policy is not None:
-        record["policy"] = _shown(PolicyShift().measure(data.policy)["policy_tv"])
-    words = WordsTest(WordsTest.Config(null_halvings=null_halvings))
-    found = _measured(words, data.replies, "words_tv", record["refused"])
-    if data.replies is not None and found is not None:
-        record["simulator"] = record["simulator_estimated"] = _shown(found)
-        if found.null_low is not None:
-            record["null_band"] = [found.null_low, found.null_high]
-        if data.exact is None and data.reward_range is not None:
-            record["shift_index"] = index_of(found, len(set(data.replies.dialogue)), data.reward_range)
-    if data.exact is not None:
-        record["simulator"] = _shown(data.exact.shift()["tv"])
-        if data.reward_range is not None:
-            record["bound"] = bound_of(data.exact, data.reward_range)
-    history = HistoryShift(HistoryShift.Config(null_halvings=0))
-    found = _measured(history, data.histories, "history_shift_tv", record["refused"])
-    record["history_shift"] = None if found is None else _shown(found)
-    if data.with_simulator is not None and data.with_people is not None:
-        record["exploitation"] = paired_difference(data.with_simulator, data.with_people).as_dict()
+
+    def measured(name: str, measure: Callable[[], T]) -> T | None:
+        """What ``measure`` finds; None if these data do not allow it, which is noted under ``name``."""
+        try:
+            return measure()
+        except (UserError, ValueError) as error:
+            record["refused"][name] = first_line(error)
+            return None
+
+    if (policy := data.policy) is not None:
+        found = measured("policy_tv", lambda: PolicyShift().measure(policy)["policy_tv"])
+        record["policy"] = None if found is None else _shown(found)
+    if (replies := data.replies) is not None:
+        words = WordsTest(WordsTest.Config(null_halvings=null_halvings))
+        figures = measured("words_tv", lambda: words.measure(replies))
+        if figures is not None:
+            tv = figures["words_tv"]
+            record["simulator"] = record["simulator_estimated"] = _shown(tv)
+            if tv.null_low is not None:
+                record["null_band"] = [tv.null_low, tv.null_high]
+            if data.exact is None and data.reward_range is not None:
+                people = len(set(replies.dialogue))
+                record["shift_index"] = index_of(figures["words_accuracy"], people, data.reward_range)
+    if (exact := data.exact) is not None:
+        found = measured("exact_tv", lambda: exact.shift()["tv"])
+        # What a classifier finds never stands where the exact figure is meant to.
+        record["simulator"] = None if found is None else _shown(found)
+        if (reward_range := data.reward_range) is not None and found is not None:
+            record["bound"] = bound_of(exact, reward_range)
+    if (histories := data.histories) is not None:
+        history = HistoryShift(HistoryShift.Config(null_halvings=null_halvings))
+        found = measured("history_shift_tv", lambda: history.measure(histories)["history_shift_tv"])
+        record["history_shift"] = None if found is None else _shown(found)
+    if (simulator := data.with_simulator) is not None and (human := data.with_people) is not None:
+        difference = measured("exploitation", lambda: paired_difference(simulator, human).as_dict())
+        record["exploitation"] = difference
         record["outcomes"] = {
-            "simulator_reward": dict(data.with_simulator), "human_reward": dict(data.with_people),
+            "simulator_reward": dict(simulator), "human_reward": dict(human),
             "simulator_success": dict(data.success_with_simulator or {}),
             "human_success": dict(data.success_with_people or {}),
         }  # fmt: skip
     return record
-
-
-def _measured(estimator: Estimator[Any], data: Any, name: str, refused: dict[str, str]) -> Estimate | None:
-    if data is None:
-        return None
-    try:
-        return estimator.measure(data)[name]
-    except UserError as error:
-        refused[name] = str(error)
-        return None
 
 
 def bound_of(replies: ExactReplies, reward_range: float) -> dict[str, Any]:
@@ -134,15 +142,19 @@ def bound_of(replies: ExactReplies, reward_range: float) -> dict[str, Any]:
     return interval.as_dict() | _halves(turn, reward_range * tv / first.sum())
 
 
-def index_of(found: Estimate, dialogues: int, reward_range: float) -> dict[str, Any]:
-    """The same sum with the classifier's figures in place of the total variations; bounds nothing. ``null_band``,
-    where the classifier has one, is what the sum would be with the band's limits in every turn."""
-    turn = np.array([t.turn for t in found.by_turn])
-    turns_R = np.array([reward_range * t.count / dialogues for t in found.by_turn])
-    parts = turns_R * np.array([t.value for t in found.by_turn])
+def index_of(accuracy: Estimate, dialogues: int, reward_range: float) -> dict[str, Any]:
+    """The same sum with the classifier's ``2a - 1`` in place of the total variations; bounds nothing.
+
+    Turn by turn it may be negative: cut off at 0, chance alone would make the sum positive. ``null_band``, where the
+    classifier has one, is what the sum would be with the band's limits in every turn.
+    """
+    turn = np.array([t.turn for t in accuracy.by_turn])
+    turns_R = np.array([reward_range * t.count / dialogues for t in accuracy.by_turn])
+    parts = turns_R * (2 * np.array([t.value for t in accuracy.by_turn]) - 1)
     index: dict[str, Any] = {"mean": float(parts.sum())} | _halves(turn, parts)
-    if found.null_low is not None and found.null_high is not None:
-        index["null_band"] = [found.null_low * float(turns_R.sum()), found.null_high * float(turns_R.sum())]
+    if accuracy.null_low is not None and accuracy.null_high is not None:
+        limits = (accuracy.null_low, accuracy.null_high)
+        index["null_band"] = [(2 * limit - 1) * float(turns_R.sum()) for limit in limits]
     return index
 
 
@@ -154,4 +166,5 @@ def _halves(turn: NDArray[Any], parts: NDArray[np.float64]) -> dict[str, float]:
 def _shown(found: Estimate) -> dict[str, Any]:
     """Overall and by turn, as the report reads it."""
     shown = dict(found.as_dict())
-    return {key: shown[key] for key in ("mean", "low", "high", "by_turn", "notes")}
+    band = {} if shown["null_band"] is None else {"null_band": shown["null_band"]}
+    return {key: shown[key] for key in ("mean", "low", "high", "by_turn", "notes")} | band

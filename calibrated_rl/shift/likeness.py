@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.shift.base import Estimate
-from calibrated_rl.shift.interface import DialogueEstimator, DialogueSets, Floats, bootstrap, people_of
+from calibrated_rl.shift.interface import Band, DialogueEstimator, DialogueSets, Floats, bootstrap, people_of
 from calibrated_rl.shift.traits import DIMENSIONS, TRAITS, trait_tables
 
 LEAST = 8
@@ -92,11 +92,23 @@ class Likeness(DialogueEstimator):
         if config.rounds < 1:
             raise UserError(f"likeness: 'rounds' must be at least 1, not {config.rounds}")
         super().__init__(config.null_halvings, config.seed)
+        self._kept: list[int] | None = None
+        """Traits of the whole sets, while halves of them are compared: a band is of the same traits as its figure."""
+
+    def null_bands(self, sets: DialogueSets) -> dict[str, Band]:
+        human, simulator, _ = trait_tables(sets, "likeness")
+        self._kept = [k for k in range(len(TRAITS)) if min(_known(human, k), _known(simulator, k)) >= LEAST]
+        try:
+            return super().null_bands(sets)
+        finally:
+            self._kept = None
 
     def compare(self, sets: DialogueSets) -> dict[str, Estimate]:
         human, simulator, by_goal = trait_tables(sets, "likeness")
         people = people_of(sets.human), people_of(sets.simulator)
-        kept = [k for k in range(len(TRAITS)) if min(_known(human, k), _known(simulator, k)) >= LEAST]
+        kept = self._kept
+        if kept is None:
+            kept = [k for k in range(len(TRAITS)) if min(_known(human, k), _known(simulator, k)) >= LEAST]
         if not kept:
             raise UserError(f"likeness needs at least {LEAST} dialogues with user turns on each side")
 

@@ -1,10 +1,12 @@
 """Policy-induced shift ``eps_t = E_h TV(policy(.|h), logged policy(.|h))``: conditional, and per policy turn.
 
-Where both policies can score a turn, it follows from logged turns ``a`` without bias, as in ``exact.py``:
+Where both policies can score a turn, it follows without bias from turns ``a`` that one of them has said on the logged
+histories, as in ``exact.py``:
 
-    TV = E_{a ~ logged} [(1 - policy(a|h) / logged(a|h))_+]
+    TV = E_{a ~ logged} [(1 - policy(a|h) / logged(a|h))_+] = E_{a ~ policy} [(1 - logged(a|h) / policy(a|h))_+]
 
-on the *logged* histories. Already decided: the whole turn is scored, end-of-turn token included, at temperature 1.
+The turns must be draws of the very policy that stands below the line: with logged turns and a clone's probabilities
+it is no total variation. Already decided: the whole turn is scored, end-of-turn token included.
 
 Where the logged policy's probabilities are unknown, draw the policy's turn on each logged history and give the pairs,
 ``mirrored``, to any two-sample test on matched replies.
@@ -12,6 +14,7 @@ Where the logged policy's probabilities are unknown, draw the policy's turn on e
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from calibrated_rl.dialogue import Turn
 from calibrated_rl.errors import UserError
@@ -22,7 +25,7 @@ from calibrated_rl.shift.interface import Estimator
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyLogProbs:
-    """One entry for each logged policy turn; all have length N."""
+    """One entry for each policy turn on a logged history; all have length N."""
 
     logged: Sequence[float]
     """Log-prob in nats of the turn under the policy that was logged."""
@@ -31,12 +34,15 @@ class PolicyLogProbs:
     turn: Sequence[int]
     """Which policy turn of its dialogue, from 1; the greeting is none."""
     dialogue: Sequence[str]
+    drawn_from: Literal["logged", "policy"] = "logged"
+    """Who said the turns."""
 
 
 class PolicyShift(Estimator[PolicyLogProbs]):
-    """``policy_tv`` (0 to 1) and ``policy_kl`` (nats, ``KL(logged || policy)``), overall and by turn.
+    """``policy_tv`` (0 to 1) and ``policy_kl`` (nats; of the policy that said the turns from the other: ``KL(logged ||
+    policy)`` or ``KL(policy || logged)``), overall and by turn.
 
-    ``measure`` raises UserError without turns, and ValueError for a logged turn that the logged policy cannot say, or a
+    ``measure`` raises UserError without turns, and ValueError for a turn that the policy that said it cannot say, or a
     log-probability above 0 or not a number.
     """
 
@@ -50,8 +56,11 @@ class PolicyShift(Estimator[PolicyLogProbs]):
     def measure(self, data: PolicyLogProbs) -> dict[str, Estimate]:
         if not len(data.logged):
             raise UserError("policy shift: there are no logged policy turns to measure it on")
+        said_by, other = data.logged, data.policy
+        if data.drawn_from == "policy":
+            said_by, other = other, said_by
         found = exact_shift(
-            data.logged, data.policy, turn=data.turn, dialogue=list(data.dialogue), seed=self.config.seed
+            said_by, other, turn=data.turn, dialogue=list(data.dialogue), seed=self.config.seed
         )
         names = {"tv": "policy_tv", "kl": "policy_kl"}
         notes = tuple(n.replace("replies", "turns").replace("simulator", "policy") for n in found["kl"].notes)

@@ -9,7 +9,7 @@ estimator ``PolicyShift`` (``epsilon_*_probabilities``) works on *logged* histor
 value there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,19 +121,20 @@ def _log(table: Floats, index: tuple[Any, ...]) -> Floats:
         return np.asarray(np.log(table[index]).ravel())
 
 
-def lower_figures(made: Construction, drawn: Dialogues, seed: int, *, words: bool) -> Figures:
-    """Lower bounds of total variation: the table classifier, and on request the test of ``classifier.py`` on the
-    same dialogues spelled out as words."""
+def lower_figures(made: Construction, drawn: Dialogues, seed: int) -> Figures:
+    """Lower bounds of total variation that know the symbols: the table classifier on both sides."""
     truths = _truths(made)
     sides = {"delta": Pairs.of_users(made.world, drawn), "epsilon": Pairs.of_policies(made.world, drawn)}
-    figures = {
+    return {
         f"{kind}_table_classifier": (table_classifier(pairs, seed=seed), truths[f"{kind}_tv"])
         for kind, pairs in sides.items()
     }
-    if words:
-        test = TwoSampleTest(TwoSampleTest.Config(null_halvings=0, seed=seed))
-        figures["delta_two_sample_test"] = (test.measure(as_words(drawn)).tv, truths["delta_tv"])
-    return figures
+
+
+def text_figures(made: Construction, drawn: Dialogues, seed: int) -> Figures:
+    """The lower bound that runs use, the test of ``classifier.py``, on the dialogues spelled out as words."""
+    test = TwoSampleTest(TwoSampleTest.Config(null_halvings=0, seed=seed))
+    return {"delta_two_sample_test": (test.measure(as_words(drawn)).tv, _truths(made)["delta_tv"])}
 
 
 def as_words(drawn: Dialogues) -> MatchedReplies:
@@ -169,15 +170,26 @@ def coverage(repetitions: int, seed: int, dialogues: int = DIALOGUES) -> dict[st
     return _summaries(tallies)
 
 
-def lower_bounds(repetitions: int, seed: int, dialogues: int = DIALOGUES, *, words: bool) -> dict[str, dict[str, Any]]:
-    """Lower bounds, each asked ``repetitions`` times, at no shift and at the sizes of ``SHIFTS`` in turn."""
+def lower_bounds(
+    repetitions: int, seed: int, dialogues: int = DIALOGUES, figures: Callable[..., Figures] = lower_figures
+) -> dict[str, dict[str, Any]]:
+    """The lower bounds of ``figures``, each asked ``repetitions`` times, at no shift and at the sizes of ``SHIFTS`` in
+    turn."""
     tallies: dict[str, dict[float, Tally]] = {}
     sizes = (NULL, *SHIFTS)
     for i in range(repetitions):
         shift = sizes[i % len(sizes)]
         made, drawn, _ = _case(shift, (seed, 2, i), dialogues)
-        _tally(tallies, shift, lower_figures(made, drawn, i, words=words), lower_bound=True)
+        _tally(tallies, shift, figures(made, drawn, i), lower_bound=True)
     return _summaries(tallies)
+
+
+def reaches(row: Mapping[str, Any], goal: float) -> bool:
+    """Whether a share reaches ``goal``: over all sizes of shift together, and at none of them significantly less (95 %
+    limit of a binomial share)."""
+    each = row["repetitions"] / len(row["by_shift"])
+    room = 1.96 * np.sqrt(goal * (1 - goal) / each)
+    return bool(row["share"] >= goal and min(row["by_shift"].values()) >= goal - room)
 
 
 def _tally(tallies: dict[str, dict[float, Tally]], key: float, figures: Figures, *, lower_bound: bool) -> None:
@@ -211,7 +223,7 @@ def by_dialogues(counts: tuple[int, ...], repetitions: int, seed: int, shift: fl
             made, drawn, rng = _case(shift, (seed, 3, i), dialogues)
             two_sided = count_figures(made, drawn, i, plug_in=True) | probability_figures(made, drawn, i, rng)
             _tally(tallies, shift, two_sided, lower_bound=False)
-            _tally(tallies, shift, lower_figures(made, drawn, i, words=False), lower_bound=True)
+            _tally(tallies, shift, lower_figures(made, drawn, i), lower_bound=True)
         for name, tally in tallies.items():
             result["estimators"].setdefault(name, []).append(tally[shift].summary())
     return result

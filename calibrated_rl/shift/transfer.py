@@ -19,7 +19,7 @@ often, and the note has the probability of that in every case.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
@@ -95,6 +95,9 @@ class OutcomeTransfer(Estimator[Sequence[PolicyOutcomes]]):
                 seed=self.config.seed,
             )
         }
+        if {p.simulator_success[key] for p, key in pairs} <= {0.0, 1.0}:
+            note = "rates from one dialogue each: by chance alone it is positive, and it has no band"
+            found["success_ece"] = replace(found["success_ece"], null_low=None, null_high=None, notes=(note,))
         found |= self._exploitation(data, common)
         return found | self._ranks(data, common)
 
