@@ -30,18 +30,20 @@ Found = Mapping[str, Mapping[float, list[Point]]]
 
 
 def draw(file: Path, result: Mapping[str, Any], found: Found) -> None:
-    """Nine panels, written as PNG to ``file``.
+    """Twelve panels, written as PNG to ``file``.
 
     Args:
         result: what ``jobs/validate_theory.py`` writes.
         found: the points behind it, ``theory.all_points``.
     """
     with plot_style():
-        page = figure(14, 12)
-        panels = page.subplots(3, 3)
+        page = figure(14, 16)
+        panels = page.subplots(4, 3)
         for column, reward in enumerate(("per_turn", "terminal")):
             _growth(panels[0, column], found, reward)
             _saturation(panels[1, column], found, reward)
+            _trainings(panels[3, column], found, result["regret"], reward)
+        _regret_by_shift(panels[3, 2], result["regret"])
         _bound(panels[0, 2], found)
         _slope(panels[1, 2], result)
         _remedies(panels[2, 0], result["remedies"])
@@ -65,6 +67,40 @@ def _growth(axes: Axes, found: Found, reward: Any) -> None:
     axes.set_ylabel("gap (units of R)")
     if reward == "per_turn":
         axes.legend(fontsize=7)
+
+
+def _trainings(axes: Axes, found: Found, regrets: Mapping[str, Any], reward: Any) -> None:
+    """Gap of a fixed policy (lines) and regret of the policy that training finds (points), both as a share of what can
+    be earned, for static and for interactive training."""
+    horizon, shift = np.arange(1, HORIZON + 1), 0.1
+    most = horizon if reward == "per_turn" else 1
+    for training, colour, marker in (("static", "#E69F00", "s"), ("interactive", "#2F6DB3", "o")):
+        gap = gaps(found["persistent"][shift], training, reward).mean(axis=0)  # type: ignore[arg-type]
+        axes.plot(horizon, gap / most, color=colour, label=f"gap, {training}")
+        lost = regrets["regret"][training][reward][f"{shift:.4g}"]
+        axes.plot(regrets["horizons"], lost, color=colour, marker=marker, linestyle=":", label=f"regret, {training}")
+    axes.set_ylim(0, 1)
+    axes.set_title(f"Gap of a fixed policy, regret of the trained one\n({REWARD_TITLES[reward]}; shift {shift:g})")
+    axes.set_xlabel("turns H")
+    axes.set_ylabel("share of what can be earned")
+    axes.legend(fontsize=7)
+
+
+def _regret_by_shift(axes: Axes, regrets: Mapping[str, Any]) -> None:
+    """Regret at the longest horizon against the size of shift."""
+    for arm, colour in (("static", "#E69F00"), ("static_q", "#9A9A96"), ("interactive", "#2F6DB3")):
+        for reward, style in (("per_turn", "-"), ("terminal", "--")):
+            by_shift = regrets["regret"][arm][reward]
+            shifts = sorted(by_shift, key=float)
+            label = f"{arm}, {REWARD_TITLES[reward]}"
+            axes.plot([float(s) for s in shifts], [by_shift[s][-1] for s in shifts], style, color=colour, label=label)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    longest = regrets["horizons"][-1]
+    axes.set_title(f"Regret of the trained policy at H = {longest}\n(persistent; static_q: by Q of logs)")
+    axes.set_xlabel("shift in every turn")
+    axes.legend(fontsize=7)
 
 
 def _saturation(axes: Axes, found: Found, reward: Any) -> None:
