@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import psutil
-import pyarrow as pa
 import pytest
 
 from calibrated_rl.algorithms.resume import FORMAT, STATE, ArmCheckpoints, ArmState
@@ -141,8 +140,9 @@ def arm_of(run: Path, arm: str) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name != "seconds"}
 
 
-def rollouts(run: Path, arm: str) -> pa.Table:
-    return ReplayStore(run / "replay" / f"{arm}-0").table(kind="rollout")
+def rollouts(run: Path, arm: str) -> str:
+    """All that an arm learned from, to the last digit, as text: there NaN is NaN (log-probs of what nobody sampled)."""
+    return repr(ReplayStore(run / "replay" / f"{arm}-0").table(kind="rollout").to_pylist())
 
 
 @pytest.mark.timeout(1500)
@@ -167,7 +167,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) -> No
         weights = [run / "checkpoints" / f"{arm}-0" / "model.safetensors" for run in (whole, resumed)]
         assert weights[0].read_bytes() == weights[1].read_bytes(), arm
         assert arm_of(whole, arm) == arm_of(resumed, arm)
-        assert rollouts(whole, arm).equals(rollouts(resumed, arm)), arm
+        assert rollouts(whole, arm) == rollouts(resumed, arm), arm
         assert not (resumed / "resume" / f"{arm}-0").exists()
     audit = subprocess.run([sys.executable, str(ROOT / "jobs/audit.py"), str(resumed)], capture_output=True, text=True)
     assert audit.returncode == 0 and "it adds up" in audit.stdout, audit.stdout + audit.stderr
