@@ -12,6 +12,15 @@ from typing import Any
 from calibrated_rl.errors import UserError
 
 
+def to_disk(path: Path) -> None:
+    """Make what was written to a file, or renamed in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """While nobody else on this machine, or on one that shares its file system, has ``folder``; makes the folder.

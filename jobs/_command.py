@@ -91,7 +91,9 @@ def start_ray() -> None:
     if "RAY_ADDRESS" in os.environ:
         ray.init(**options)
     else:
-        ray.init(include_dashboard=False, log_to_driver=False, object_store_memory=1536 * 2**20, **options)
+        # local: never the cluster that somebody has started on this machine for something else
+        options |= {"address": "local", "object_store_memory": 1536 * 2**20}
+        ray.init(include_dashboard=False, log_to_driver=False, **options)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from calibrated_rl.checksums import check_checksums, write_checksums
 from calibrated_rl.errors import UserError
-from calibrated_rl.files import read_json
+from calibrated_rl.files import read_json, to_disk
 
 FORMAT = 1
 STATE, LEARNER, LOG_PROBS = "arm.json", "learner", "log_probs.npz"
@@ -84,10 +84,10 @@ class ArmCheckpoints:
         (aside / STATE).write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
         write_checksums(aside)
         for path in (*aside.rglob("*"), aside):
-            _to_disk(path)
+            to_disk(path)
         shutil.rmtree(place, ignore_errors=True)
         os.rename(aside, place)
-        _to_disk(self.folder)
+        to_disk(self.folder)
         for old in self._places()[:-KEPT]:
             shutil.rmtree(old)
 
@@ -131,11 +131,3 @@ def _read(place: Path) -> Saved:
         keys = [tuple(key) for key in json.loads(str(stored["keys"]))]
         log_probs = {key: stored[str(number)] for number, key in enumerate(keys)}
     return Saved(state=ArmState(**content["state"]), learner=place / LEARNER, log_probs=log_probs)
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.files import to_disk
 from calibrated_rl.replay.schema import format_problem
 
 _SEGMENT = re.compile(r"segment-(\d{6,})\.arrow")
@@ -33,16 +34,7 @@ def write_whole(path: Path, write: Callable[[Any], Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    to_disk(path.parent)
 
 
 def write_segment(folder: Path, number: int, table: pa.Table) -> None:
