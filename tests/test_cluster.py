@@ -5,16 +5,13 @@ by way of what Ray's autoscaler reads from them, through the same validator, so 
 whether the machines that the hardware configs ask for can come.
 """
 
-import ast
 import contextlib
 import copy
 import json
-import os
 import re
 import shlex
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,36 +20,29 @@ import jsonschema
 import pytest
 import ray
 import yaml
+from cluster_files import (
+    CLUSTER,
+    CLUSTERS,
+    CODE,
+    LAUNCHER,
+    MANIFESTS,
+    RAY,
+    ROOT,
+    STARTING,
+    Tree,
+    demand,
+    hardware,
+    load,
+    text_of,
+)  # fmt: skip
+from image_files import image_folders, image_user, requirements
 
 from calibrated_rl.config import ARMS, RunConfig, load_config
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.group import _RankActor, rank_options
 from calibrated_rl.rollout.engine import EngineConfig, placement_of
 
-ROOT = Path(__file__).resolve().parents[1]
-CLUSTER = ROOT / "cluster"
-RAY = Path(ray.__file__).parent
-CODE = "/home/ray/calibrated_rl/"
-"""Where the image has the repository's files."""
-LAUNCHER = ("aws.yaml", "gcp.yaml")
-CLUSTERS = (*LAUNCHER, "kuberay-raycluster.yaml", "kuberay-rayjob.yaml")
-"""Files with the two groups of GPU machines."""
-MANIFESTS = tuple(sorted(path.name for path in CLUSTER.glob("kuberay-*.yaml")))
-STARTING = (*CLUSTERS, "kuberay-rayservice.yaml", "sky.yaml", "slurm.sh")
-"""Files that start a Ray."""
-
-Tree = dict[str, Any]
-
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
-
-
-def text_of(name: str) -> str:
-    return (CLUSTER / name).read_text()
-
-
-def load(name: str) -> Tree:
-    tree: Tree = yaml.safe_load(text_of(name))
-    return tree
 
 
 def schema(name: str) -> Tree:
@@ -175,20 +165,6 @@ def launch(name: str) -> Tree:
         {"metadata": {"name": "test", "namespace": "test"}, "spec": cluster_of(load(name))}
     )
     return derived
-
-
-def hardware(*overrides: str) -> RunConfig:
-    files = [str(ROOT / "configs" / "hardware" / f"{name}.yaml") for name in ("cluster", "labelled")]
-    return load_config(ROOT / "configs" / "dev.yaml", [*files, *overrides])
-
-
-def demand(config: RunConfig) -> list[tuple[dict[str, float], dict[str, str]]]:
-    """Resources and labels of everything that a run places."""
-    engines = [config.policy.engine] * config.policy.replicas + [config.simulator.engine] * config.simulator.replicas
-    engines.append(config.proxy.engine)
-    ranks = [(config.learner.cpus, config.learner.gpus, config.learner.labels)] * config.learner.ranks
-    places = [(engine.num_cpus, engine.num_gpus, engine.labels) for engine in engines] + ranks
-    return [({"CPU": cpus, "GPU": gpus}, labels) for cpus, gpus, labels in places]
 
 
 def unplaced(config: RunConfig, launched: Tree) -> list[dict[str, str]]:
@@ -438,244 +414,3 @@ def test_containers_hold_together(name: str) -> None:
     assert str(Path(token).parent) in image_folders()
     # The defaults of the launcher would install a Ray over the image's.
     assert not any("ray-wheels" in command for command in check_launcher(config)["head_setup_commands"])
-
-
-# ---- serving ---------------------------------------------------------------------------------------------
-
-
-def fields_of(file: Path, name: str) -> set[str]:
-    """Annotated fields of a class and of its bases in the same file, from the source: importing takes long."""
-    classes = {node.name: node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)}
-    node = classes[name]
-    annotated = [each.target for each in node.body if isinstance(each, ast.AnnAssign)]
-    fields = {target.id for target in annotated if isinstance(target, ast.Name)}
-    for base in node.bases:
-        if isinstance(base, ast.Name) and base.id in classes:
-            fields |= fields_of(file, base.id)
-    return fields
-
-
-def vllm_fields() -> set[str]:
-    from importlib.util import find_spec
-
-    spec = find_spec("vllm")
-    assert spec is not None and spec.submodule_search_locations
-    return fields_of(Path(spec.submodule_search_locations[0]) / "engine" / "arg_utils.py", "AsyncEngineArgs")
-
-
-def unknown_in_service(serve: Tree) -> list[str]:
-    """What Ray Serve, ``ray.serve.llm`` or vLLM does not know of a service's configuration."""
-    from ray.serve.config import AutoscalingConfig
-    from ray.serve.schema import ServeDeploySchema
-
-    llm = RAY / "llm/_internal/serve/core"
-    wrong = []
-    for application in ServeDeploySchema(**serve).applications:
-        module, _, function = application.import_path.partition(":")
-        source = RAY.parent / module.replace(".", "/") / "__init__.py"
-        functions = {node.name for node in ast.parse(source.read_text()).body if isinstance(node, ast.FunctionDef)}
-        wrong += [function] if function not in functions else []
-        wrong += list(application.args.keys() - fields_of(llm / "ingress/builder.py", "LLMServingArgs"))
-        for model in application.args["llm_configs"]:
-            wrong += list(model.keys() - fields_of(llm / "configs/llm_config.py", "LLMConfig"))
-            loading = fields_of(llm / "configs/llm_config.py", "ModelLoadingConfig")
-            wrong += list(model["model_loading_config"].keys() - loading)
-            wrong += list(model["engine_kwargs"].keys() - vllm_fields())
-            deployment = fields_of(RAY / "serve/_private/config.py", "DeploymentConfig")
-            wrong += list(model["deployment_config"].keys() - deployment)
-            AutoscalingConfig(**model["deployment_config"]["autoscaling_config"])
-    return wrong
-
-
-def test_service_is_known_to_ray() -> None:
-    text = load("kuberay-rayservice.yaml")["spec"]["serveConfigV2"]
-    assert unknown_in_service(yaml.safe_load(text)) == []
-    for right, wrong in (
-        ("build_openai_app", "build_open_ai_app"),
-        ("model_source", "model_sauce"),
-        ("max_model_len", "max_model_length"),
-        ("deployment_config", "deployment_configs"),
-    ):
-        with pytest.raises((AssertionError, KeyError)):
-            assert unknown_in_service(yaml.safe_load(text.replace(right, wrong))) == []
-    for right, wrong in (("import_path", "import_paths"), ("min_replicas: 1", "min_replicas: -1")):
-        with pytest.raises(ValueError):
-            unknown_in_service(yaml.safe_load(text.replace(right, wrong)))
-
-
-def test_service_serves_a_policy_that_a_config_trains() -> None:
-    service = load("kuberay-rayservice.yaml")
-    (application,) = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]
-    (model,) = application["args"]["llm_configs"]
-    run, checkpoints, policy = Path(model["model_loading_config"]["model_source"]).relative_to(CODE + "runs").parts
-    config = load_config(ROOT / "configs" / f"{run}.yaml")
-    arm, _, seed = policy.rpartition("-")
-    assert (checkpoints, config.name) == ("checkpoints", run) and arm in config.arms and int(seed) in config.seeds
-    assert model["engine_kwargs"]["max_model_len"] == config.policy.engine.max_model_len
-    (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
-    assert group["maxReplicas"] >= model["deployment_config"]["autoscaling_config"]["max_replicas"]
-
-
-# ---- Slurm -----------------------------------------------------------------------------------------------
-
-SLURM_OPTIONS = {
-    "job-name", "nodes", "exclusive", "ntasks-per-node", "cpus-per-task", "gpus-per-node", "mem", "time", "output",
-}  # fmt: skip
-
-
-def wrong_directives(script: str) -> list[str]:
-    """#SBATCH lines that sbatch would not read: malformed, not known, or after the first command."""
-    lines, wrong, begun = script.splitlines(), [], False
-    for line in lines:
-        directive = re.fullmatch(r"#SBATCH --([a-z-]+)(=\S+)?", line)
-        if line.startswith("#SBATCH"):
-            known = directive is not None and directive[1] in SLURM_OPTIONS
-            wrong += [line] if begun or not known else []
-        begun = begun or bool(line and not line.startswith("#"))
-    return wrong
-
-
-def test_slurm_directives() -> None:
-    script = text_of("slurm.sh")
-    assert script.startswith("#!/usr/bin/env bash\n") and wrong_directives(script) == []
-    assert len(re.findall(r"^#SBATCH", script, re.M)) == len(SLURM_OPTIONS)
-    values = dict(re.findall(r"^#SBATCH --([a-z-]+)=(\S+)$", script, re.M))
-    needed = sum(resources["GPU"] for resources, _ in demand(hardware()))
-    assert int(values["nodes"]) * int(values["gpus-per-node"]) >= needed and values["ntasks-per-node"] == "1"
-    for wrong in ("#SBATCH --node=2", "#SBATCH -- nodes=2", "#SBATCH --mem = 2G"):
-        assert wrong_directives(script.replace("#SBATCH --nodes=2", wrong)) == [wrong]
-    assert wrong_directives(script + "#SBATCH --nodes=2\n") == ["#SBATCH --nodes=2"]
-
-
-def test_slurm_script_runs_with_stand_ins(tmp_path: Path) -> None:
-    """It asks for the token first, and gives every machine the command that starts Ray and the job."""
-    for name, body in (("scontrol", "printf 'n1\\nn2\\n'"), ("srun", 'printf "%s\\n" "$RAY_AUTH_MODE" "$@"')):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path), "SLURM_SUBMIT_DIR": str(ROOT)}
-    environment |= {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2"}
-
-    def run(**more: str) -> subprocess.CompletedProcess[str]:
-        command = ["bash", str(CLUSTER / "slurm.sh"), "configs/dev.yaml", "training.updates=3"]
-        return subprocess.run(command, env=environment | more, capture_output=True, text=True, timeout=60)
-
-    refused = run()
-    assert refused.returncode == 2 and "There is no token" in refused.stderr and not refused.stdout
-    (tmp_path / "token").write_text("made up")
-    done = run(RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"))
-    assert done.returncode == 0, done.stderr
-    mode, *words = done.stdout.splitlines()
-    assert mode == "token" and "made up" not in done.stdout
-    assert words[words.index("--address") + 1] == "n1:6379" and words[words.index("--min-nodes") + 1] == "2"
-    assert words[-6:] == ["configs/dev.yaml", "--hardware", "cluster", "--runs", "runs", "training.updates=3"]
-
-
-# ---- the image -------------------------------------------------------------------------------------------
-
-
-def stages(text: str) -> dict[str, list[tuple[str, str]]]:
-    """Instructions of each stage of a Dockerfile by its name, FROM first; the name of one without a name is empty."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    found: dict[str, list[tuple[str, str]]] = {}
-    for line in "\n".join(lines).replace("\\\n", " ").splitlines():
-        word, _, rest = line.partition(" ")
-        if word == "FROM":
-            found[rest.partition(" AS ")[2]] = []
-        list(found.values())[-1].append((word, " ".join(rest.split())))
-    return found
-
-
-def image() -> dict[str, list[tuple[str, str]]]:
-    return stages((ROOT / "Dockerfile").read_text())
-
-
-def image_user() -> int:
-    """Numeric user of the images."""
-    (user,) = {rest for name in ("cpu", "gpu") for word, rest in image()[name] if word == "USER"}
-    return int(user.partition(":")[0])
-
-
-def image_folders() -> set[str]:
-    """Folders that both images make for their user."""
-    cpu, gpu = (" ".join(rest for word, rest in image()[name] if word == "RUN") for name in ("cpu", "gpu"))
-    return set(re.findall(r"(?<= )/home\S*", cpu)) & set(re.findall(r"(?<= )/home\S*", gpu))
-
-
-def requirements() -> dict[str, str]:
-    """Requirements of the package by name."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    every = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
-    return {re.split(r"[\[<>=!~]", each)[0]: each for each in reversed(every)}
-
-
-def image_problems(text: str) -> list[str]:
-    """What a Dockerfile must not be: unpinned, run by root, without health check or token, naming what is not there."""
-    found, problems = stages(text), []
-    for name, instructions in found.items():
-        base = instructions[0][1].partition(" AS ")[0]
-        if base not in found and not re.fullmatch(r"[\w./-]+:\d[\w.-]*(@sha256:[0-9a-f]{64})?", base):
-            problems.append(f"{name}: {base} is not pinned")
-        for word, rest in instructions:
-            words = [each for each in rest.split() if not each.startswith("--")]
-            source = re.search(r"--from=(\S+)", rest)
-            if word == "COPY" and source and source[1] not in found:
-                problems.append(f"{name}: no stage {source[1]}")
-            if word == "COPY" and not source:
-                problems += [f"{name}: no {each}" for each in words[:-1] if not (ROOT / each).exists()]
-            if word == "ADD":
-                problems.append(f"{name}: ADD")
-    for name in ("cpu", "gpu"):
-        last = dict(found.get(name, []))  # the last of each kind counts
-        if not re.fullmatch(r"[1-9]\d*:[1-9]\d*", last.get("USER", "")):
-            problems.append(f"{name}: root")
-        if "CMD" not in last.get("HEALTHCHECK", ""):
-            problems.append(f"{name}: no health check")
-        if "RAY_AUTH_MODE=token" not in last.get("ENV", ""):
-            problems.append(f"{name}: no token")
-    return problems
-
-
-def test_dockerfile() -> None:
-    text = (ROOT / "Dockerfile").read_text()
-    assert image_problems(text) == [] and list(stages(text)) == ["build-cpu", "build-gpu", "cpu", "gpu"]
-    for right, wrong, problem in (
-        ("ubuntu:24.04 AS cpu", "ubuntu AS cpu", "cpu: ubuntu is not pinned"),
-        ("ubuntu:24.04 AS cpu", "ubuntu:latest AS cpu", "cpu: ubuntu:latest is not pinned"),
-        ("COPY jobs jobs", "COPY job jobs", "build-cpu: no job"),
-        ("--from=build-gpu", "--from=build-tpu", "gpu: no stage build-tpu"),
-        ("USER 1000:1000", "USER 0:0", "gpu: root"),
-        ("HEALTHCHECK", "LABEL", "cpu: no health check"),
-        ("RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled", "gpu: no token"),
-    ):
-        assert right in text and problem in image_problems(text.replace(right, wrong))
-
-
-def test_health_check_is_answered_without_a_token() -> None:
-    (check,) = {rest for name in ("cpu", "gpu") for word, rest in image()[name] if word == "HEALTHCHECK"}
-    port, path = re.findall(r"http://127\.0\.0\.1:(\d+)(/[\w/]+)", check)[0]
-    assert f'"{path}"' in (RAY / "dashboard/http_server_agent.py").read_text()
-    assert f"DEFAULT_DASHBOARD_AGENT_LISTEN_PORT = {port}\n" in (RAY / "_private/ray_constants.py").read_text()
-    assert all("wget" in packages for packages in apt_packages().values())
-
-
-def apt_packages() -> dict[str, list[str]]:
-    """What the final images install from the archive."""
-    return {
-        name: re.findall(r"--no-install-recommends ([^&]*)", " ".join(rest for _, rest in image()[name]))[0].split()
-        for name in ("cpu", "gpu")
-    }
-
-
-def test_image_installs_what_the_project_asks_for() -> None:
-    """The lines of pip name what Makefile and pyproject.toml name, with the same pins."""
-    makefile = (ROOT / "Makefile").read_text()
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    run = [rest for name in ("build-cpu", "build-gpu") for _, rest in image()[name]]
-    lines = [line.strip() for rest in run for line in rest.split("&&")]
-    torch, bare, cpu, vllm, gpu = (shlex.split(line) for line in lines if line.startswith("pip install"))
-    assert f"TORCH := {torch[-1]}\n" in makefile
-    assert f"TORCH_INDEX := {torch[torch.index('--index-url') + 1]}\n" in makefile
-    assert torch[-1].startswith(requirements()["torch"])
-    assert f"install {' '.join(bare[2:])}\n" in makefile
-    assert cpu[2:4] == ["-c", "constraints-cpu.txt"] and vllm[2:] == extras["gpu"]
-    assert (cpu[-1], gpu[-1]) == (".[cpu]", ".[gpu,clouds]") and {"cpu", "gpu", "clouds"} <= extras.keys()

@@ -197,6 +197,8 @@ class LearnerGroup:
             )
             if not done:
                 raise PartLost("the learner's weights were not gathered in time")
+        # What a dead rank owes is ready, too, as an error that would be laid at the door of whoever fetches it.
+        self._call("check", name)
         return refs[0]
 
     def save(self, name: str, folder: str | Path) -> None:
