@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 
 from calibrated_rl.rollout.engine import (
     EngineConfig,
@@ -30,6 +30,9 @@ from calibrated_rl.tokens import ChatTokens
 
 FAILURES = (RayActorError, EngineFailure, TimeoutError)
 """What a call raises whose replica is of no more use: the actor died, its engine did, or there was no answer."""
+
+UPDATE_FAILURES = (RayError, TimeoutError)
+"""What a weight update raises: after any error in it, a replica may hold weights of two versions."""
 
 PROBE_S = 1.0
 """Pause between looks whether a replica is back; it takes tens of seconds to load its model."""
@@ -130,6 +133,8 @@ class ReplicaPool:
         self._timeout_s = config.timeout_seconds
         self._start_timeout_s = config.start_timeout_seconds
         self._weights: Any = None
+        self._last_failure = ""
+        """Why the last weight update failed that did."""
         self._batch, self._in_flight = config.max_num_seqs, 0
         self._groups = [placement_of(config) for _ in range(replicas)]
         self._actors = [start_replica(model, config, group, seed + i, role) for i, group in enumerate(self._groups)]
@@ -207,7 +212,8 @@ class ReplicaPool:
         for index, reference in references.items():
             try:
                 ray.get(reference, timeout=self._timeout_s)
-            except FAILURES:
+            except UPDATE_FAILURES as error:
+                self._last_failure = cause_of(error)
                 self._retire(index, lives[index])
         if not self._manager.healthy_actor_ids():
             self.restore()
@@ -234,7 +240,8 @@ class ReplicaPool:
                     continue
                 break
             if not self._manager.healthy_actor_ids():
-                raise TimeoutError(f"no {self.role} replica came back within {self._start_timeout_s} s")
+                cause = f" (the last failed with {self._last_failure})" if self._last_failure else ""
+                raise TimeoutError(f"no {self.role} replica came back within {self._start_timeout_s} s{cause}")
 
     def _take_back(self, index: int) -> None:
         """Put a restarted replica, which has the weights it was first started with, into service again."""
@@ -243,7 +250,8 @@ class ReplicaPool:
             ray.get(actor.start.remote(), timeout=self._timeout_s)
             if self._weights is not None:
                 ray.get(actor.update_weights.remote(self._weights, self.version), timeout=self._timeout_s)
-        except FAILURES:
+        except UPDATE_FAILURES as error:
+            self._last_failure = cause_of(error)
             self._retire(index, life)
         else:
             self._manager.set_actor_state(index, healthy=True)
