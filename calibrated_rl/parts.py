@@ -19,7 +19,8 @@ from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
 from calibrated_rl.component import build, import_path
 from calibrated_rl.config import EvaluationConfig, RunConfig
 from calibrated_rl.dialogue import Dialogue, Side, Split, TokenSequence
-from calibrated_rl.errors import PartLost, UserError, first_line
+from calibrated_rl.errors import PartLost, UserError, first_line, is_no_room
+from calibrated_rl.files import wait_for_room
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR, START
@@ -286,15 +287,21 @@ class Parts:
         self.ask_store("append", list(dialogues))
 
     def ask_store(self, method: str, *arguments: Any, **named: Any) -> Any:
-        """Call a method of the replay store (``ReplayService``).
+        """Call a method of the replay store (``ReplayService``), again if its disk was full: what failed for that
+        reason left no trace.
 
         Raises:
             PartLost: the store's process is gone, or does not answer.
         """
-        try:
-            return ray.get(getattr(self.store, method).remote(*arguments, **named), timeout=2 * STORE_TIMEOUT_S)
-        except (RayActorError, GetTimeoutError) as error:
-            raise PartLost(f"the replay store is gone: {first_line(error)}") from error
+        while True:
+            try:
+                return ray.get(getattr(self.store, method).remote(*arguments, **named), timeout=2 * STORE_TIMEOUT_S)
+            except (RayActorError, GetTimeoutError) as error:
+                raise PartLost(f"the replay store is gone: {first_line(error)}") from error
+            except OSError as error:
+                if not is_no_room(error):
+                    raise
+                wait_for_room(self.folder, self.say)
 
     @property
     def uses_reference(self) -> bool:

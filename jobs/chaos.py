@@ -115,7 +115,8 @@ def chaos(arguments: argparse.Namespace, run: Path, progress: "Any") -> dict[str
     from ray.cluster_utils import Cluster
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 300 * 2**20})
+    # No CPUs on the head: everything that asks for some runs on the workers, which are killed.
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 300 * 2**20})
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     seeds = ",".join(map(str, range(1000)))
@@ -147,8 +148,11 @@ def inject(
 
     from calibrated_rl.replay.audit import audit_run
 
+    rng = random.Random(arguments.seed)
+
     def lose_node() -> None:
-        cluster.remove_node(sorted(cluster.worker_nodes, key=lambda node: node.unique_id)[0], allow_graceful=False)
+        nodes = sorted(cluster.worker_nodes, key=lambda node: node.unique_id)
+        cluster.remove_node(rng.choice(nodes), allow_graceful=False)
         cluster.add_node(num_cpus=1)
 
     target = _faults.Target(psutil.Process(), job, command, lose_node)
