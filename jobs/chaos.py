@@ -98,7 +98,7 @@ def main() -> int:
     parser.add_argument("--config", default="configs/chaos.yaml", help="what is trained (default: %(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the faults (default: 0)")
-    parser.add_argument("--only", action="append", default=[], metavar="KIND", help="this kind of fault; may be repeated")
+    parser.add_argument("--only", action="append", default=[], metavar="KIND", help="this kind alone; may be repeated")
     arguments = parser.parse_args()
 
     import _faults
