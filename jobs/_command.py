@@ -106,8 +106,8 @@ def started(config: "RunConfig", folder: Path, progress: "Progress") -> "Iterato
     parts = Parts(config, folder, progress)
     (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     start_ray()
-    parts.start()
     try:
+        parts.start()
         yield parts
     finally:
         parts.stop()
