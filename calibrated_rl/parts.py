@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, RayActorError
@@ -31,7 +30,7 @@ from calibrated_rl.memory import check_memory
 from calibrated_rl.models import check_context, make_tiny, read_tokenizer, resolve_model
 from calibrated_rl.progress import Progress
 from calibrated_rl.replay.actor import ReplayActor
-from calibrated_rl.replay.schema import from_table
+from calibrated_rl.replay.schema import from_table, to_table
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.context import check_room, room_for
 from calibrated_rl.rollout.conversation import SamplingConfig
@@ -286,12 +285,11 @@ class Parts:
 
     def dialogues_of(self, arm: str, update: int) -> list[Dialogue]:
         """What an arm collected for an update, in its order; from the store that is open."""
-        table = self.ask_store("table", kind="rollout", arm=arm)
-        return from_table(table.filter(pc.equal(table.column("update"), update)))
+        return from_table(self.ask_store("table", kind="rollout", arm=arm, update=update))
 
     def keep(self, dialogues: Sequence[Dialogue]) -> None:
         """Put dialogues into the replay store."""
-        self.ask_store("append", list(dialogues))
+        self.ask_store("append_table", to_table(dialogues))
 
     def ask_store(self, method: str, *arguments: Any, **named: Any) -> Any:
         """Call a method of the replay store (``ReplayService``), again if its disk was full: what failed for that
