@@ -27,7 +27,7 @@ MAY_CHANGE = (
         "timeout_seconds",
     )),
     *(f"learner.{key}" for key in (
-        "ranks", "zero_stage", "row_tokens", "max_rows", "gradient_checkpointing", "threads", "cpus", "gpus", "labels",
+        "ranks", "zero_stage", "micro_batch_tokens", "gradient_checkpointing", "threads", "cpus", "gpus", "labels",
         "timeout",
     )),
 )  # fmt: skip

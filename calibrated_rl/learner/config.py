@@ -33,10 +33,8 @@ class LearnerConfig:
     """DeepSpeed ZeRO: 0 nothing is sharded, 1 optimizer state, 2 also gradients, 3 also parameters."""
     dtype: str = "float32"
     """``float32`` or ``bfloat16``; under bfloat16 the optimizer keeps float32 master weights."""
-    row_tokens: int = 512
-    """Sequences are packed into rows of so many tokens; attention is quadratic in it."""
-    max_rows: int = 8
-    """Rows of one micro-batch; ``row_tokens * max_rows`` is its token budget."""
+    micro_batch_tokens: int = 4096
+    """A rank computes so many tokens at once; what sequences begin with in common counts once."""
     gradient_checkpointing: bool = False
     """Recompute activations of each layer in the backward pass: less memory, a third more time."""
     max_grad_norm: float = 1.0
@@ -58,6 +56,6 @@ class LearnerConfig:
             raise UserError(f"learner.zero_stage is {self.zero_stage}: choose 0, 1, 2 or 3")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"learner.dtype is '{self.dtype}': choose float32 or bfloat16")
-        for name in ("ranks", "row_tokens", "max_rows", "threads"):
+        for name in ("ranks", "micro_batch_tokens", "threads"):
             if getattr(self, name) < 1:
                 raise UserError(f"learner.{name} is {getattr(self, name)}: it must be at least 1")
