@@ -45,8 +45,8 @@ class LearnerPadding:
         tail = np.exp(random.normal(5.0, 1.0, count)).clip(4, longest).astype(np.int64)
         return {
             "20 to 500": random.integers(20, 501, count),
-            "dialogues of the booking world (mean 116, deviation 26)": random.normal(116, 26, count)
-            .clip(40, 250).astype(np.int64),
+            "dialogues of the booking world (mean 49, deviation 17)": random.normal(49, 17, count)
+            .clip(19, 93).astype(np.int64),
             "a long tail (log-normal, median 148)": tail,
             "half of a micro-batch and a little": np.full(count, self.config.micro_batch_tokens // 2 + 1),
             "one long among short ones": np.append(np.full(count - 1, 12), longest),

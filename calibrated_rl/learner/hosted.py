@@ -52,6 +52,8 @@ class HostedModel:
         self.steps = 0
         """Optimizer steps since loading."""
         self.module = TokenLogProbs(self._read(path))
+        if config.compile:
+            self.module.compile_parts()
         if optimizer is None:
             self.module.requires_grad_(False).eval().to(world.device)
             self.engine: Any = None

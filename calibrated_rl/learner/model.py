@@ -39,6 +39,12 @@ class TokenLogProbs(nn.Module):
         softcap = getattr(config, "final_logit_softcapping", None)
         model.set_output_embeddings(ScoringHead(head, softcap))  # type: ignore[operator]
 
+    def compile_parts(self) -> None:
+        """Let torch compile the layers, one by one because all are alike, and the loss; attention stays as it is."""
+        for layer in self.model.get_decoder().layers:  # type: ignore[operator,union-attr]
+            layer.compile(dynamic=True)
+        self.model.get_output_embeddings().compile_strips()  # type: ignore[operator]
+
     def forward(
         self,
         input_ids_T: Tensor,
