@@ -27,8 +27,8 @@ MAY_CHANGE = (
         "timeout_seconds",
     )),
     *(f"learner.{key}" for key in (
-        "ranks", "zero_stage", "row_tokens", "max_rows", "gradient_checkpointing", "threads", "cpus", "gpus", "labels",
-        "timeout",
+        "ranks", "zero_stage", "micro_batch_tokens", "gradient_checkpointing", "compile", "threads", "cpus", "gpus",
+        "labels", "timeout",
     )),
 )  # fmt: skip
 """Settings that a run may go on with changed: what is still to do, and on what it runs."""
