@@ -253,11 +253,13 @@ def test_impossible_settings_are_refused(values: dict[str, float], named: str) -
 def test_turns_in_flight_are_summed_over_time() -> None:
     now = [0.0]
     meter = LoadMeter(clock=lambda: now[0])
-    with meter.turns(0, 2):
-        now[0] = 3.0
-        with meter.turns(1, 1):
-            now[0] = 4.0
-            assert (meter.in_flight(), meter.in_flight(0), meter.in_flight(1)) == (3, 2, 1)
-        assert math.isclose(meter.take(), 2 * 3 + 3 * 1)
+    meter.add(0, 2)
+    now[0] = 3.0
+    meter.add(1, 1)
+    now[0] = 4.0
+    assert (meter.in_flight(), meter.in_flight(0), meter.in_flight(1)) == (3, 2, 1)
+    assert math.isclose(meter.take(), 2 * 3 + 3 * 1)
+    meter.add(0, -2)
+    meter.add(1, -1)
     now[0] = 9.0
     assert meter.take() == 0.0 and meter.in_flight() == 0

@@ -3,8 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 
 class LoadMeter:
@@ -15,14 +14,11 @@ class LoadMeter:
         self._in_flight: Counter[int] = Counter()
         self._turn_seconds, self._since = 0.0, clock()
 
-    @contextmanager
-    def turns(self, replica: int, count: int) -> Iterator[None]:
-        """``count`` turns are in flight on ``replica`` until the block is left."""
-        self._add(replica, count)
-        try:
-            yield
-        finally:
-            self._add(replica, -count)
+    def add(self, replica: int, count: int) -> None:
+        """``count`` further turns are in flight on ``replica``; negative: so many are done."""
+        with self._lock:
+            self._advance()
+            self._in_flight[replica] += count
 
     def in_flight(self, replica: int | None = None) -> int:
         """Turns in flight on ``replica``, or on all."""
@@ -35,11 +31,6 @@ class LoadMeter:
             self._advance()
             taken, self._turn_seconds = self._turn_seconds, 0.0
             return taken
-
-    def _add(self, replica: int, count: int) -> None:
-        with self._lock:
-            self._advance()
-            self._in_flight[replica] += count
 
     def _advance(self) -> None:
         now = self._clock()

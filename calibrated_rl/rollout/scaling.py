@@ -13,7 +13,7 @@ What is minimised is what an update costs, in hours of everything that is paid f
   cheaper or dearer with the same replicas, what is known of other numbers goes with them; once that is much
   (``DRIFT``), it is forgotten.
 - One move at a time, and none until ``patience`` updates were measured with all replicas there: nothing that starts or
-  is lost may be taken for a result. Adding goes before removing.
+  is lost may be taken for a result. What is known goes before what is predicted, adding before removing.
 - What is lost is being started again by its pool: it still counts, and is neither replaced nor removed. What was asked
   for and did not come counts no more, and is asked for again after ``retry_seconds``.
 """
@@ -119,6 +119,17 @@ class Decision:
 Counts = tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class _Move:
+    """One replica more or less, in the order of preference: back from what did not pay goes before everything else."""
+
+    known: bool
+    step: int
+    saved: float
+    """Share of an update's cost."""
+    side: str
+
+
 @dataclass
 class _Side:
     config: ScalingConfig
@@ -196,15 +207,17 @@ class Scaler:
         counts = tuple(targets.values())
         now = median(self._rate(counts) * update.seconds for update in self._window)
         self._learn(counts, now)
-        for step in (1, -1):  # adding goes first
-            worth = list(self._worth(seen, targets, step, now))
-            if worth:
-                saved, name, source = max(worth)
-                here, why = targets[name], self._why(name)
-                targets[name] += step
-                self._before = None
-                return f"{name} replicas {here} -> {here + step}: {why}; {source} {saved:.0%} cheaper"
-        return ""
+        moves = list(self._worth(seen, targets, now))
+        if not moves:
+            return ""
+        move = max(moves)
+        why = self._why(move.side)
+        here, targets[move.side] = targets[move.side], targets[move.side] + move.step
+        self._before = None
+        return (
+            f"{move.side} replicas {here} -> {here + move.step}: {why}; "
+            f"updates {'were' if move.known else 'should be'} {move.saved:.0%} cheaper"
+        )
 
     def _learn(self, counts: Counts, now: float) -> None:
         ratio = now / self._known.get(counts, now)
@@ -213,22 +226,21 @@ class Scaler:
             self._known, self._drift, ratio = {}, 1.0, 1.0
         self._known = {other: cost * ratio for other, cost in self._known.items()} | {counts: now}
 
-    def _worth(
-        self, seen: UpdateSeen, targets: Mapping[str, int], step: int, now: float
-    ) -> Iterator[tuple[float, str, str]]:
-        """Sides where ``step`` makes updates cheaper by the margin: share saved, side, how that is known."""
+    def _worth(self, seen: UpdateSeen, targets: Mapping[str, int], now: float) -> Iterator["_Move"]:
+        """Moves that make updates cheaper by the side's margin, which cost ``now``."""
+        replica = now / self._rate(tuple(targets.values()))
         for name, side in self._sides.items():
-            to = targets[name] + step
-            if not side.fewest <= to <= side.most or len(self._window) < side.config.patience:
-                continue
-            if step > 0 and seen.at < side.not_before:
-                continue
-            counts = tuple(to if other == name else count for other, count in targets.items())
-            known = self._known.get(counts)
-            cost = known if known is not None else median(self._predicted(u, name, counts, to) for u in self._window)
-            if cost < now * (1 - side.config.margin * side.config.cost / self._rate(tuple(targets.values()))):
-                source = "updates should be" if known is None else "updates were"
-                yield 1 - cost / now, name, source
+            for step in (1, -1):
+                to, config = targets[name] + step, side.config
+                waits = step > 0 and seen.at < side.not_before
+                if waits or not side.fewest <= to <= side.most or len(self._window) < config.patience:
+                    continue
+                counts = tuple(to if other == name else count for other, count in targets.items())
+                known = self._known.get(counts)
+                predicted = median(self._predicted(update, name, counts, to) for update in self._window)
+                cost = predicted if known is None else known
+                if cost < now - config.margin * config.cost * replica:
+                    yield _Move(known is not None, step, 1 - cost / now, name)
 
     def _predicted(self, update: UpdateSeen, name: str, counts: Counts, to: int) -> float:
         side, config = update.sides[name], self._sides[name].config
