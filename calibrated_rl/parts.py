@@ -34,6 +34,7 @@ from calibrated_rl.replay.schema import from_table, to_table
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.context import check_room, room_for
 from calibrated_rl.rollout.conversation import SamplingConfig
+from calibrated_rl.rollout.elastic import Elastic
 from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
 from calibrated_rl.shift.compare_sets import check_names
@@ -332,6 +333,16 @@ class Parts:
         if not self.uses_reference:
             self.learner.unload(START)
         return found
+
+    def elastic(self) -> Elastic:
+        """What scales the replicas of both sides while an arm trains."""
+        sides = {POLICY: self.config.policy, SIMULATOR: self.config.simulator}
+        return Elastic(
+            {POLICY: self.policy, SIMULATOR: self.simulator},
+            {role: side.scaling for role, side in sides.items()},
+            {role: side.replica_bounds for role, side in sides.items()},
+            self.say,
+        )
 
     def use_simulator(self, folder: Path, version: int | None = None) -> None:
         """Serve the simulator in ``folder``, as ``version`` or the next one."""

@@ -47,7 +47,7 @@ def processes(pool: ReplicaPool) -> tuple[int, int]:
         children = psutil.Process().children(recursive=True)
         return os.getpid(), next(child.pid for child in children if "EngineCore" in child.name())
 
-    found: tuple[int, int] = ray.get(pool._actors[0].apply.remote(ids), timeout=30)
+    found: tuple[int, int] = ray.get(pool._placed[0].actor.apply.remote(ids), timeout=30)
     return found
 
 
@@ -131,7 +131,7 @@ def test_a_weight_update_that_fails_half_way_leaves_no_mixed_weights(pool: Repli
         replica.engine.finish_weight_update = fail
 
     before, expected = processes(pool), pool.score(IDS)
-    ray.get(pool._actors[0].apply.remote(break_off), timeout=30)
+    ray.get(pool._placed[0].actor.apply.remote(break_off), timeout=30)
     weights = pool._weights
     pool.publish(weights, 4)
     assert pool._last_failure == "RayTaskError(ConnectionResetError)"

@@ -82,6 +82,7 @@ class Arm:
             self._go_on(saved)
         folder = parts.folder / "tensorboard" / f"{name}-{seed}"
         self._tensorboard = SummaryWriter(str(folder), purge_step=self.updates or None)
+        self._elastic = parts.elastic()
         self._at = time.monotonic()
 
     def _begin(self) -> None:
@@ -166,6 +167,7 @@ class Arm:
             requested: how many groups were asked for; ``jobs/audit.py`` looks for all of them.
         """
         parts, config, began = self.parts, self.parts.config.training, time.monotonic()
+        self._elastic.rollouts_end()
         parts.keep([dialogue for group in groups for dialogue in group])
         groups = parts.ask_store(
             "sample", len(groups), update=self.updates, max_staleness=0, timeout_s=STORE_TIMEOUT_S, arm=self.name
@@ -192,22 +194,26 @@ class Arm:
         self.policy_tokens += tokens
         self.user_tokens += sum(map(tokens_of_users, groups))
         self.human_turns += sum(map(turns_of_people, groups))
+        rollout, learning = began - self._at, scored - began + metrics.pop("seconds_step")
+        syncing = time.monotonic() - stepped
         self.log(
             metrics
+            | self._elastic.after_update(rollout, learning + syncing)
             | {
                 "reward": float(np.mean(rewards)),
                 "success": float(np.mean([d.outcome.success for d in dialogues if d.outcome])),
                 "turns": float(np.mean([len(d.user_turn_indices()) for d in dialogues])),
                 "groups_with_signal": signal / len(groups),
                 "groups_requested": float(requested),
-                "seconds_learning": scored - began + metrics.pop("seconds_step"),
-                "seconds_weight_sync": time.monotonic() - stepped,
-                "seconds_rollout": began - self._at,
+                "seconds_learning": learning,
+                "seconds_weight_sync": syncing,
+                "seconds_rollout": rollout,
             },
         )
         self.updates += 1
         self._report()
         self.keep_checkpoint()
+        self._elastic.rollouts_begin()
         self._at = time.monotonic()
 
     def measure_shift(self, user: ReplicaPool | ScriptedHuman | None) -> None:

@@ -371,3 +371,18 @@ def start_replica(model: str, config: EngineConfig, group: Any, seed: int, role:
         runtime_env={"env_vars": engine_environment(config, role)},
         scheduling_strategy=PlacementGroupSchedulingStrategy(group),
     ).remote(model, config, seed)
+
+
+class PlacedReplica:
+    """A replica actor in a placement group of its own; both may still wait for a machine."""
+
+    def __init__(self, model: str, config: EngineConfig, role: str, seed: int) -> None:
+        self.group = placement_of(config)
+        self.actor = start_replica(model, config, self.group, seed, role)
+
+    def end(self) -> None:
+        """End its processes and free what was reserved for it."""
+        import ray
+
+        ray.kill(self.actor)
+        ray.util.remove_placement_group(self.group)
