@@ -91,6 +91,9 @@ class TrainingConfig:
     """Optimizer steps that one update's dialogues are cut into."""
     checkpoint_every: int = 5
     """Updates between checkpoints, from which a stopped run goes on; 0: an arm that was stopped starts over."""
+    checkpoints_kept: int = 2
+    """How many of an arm's last checkpoints stay until it is done; beside them stays the best by the reward of the
+    arm's own dialogues."""
     loss: str = "calibrated_rl.learner.losses.grpo:GRPO"
     loss_config: dict[str, Any] = field(default_factory=dict)
     advantage: str = "grpo"
@@ -280,6 +283,8 @@ def check(config: RunConfig, where: str) -> None:
             raise UserError(f"{where}: the arm '{arm}' needs a scripted human, and `human` is empty")
         if arm == "calibrated_more_logs" and config.calibration.reserve < 1:
             raise UserError(f"{where}: the arm '{arm}' needs calibration.reserve above 0")
+    if config.training.checkpoints_kept < 1:
+        raise UserError(f"{where}: training.checkpoints_kept is {config.training.checkpoints_kept}: at least 1 stays")
     if config.evaluation.split not in ("held_out", "tuning"):
         raise UserError(f"{where}: evaluation.split is '{config.evaluation.split}': write held_out or tuning")
     if config.proxy.model and config.human:
