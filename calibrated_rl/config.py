@@ -99,6 +99,9 @@ class TrainingConfig:
     """Optimizer steps that one update's dialogues are cut into."""
     checkpoint_every: int = 5
     """Updates between checkpoints, from which a stopped run goes on; 0: an arm that was stopped starts over."""
+    checkpoints_kept: int = 2
+    """How many of an arm's last checkpoints stay until it is done; beside them stays the best by the reward of the
+    arm's own dialogues."""
     loss: str = "calibrated_rl.learner.losses.grpo:GRPO"
     loss_config: dict[str, Any] = field(default_factory=dict)
     advantage: str = "grpo"
@@ -300,6 +303,8 @@ def check(config: RunConfig, where: str) -> None:
                 f"{where}: {role}.scaling allows {fewest} to {most} replicas, and `deterministic` is true: batches "
                 "hang on the number of replicas, so the run would not be the same again; give up one of the two"
             )
+    if config.training.checkpoints_kept < 1:
+        raise UserError(f"{where}: training.checkpoints_kept is {config.training.checkpoints_kept}: at least 1 stays")
     if config.evaluation.split not in ("held_out", "tuning"):
         raise UserError(f"{where}: evaluation.split is '{config.evaluation.split}': write held_out or tuning")
     if config.proxy.model and config.human:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, RayActorError
 from safetensors.torch import load_file
 
-from calibrated_rl.background import BesideTraining
+from calibrated_rl.background import BesideTraining, Scribe
 from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
 from calibrated_rl.component import build, import_path
@@ -80,6 +80,7 @@ class Parts:
         )
         self.pools: list[ReplicaPool] = []
         self._started = ExitStack()
+        self.scribe = Scribe(self.say)
         self.served_simulator: Path | None = None
         """Folder of the simulator that the replicas have."""
         self.judge: ScriptedHuman | ReplicaPool | None = self.human
@@ -270,7 +271,10 @@ class Parts:
 
     def stop(self) -> None:
         """End what has been started, though starting may have failed half way: it would keep the next from starting."""
-        self._started.close()
+        try:
+            self.scribe.close()  # a checkpoint of a run that is going down is worth waiting for
+        finally:
+            self._started.close()
 
     # ---- what the arms are made of -------------------------------------------------------------------
 
@@ -354,6 +358,13 @@ class Parts:
         version = self.simulator.version + 1 if version is None else version
         self.simulator.publish(self.learner.weights(SIMULATOR), version)
         self.served_simulator = folder
+
+    def served_below_run(self) -> str:
+        """The folder of the simulator that is served, below the run folder, as a run that goes on in another place
+        needs it; empty: the uncalibrated one."""
+        assert self.served_simulator is not None
+        folder = self.served_simulator
+        return "" if folder == self.uncalibrated_folder else folder.relative_to(self.folder).as_posix()
 
     def human_logs(self, split: Split) -> list[Dialogue]:
         """The logs that simulators are aligned with; a placebo run takes those of the simulator's upbringing."""

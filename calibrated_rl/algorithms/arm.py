@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 from tensorboardX import SummaryWriter
 
 from calibrated_rl.algorithms.measuring import ShiftWatch, overall
@@ -21,6 +22,9 @@ from calibrated_rl.learner.slots import POLICY, START
 from calibrated_rl.parts import STORE_TIMEOUT_S, Parts
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.tasks.base import ScriptedHuman
+
+SNAPSHOT_TIMEOUT_S = 600.0
+"""For the learner's state to come from the machine of its first rank."""
 
 
 @dataclass
@@ -73,7 +77,7 @@ class Arm:
         """Whom the policy meets in a measurement that is due."""
         self._budget = self._first_budget(single_turns)
         self._began = time.monotonic()
-        self._checkpoints = ArmCheckpoints(parts.folder, name, seed)
+        self._checkpoints = ArmCheckpoints(parts.folder, name, seed, parts.config.training.checkpoints_kept)
         if parts.uses_reference:
             parts.learner.load(START, parts.start_folder, trainable=False)
         if (saved := self._checkpoints.latest(parts.say)) is None:
@@ -100,7 +104,8 @@ class Arm:
         parts.say(f"{self.name} (seed {self.seed}) goes on after update {state.updates}")
         parts.open_store(f"{self.name}-{self.seed}", rewind_to=state.updates)
         parts.at_start |= saved.log_probs
-        parts.use_simulator(Path(state.simulator), state.simulator_version)
+        served = parts.folder / state.simulator if state.simulator else parts.uncalibrated_folder
+        parts.use_simulator(served, state.simulator_version)
         parts.learner.restore(saved.learner)
         parts.policy.publish(parts.learner.weights(POLICY), state.updates)
         self.updates, self.policy_tokens = state.updates, state.policy_tokens
@@ -113,23 +118,38 @@ class Arm:
         parts.collector.statistics.groups_dropped.update(state.groups_dropped)
 
     def keep_checkpoint(self) -> None:
-        """Every ``training.checkpoint_every`` updates: keep what it takes to go on from here."""
+        """Every ``training.checkpoint_every`` updates: keep what it takes to go on from here. It is written while
+        training goes on; the next one waits for it."""
         every, statistics = self.parts.config.training.checkpoint_every, self.parts.collector.statistics
         if not every or self.updates % every or not self.running:
             return
-        assert self.parts.served_simulator is not None
-        began = time.monotonic()
-        records = self._watch.records()  # those still being estimated are waited for, as a rule none
-        self.log({"seconds_waiting_for_shift": time.monotonic() - began}, self.updates - 1)
+        parts, began = self.parts, time.monotonic()
+        records = list(self._watch.records())  # those still being estimated are waited for, as a rule none
+        fetched = time.monotonic()
+        # All that training will change is copied here; what takes long, the files, is written while it goes on.
+        snapshot = parts.learner.snapshot([POLICY])
+        parts.scribe.wait()
+        self.log(
+            {"seconds_waiting_for_shift": fetched - began, "seconds_checkpoint": time.monotonic() - fetched},
+            self.updates - 1,
+        )
+        rewards = [m["value"] for m in self.metrics if m["name"] == "reward" and m["update"] >= self.updates - every]
         state = ArmState(
             updates=self.updates, policy_tokens=self.policy_tokens, user_tokens=self.user_tokens,
             human_turns=self.human_turns, tokens_per_group=self._budget.per_group, seen_own_tokens=self._budget.seen,
-            seconds=self.seconds, simulator=str(self.parts.served_simulator.resolve()),
-            simulator_version=self.parts.simulator.version, metrics=self.metrics, shift=records,
-            dropped=dict(statistics.dropped), flaws=dict(statistics.flaws), groups_dropped=statistics.groups_dropped,
+            seconds=self.seconds, simulator=parts.served_below_run(), simulator_version=parts.simulator.version,
+            reward=float(np.mean(rewards)) if rewards else None, metrics=list(self.metrics), shift=records,
+            dropped=dict(statistics.dropped), flaws=dict(statistics.flaws),
+            groups_dropped=dict(statistics.groups_dropped),
         )  # fmt: skip
-        self._checkpoints.save(
-            state, self.parts.at_start, lambda folder: self.parts.learner.checkpoint(folder, [POLICY])
+        log_probs = dict(parts.at_start)
+
+        def write_learner(folder: Path) -> None:
+            ray.get(snapshot, timeout=SNAPSHOT_TIMEOUT_S).write(folder)
+
+        parts.scribe.write(
+            f"the checkpoint of {self.name} (seed {self.seed}) after update {self.updates}",
+            lambda: self._checkpoints.save(state, log_probs, write_learner),
         )
 
     @property

@@ -185,7 +185,8 @@ def compare(config: RunConfig, parts: Parts) -> None:
     for arm, seed in missing(config, parts.folder):
         parts.say(f"arm {arm}, seed {seed}")
         write_json(_result_file(parts.folder, arm, seed), run_arm(parts, arm, seed))
-        ArmCheckpoints(parts.folder, arm, seed).clear()
+        checkpoints = ArmCheckpoints(parts.folder, arm, seed, config.training.checkpoints_kept)
+        parts.scribe.write(f"the best policy of {arm} (seed {seed})", checkpoints.finish)
 
 
 def write_summary(config: RunConfig, parts: Parts) -> dict[str, Any]:
