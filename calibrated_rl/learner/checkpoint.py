@@ -57,10 +57,7 @@ class Snapshot:
         for path, tensors in self.tensors.items():
             (folder / path).parent.mkdir(exist_ok=True)
             try:
-                try:
                 save_file(tensors, folder / path, metadata={"format": "pt"})
-            except SafetensorError as error:  # its words for what every other writer raises
-                raise OSError(str(error)) from error
             except SafetensorError as error:
                 raise OSError(f"{folder / path}: {error}") from error
         for path, content in self.files.items():
