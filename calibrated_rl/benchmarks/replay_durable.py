@@ -56,7 +56,7 @@ class ReplayDurable:
         return at_least(
             size / stored / 1e9, size / written / 1e9, 0.8,
             f"GB/s of {config.appends} appends of {config.dialogues} dialogues of 2 x {config.tokens} tokens "
-            f"({size / config.appends / 1e6:.0f} MB each), every one durable with its checksum before it returns, against "
+            f"({size / config.appends / 1e6:.0f} MB each), each durable with its checksum before it returns, against "
             f"the same bytes written one after the other to one file, with fsync as often, in turns with them. "
             f"{config.many:,} dialogues of 2 x {config.short} tokens ({size_of_many / 1e9:.1f} GB, "
             f"{-(-config.many // config.many_at_once):,} segments, after each of which a group was sampled) came in "
