@@ -494,6 +494,8 @@ def test_groups_that_come_mixed_and_over_several_segments_are_put_together(tmp_p
         assert ids(store.sample(3, update=0, max_staleness=0)) == [
             ["a/0", "a/1"], ["b/0", "b/1"], ["c/0", "c/1"],
         ]  # fmt: skip
+        store.append([*group("d", arm="y"), *group("e", arm="x"), *group("f", arm="y")])
+        assert [members[0].group_id for members in store.sample(3, update=0, max_staleness=0)] == ["d", "e", "f"]
 
 
 def test_a_rewind_takes_newer_members_out_and_fills_their_place_with_surplus(tmp_path: Path) -> None:
@@ -522,7 +524,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=STEPS, per_file=st.integers(1, 4))
 def test_whatever_happens_an_opened_store_is_the_one_that_was_left(
     steps: list[tuple[str, Any]], per_file: int, tmp_path_factory: pytest.TempPathFactory
