@@ -40,6 +40,9 @@ class TokenBudget:
         return max(1, round(self.tokens / self.per_group))
 
     def saw(self, tokens: int, groups: int) -> None:
+        """Groups in which the policy did not come to speak, not one of them, say nothing of how many it takes."""
+        if not tokens:
+            return
         now = tokens / max(groups, 1)
         self.per_group = 0.5 * self.per_group + 0.5 * now if self.seen else now
         self.seen = True
@@ -285,9 +288,10 @@ class Arm:
         last = {m["name"]: m["value"] for m in self.metrics if m["update"] == self.updates - 1}
         updates, who = self.parts.config.training.updates, f"{self.name} (seed {self.seed})"
         self.parts.progress.show(who, self.updates, updates)
+        # Where users never let the policy speak, there was nothing to learn from.
+        entropy = f"entropy {last['entropy']:.2f}" if "entropy" in last else "no token of the policy"
         self.parts.say(
-            f"{who} update {self.updates}/{updates}: "
-            f"reward {last['reward']:+.3f}, success {last['success']:.2f}, entropy {last['entropy']:.2f}"
+            f"{who} update {self.updates}/{updates}: reward {last['reward']:+.3f}, success {last['success']:.2f}, {entropy}"
         )
 
     def close(self) -> None:
