@@ -1,6 +1,7 @@
 """Decisions about replicas: a pure state machine in made-up worlds whose load, costs and losses are known."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.rollout.load import LoadMeter
+from calibrated_rl.rollout.pool import preferred
 from calibrated_rl.rollout.scaling import Decision, Scaler, ScalingConfig, SideSeen, UpdateSeen, waited_for
 
 SIDES = ("policy", "simulator")
@@ -263,3 +265,17 @@ def test_turns_in_flight_are_summed_over_time() -> None:
     meter.add(1, -1)
     now[0] = 9.0
     assert meter.take() == 0.0 and meter.in_flight() == 0
+
+
+@given(key=st.text(), replicas=st.lists(st.integers(0, 50), min_size=1, unique=True), other=st.integers(51, 99))
+def test_a_further_replica_moves_dialogues_to_itself_alone(key: str, replicas: list[int], other: int) -> None:
+    before = preferred(key, replicas)
+    assert preferred(key, [*replicas, other]) in (before, other)
+    assert preferred(key, sorted(replicas)) == before
+
+
+def test_dialogues_are_spread_evenly() -> None:
+    """As they are numbered in fact; within four standard deviations of a third each."""
+    keys = [f"{number:06d}-{member:03d}" for number in range(400) for member in range(8)]
+    shares = Counter(preferred(key, [0, 1, 5]) for key in keys)
+    assert all(abs(shares[replica] - len(keys) / 3) < 4 * math.sqrt(len(keys) * 2 / 9) for replica in (0, 1, 5))
