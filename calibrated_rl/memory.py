@@ -83,8 +83,8 @@ def memory_needs(
     # a replica reads its copy in shared memory.
     published = sum(model.parameters for model in models) + 2 * max(model.parameters for model in models)
     engines = {
-        "policy engine": engine_needs(config.policy.engine, policy, config.policy.replicas),
-        "simulator engine": engine_needs(config.simulator.engine, simulator, config.simulator.replicas),
+        "policy engine": engine_needs(config.policy.engine, policy, config.policy.replica_bounds[1]),
+        "simulator engine": engine_needs(config.simulator.engine, simulator, config.simulator.replica_bounds[1]),
     }
     if proxy:
         engines["proxy engine"] = engine_needs(config.proxy.engine, proxy)

@@ -75,10 +75,12 @@ def execute(
 
 def run(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, Any]:
     """Run what is missing of the arms of ``config``, with everything started for it; the summary."""
+    from safetensors import SafetensorError
+
     from calibrated_rl.algorithms.compare import compare, is_done, missing, write_summary
-    from calibrated_rl.errors import PartLost
+    from calibrated_rl.errors import PartLost, is_no_room
     from calibrated_rl.evaluation.saved_run import refuse_other_settings
-    from calibrated_rl.files import exclusive, read_json
+    from calibrated_rl.files import exclusive, read_json, wait_for_room
     from calibrated_rl.parts import Parts
 
     progress.say(f"run folder {folder}")
@@ -92,6 +94,11 @@ def run(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, An
             try:
                 with _command.started(config, folder, progress) as parts:
                     compare(config, parts)
+            except (OSError, SafetensorError) as error:
+                if not is_no_room(error):
+                    raise
+                wait_for_room(folder, progress.say)
+                progress.say("starting again from the last checkpoint")
             except PartLost as lost:
                 restarts += 1
                 if restarts > config.restarts:

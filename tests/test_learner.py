@@ -1,5 +1,6 @@
 """The learner on a tiny random Llama: exact against plain transformers, whatever the layout."""
 
+import json
 import math
 import os
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import torch
 from calibrated_rl.dialogue import TokenSequence
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.batch import SampleBatch
+from calibrated_rl.learner.checkpoint import FORMAT_VERSION
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.losses.dpo import DPO
 from calibrated_rl.learner.losses.grpo import GRPO
@@ -329,7 +331,8 @@ def test_saved_model_loads_as_it_is(tmp_path: Path, tied: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "dtype"), [(0, "float32"), (0, "bfloat16"), (2, "float32"), (3, "float32")]
+    ("stage", "dtype"),
+    [(0, "float32"), (0, "bfloat16"), (1, "bfloat16"), (2, "float32"), (3, "float32"), (3, "bfloat16")],
 )
 def test_a_checkpoint_continues_the_same_run(folder: Path, tmp_path: Path, stage: int, dtype: str) -> None:
     batch = SampleBatch.of(samples())
@@ -339,25 +342,75 @@ def test_a_checkpoint_continues_the_same_run(folder: Path, tmp_path: Path, stage
     names = ("policy", "simulator")
     for name in names:
         made.step(name, batch, GRPO_TERMS, minibatches=2)
-    made.checkpoint(tmp_path / "checkpoint")
+    snapshot = made.snapshot()
+    assert snapshot is not None
 
     def go_on(continued: LearnerRank) -> list[dict[str, float]]:
         return [continued.step(name, batch, GRPO_TERMS, minibatches=2) for name in names for _ in range(2)]
 
-    expected = go_on(made)
+    expected = go_on(made)  # what comes after the snapshot is not in it
+    snapshot.write(tmp_path / "checkpoint")
     other = LearnerRank(made.config)
+    torch.rand(7)
     other.restore(tmp_path / "checkpoint")
+    assert torch.equal(torch.get_rng_state(), snapshot.tensors["random.safetensors"]["cpu.0"])
     assert sorted(other.models) == ["policy", "simulator"]
     assert go_on(other) == expected
-    with pytest.raises(UserError, match="cannot be resumed"):
-        LearnerRank(LearnerConfig(zero_stage=1)).restore(tmp_path / "checkpoint")
-    weights = tmp_path / "checkpoint" / "policy" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"model\.safetensors is torn or altered"):
-        other.restore(tmp_path / "checkpoint")
-    (tmp_path / "checkpoint" / "learner.json").unlink()
+    for name in names:
+        ends = [rank.weights(name) for rank in (made, other)]
+        assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+    other.save("policy", tmp_path / "saved")
+    assert (tmp_path / "saved" / "tokenizer_config.json").read_text() == '{"note": "kept"}'
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_checkpoint_goes_on_at_every_zero_stage(folder: Path, tmp_path: Path, dtype: str) -> None:
+    batch = SampleBatch.of(samples())
+    for before in (0, 2, 3):
+        made = learner(folder, zero_stage=before, dtype=dtype)
+        for _ in range(2):
+            made.step("policy", batch, GRPO_TERMS)
+        snapshot = made.snapshot()
+        assert snapshot is not None
+        snapshot.write(tmp_path / str(before))
+        expected = made.step("policy", batch, GRPO_TERMS), made.weights("policy")
+        for after in (0, 1, 2, 3):
+            other = LearnerRank(LearnerConfig(row_tokens=64, max_rows=2, dtype=dtype, zero_stage=after))
+            other.restore(tmp_path / str(before))
+            again = other.snapshot()
+            assert again is not None
+            for file, tensors in snapshot.tensors.items():
+                for name, value in tensors.items():
+                    assert torch.equal(value, again.tensors[file][name]), (before, after, name)
+            # A weight in bfloat16 is within half a unit in its last place of the float32 one: 2**-9 of about 1.
+            tolerance = 2e-6 if dtype == "float32" else 2**-8
+            found = other.step("policy", batch, GRPO_TERMS), other.weights("policy")
+            assert_same(found, expected, metric_tolerance=1e-4 if dtype == "float32" else 1e-2, tolerance=tolerance)
+
+
+def test_a_checkpoint_that_is_not_as_it_was_written_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    made, place = learner(folder), tmp_path / "checkpoint"
+    snapshot = made.snapshot()
+    assert snapshot is not None
+    snapshot.write(place)
+    made.restore(place)  # taken before the first step: there are no moments yet
+    with pytest.raises(UserError, match=r"learner\.dtype float32, and it is bfloat16 now"):
+        LearnerRank(LearnerConfig(dtype="bfloat16")).restore(place)
+    index, files = place / "learner.json", [p for p in place.rglob("*.safetensors")]
+    assert len(files) == 3
+    for file in files:
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1])
+        with pytest.raises(UserError, match=rf"{file.name} is torn or altered"):
+            made.restore(place)
+        file.write_bytes(whole)
+    for version, age in ((FORMAT_VERSION - 1, "older"), (FORMAT_VERSION + 1, "newer")):
+        index.write_text(json.dumps(snapshot.index | {"format": version}))
+        with pytest.raises(UserError, match=f"format version {version} is {age} than this program's {FORMAT_VERSION}"):
+            made.restore(place)
+    index.unlink()
     with pytest.raises(UserError, match="not a whole checkpoint"):
-        other.restore(tmp_path / "checkpoint")
+        made.restore(place)
 
 
 def test_users_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
@@ -415,5 +468,23 @@ def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, st
         assert evaluated["nll"] == pytest.approx(-np.nanmean(flat), rel=1e-5)
         with pytest.raises(UserError, match="no model 'critic'"):
             group.weights("critic")
+        # What two ranks wrote one goes on from at another stage, and the other way round.
+        ray.get(group.snapshot(["policy"]), timeout=60).write(tmp_path / "of_two")
+        expected_step = group.step("policy", given_samples, GRPO_TERMS)
+        expected_weights = ray.get(group.weights("policy"), timeout=60)
+        alone = LearnerRank(LearnerConfig(row_tokens=40, max_rows=1, zero_stage=2))
+        alone.restore(tmp_path / "of_two")
+        snapshot = alone.snapshot()
+        assert snapshot is not None and snapshot.index["ranks"] == 1
+        snapshot.write(tmp_path / "of_one")
+        assert_same(
+            (alone.step("policy", SampleBatch.of(given_samples), GRPO_TERMS), alone.weights("policy")),
+            (expected_step, expected_weights), metric_tolerance=1e-4,
+        )  # fmt: skip
+        group.restore(tmp_path / "of_one")
+        again = group.step("policy", given_samples, GRPO_TERMS)
+        assert again == expected_step
+        weights = ray.get(group.weights("policy"), timeout=60)
+        assert all(torch.equal(weights[name], value) for name, value in expected_weights.items())
     finally:
         group.close()

@@ -1,30 +1,40 @@
 """Going on where a run was stopped: checkpoints of an arm, whole or refused, and the same run to the last bit."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from calibrated_rl.algorithms.resume import FORMAT, STATE, ArmCheckpoints, ArmState
+from calibrated_rl.background import Scribe
+from calibrated_rl.checksums import check_checksums
 from calibrated_rl.errors import UserError
+from calibrated_rl.files import read_json
+from calibrated_rl.learner.checkpoint import Snapshot
 from calibrated_rl.replay.store import ReplayStore
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG_PROBS = {("log-1", "hi", "yes"): np.array([np.nan, -0.5], np.float32), ("log-2",): np.zeros(0, np.float32)}
 
 
-def state(updates: int) -> ArmState:
+def state(updates: int, reward: float | None = None) -> ArmState:
     metrics = [{"arm": "calibrated", "seed": 0, "update": 0, "name": "reward", "value": 0.1 + 0.2}]
     return ArmState(
         updates=updates, policy_tokens=7, user_tokens=8, human_turns=9, tokens_per_group=1 / 3, seen_own_tokens=True,
-        seconds=1.5, simulator="/somewhere", simulator_version=4, metrics=metrics, flaws={"user/limit": 2},
+        seconds=1.5, simulator="models/calibrated", simulator_version=4, reward=reward, metrics=metrics,
+        flaws={"user/limit": 2},
     )  # fmt: skip
 
 
@@ -33,11 +43,15 @@ def write_learner(folder: Path) -> None:
     (folder / "policy" / "weights").write_bytes(b"0123456789")
 
 
-def checkpoints(run: Path, *updates: int) -> ArmCheckpoints:
-    made = ArmCheckpoints(run, "calibrated", 0)
+def checkpoints(run: Path, *updates: int, kept: int = 2, rewards: Mapping[int, float] | None = None) -> ArmCheckpoints:
+    made = ArmCheckpoints(run, "calibrated", 0, kept)
     for update in updates:
-        made.save(state(update), LOG_PROBS, write_learner)
+        made.save(state(update, (rewards or {}).get(update)), LOG_PROBS, write_learner)
     return made
+
+
+def names(made: ArmCheckpoints) -> list[str]:
+    return sorted(path.name for path in made.folder.iterdir())
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -49,9 +63,81 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     assert list(saved.log_probs) == list(LOG_PROBS)
     for key, values in LOG_PROBS.items():
         np.testing.assert_array_equal(saved.log_probs[key], values)
-    assert sorted(p.name for p in made.folder.iterdir()) == ["update-000010", "update-000015"]
-    made.clear()
+    assert names(made) == ["update-000010", "update-000015"]
+    made.finish()
     assert made.latest(said.append) is None and not said
+    assert not made.best_policy.exists(), "no reward, no best"
+
+
+def test_the_last_ones_and_the_best_stay(tmp_path: Path) -> None:
+    rewards = {1: 0.1, 2: 0.9, 3: float("nan"), 4: 0.3, 5: 0.2}
+    made = checkpoints(tmp_path, 1, 2, 3, 4, 5, kept=1, rewards=rewards)
+    assert names(made) == ["update-000002", "update-000005"]
+    saved = made.latest(print)
+    assert saved is not None and saved.state.updates == 5, "a run goes on from the last, not from the best"
+    checkpoints(tmp_path, 6, kept=1, rewards={6: 0.9})
+    assert names(made) == ["update-000006"], "of equals the last"
+    checkpoints(tmp_path, 7, 8, kept=1, rewards={7: 0.5})
+    (made.folder / "update-000008" / STATE).write_text("not JSON")
+    made.finish()
+    assert not made.folder.exists()
+    assert read_json(made.best_policy / "best.json") == {"reward": 0.9, "update": 6}
+    check_checksums(made.best_policy)
+    assert (made.best_policy / "weights").read_bytes() == b"0123456789"
+
+
+@contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """As on a disk that is full: the write fails in the middle, in whatever library it is."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("tensors", [20_000, 20])
+def test_a_full_disk_ends_nothing_and_harms_no_checkpoint(tmp_path: Path, tensors: int) -> None:
+    """Of 20,000 numbers the weights are too large; of 20 only ``log_probs.npz`` is, which comes after them."""
+    said: list[str] = []
+    scribe, made = Scribe(said.append), checkpoints(tmp_path, 5)
+    snapshot = Snapshot(index={}, files={}, tensors={"policy.safetensors": {"a": torch.ones(tensors)}})
+    large = {("log",): np.zeros(20_000, np.float32)}
+    with files_no_larger_than(40_000):
+        scribe.write("checkpoint 10", lambda: made.save(state(10), large, snapshot.write))
+        scribe.wait()
+    assert len(said) == 1 and said[0].startswith("checkpoint 10 could not be written, and the run goes on: ")
+    assert "File too large" in said[0]
+    assert names(made) == ["update-000005"], "nothing takes room on the full disk"
+    saved = made.latest(said.append)
+    assert saved is not None and saved.state == state(5)
+    scribe.write("checkpoint 15", lambda: made.save(state(15), large, snapshot.write))
+    scribe.close()
+    saved = made.latest(said.append)
+    assert saved is not None and saved.state == state(15) and len(said) == 1
+
+
+def test_files_are_written_one_after_the_other_and_mistakes_come_up() -> None:
+    said: list[str] = []
+    order: list[str] = []
+    entered, go = threading.Event(), threading.Event()
+
+    def first() -> None:
+        entered.set()
+        assert go.wait(60)
+        order.append("first")
+
+    scribe = Scribe(said.append)
+    scribe.write("first", first)
+    assert entered.wait(60) and not order, "whoever asks for it goes on at once"
+    go.set()
+    scribe.write("second", lambda: order.append("second"))
+    scribe.write("third", lambda: order.append(str(order[7])))
+    assert order == ["first", "second"]
+    with pytest.raises(IndexError):
+        scribe.close()
+    assert not said
 
 
 def test_a_broken_checkpoint_is_named_and_the_one_before_it_taken(tmp_path: Path) -> None:
@@ -81,11 +167,12 @@ def test_what_was_not_finished_or_does_not_belong_is_not_taken(tmp_path: Path) -
     assert made.latest(said.append) is not None and len(said) == 1
 
 
-def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [FORMAT + 1, FORMAT - 1, None])
+def test_another_format_is_refused_by_name(tmp_path: Path, other: int | None) -> None:
     made = checkpoints(tmp_path, 5)
     file = made.folder / "update-000005" / STATE
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": FORMAT + 1}))
-    with pytest.raises(UserError, match=f"update-000005 has the format {FORMAT + 1}; this version reads {FORMAT} only"):
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": other}))
+    with pytest.raises(UserError, match=f"update-000005 has the format {other}; this version reads {FORMAT} only"):
         made.latest(print)
 
 

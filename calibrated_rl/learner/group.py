@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,14 @@ class LearnerGroup:
         options = rank_options(config, ray.cluster_resources().get("GPU", 0))
         actor = ray.remote(_RankActor).options(**options)
         self._actors: list[Any] = [actor.remote(config) for _ in range(config.ranks)]
-        places = self._wait([a.where.remote() for a in self._actors])
-        address, port = places[0]
-        if all(place[0] == address for place in places):
-            address = LOCALHOST
-        self._wait([a.join.remote(rank, address, port) for rank, a in enumerate(self._actors)])
+        with ExitStack() as unless_all_join:
+            unless_all_join.callback(self.close)
+            places = self._wait([a.where.remote() for a in self._actors])
+            address, port = places[0]
+            if all(place[0] == address for place in places):
+                address = LOCALHOST
+            self._wait([a.join.remote(rank, address, port) for rank, a in enumerate(self._actors)])
+            unless_all_join.pop_all()
 
     def _wait(self, refs: list[Any]) -> list[Any]:
         """Results of all ``refs``; the first failure ends the wait, since the other ranks may hang in it."""
@@ -188,8 +192,13 @@ class LearnerGroup:
 
     def weights(self, name: str) -> Any:
         """``ObjectRef`` of a ``dict[str, torch.Tensor]``: full CPU weights by HF name, tied ones once."""
-        self._call("check", name)
-        refs = [a.call.remote("weights", name) for a in self._actors]
+        return self._held("weights", name, check=[name])
+
+    def _held(self, method: str, *arguments: Any, check: Sequence[str]) -> Any:
+        """``ObjectRef`` of what rank 0 returns, which stays where it is until somebody fetches it."""
+        for name in check:
+            self._call("check", name)
+        refs = [a.call.remote(method, *arguments) for a in self._actors]
         waiting, deadline = list(refs), time.monotonic() + self.config.timeout_seconds
         while waiting:
             done, waiting = ray.wait(
@@ -198,19 +207,21 @@ class LearnerGroup:
             if not done:
                 raise PartLost("the learner's weights were not gathered in time")
         # What a dead rank owes is ready, too, as an error that would be laid at the door of whoever fetches it.
-        self._call("check", name)
+        for name in check:
+            self._call("check", name)
         return refs[0]
 
     def save(self, name: str, folder: str | Path) -> None:
         """Write ``name`` in Hugging Face format with its tokenizer; whole or not at all."""
         self._call("save", name, str(Path(folder).resolve()))
 
-    def checkpoint(self, folder: str | Path, names: Sequence[str] = ()) -> None:
-        """Write weights, optimizer and random state of the trainable models in ``names`` (none named: of all)."""
-        self._call("checkpoint", str(Path(folder).resolve()), list(names))
+    def snapshot(self, names: Sequence[str]) -> Any:
+        """``ObjectRef`` of a ``Snapshot`` of the trainable models in ``names``. It is whole when this returns: training
+        may go on, and the ranks may die, while it is fetched and written."""
+        return self._held("snapshot", list(names), check=names)
 
     def restore(self, folder: str | Path) -> None:
-        """Replace all trainable models by those of a checkpoint of the same layout."""
+        """Replace all trainable models by those of a checkpoint, of whatever number of ranks and ZeRO stage."""
         self._call("restore", str(Path(folder).resolve()))
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from calibrated_rl import component
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.batch import SampleBatch
+from calibrated_rl.learner.checkpoint import Snapshot, read, take
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.hosted import HostedModel
 from calibrated_rl.learner.losses.base import Loss, LossInputs, Totals
@@ -252,25 +253,18 @@ class LearnerRank:
         Path(folder).parent.mkdir(parents=True, exist_ok=True)
         self._model(name).save(Path(folder))
 
-    def checkpoint(self, folder: str | Path, names: Sequence[str] = ()) -> None:
-        """Write weights, optimizer and random state of the trainable models in ``names`` (none named: of all) below
-        ``folder``.
-
-        The checksums are written last: without them the folder is not a checkpoint.
-        """
-        from calibrated_rl.learner.checkpoint import write
-
+    def snapshot(self, names: Sequence[str] = ()) -> Snapshot | None:
+        """Weights, optimizer and random state of the trainable models in ``names`` (none named: of all), copied; on
+        rank 0."""
         chosen = {name: self._model(name) for name in names} or self.models
-        write(chosen, self.world, self.config, Path(folder))
+        return take(chosen, self.world, self.config)
 
     def restore(self, folder: str | Path) -> None:
         """Replace all trainable models by those of a checkpoint.
 
         Raises:
-            UserError: the folder is not a whole checkpoint, was altered, or is of a newer format or another layout.
+            UserError: the folder is not a whole checkpoint, was altered, or is of another format or dtype.
         """
-        from calibrated_rl.learner.checkpoint import read
-
         read(self.load, self.models, self.world, self.config, Path(folder))
 
 
