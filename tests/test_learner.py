@@ -375,7 +375,7 @@ def test_a_checkpoint_goes_on_at_every_zero_stage(folder: Path, tmp_path: Path, 
         snapshot.write(tmp_path / str(before))
         expected = made.step("policy", batch, GRPO_TERMS), made.weights("policy")
         for after in (0, 1, 2, 3):
-            other = LearnerRank(LearnerConfig(row_tokens=64, max_rows=2, dtype=dtype, zero_stage=after))
+            other = LearnerRank(LearnerConfig(micro_batch_tokens=128, dtype=dtype, zero_stage=after))
             other.restore(tmp_path / str(before))
             again = other.snapshot()
             assert again is not None
@@ -472,7 +472,7 @@ def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, st
         ray.get(group.snapshot(["policy"]), timeout=60).write(tmp_path / "of_two")
         expected_step = group.step("policy", given_samples, GRPO_TERMS)
         expected_weights = ray.get(group.weights("policy"), timeout=60)
-        alone = LearnerRank(LearnerConfig(row_tokens=40, max_rows=1, zero_stage=2))
+        alone = LearnerRank(LearnerConfig(micro_batch_tokens=40, zero_stage=2))
         alone.restore(tmp_path / "of_two")
         snapshot = alone.snapshot()
         assert snapshot is not None and snapshot.index["ranks"] == 1
