@@ -19,6 +19,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, urlsplit
@@ -30,8 +31,8 @@ from calibrated_rl.files import read_json, to_disk, write_json
 
 FORMAT = 1
 """Raised whenever another program would misread or miss something."""
-CONNECT_TIMEOUT_S = 10.0
-"""A store that does not even answer is out of reach; the run goes on without it."""
+REQUEST_TIMEOUT_S = 10.0
+"""A store that does not send or take a byte for so long is out of reach; the run goes on without it."""
 ATTEMPTS = 3
 """Tries of one request to S3, before the copy is given up until the next checkpoint."""
 CHUNK = 2**23
@@ -39,7 +40,7 @@ CHUNK = 2**23
 KNOWN = ".store.json"
 """In the run folder: the manifests that this folder has written or come from."""
 _MANIFEST = re.compile(r"(\d{8})-([0-9a-f]{64})\.json")
-_S3_OPTIONS = ("region", "scheme", "endpoint_override")
+_OPTIONS = {"s3": ("region", "scheme", "endpoint_override"), "gs": ("scheme", "endpoint_override"), "file": ()}
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,13 @@ def check_address(address: str) -> None:
     options = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
     if "@" in parts.netloc or any("key" in name or "token" in name or "secret" in name for name in options):
         raise UserError(f"{key} has credentials in it: give them in the environment, such as AWS_ACCESS_KEY_ID")
-    if parts.scheme not in ("s3", "gs", "file"):
+    if parts.scheme not in _OPTIONS:
         raise UserError(f"{key} is '{printable(address)}': write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or file:///PATH")
-    if parts.scheme == "s3" and (unknown := [name for name in options if name not in _S3_OPTIONS]):
-        raise UserError(f"{key}: unknown option '{printable(unknown[0])}'; there are: {', '.join(_S3_OPTIONS)}")
+    known = _OPTIONS[parts.scheme]
+    if unknown := [name for name in options if name not in known]:
+        raise UserError(f"{key}: unknown option '{printable(unknown[0])}'; there are: {', '.join(known) or 'none'}")
+    if parts.scheme == "file" and parts.netloc:
+        raise UserError(f"{key} is '{printable(address)}': write file:///PATH, with three strokes")
     if not (parts.path if parts.scheme == "file" else parts.netloc).strip("/"):
         what = "folder" if parts.scheme == "file" else "bucket"
         raise UserError(f"{key} is '{printable(address)}': it names no {what}")
@@ -71,18 +75,15 @@ def check_address(address: str) -> None:
 def _open(address: str) -> tuple[fs.FileSystem, str]:
     """The file system of ``address``, and the path in it."""
     parts = urlsplit(address)
-    if parts.scheme != "s3":
-        try:
-            filesystem, path = fs.FileSystem.from_uri(address)
-        except (ValueError, NotImplementedError) as error:
-            raise UserError(f"training.checkpoint_store: {printable(first_line(error))}") from error
-        return filesystem, path.rstrip("/")
-    # from_uri has no way to say how long to wait.
-    filesystem = fs.S3FileSystem(
-        connect_timeout=CONNECT_TIMEOUT_S, request_timeout=CONNECT_TIMEOUT_S,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS), **dict(parse_qsl(parts.query)),
-    )  # fmt: skip
-    return filesystem, f"{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
+    options, place = dict(parse_qsl(parts.query)), f"{parts.netloc}{parts.path}".rstrip("/")
+    # FileSystem.from_uri has no way to say how long to wait.
+    if parts.scheme == "s3":
+        timeouts = {"connect_timeout": REQUEST_TIMEOUT_S, "request_timeout": REQUEST_TIMEOUT_S}
+        retries = fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
+        return fs.S3FileSystem(**options, **timeouts, retry_strategy=retries), place
+    if parts.scheme == "gs":
+        return fs.GcsFileSystem(**options, retry_time_limit=timedelta(seconds=ATTEMPTS * REQUEST_TIMEOUT_S)), place
+    return fs.LocalFileSystem(), place
 
 
 class RunCopy:

@@ -215,6 +215,8 @@ def test_files_that_change_while_they_are_sent(server: S3Server, tmp_path: Path)
         ("http://somewhere/x", "write s3://BUCKET/PREFIX"),
         ("s3://", "names no bucket"),
         ("file:///", "names no folder"),
+        ("file://relative/path", "with three strokes"),
+        ("gs://bucket?region=x", "unknown option 'region'"),
         ("s3://bucket?regoin=x", "unknown option 'regoin'"),
         ("s3://me:hunter2@bucket/x", "has credentials in it"),
         ("s3://bucket/x?access_key=me&secret_key=hunter2", "has credentials in it"),

@@ -142,10 +142,8 @@ class Arm:
         def write_learner(folder: Path) -> None:
             ray.get(snapshot, timeout=SNAPSHOT_TIMEOUT_S).write(folder)
 
-        parts.scribe.write(
-            f"the checkpoint of {self.name} (seed {self.seed}) after update {self.updates}",
-            lambda: self._checkpoints.save(state, log_probs, write_learner),
-        )
+        what = f"the checkpoint of {self.name} (seed {self.seed}) after update {self.updates}"
+        parts.write_aside((what, lambda: self._checkpoints.save(state, log_probs, write_learner)))
 
     @property
     def seconds(self) -> float:
