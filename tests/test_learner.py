@@ -421,8 +421,11 @@ def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, st
         with pytest.raises(UserError, match="no model 'critic'"):
             group.weights("critic")
         # What two ranks wrote one goes on from at another stage, and the other way round.
-        ray.get(group.snapshot(["policy"]), timeout=60).write(tmp_path / "of_two")
-        expected_step = group.step("policy", given_samples, GRPO_TERMS)
+        with pytest.raises(UserError, match="no model 'critic'"):
+            group.snapshot(["critic"])
+        group.snapshot(["policy"])
+        expected_step = group.step("policy", given_samples, GRPO_TERMS)  # after the snapshot, so it is not in it
+        group.write_snapshot(tmp_path / "of_two")
         expected_weights = ray.get(group.weights("policy"), timeout=60)
         alone = LearnerRank(LearnerConfig(row_tokens=40, max_rows=1, zero_stage=2))
         alone.restore(tmp_path / "of_two")
@@ -434,6 +437,10 @@ def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, st
             (expected_step, expected_weights), metric_tolerance=1e-4,
         )  # fmt: skip
         group.restore(tmp_path / "of_one")
+        group.snapshot(["policy"])
+        (tmp_path / "no_folder").touch()
+        with pytest.raises(OSError, match="no_folder"):
+            group.write_snapshot(tmp_path / "no_folder")
         again = group.step("policy", given_samples, GRPO_TERMS)
         assert again == expected_step
         weights = ray.get(group.weights("policy"), timeout=60)

@@ -36,7 +36,7 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The trainable models of a learner at one moment, in this process's memory."""
+    """The trainable models of a learner at one moment, in the memory of its first rank."""
 
     index: dict[str, Any]
     """What ``learner.json`` will hold."""
