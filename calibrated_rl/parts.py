@@ -86,7 +86,7 @@ class Parts:
             build(config.human, config.human_config, "human_config", task=self.task) if config.human else None
         )
         self.scribe = Scribe(self.say)
-        self._copy = copy_of_run(config, folder)
+        self._copy: RunCopy | None = None
         self.served_simulator: Path | None = None
         """Folder of the simulator that the replicas have."""
         self.judge: ScriptedHuman | ReplicaPool | None = self.human
@@ -350,6 +350,8 @@ class Parts:
     def write_aside(self, *jobs: tuple[str, Callable[[], None]]) -> None:
         """Write files while training goes on, each job with its name in the log, and then what is new in the run folder
         to ``training.checkpoint_store``, if there is one."""
+        if self._copy is None:
+            self._copy = copy_of_run(self.config, self.folder)
         copy = [] if self._copy is None else [("the copy of the run in the store", self._copy.send)]
         self.scribe.write(*jobs, *copy)
 

@@ -136,8 +136,11 @@ class RunCopy:
             {"format": FORMAT, "files": {name: [file.digest, file.size] for name, file in sorted(files.items())}},
             indent=1,
         ).encode()
+        digest = hashlib.sha256(content).hexdigest()
+        if before and before[-1].endswith(f"-{digest}.json"):
+            return
         number = 1 + max((int(name[:8]) for name in before), default=0)
-        name = f"{number:08d}-{hashlib.sha256(content).hexdigest()}.json"
+        name = f"{number:08d}-{digest}.json"
         known = self._known()
         # Noted first: if this process dies in between, what it wrote must not pass for somebody else's.
         write_json(self._folder / KNOWN, {"manifests": [*known[-self._kept :], name]})
@@ -145,11 +148,13 @@ class RunCopy:
         self._tidy([*before, name])
 
     def _local_files(self) -> Iterator[Path]:
-        for path in sorted(self._folder.rglob("*")):
-            inside = path.relative_to(self._folder)
-            unfinished = path.name.endswith(".part") or any(part.startswith(".") for part in inside.parts)
-            if path.is_file() and not unfinished and inside.parts[0] != "variants":  # they have copies of their own
-                yield path
+        for place, folders, names in os.walk(self._folder):  # passes over folders that go meanwhile
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if place == str(self._folder) and "variants" in folders:
+                folders.remove("variants")  # they have copies of their own
+            yield from (
+                Path(place, name) for name in sorted(names) if not name.startswith(".") and not name.endswith(".part")
+            )
 
     def _send_file(self, path: Path) -> _File:
         """Send a file as it is now, if its content is not there. Later changes go by: a file that is appended to is

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,7 @@ def test_a_checkpoint_continues_the_same_run(folder: Path, tmp_path: Path, stage
     for name in names:
         ends = [rank.weights(name) for rank in (made, other)]
         assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+    shutil.rmtree(tmp_path / "checkpoint")  # as when later ones have taken its place
     other.save("policy", tmp_path / "saved")
     assert (tmp_path / "saved" / "tokenizer_config.json").read_text() == '{"note": "kept"}'
 

@@ -104,8 +104,12 @@ def test_what_is_there_is_not_sent_again_and_what_is_old_goes(server: S3Server, 
     assert len(sent) == 2 and sent[0].startswith("00000002-") and sent[1] == hashlib.sha256(b"two").hexdigest()
     (here / "models/start/model.safetensors").write_text("another")
     (here / "models/again").unlink()
-    for _ in range(2):
-        copy.send()
+    copy.send()
+    server.puts.clear()
+    copy.send()
+    assert not server.puts, "nothing is new"
+    (here / "arms/start-0.json").write_text("new")
+    copy.send()
     old = hashlib.sha256(b"w" * 100_000).hexdigest()
     assert not any(key.endswith(old) for key in server.objects), "no manifest that is kept names it"
     assert sum("/manifests/0" in key for key in server.objects) == 2
