@@ -1,5 +1,8 @@
 """Errors that jobs deal with: the user's to mend, and those after which a run starts its parts again."""
 
+import errno
+import re
+
 MOST_SHOWN = 300
 """Characters of somebody else's text that a message quotes at most."""
 
@@ -30,3 +33,18 @@ def printable(text: str, most: int | None = MOST_SHOWN) -> str:
     of reading are spelt out, and what is longer than ``most`` characters is cut off."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:most])
     return shown if most is None or len(text) <= most >= len(shown) else f"{shown[:most]} ..."
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk, the user's share of it, or the largest file that a process may write, is exhausted."""
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+def is_no_room(error: BaseException) -> bool:
+    """Whether ``error`` says that nothing more can be written, in whichever process it was raised: Ray wraps what its
+    actors raise, and safetensors tells the operating system's error in words alone."""
+    cause = getattr(error, "cause", error)
+    if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+        return True
+    found = _OS_ERROR.search(str(cause))
+    return found is not None and int(found[1]) in NO_ROOM

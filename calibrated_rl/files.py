@@ -1,15 +1,17 @@
-"""JSON files: written whole or not at all, and read with a clear word where they are broken."""
+"""JSON files: written whole or not at all, and read with a clear word where they are broken. Room on the disk."""
 
 import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from calibrated_rl.errors import UserError
+from calibrated_rl.errors import UserError, is_no_room
 
 
 def to_disk(path: Path) -> None:
@@ -46,6 +48,7 @@ def write_json(file: Path, content: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(file.name + ".part")
     aside.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+    to_disk(aside)
     os.replace(aside, file)
 
 
@@ -67,3 +70,38 @@ def read_json(file: Path, kind: type = dict) -> Any:
     if not isinstance(content, kind):
         raise UserError(f"{file} does not hold a JSON {'object' if kind is dict else 'array'}")
     return content
+
+
+ROOM_MIB = 64
+"""A disk that takes a file of this size is not full."""
+ROOM_POLL_S, ROOM_TIMEOUT_S = 5.0, 86400.0
+
+
+def wait_for_room(folder: Path, say: Callable[[str], None], timeout_s: float = ROOM_TIMEOUT_S) -> None:
+    """After a write that found the disk full: return when files can be written in ``folder`` again, not at once in any
+    case. ``say`` is told that nothing can be written, and when it can.
+
+    Raises:
+        UserError: it could not for ``timeout_s`` seconds.
+    """
+    say(f"the disk of {folder} is full; waiting for {ROOM_MIB} MiB (looked every {ROOM_POLL_S:g} s)")
+    began = time.monotonic()
+    while True:
+        time.sleep(ROOM_POLL_S)
+        waited = time.monotonic() - began
+        if _has_room(folder):
+            break
+        if waited > timeout_s:
+            raise UserError(f"the disk of {folder} was full for {timeout_s:g} s: make room, and give the command again")
+    say(f"there is room on the disk of {folder} (waited {waited:.0f} s)")
+
+
+def _has_room(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, ROOM_MIB * 2**20)
+    except OSError as error:
+        if not is_no_room(error):
+            raise
+        return False
+    return True

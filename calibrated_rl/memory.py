@@ -14,7 +14,7 @@ import psutil
 from calibrated_rl.config import RunConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LearnerConfig
-from calibrated_rl.learner.model import CHUNK_POSITIONS
+from calibrated_rl.learner.head import strip_width
 from calibrated_rl.models import ModelShape, shape_of
 from calibrated_rl.rollout.engine import EngineConfig
 
@@ -70,13 +70,13 @@ def activations(learner: LearnerConfig, model: ModelShape) -> int:
 
     A layer keeps about ten vectors of the hidden size, five of the intermediate size and three of the keys'
     for each token; with gradient checkpointing only its input, and one layer at a time is recomputed. Logits exist
-    for one chunk, in about four float32 copies.
+    for one strip of the vocabulary, in at most three float32 copies.
     """
-    tokens, element = learner.row_tokens * learner.max_rows, _bytes(learner.dtype)
+    tokens, element = learner.micro_batch_tokens, _bytes(learner.dtype)
     layer = (10 * model.hidden + 5 * model.intermediate + 3 * model.keys) * tokens * element
     kept = model.hidden * tokens * element
     layers = layer + model.layers * kept if learner.gradient_checkpointing else model.layers * layer
-    return layers + 4 * min(tokens, CHUNK_POSITIONS) * model.vocabulary * 4
+    return layers + 3 * tokens * strip_width(tokens, model.vocabulary) * 4
 
 
 def memory_needs(
@@ -88,8 +88,8 @@ def memory_needs(
     # a replica reads its copy in shared memory.
     published = sum(model.parameters for model in models) + 2 * max(model.parameters for model in models)
     engines: Needs = {
-        "policy engine": engine_needs(config.policy.engine, policy, config.policy.replicas),
-        "simulator engine": engine_needs(config.simulator.engine, simulator, config.simulator.replicas),
+        "policy engine": engine_needs(config.policy.engine, policy, config.policy.replica_bounds[1]),
+        "simulator engine": engine_needs(config.simulator.engine, simulator, config.simulator.replica_bounds[1]),
     }
     if proxy:
         engines["proxy engine"] = engine_needs(config.proxy.engine, proxy)
@@ -140,7 +140,7 @@ def refuse_too_little(needs: Needs, available: int) -> None:
     raise UserError(
         f"this run needs about {sum(sizes.values()) / GIB:.1f} GiB of memory, and {available / GIB:.1f} GiB are "
         f"available. In GiB: {detail}. What can be made smaller: policy.engine.kv_cache_mib, "
-        "simulator.engine.kv_cache_mib, learner.max_rows, the models"
+        "simulator.engine.kv_cache_mib, learner.micro_batch_tokens, the models"
     )
 
 

@@ -3,24 +3,25 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, RayActorError
 from safetensors.torch import load_file
 
-from calibrated_rl.background import Scribe
+from calibrated_rl.background import BesideTraining, Scribe
 from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
 from calibrated_rl.component import build, import_path
 from calibrated_rl.config import EvaluationConfig, RunConfig
 from calibrated_rl.dialogue import Dialogue, Side, Split, TokenSequence
-from calibrated_rl.errors import PartLost, UserError, first_line
+from calibrated_rl.errors import PartLost, UserError, first_line, is_no_room
+from calibrated_rl.files import wait_for_room
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR, START
@@ -29,10 +30,11 @@ from calibrated_rl.memory import check_memory
 from calibrated_rl.models import check_context, make_tiny, read_tokenizer, resolve_model
 from calibrated_rl.progress import Progress
 from calibrated_rl.replay.actor import ReplayActor
-from calibrated_rl.replay.schema import from_table
+from calibrated_rl.replay.schema import from_table, to_table
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.context import check_room, room_for
 from calibrated_rl.rollout.conversation import SamplingConfig
+from calibrated_rl.rollout.elastic import Elastic
 from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
 from calibrated_rl.run_copy import RunCopy
@@ -85,6 +87,8 @@ class Parts:
         self.human: ScriptedHuman | None = (
             build(config.human, config.human_config, "human_config", task=self.task) if config.human else None
         )
+        self.pools: list[ReplicaPool] = []
+        self._started = ExitStack()
         self.scribe = Scribe(self.say)
         self._copy: RunCopy | None = None
         self.served_simulator: Path | None = None
@@ -170,18 +174,20 @@ class Parts:
         gate = WaveGate() if config.deterministic else None
         self.say("starting two vLLM engines, the learner and the replay store")
         self.store = ReplayActor.remote()
+        self._started.callback(ray.kill, self.store)
+        self.beside = BesideTraining()
+        self._started.callback(self.beside.close)
         self.policy, self.simulator = (
-            ReplicaPool(role, str(base), chat, side.engine, replicas=side.replicas, gate=gate)
+            self._pool(role, str(base), chat, side.engine, replicas=side.replicas, gate=gate)
             for role, base, chat, side in (
                 (POLICY, self.policy_base, self.policy_chat, config.policy),
                 (SIMULATOR, self.simulator_base, self.simulator_chat, config.simulator),
             )
         )
-        self.pools = [self.policy, self.simulator]
         if config.proxy.model:
-            self.judge = ReplicaPool(PROXY, str(self.proxy_base), self.proxy_chat, config.proxy.engine, gate=gate)
-            self.pools.append(self.judge)
+            self.judge = self._pool(PROXY, str(self.proxy_base), self.proxy_chat, config.proxy.engine, gate=gate)
         self.learner = LearnerGroup(config.learner)
+        self._started.callback(self.learner.close)
         if not (self.folder / "replay" / "logs").is_dir():
             self.open_store("logs")
             self.keep([log for split in Split for log in self.logs[split]])
@@ -198,15 +204,13 @@ class Parts:
         """Start only what it takes to judge the saved policy in ``folder``: its engine and, if there is one, the
         proxy's, as it was fitted. No simulator, learner or store."""
         config, gate = self.config, WaveGate() if self.config.deterministic else None
-        self.policy = ReplicaPool(
+        self.policy = self._pool(
             POLICY, str(folder.resolve()), self.policy_chat, config.policy.engine,
             replicas=config.policy.replicas, gate=gate,
         )  # fmt: skip
-        self.pools = [self.policy]
         if config.proxy.model:
             fitted = (self.folder / "models" / PROXY).resolve() if config.proxy.sft.epochs else self.proxy_base
-            self.judge = ReplicaPool(PROXY, str(fitted), self.proxy_chat, config.proxy.engine, gate=gate)
-            self.pools.append(self.judge)
+            self.judge = self._pool(PROXY, str(fitted), self.proxy_chat, config.proxy.engine, gate=gate)
         for pool in self.pools:
             pool.wait_until_ready()
         self.collector = Collector(self.task, self.policy, config.policy.sampling, config.simulator.sampling)
@@ -215,13 +219,12 @@ class Parts:
         """Start only what it takes to hold dialogues between two saved models: both engines, no learner, no store."""
         config, gate = self.config, WaveGate() if self.config.deterministic else None
         self.policy, self.simulator = (
-            ReplicaPool(role, str(folder.resolve()), chat, side.engine, replicas=side.replicas, gate=gate)
+            self._pool(role, str(folder.resolve()), chat, side.engine, replicas=side.replicas, gate=gate)
             for role, folder, chat, side in (
                 (POLICY, policy, self.policy_chat, config.policy),
                 (SIMULATOR, simulator, self.simulator_chat, config.simulator),
             )
         )
-        self.pools = [self.policy, self.simulator]
         for pool in self.pools:
             pool.wait_until_ready()
         self.collector = Collector(self.task, self.policy, config.policy.sampling, config.simulator.sampling)
@@ -270,14 +273,18 @@ class Parts:
         (folder / "fit.json").write_text(json.dumps(result))
         return folder
 
+    def _pool(self, *arguments: Any, **named: Any) -> ReplicaPool:
+        pool = ReplicaPool(*arguments, say=self.say, **named)
+        self.pools.append(pool)
+        self._started.callback(pool.close)
+        return pool
+
     def stop(self) -> None:
+        """End what has been started, though starting may have failed half way: it would keep the next from starting."""
         try:
             self.scribe.close()  # a checkpoint of a run that is going down is worth waiting for
         finally:
-            for pool in self.pools:
-                pool.close()
-            self.learner.close()
-            ray.kill(self.store)
+            self._started.close()
 
     # ---- what the arms are made of -------------------------------------------------------------------
 
@@ -293,23 +300,28 @@ class Parts:
 
     def dialogues_of(self, arm: str, update: int) -> list[Dialogue]:
         """What an arm collected for an update, in its order; from the store that is open."""
-        table = self.ask_store("table", kind="rollout", arm=arm)
-        return from_table(table.filter(pc.equal(table.column("update"), update)))
+        return from_table(self.ask_store("table", kind="rollout", arm=arm, update=update))
 
     def keep(self, dialogues: Sequence[Dialogue]) -> None:
         """Put dialogues into the replay store."""
-        self.ask_store("append", list(dialogues))
+        self.ask_store("append_table", to_table(dialogues))
 
     def ask_store(self, method: str, *arguments: Any, **named: Any) -> Any:
-        """Call a method of the replay store (``ReplayService``).
+        """Call a method of the replay store (``ReplayService``), again if its disk was full: what failed for that
+        reason left no trace.
 
         Raises:
             PartLost: the store's process is gone, or does not answer.
         """
-        try:
-            return ray.get(getattr(self.store, method).remote(*arguments, **named), timeout=2 * STORE_TIMEOUT_S)
-        except (RayActorError, GetTimeoutError) as error:
-            raise PartLost(f"the replay store is gone: {first_line(error)}") from error
+        while True:
+            try:
+                return ray.get(getattr(self.store, method).remote(*arguments, **named), timeout=2 * STORE_TIMEOUT_S)
+            except (RayActorError, GetTimeoutError) as error:
+                raise PartLost(f"the replay store is gone: {first_line(error)}") from error
+            except OSError as error:
+                if not is_no_room(error):
+                    raise
+                wait_for_room(self.folder, self.say)
 
     @property
     def uses_reference(self) -> bool:
@@ -335,6 +347,16 @@ class Parts:
         if not self.uses_reference:
             self.learner.unload(START)
         return found
+
+    def elastic(self) -> Elastic:
+        """What scales the replicas of both sides while an arm trains."""
+        sides = {POLICY: self.config.policy, SIMULATOR: self.config.simulator}
+        return Elastic(
+            {POLICY: self.policy, SIMULATOR: self.simulator},
+            {role: side.scaling for role, side in sides.items()},
+            {role: side.replica_bounds for role, side in sides.items()},
+            self.say,
+        )
 
     def use_simulator(self, folder: Path, version: int | None = None) -> None:
         """Serve the simulator in ``folder``, as ``version`` or the next one."""

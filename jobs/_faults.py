@@ -1,6 +1,7 @@
 """The faults of jobs/chaos.py: each finds the processes of a running job and does something to them."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -36,7 +37,7 @@ class Target:
     command: Sequence[str]
     """The job's command line."""
     lose_node: Callable[[], None]
-    """Kills a worker node and adds a fresh one."""
+    """Kills a worker node, which replicas or the learner run on, and adds a fresh one."""
 
     def actor(self, name: str) -> psutil.Process:
         """The process of the actor ``name``: learner, store, or a role of replicas."""
@@ -93,6 +94,46 @@ def _quietly(call: Callable[[], Any]) -> None:
         call()
 
 
+SHARED = Path("/dev/shm")
+SYNC_WAIT_S = 20.0
+
+
+def break_weight_sync(target: Target) -> None:
+    """Cut the weights short that are just on their way into an engine.
+
+    Raises:
+        NotThere: no weights were on their way for ``SYNC_WAIT_S`` seconds.
+    """
+    deadline = time.monotonic() + SYNC_WAIT_S
+    while time.monotonic() < deadline:
+        for file in SHARED.glob("calibrated_rl_*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):  # they have arrived meanwhile
+                if size := file.stat().st_size:
+                    os.truncate(file, size // 2)
+                    return
+        time.sleep(0.002)
+    raise NotThere("weights on their way")
+
+
+NO_ROOM_S = 8.0
+MOST_BYTES = {"store": 2048, "learner": 2**20, "driver": 2**20}
+"""The largest file that each process may write while its disk is full; more for those that keep a log."""
+
+
+def full_disk(target: Target) -> None:
+    """Nothing can be written for a while, as on a full disk: the operating system refuses larger files."""
+    processes = {"store": target.actor("store"), "learner": target.actor("learner"), "driver": target.driver()}
+    limits = {name: process.rlimit(psutil.RLIMIT_FSIZE) for name, process in processes.items()}
+    for name, process in processes.items():
+        process.rlimit(psutil.RLIMIT_FSIZE, (MOST_BYTES[name], limits[name][1]))
+
+    def make_room() -> None:
+        for name, process in processes.items():
+            _quietly(lambda name=name, process=process: process.rlimit(psutil.RLIMIT_FSIZE, limits[name]))
+
+    threading.Timer(NO_ROOM_S, make_room).start()
+
+
 def second_driver(target: Target) -> None:
     """A second job on the same run folder must be refused.
 
@@ -116,6 +157,8 @@ HEAVY: dict[str, Callable[[Target], None]] = {
     "kill_driver": lambda t: t.driver().kill(),
     "kill_node": lambda t: t.lose_node(),
     "hang_policy_engine": lambda t: _stopped(t.engine("policy"), HANG_S),
+    "hang_simulator_engine": lambda t: _stopped(t.engine("simulator"), HANG_S),
+    "break_weight_sync": break_weight_sync,
 }
 LIGHT: dict[str, Callable[[Target], None]] = {
     "pause_policy_engine": lambda t: _stopped(t.engine("policy"), PAUSE_S),
@@ -125,5 +168,6 @@ LIGHT: dict[str, Callable[[Target], None]] = {
     "pause_store": lambda t: _stopped(t.actor("store"), PAUSE_S),
     "slow_policy_engine": lambda t: _slowed(t.engine("policy")),
     "slow_simulator_engine": lambda t: _slowed(t.engine("simulator")),
+    "full_disk": full_disk,
     "second_driver": second_driver,
 }

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,19 +68,26 @@ class Watch:
         return next((at for at, took in self.updates if at - took >= since and took <= FULL * usual), None)
 
 
-def plan(seed: int) -> "Any":
-    """Names of faults, without end: a heavy one after every three light ones, each kind as often as the others."""
+def plan(seed: int, only: Sequence[str]) -> Iterator[str]:
+    """Names of faults, without end: a heavy one after every three light ones, each kind as often as the others.
+
+    Args:
+        only: kinds to choose from; none: all.
+    """
     import _faults
 
     rng = random.Random(seed)
-    heavy: list[str] = []
-    light: list[str] = []
+    choices = [
+        ([kind for kind in sorted(kinds) if kind in only or not only], count)
+        for kinds, count in ((_faults.LIGHT, 3), (_faults.HEAVY, 1))
+    ]
+    drawn: list[list[str]] = [[], []]
     while True:
-        for pool, kinds, count in ((light, _faults.LIGHT, 3), (heavy, _faults.HEAVY, 1)):
-            for _ in range(count):
-                if not pool:
-                    pool.extend(rng.sample(sorted(kinds), len(kinds)))
-                yield pool.pop()
+        for (kinds, count), left in zip(choices, drawn, strict=True):
+            for _ in range(count if kinds else 0):
+                if not left:
+                    left.extend(rng.sample(kinds, len(kinds)))
+                yield left.pop()
 
 
 def main() -> int:
@@ -90,7 +98,10 @@ def main() -> int:
     parser.add_argument("--config", default="configs/chaos.yaml", help="what is trained (default: %(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the faults (default: 0)")
+    parser.add_argument("--only", action="append", default=[], metavar="KIND", help="this kind alone; may be repeated")
     arguments = parser.parse_args()
+
+    import _faults
 
     from calibrated_rl.config import load_config
     from calibrated_rl.errors import UserError
@@ -99,6 +110,9 @@ def main() -> int:
 
     if arguments.minutes <= 0:
         raise UserError("--minutes must be above 0")
+    if unknown := set(arguments.only) - {*_faults.HEAVY, *_faults.LIGHT}:
+        kinds = ", ".join(sorted({*_faults.HEAVY, *_faults.LIGHT}))
+        raise UserError(f"there is no fault '{min(unknown)}'; kinds: {kinds}")
     run = arguments.runs / load_config(arguments.config).name
     if run.exists():
         raise UserError(f"{run} is there already: remove it, so that only what happens now is counted")
@@ -115,7 +129,8 @@ def chaos(arguments: argparse.Namespace, run: Path, progress: "Any") -> dict[str
     from ray.cluster_utils import Cluster
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 300 * 2**20})
+    # No CPUs on the head: everything that asks for some runs on the workers, which are killed.
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 300 * 2**20})
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     seeds = ",".join(map(str, range(1000)))
@@ -147,8 +162,11 @@ def inject(
 
     from calibrated_rl.replay.audit import audit_run
 
+    rng = random.Random(arguments.seed)
+
     def lose_node() -> None:
-        cluster.remove_node(sorted(cluster.worker_nodes, key=lambda node: node.unique_id)[0], allow_graceful=False)
+        nodes = sorted(cluster.worker_nodes, key=lambda node: node.unique_id)
+        cluster.remove_node(rng.choice(nodes), allow_graceful=False)
         cluster.add_node(num_cpus=1)
 
     target = _faults.Target(psutil.Process(), job, command, lose_node)
@@ -159,7 +177,7 @@ def inject(
     absent: Counter[str] = Counter()
     recoveries: list[float] = []
     never = 0
-    for kind in plan(arguments.seed):
+    for kind in plan(arguments.seed, arguments.only):
         if time.monotonic() - began > 60 * arguments.minutes:
             break
         heavy, at = kind in _faults.HEAVY, time.monotonic()

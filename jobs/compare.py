@@ -101,9 +101,11 @@ def run(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, An
 
 
 def _run_missing(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, Any]:
+    from safetensors import SafetensorError
+
     from calibrated_rl.algorithms.compare import compare, missing, write_summary
-    from calibrated_rl.errors import PartLost
-    from calibrated_rl.files import exclusive
+    from calibrated_rl.errors import PartLost, is_no_room
+    from calibrated_rl.files import exclusive, wait_for_room
     from calibrated_rl.parts import Parts
 
     with exclusive(folder):
@@ -112,6 +114,11 @@ def _run_missing(config: "RunConfig", folder: Path, progress: "Progress") -> dic
             try:
                 with _command.started(config, folder, progress) as parts:
                     compare(config, parts)
+            except (OSError, SafetensorError) as error:
+                if not is_no_room(error):
+                    raise
+                wait_for_room(folder, progress.say)
+                progress.say("starting again from the last checkpoint")
             except PartLost as lost:
                 restarts += 1
                 if restarts > config.restarts:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import psutil
@@ -46,7 +47,7 @@ def processes(pool: ReplicaPool) -> tuple[int, int]:
         children = psutil.Process().children(recursive=True)
         return os.getpid(), next(child.pid for child in children if "EngineCore" in child.name())
 
-    found: tuple[int, int] = ray.get(pool._actors[0].apply.remote(ids), timeout=30)
+    found: tuple[int, int] = ray.get(pool._placed[0].actor.apply.remote(ids), timeout=30)
     return found
 
 
@@ -117,3 +118,23 @@ def test_a_refused_prompt_is_no_failure_of_the_replica(
     with pytest.raises(ValueError, match="600"):
         asyncio.run(ask())
     assert processes(pool) == before
+
+
+@pytest.mark.timeout(400)
+def test_a_weight_update_that_fails_half_way_leaves_no_mixed_weights(pool: ReplicaPool) -> None:
+    """The tensors have arrived when it fails, but their layers are not put together again."""
+
+    def break_off(replica: Any) -> None:
+        async def fail(version: str) -> None:
+            raise ConnectionResetError("half way")
+
+        replica.engine.finish_weight_update = fail
+
+    before, expected = processes(pool), pool.score(IDS)
+    ray.get(pool._placed[0].actor.apply.remote(break_off), timeout=30)
+    weights = pool._weights
+    pool.publish(weights, 4)
+    assert pool._last_failure == "RayTaskError(ConnectionResetError)"
+    assert set(processes(pool)).isdisjoint(before)
+    np.testing.assert_allclose(pool.score(IDS), expected, atol=1e-6)
+    pool.publish(weights, 3)

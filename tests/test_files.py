@@ -1,12 +1,19 @@
-"""Files of a run: one job at a time has its folder."""
+"""Files of a run: one job at a time has its folder; a full disk is waited for."""
 
+import ast
+import errno
+import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayTaskError
+from safetensors import SafetensorError
 
-from calibrated_rl.errors import UserError
+from calibrated_rl import files
+from calibrated_rl.errors import UserError, is_no_room
 from calibrated_rl.files import exclusive
 
 HOLD = """
@@ -29,3 +36,37 @@ def test_a_run_folder_belongs_to_one_job_and_is_free_when_that_dies(tmp_path: Pa
         other.wait(timeout=30)
     with exclusive(folder):
         pass
+
+
+def test_a_full_disk_is_waited_for_and_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "ROOM_POLL_S", 0.05)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (files.ROOM_MIB * 2**20 // 2, hard))
+    said: list[str] = []
+    try:
+        with pytest.raises(UserError, match="make room"):
+            files.wait_for_room(tmp_path, said.append, timeout_s=0.2)
+        threading.Timer(0.3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))).start()
+        files.wait_for_room(tmp_path, said.append, timeout_s=30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert ["is full" in said[0], "is full" in said[1], "there is room" in said[2]] == [True] * 3 and len(said) == 3
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_known_in_whichever_words_it_comes(tmp_path: Path) -> None:
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        error = OSError(number, "no")
+        assert is_no_room(error) and is_no_room(RayTaskError("append", "", error).as_instanceof_cause())
+    assert not is_no_room(OSError(errno.EACCES, "no")) and not is_no_room(TimeoutError("(os error 5)"))
+    script = (
+        "import resource, sys, torch\n"
+        "from safetensors import SafetensorError\n"
+        "from safetensors.torch import save_file\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try:\n    save_file({'w': torch.zeros(10000)}, sys.argv[1])\n"
+        "except (SafetensorError, OSError) as error:\n    print(repr(str(error)))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "weights")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert is_no_room(SafetensorError(ast.literal_eval(done.stdout))), done

@@ -14,17 +14,18 @@ import torch
 
 from calibrated_rl.dialogue import TokenSequence
 from calibrated_rl.errors import UserError
-from calibrated_rl.learner import rank as rank_module
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.checkpoint import FORMAT_VERSION
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.losses.dpo import DPO
 from calibrated_rl.learner.losses.grpo import GRPO
 from calibrated_rl.learner.losses.sft import SFT
+from calibrated_rl.learner.packing import pack
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.learner.sample import Sample
 
 VOCABULARY = 96
+FIELDS = ("ids", "mask", "logprobs", "versions", "turns")
 ADAM = OptimizerConfig(learning_rate=1e-3)
 GRPO_TERMS = GRPO(GRPO.Config(kl_coefficient=0.05, entropy_coefficient=0.01))
 
@@ -39,6 +40,19 @@ def make_model(tied: bool = True) -> Any:
         initializer_range=0.2,
     )  # fmt: skip
     return LlamaForCausalLM(config)
+
+
+def make_gemma() -> Any:
+    """Windows in every other layer, a soft cap on the logits, normalised queries and keys."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=8, max_position_embeddings=256, sliding_window=8, initializer_range=0.2,
+        layer_types=["sliding_attention", "full_attention"], final_logit_softcapping=5.0, query_pre_attn_scalar=8,
+    )  # fmt: skip
+    return Gemma3ForCausalLM(config)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +109,7 @@ def samples(count: int = 12) -> list[Sample]:
 
 
 def learner(folder: Path, optimizer: OptimizerConfig = ADAM, **config: Any) -> LearnerRank:
-    made = LearnerRank(LearnerConfig(**({"row_tokens": 64, "max_rows": 2} | config)))
+    made = LearnerRank(LearnerConfig(**({"micro_batch_tokens": 128} | config)))
     made.load("policy", folder, optimizer=optimizer)
     return made
 
@@ -125,21 +139,55 @@ def test_packed_log_probs_equal_plain_transformers(folder: Path, temperature: fl
 def test_a_packed_neighbour_is_not_seen(folder: Path) -> None:
     first, second = sequences(2)
     other = sequences(3, seed=9)[2]
-    made = learner(folder, row_tokens=200)
+    made = learner(folder)
     together = [SampleBatch.of_sequences([first, neighbour]) for neighbour in (second, other)]
     values = [batch.split(made.score("policy", batch)[0])[0] for batch in together]
     np.testing.assert_allclose(values[0], values[1], atol=1e-5)
 
 
-def test_chunks_change_neither_loss_nor_gradient(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = SampleBatch.of(samples())
-    results = []
-    for positions in (10_000, 7):
-        monkeypatch.setattr(rank_module, "CHUNK_POSITIONS", positions)
-        made = learner(folder)
-        metrics = made.step("policy", batch, GRPO_TERMS)
-        results.append((metrics, made.weights("policy")))
-    assert_same(*results)
+def dialogues_of_groups() -> list[Sample]:
+    """Three groups of four that begin alike, one sequence that holds another, and one twice."""
+    made = []
+    for group in range(3):
+        opening = sequences(1, seed=20 + group)[0]
+        for place in range(4):
+            rest = sequences(1, seed=100 + 10 * group + place)[0]
+            parts = {name: np.concatenate([getattr(opening, name), getattr(rest, name)]) for name in FIELDS}
+            made.append(Sample(tokens=TokenSequence(**parts), advantage=float(place) - 1.2 * group))
+        made.append(Sample(tokens=opening, advantage=0.5))
+    return [*made, made[0]]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_shared_beginnings_change_neither_log_probs_nor_gradients(tmp_path: Path, kind: str) -> None:
+    """Together in one micro-batch, or each by itself in plain transformers; Gemma has windows of 8 tokens."""
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path / kind
+    (make_model() if kind == "llama" else make_gemma()).save_pretrained(folder)
+    given_samples = dialogues_of_groups()
+    made = learner(folder)
+    made.load("policy", folder, trainable=False)
+    (packed,) = pack(given_samples, 2000)
+    whole = sum(len(s.tokens) for s in given_samples)
+    assert len(packed.input_ids) < 0.8 * whole
+    module = made.models["policy"].module.requires_grad_(True)
+    logprobs, _ = made.models["policy"](packed, temperature=1.0)
+    weights = torch.from_numpy(np.asarray([s.advantage for s in given_samples], np.float32)[packed.sequence])
+    (weights * logprobs).sum().backward()
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    batch, loss = SampleBatch.of(given_samples), torch.zeros(())
+    found = torch.full((len(batch.ids),), torch.nan)
+    found[torch.from_numpy(packed.source)] = logprobs.detach()
+    for values, sample in zip(batch.split(found.numpy()), given_samples, strict=True):
+        ids, scored = torch.from_numpy(sample.tokens.ids).long(), torch.from_numpy(sample.tokens.mask)[1:]
+        logs = torch.log_softmax(plain(ids[None]).logits[0, :-1], -1).gather(-1, ids[1:, None])[:, 0]
+        np.testing.assert_allclose(values[1:][scored], logs.detach()[scored], atol=1e-5)
+        loss = loss + sample.advantage * logs[scored].sum()
+    loss.backward()
+    largest = max(float(p.grad.abs().max()) for p in plain.parameters() if p.grad is not None)
+    for (name, one), (_, other) in zip(plain.named_parameters(), module.model.named_parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, atol=1e-5 * max(largest, 1.0), rtol=1e-5, msg=name)
 
 
 def assert_same(first: Any, second: Any, metric_tolerance: float = 1e-5, tolerance: float = 2e-6) -> None:
@@ -158,8 +206,8 @@ def big_epsilon() -> OptimizerConfig:
 def test_micro_batches_do_not_change_the_step(folder: Path, loss: Any) -> None:
     batch = SampleBatch.of(samples())
     results = []
-    for rows in (32, 1):
-        made = learner(folder, big_epsilon(), max_rows=rows, row_tokens=64, max_grad_norm=0.0)
+    for tokens in (2048, 64):
+        made = learner(folder, big_epsilon(), micro_batch_tokens=tokens, max_grad_norm=0.0)
         results.append((made.step("policy", batch, loss), made.weights("policy")))
     assert results[0][0]["grad_norm"] > 1e-3
     assert_same(*results)
@@ -394,16 +442,16 @@ def test_nothing_scored_means_no_step(folder: Path) -> None:
 
 @pytest.mark.parametrize("stage", [0, 3])
 def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, stage: int) -> None:
-    """Through Ray; five rows of one row each leave the second rank a micro-batch short."""
+    """Through Ray; micro-batches of a few sequences each."""
     import ray
 
     from calibrated_rl.learner.group import LearnerGroup
 
     given_samples = samples(10)
-    alone = learner(folder, big_epsilon(), row_tokens=40, max_rows=1)
+    alone = learner(folder, big_epsilon(), micro_batch_tokens=40)
     expected = [alone.step("policy", SampleBatch.of(given_samples), GRPO_TERMS) for _ in range(2)]
     config = LearnerConfig(
-        ranks=2, zero_stage=stage, row_tokens=40, max_rows=1, threads=1, cpus=0.1, timeout_seconds=120
+        ranks=2, zero_stage=stage, micro_batch_tokens=40, threads=1, cpus=0.1, timeout_seconds=120
     )
     group = LearnerGroup(config)
     try:

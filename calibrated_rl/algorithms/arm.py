@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,6 +67,9 @@ class Arm:
         self.shift: list[dict[str, Any]] = []
         """How far training was from real dialogues, one record a measurement; filled by ``close``."""
         self._watch = ShiftWatch(parts, name, seed)
+        self._measuring_due = False
+        self._user: ReplicaPool | ScriptedHuman | None = None
+        """Whom the policy meets in a measurement that is due."""
         self._budget = self._first_budget(single_turns)
         self._began = time.monotonic()
         self._checkpoints = ArmCheckpoints(parts.folder, name, seed, parts.config.training.checkpoints_kept)
@@ -77,6 +81,7 @@ class Arm:
             self._go_on(saved)
         folder = parts.folder / "tensorboard" / f"{name}-{seed}"
         self._tensorboard = SummaryWriter(str(folder), purge_step=self.updates or None)
+        self._elastic = parts.elastic()
         self._at = time.monotonic()
 
     def _begin(self) -> None:
@@ -170,6 +175,7 @@ class Arm:
             requested: how many groups were asked for; ``jobs/audit.py`` looks for all of them.
         """
         parts, config, began = self.parts, self.parts.config.training, time.monotonic()
+        self._elastic.rollouts_end()
         parts.keep([dialogue for group in groups for dialogue in group])
         groups = parts.ask_store(
             "sample", len(groups), update=self.updates, max_staleness=0, timeout_s=STORE_TIMEOUT_S, arm=self.name
@@ -182,14 +188,12 @@ class Arm:
             for dialogue, advantage in zip(group, group_advantages(values, config.advantage), strict=True):
                 assert dialogue.policy_tokens is not None
                 samples.append(Sample(tokens=dialogue.policy_tokens, advantage=float(advantage)))
-        temperature = parts.config.policy.sampling.temperature
         if parts.uses_reference:
+            temperature = parts.config.policy.sampling.temperature
             reference = parts.learner.log_probs(START, [s.tokens for s in samples], temperature)
             samples = [replace(s, reference_logprobs=r) for s, r in zip(samples, reference, strict=True)]
-        metrics = parts.learner.step(
-            POLICY, samples, (config.loss, dict(config.loss_config)), temperature=temperature,
-            minibatches=config.minibatches,
-        )  # fmt: skip
+        scored = time.monotonic()
+        metrics = self._step_and_measure(samples)
         stepped = time.monotonic()
         parts.policy.publish(parts.learner.weights(POLICY), self.updates + 1)
         dialogues = [dialogue for group in groups for dialogue in group]
@@ -198,30 +202,63 @@ class Arm:
         self.policy_tokens += tokens
         self.user_tokens += sum(map(tokens_of_users, groups))
         self.human_turns += sum(map(turns_of_people, groups))
+        rollout, learning = began - self._at, scored - began + metrics.pop("seconds_step")
+        syncing = time.monotonic() - stepped
         self.log(
             metrics
+            | self._elastic.after_update(rollout, learning + syncing)
             | {
                 "reward": float(np.mean(rewards)),
                 "success": float(np.mean([d.outcome.success for d in dialogues if d.outcome])),
                 "turns": float(np.mean([len(d.user_turn_indices()) for d in dialogues])),
                 "groups_with_signal": signal / len(groups),
                 "groups_requested": float(requested),
-                "seconds_learning": stepped - began,
-                "seconds_weight_sync": time.monotonic() - stepped,
-                "seconds_rollout": began - self._at,
+                "seconds_learning": learning,
+                "seconds_weight_sync": syncing,
+                "seconds_rollout": rollout,
             },
         )
         self.updates += 1
         self._report()
         self.keep_checkpoint()
+        self._elastic.rollouts_begin()
         self._at = time.monotonic()
 
     def measure_shift(self, user: ReplicaPool | ScriptedHuman | None) -> None:
-        """Every ``shift.every`` updates: how far are policy and ``user`` (None: nobody answers) from real dialogues?"""
-        began = time.monotonic()
-        if self._watch.measure(self.updates, user):
+        """Every ``shift.every`` updates: how far are policy and ``user`` (None: nobody answers) from real dialogues?
+        Before an update that is only noted, and done while the learner takes its step."""
+        if not self._watch.is_due(self.updates):
+            return
+        self._measuring_due, self._user = True, user
+        if not self.running:
+            began = time.monotonic()
+            policy = self._watch.draw(self.updates)
+            self._watch.estimate(policy, self._watch.hold(self.updates, user))
             self.log({"seconds_measuring": time.monotonic() - began})
-        self._at = time.monotonic()
+
+    def _step_and_measure(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """The learner's step, with the measurement that is due; its metrics, and ``seconds_step``."""
+        parts, config = self.parts, self.parts.config.training
+
+        def step() -> dict[str, float]:
+            began = time.monotonic()
+            metrics = parts.learner.step(
+                POLICY, samples, (config.loss, dict(config.loss_config)), minibatches=config.minibatches,
+                temperature=parts.config.policy.sampling.temperature,
+            )  # fmt: skip
+            return metrics | {"seconds_step": time.monotonic() - began}
+
+        if not self._measuring_due:
+            return step()
+        began = time.monotonic()
+        policy = self._watch.draw(self.updates)
+        with ThreadPoolExecutor(1) as beside:
+            stepping = beside.submit(step)
+            held = self._watch.hold(self.updates, self._user)
+            metrics = stepping.result()
+        self._watch.estimate(policy, held)
+        self._measuring_due = False
+        return metrics | {"seconds_measuring": time.monotonic() - began - metrics["seconds_step"]}
 
     def log(self, values: dict[str, float], update: int | None = None) -> None:
         """Keep metrics of an update, by default of the one that is going on."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from calibrated_rl.checksums import write_checksums
 from calibrated_rl.errors import UserError
+from calibrated_rl.learner.attention import layout_of
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.model import TokenLogProbs
 from calibrated_rl.learner.packing import PackedBatch
@@ -52,6 +53,8 @@ class HostedModel:
         self.steps = 0
         """Optimizer steps since loading."""
         self.module = TokenLogProbs(self._read(path))
+        if config.compile:
+            self.module.compile_parts()
         self.files = {
             file.name: file.read_bytes() for pattern in FILES for file in sorted(path.glob(pattern)) if file.is_file()
         }
@@ -128,7 +131,7 @@ class HostedModel:
             torch.cuda.empty_cache()
 
     def __call__(
-        self, packed: PackedBatch, *, temperature: float, chunks: int, entropy_gradient: bool = False
+        self, packed: PackedBatch, *, temperature: float, entropy_gradient: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Log-probs [N] and entropies [N] of the scored tokens of ``packed``."""
         forward = self.engine if self.engine is not None else self.module
@@ -136,7 +139,8 @@ class HostedModel:
             torch.from_numpy(array).to(self.world.device)
             for array in (packed.input_ids, packed.position_ids, packed.select, packed.targets)
         ]
-        result: tuple[Tensor, Tensor] = forward(*tensors, temperature, chunks, entropy_gradient)
+        layout = layout_of(packed, self.world.device, getattr(torch, self.config.dtype))
+        result: tuple[Tensor, Tensor] = forward(*tensors, layout, temperature, entropy_gradient)
         return result
 
     def backward(self, loss: Tensor, *, last: bool) -> None:

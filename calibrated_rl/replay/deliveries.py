@@ -63,10 +63,20 @@ class DeliveryLog:
         return events, refused
 
     def record(self, event: Event) -> None:
-        """Append ``event`` durably."""
+        """Append ``event`` durably, or nothing.
+
+        Raises:
+            OSError: it could not be written (a full disk).
+        """
         if self._path is None:
             return
-        with self._path.open("ab") as file:
-            file.write(json.dumps(event).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        line = json.dumps(event).encode() + b"\n"
+        with self._path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                while line:
+                    line = line[file.write(line) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)  # or the next event would end a line that this one began
+                raise

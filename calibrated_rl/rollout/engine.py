@@ -132,6 +132,8 @@ class Replica:
         self.config = config
         self.engine = AsyncLLM.from_engine_args(args)
         self.version = 0
+        self._half_updated = False
+        """Some weights are of one version and some of another: nothing may be sampled from them."""
         self._counter = 0
         self._updating = asyncio.Lock()
 
@@ -226,14 +228,18 @@ class Replica:
         The prefix cache is dropped: it holds keys and values of the old weights. Requests in flight keep
         the tokens they have and go on under the new weights.
 
+        If this fails, whatever the error, the replica is of no more use: it stays paused, so that no token is sampled
+        from weights of two versions, and ``ping`` says so.
+
         Args:
             weights: tensors by Hugging Face name, or the learner's CUDA IPC handles.
             version: of these weights.
-            timeout_s: for each step; on a time-out generation goes on with what the engine then holds.
+            timeout_s: for each step.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         async with self._updating:
+            self._half_updated = True
             await self._control(self.engine.pause_generation(mode="keep", clear_cache=True), timeout_s)
             file: Path | None = None
             try:
@@ -246,11 +252,12 @@ class Replica:
                 await self._control(self.engine.start_weight_update(), timeout_s)
                 await self._control(self.engine.update_weights(update), timeout_s)
                 await self._control(self.engine.finish_weight_update(str(version)), timeout_s)
-                self.version = version
             finally:
                 if file is not None:
                     file.unlink(missing_ok=True)
-                await self._control(self.engine.resume_generation(), timeout_s)
+            self.version = version
+            await self._control(self.engine.resume_generation(), timeout_s)
+            self._half_updated = False
 
     async def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Log-probs of ``ids[1:]`` given what stands before them, shape [T - 1]: for parity checks."""
@@ -263,13 +270,15 @@ class Replica:
         return np.array([e[t].logprob for t, e in zip(ids[1:], entries, strict=True)], np.float32)  # type: ignore[index]
 
     async def ping(self) -> str:
-        """Answer, if the engine is alive.
+        """Answer, if the engine is alive and its weights are of one version.
 
         Raises:
-            EngineFailure: it is not.
+            EngineFailure: it is not, or they are not.
         """
         if self.engine.errored:
             raise EngineFailure("EngineDeadError")
+        if self._half_updated and not self._updating.locked():
+            raise EngineFailure("HalfUpdatedWeights")
         return "pong"
 
     def shutdown(self) -> None:
@@ -362,3 +371,18 @@ def start_replica(model: str, config: EngineConfig, group: Any, seed: int, role:
         runtime_env={"env_vars": engine_environment(config, role)},
         scheduling_strategy=PlacementGroupSchedulingStrategy(group),
     ).remote(model, config, seed)
+
+
+class PlacedReplica:
+    """A replica actor in a placement group of its own; both may still wait for a machine."""
+
+    def __init__(self, model: str, config: EngineConfig, role: str, seed: int) -> None:
+        self.group = placement_of(config)
+        self.actor = start_replica(model, config, self.group, seed, role)
+
+    def end(self) -> None:
+        """End its processes and free what was reserved for it."""
+        import ray
+
+        ray.kill(self.actor)
+        ray.util.remove_placement_group(self.group)

@@ -1,0 +1,59 @@
+"""What a benchmark gives: one row, which compares a figure with its limit, both measured in the same run.
+
+A benchmark is a component (``component.py``): a class with a frozen dataclass ``Config``, built from the settings of
+its row in ``configs/benchmarks/*.yaml``, whose ``measure`` does the work and returns a ``Row``. Each runs in a process
+of its own. To add one, write one file here and name it in the YAML file.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class NotMeasured(Exception):
+    """The row cannot be measured on this machine; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One figure beside its limit."""
+
+    value: float
+    """What was reached, in the unit that ``how`` names."""
+    limit: float
+    """What it is measured against, in the same unit."""
+    ratio: float
+    """What is compared with the goal: as a rule ``value / limit``."""
+    goal: float
+    met: bool
+    how: str
+    """In one or two sentences: what was measured, on what sizes, in which unit, and what the limit is."""
+
+
+def at_least(value: float, limit: float, goal: float, how: str, *, also: bool = True) -> Row:
+    """A row that is met where ``value / limit`` is at least ``goal``.
+
+    Args:
+        also: a second condition, which ``how`` names.
+    """
+    ratio = value / limit
+    return Row(value=value, limit=limit, ratio=ratio, goal=goal, met=ratio >= goal and also, how=how)
+
+
+def at_most(value: float, limit: float, goal: float, how: str, *, also: bool = True) -> Row:
+    """A row that is met where ``value / limit`` is at most ``goal``."""
+    ratio = value / limit
+    return Row(value=value, limit=limit, ratio=ratio, goal=goal, met=ratio <= goal and also, how=how)
+
+
+class Benchmark(Protocol):
+    """Measures one row."""
+
+    def __init__(self, config: Any) -> None: ...
+
+    def measure(self) -> Row:
+        """Do the work.
+
+        Raises:
+            NotMeasured: it needs what this machine does not have.
+        """
+        ...
