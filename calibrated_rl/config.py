@@ -16,8 +16,8 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.engine import EngineConfig
-from calibrated_rl.run_copy import check_address
 from calibrated_rl.rollout.scaling import ScalingConfig
+from calibrated_rl.run_copy import check_address
 from calibrated_rl.secrets import keep_references, masked, refuse_readable_secrets
 
 
