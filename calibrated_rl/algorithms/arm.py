@@ -4,11 +4,9 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 from tensorboardX import SummaryWriter
 
 from calibrated_rl.algorithms.measuring import ShiftWatch, overall
@@ -22,9 +20,6 @@ from calibrated_rl.learner.slots import POLICY, START
 from calibrated_rl.parts import STORE_TIMEOUT_S, Parts
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.tasks.base import ScriptedHuman
-
-SNAPSHOT_TIMEOUT_S = 600.0
-"""For the learner's state to come from the machine of its first rank."""
 
 
 @dataclass
@@ -130,8 +125,8 @@ class Arm:
         records = list(self._watch.records())  # those still being estimated are waited for, as a rule none
         fetched = time.monotonic()
         # All that training will change is copied here; what takes long, the files, is written while it goes on.
-        snapshot = parts.learner.snapshot([POLICY])
         parts.scribe.wait()
+        parts.learner.snapshot([POLICY])
         self.log(
             {"seconds_waiting_for_shift": fetched - began, "seconds_checkpoint": time.monotonic() - fetched},
             self.updates - 1,
@@ -145,15 +140,8 @@ class Arm:
             dropped=dict(statistics.dropped), flaws=dict(statistics.flaws),
             groups_dropped=dict(statistics.groups_dropped),
         )  # fmt: skip
-        log_probs = dict(parts.at_start)
-
-        def write_learner(folder: Path) -> None:
-            ray.get(snapshot, timeout=SNAPSHOT_TIMEOUT_S).write(folder)
-
-        parts.scribe.write(
-            f"the checkpoint of {self.name} (seed {self.seed}) after update {self.updates}",
-            lambda: self._checkpoints.save(state, log_probs, write_learner),
-        )
+        log_probs, what = dict(parts.at_start), f"the checkpoint of {self.name} (seed {self.seed}) at {self.updates}"
+        parts.write_aside((what, lambda: self._checkpoints.save(state, log_probs, parts.learner.write_snapshot)))
 
     @property
     def seconds(self) -> float:
