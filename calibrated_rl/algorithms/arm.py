@@ -278,9 +278,8 @@ class Arm:
         self.parts.progress.show(who, self.updates, updates)
         # Where users never let the policy speak, there was nothing to learn from.
         entropy = f"entropy {last['entropy']:.2f}" if "entropy" in last else "no token of the policy"
-        self.parts.say(
-            f"{who} update {self.updates}/{updates}: reward {last['reward']:+.3f}, success {last['success']:.2f}, {entropy}"
-        )
+        figures = f"reward {last['reward']:+.3f}, success {last['success']:.2f}, {entropy}"
+        self.parts.say(f"{who} update {self.updates}/{updates}: {figures}")
 
     def close(self) -> None:
         """Fetch what was measured beside training, and write out what TensorBoard reads."""
