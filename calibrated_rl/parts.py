@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, RayActorError
 from safetensors.torch import load_file
 
+from calibrated_rl.background import BesideTraining
 from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
 from calibrated_rl.component import build, import_path
@@ -75,6 +77,8 @@ class Parts:
         self.human: ScriptedHuman | None = (
             build(config.human, config.human_config, "human_config", task=self.task) if config.human else None
         )
+        self.pools: list[ReplicaPool] = []
+        self._started = ExitStack()
         self.served_simulator: Path | None = None
         """Folder of the simulator that the replicas have."""
         self.judge: ScriptedHuman | ReplicaPool | None = self.human
@@ -158,18 +162,20 @@ class Parts:
         gate = WaveGate() if config.deterministic else None
         self.say("starting two vLLM engines, the learner and the replay store")
         self.store = ReplayActor.remote()
+        self._started.callback(ray.kill, self.store)
+        self.beside = BesideTraining()
+        self._started.callback(self.beside.close)
         self.policy, self.simulator = (
-            ReplicaPool(role, str(base), chat, side.engine, replicas=side.replicas, gate=gate)
+            self._pool(role, str(base), chat, side.engine, replicas=side.replicas, gate=gate)
             for role, base, chat, side in (
                 (POLICY, self.policy_base, self.policy_chat, config.policy),
                 (SIMULATOR, self.simulator_base, self.simulator_chat, config.simulator),
             )
         )
-        self.pools = [self.policy, self.simulator]
         if config.proxy.model:
-            self.judge = ReplicaPool(PROXY, str(self.proxy_base), self.proxy_chat, config.proxy.engine, gate=gate)
-            self.pools.append(self.judge)
+            self.judge = self._pool(PROXY, str(self.proxy_base), self.proxy_chat, config.proxy.engine, gate=gate)
         self.learner = LearnerGroup(config.learner)
+        self._started.callback(self.learner.close)
         if not (self.folder / "replay" / "logs").is_dir():
             self.open_store("logs")
             self.keep([log for split in Split for log in self.logs[split]])
@@ -186,15 +192,13 @@ class Parts:
         """Start only what it takes to judge the saved policy in ``folder``: its engine and, if there is one, the
         proxy's, as it was fitted. No simulator, learner or store."""
         config, gate = self.config, WaveGate() if self.config.deterministic else None
-        self.policy = ReplicaPool(
+        self.policy = self._pool(
             POLICY, str(folder.resolve()), self.policy_chat, config.policy.engine,
             replicas=config.policy.replicas, gate=gate,
         )  # fmt: skip
-        self.pools = [self.policy]
         if config.proxy.model:
             fitted = (self.folder / "models" / PROXY).resolve() if config.proxy.sft.epochs else self.proxy_base
-            self.judge = ReplicaPool(PROXY, str(fitted), self.proxy_chat, config.proxy.engine, gate=gate)
-            self.pools.append(self.judge)
+            self.judge = self._pool(PROXY, str(fitted), self.proxy_chat, config.proxy.engine, gate=gate)
         for pool in self.pools:
             pool.wait_until_ready()
         self.collector = Collector(self.task, self.policy, config.policy.sampling, config.simulator.sampling)
@@ -203,13 +207,12 @@ class Parts:
         """Start only what it takes to hold dialogues between two saved models: both engines, no learner, no store."""
         config, gate = self.config, WaveGate() if self.config.deterministic else None
         self.policy, self.simulator = (
-            ReplicaPool(role, str(folder.resolve()), chat, side.engine, replicas=side.replicas, gate=gate)
+            self._pool(role, str(folder.resolve()), chat, side.engine, replicas=side.replicas, gate=gate)
             for role, folder, chat, side in (
                 (POLICY, policy, self.policy_chat, config.policy),
                 (SIMULATOR, simulator, self.simulator_chat, config.simulator),
             )
         )
-        self.pools = [self.policy, self.simulator]
         for pool in self.pools:
             pool.wait_until_ready()
         self.collector = Collector(self.task, self.policy, config.policy.sampling, config.simulator.sampling)
@@ -258,11 +261,15 @@ class Parts:
         (folder / "fit.json").write_text(json.dumps(result))
         return folder
 
+    def _pool(self, *arguments: Any, **named: Any) -> ReplicaPool:
+        pool = ReplicaPool(*arguments, say=self.say, **named)
+        self.pools.append(pool)
+        self._started.callback(pool.close)
+        return pool
+
     def stop(self) -> None:
-        for pool in self.pools:
-            pool.close()
-        self.learner.close()
-        ray.kill(self.store)
+        """End what has been started, though starting may have failed half way: it would keep the next from starting."""
+        self._started.close()
 
     # ---- what the arms are made of -------------------------------------------------------------------
 

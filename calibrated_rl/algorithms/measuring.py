@@ -2,22 +2,25 @@
 
 Before the first update and after every ``shift.every``-th one, the policy and the simulator as they are now answer on
 the monitor split: the policy meets the simulator and, where people are a program, the people; both simulator and
-people reply to the same histories; the policy speaks where the logged one did. Nothing of that is learned from. The
-figures (``shift/in_run.py``) are estimated in Ray tasks beside training and fetched when the arm is done.
+people reply to the same histories; the policy speaks where the logged one did. Nothing of that is learned from.
+
+Training does not wait for most of it. The policy's own turns are drawn and scored before the learner takes its step,
+since they are scored with the weights that the step replaces; all dialogues are held while it takes it, when the
+engines, which serve these very weights until it is done, would have nothing to do. The figures (``shift/in_run.py``)
+are estimated in a process beside training and fetched when the arm is done.
 """
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
 
-from calibrated_rl.background import beside_training
 from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.dialogue import Dialogue, Side, Split
-from calibrated_rl.evaluation.replies import answers, exact_replies, matched_with_people
+from calibrated_rl.evaluation.replies import Answer, answers, exact_replies, matched_with_people
 from calibrated_rl.learner.slots import POLICY, SIMULATOR
 from calibrated_rl.parts import Parts
 from calibrated_rl.rollout.pool import ReplicaPool
@@ -26,7 +29,6 @@ from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.shift.policy_shift import PolicyLogProbs
 from calibrated_rl.tasks.base import BoundedTask, ScriptedHuman
 
-ESTIMATE = beside_training(figures_of)
 TIMEOUT_S = 1800.0
 OVERALL = ("policy", "simulator", "history_shift", "bound", "shift_index", "exploitation")
 """Figures that become metrics of the update."""
@@ -41,29 +43,42 @@ class ShiftWatch:
         """Records of an earlier sitting."""
         self._running: list[Any] = []
 
-    def measure(self, update: int, user: ReplicaPool | ScriptedHuman | None) -> bool:
-        """Collect at ``update`` and start estimating, if it is one of the updates for that; whether it is.
+    def is_due(self, update: int) -> bool:
+        """Whether ``update`` is one of those at which is measured."""
+        every = self.parts.config.shift.every
+        return bool(every) and update % every == 0
+
+    def draw(self, update: int) -> PolicyLogProbs | None:
+        """First: the policy's own turns, while the learner's weights are those that it speaks with."""
+        return policy_log_probs(self.parts, self._logs(), f"{self.arm}/shift/policy-{self.seed}-{update}")
+
+    def hold(self, update: int, user: ReplicaPool | ScriptedHuman | None) -> "Held":
+        """Then: all dialogues and replies. Needs the engines and the store alone.
 
         Args:
             user: whom the arm trains with; None: nobody answers it (static context RL).
         """
-        every = self.parts.config.shift.every
-        if not every or update % every:
-            return False
-        data = collect(self.parts, self.arm, self.seed, update, user)
+        return hold(self.parts, self._logs(), f"{self.arm}/shift", self.seed, update, user)
+
+    def estimate(self, policy: PolicyLogProbs | None, held: "Held") -> None:
+        """At last: let the learner score people's replies, and start estimating the figures."""
+        data = collected(self.parts, policy, held)
         first = 0 if self.done or self._running else self.parts.config.shift.null_halvings
-        self._running.append(ESTIMATE.remote(data, first))
-        return True
+        self._running.append(self.parts.beside.run(figures_of, data, first))
 
     def records(self) -> list[dict[str, Any]]:
         """All figures in the order of the updates.
 
         Raises:
-            ray.exceptions.GetTimeoutError: an estimate took longer than ``TIMEOUT_S``.
+            PartLost: an estimate is lost, or took longer than ``TIMEOUT_S``.
         """
-        self.done += ray.get(self._running, timeout=TIMEOUT_S)
+        self.done += self.parts.beside.fetch(self._running, TIMEOUT_S)
         self._running = []
         return self.done
+
+    def _logs(self) -> list[Dialogue]:
+        logs = [log for log in self.parts.logs[Split.MONITOR] if log.user_turn_indices()]
+        return logs[: self.parts.config.shift.dialogues]
 
 
 def overall(record: dict[str, Any]) -> dict[str, float]:
@@ -72,12 +87,26 @@ def overall(record: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def collect(
-    parts: Parts, arm: str, seed: int, update: int, user: ReplicaPool | ScriptedHuman | None
-) -> Collected:
-    """What the served policy and simulator do on the first ``shift.dialogues`` logs of the monitor split."""
-    logs = [log for log in parts.logs[Split.MONITOR] if log.user_turn_indices()][: parts.config.shift.dialogues]
-    name = f"{arm}/shift"
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What was said for one measurement; None where the arm has nothing of the kind."""
+
+    update: int
+    people: list[Dialogue] | None
+    """The policy's dialogues with people, where those are a program."""
+    met: list[Dialogue] | None
+    """Its dialogues with the arm's user."""
+    by_simulator: bool
+    """Whether that user is a simulator."""
+    real: list[Dialogue]
+    """Dialogues of people at whose histories the simulator replied, too."""
+    replies: list[Answer] | None
+
+
+def hold(
+    parts: Parts, logs: Sequence[Dialogue], name: str, seed: int, update: int, user: ReplicaPool | ScriptedHuman | None
+) -> Held:
+    """Dialogues of the served policy on the scenarios of ``logs``, and replies of the served simulator."""
 
     def meet(other: ReplicaPool | ScriptedHuman, whom: str) -> list[Dialogue]:
         groups = parts.collector.collect(
@@ -89,21 +118,28 @@ def collect(
 
     people = meet(parts.human, "people") if parts.human is not None else None
     met = None if user is None else people if user is parts.human else meet(user, "simulator")
-    replies, exact = None, None
-    if isinstance(user, ReplicaPool):
-        real = logs if people is None else [dialogue for dialogue in people if dialogue.user_turn_indices()]
-        replies = matched_with_people(parts.task, answers(parts, user, real, f"{name}-{seed}-{update}"))
-        if parts.human is not None:
-            views = [sample.tokens for sample in log_samples(real, Side.USER, parts.simulator_chat)]
-            temperature = parts.config.simulator.sampling.temperature
-            exact = exact_replies(parts.human, real, views, parts.learner.log_probs(SIMULATOR, views, temperature))
-    with_simulator = met if isinstance(user, ReplicaPool) else None
+    real = list(logs) if people is None else [dialogue for dialogue in people if dialogue.user_turn_indices()]
+    by_simulator = isinstance(user, ReplicaPool)
+    replies = answers(parts, user, real, f"{name}-{seed}-{update}") if isinstance(user, ReplicaPool) else None
+    return Held(update=update, people=people, met=met, by_simulator=by_simulator, real=real, replies=replies)
+
+
+def collected(parts: Parts, policy: PolicyLogProbs | None, held: Held) -> Collected:
+    """What the figures are estimated from."""
+    exact = None
+    if held.by_simulator and parts.human is not None:
+        views = [sample.tokens for sample in log_samples(held.real, Side.USER, parts.simulator_chat)]
+        temperature = parts.config.simulator.sampling.temperature
+        scores = parts.learner.log_probs(SIMULATOR, views, temperature)
+        exact = exact_replies(parts.human, held.real, views, scores)
+    with_simulator = held.met if held.by_simulator else None
+    people, monitor = held.people, parts.logs[Split.MONITOR]
     return Collected(
-        update=update,
-        policy=policy_log_probs(parts, logs, f"{name}/policy-{seed}-{update}"),
-        replies=replies,
+        update=held.update,
+        policy=policy,
+        replies=None if held.replies is None else matched_with_people(parts.task, held.replies),
         exact=exact,
-        histories=None if met is None else DialogueSets(human=parts.logs[Split.MONITOR], simulator=met),
+        histories=None if held.met is None else DialogueSets(human=monitor, simulator=held.met),
         with_simulator=None if with_simulator is None else returns(with_simulator),
         with_people=None if people is None else returns(people),
         success_with_simulator=None if with_simulator is None else successes(with_simulator),

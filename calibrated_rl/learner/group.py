@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,14 @@ class LearnerGroup:
         options = rank_options(config, ray.cluster_resources().get("GPU", 0))
         actor = ray.remote(_RankActor).options(**options)
         self._actors: list[Any] = [actor.remote(config) for _ in range(config.ranks)]
-        places = self._wait([a.where.remote() for a in self._actors])
-        address, port = places[0]
-        if all(place[0] == address for place in places):
-            address = LOCALHOST
-        self._wait([a.join.remote(rank, address, port) for rank, a in enumerate(self._actors)])
+        with ExitStack() as unless_all_join:
+            unless_all_join.callback(self.close)
+            places = self._wait([a.where.remote() for a in self._actors])
+            address, port = places[0]
+            if all(place[0] == address for place in places):
+                address = LOCALHOST
+            self._wait([a.join.remote(rank, address, port) for rank, a in enumerate(self._actors)])
+            unless_all_join.pop_all()
 
     def _wait(self, refs: list[Any]) -> list[Any]:
         """Results of all ``refs``; the first failure ends the wait, since the other ranks may hang in it."""
