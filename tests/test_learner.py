@@ -55,6 +55,17 @@ def make_gemma() -> Any:
     return Gemma3ForCausalLM(config)
 
 
+def make_hybrid() -> Any:
+    """A convolution, which mixes neighbours whatever attention is told."""
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    config = Lfm2Config(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, layer_types=["conv", "full_attention"],
+    )  # fmt: skip
+    return Lfm2ForCausalLM(config)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "tiny"
@@ -422,6 +433,11 @@ def test_users_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
     made.load("policy", folder)
     with pytest.raises(UserError, match="no model 'critic'; loaded: policy"):
         made.score("critic", SampleBatch.of(samples()))
+    made.unload("policy")
+    make_hybrid().save_pretrained(tmp_path / "hybrid")
+    with pytest.raises(UserError, match="layers of type conv are not supported"):
+        made.load("policy", tmp_path / "hybrid")
+    made.load("policy", folder)
     bare = [Sample(tokens=tokens) for tokens in sequences(3)]
     with pytest.raises(UserError, match="reference_logprobs"):
         made.step("policy", SampleBatch.of(bare), DPO(DPO.Config()))
@@ -429,6 +445,8 @@ def test_users_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
         made.step("policy", SampleBatch.of(samples(3)), DPO(DPO.Config()))
     with pytest.raises(UserError, match="zero_stage"):
         LearnerConfig(zero_stage=4)
+    with pytest.raises(UserError, match="learner.compile does not go with learner.zero_stage 3"):
+        LearnerConfig(zero_stage=3, compile=True)
 
 
 def test_nothing_scored_means_no_step(folder: Path) -> None:

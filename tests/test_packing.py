@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrated_rl.dialogue import TokenSequence
-from calibrated_rl.learner.attention import side_by_side
+from calibrated_rl.learner.attention import side_by_side, variable_length
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.packing import MOST_PATHS, PackedBatch, pack
 from calibrated_rl.learner.sample import Sample
@@ -125,6 +125,17 @@ def test_pairs_stay_together_in_their_order() -> None:
     for p in packs:
         order = p.sequence[np.flatnonzero(np.diff(p.sequence, prepend=-1))].tolist()
         assert order[1::2] == [first + 1 for first in order[::2]]
+
+
+def test_lengths_for_a_kernel_by_hand() -> None:
+    """Queries of a branch stand at the end of its keys."""
+    (packed,) = pack(of_ids([1, 2, 3, 7], [1, 2, 4, 5, 7], [9, 7]), 100)
+    layout = variable_length(packed)
+    assert layout.branch_starts.tolist() == [0, 3, 5, 6] and layout.path_starts.tolist() == [0, 3, 7, 8]
+    assert layout.paths is not None and layout.paths.tolist() == [0, 1, 2, 0, 1, 3, 4, 5]
+    assert (layout.longest_branch, layout.longest_path) == (3, 4)
+    alone = variable_length(pack(of_ids([1, 2, 3], [4, 5, 6, 7]), 100)[0])
+    assert alone.paths is None and torch.equal(alone.branch_starts, alone.path_starts)
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.floats(0.3, 1))

@@ -47,6 +47,8 @@ class LearnerPadding:
             "20 to 500": random.integers(20, 501, count),
             "dialogues of the booking world (mean 49, deviation 17)": random.normal(49, 17, count)
             .clip(19, 93).astype(np.int64),
+            "negotiations (CaSiNo, mean 617, deviation 111)": random.normal(617, 111, count)
+            .clip(444, 900).astype(np.int64),
             "a long tail (log-normal, median 148)": tail,
             "half of a micro-batch and a little": np.full(count, self.config.micro_batch_tokens // 2 + 1),
             "one long among short ones": np.append(np.full(count - 1, 12), longest),

@@ -30,8 +30,12 @@ class TokenLogProbs(nn.Module):
                 raise UserError(f"models that set '{name}' ({config.model_type}) are not supported")
         if getattr(config, "attn_logit_softcapping", None) is not None:
             raise UserError(f"models that set 'attn_logit_softcapping' ({config.model_type}) are not supported")
-        if not model.is_backend_compatible():  # type: ignore[operator]
-            raise UserError(f"models of type {config.model_type} are not supported: their attention cannot be replaced")
+        # Flash attention, too, is told windows in words and gets no mask.
+        if not model.is_backend_compatible() or not model._supports_flash_attn:  # type: ignore[operator]
+            raise UserError(f"models of type {config.model_type} are not supported: their attention needs a mask")
+        mixers = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+        if mixers:
+            raise UserError(f"models with layers of type {', '.join(sorted(mixers))} are not supported")
         config._attn_implementation = NAME
         head = model.get_output_embeddings()  # type: ignore[operator]
         if not isinstance(head, nn.Linear):
