@@ -263,7 +263,7 @@ class Parts:
         return folder
 
     def _pool(self, *arguments: Any, **named: Any) -> ReplicaPool:
-        pool = ReplicaPool(*arguments, **named)
+        pool = ReplicaPool(*arguments, say=self.say, **named)
         self.pools.append(pool)
         self._started.callback(pool.close)
         return pool

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from calibrated_rl.errors import UserError  # noqa: E402
+from calibrated_rl.errors import PartLost, UserError  # noqa: E402
 
 if TYPE_CHECKING:
     from calibrated_rl.config import RunConfig
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Call ``main`` and exit with its code; a mistake of the user's ends with one line and code 2."""
+    """Call ``main`` and exit with its code; a mistake of the user's ends with one line and code 2, a part that died
+    with one line and code 1."""
     try:
         code = main()
-    except UserError as error:
+    except (UserError, PartLost) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, UserError) else 1)
     sys.exit(code or 0)
 
 

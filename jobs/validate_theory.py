@@ -38,6 +38,10 @@ class Size:
     """Repetitions of each lower bound."""
     words: int
     """Repetitions of the two-sample test on words, on fewer dialogues each."""
+    populations: int
+    """Repetitions of each estimator that compares whole dialogues."""
+    histories: int
+    """Repetitions of the lower bound on the distance of histories."""
     dialogues: tuple[int, ...]
     """At which numbers of dialogues bias and width are reported."""
     curve: int
@@ -47,10 +51,12 @@ class Size:
 
 FAST = Size(
     constructions=60, regret_constructions=20, coverage=240, lower_bounds=400, words=200,
+    populations=201, histories=100,
     dialogues=(50, 100, 200, 400), curve=20, ppo_rewards=("per_turn",),
 )  # fmt: skip
 FULL = Size(
     constructions=300, regret_constructions=100, coverage=1200, lower_bounds=1200, words=800,
+    populations=900, histories=400,
     dialogues=(50, 100, 200, 400, 800, 1600), curve=100, ppo_rewards=("per_turn", "terminal"),
 )  # fmt: skip
 WORDS_DIALOGUES = 80
@@ -102,7 +108,7 @@ def ppo(reward: Any, seed: int) -> dict[str, Any]:
 
 def measure(size: Size, seed: int) -> "tuple[dict[str, Any], dict[str, dict[float, list[Point]]]]":
     """Everything but PPO: the result, and the points behind its gaps."""
-    from calibrated_rl.shift import theory, theory_coverage
+    from calibrated_rl.shift import theory, theory_coverage, theory_populations
 
     found = theory.all_points(size.constructions, seed)
     by_family = {
@@ -116,11 +122,12 @@ def measure(size: Size, seed: int) -> "tuple[dict[str, Any], dict[str, dict[floa
         for family in theory.FAMILIES
     }
     main = by_family["persistent"]["interactive"]
-    covered = theory_coverage.coverage(size.coverage, seed)
+    covered = theory_coverage.coverage(size.coverage, seed) | theory_populations.coverage(size.populations, seed)
     plug_ins = {name: row for name, row in covered.items() if name.endswith("plug_in")}
     two_sided = {name: row for name, row in covered.items() if name not in plug_ins}
     below = theory_coverage.lower_bounds(size.lower_bounds, seed)
     below |= theory_coverage.lower_bounds(size.words, seed, WORDS_DIALOGUES, theory_coverage.text_figures)
+    below |= theory_populations.lower_bounds(size.histories, seed)
     result = {
         "growth": {f"{reward}_reward": main[reward] for reward in theory.REWARDS},
         "growth_by_family": by_family,

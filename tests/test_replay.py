@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import hashlib
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from calibrated_rl.dialogue import (
     TokenSequence,
     Turn,
 )
-from calibrated_rl.errors import UserError
+from calibrated_rl.errors import UserError, is_no_room
 from calibrated_rl.replay.actor import ReplayService
 from calibrated_rl.replay.schema import FORMAT_KEY, SCHEMA, from_table, to_table
+from calibrated_rl.replay.segments import RefusedSegment, read_segment
 from calibrated_rl.replay.store import ReplayStore
 
 SCENARIO = Scenario(
@@ -361,6 +363,45 @@ def test_foreign_arrow_file_is_refused(tmp_path: Path, schema: Any, reason: str)
             writer.write_table(schema.empty_table())
     resign(path)
     assert reason in ReplayStore(tmp_path).refused[path.name]
+
+
+def test_a_last_segment_torn_at_any_byte_is_refused_and_the_rest_is_there(tmp_path: Path) -> None:
+    filled(tmp_path)
+    last = tmp_path / "segment-000003.arrow"
+    whole = last.read_bytes()
+    for length in range(len(whole)):
+        last.write_bytes(whole[:length])
+        with pytest.raises(RefusedSegment, match="torn or altered"):
+            read_segment(tmp_path, 3)
+        if length % 1000 == 0:
+            store = ReplayStore(tmp_path)
+            assert list(store.refused) == [last.name] and store.ready() == 2
+    last.write_bytes(whole)
+    assert ReplayStore(tmp_path).ready() == 3
+
+
+def test_a_full_disk_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    """Neither a segment nor a hand-out that found the disk full leaves a trace; both work when there is room again."""
+    filled(tmp_path)
+    store = ReplayStore(tmp_path)
+    first = store.sample(1, update=0, max_staleness=0)
+    log = tmp_path / "deliveries.jsonl"
+    before, (soft, hard) = log.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, hard))
+    try:
+        with pytest.raises(OSError) as of_sample:
+            store.sample(1, update=0, max_staleness=0)
+        with pytest.raises(OSError) as of_append:
+            store.append(group("g4"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert is_no_room(of_sample.value) and is_no_room(of_append.value)
+    assert log.read_bytes() == before
+    assert store.append(group("g4")) == 2
+    rest = store.sample(3, update=0, max_staleness=0)
+    assert ids(first + rest) == [[f"g{n}/0", f"g{n}/1"] for n in (1, 2, 3, 4)]
+    again = ReplayStore(tmp_path)
+    assert again.refused == {} and again.ready() == 0 and again.counts()["groups_delivered"] == 4
 
 
 def test_strange_files_are_named(tmp_path: Path) -> None:

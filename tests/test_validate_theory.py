@@ -25,8 +25,8 @@ def test_figures_have_the_names_that_others_read_and_are_drawn(job: ModuleType, 
     from calibrated_rl.shift.theory_plot import draw
 
     size = job.Size(
-        constructions=3, regret_constructions=2, coverage=6, lower_bounds=8, words=4, dialogues=(30, 40), curve=2,
-        ppo_rewards=("per_turn",),
+        constructions=3, regret_constructions=2, coverage=6, lower_bounds=8, words=4, populations=3, histories=4,
+        dialogues=(30, 40), curve=2, ppo_rewards=("per_turn",),
     )  # fmt: skip
     result, points = job.measure(size, 0)
     result |= {"ppo": PPO, "ppo_by_reward": {"per_turn": PPO}, "full": False, "seed": 0}
@@ -35,7 +35,7 @@ def test_figures_have_the_names_that_others_read_and_are_drawn(job: ModuleType, 
     assert result["bound"]["violations"] == 0 < result["bound"]["points"]
     assert 0.9 < result["bound"]["tightest_ratio"] <= 1 + 1e-9
     assert set(result["lower_bounds"]) == {
-        "delta_table_classifier", "epsilon_table_classifier", "delta_two_sample_test"
+        "delta_table_classifier", "epsilon_table_classifier", "delta_two_sample_test", "history_shift"
     }  # fmt: skip
     assert all(0 <= share <= 1 for share in (*result["coverage"].values(), *result["lower_bounds"].values()))
     json.dumps(result, allow_nan=False)

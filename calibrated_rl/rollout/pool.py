@@ -12,12 +12,14 @@ import asyncio
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError
 
+from calibrated_rl.errors import PartLost, first_line
 from calibrated_rl.rollout.engine import (
     EngineConfig,
     EngineFailure,
@@ -121,8 +123,13 @@ class ReplicaPool:
         replicas: int = 1,
         seed: int = 0,
         gate: WaveGate | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """``gate``: turns go in waves of fixed order; see the module's docstring."""
+        """
+        Args:
+            gate: turns go in waves of fixed order; see the module's docstring.
+            say: is told, in a line, which replica died and when it is back.
+        """
         from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
         self.role = role
@@ -130,11 +137,13 @@ class ReplicaPool:
         self.max_model_len = config.max_model_len
         self.version = 0
         self.gate = gate
+        self._say = say
         self._timeout_s = config.timeout_seconds
         self._start_timeout_s = config.start_timeout_seconds
         self._weights: Any = None
         self._last_failure = ""
-        """Why the last weight update failed that did."""
+        """Why the last replica failed that did."""
+        self._lost_at: dict[int, float] = {}
         self._batch, self._in_flight = config.max_num_seqs, 0
         self._groups = [placement_of(config) for _ in range(replicas)]
         self._actors = [start_replica(model, config, group, seed + i, role) for i, group in enumerate(self._groups)]
@@ -149,12 +158,14 @@ class ReplicaPool:
         """Return when every replica has loaded its model.
 
         Raises:
-            TimeoutError: one did not within the time-out.
+            PartLost: one died meanwhile, or did not within the time-out.
         """
         try:
             ray.get([actor.start.remote() for actor in self._actors], timeout=self._start_timeout_s)
-        except ray.exceptions.GetTimeoutError as error:
-            raise TimeoutError(f"a {self.role} replica did not start within {self._start_timeout_s} s") from error
+        except GetTimeoutError as error:
+            raise PartLost(f"a {self.role} replica did not start within {self._start_timeout_s:g} s") from error
+        except FAILURES as error:
+            raise PartLost(f"a {self.role} replica died while it started: {cause_of(error)}") from error
 
     def route(self, key: str) -> int:
         """Replica of a dialogue: the same for all its turns, so that its prefix cache is there."""
@@ -186,15 +197,17 @@ class ReplicaPool:
             # Turns wait in the engine for their place in the batch; that is no sign of a dead one.
             return await asyncio.wait_for(reference, self._timeout_s * (1 + self._in_flight / self._batch))
         except FAILURES as error:
-            self._retire(index, life)
+            self._retire(index, life, cause_of(error))
             raise RolloutFailure(f"{self.role}: {cause_of(error)}") from error
         finally:
             self._in_flight -= size
 
-    def _retire(self, index: int, life: int) -> None:
+    def _retire(self, index: int, life: int, cause: str) -> None:
         """Take a replica out of service and let Ray restart it, unless another call has done so since ``life``."""
         if self._lives[index] == life:
             self._lives[index] += 1
+            self._last_failure, self._lost_at[index] = cause, time.monotonic()
+            self._say(f"{self.role} replica {index} failed ({cause}): it is started again, its dialogues are held anew")
             self._manager.set_actor_state(index, healthy=False)
             # Also where its process is alive: a dead or stuck engine does not mend.
             ray.kill(self._actors[index], no_restart=False)
@@ -203,7 +216,7 @@ class ReplicaPool:
         """Send ``weights`` (an ObjectRef of the learner) to all replicas; they go on speaking meanwhile.
 
         Raises:
-            TimeoutError: no replica could be updated in time.
+            PartLost: no replica could be updated in time, or the weights are gone.
         """
         self._weights, self.version = weights, version
         self.restore()
@@ -213,8 +226,8 @@ class ReplicaPool:
             try:
                 ray.get(reference, timeout=self._timeout_s)
             except UPDATE_FAILURES as error:
-                self._last_failure = cause_of(error)
-                self._retire(index, lives[index])
+                self._refuse_lost_weights(error)
+                self._retire(index, lives[index], cause_of(error))
         if not self._manager.healthy_actor_ids():
             self.restore()
 
@@ -224,7 +237,7 @@ class ReplicaPool:
         Returns when all are back, or after a time-out at least one is; those that are not are left out.
 
         Raises:
-            TimeoutError: none is left.
+            PartLost: none is left, or the weights that they should get are gone.
         """
         with self._restoring:
             deadline = time.monotonic() + self._start_timeout_s
@@ -241,7 +254,7 @@ class ReplicaPool:
                 break
             if not self._manager.healthy_actor_ids():
                 cause = f" (the last failed with {self._last_failure})" if self._last_failure else ""
-                raise TimeoutError(f"no {self.role} replica came back within {self._start_timeout_s} s{cause}")
+                raise PartLost(f"no {self.role} replica came back within {self._start_timeout_s:g} s{cause}")
 
     def _take_back(self, index: int) -> None:
         """Put a restarted replica, which has the weights it was first started with, into service again."""
@@ -251,11 +264,20 @@ class ReplicaPool:
             if self._weights is not None:
                 ray.get(actor.update_weights.remote(self._weights, self.version), timeout=self._timeout_s)
         except UPDATE_FAILURES as error:
-            self._last_failure = cause_of(error)
-            self._retire(index, life)
+            self._refuse_lost_weights(error)
+            self._retire(index, life, cause_of(error))
         else:
+            self._say(
+                f"{self.role} replica {index} is back after {time.monotonic() - self._lost_at[index]:.0f} s, "
+                f"with weights of version {self.version}"
+            )
             self._manager.set_actor_state(index, healthy=True)
             self._given_up.discard(index)
+
+    def _refuse_lost_weights(self, error: Exception) -> None:
+        """What was lost with the machine that it lay on is no fault of the replica that should get it."""
+        if isinstance(error, ObjectLostError):
+            raise PartLost(f"the weights of {self.role} are lost: {first_line(error)}") from error
 
     async def recover(self) -> None:
         """``restore``, off the event loop, if there is anything to bring back."""

@@ -8,8 +8,9 @@ whether the person did. Whoever calls this has decided what "end" is (an end-of-
   "Information Retrieval", 1979, chapter 7).
 - ``ending_ece``, the expected calibration error ``sum_b n_b / n |mean outcome - mean probability|`` over bins of equal
   width (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3). Chance makes it positive even
-  for right probabilities: its null band is what outcomes drawn from the probabilities themselves give (consistency
-  resampling; Broecker and Smith, "Increasing the Reliability of Reliability Diagrams", 2007).
+  for right probabilities: most of that is taken out, bin by bin, as ``symbol_counts.py`` does with total variations.
+  Its null band is what outcomes drawn from the probabilities themselves give (consistency resampling; Broecker and
+  Smith, "Increasing the Reliability of Reliability Diagrams", 2007).
 - ``ending_bias``, mean probability minus share of turns that ended the dialogue: above 0 it would leave too often.
 """
 
@@ -22,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from calibrated_rl.errors import UserError
 from calibrated_rl.shift.base import Estimate, ratio_estimate
 from calibrated_rl.shift.interface import Estimator, Floats, bootstrap
+from calibrated_rl.shift.symbol_counts import debiased_absolute
 
 _DRAWS = 400
 """Sets of outcomes drawn for the null band."""
@@ -87,15 +89,26 @@ def calibration_error(
         raise UserError(f"{name}: there is nothing to measure it on")
     inside = np.eye(bins)[_bin(p, bins)]
     person = np.unique(np.asarray(cluster, dtype=str), return_inverse=True)[1].astype(np.int64)
+    own_CB = np.zeros((int(person.max()) + 1, bins))
+    np.add.at(own_CB, person, (y - p)[:, None] * inside / len(p))
+    spread_B = np.sqrt(len(own_CB) * own_CB.var(axis=0, ddof=min(1, len(own_CB) - 1)))
 
-    def error(weights: Floats, outcomes: Floats = y) -> Floats:
-        gap = np.abs((weights * (outcomes - p)) @ inside).sum(axis=1)
-        return (gap / weights.sum(axis=1))[:, None]
+    def corrected(gap: Floats) -> Floats:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            nearer = spread_B * debiased_absolute(gap / spread_B)
+        return np.asarray(np.where(spread_B > 0, nearer, np.abs(gap)).sum(axis=-1))
 
-    found = bootstrap(error, (person,), seed).estimate(name, far="above", most=1.0)
+    def error(weights: Floats) -> Floats:
+        return corrected((weights * (y - p)) @ inside / weights.sum(axis=1, keepdims=True))[:, None]
+
+    plain = float(np.abs((y - p) @ inside / len(p)).sum())
+    value = min(float(error(np.ones((1, len(p))))[0, 0]), plain)  # which of few outcomes the correction may exceed
+    note = (f"without the correction for its bias {plain:.4f}",)
+    found = bootstrap(error, (person,), seed, value=[value])
     drawn = (np.random.default_rng((seed, 4)).random((_DRAWS, len(p))) < p).astype(np.float64)
-    low, high = np.quantile(error(np.ones((_DRAWS, len(p))), drawn), [0.025, 0.975])
-    return replace(found, null_low=float(low), null_high=float(high))
+    low, high = np.maximum(0.0, np.quantile(corrected((drawn - p) @ inside / len(p)), [0.025, 0.975]))
+    figure = found.estimate(name, far="above", most=1.0, notes=note)
+    return replace(figure, null_low=float(low), null_high=float(high))
 
 
 def _bin(p: Floats, bins: int) -> NDArray[np.int64]:
@@ -132,7 +145,7 @@ class EndingDecision(Estimator[Endings]):
         if data.draws is not None:
             # The band takes the probabilities as they are; that of shares would leave out the chance of the draws.
             note = f"probabilities are shares of {data.draws} draws, whose chance alone makes the error positive"
-            ece = replace(ece, null_low=None, null_high=None, notes=(note,))
+            ece = replace(ece, null_low=None, null_high=None, notes=(*ece.notes, note))
         right, either = 2.0 * (ends & ended), (ends.astype(float) + ended)
         found = {"ending_ece": ece}
         common = {"turns": data.turn, "dialogues": data.dialogue, "seed": self.config.seed}

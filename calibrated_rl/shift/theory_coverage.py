@@ -166,8 +166,8 @@ def coverage(repetitions: int, seed: int, dialogues: int = DIALOGUES) -> dict[st
         shift = SHIFTS[i % len(SHIFTS)]
         made, drawn, rng = _case(shift, (seed, 1, i), dialogues)
         figures = count_figures(made, drawn, i, plug_in=True) | probability_figures(made, drawn, i, rng)
-        _tally(tallies, shift, figures, lower_bound=False)
-    return _summaries(tallies)
+        tally(tallies, shift, figures, lower_bound=False)
+    return summaries(tallies)
 
 
 def lower_bounds(
@@ -180,8 +180,8 @@ def lower_bounds(
     for i in range(repetitions):
         shift = sizes[i % len(sizes)]
         made, drawn, _ = _case(shift, (seed, 2, i), dialogues)
-        _tally(tallies, shift, figures(made, drawn, i), lower_bound=True)
-    return _summaries(tallies)
+        tally(tallies, shift, figures(made, drawn, i), lower_bound=True)
+    return summaries(tallies)
 
 
 def reaches(row: Mapping[str, Any], goal: float) -> bool:
@@ -192,12 +192,14 @@ def reaches(row: Mapping[str, Any], goal: float) -> bool:
     return bool(row["share"] >= goal and min(row["by_shift"].values()) >= goal - room)
 
 
-def _tally(tallies: dict[str, dict[float, Tally]], key: float, figures: Figures, *, lower_bound: bool) -> None:
+def tally(tallies: dict[str, dict[float, Tally]], key: float, figures: Figures, *, lower_bound: bool) -> None:
+    """Note what one repetition at the size of shift ``key`` has found."""
     for name, (estimate, truth) in figures.items():
         tallies.setdefault(name, {}).setdefault(key, Tally()).add(estimate, truth, lower_bound=lower_bound)
 
 
-def _summaries(tallies: Mapping[str, Mapping[float, Tally]]) -> dict[str, dict[str, Any]]:
+def summaries(tallies: Mapping[str, Mapping[float, Tally]]) -> dict[str, dict[str, Any]]:
+    """By estimator what ``Tally.summary`` says, and ``by_shift`` the share at each size."""
     result = {}
     for name, by_shift in tallies.items():
         whole = Tally()
@@ -222,8 +224,8 @@ def by_dialogues(counts: tuple[int, ...], repetitions: int, seed: int, shift: fl
         for i in range(repetitions):
             made, drawn, rng = _case(shift, (seed, 3, i), dialogues)
             two_sided = count_figures(made, drawn, i, plug_in=True) | probability_figures(made, drawn, i, rng)
-            _tally(tallies, shift, two_sided, lower_bound=False)
-            _tally(tallies, shift, lower_figures(made, drawn, i), lower_bound=True)
-        for name, tally in tallies.items():
-            result["estimators"].setdefault(name, []).append(tally[shift].summary())
+            tally(tallies, shift, two_sided, lower_bound=False)
+            tally(tallies, shift, lower_figures(made, drawn, i), lower_bound=True)
+        for name, seen in tallies.items():
+            result["estimators"].setdefault(name, []).append(seen[shift].summary())
     return result
