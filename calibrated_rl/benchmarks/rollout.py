@@ -71,36 +71,39 @@ class Rollout:
     def measure(self) -> Row:
         config = self.config
         os.environ.update(engine_environment(config.engine(), "benchmark"))
-        with model_of(config) as (folder, tokens), two_pools(config, folder, tokens) as (policy, simulator):
-            with asyncio.Runner() as runner:
-                bare = runner.run(_bare_engines(str(folder), config))
-                collector = collector_of(config, policy)
-                scenarios = collector.task.scenarios(Split.CALIBRATION, config.groups * (config.repeats + 1))
-                dialogues, limits, tokens_sampled = [], [], 0
-                for repeat in range(config.repeats + 1):
-                    began = time.perf_counter()
-                    groups = collector.collect(
-                        scenarios[repeat * config.groups :][: config.groups], simulator,
-                        group_size=config.group_size, arm="benchmark", update=repeat, seed=0,
-                    )  # fmt: skip
-                    held = time.perf_counter() - began
-                    scripts = [[script_of(dialogue) for dialogue in group] for group in groups]
-                    # The opening was sampled once a group.
-                    count = sum(line.tokens for g in scripts for m, s in enumerate(g) for line in s[1 if m else 0 :])
-                    began = time.perf_counter()
-                    runner.run(_replay(bare, scripts, config.max_model_len))
-                    replayed = time.perf_counter() - began
-                    if repeat:  # the first warms up
-                        dialogues.append(count / held)
-                        limits.append(count / replayed)
-                        tokens_sampled += count
-                for replica in bare.values():
-                    replica.shutdown()
+        with (
+            model_of(config) as (folder, tokens),
+            two_pools(config, folder, tokens) as (policy, simulator),
+            asyncio.Runner() as runner,
+        ):
+            bare = runner.run(_bare_engines(str(folder), config))
+            collector = collector_of(config, policy)
+            scenarios = collector.task.scenarios(Split.CALIBRATION, config.groups * (config.repeats + 1))
+            dialogues, limits, sampled = [], [], 0
+            for repeat in range(config.repeats + 1):
+                began = time.perf_counter()
+                groups = collector.collect(
+                    scenarios[repeat * config.groups :][: config.groups], simulator,
+                    group_size=config.group_size, arm="benchmark", update=repeat, seed=0,
+                )  # fmt: skip
+                held = time.perf_counter() - began
+                scripts = [[script_of(dialogue) for dialogue in group] for group in groups]
+                # The opening was sampled once a group.
+                count = sum(line.tokens for g in scripts for m, s in enumerate(g) for line in s[1 if m else 0 :])
+                began = time.perf_counter()
+                runner.run(_replay(bare, scripts))
+                replayed = time.perf_counter() - began
+                if repeat:  # the first warms up
+                    dialogues.append(count / held)
+                    limits.append(count / replayed)
+                    sampled += count
+            for replica in bare.values():
+                replica.shutdown()
         return at_least(
             statistics.median(dialogues), statistics.median(limits), 0.95,
             f"sampled tokens a second, policy and simulator together ({config.model}, {config.dtype}): "
             f"{config.groups} groups of {config.group_size} dialogues with {config.policy_turns} policy turns at once, "
-            f"medians of {config.repeats} runs ({tokens_sampled} tokens); limit: the same turns, prompt and token "
+            f"medians of {config.repeats} runs ({sampled} tokens); limit: the same turns, prompt and token "
             "counts, each after the turn that it answers, through two bare AsyncLLM engines in one process, without "
             "Ray, text or tasks",
         )  # fmt: skip
@@ -114,7 +117,7 @@ async def _bare_engines(model: str, config: TalkConfig) -> dict[Side, Replica]:
     return bare
 
 
-async def _replay(bare: dict[Side, Replica], scripts: Sequence[Sequence[list[Line]]], longest: int) -> None:
+async def _replay(bare: dict[Side, Replica], scripts: Sequence[Sequence[list[Line]]]) -> None:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -122,14 +125,15 @@ async def _replay(bare: dict[Side, Replica], scripts: Sequence[Sequence[list[Lin
 
     async def say(line: Line, prompt: list[int]) -> None:
         parameters = SamplingParams(
-            max_tokens=line.tokens, temperature=1.0, logprobs=0, detokenize=False, ignore_eos=True,
+            max_tokens=line.tokens, temperature=1.0, logprobs=0, flat_logprobs=True, detokenize=False, ignore_eos=True,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )  # fmt: skip
         prompt.extend(line.heard)
         final: Any = None
         engine = bare[line.side].engine
-        async for final in engine.generate({"prompt_token_ids": prompt}, parameters, request_id=str(next(counter))):
-            pass
+        request = {"type": "token", "prompt_token_ids": prompt}
+        async for output in engine.generate(request, parameters, request_id=str(next(counter))):
+            final = output
         prompt.extend(final.outputs[0].token_ids)
 
     async def dialogue(lines: list[Line], prompts: dict[Side, list[int]]) -> None:

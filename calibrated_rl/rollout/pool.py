@@ -20,14 +20,10 @@ import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError
 
 from calibrated_rl.errors import PartLost, first_line
-from calibrated_rl.rollout.engine import (
-    EngineConfig,
-    EngineFailure,
-    Generated,
-    GenerateRequest,
-    placement_of,
-    start_replica,
-)
+from calibrated_rl.rollout.engine import EngineConfig, EngineFailure, PlacedReplica
+from calibrated_rl.rollout.exchange import Exchange
+from calibrated_rl.rollout.routing import Router
+from calibrated_rl.rollout.turns import Generated, GenerateRequest
 from calibrated_rl.tokens import ChatTokens
 
 FAILURES = (RayActorError, EngineFailure, TimeoutError)
@@ -35,6 +31,10 @@ FAILURES = (RayActorError, EngineFailure, TimeoutError)
 
 UPDATE_FAILURES = (RayError, TimeoutError)
 """What a weight update raises: after any error in it, a replica may hold weights of two versions."""
+
+FEW_MORE = 32
+"""A replica may have this part of a batch more dialogues than another, where they share a prefix. A batch that is so
+much fuller takes hardly longer."""
 
 PROBE_S = 1.0
 """Pause between looks whether a replica is back; it takes tens of seconds to load its model."""
@@ -124,11 +124,13 @@ class ReplicaPool:
         seed: int = 0,
         gate: WaveGate | None = None,
         say: Callable[[str], None] = lambda line: None,
+        start: Callable[[str, EngineConfig, str, int], PlacedReplica] = PlacedReplica,
     ) -> None:
         """
         Args:
             gate: turns go in waves of fixed order; see the module's docstring.
             say: is told, in a line, which replica died and when it is back.
+            start: starts a replica of a model, with its config, role and seed.
         """
         from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
@@ -145,9 +147,15 @@ class ReplicaPool:
         """Why the last replica failed that did."""
         self._lost_at: dict[int, float] = {}
         self._batch, self._in_flight = config.max_num_seqs, 0
-        self._groups = [placement_of(config) for _ in range(replicas)]
-        self._actors = [start_replica(model, config, group, seed + i, role) for i, group in enumerate(self._groups)]
+        self._placed = [start(model, config, role, seed + i) for i in range(replicas)]
+        self._actors = [placed.actor for placed in self._placed]
         self._manager = FaultTolerantActorManager(self._actors, init_id=0)
+        self._serving: tuple[int, ...] = tuple(range(replicas))
+        """Replicas that dialogues are sent to."""
+        self._router, self._routing = Router(max(1, config.max_num_seqs // FEW_MORE)), threading.Lock()
+        self._router.serve(self._serving)
+        self._exchanges: dict[int, tuple[int, Exchange]] = {}
+        """How turns reach each replica, with the life of the replica that it belongs to."""
         self._restoring = threading.Lock()
         self._given_up: set[int] = set()
         """Replicas that did not come back in time: nobody waits for them, and they may still come."""
@@ -169,8 +177,23 @@ class ReplicaPool:
 
     def route(self, key: str) -> int:
         """Replica of a dialogue: the same for all its turns, so that its prefix cache is there."""
-        healthy = self._manager.healthy_actor_ids() or list(range(len(self._actors)))
-        return int(healthy[zlib.crc32(key.encode()) % len(healthy)])
+        if self.gate is not None or not self._serving:  # depends on the key alone, so that waves are the same
+            serving = self._serving or tuple(range(len(self._actors)))
+            return serving[zlib.crc32(key.encode()) % len(serving)]
+        with self._routing:
+            return self._router.route(key)
+
+    def leave(self, key: str) -> None:
+        """The dialogue ``key`` is over: its replica has room for another."""
+        with self._routing:
+            self._router.leave(key)
+
+    def _set_serving(self, index: int, serves: bool) -> None:
+        self._manager.set_actor_state(index, healthy=serves)
+        with self._routing:
+            others = {i for i in self._serving if i != index}
+            self._serving = tuple(sorted(others | {index} if serves else others))
+            self._router.serve(self._serving)
 
     async def generate(self, key: str, request: GenerateRequest) -> Generated:
         """Sample one turn of the dialogue ``key``.
@@ -187,20 +210,32 @@ class ReplicaPool:
         return await self._call(key, "generate_wave", requests)  # type: ignore[no-any-return]
 
     async def _call(self, key: str, method: str, argument: Any) -> Any:
-        if not self._manager.healthy_actor_ids():
+        if not self._serving:
             await self.recover()
         index = self.route(key)
         life, size = self._lives[index], len(argument) if isinstance(argument, list) else 1
         self._in_flight += size
         try:
-            reference = getattr(self._actors[index], method).remote(argument)
+            answer = (
+                self._exchange(index, life).ask(argument)
+                if method == "generate"
+                else getattr(self._actors[index], method).remote(argument)
+            )
             # Turns wait in the engine for their place in the batch; that is no sign of a dead one.
-            return await asyncio.wait_for(reference, self._timeout_s * (1 + self._in_flight / self._batch))
+            return await asyncio.wait_for(answer, self._timeout_s * (1 + self._in_flight / self._batch))
         except FAILURES as error:
             self._retire(index, life, cause_of(error))
             raise RolloutFailure(f"{self.role}: {cause_of(error)}") from error
         finally:
             self._in_flight -= size
+
+    def _exchange(self, index: int, life: int) -> Exchange:
+        """The exchange with a replica in its present life, from the running event loop."""
+        known, exchange = self._exchanges.get(index, (life, None))
+        if exchange is None or known != life or exchange.loop is not asyncio.get_running_loop():
+            exchange = Exchange(self._actors[index])
+            self._exchanges[index] = life, exchange
+        return exchange
 
     def _retire(self, index: int, life: int, cause: str) -> None:
         """Take a replica out of service and let Ray restart it, unless another call has done so since ``life``."""
@@ -208,7 +243,7 @@ class ReplicaPool:
             self._lives[index] += 1
             self._last_failure, self._lost_at[index] = cause, time.monotonic()
             self._say(f"{self.role} replica {index} failed ({cause}): it is started again, its dialogues are held anew")
-            self._manager.set_actor_state(index, healthy=False)
+            self._set_serving(index, False)
             # Also where its process is alive: a dead or stuck engine does not mend.
             ray.kill(self._actors[index], no_restart=False)
 
@@ -271,7 +306,7 @@ class ReplicaPool:
                 f"{self.role} replica {index} is back after {time.monotonic() - self._lost_at[index]:.0f} s, "
                 f"with weights of version {self.version}"
             )
-            self._manager.set_actor_state(index, healthy=True)
+            self._set_serving(index, True)
             self._given_up.discard(index)
 
     def _refuse_lost_weights(self, error: Exception) -> None:
@@ -293,10 +328,8 @@ class ReplicaPool:
 
     def close(self) -> None:
         """Stop all replicas and free what was reserved for them."""
-        for actor in self._actors:
-            ray.kill(actor)
-        for group in self._groups:
-            ray.util.remove_placement_group(group)
+        for placed in self._placed:
+            placed.end()
 
 
 def cause_of(error: Exception) -> str:
