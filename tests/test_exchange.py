@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import ray
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.exceptions import RayActorError
 
@@ -35,11 +35,13 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(coroutine, 60))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(words, requests), max_size=5))
 def test_requests_arrive_as_they_were(batch: list[tuple[int, GenerateRequest]]) -> None:
     assert list(unpack_requests(pack_requests(batch))) == batch
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(words, st.lists(tokens, max_size=8), words), max_size=5))
 def test_answers_arrive_as_they_were(batch: list[tuple[int, list[tuple[int, float, int]], int]]) -> None:
     sent = [

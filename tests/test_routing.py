@@ -33,6 +33,7 @@ def test_room_that_a_finished_dialogue_leaves_is_given_to_the_next() -> None:
     assert router.route("new-000") == placed[gone]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.integers(1, 6))
 def test_no_replica_has_many_more_than_another(replicas: int, groups: int, members: int, slack: int) -> None:
     router = Router(slack)

@@ -12,13 +12,14 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from calibrated_rl.benchmarks.base import Row, at_least
 from calibrated_rl.benchmarks.talk import TalkConfig, collector_of, model_of, two_pools
 from calibrated_rl.dialogue import Dialogue, Side, Split, TokenSequence
 from calibrated_rl.rollout.engine import Replica, engine_environment
+from calibrated_rl.rollout.pool import ReplicaPool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,54 +65,77 @@ class Rollout:
     class Config(TalkConfig):
         repeats: int = 3
         """How often each of the two is measured."""
+        tiny_groups: int = 0
+        """Groups of dialogues of tiny models, on which ``how`` reports as well: the engines do least there, so what is
+        around them weighs most. 0: none."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def measure(self) -> Row:
-        config = self.config
-        os.environ.update(engine_environment(config.engine(), "benchmark"))
-        with (
-            model_of(config) as (folder, tokens),
-            two_pools(config, folder, tokens) as (policy, simulator),
-            asyncio.Runner() as runner,
-        ):
-            bare = runner.run(_bare_engines(str(folder), config))
-            collector = collector_of(config, policy)
-            scenarios = collector.task.scenarios(Split.CALIBRATION, config.groups * (config.repeats + 1))
-            dialogues, limits, sampled = [], [], 0
-            for repeat in range(config.repeats + 1):
-                began = time.perf_counter()
-                groups = collector.collect(
-                    scenarios[repeat * config.groups :][: config.groups], simulator,
-                    group_size=config.group_size, arm="benchmark", update=repeat, seed=0,
-                )  # fmt: skip
-                held = time.perf_counter() - began
-                scripts = [[script_of(dialogue) for dialogue in group] for group in groups]
-                # The opening was sampled once a group.
-                count = sum(line.tokens for g in scripts for m, s in enumerate(g) for line in s[1 if m else 0 :])
-                began = time.perf_counter()
-                runner.run(_replay(bare, scripts))
-                replayed = time.perf_counter() - began
-                if repeat:  # the first warms up
-                    dialogues.append(count / held)
-                    limits.append(count / replayed)
-                    sampled += count
-            for replica in bare.values():
-                replica.shutdown()
+        config, beside = self.config, ""
+        if config.tiny_groups:
+            tiny = _measure(replace(config, model="tiny", dtype="float32", groups=config.tiny_groups))
+            beside = (
+                f"; {config.tiny_groups} groups with the tiny model: {tiny.dialogues:.0f} of {tiny.bare:.0f} "
+                f"({tiny.dialogues / tiny.bare:.2f})"
+            )
+        found = _measure(config)
         return at_least(
-            statistics.median(dialogues), statistics.median(limits), 0.95,
+            found.dialogues, found.bare, 0.95,
             f"sampled tokens a second, policy and simulator together ({config.model}, {config.dtype}): "
             f"{config.groups} groups of {config.group_size} dialogues with {config.policy_turns} policy turns at once, "
-            f"medians of {config.repeats} runs ({sampled} tokens); limit: the same turns, prompt and token "
+            f"medians of {config.repeats} runs ({found.tokens} tokens); limit: the same turns, prompt and token "
             "counts, each after the turn that it answers, through two bare AsyncLLM engines in one process, without "
-            "Ray, text or tasks",
+            f"Ray, text or tasks{beside}",
         )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    dialogues: float
+    """Sampled tokens a second, as the next."""
+    bare: float
+    tokens: int
+
+
+def _measure(config: Rollout.Config) -> _Found:
+    os.environ.update(engine_environment(config.engine(), "benchmark"))
+    with (
+        model_of(config) as (folder, tokens),
+        two_pools(config, folder, tokens, ReplicaPool) as (policy, simulator),
+        asyncio.Runner() as runner,
+    ):
+        bare = runner.run(_bare_engines(str(folder), config))
+        collector = collector_of(config, policy)
+        scenarios = collector.task.scenarios(Split.CALIBRATION, config.groups * (config.repeats + 1))
+        dialogues, limits, sampled = [], [], 0
+        for repeat in range(config.repeats + 1):
+            began = time.perf_counter()
+            groups = collector.collect(
+                scenarios[repeat * config.groups :][: config.groups], simulator,
+                group_size=config.group_size, arm="benchmark", update=repeat, seed=0,
+            )  # fmt: skip
+            held = time.perf_counter() - began
+            scripts = [[script_of(dialogue) for dialogue in group] for group in groups]
+            # The opening was sampled once a group.
+            count = sum(line.tokens for g in scripts for m, s in enumerate(g) for line in s[1 if m else 0 :])
+            began = time.perf_counter()
+            runner.run(_replay(bare, scripts))
+            replayed = time.perf_counter() - began
+            if repeat:  # the first warms up
+                dialogues.append(count / held)
+                limits.append(count / replayed)
+                sampled += count
+        for replica in bare.values():
+            replica.shutdown()
+    return _Found(statistics.median(dialogues), statistics.median(limits), sampled)
 
 
 async def _bare_engines(model: str, config: TalkConfig) -> dict[Side, Replica]:
     """An engine a side; ``Replica`` is used for its engine's settings alone."""
-    bare = {side: await asyncio.to_thread(Replica, model, config.engine(), seed) for seed, side in enumerate(Side)}
+    engines = [asyncio.to_thread(Replica, model, config.engine(), seed) for seed in range(len(Side))]
+    bare = dict(zip(Side, await asyncio.gather(*engines), strict=True))
     for replica in bare.values():
         await replica.start()
     return bare

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from calibrated_rl.dialogue import Outcome, Scenario, Split, Turn
 from calibrated_rl.models import make_tiny, read_tokenizer, resolve_model
@@ -15,6 +16,8 @@ from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.tokens import ChatTokens
+
+Pool = TypeVar("Pool", bound=ReplicaPool)
 
 SHOPS = ("bicycle", "book", "camera", "flower", "garden", "guitar", "kitchen", "lamp", "shoe", "toy")
 
@@ -74,10 +77,12 @@ class TalkConfig:
     group_size: int = 4
     policy_turns: int = 4
     max_turn_tokens: int = 24
+    replicas: int = 1
+    """Engines a side."""
     max_model_len: int = 1024
     kv_cache_mib: int = 1024
     num_gpus: float = 0.0
-    """Share of the GPU that each of the two engines gets."""
+    """Share of the GPU that each engine gets."""
     eager: bool = True
 
     def engine(self) -> EngineConfig:
@@ -94,20 +99,23 @@ def model_of(config: TalkConfig) -> Iterator[tuple[Path, ChatTokens]]:
         folder = Path(made)
         if config.model == "tiny":
             scenarios = Talk(config.policy_turns).scenarios(Split.CALIBRATION, 20)
-            make_tiny(folder, [text for each in scenarios for text in (each.policy_instructions, each.greeting)], 0)
+            texts = [text for each in scenarios for text in (each.policy_instructions, each.greeting)]
+            make_tiny(folder, texts, 0, context=config.max_model_len)
         else:
             folder = resolve_model(config.model, Path.home() / ".cache" / "calibrated_rl")
         yield folder, ChatTokens(read_tokenizer(folder, config.model))
 
 
 @contextmanager
-def two_pools(config: TalkConfig, folder: Path, tokens: ChatTokens) -> Iterator[tuple[ReplicaPool, ReplicaPool]]:
-    """A policy's and a simulator's pool of one replica each, in a Ray of their own."""
+def two_pools(
+    config: TalkConfig, folder: Path, tokens: ChatTokens, pool_class: type[Pool]
+) -> Iterator[tuple[Pool, Pool]]:
+    """A policy's and a simulator's pool, in a Ray of their own."""
     import ray
 
     start_ray(num_cpus=4)
     pools = tuple(
-        ReplicaPool(role, str(folder), tokens, config.engine(), seed=seed)
+        pool_class(role, str(folder), tokens, config.engine(), replicas=config.replicas, seed=seed)
         for seed, role in enumerate(("policy", "simulator"))
     )
     try:

@@ -104,7 +104,8 @@ class Replica:
             worker_extension_cls=f"{weight_transfer.__name__}.WorkerExtension",
             weight_transfer_config=WeightTransferConfig(backend=weight_transfer.BACKEND),
             disable_log_stats=True,
-            # The CPU default of 128 tokens a block wastes most of a short dialogue's prefix cache.
+            # The CPU default of 128 tokens a block wastes most of a short dialogue's prefix cache; vLLM's attention on
+            # CPU needs a multiple of 32.
             # On a GPU vLLM refuses to start where less than this share is free, though the cache's size is given.
             **({"gpu_memory_utilization": 0.9 * config.num_gpus} if on_gpu else {"block_size": 32}),
         )
