@@ -12,6 +12,7 @@ class LoadMeter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._lock = clock, threading.Lock()
         self._in_flight: Counter[int] = Counter()
+        self._total = 0
         self._turn_seconds, self._since = 0.0, clock()
 
     def add(self, replica: int, count: int) -> None:
@@ -19,11 +20,12 @@ class LoadMeter:
         with self._lock:
             self._advance()
             self._in_flight[replica] += count
+            self._total += count
 
     def in_flight(self, replica: int | None = None) -> int:
         """Turns in flight on ``replica``, or on all."""
         with self._lock:
-            return self._in_flight.total() if replica is None else self._in_flight[replica]
+            return self._total if replica is None else self._in_flight[replica]
 
     def take(self) -> float:
         """Turns in flight summed over time, in turn-seconds, since the last time this was asked."""
@@ -34,5 +36,5 @@ class LoadMeter:
 
     def _advance(self) -> None:
         now = self._clock()
-        self._turn_seconds += self._in_flight.total() * (now - self._since)
+        self._turn_seconds += self._total * (now - self._since)
         self._since = now

@@ -26,14 +26,11 @@ import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError
 
 from calibrated_rl.errors import PartLost, first_line
-from calibrated_rl.rollout.engine import (
-    EngineConfig,
-    EngineFailure,
-    Generated,
-    GenerateRequest,
-    PlacedReplica,
-)
+from calibrated_rl.rollout.engine import EngineConfig, EngineFailure, PlacedReplica
+from calibrated_rl.rollout.exchange import Exchange
 from calibrated_rl.rollout.load import LoadMeter
+from calibrated_rl.rollout.routing import Router
+from calibrated_rl.rollout.turns import Generated, GenerateRequest
 from calibrated_rl.tokens import ChatTokens
 
 FAILURES = (RayActorError, EngineFailure, TimeoutError)
@@ -41,6 +38,10 @@ FAILURES = (RayActorError, EngineFailure, TimeoutError)
 
 UPDATE_FAILURES = (RayError, TimeoutError)
 """What a weight update raises: after any error in it, a replica may hold weights of two versions."""
+
+FEW_MORE = 32
+"""A replica may have this part of a batch more dialogues than another, where they share a prefix. A batch that is so
+much fuller takes hardly longer."""
 
 PROBE_S = 1.0
 """Pause between looks whether a replica is back; it takes tens of seconds to load its model."""
@@ -136,11 +137,13 @@ class ReplicaPool:
         seed: int = 0,
         gate: WaveGate | None = None,
         say: Callable[[str], None] = lambda line: None,
+        start: Callable[[str, EngineConfig, str, int], PlacedReplica] = PlacedReplica,
     ) -> None:
         """
         Args:
             gate: turns go in waves of fixed order; see the module's docstring.
             say: is told, in a line, which replica died and when it is back.
+            start: starts a replica of a model, with its config, role and seed.
         """
         from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
@@ -159,13 +162,19 @@ class ReplicaPool:
         self._batch = config.max_num_seqs
         self.load = LoadMeter()
         """What is in flight, by replica."""
-        self._new = partial(PlacedReplica, model, config, role)
+        self._new = partial(start, model, config, role)
         self._seeds = itertools.count(seed)
         self._placed = {i: self._new(next(self._seeds)) for i in range(replicas)}
         """All replicas but those that serve nobody yet, by their number in the manager."""
         self._manager = FaultTolerantActorManager([placed.actor for placed in self._placed.values()], init_id=0)
         self._members = tuple(self._placed)
         """Replicas that dialogues may be sent to, if they are healthy: all but those that leave."""
+        self._serving = self._members
+        """The healthy ones among them."""
+        self._router = Router(max(1, config.max_num_seqs // FEW_MORE))
+        self._router.serve(self._serving)
+        self._exchanges: dict[int, tuple[int, Exchange]] = {}
+        """How turns reach each replica, with the life of the replica that it belongs to."""
         self._lives = dict.fromkeys(self._members, 0)
         """How often each was restarted: a late error of a former life says nothing about the present one."""
         self._given_up: set[int] = set()
@@ -195,11 +204,25 @@ class ReplicaPool:
 
     def route(self, key: str) -> int:
         """Replica of a dialogue: the same for all its turns, so that its prefix cache is there."""
-        return preferred(key, self._healthy() or self._members)
-
-    def _healthy(self) -> list[int]:
         with self._changing:
-            return [i for i in self._members if self._manager.is_actor_healthy(i)]
+            if self.gate is not None or not self._serving:  # hangs on the key alone, so that waves are the same
+                return preferred(key, self._serving or self._members)
+            return self._router.route(key)
+
+    def leave(self, key: str) -> None:
+        """The dialogue ``key`` is over: its replica has room for another."""
+        with self._changing:
+            self._router.leave(key)
+
+    def _set_healthy(self, index: int, healthy: bool) -> None:
+        self._manager.set_actor_state(index, healthy=healthy)
+        self._set_members(self._members)
+
+    def _set_members(self, members: tuple[int, ...]) -> None:
+        with self._changing:
+            self._members = members
+            self._serving = tuple(i for i in members if self._manager.is_actor_healthy(i))
+            self._router.serve(self._serving)
 
     async def generate(self, key: str, request: GenerateRequest) -> Generated:
         """Sample one turn of the dialogue ``key``.
@@ -216,21 +239,33 @@ class ReplicaPool:
         return await self._call(key, "generate_wave", requests)  # type: ignore[no-any-return]
 
     async def _call(self, key: str, method: str, argument: Any) -> Any:
-        if not self._healthy():
+        if not self._serving:
             await self.recover()
         with self._changing:  # a replica that leaves waits for this turn, or does not get it
             index = self.route(key)
             life, size = self._lives[index], len(argument) if isinstance(argument, list) else 1
             self.load.add(index, size)
         try:
-            reference = getattr(self._placed[index].actor, method).remote(argument)
+            answer = (
+                self._exchange(index, life).ask(argument)
+                if method == "generate"
+                else getattr(self._placed[index].actor, method).remote(argument)
+            )
             # Turns wait in the engine for their place in the batch; that is no sign of a dead one.
-            return await asyncio.wait_for(reference, self._timeout_s * (1 + self.load.in_flight() / self._batch))
+            return await asyncio.wait_for(answer, self._timeout_s * (1 + self.load.in_flight() / self._batch))
         except FAILURES as error:
             self._retire(index, life, cause_of(error))
             raise RolloutFailure(f"{self.role}: {cause_of(error)}") from error
         finally:
             self.load.add(index, -size)
+
+    def _exchange(self, index: int, life: int) -> Exchange:
+        """The exchange with a replica in its present life, from the running event loop."""
+        known, exchange = self._exchanges.get(index, (life, None))
+        if exchange is None or known != life or exchange.loop is not asyncio.get_running_loop():
+            exchange = Exchange(self._placed[index].actor)
+            self._exchanges[index] = life, exchange
+        return exchange
 
     def _retire(self, index: int, life: int, cause: str) -> None:
         """Take a replica out of service and let Ray restart it, unless another call has done so since ``life``."""
@@ -240,7 +275,7 @@ class ReplicaPool:
             self._lives[index] += 1
             self._last_failure, self._lost_at[index] = cause, time.monotonic()
             self._say(f"{self.role} replica {index} failed ({cause}): it is started again, its dialogues are held anew")
-            self._manager.set_actor_state(index, healthy=False)
+            self._set_healthy(index, False)
             # Also where its process is alive: a dead or stuck engine does not mend.
             ray.kill(self._placed[index].actor, no_restart=False)
 
@@ -254,7 +289,7 @@ class ReplicaPool:
             self._weights, self.version = weights, version
         self.restore()
         with self._changing:
-            lives = {i: self._lives[i] for i in self._healthy()}
+            lives = {i: self._lives[i] for i in self._serving}
             references = {i: self._placed[i].actor.update_weights.remote(weights, version) for i in lives}
         for index, reference in references.items():
             try:
@@ -262,7 +297,7 @@ class ReplicaPool:
             except UPDATE_FAILURES as error:
                 self._refuse_lost_weights(error)
                 self._retire(index, lives[index], cause_of(error))
-        if not self._healthy():
+        if not self._serving:
             self.restore()
 
     def restore(self) -> None:
@@ -289,7 +324,7 @@ class ReplicaPool:
                     time.sleep(PROBE_S)
                     continue
                 break
-            if not self._healthy():
+            if not self._serving:
                 cause = f" (the last failed with {self._last_failure})" if self._last_failure else ""
                 raise PartLost(f"no {self.role} replica came back within {self._start_timeout_s:g} s{cause}")
 
@@ -308,7 +343,7 @@ class ReplicaPool:
                 f"{self.role} replica {index} is back after {time.monotonic() - self._lost_at[index]:.0f} s, "
                 f"with weights of version {self.version}"
             )
-            self._manager.set_actor_state(index, healthy=True)
+            self._set_healthy(index, True)
             self._given_up.discard(index)
 
     def _refuse_lost_weights(self, error: Exception) -> None:
@@ -322,7 +357,7 @@ class ReplicaPool:
             await asyncio.get_running_loop().run_in_executor(None, self.restore)
 
     def _unhealthy(self) -> set[int]:
-        return set(self._members) - set(self._healthy())
+        return set(self._members) - set(self._serving)
 
     def score(self, ids: list[int]) -> Any:
         """Log-probs of a sequence under the oldest replica, for parity checks."""
@@ -333,7 +368,7 @@ class ReplicaPool:
     def counts(self) -> tuple[int, int, int]:
         """Replicas in service, starting, and lost (being started again)."""
         with self._changing:
-            return len(self._healthy()), len(self._newcomers), len(self._unhealthy())
+            return len(self._serving), len(self._newcomers), len(self._unhealthy())
 
     def grow(self, count: int) -> None:
         """Start ``count`` further replicas; they join when they have loaded their model and have the current weights.
@@ -359,7 +394,7 @@ class ReplicaPool:
                     self._newcomers.pop().end()  # its thread sees it die
                 elif len(self._members) > 1:
                     index = max(self._unhealthy() or self._members)
-                    self._members = tuple(i for i in self._members if i != index)
+                    self._set_members(tuple(i for i in self._members if i != index))
                     self._beside(self._drain, index)
 
     def _beside(self, work: Callable[..., None], *arguments: Any) -> None:
@@ -398,7 +433,7 @@ class ReplicaPool:
             self._manager.add_actors([newcomer.actor])
             index = max(self._manager.actor_ids())
             self._placed[index], self._lives[index] = newcomer, 0
-            self._members += (index,)
+            self._set_members((*self._members, index))
         self._say(
             f"{self.role} replica {index} has joined after {time.monotonic() - began:.0f} s, "
             f"with weights of version {has[1]}"
@@ -415,6 +450,7 @@ class ReplicaPool:
         self._placed[index].end()
         with self._restoring, self._changing:
             del self._placed[index], self._lives[index]
+            self._exchanges.pop(index, None)
             self._manager.remove_actor(index)
             self._given_up.discard(index)
         self._say(f"{self.role} replica {index} has left" + (f"; {cut_off} turns were cut off" if cut_off else ""))
