@@ -65,10 +65,11 @@ class Scribe:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scribe")
         self._last: Future[None] | None = None
 
-    def write(self, what: str, job: Callable[[], None]) -> None:
-        """Start ``job``, once the one before is done; ``what`` is its name in the log."""
+    def write(self, *jobs: tuple[str, Callable[[], None]]) -> None:
+        """Start ``jobs``, each with its name in the log, once those of the last call are done. One that fails does not
+        keep the next from its turn."""
         self.wait()
-        self._last = self._thread.submit(self._try, what, job)
+        self._last = self._thread.submit(self._each, jobs)
 
     def wait(self) -> None:
         """Until nothing is being written."""
@@ -83,8 +84,9 @@ class Scribe:
         finally:
             self._thread.shutdown()
 
-    def _try(self, what: str, job: Callable[[], None]) -> None:
-        try:
-            job()
-        except (OSError, RayError, UserError) as error:
-            self._say(f"{what} could not be written, and the run goes on: {printable(first_line(error))}")
+    def _each(self, jobs: Sequence[tuple[str, Callable[[], None]]]) -> None:
+        for what, job in jobs:
+            try:
+                job()
+            except (OSError, RayError, UserError) as error:
+                self._say(f"{what} could not be written, and the run goes on: {printable(first_line(error))}")

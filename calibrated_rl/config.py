@@ -17,6 +17,7 @@ from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.scaling import ScalingConfig
+from calibrated_rl.run_copy import check_address
 from calibrated_rl.secrets import keep_references, masked, refuse_readable_secrets
 
 
@@ -102,6 +103,10 @@ class TrainingConfig:
     checkpoints_kept: int = 2
     """How many of an arm's last checkpoints stay until it is done; beside them stays the best by the reward of the
     arm's own dialogues."""
+    checkpoint_store: str = ""
+    """Where each checkpoint goes, too, with all of the run folder that it takes to go on from an empty one:
+    `s3://BUCKET/PREFIX` (options `region`, `endpoint_override` and `scheme` after a `?`), `gs://BUCKET/PREFIX` or
+    `file:///PATH`. Credentials come from the environment. Empty: nowhere."""
     loss: str = "calibrated_rl.learner.losses.grpo:GRPO"
     loss_config: dict[str, Any] = field(default_factory=dict)
     advantage: str = "grpo"
@@ -305,6 +310,8 @@ def check(config: RunConfig, where: str) -> None:
             )
     if config.training.checkpoints_kept < 1:
         raise UserError(f"{where}: training.checkpoints_kept is {config.training.checkpoints_kept}: at least 1 stays")
+    if config.training.checkpoint_store:
+        check_address(config.training.checkpoint_store)
     if config.evaluation.split not in ("held_out", "tuning"):
         raise UserError(f"{where}: evaluation.split is '{config.evaluation.split}': write held_out or tuning")
     if config.proxy.model and config.human:

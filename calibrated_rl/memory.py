@@ -39,6 +39,11 @@ def engine_needs(engine: EngineConfig, model: ModelShape, replicas: int = 1) -> 
     }
 
 
+def _adam_bytes(learner: LearnerConfig) -> int:
+    """Of one parameter, beside the weight in the model's own dtype."""
+    return 8 if learner.dtype == "float32" else 12
+
+
 def learner_needs(learner: LearnerConfig, policy: ModelShape, *others: ModelShape) -> dict[str, int]:
     """Bytes of all ranks: every model with AdamW, a frozen copy of the policy, and one micro-batch.
 
@@ -50,7 +55,7 @@ def learner_needs(learner: LearnerConfig, policy: ModelShape, *others: ModelShap
     def copies(sharded_from: int) -> int:
         return 1 if learner.zero_stage >= sharded_from else ranks
 
-    state = 8 if element == 4 else 12
+    state = _adam_bytes(learner)
     each = element * copies(3) + element * copies(2) + state * copies(1)
     return {
         "models and optimizers": sum(shape.parameters for shape in (policy, *others)) * each,
@@ -84,12 +89,16 @@ def memory_needs(
     # The last weights of each engine stay with Ray for replicas that restart; new ones come on top, twice while
     # a replica reads its copy in shared memory.
     published = sum(model.parameters for model in models) + 2 * max(model.parameters for model in models)
-    engines = {
+    engines: Needs = {
         "policy engine": engine_needs(config.policy.engine, policy, config.policy.replica_bounds[1]),
         "simulator engine": engine_needs(config.simulator.engine, simulator, config.simulator.replica_bounds[1]),
     }
     if proxy:
         engines["proxy engine"] = engine_needs(config.proxy.engine, proxy)
+    if config.training.checkpoint_every:
+        # A copy of the policy's state, while it is written beside training.
+        each = _bytes(config.learner.dtype) + _adam_bytes(config.learner)
+        engines["checkpoint"] = {"copy": policy.parameters * each}
     return engines | {
         "learner": learner_needs(config.learner, *models),
         "published weights": {"weights": published * _bytes(config.learner.dtype)},

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -37,6 +37,7 @@ from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.elastic import Elastic
 from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
+from calibrated_rl.run_copy import RunCopy
 from calibrated_rl.shift.compare_sets import check_names
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 from calibrated_rl.tokens import ChatTokens
@@ -55,6 +56,14 @@ def check_judging(task: Task, sizes: EvaluationConfig) -> None:
     for population, count in (("same", sizes.scenarios), ("shifted", sizes.shifted)):
         if count:
             task.scenarios(Split(sizes.split), count, population)
+
+
+def copy_of_run(config: RunConfig, folder: Path) -> RunCopy | None:
+    """Access to the copy of the run in ``training.checkpoint_store``; None where that names no store."""
+    training = config.training
+    if not training.checkpoint_store:
+        return None
+    return RunCopy(training.checkpoint_store, config.name, folder, max(2, training.checkpoints_kept))
 
 
 def log_settings(config: RunConfig) -> dict[str, Any]:
@@ -81,6 +90,7 @@ class Parts:
         self.pools: list[ReplicaPool] = []
         self._started = ExitStack()
         self.scribe = Scribe(self.say)
+        self._copy: RunCopy | None = None
         self.served_simulator: Path | None = None
         """Folder of the simulator that the replicas have."""
         self.judge: ScriptedHuman | ReplicaPool | None = self.human
@@ -358,6 +368,14 @@ class Parts:
         version = self.simulator.version + 1 if version is None else version
         self.simulator.publish(self.learner.weights(SIMULATOR), version)
         self.served_simulator = folder
+
+    def write_aside(self, *jobs: tuple[str, Callable[[], None]]) -> None:
+        """Write files while training goes on, each job with its name in the log, and then what is new in the run folder
+        to ``training.checkpoint_store``, if there is one."""
+        if self._copy is None:
+            self._copy = copy_of_run(self.config, self.folder)
+        copy = [] if self._copy is None else [("the copy of the run in the store", self._copy.send)]
+        self.scribe.write(*jobs, *copy)
 
     def served_below_run(self) -> str:
         """The folder of the simulator that is served, below the run folder, as a run that goes on in another place

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -370,6 +371,7 @@ def test_a_checkpoint_continues_the_same_run(folder: Path, tmp_path: Path, stage
     for name in names:
         ends = [rank.weights(name) for rank in (made, other)]
         assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+    shutil.rmtree(tmp_path / "checkpoint")  # as when later ones have taken its place
     other.save("policy", tmp_path / "saved")
     assert (tmp_path / "saved" / "tokenizer_config.json").read_text() == '{"note": "kept"}'
 
@@ -487,8 +489,11 @@ def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, st
         with pytest.raises(UserError, match="no model 'critic'"):
             group.weights("critic")
         # What two ranks wrote one goes on from at another stage, and the other way round.
-        ray.get(group.snapshot(["policy"]), timeout=60).write(tmp_path / "of_two")
-        expected_step = group.step("policy", given_samples, GRPO_TERMS)
+        with pytest.raises(UserError, match="no model 'critic'"):
+            group.snapshot(["critic"])
+        group.snapshot(["policy"])
+        expected_step = group.step("policy", given_samples, GRPO_TERMS)  # after the snapshot, so it is not in it
+        group.write_snapshot(tmp_path / "of_two")
         expected_weights = ray.get(group.weights("policy"), timeout=60)
         alone = LearnerRank(LearnerConfig(micro_batch_tokens=40, zero_stage=2))
         alone.restore(tmp_path / "of_two")
@@ -500,6 +505,10 @@ def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, st
             (expected_step, expected_weights), metric_tolerance=1e-4,
         )  # fmt: skip
         group.restore(tmp_path / "of_one")
+        group.snapshot(["policy"])
+        (tmp_path / "no_folder").touch()
+        with pytest.raises(OSError, match="no_folder"):
+            group.write_snapshot(tmp_path / "no_folder")
         again = group.step("policy", given_samples, GRPO_TERMS)
         assert again == expected_step
         weights = ray.get(group.weights("policy"), timeout=60)

@@ -4,8 +4,6 @@ import asyncio
 import dataclasses
 import hashlib
 import resource
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -611,35 +609,3 @@ def test_memory_is_bounded_by_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
         store.append(group(f"g{number}"))
     assert list(store._tables) == [4, 5]
     assert len(store.sample(5, update=0, max_staleness=0)) == 5 and not store._tables and store._held_bytes == 0
-
-
-def test_a_write_that_fails_leaves_the_store_as_it_was(tmp_path: Path) -> None:
-    """A full disk, which a limit on the size of files stands for."""
-    script = (
-        "import errno, resource, signal, sys\n"
-        "from pathlib import Path\n"
-        "sys.path.insert(0, 'tests')\n"
-        "from test_replay import group, ReplayStore\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "store, (_, hard) = ReplayStore(Path(sys.argv[1])), resource.getrlimit(resource.RLIMIT_FSIZE)\n"
-        "store.append(group('g1'))\n"
-        "for size, work in ((2000, lambda: store.append(group('g2'))),\n"
-        "                   (20, lambda: store.sample(1, update=0, max_staleness=0))):\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))\n"
-        "    try: work()\n"
-        "    except OSError as error: assert error.errno == errno.EFBIG, error\n"
-        "    else: raise SystemExit('it was written')\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))\n"
-        "assert store.append(group('g2')) == 2\n"
-        "assert len(store.sample(1, update=0, max_staleness=0)) == 1\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)],
-        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    store = ReplayStore(tmp_path)
-    assert not store.refused
-    assert store.counts()["groups_delivered"] == 1 and ids(store.sample(1, update=0, max_staleness=0)) == [
-        ["g2/0", "g2/1"]
-    ]

@@ -16,6 +16,8 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from s3_server import S3Server
+from transformers import AutoModelForCausalLM
 
 from calibrated_rl.algorithms.resume import FORMAT, STATE, ArmCheckpoints, ArmState
 from calibrated_rl.background import Scribe
@@ -24,6 +26,7 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.files import read_json
 from calibrated_rl.learner.checkpoint import Snapshot
 from calibrated_rl.replay.store import ReplayStore
+from calibrated_rl.run_copy import RunCopy
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG_PROBS = {("log-1", "hi", "yes"): np.array([np.nan, -0.5], np.float32), ("log-2",): np.zeros(0, np.float32)}
@@ -105,14 +108,14 @@ def test_a_full_disk_ends_nothing_and_harms_no_checkpoint(tmp_path: Path, tensor
     snapshot = Snapshot(index={}, files={}, tensors={"policy.safetensors": {"a": torch.ones(tensors)}})
     large = {("log",): np.zeros(20_000, np.float32)}
     with files_no_larger_than(40_000):
-        scribe.write("checkpoint 10", lambda: made.save(state(10), large, snapshot.write))
+        scribe.write(("checkpoint 10", lambda: made.save(state(10), large, snapshot.write)))
         scribe.wait()
     assert len(said) == 1 and said[0].startswith("checkpoint 10 could not be written, and the run goes on: ")
     assert "File too large" in said[0]
     assert names(made) == ["update-000005"], "nothing takes room on the full disk"
     saved = made.latest(said.append)
     assert saved is not None and saved.state == state(5)
-    scribe.write("checkpoint 15", lambda: made.save(state(15), large, snapshot.write))
+    scribe.write(("checkpoint 15", lambda: made.save(state(15), large, snapshot.write)))
     scribe.close()
     saved = made.latest(said.append)
     assert saved is not None and saved.state == state(15) and len(said) == 1
@@ -129,12 +132,12 @@ def test_files_are_written_one_after_the_other_and_mistakes_come_up() -> None:
         order.append("first")
 
     scribe = Scribe(said.append)
-    scribe.write("first", first)
+    scribe.write(("first", first), ("after it", lambda: order.append("after it")))
     assert entered.wait(60) and not order, "whoever asks for it goes on at once"
     go.set()
-    scribe.write("second", lambda: order.append("second"))
-    scribe.write("third", lambda: order.append(str(order[7])))
-    assert order == ["first", "second"]
+    scribe.write(("second", lambda: order.append("second")))
+    scribe.write(("third", lambda: order.append(str(order[7]))))
+    assert order == ["first", "after it", "second"]
     with pytest.raises(IndexError):
         scribe.close()
     assert not said
@@ -184,23 +187,27 @@ CHANGES = (
 )  # fmt: skip
 
 
-DRIVER, LEARNER, STORE = "the driver", "ray::_RankActor", "ray::ReplayService"
+DRIVER, MACHINE, LEARNER, STORE = "the driver", "its machine", "ray::_RankActor", "ray::ReplayService"
 
 
-def kill(watcher: int, who: str) -> None:
-    """Kill the driver that the process ``watcher`` watches, or one of the driver's actors."""
+def kill(watcher: int, who: str, run: Path) -> None:
+    """Kill the driver that the process ``watcher`` watches, or one of the driver's actors. ``MACHINE`` is the driver
+    with the run folder: what is started again finds an empty one."""
     (driver,) = psutil.Process(watcher).children()
-    if who == DRIVER:
+    if who in (DRIVER, MACHINE):
         driver.kill()
+        if who == MACHINE:
+            run.rename(run.with_name("lost"))
         return
     (actor,) = [p for p in driver.children(recursive=True) if p.cmdline() and p.cmdline()[0].startswith(who)]
     actor.kill()
 
 
-def job(runs: Path, *kills: tuple[str, str]) -> str:
+def job(runs: Path, *kills: tuple[str, str], store: str = "") -> str:
     """Run the job to its end, as soon as it says the words of each of ``kills`` killing whom that names; what it
     printed."""
     command = [sys.executable, "-u", str(ROOT / "jobs/compare.py"), str(ROOT / "tests/micro.yaml"), *CHANGES]
+    command += [f"training.checkpoint_store='{store}'"]
     watcher = subprocess.Popen(
         [*command, "--runs", str(runs), "--hardware", "cpu", "--supervise", str(len(kills))],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
@@ -212,7 +219,7 @@ def job(runs: Path, *kills: tuple[str, str]) -> str:
             printed += line
             assert time.monotonic() < deadline, printed[-4000:]
             if waiting and waiting[0][0] in line:
-                kill(watcher.pid, waiting.pop(0)[1])
+                kill(watcher.pid, waiting.pop(0)[1], runs / "micro")
         code = watcher.wait(timeout=60)
     finally:
         watcher.kill()
@@ -233,9 +240,13 @@ def rollouts(run: Path, arm: str) -> str:
 
 
 @pytest.mark.timeout(1500)
-def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    """The learner is killed before the first checkpoint, the driver in the update after one, the store in the next
-    arm; with people's replies in between."""
+def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The learner is killed before the first checkpoint; the driver in the update after one, with all that lay on its
+    machine, so that the run comes back from an S3-compatible store; the replay store in the next arm; with people's
+    replies in between."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "a-secret-that-nobody-may-see")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     job(tmp_path / "whole")
     runs = tmp_path / "killed"
     for part in ("models", "replay/logs"):  # what comes before the arms need not be done again
@@ -243,8 +254,17 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) -> No
     for part in ("config.yaml", "simulator.json"):
         shutil.copy(tmp_path / "whole" / "micro" / part, runs / "micro" / part)
     arm = "calibrated_on_policy (seed 0)"
-    kills = ((f"{arm} update 1/4", LEARNER), (f"{arm} update 3/4", DRIVER), ("arm cloned, seed 0", STORE))
-    printed = job(runs, *kills)
+    kills = ((f"{arm} update 1/4", LEARNER), (f"{arm} update 3/4", MACHINE), ("arm cloned, seed 0", STORE))
+    with S3Server() as server:
+        address = f"s3://bucket/runs?scheme=http&endpoint_override=localhost:{server.port}&region=us-east-1"
+        printed = job(runs, *kills, store=address)
+        assert "could not be written" not in printed and printed.count("fetched the run from the store: ") == 1
+        assert "a-secret" not in printed and not any(b"a-secret" in content for content in server.objects.values())
+        # What is left in the store is the finished run.
+        copy = RunCopy(address, "micro", tmp_path / "elsewhere", 2)
+        (tmp_path / "elsewhere").mkdir()
+        copy.bring_down(print)
+        assert (tmp_path / "elsewhere/report.html").read_bytes() == (runs / "micro/report.html").read_bytes()
     assert printed.count("a learner rank is gone") == printed.count("the replay store is gone") == 1
     assert printed.count("starting again from the last checkpoint (1 of 3)") == 2  # counted anew by the new driver
     assert printed.count("the job was killed by SIGKILL; it goes on") == 1
@@ -256,5 +276,11 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) -> No
         assert arm_of(whole, arm) == arm_of(resumed, arm)
         assert rollouts(whole, arm) == rollouts(resumed, arm), arm
         assert not (resumed / "resume" / f"{arm}-0").exists()
+        best = resumed / "best" / f"{arm}-0"
+        assert best.exists() == (arm != "cloned"), "cloned has no dialogues of its own to be judged by"
+    saved = [run / "best" / "calibrated_on_policy-0" / "model.safetensors" for run in (whole, resumed)]
+    assert saved[0].read_bytes() == saved[1].read_bytes()
+    AutoModelForCausalLM.from_pretrained(saved[0].parent)
+    assert {"tokenizer_config.json", "tokenizer.json"} <= {path.name for path in saved[0].parent.iterdir()}
     audit = subprocess.run([sys.executable, str(ROOT / "jobs/audit.py"), str(resumed)], capture_output=True, text=True)
     assert audit.returncode == 0 and "it adds up" in audit.stdout, audit.stdout + audit.stderr

@@ -1,6 +1,7 @@
 """Decisions about replicas: a pure state machine in made-up worlds whose load, costs and losses are known."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.rollout.load import LoadMeter
+from calibrated_rl.rollout.pool import preferred
 from calibrated_rl.rollout.scaling import Decision, Scaler, ScalingConfig, SideSeen, UpdateSeen, waited_for
 
 SIDES = ("policy", "simulator")
@@ -55,7 +57,7 @@ class World:
 
 
 def scaler(most: int = 4, *, fewest: int = 1, **config: float) -> Scaler:
-    settings_of_side = ScalingConfig(**config)  # type: ignore[arg-type]
+    settings_of_side = ScalingConfig(**({"patience": 3} | config))  # type: ignore[arg-type]
     return Scaler(dict.fromkeys(SIDES, settings_of_side), dict.fromkeys(SIDES, (fewest, most)))
 
 
@@ -141,7 +143,9 @@ def test_a_replica_that_did_not_help_goes_again_and_is_not_tried_again() -> None
     reasons = [reason for _ in range(300) if (reason := w.update().reason)]
     assert w.here == {"policy": 1, "simulator": 1}
     assert len(reasons) == 4 and all("should be" in r for r in reasons[::2]) and all("were" in r for r in reasons[1::2])
-    # Another load is another question.
+    # A learner that becomes slow says nothing about replicas, another load does.
+    w.seconds = lambda here: (98.0, 50.0)
+    assert not any(w.update().reason for _ in range(30))
     w.seconds = lambda here: (196.0, 4.0)
     assert any(w.update().reason for _ in range(10))
 
@@ -263,3 +267,26 @@ def test_turns_in_flight_are_summed_over_time() -> None:
     meter.add(1, -1)
     now[0] = 9.0
     assert meter.take() == 0.0 and meter.in_flight() == 0
+
+
+@given(key=st.text(), replicas=st.lists(st.integers(0, 50), min_size=1, unique=True), other=st.integers(51, 99))
+def test_a_further_replica_moves_dialogues_to_itself_alone(key: str, replicas: list[int], other: int) -> None:
+    before = preferred(key, replicas)
+    assert preferred(key, [*replicas, other]) in (before, other)
+    assert preferred(key, sorted(replicas)) == before
+
+
+def test_dialogues_are_spread_evenly() -> None:
+    """As they are numbered in fact; within four standard deviations of a third each."""
+    keys = [f"{number:06d}-{member:03d}" for number in range(400) for member in range(8)]
+    shares = Counter(preferred(key, [0, 1, 5]) for key in keys)
+    assert all(abs(shares[replica] - len(keys) / 3) < 4 * math.sqrt(len(keys) * 2 / 9) for replica in (0, 1, 5))
+
+
+def test_a_learner_that_is_slow_for_a_while_is_not_held_against_the_replicas() -> None:
+    """With two replicas rollouts take half as long. While that is measured, the learner takes eight times as long."""
+    w = world(2, policy=100, simulator=0.01)
+    w.seconds = lambda here: (100 / here["policy"], 10.0 if here["policy"] == 1 else 80.0)
+    assert w.after(30)["policy"] == 2
+    w.seconds = lambda here: (100 / here["policy"], 10.0)
+    assert w.after(30)["policy"] == 2

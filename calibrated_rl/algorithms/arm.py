@@ -4,11 +4,9 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 from tensorboardX import SummaryWriter
 
 from calibrated_rl.algorithms.measuring import ShiftWatch, overall
@@ -22,9 +20,6 @@ from calibrated_rl.learner.slots import POLICY, START
 from calibrated_rl.parts import STORE_TIMEOUT_S, Parts
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.tasks.base import ScriptedHuman
-
-SNAPSHOT_TIMEOUT_S = 600.0
-"""For the learner's state to come from the machine of its first rank."""
 
 
 @dataclass
@@ -40,6 +35,9 @@ class TokenBudget:
         return max(1, round(self.tokens / self.per_group))
 
     def saw(self, tokens: int, groups: int) -> None:
+        """Groups in which the policy did not come to speak, not one of them, say nothing of how many it takes."""
+        if not tokens:
+            return
         now = tokens / max(groups, 1)
         self.per_group = 0.5 * self.per_group + 0.5 * now if self.seen else now
         self.seen = True
@@ -127,8 +125,8 @@ class Arm:
         records = list(self._watch.records())  # those still being estimated are waited for, as a rule none
         fetched = time.monotonic()
         # All that training will change is copied here; what takes long, the files, is written while it goes on.
-        snapshot = parts.learner.snapshot([POLICY])
         parts.scribe.wait()
+        parts.learner.snapshot([POLICY])
         self.log(
             {"seconds_waiting_for_shift": fetched - began, "seconds_checkpoint": time.monotonic() - fetched},
             self.updates - 1,
@@ -142,15 +140,8 @@ class Arm:
             dropped=dict(statistics.dropped), flaws=dict(statistics.flaws),
             groups_dropped=dict(statistics.groups_dropped),
         )  # fmt: skip
-        log_probs = dict(parts.at_start)
-
-        def write_learner(folder: Path) -> None:
-            ray.get(snapshot, timeout=SNAPSHOT_TIMEOUT_S).write(folder)
-
-        parts.scribe.write(
-            f"the checkpoint of {self.name} (seed {self.seed}) after update {self.updates}",
-            lambda: self._checkpoints.save(state, log_probs, write_learner),
-        )
+        log_probs, what = dict(parts.at_start), f"the checkpoint of {self.name} (seed {self.seed}) at {self.updates}"
+        parts.write_aside((what, lambda: self._checkpoints.save(state, log_probs, parts.learner.write_snapshot)))
 
     @property
     def seconds(self) -> float:
@@ -285,10 +276,10 @@ class Arm:
         last = {m["name"]: m["value"] for m in self.metrics if m["update"] == self.updates - 1}
         updates, who = self.parts.config.training.updates, f"{self.name} (seed {self.seed})"
         self.parts.progress.show(who, self.updates, updates)
-        self.parts.say(
-            f"{who} update {self.updates}/{updates}: "
-            f"reward {last['reward']:+.3f}, success {last['success']:.2f}, entropy {last['entropy']:.2f}"
-        )
+        # Where users never let the policy speak, there was nothing to learn from.
+        entropy = f"entropy {last['entropy']:.2f}" if "entropy" in last else "no token of the policy"
+        figures = f"reward {last['reward']:+.3f}, success {last['success']:.2f}, {entropy}"
+        self.parts.say(f"{who} update {self.updates}/{updates}: {figures}")
 
     def close(self) -> None:
         """Fetch what was measured beside training, and write out what TensorBoard reads."""

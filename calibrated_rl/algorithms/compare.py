@@ -182,11 +182,12 @@ def compare(config: RunConfig, parts: Parts) -> None:
     if not simulator_file.is_file():
         parts.say("measuring the simulator before and after calibration")
         write_json(simulator_file, measure_simulators(parts))
+        parts.write_aside()
     for arm, seed in missing(config, parts.folder):
         parts.say(f"arm {arm}, seed {seed}")
         write_json(_result_file(parts.folder, arm, seed), run_arm(parts, arm, seed))
         checkpoints = ArmCheckpoints(parts.folder, arm, seed, config.training.checkpoints_kept)
-        parts.scribe.write(f"the best policy of {arm} (seed {seed})", checkpoints.finish)
+        parts.write_aside((f"the best policy of {arm} (seed {seed})", checkpoints.finish))
 
 
 def write_summary(config: RunConfig, parts: Parts) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from calibrated_rl.checksums import NAME, check_checksums, write_checksums
 from calibrated_rl.errors import UserError
-from calibrated_rl.files import read_json
+from calibrated_rl.files import read_json, to_disk
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.gathered import gather, kinds, scatter
 from calibrated_rl.learner.hosted import HostedModel
@@ -36,7 +36,7 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The trainable models of a learner at one moment, in this process's memory."""
+    """The trainable models of a learner at one moment, in the memory of its first rank."""
 
     index: dict[str, Any]
     """What ``learner.json`` will hold."""
@@ -64,6 +64,8 @@ class Snapshot:
             (folder / path).write_bytes(content)
         (folder / INDEX).write_text(json.dumps(self.index, indent=1), encoding="utf-8")
         write_checksums(folder)
+        for written in (*folder.rglob("*"), folder):
+            to_disk(written)
 
 
 def take(models: Mapping[str, HostedModel], world: World, config: LearnerConfig) -> Snapshot | None:

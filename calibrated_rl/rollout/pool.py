@@ -17,7 +17,7 @@ import hashlib
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -194,12 +194,8 @@ class ReplicaPool:
             raise PartLost(f"a {self.role} replica died while it started: {cause_of(error)}") from error
 
     def route(self, key: str) -> int:
-        """Replica of a dialogue: the same for all its turns, so that its prefix cache is there.
-
-        The replica with the highest hash of key and replica (rendezvous hashing, Thaler and Ravishankar 1998): when one
-        joins or leaves, only the dialogues that it gets or had are moved.
-        """
-        return max(self._healthy() or self._members, key=lambda index: place_of(key, index))
+        """Replica of a dialogue: the same for all its turns, so that its prefix cache is there."""
+        return preferred(key, self._healthy() or self._members)
 
     def _healthy(self) -> list[int]:
         with self._changing:
@@ -435,9 +431,10 @@ class ReplicaPool:
             thread.join(timeout=CLOSE_TIMEOUT_S)
 
 
-def place_of(key: str, replica: int) -> bytes:
-    """Hash of a dialogue's key and a replica, the same in every process."""
-    return hashlib.blake2b(f"{key}/{replica}".encode(), digest_size=8).digest()
+def preferred(key: str, replicas: Sequence[int]) -> int:
+    """The replica whose number gives the highest hash with the dialogue's key (rendezvous hashing, Thaler, Ravishankar
+    1998): the same in every process, and when one joins or leaves, only the dialogues that it gets or had are moved."""
+    return max(replicas, key=lambda number: hashlib.blake2b(f"{key}/{number}".encode(), digest_size=8).digest())
 
 
 def cause_of(error: Exception) -> str:

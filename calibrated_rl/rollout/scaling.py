@@ -8,10 +8,11 @@ What is minimised is what an update costs, in hours of everything that is paid f
   replica's batch takes ``1 + B / half_batch`` times as long as alone, and ``B`` goes as one over the replicas.
   The share of the rollout that dialogues spend waiting for the side changes in proportion. Where rollouts and learning
   overlap, only what holds up the learner counts.
-- Remember: what an update cost with numbers of replicas that were tried replaces the prediction. So under a constant
-  load every move to known numbers makes updates cheaper, and moves come to an end. Where updates get
-  cheaper or dearer with the same replicas, what is known of other numbers goes with them; once that is much
-  (``DRIFT``), it is forgotten.
+- Remember: what was measured with numbers of replicas that were tried replaces the prediction. It must speak twice for
+  going there: the whole update was cheaper then, and with rollouts as long as then it would be cheaper now. The first
+  keeps moves from going in circles under a constant load; the second keeps a learner that is slow for its own reasons
+  from being held against the replicas. Where rollouts get longer or shorter with the same replicas, what is known of
+  other numbers goes with them; once that is much (``DRIFT``), it is forgotten.
 - One move at a time, and none until ``patience`` updates were measured with all replicas there: nothing that starts or
   is lost may be taken for a result. What is known goes before what is predicted, adding before removing.
 - What is lost is being started again by its pool: it still counts, and is neither replaced nor removed. What was asked
@@ -26,8 +27,8 @@ from statistics import median
 from calibrated_rl.errors import UserError
 
 DRIFT = 1.5
-"""Another load: the same replicas cost so many times more or less. Timings of short updates on a busy machine differ by
-less, and dialogues that become half as long again are another load."""
+"""Another load: with the same replicas, rollouts take so many times more or less. On a busy machine the median of a few
+differs by less, and dialogues that become half as long again are another load."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ class ScalingConfig:
     margin: float = 0.5
     """By what share of a replica's own cost updates must become cheaper. 0.5: it is added where it saves half again as
     much as it costs, and removed where it saves half of that or less; in between nothing changes."""
-    patience: int = 3
+    patience: int = 5
     """Updates that are measured before a decision; their median counts."""
     retry_seconds: float = 600.0
     """Pause before a replica that did not come, since there was no machine for it, is asked for again."""
@@ -130,6 +131,14 @@ class _Move:
     side: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    cost: float
+    """Of an update."""
+    rollout: float
+    """Seconds."""
+
+
 @dataclass
 class _Side:
     config: ScalingConfig
@@ -150,10 +159,10 @@ class Scaler:
     _sides: dict[str, _Side] = field(init=False)
     _window: deque[UpdateSeen] = field(init=False)
     """Updates with the present replicas, the latest last."""
-    _known: dict[Counts, float] = field(init=False, default_factory=dict)
-    """What an update costs with the numbers of replicas that were tried."""
+    _known: dict[Counts, _Measured] = field(init=False, default_factory=dict)
+    """By the numbers of replicas that were tried."""
     _drift: float = field(init=False, default=1.0)
-    """How much dearer updates with the same replicas have become since ``_known`` was empty, as a factor."""
+    """How much longer rollouts with the same replicas have become since ``_known`` was empty, as a factor."""
     _before: Counts | None = field(init=False, default=None)
     """Replicas at the end of the last update, if none was on its way."""
 
@@ -206,7 +215,7 @@ class Scaler:
             return ""
         counts = tuple(targets.values())
         now = median(self._rate(counts) * update.seconds for update in self._window)
-        self._learn(counts, now)
+        self._learn(counts, _Measured(now, median(update.seconds_rollout for update in self._window)))
         moves = list(self._worth(seen, targets, now))
         if not moves:
             return ""
@@ -219,12 +228,14 @@ class Scaler:
             f"updates {'were' if move.known else 'should be'} {move.saved:.0%} cheaper"
         )
 
-    def _learn(self, counts: Counts, now: float) -> None:
-        ratio = now / self._known.get(counts, now)
-        self._drift *= ratio
+    def _learn(self, counts: Counts, now: _Measured) -> None:
+        before = self._known.get(counts, now)
+        dearer, longer = now.cost / before.cost, now.rollout / before.rollout
+        self._drift *= longer
         if not 1 / DRIFT < self._drift < DRIFT:
-            self._known, self._drift, ratio = {}, 1.0, 1.0
-        self._known = {other: cost * ratio for other, cost in self._known.items()} | {counts: now}
+            self._known, self._drift = {}, 1.0
+        others = {key: _Measured(each.cost * dearer, each.rollout * longer) for key, each in self._known.items()}
+        self._known = others | {counts: now}
 
     def _worth(self, seen: UpdateSeen, targets: Mapping[str, int], now: float) -> Iterator["_Move"]:
         """Moves that make updates cheaper by the side's margin, which cost ``now``."""
@@ -237,16 +248,18 @@ class Scaler:
                     continue
                 counts = tuple(to if other == name else count for other, count in targets.items())
                 known = self._known.get(counts)
-                predicted = median(self._predicted(update, name, counts, to) for update in self._window)
-                cost = predicted if known is None else known
+                rollouts = [self._predicted(u, name, to) if known is None else known.rollout for u in self._window]
+                pairs = zip(self._window, rollouts, strict=True)
+                cost = median(self._rate(counts) * u.with_rollout_of(rollout) for u, rollout in pairs)
+                cost = cost if known is None else max(cost, known.cost)
                 if cost < now - config.margin * config.cost * replica:
                     yield _Move(known is not None, step, 1 - cost / now, name)
 
-    def _predicted(self, update: UpdateSeen, name: str, counts: Counts, to: int) -> float:
+    def _predicted(self, update: UpdateSeen, name: str, to: int) -> float:
+        """Seconds that rollouts should take with ``to`` replicas of a side."""
         side, config = update.sides[name], self._sides[name].config
         factor = (config.half_batch + side.in_flight / to) / (config.half_batch + side.in_flight / side.ready)
-        rollout = update.seconds_rollout * (1 - waited_for(update, name) * (1 - factor))
-        return self._rate(counts) * update.with_rollout_of(rollout)
+        return update.seconds_rollout * (1 - waited_for(update, name) * (1 - factor))
 
     def _rate(self, counts: Counts) -> float:
         return 1 + sum(n * side.config.cost for n, side in zip(counts, self._sides.values(), strict=True))
