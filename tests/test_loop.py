@@ -152,8 +152,8 @@ def test_two_live_simulators_are_compared_on_held_out_logs(study: Path) -> None:
 
 @pytest.mark.timeout(700)
 def test_same_seed_same_figures(outside: Path, study: Path, tmp_path: Path) -> None:
-    """The same arms without the study's controls: also, what runs beside an arm does not change it."""
-    again = run(outside, tmp_path, f"human={outside / 'outside_task.py'}:Guest")
+    """Two of its arms alone: also, what runs before an arm does not change it."""
+    again = run(outside, tmp_path, f"human={outside / 'outside_task.py'}:Guest", "arms=[static,calibrated]")
     first, second = (json.loads((folder / "summary.json").read_text()) for folder in (study, again))
     assert first["simulator"] == second["simulator"]
     for arm, figures in second["arms"].items():

@@ -460,3 +460,152 @@ def test_service_waits_for_groups_and_times_out() -> None:
         assert (await service.counts())["groups_delivered"] == 1
 
     asyncio.run(run())
+
+
+# --- what makes it fast must not be seen
+
+
+def test_tables_are_taken_as_they_are_and_strange_ones_are_refused() -> None:
+    store = ReplayStore()
+    table = pa.concat_tables([to_table(group("g1")), to_table(group("g2"))])
+    assert store.append_table(table.slice(1)) == 3 and store.ready() == 1
+    assert store.append_table(table) == 1 and store.counts()["repeated"] == 3, "in several pieces"
+    assert ids(store.sample(2, update=0, max_staleness=0)) == [["g2/0", "g2/1"], ["g1/1", "g1/0"]]
+    assert store.append_table(pa.concat_tables([table, table]).slice(0, 0)) == 0
+    assert store.append_table(to_table([rollout("g3", 0), rollout("g3", 0)])) == 1, "twice in one table"
+    with pytest.raises(ValueError, match="other columns"):
+        store.append_table(table.drop_columns(["turns"]))
+    with pytest.raises(ValueError, match="'arm' lacks values"):
+        store.append_table(table.set_column(3, SCHEMA.field("arm"), pa.nulls(4, pa.string())))
+    broken = pa.Array.from_buffers(pa.string(), 4, [None, pa.array([0, 1, 2, 3, 4], pa.int32()).buffers()[1],
+                                                    pa.py_buffer(b"\xff\xff\xff\xff")])  # fmt: skip
+    with pytest.raises(ValueError, match="UTF8"):
+        store.append_table(table.set_column(1, SCHEMA.field("task"), broken))
+    assert store.counts()["dialogues"] == 5
+
+
+def test_groups_that_come_mixed_and_over_several_segments_are_put_together(tmp_path: Path) -> None:
+    for store in (ReplayStore(), ReplayStore(tmp_path)):
+        a, b, c = group("a"), group("b"), group("c")
+        store.append([a[0], b[0], c[0], rollout("", 9), a[1]])
+        store.append([b[1], c[1]])
+        assert ids(store.sample(3, update=0, max_staleness=0)) == [
+            ["a/0", "a/1"], ["b/0", "b/1"], ["c/0", "c/1"],
+        ]  # fmt: skip
+        store.append([*group("d", arm="y"), *group("e", arm="x"), *group("f", arm="y")])
+        assert [members[0].group_id for members in store.sample(3, update=0, max_staleness=0)] == ["d", "e", "f"]
+
+
+def test_a_rewind_takes_newer_members_out_and_fills_their_place_with_surplus(tmp_path: Path) -> None:
+    """Dialogues of update 1 that were sampled with weights 1 and 2; only those of weights 2 are forgotten."""
+    for store in (ReplayStore(), ReplayStore(tmp_path)):
+        members = [rollout("g", i, update=1, policy_tokens=tokens_of([v])) for i, v in enumerate((1, 2, 1, 2))]
+        store.append(members)
+        store.append(group("h", update=1))
+        assert store.counts()["surplus"] == 2 and store.ready() == 2
+        assert ids(store.sample(1, update=2, max_staleness=1)) == [["g/0", "g/1"]]
+        store.rewind(1)
+        for opened in [store, ReplayStore(tmp_path)] if store.folder else [store]:
+            assert opened.counts() | {"repeated": 0} == {
+                "dialogues": 4, "groups_waiting": 0, "groups_ready": 2, "groups_delivered": 0, "groups_stale": 0,
+                "surplus": 0, "repeated": 0, "refused": 0,
+            }  # fmt: skip
+        assert ids(store.sample(2, update=1, max_staleness=1)) == [["g/0", "g/2"], ["h/0", "h/1"]]
+        assert store.append(members) == 2, "those that were forgotten"
+
+
+STEPS = st.lists(
+    st.tuples(st.just("append"), st.lists(st.integers(0, 11), min_size=1, max_size=6))
+    | st.tuples(st.just("sample"), st.integers(1, 2))
+    | st.tuples(st.just("rewind"), st.integers(0, 3)),
+    max_size=12,
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=STEPS, per_file=st.integers(1, 4))
+def test_whatever_happens_an_opened_store_is_the_one_that_was_left(
+    steps: list[tuple[str, Any]], per_file: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """In memory, on disk, opened with index files and opened without: all the same after every step, and no group is
+    handed out twice between rewinds."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("store", "index_files"):
+            patch.setattr(f"calibrated_rl.replay.{module}.SEGMENTS", per_file)
+        memory, disk = ReplayStore(), ReplayStore(folder)
+        given_out: list[tuple[int, str]] = []
+        update = 0
+        for what, value in steps:
+            if what == "append":
+                new = [rollout(f"g{n // 3}", n, update=update, version=0, policy_tokens=tokens_of([update % 2]))
+                       for n in value]  # fmt: skip
+                assert memory.append(new) == disk.append(new)
+            elif what == "sample":
+                groups = memory.sample(value, update=update + 1, max_staleness=2)
+                assert ids(groups) == ids(disk.sample(value, update=update + 1, max_staleness=2))
+                given_out += [(update + 1, members[0].group_id) for members in groups]
+                update += 1
+            else:
+                memory.rewind(value)
+                disk.rewind(value)
+                given_out = [(at, name) for at, name in given_out if at < value]
+                update = min(update, value)
+            names = [name for _, name in given_out]
+            assert len(names) == len(set(names))
+            opened = ReplayStore(folder)
+            for file in folder.glob("index-*"):
+                file.unlink()
+            without = ReplayStore(folder)
+            expected = memory.counts() | {"repeated": 0}
+            assert all(store.counts() | {"repeated": 0} == expected for store in (disk, opened, without))
+            dialogues = repr(memory.table().to_pylist())  # as text, where NaN is NaN
+            assert all(repr(store.table().to_pylist()) == dialogues for store in (opened, without))
+            disk = opened if update % 2 else without
+
+
+def test_index_files_spare_the_reading_until_a_dialogue_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("store", "index_files"):
+        monkeypatch.setattr(f"calibrated_rl.replay.{module}.SEGMENTS", 2)
+    filled(tmp_path)
+    ReplayStore(tmp_path).append(group("g4"))
+    assert [file.name for file in sorted(tmp_path.glob("index-*.arrow"))] == [
+        "index-000002.arrow", "index-000004.arrow",
+    ]  # fmt: skip
+    second, third = (tmp_path / f"segment-{number:06d}.arrow" for number in (2, 3))
+    second.write_bytes(second.read_bytes().replace(b"hello", b"HELLO"))  # the same size: not seen on opening
+    third.write_bytes(third.read_bytes()[:-1])  # seen
+    store = ReplayStore(tmp_path)
+    assert list(store.refused) == [third.name] and store.ready() == 3
+    assert ids(store.sample(2, update=0, max_staleness=0)) == [["g1/0", "g1/1"], ["g4/0", "g4/1"]]
+    assert set(store.refused) == {second.name, third.name} and "checksum differs" in store.refused[second.name]
+    assert store.append(group("g2")) == 2, "what was lost may come again"
+    assert set(ReplayStore(tmp_path).refused) == {second.name, third.name}, "the index file has forgotten it"
+    assert ReplayStore(tmp_path).table().column("group_id").to_pylist() == ["g1", "g1", "g4", "g4", "g2", "g2"]
+    unharmed = ReplayStore(tmp_path).counts()
+    for file in sorted(tmp_path.glob("index-*")):
+        file.write_bytes(b"torn")
+    assert ReplayStore(tmp_path).counts() == unharmed
+
+
+def test_a_damaged_segment_among_all_is_left_out_of_a_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("store", "index_files"):
+        monkeypatch.setattr(f"calibrated_rl.replay.{module}.SEGMENTS", 3)
+    filled(tmp_path)
+    path = tmp_path / "segment-000001.arrow"
+    path.write_bytes(path.read_bytes().replace(b"hello", b"HELLO"))
+    store = ReplayStore(tmp_path)
+    assert not store.refused and store.counts()["dialogues"] == 6
+    assert store.table(kind="rollout", arm="a", update=0).column("group_id").to_pylist() == ["g2", "g2", "g3", "g3"]
+    assert list(store.refused) == [path.name] and store.counts()["dialogues"] == 4
+
+
+def test_memory_is_bounded_by_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("calibrated_rl.replay.store.CACHE_BYTES", 2 * to_table(group("g1")).nbytes)
+    store = ReplayStore(tmp_path)
+    for number in range(5):
+        store.append(group(f"g{number}"))
+    assert list(store._tables) == [4, 5]
+    assert len(store.sample(5, update=0, max_staleness=0)) == 5 and not store._tables and store._held_bytes == 0

@@ -8,11 +8,12 @@ import pyarrow as pa
 import ray
 
 from calibrated_rl.dialogue import Dialogue
+from calibrated_rl.replay.schema import to_table
 from calibrated_rl.replay.store import ReplayStore
 
 
 class ReplayService:
-    """``ReplayStore`` behind coroutines. ``append`` wakes whoever waits in ``sample``."""
+    """``ReplayStore`` behind coroutines. ``append_table`` wakes whoever waits in ``sample``."""
 
     def __init__(self, folder: str | None = None) -> None:
         self._store = ReplayStore(Path(folder) if folder is not None else None)
@@ -24,9 +25,13 @@ class ReplayService:
             self._store = ReplayStore(Path(folder))
 
     async def append(self, dialogues: Sequence[Dialogue]) -> int:
-        """See ``ReplayStore.append``; safe to call again with the same dialogues after a time-out."""
+        """``append_table`` for dialogues that are Python objects: better converted where they are made."""
+        return await self.append_table(to_table(dialogues))
+
+    async def append_table(self, table: pa.Table) -> int:
+        """See ``ReplayStore.append_table``; safe to call again with the same dialogues after a time-out."""
         async with self._changed:
-            new = self._store.append(dialogues)
+            new = self._store.append_table(table)
             self._changed.notify_all()
         return new
 
@@ -65,8 +70,8 @@ class ReplayService:
     async def ready(self, arm: str | None = None) -> int:
         return self._store.ready(arm)
 
-    async def table(self, *, kind: str | None = None, arm: str | None = None) -> pa.Table:
-        return self._store.table(kind=kind, arm=arm)
+    async def table(self, *, kind: str | None = None, arm: str | None = None, update: int | None = None) -> pa.Table:
+        return self._store.table(kind=kind, arm=arm, update=update)
 
     async def counts(self) -> dict[str, int]:
         return self._store.counts()

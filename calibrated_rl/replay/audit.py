@@ -57,13 +57,14 @@ def audit_arm(name: str, result: Mapping[str, Any], store: Path) -> Account:
         return Account(name=name, requested=len(requested), delivered=0, problems=(f"there is no {store}",))
     lost: dict[str, str] = dict(result.get("groups_dropped", {}))
     handed_out = Counter(_deliveries(store))
-    problems = [f"{file}: {reason}" for file, reason in ReplayStore(store).refused.items()]
+    torn = list(_torn(opened := ReplayStore(store), handed_out))  # reads everything, so it comes before the question
+    problems = [f"{file}: {reason}" for file, reason in opened.refused.items()]
     problems += _named("handed out {} times", ((g, n) for g, n in handed_out.items() if n > 1))
     problems += _named("handed out and dropped", ((g, 0) for g in handed_out if g in lost))
     problems += _named("handed out and never asked for", ((g, 0) for g in handed_out.keys() - set(requested)))
     missing = [g for g in requested if g not in handed_out and g not in lost]
     problems += _named("asked for, neither handed out nor dropped", ((g, 0) for g in missing))
-    problems += _named("handed out with {} of its dialogues missing", _torn(store, handed_out))
+    problems += _named("handed out with {} of its dialogues missing", torn)
     return Account(
         name=name, requested=len(requested), delivered=len(handed_out), problems=tuple(problems),
         dropped=dict(Counter(lost[group] for group in requested if group in lost)),
@@ -81,13 +82,15 @@ def _deliveries(store: Path) -> list[str]:
     return [group for _, group in found]
 
 
-def _torn(store: Path, handed_out: Mapping[str, int]) -> Iterable[tuple[str, int]]:
-    table = ReplayStore(store).table(kind="rollout").select(["group_id", "group_size", "id"])
+def _torn(store: ReplayStore, handed_out: Mapping[str, int]) -> Iterable[tuple[str, int]]:
+    """Groups of which dialogues are missing, and how many; every segment is read and checked."""
     there: dict[str, set[str]] = {}
     size: dict[str, int] = {}
-    for row in table.to_pylist():
-        there.setdefault(row["group_id"], set()).add(row["id"])
-        size[row["group_id"]] = row["group_size"]
+    for table in store.scan():
+        for row in table.select(["kind", "group_id", "group_size", "id"]).to_pylist():
+            if row["kind"] == "rollout":
+                there.setdefault(row["group_id"], set()).add(row["id"])
+                size[row["group_id"]] = row["group_size"]
     for group in handed_out:
         if left := size.get(group, 1) - len(there.get(group, ())):
             yield group, left

@@ -255,6 +255,21 @@ def from_table(table: pa.Table) -> list[Dialogue]:
     return dialogues
 
 
+def in_schema(table: pa.Table) -> pa.Table:
+    """``table`` with this version's metadata, if it is one of dialogues.
+
+    Raises:
+        ValueError: its columns are other ones, a value is missing where there must be one, or text is no UTF-8.
+    """
+    if not table.schema.equals(SCHEMA, check_metadata=False):
+        raise ValueError(f"a table of other columns than those of a dialogue: {', '.join(table.schema.names)}")
+    for field, column in zip(SCHEMA, table.columns, strict=True):
+        if column.null_count and not field.nullable:
+            raise ValueError(f"column '{field.name}' lacks values")
+    table.validate(full=True)
+    return pa.Table.from_arrays(table.columns, schema=SCHEMA)
+
+
 def format_problem(schema: Any) -> str | None:
     """Why a file with this Arrow schema cannot be read as dialogues, or None."""
     version = (schema.metadata or {}).get(FORMAT_KEY)

@@ -1,14 +1,16 @@
 """Segments on disk: Arrow IPC files that are there whole or not at all.
 
-A segment is written aside (``.part``), flushed to the disk, and renamed. Its SHA-256 goes into a file beside
-it, in the format of ``sha256sum``, *before* the rename: a segment without its checksum is never ours. Any
-program that reads Arrow can read a segment; only this module writes one.
+A file is written aside (``.part``), flushed to the disk, and renamed. Its SHA-256 goes into a file beside it, in the
+format of ``sha256sum``, *before* the rename: a segment without its checksum is never ours. Any program that reads Arrow
+can read a segment; only this module writes one.
 """
 
 import hashlib
+import mmap
 import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +21,28 @@ from calibrated_rl.files import to_disk
 from calibrated_rl.replay.schema import format_problem
 
 _SEGMENT = re.compile(r"segment-(\d{6,})\.arrow")
-_OURS = re.compile(r"segment-\d{6,}\.arrow\.sha256|deliveries\.jsonl")
+_OURS = re.compile(r"segment-\d{6,}\.arrow\.sha256|index-\d{6,}\.arrow(\.sha256)?|deliveries\.jsonl")
+
+
+class Refused(Exception):
+    """A file that cannot be trusted; the message says why."""
+
+
+class RefusedSegment(Refused):
+    """Segment ``number`` cannot be trusted."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(reason)
+        self.number = number
 
 
 def segment_name(number: int) -> str:
     return f"segment-{number:06d}.arrow"
 
 
-def write_whole(path: Path, write: Callable[[Any], Any]) -> None:
-    """Let ``write`` fill a binary file that appears under ``path`` whole or not at all, also after a crash."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    to_disk(path.parent)
+def checksum_of(path: Path) -> Path:
+    """The file that holds the checksum of ``path``."""
+    return path.with_name(path.name + ".sha256")
 
 
 def write_segment(folder: Path, number: int, table: pa.Table) -> None:
@@ -42,61 +50,101 @@ def write_segment(folder: Path, number: int, table: pa.Table) -> None:
 
     Raises:
         UserError: the segment exists already, so somebody else writes to this folder.
+        OSError: it could not be written (a full disk); no segment is there then.
     """
     path = folder / segment_name(number)
     if path.exists():
         raise UserError(f"{path} exists already: does another process write to this replay folder?")
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
+    write_checked(path, table)
+
+
+def write_checked(path: Path, table: pa.Table, options: pa.ipc.IpcWriteOptions | None = None) -> None:
+    """``table`` as an Arrow file, and its checksum beside it: there whole or not at all, also after a power cut.
+
+    The checksum is computed while the disk takes the data, and is renamed first; one flush of the folder makes both
+    names durable.
+    """
+    part, checksum = _aside(path), checksum_of(path)
+    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema, options=options) as writer:
         writer.write_table(table)
-    data = sink.getvalue()
-    line = f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode()
-    write_whole(path.with_name(path.name + ".sha256"), lambda file: file.write(line))
-    write_whole(path, lambda file: file.write(data))
+    with part.open("rb") as data, _aside(checksum).open("wb") as line, ThreadPoolExecutor(1) as beside:
+        flushed = beside.submit(os.fsync, data.fileno())
+        with mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            line.write(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode())
+        line.flush()
+        os.fsync(line.fileno())
+        flushed.result()
+    os.replace(_aside(checksum), checksum)
+    os.replace(part, path)
+    to_disk(path.parent)
 
 
-class RefusedSegment(Exception):
-    """A segment that cannot be trusted; the message says why."""
+def _aside(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
 
 
-def read_segment(folder: Path, number: int) -> pa.Table:
-    """The table of segment ``number``; the checksum is compared before anything is parsed.
+def read_checked(path: Path, problem: Callable[[Any], str | None]) -> pa.Table:
+    """The table that ``write_checked`` wrote; the checksum is compared before anything is parsed.
+
+    Args:
+        problem: what is wrong with the file's Arrow schema, or None.
 
     Raises:
-        RefusedSegment: torn, altered, foreign, or of a newer format.
+        Refused: missing, torn, altered, foreign, or with a problem.
     """
-    path = folder / segment_name(number)
-    checksum = path.with_name(path.name + ".sha256")
+    checksum = checksum_of(path)
     try:
         data = path.read_bytes()
         expected = checksum.read_bytes().split()[:1]
     except FileNotFoundError as error:
         missing = Path(str(error.filename)).name
-        raise RefusedSegment("no checksum beside it" if missing == checksum.name else "missing") from error
+        raise Refused("no checksum beside it" if missing == checksum.name else "missing") from error
     if expected != [hashlib.sha256(data).hexdigest().encode()]:
-        raise RefusedSegment("torn or altered: its checksum differs")
+        raise Refused("torn or altered: its checksum differs")
     try:
         reader = pa.ipc.open_file(pa.py_buffer(data))
-        problem = format_problem(reader.schema)
-        if problem is not None:
-            raise RefusedSegment(problem)
+        found = problem(reader.schema)
+        if found is not None:
+            raise Refused(found)
         table = reader.read_all()
         table.validate(full=True)  # text that is no UTF-8, offsets beyond the end: a checksum says nothing of those
         return table
     except (pa.ArrowInvalid, OSError) as error:
-        raise RefusedSegment(f"not an Arrow file: {error}") from error
+        raise Refused(f"not an Arrow file: {error}") from error
+
+
+def read_segment(folder: Path, number: int) -> pa.Table:
+    """The table of segment ``number``.
+
+    Raises:
+        RefusedSegment: torn, altered, foreign, or of a newer format.
+    """
+    try:
+        return read_checked(folder / segment_name(number), format_problem)
+    except Refused as reason:
+        raise RefusedSegment(number, str(reason)) from reason
+
+
+def seal(folder: Path, number: int) -> str | None:
+    """Size in bytes and checksum of segment ``number`` as they stand in the folder, without reading it; None where one
+    of its two files is missing."""
+    path = folder / segment_name(number)
+    try:
+        return f"{path.stat().st_size} {checksum_of(path).read_text(encoding='ascii', errors='replace').strip()}"
+    except FileNotFoundError:
+        return None
 
 
 def list_segments(folder: Path) -> tuple[list[int], dict[str, str]]:
     """Segment numbers in order (gaps included as numbers), and what in ``folder`` is not ours, with the reason."""
     numbers: list[int] = []
     refused: dict[str, str] = {}
-    for path in sorted(folder.iterdir()):
-        match = _SEGMENT.fullmatch(path.name)
-        if match and path.name == segment_name(int(match[1])):
+    for name in sorted(os.listdir(folder)):
+        match = _SEGMENT.fullmatch(name)
+        if match and name == segment_name(int(match[1])):
             numbers.append(int(match[1]))
-        elif path.name.endswith(".part"):
-            refused[path.name] = "a write that was never finished"
-        elif not _OURS.fullmatch(path.name):
-            refused[path.name] = "not a file of a replay store"
+        elif name.endswith(".part"):
+            refused[name] = "a write that was never finished"
+        elif not _OURS.fullmatch(name):
+            refused[name] = "not a file of a replay store"
     return list(range(1, max(numbers, default=0) + 1)), refused

@@ -1,7 +1,8 @@
 """The replay store: dialogues come in, complete groups go out, each exactly once.
 
-- ``append`` writes what it is given as one durable segment and is idempotent: a dialogue whose
-  (kind, arm, update, id) is stored already is skipped and counted, so a retry after a time-out is safe.
+- ``append_table`` writes what it is given as one durable segment and is idempotent: a dialogue whose
+  (kind, arm, update, id) is stored already is skipped and counted, so a retry after a time-out is safe. ``append`` is
+  the same for dialogues as objects; converting them takes longer than storing them.
 - ``sample`` hands out complete groups of rollouts in the order in which they became complete. A hand-out is
   on disk (``deliveries.jsonl``) before it is returned, so a reopened store repeats none.
 - ``rewind`` goes with resuming a run from a checkpoint: it takes back the hand-outs that the checkpoint does
@@ -11,11 +12,14 @@ Staleness is ``update - oldest version of any own policy token in the group``, b
 versions: the number of updates that the sampling weights lag behind.
 """
 
+import itertools
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +27,9 @@ import pyarrow.parquet as pq
 
 from calibrated_rl.dialogue import Dialogue
 from calibrated_rl.replay.deliveries import DeliveryLog, Event
-from calibrated_rl.replay.schema import SCHEMA, clean, from_table, to_table
+from calibrated_rl.replay.index import GroupKey, Index, Span, rows_of
+from calibrated_rl.replay.index_files import SEGMENTS, last_of, read_index, write_index
+from calibrated_rl.replay.schema import SCHEMA, from_table, in_schema, to_table
 from calibrated_rl.replay.segments import (
     RefusedSegment,
     list_segments,
@@ -32,100 +38,112 @@ from calibrated_rl.replay.segments import (
     write_segment,
 )
 
-GroupKey = tuple[str, str]
-"""Arm and group id."""
-_INDEXED = [
-    "id", "kind", "arm", "update", "group_id", "group_size", "simulator_version", "scenario",
-    "oldest_version", "newest_version",
-]  # fmt: skip
+CACHE_BYTES = 2**28
+"""Segments that a store with a folder keeps in memory: those appended or read last. What is sampled is mostly what has
+just come."""
+_READERS = 4
+"""Segments that are checked at the same time; hashing and reading leave Python's lock alone."""
 
 
-@dataclass(slots=True)
-class _Group:
-    """What is known of a group without its dialogues."""
+class _Segment(NamedTuple):
+    """A segment and its rows in the index, from the first to the one before ``stop``."""
 
-    size: int
-    scenario: str
-    simulator_version: int | None
-    rows: list[tuple[int, int]] = field(default_factory=list)
-    """(segment, row) of each member."""
-    oldest: int = -1
-    state: str = "waiting"
-    """``waiting`` for members, ``ready``, ``delivered`` or ``stale``."""
-    update: int = -1
-    """The update it was delivered to or dropped at."""
+    number: int
+    first: int
+    stop: int
 
 
 class ReplayStore:
     """Dialogues of one run. With ``folder=None`` nothing is written and everything stays in memory.
 
-    What could not be read on opening is in ``refused``: file name (or file name and line) to reason.
+    What could not be read is in ``refused``: file name (or file name and line) to reason. A segment that an index file
+    covers is checked when its dialogues are first wanted, and only then refused.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
         self.refused: dict[str, str] = {}
-        self._tables: dict[int, pa.Table] = {}
-        """Segments that still hold undelivered groups; without a folder, all of them."""
-        self._kept: dict[int, np.ndarray] = {}
-        """Per segment, which rows count: [rows] bool; ``rewind`` clears some."""
-        self._last_segment = 0
         self._log = DeliveryLog(folder)
-        self._known: set[tuple[str, str, int, str]] = set()
-        self._groups: dict[GroupKey, _Group] = {}
-        self._ready: dict[GroupKey, None] = {}
-        self._undelivered: Counter[int] = Counter()
-        self._counts: Counter[str] = Counter()
+        self._tables: OrderedDict[int, pa.Table] = OrderedDict()
+        """Segments in memory, the one used last at the end; without a folder, all of them."""
+        self._damaged: dict[int, str] = {}
+        """Segments found damaged after opening, with the reason."""
+        self._held_bytes = 0
+        self._repeated = 0
+        self._clear()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self._reopen(folder)
 
+    def _clear(self) -> None:
+        self._index = Index()
+        self._segments: list[_Segment] = []
+        """Those that can be read, in order."""
+        self._unindexed: dict[int, dict[int, pa.RecordBatch]] = {}
+        """Rows by segment, for the index files that are not written yet: by the last segment of the file."""
+        self._last_segment = 0
+
     def append(self, dialogues: Sequence[Dialogue]) -> int:
-        """Store ``dialogues`` durably, all or none, and return how many were new.
+        """``append_table`` for dialogues that are Python objects.
+
+        Raises:
+            TypeError: a goal, persona, detail or annotation is not JSON-able.
+        """
+        return self.append_table(to_table(dialogues))
+
+    def append_table(self, table: pa.Table) -> int:
+        """Store the dialogues of ``table`` durably, all or none, and return how many were new.
+
+        Args:
+            table: as ``to_table`` makes it, in one piece or in several. It is kept, not copied: Arrow data do not
+                change. A slice keeps alive what it was cut from, here until 256 MiB more have come or been read,
+                without a folder for good. ``oldest_version`` and ``newest_version`` are taken on trust.
 
         Raises:
             UserError: another process writes to the same folder.
-            TypeError: a goal, persona, detail or annotation is not JSON-able.
+            ValueError: it is no table of dialogues.
         """
-        new = {_identity(d): d for d in dialogues if _identity(d) not in self._known}
-        self._counts["repeated"] += len(dialogues) - len(new)
-        if not new:
+        table = in_schema(table)
+        rows = rows_of(table)
+        new = self._index.new(rows)
+        self._repeated += len(new) - int(new.sum())
+        if not new.any():
             return 0
-        self._check_groups(list(new.values()))
-        table = to_table(list(new.values()))
+        if not new.all():
+            table, rows = table.filter(pa.array(new)), rows.filter(pa.array(new))
+        self._index.check(rows)
         number = self._last_segment + 1
         if self.folder is not None:
             write_segment(self.folder, number, table)
-        self._index(number, table)
-        return len(new)
+        self._add(number, rows)
+        self._hold(number, table)
+        if self.folder is not None:
+            self._write_indices(self.folder)
+        return rows.num_rows
 
-    def sample(
-        self, groups: int, *, update: int, max_staleness: int, arm: str | None = None
-    ) -> list[list[Dialogue]]:
+    def sample(self, groups: int, *, update: int, max_staleness: int, arm: str | None = None) -> list[list[Dialogue]]:
         """``groups`` complete groups, oldest first, none handed out before; or an empty list if fewer are
         ready, and then none is handed out. ``update`` is the learner's current weight version. Groups that
-        are too stale are dropped for good and counted. ``arm`` restricts the choice.
+        are too stale are dropped for good and counted. ``arm`` restricts the choice. What it costs depends on the
+        groups that are handed out or dropped, not on how many there are.
         """
-        chosen: list[GroupKey] = []
-        stale: list[GroupKey] = []
-        for key in self._ready:
-            if arm is not None and key[0] != arm:
+        while True:
+            chosen, stale = self._index.choose(groups, update, max_staleness, arm)
+            if len(chosen) < groups:
+                chosen = []
+            if not chosen and not stale:
+                return []
+            try:
+                result = self._dialogues(chosen)
+            except RefusedSegment as reason:
+                self._refuse(reason)
                 continue
-            if len(chosen) == groups:
-                break
-            oldest = self._groups[key].oldest
-            assert oldest <= update, f"group {key} has tokens of version {oldest} > {update}: rewind first"
-            staleness = update - oldest if oldest >= 0 else 0
-            (chosen if staleness <= max_staleness else stale).append(key)
-        if len(chosen) < groups:
-            chosen = []
-        if not chosen and not stale:
-            return []
-        result = [self._dialogues(self._groups[key].rows) for key in chosen]
-        event: Event = {"update": update, "delivered": chosen, "stale": stale, "segments": self._last_segment}
-        self._log.record(event)
-        self._apply(event)
-        return result
+            event: Event = {
+                "update": update, "delivered": chosen, "stale": stale, "segments": self._last_segment
+            }  # fmt: skip
+            self._log.record(event)
+            self._index.apply(event)
+            return result
 
     def rewind(self, update: int) -> None:
         """Go back to the checkpoint taken when ``update`` updates were done.
@@ -135,28 +153,30 @@ class ReplayStore:
         """
         event: Event = {"rewind": update, "segments": self._last_segment}
         self._log.record(event)
-        self._apply(event)
+        self._index.apply(event)
 
     def ready(self, arm: str | None = None) -> int:
         """How many complete groups wait to be handed out (staleness not yet judged)."""
-        return sum(arm is None or key[0] == arm for key in self._ready)
+        return self._index.ready(arm)
 
-    def scan(self, *, kind: str | None = None, arm: str | None = None) -> Iterator[pa.Table]:
-        """Tables of what is stored, in the order of arrival, one segment at a time."""
-        for number in list(self._kept):
-            table = self._load(number)
-            wanted = self._kept[number].copy()
-            for name, value in (("kind", kind), ("arm", arm)):
-                if value is not None:
-                    wanted &= np.asarray(table.column(name).to_pylist()) == value
-            if wanted.all():
-                yield table
-            elif wanted.any():
-                yield table.filter(pa.array(wanted))
+    def scan(self, *, kind: str | None = None, arm: str | None = None, update: int | None = None) -> Iterator[pa.Table]:
+        """Tables of what is stored, in the order of arrival, one segment at a time; segments in which nothing is wanted
+        are not read. One that turns out to be damaged is left out and named in ``refused``."""
+        everywhere = self._index.wanted(kind, arm, update)
+        for number, first, stop in list(self._segments):
+            wanted = everywhere[first:stop]
+            if not wanted.any():
+                continue
+            try:
+                table = self._load(number)
+            except RefusedSegment as reason:
+                self._refuse(reason)
+                continue
+            yield table if wanted.all() else table.filter(pa.array(wanted))
 
-    def table(self, *, kind: str | None = None, arm: str | None = None) -> pa.Table:
+    def table(self, *, kind: str | None = None, arm: str | None = None, update: int | None = None) -> pa.Table:
         """All of ``scan`` as one table."""
-        return pa.concat_tables([SCHEMA.empty_table(), *self.scan(kind=kind, arm=arm)])
+        return pa.concat_tables([SCHEMA.empty_table(), *self.scan(kind=kind, arm=arm, update=update)])
 
     def export_parquet(self, path: Path) -> int:
         """Write everything stored as one Parquet file, segment by segment, and return the number of rows."""
@@ -171,131 +191,121 @@ class ReplayStore:
 
     def counts(self) -> dict[str, int]:
         """Dialogues stored, groups by state, and what was skipped or refused."""
-        states = Counter(group.state for group in self._groups.values())
-        return {
-            "dialogues": int(sum(kept.sum() for kept in self._kept.values())),
-            **{f"groups_{state}": states[state] for state in ("waiting", "ready", "delivered", "stale")},
-            "repeated": self._counts["repeated"],
-            "surplus": self._counts["surplus"],
-            "refused": len(self.refused),
-        }
+        return self._index.counts() | {"repeated": self._repeated, "refused": len(self.refused)}
 
-    # --- below: the index, rebuilt on opening from segments and events in the order in which they happened
+    # --- below: opening, which goes over segments and events in the order in which they happened
 
     def _reopen(self, folder: Path) -> None:
         numbers, self.refused = list_segments(folder)
         events, refused = self._log.read()
         self.refused |= refused
         applied = 0
-        for number in numbers:
-            while applied < len(events) and events[applied]["segments"] < number:
-                self._apply(events[applied])
-                applied += 1
-            try:
-                self._index(number, read_segment(folder, number))
-            except RefusedSegment as reason:
-                self.refused[segment_name(number)] = str(reason)
+        for first in range(0, len(numbers), SEGMENTS):
+            rows = self._rows(folder, numbers[first : first + SEGMENTS])
+            for number in sorted(rows):
+                while applied < len(events) and events[applied]["segments"] < number:
+                    self._index.apply(events[applied])
+                    applied += 1
+                self._segments.append(_Segment(number, *self._index.add(rows[number])))
         for event in events[applied:]:
-            self._apply(event)
+            self._index.apply(event)
         self._last_segment = max([0, *numbers, *(event["segments"] for event in events)])
-        for number in [n for n in self._tables if not self._undelivered[n]]:
-            del self._tables[number]
 
-    def _apply(self, event: Event) -> None:
-        if "rewind" in event:
-            self._forget_after(event["rewind"])
-            return
-        for state in ("delivered", "stale"):
-            for arm, group_id in event[state]:
-                group = self._groups.get((arm, group_id))
-                if group is not None:
-                    group.state, group.update = state, event["update"]
-                    self._ready.pop((arm, group_id), None)
-                    self._release(group)
+    def _rows(self, folder: Path, numbers: Sequence[int]) -> dict[int, pa.RecordBatch]:
+        """Rows by segment of the segments that one index file covers: from it, or from the segments themselves."""
+        last = last_of(numbers[-1])
+        rows = read_index(folder, last)
+        unread = [number for number in numbers if number not in rows]
+        with ThreadPoolExecutor(_READERS) as readers:
+            for number, found in zip(unread, readers.map(lambda n: _read_rows(folder, n), unread), strict=True):
+                if isinstance(found, RefusedSegment):
+                    self.refused[segment_name(number)] = str(found)
+                else:
+                    rows[number] = found
+        damaged = rows.keys() & self._damaged.keys()
+        for number in damaged:
+            self.refused[segment_name(number)] = self._damaged[number]
+            del rows[number]
+        if damaged or not rows.keys().isdisjoint(unread):
+            self._unindexed[last] = dict(rows)
+        return rows
 
-    def _release(self, group: _Group) -> None:
-        for number, _ in group.rows:
-            self._undelivered[number] -= 1
-            if self.folder is not None and not self._undelivered[number]:
-                self._tables.pop(number, None)
+    def _refuse(self, reason: RefusedSegment) -> None:
+        """Do without a segment that was trusted on opening: open again, as if it had been refused then."""
+        assert self.folder is not None
+        self._damaged[reason.number] = str(reason)
+        self._clear()
+        self._reopen(self.folder)
 
-    def _forget_after(self, update: int) -> None:
-        """Rebuild the index from the rows that stay; deliveries before ``update`` keep their state."""
-        settled = {
-            key: group
-            for key, group in self._groups.items()
-            if group.state in ("delivered", "stale") and group.update < update
-        }
-        self._known.clear()
-        self._groups.clear()
-        self._ready.clear()
-        self._undelivered.clear()
-        self._counts["surplus"] = 0
-        for number, kept in self._kept.items():
-            table = self._load(number)
-            for name in ("update", "newest_version"):
-                kept &= table.column(name).to_numpy() <= update
-            self._index_rows(number, table)
-            if self._undelivered[number]:
-                self._tables[number] = table
-        for key, old in settled.items():
-            if key in self._groups:
-                self._apply({"update": old.update, "delivered": [], "stale": [], old.state: [key]})
+    # --- below: segments in memory and on disk
 
-    def _index(self, number: int, table: pa.Table) -> None:
+    def _add(self, number: int, rows: pa.RecordBatch) -> None:
         self._last_segment = number
-        self._kept[number] = np.ones(table.num_rows, dtype=np.bool_)
-        self._index_rows(number, table)
-        if self._undelivered[number] or self.folder is None:
-            self._tables[number] = table
+        self._segments.append(_Segment(number, *self._index.add(rows)))
+        if self.folder is not None:
+            self._unindexed.setdefault(last_of(number), {})[number] = _copied(rows)
 
-    def _index_rows(self, number: int, table: pa.Table) -> None:
-        for i, row in enumerate(table.select(_INDEXED).to_pylist()):
-            if not self._kept[number][i]:
-                continue
-            self._known.add((row["kind"], row["arm"], row["update"], row["id"]))
-            if row["kind"] != "rollout" or not row["group_id"]:
-                continue
-            key = (row["arm"], row["group_id"])
-            group = self._groups.setdefault(
-                key, _Group(row["group_size"], row["scenario"]["id"], row["simulator_version"])
-            )
-            if group.state != "waiting":
-                self._counts["surplus"] += 1
-                continue
-            version = row["oldest_version"] if row["oldest_version"] >= 0 else row["update"]
-            group.oldest = min(group.oldest, version) if group.rows else version
-            group.rows.append((number, i))
-            self._undelivered[number] += 1
-            if len(group.rows) == group.size:
-                group.state = "ready"
-                self._ready[key] = None
-
-    def _check_groups(self, dialogues: Sequence[Dialogue]) -> None:
-        """Contract 4: members of a group share scenario and simulator version."""
-        seen: dict[GroupKey, tuple[int, str, int | None]] = {}
-        for d in dialogues:
-            if d.kind != "rollout" or not d.group_id:
-                continue
-            key = (clean(d.arm), clean(d.group_id))
-            mine = (d.group_size, clean(d.scenario.id), d.simulator_version)
-            group = self._groups.get(key)
-            first = (group.size, group.scenario, group.simulator_version) if group else mine
-            assert seen.setdefault(key, first) == mine, f"group {key}: {mine} does not fit {seen[key]}"
+    def _write_indices(self, folder: Path) -> None:
+        for last in [last for last in self._unindexed if last <= self._last_segment]:
+            write_index(folder, last, self._unindexed[last])
+            del self._unindexed[last]
 
     def _load(self, number: int) -> pa.Table:
-        if number in self._tables:
-            return self._tables[number]
-        assert self.folder is not None
-        return read_segment(self.folder, number)
+        if number not in self._tables:
+            assert self.folder is not None
+            self._hold(number, read_segment(self.folder, number))
+        self._tables.move_to_end(number)
+        return self._tables[number]
 
-    def _dialogues(self, rows: Sequence[tuple[int, int]]) -> list[Dialogue]:
-        by_segment: dict[int, list[int]] = defaultdict(list)
-        for number, row in rows:
-            by_segment[number].append(row)
-        parts = [self._load(n).slice(i, 1) for n, indices in by_segment.items() for i in indices]
-        return from_table(pa.concat_tables(parts))
+    def _hold(self, number: int, table: pa.Table) -> None:
+        self._tables[number] = table
+        self._held_bytes += table.nbytes
+        while self.folder is not None and self._held_bytes > CACHE_BYTES and len(self._tables) > 1:
+            self._let_go(next(iter(self._tables)))
+
+    def _let_go(self, number: int) -> None:
+        self._held_bytes -= self._tables.pop(number).nbytes
+
+    def _dialogues(self, keys: Sequence[GroupKey]) -> list[list[Dialogue]]:
+        """The dialogues of groups. A segment of which the last one is among them is let go: most likely nothing of it
+        is left to hand out."""
+        members = [self._index.members(key) for key in keys]
+        pieces = [piece for span in _joined(itertools.chain(*members)) for piece in self._pieces(span)]
+        tables = [self._load(segment.number)[first - segment.first : stop - segment.first]
+                  for segment, first, stop in pieces]  # fmt: skip
+        dialogues = iter(from_table(pa.concat_tables([SCHEMA.empty_table(), *tables])))
+        for number in {segment.number for segment, _, stop in pieces if stop == segment.stop} & self._tables.keys():
+            if self.folder is not None:
+                self._let_go(number)
+        return [list(itertools.islice(dialogues, sum(stop - first for first, stop in spans))) for spans in members]
+
+    def _pieces(self, span: Span) -> Iterator[tuple[_Segment, int, int]]:
+        """``span`` by segment."""
+        first, stop = span
+        while first < stop:
+            segment = self._segments[bisect_right(self._segments, first, key=lambda each: each.first) - 1]
+            yield segment, first, min(stop, segment.stop)
+            first = segment.stop
 
 
-def _identity(dialogue: Dialogue) -> tuple[str, str, int, str]:
-    return clean(dialogue.kind), clean(dialogue.arm), dialogue.update, clean(dialogue.id)
+def _joined(spans: Iterable[Span]) -> list[Span]:
+    """Neighbours as one, in the same order."""
+    joined: list[Span] = []
+    for first, stop in spans:
+        if joined and joined[-1][1] == first:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((first, stop))
+    return joined
+
+
+def _read_rows(folder: Path, number: int) -> pa.RecordBatch | RefusedSegment:
+    try:
+        return _copied(rows_of(read_segment(folder, number)))
+    except RefusedSegment as reason:
+        return reason
+
+
+def _copied(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The same, without the rest of the segment that ``rows`` would keep in memory."""
+    return rows.take(pa.array(np.arange(rows.num_rows)))
