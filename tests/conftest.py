@@ -13,6 +13,7 @@ def ray_session() -> Iterator[None]:
 
     root = str(Path(__file__).resolve().parents[1])
     ray.init(
+        address="local",  # never a cluster that something else has started on this machine
         num_cpus=8,
         include_dashboard=False,
         logging_level="ERROR",
