@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.rollout.load import LoadMeter
-from calibrated_rl.rollout.pool import preferred
+from calibrated_rl.rollout.routing import preferred
 from calibrated_rl.rollout.scaling import Decision, Scaler, ScalingConfig, SideSeen, UpdateSeen, waited_for
 
 SIDES = ("policy", "simulator")

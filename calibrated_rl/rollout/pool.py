@@ -13,11 +13,10 @@ have to read the dialogue anew but speak under the same weights.
 """
 
 import asyncio
-import hashlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -29,7 +28,7 @@ from calibrated_rl.errors import PartLost, first_line
 from calibrated_rl.rollout.engine import EngineConfig, EngineFailure, PlacedReplica
 from calibrated_rl.rollout.exchange import Exchange
 from calibrated_rl.rollout.load import LoadMeter
-from calibrated_rl.rollout.routing import Router
+from calibrated_rl.rollout.routing import Router, preferred
 from calibrated_rl.rollout.turns import Generated, GenerateRequest
 from calibrated_rl.tokens import ChatTokens
 
@@ -39,12 +38,12 @@ FAILURES = (RayActorError, EngineFailure, TimeoutError)
 UPDATE_FAILURES = (RayError, TimeoutError)
 """What a weight update raises: after any error in it, a replica may hold weights of two versions."""
 
+PROBE_S = 1.0
+"""Pause between looks whether a replica is back; it takes tens of seconds to load its model."""
+
 FEW_MORE = 32
 """A replica may have this part of a batch more dialogues than another, where they share a prefix. A batch that is so
 much fuller takes hardly longer."""
-
-PROBE_S = 1.0
-"""Pause between looks whether a replica is back; it takes tens of seconds to load its model."""
 
 DRAIN_PROBE_S = 0.05
 """Pause between looks whether a replica that leaves has finished its turns; a turn takes from a tenth of a second."""
@@ -169,14 +168,14 @@ class ReplicaPool:
         self._manager = FaultTolerantActorManager([placed.actor for placed in self._placed.values()], init_id=0)
         self._members = tuple(self._placed)
         """Replicas that dialogues may be sent to, if they are healthy: all but those that leave."""
+        self._lives = dict.fromkeys(self._members, 0)
+        """How often each was restarted: a late error of a former life says nothing about the present one."""
         self._serving = self._members
-        """The healthy ones among them."""
+        """Members that are healthy."""
         self._router = Router(max(1, config.max_num_seqs // FEW_MORE))
         self._router.serve(self._serving)
         self._exchanges: dict[int, tuple[int, Exchange]] = {}
         """How turns reach each replica, with the life of the replica that it belongs to."""
-        self._lives = dict.fromkeys(self._members, 0)
-        """How often each was restarted: a late error of a former life says nothing about the present one."""
         self._given_up: set[int] = set()
         """Replicas that did not come back in time: nobody waits for them, and they may still come."""
         self._newcomers: list[PlacedReplica] = []
@@ -205,7 +204,7 @@ class ReplicaPool:
     def route(self, key: str) -> int:
         """Replica of a dialogue: the same for all its turns, so that its prefix cache is there."""
         with self._changing:
-            if self.gate is not None or not self._serving:  # hangs on the key alone, so that waves are the same
+            if self.gate is not None or not self._serving:  # by the key alone, so that waves are the same in every run
                 return preferred(key, self._serving or self._members)
             return self._router.route(key)
 
@@ -214,14 +213,9 @@ class ReplicaPool:
         with self._changing:
             self._router.leave(key)
 
-    def _set_healthy(self, index: int, healthy: bool) -> None:
-        self._manager.set_actor_state(index, healthy=healthy)
-        self._set_members(self._members)
-
-    def _set_members(self, members: tuple[int, ...]) -> None:
+    def _look_who_serves(self) -> None:
         with self._changing:
-            self._members = members
-            self._serving = tuple(i for i in members if self._manager.is_actor_healthy(i))
+            self._serving = tuple(i for i in self._members if self._manager.is_actor_healthy(i))
             self._router.serve(self._serving)
 
     async def generate(self, key: str, request: GenerateRequest) -> Generated:
@@ -275,7 +269,8 @@ class ReplicaPool:
             self._lives[index] += 1
             self._last_failure, self._lost_at[index] = cause, time.monotonic()
             self._say(f"{self.role} replica {index} failed ({cause}): it is started again, its dialogues are held anew")
-            self._set_healthy(index, False)
+            self._manager.set_actor_state(index, healthy=False)
+            self._look_who_serves()
             # Also where its process is alive: a dead or stuck engine does not mend.
             ray.kill(self._placed[index].actor, no_restart=False)
 
@@ -343,7 +338,8 @@ class ReplicaPool:
                 f"{self.role} replica {index} is back after {time.monotonic() - self._lost_at[index]:.0f} s, "
                 f"with weights of version {self.version}"
             )
-            self._set_healthy(index, True)
+            self._manager.set_actor_state(index, healthy=True)
+            self._look_who_serves()
             self._given_up.discard(index)
 
     def _refuse_lost_weights(self, error: Exception) -> None:
@@ -394,7 +390,8 @@ class ReplicaPool:
                     self._newcomers.pop().end()  # its thread sees it die
                 elif len(self._members) > 1:
                     index = max(self._unhealthy() or self._members)
-                    self._set_members(tuple(i for i in self._members if i != index))
+                    self._members = tuple(i for i in self._members if i != index)
+                    self._look_who_serves()
                     self._beside(self._drain, index)
 
     def _beside(self, work: Callable[..., None], *arguments: Any) -> None:
@@ -433,7 +430,8 @@ class ReplicaPool:
             self._manager.add_actors([newcomer.actor])
             index = max(self._manager.actor_ids())
             self._placed[index], self._lives[index] = newcomer, 0
-            self._set_members((*self._members, index))
+            self._members += (index,)
+            self._look_who_serves()
         self._say(
             f"{self.role} replica {index} has joined after {time.monotonic() - began:.0f} s, "
             f"with weights of version {has[1]}"
@@ -465,12 +463,6 @@ class ReplicaPool:
             placed.end()
         for thread in self._threads:
             thread.join(timeout=CLOSE_TIMEOUT_S)
-
-
-def preferred(key: str, replicas: Sequence[int]) -> int:
-    """The replica whose number gives the highest hash with the dialogue's key (rendezvous hashing, Thaler, Ravishankar
-    1998): the same in every process, and when one joins or leaves, only the dialogues that it gets or had are moved."""
-    return max(replicas, key=lambda number: hashlib.blake2b(f"{key}/{number}".encode(), digest_size=8).digest())
 
 
 def cause_of(error: Exception) -> str:

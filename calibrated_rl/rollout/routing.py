@@ -6,8 +6,9 @@
 - Any other dialogue goes to the replica that has fewest, the lowest number first.
 """
 
+import hashlib
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class Router:
@@ -65,3 +66,9 @@ class Router:
         while self._load[self._heap[0][1]] != self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0][1]
+
+
+def preferred(key: str, replicas: Sequence[int]) -> int:
+    """The replica whose number gives the highest hash with the dialogue's key (rendezvous hashing, Thaler, Ravishankar
+    1998): the same in every process, and when one joins or leaves, only the dialogues that it gets or had are moved."""
+    return max(replicas, key=lambda number: hashlib.blake2b(f"{key}/{number}".encode(), digest_size=8).digest())
