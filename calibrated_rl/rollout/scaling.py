@@ -13,10 +13,12 @@ What is minimised is what an update costs, in hours of everything that is paid f
   keeps moves from going in circles under a constant load; the second keeps a learner that is slow for its own reasons
   from being held against the replicas. Where rollouts get longer or shorter with the same replicas, what is known of
   other numbers goes with them; once that is much (``DRIFT``), it is forgotten.
-- One move at a time, and none until ``patience`` updates were measured with all replicas there: nothing that starts or
-  is lost may be taken for a result. What is known goes before what is predicted, adding before removing.
-- What is lost is being started again by its pool: it still counts, and is neither replaced nor removed. What was asked
-  for and did not come counts no more, and is asked for again after ``retry_seconds``.
+- One move at a time, and none until ``patience`` updates were measured with the same replicas in service. While one
+  starts, its side waits and the other may only become smaller: where all machines are taken, that gives it a place.
+  What is known goes before what is predicted, adding before removing.
+- What is lost is being started again by its pool: it still counts, is neither replaced nor removed, and nothing is
+  decided until it is back. What was asked for and did not come counts no more, and is asked for again after
+  ``retry_seconds``.
 """
 
 from collections import deque
@@ -82,9 +84,6 @@ class SideSeen:
         """Replicas that are there or on their way."""
         return self.ready + self.starting + self.lost
 
-    @property
-    def settled(self) -> bool:
-        return self.ready > 0 and not self.starting and not self.lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +163,7 @@ class Scaler:
     _drift: float = field(init=False, default=1.0)
     """How much longer rollouts with the same replicas have become since ``_known`` was empty, as a factor."""
     _before: Counts | None = field(init=False, default=None)
-    """Replicas at the end of the last update, if none was on its way."""
+    """Replicas in service at the end of the last update, if none was lost."""
 
     def __post_init__(self) -> None:
         self._sides = {name: _Side(config, *self.bounds[name]) for name, config in self.configs.items()}
@@ -174,20 +173,18 @@ class Scaler:
         """Targets after an update, given those before."""
         targets = {name: seen.sides[name].count for name in self._sides}
         reason = self._did_not_come(seen) or self._into_bounds(seen, targets)
-        counts = tuple(targets.values())
+        ready = tuple(seen.sides[name].ready for name in self._sides)
+        whole = all(side.ready and not side.lost for side in seen.sides.values())
         # An update in whose midst a replica came or went belongs to neither number.
-        if counts != self._before or not self._all_settled(seen):
+        if not whole or ready != self._before:
             self._window.clear()
-            self._before = counts if self._all_settled(seen) else None
+            self._before = ready if whole else None
         elif not reason:
             self._window.append(seen)
-            reason = self._move(seen, targets)
+            reason = self._move(seen, ready, targets)
         for name, side in self._sides.items():
             side.asked = targets[name]
         return Decision(targets, reason)
-
-    def _all_settled(self, seen: UpdateSeen) -> bool:
-        return all(side.settled for side in seen.sides.values())
 
     def _did_not_come(self, seen: UpdateSeen) -> str:
         reasons = []
@@ -209,14 +206,13 @@ class Scaler:
                 return f"{name} replicas {here} -> {to}: {side.fewest} to {side.most} are allowed"
         return ""
 
-    def _move(self, seen: UpdateSeen, targets: dict[str, int]) -> str:
+    def _move(self, seen: UpdateSeen, counts: Counts, targets: dict[str, int]) -> str:
         """Change one target if that makes updates cheaper; the reason, or nothing."""
         if len(self._window) < min(side.config.patience for side in self._sides.values()):
             return ""
-        counts = tuple(targets.values())
         now = median(self._rate(counts) * update.seconds for update in self._window)
         self._learn(counts, _Measured(now, median(update.seconds_rollout for update in self._window)))
-        moves = list(self._worth(seen, targets, now))
+        moves = list(self._worth(seen, counts, now))
         if not moves:
             return ""
         move = max(moves)
@@ -237,21 +233,26 @@ class Scaler:
         others = {key: _Measured(each.cost * dearer, each.rollout * longer) for key, each in self._known.items()}
         self._known = others | {counts: now}
 
-    def _worth(self, seen: UpdateSeen, targets: Mapping[str, int], now: float) -> Iterator["_Move"]:
-        """Moves that make updates cheaper by the side's margin, which cost ``now``."""
-        replica = now / self._rate(tuple(targets.values()))
-        for name, side in self._sides.items():
+    def _worth(self, seen: UpdateSeen, here: Counts, now: float) -> Iterator[_Move]:
+        """Moves from the replicas ``here``, with which an update costs ``now``, that save the side's margin."""
+        replica = now / self._rate(here)
+        starting = tuple(seen.sides[name].starting for name in self._sides)
+        for index, (name, side) in enumerate(self._sides.items()):
             for step in (1, -1):
-                to, config = targets[name] + step, side.config
-                waits = step > 0 and seen.at < side.not_before
-                if waits or not side.fewest <= to <= side.most or len(self._window) < config.patience:
+                to, config = here[index] + step, side.config
+                waits = step > 0 and (any(starting) or seen.at < side.not_before)
+                if waits or starting[index] or not side.fewest <= to <= side.most:
                     continue
-                counts = tuple(to if other == name else count for other, count in targets.items())
+                if len(self._window) < config.patience:
+                    continue
+                counts = (*here[:index], to, *here[index + 1 :])
                 known = self._known.get(counts)
                 rollouts = [self._predicted(u, name, to) if known is None else known.rollout for u in self._window]
                 pairs = zip(self._window, rollouts, strict=True)
                 cost = median(self._rate(counts) * u.with_rollout_of(rollout) for u, rollout in pairs)
-                cost = cost if known is None else max(cost, known.cost)
+                # What starts will join: where that leads must not be known to be dearer either.
+                joined = self._known.get(tuple(map(sum, zip(counts, starting, strict=True))))
+                cost = max([cost, *(each.cost for each in (known, joined) if each is not None)])
                 if cost < now - config.margin * config.cost * replica:
                     yield _Move(known is not None, step, 1 - cost / now, name)
 
