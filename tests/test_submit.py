@@ -70,9 +70,15 @@ def answers(address: str) -> bool:
 def submit(head: tuple[str, str], *job: str, token: str = TOKEN) -> "subprocess.CompletedProcess[str]":
     address, folder = head
     command = [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ".", "--", "python", *job]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment(token, folder), capture_output=True, text=True, timeout=120
-    )
+    deadline = time.monotonic() + 120
+    while True:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment(token, folder), capture_output=True, text=True, timeout=120
+        )
+        # The head answers before the process is there that starts jobs.
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(1)
 
 
 @pytest.mark.timeout(300)
