@@ -44,6 +44,8 @@ def head() -> Iterator[tuple[str, str]]:
     command = [
         BIN / "ray", "start", "--head", "--block", "--port=0", f"--dashboard-port={port}", "--num-cpus=1",
         "--object-store-memory=100000000", "--disable-usage-stats",
+        # By default it would be the port that another Ray on this machine has taken.
+        f"--dashboard-agent-listen-port={free_port()}",
     ]  # fmt: skip
     with subprocess.Popen(command, env=environment(TOKEN, folder), stdout=subprocess.DEVNULL) as ray:
         deadline = time.monotonic() + 90
