@@ -14,8 +14,11 @@ from calibrated_rl.calibration.sft import SFTConfig
 from calibrated_rl.component import describe_config_error
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LearnerConfig
+from calibrated_rl.replay.config import ReplayConfig
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.engine import EngineConfig
+from calibrated_rl.rollout.scaling import ScalingConfig
+from calibrated_rl.run_copy import check_address
 from calibrated_rl.secrets import keep_references, masked, refuse_readable_secrets
 
 
@@ -26,11 +29,18 @@ class ModelConfig:
     model: str = "tiny"
     """`tiny` (made on the spot), a packaged name such as smollm2-135m, a folder, or a hub name."""
     replicas: int = 1
-    """vLLM replicas."""
+    """vLLM replicas, at the start."""
+    scaling: ScalingConfig = field(default_factory=ScalingConfig)
+    """How far their number may change while an arm trains."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     start: SFTConfig = field(default_factory=SFTConfig)
     """Training before everything else: the policy's cold start, the tiny simulator's own upbringing."""
+
+    @property
+    def replica_bounds(self) -> tuple[int, int]:
+        """Fewest and most replicas."""
+        return self.scaling.minimum or self.replicas, self.scaling.maximum or self.replicas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +101,13 @@ class TrainingConfig:
     """Optimizer steps that one update's dialogues are cut into."""
     checkpoint_every: int = 5
     """Updates between checkpoints, from which a stopped run goes on; 0: an arm that was stopped starts over."""
+    checkpoints_kept: int = 2
+    """How many of an arm's last checkpoints stay until it is done; beside them stays the best by the reward of the
+    arm's own dialogues."""
+    checkpoint_store: str = ""
+    """Where each checkpoint goes, too, with all of the run folder that it takes to go on from an empty one:
+    `s3://BUCKET/PREFIX` (options `region`, `endpoint_override` and `scheme` after a `?`), `gs://BUCKET/PREFIX` or
+    `file:///PATH`. Credentials come from the environment. Empty: nowhere."""
     loss: str = "calibrated_rl.learner.losses.grpo:GRPO"
     loss_config: dict[str, Any] = field(default_factory=dict)
     advantage: str = "grpo"
@@ -168,6 +185,7 @@ class RunConfig:
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
     upbringing: UpbringingConfig = field(default_factory=UpbringingConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     shift: ShiftConfig = field(default_factory=ShiftConfig)
@@ -280,6 +298,22 @@ def check(config: RunConfig, where: str) -> None:
             raise UserError(f"{where}: the arm '{arm}' needs a scripted human, and `human` is empty")
         if arm == "calibrated_more_logs" and config.calibration.reserve < 1:
             raise UserError(f"{where}: the arm '{arm}' needs calibration.reserve above 0")
+    for role, side in (("policy", config.policy), ("simulator", config.simulator)):
+        fewest, most = side.replica_bounds
+        if not 1 <= fewest <= side.replicas <= most:
+            raise UserError(
+                f"{where}: {role}.replicas is {side.replicas}, {role}.scaling allows {fewest} to {most}: it must start "
+                "with a number that is allowed, at least 1"
+            )
+        if config.deterministic and fewest < most:
+            raise UserError(
+                f"{where}: {role}.scaling allows {fewest} to {most} replicas, and `deterministic` is true: batches "
+                "hang on the number of replicas, so the run would not be the same again; give up one of the two"
+            )
+    if config.training.checkpoints_kept < 1:
+        raise UserError(f"{where}: training.checkpoints_kept is {config.training.checkpoints_kept}: at least 1 stays")
+    if config.training.checkpoint_store:
+        check_address(config.training.checkpoint_store)
     if config.evaluation.split not in ("held_out", "tuning"):
         raise UserError(f"{where}: evaluation.split is '{config.evaluation.split}': write held_out or tuning")
     if config.proxy.model and config.human:

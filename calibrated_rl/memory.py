@@ -14,7 +14,7 @@ import psutil
 from calibrated_rl.config import RunConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LearnerConfig
-from calibrated_rl.learner.model import CHUNK_POSITIONS
+from calibrated_rl.learner.head import strip_width
 from calibrated_rl.models import ModelShape, shape_of
 from calibrated_rl.rollout.engine import EngineConfig
 
@@ -39,6 +39,11 @@ def engine_needs(engine: EngineConfig, model: ModelShape, replicas: int = 1) -> 
     }
 
 
+def _adam_bytes(learner: LearnerConfig) -> int:
+    """Of one parameter, beside the weight in the model's own dtype."""
+    return 8 if learner.dtype == "float32" else 12
+
+
 def learner_needs(learner: LearnerConfig, policy: ModelShape, *others: ModelShape) -> dict[str, int]:
     """Bytes of all ranks: every model with AdamW, a frozen copy of the policy, and one micro-batch.
 
@@ -50,7 +55,7 @@ def learner_needs(learner: LearnerConfig, policy: ModelShape, *others: ModelShap
     def copies(sharded_from: int) -> int:
         return 1 if learner.zero_stage >= sharded_from else ranks
 
-    state = 8 if element == 4 else 12
+    state = _adam_bytes(learner)
     each = element * copies(3) + element * copies(2) + state * copies(1)
     return {
         "models and optimizers": sum(shape.parameters for shape in (policy, *others)) * each,
@@ -65,13 +70,15 @@ def activations(learner: LearnerConfig, model: ModelShape) -> int:
 
     A layer keeps about ten vectors of the hidden size, five of the intermediate size and three of the keys'
     for each token; with gradient checkpointing only its input, and one layer at a time is recomputed. Logits exist
-    for one chunk, in about four float32 copies.
+    for one strip of the vocabulary, in at most three float32 copies. The gradients of the embedding and of the
+    vocabulary projection exist a second time while they are added up.
     """
-    tokens, element = learner.row_tokens * learner.max_rows, _bytes(learner.dtype)
+    tokens, element = learner.micro_batch_tokens, _bytes(learner.dtype)
     layer = (10 * model.hidden + 5 * model.intermediate + 3 * model.keys) * tokens * element
     kept = model.hidden * tokens * element
     layers = layer + model.layers * kept if learner.gradient_checkpointing else model.layers * layer
-    return layers + 4 * min(tokens, CHUNK_POSITIONS) * model.vocabulary * 4
+    logits = 3 * tokens * strip_width(tokens, model.vocabulary) * 4
+    return layers + logits + 2 * model.vocabulary * model.hidden * element
 
 
 def memory_needs(
@@ -82,12 +89,16 @@ def memory_needs(
     # The last weights of each engine stay with Ray for replicas that restart; new ones come on top, twice while
     # a replica reads its copy in shared memory.
     published = sum(model.parameters for model in models) + 2 * max(model.parameters for model in models)
-    engines = {
-        "policy engine": engine_needs(config.policy.engine, policy, config.policy.replicas),
-        "simulator engine": engine_needs(config.simulator.engine, simulator, config.simulator.replicas),
+    engines: Needs = {
+        "policy engine": engine_needs(config.policy.engine, policy, config.policy.replica_bounds[1]),
+        "simulator engine": engine_needs(config.simulator.engine, simulator, config.simulator.replica_bounds[1]),
     }
     if proxy:
         engines["proxy engine"] = engine_needs(config.proxy.engine, proxy)
+    if config.training.checkpoint_every:
+        # A copy of the policy's state, while it is written beside training.
+        each = _bytes(config.learner.dtype) + _adam_bytes(config.learner)
+        engines["checkpoint"] = {"copy": policy.parameters * each}
     return engines | {
         "learner": learner_needs(config.learner, *models),
         "published weights": {"weights": published * _bytes(config.learner.dtype)},
@@ -131,7 +142,7 @@ def refuse_too_little(needs: Needs, available: int) -> None:
     raise UserError(
         f"this run needs about {sum(sizes.values()) / GIB:.1f} GiB of memory, and {available / GIB:.1f} GiB are "
         f"available. In GiB: {detail}. What can be made smaller: policy.engine.kv_cache_mib, "
-        "simulator.engine.kv_cache_mib, learner.max_rows, the models"
+        "simulator.engine.kv_cache_mib, learner.micro_batch_tokens, the models"
     )
 
 

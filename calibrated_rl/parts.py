@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, RayActorError
 from safetensors.torch import load_file
 
-from calibrated_rl.background import BesideTraining
+from calibrated_rl.background import BesideTraining, Scribe
 from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
 from calibrated_rl.component import build, import_path
@@ -29,13 +29,15 @@ from calibrated_rl.logs.base import LogReader
 from calibrated_rl.memory import check_memory
 from calibrated_rl.models import check_context, make_tiny, read_tokenizer, resolve_model
 from calibrated_rl.progress import Progress
-from calibrated_rl.replay.actor import ReplayActor
+from calibrated_rl.replay.actor import start_store
 from calibrated_rl.replay.schema import from_table, to_table
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.context import check_room, room_for
 from calibrated_rl.rollout.conversation import SamplingConfig
+from calibrated_rl.rollout.elastic import Elastic
 from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
+from calibrated_rl.run_copy import RunCopy
 from calibrated_rl.shift.compare_sets import check_names
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 from calibrated_rl.tokens import ChatTokens
@@ -54,6 +56,14 @@ def check_judging(task: Task, sizes: EvaluationConfig) -> None:
     for population, count in (("same", sizes.scenarios), ("shifted", sizes.shifted)):
         if count:
             task.scenarios(Split(sizes.split), count, population)
+
+
+def copy_of_run(config: RunConfig, folder: Path) -> RunCopy | None:
+    """Access to the copy of the run in ``training.checkpoint_store``; None where that names no store."""
+    training = config.training
+    if not training.checkpoint_store:
+        return None
+    return RunCopy(training.checkpoint_store, config.name, folder, max(2, training.checkpoints_kept))
 
 
 def log_settings(config: RunConfig) -> dict[str, Any]:
@@ -79,6 +89,8 @@ class Parts:
         )
         self.pools: list[ReplicaPool] = []
         self._started = ExitStack()
+        self.scribe = Scribe(self.say)
+        self._copy: RunCopy | None = None
         self.served_simulator: Path | None = None
         """Folder of the simulator that the replicas have."""
         self.judge: ScriptedHuman | ReplicaPool | None = self.human
@@ -161,7 +173,7 @@ class Parts:
         check_memory(config, self.policy_base, self.simulator_base, self.proxy_base if config.proxy.model else None)
         gate = WaveGate() if config.deterministic else None
         self.say("starting two vLLM engines, the learner and the replay store")
-        self.store = ReplayActor.remote()
+        self.store = start_store(config.replay)
         self._started.callback(ray.kill, self.store)
         self.beside = BesideTraining()
         self._started.callback(self.beside.close)
@@ -269,7 +281,10 @@ class Parts:
 
     def stop(self) -> None:
         """End what has been started, though starting may have failed half way: it would keep the next from starting."""
-        self._started.close()
+        try:
+            self.scribe.close()  # a checkpoint of a run that is going down is worth waiting for
+        finally:
+            self._started.close()
 
     # ---- what the arms are made of -------------------------------------------------------------------
 
@@ -333,6 +348,16 @@ class Parts:
             self.learner.unload(START)
         return found
 
+    def elastic(self) -> Elastic:
+        """What scales the replicas of both sides while an arm trains."""
+        sides = {POLICY: self.config.policy, SIMULATOR: self.config.simulator}
+        return Elastic(
+            {POLICY: self.policy, SIMULATOR: self.simulator},
+            {role: side.scaling for role, side in sides.items()},
+            {role: side.replica_bounds for role, side in sides.items()},
+            self.say,
+        )
+
     def use_simulator(self, folder: Path, version: int | None = None) -> None:
         """Serve the simulator in ``folder``, as ``version`` or the next one."""
         self.learner.load(SIMULATOR, folder, optimizer=OptimizerConfig(), seed=0)
@@ -343,6 +368,21 @@ class Parts:
         version = self.simulator.version + 1 if version is None else version
         self.simulator.publish(self.learner.weights(SIMULATOR), version)
         self.served_simulator = folder
+
+    def write_aside(self, *jobs: tuple[str, Callable[[], None]]) -> None:
+        """Write files while training goes on, each job with its name in the log, and then what is new in the run folder
+        to ``training.checkpoint_store``, if there is one."""
+        if self._copy is None:
+            self._copy = copy_of_run(self.config, self.folder)
+        copy = [] if self._copy is None else [("the copy of the run in the store", self._copy.send)]
+        self.scribe.write(*jobs, *copy)
+
+    def served_below_run(self) -> str:
+        """The folder of the simulator that is served, below the run folder, as a run that goes on in another place
+        needs it; empty: the uncalibrated one."""
+        assert self.served_simulator is not None
+        folder = self.served_simulator
+        return "" if folder == self.uncalibrated_folder else folder.relative_to(self.folder).as_posix()
 
     def human_logs(self, split: Split) -> list[Dialogue]:
         """The logs that simulators are aligned with; a placebo run takes those of the simulator's upbringing."""

@@ -26,7 +26,7 @@ _TOKENS_OF_TEXT = {"eos", "bos", "pad", "unk", "sep", "cls", "mask", "end", "sta
 
 
 def is_secret(key: str) -> bool:
-    """Whether ``key``, dotted or not, names a secret: ``human_config.api_key``, ``hubToken``; not ``row_tokens``."""
+    """Whether ``key``, dotted or not, names a secret: ``human_config.api_key``, ``hubToken``; not ``max_tokens``."""
     last = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key.rsplit(".", 1)[-1])
     words = [word for word in re.split(r"[^A-Za-z0-9]+", last.lower()) if word]
     if _WORDS.intersection(words):

@@ -37,6 +37,10 @@ ENOUGH = 5
 """Updates before the first fault, which say what is usual."""
 
 
+class JobEnded(Exception):
+    """The job, which is watched over and started again, gave up."""
+
+
 class Watch:
     """What a job prints, line by line, with the times of its updates."""
 
@@ -177,28 +181,38 @@ def inject(
     absent: Counter[str] = Counter()
     recoveries: list[float] = []
     never = 0
-    for kind in plan(arguments.seed, arguments.only):
-        if time.monotonic() - began > 60 * arguments.minutes:
-            break
-        heavy, at = kind in _faults.HEAVY, time.monotonic()
+    def fault(kind: str) -> None:
+        """Inject it; a heavy one is waited for."""
+        nonlocal never
+        at = time.monotonic()
         try:
             (_faults.HEAVY | _faults.LIGHT)[kind](target)
         except (_faults.NotThere, psutil.NoSuchProcess):
             absent[kind] += 1
             time.sleep(1)
-            continue
+            return
         faults[kind] += 1
-        if not heavy:
+        if kind in _faults.LIGHT:
             time.sleep(LIGHT_PAUSE_S)
-            continue
-        recovered = wait_for(lambda at=at: watch.full_again(at, usual) is not None, GIVEN_UP_S, job)  # type: ignore[misc]
-        back = watch.full_again(at, usual)
-        if recovered and back is not None:
+            return
+        wait_for(lambda: watch.full_again(at, usual) is not None, GIVEN_UP_S, job)
+        if (back := watch.full_again(at, usual)) is not None:
             recoveries.append(back - at)
             progress.say(f"{kind}: full throughput after {back - at:.0f} s ({sum(faults.values())} faults)")
         else:
             never += 1
             progress.say(f"{kind}: no full throughput after {GIVEN_UP_S:.0f} s")
+
+    for kind in plan(arguments.seed, arguments.only):
+        if time.monotonic() - began > 60 * arguments.minutes:
+            break
+        try:
+            wait_for(lambda: True, 0, job)
+            fault(kind)
+        except (JobEnded, _faults.NotRefused) as problem:  # what was counted so far is not to be lost
+            never += 1
+            progress.say(f"{kind}: {problem}")
+            break
     progress.close()
     accounts = audit_run(run)
     problems = [f"{account.name}: {problem}" for account in accounts for problem in account.problems]
@@ -225,16 +239,17 @@ def wait_for(condition: "Any", seconds: float, job: "subprocess.Popen[str]") -> 
     """Whether ``condition`` came true in time.
 
     Raises:
-        RuntimeError: the job ended, which it should not.
+        JobEnded: the job ended, which it should not.
     """
     deadline = time.monotonic() + seconds
-    while not condition():
+    while True:
         if job.poll() is not None:
-            raise RuntimeError(f"the job ended with {job.returncode}")
+            raise JobEnded(f"the job ended with {job.returncode}")
+        if condition():
+            return True
         if time.monotonic() > deadline:
             return False
         time.sleep(0.2)
-    return True
 
 
 def summary(result: dict[str, Any]) -> str:

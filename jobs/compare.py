@@ -74,20 +74,40 @@ def execute(
 
 
 def run(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, Any]:
-    """Run what is missing of the arms of ``config``, with everything started for it; the summary."""
-    from safetensors import SafetensorError
-
-    from calibrated_rl.algorithms.compare import compare, is_done, missing, write_summary
-    from calibrated_rl.errors import PartLost, is_no_room
+    """Run what is missing of the arms of ``config``, with everything started for it; the summary. Where the folder is
+    empty and ``training.checkpoint_store`` has the run, it goes on from there."""
+    from calibrated_rl.algorithms.compare import is_done
+    from calibrated_rl.background import Scribe
     from calibrated_rl.evaluation.saved_run import refuse_other_settings
-    from calibrated_rl.files import exclusive, read_json, wait_for_room
-    from calibrated_rl.parts import Parts
+    from calibrated_rl.files import exclusive, read_json
+    from calibrated_rl.parts import copy_of_run
 
     progress.say(f"run folder {folder}")
+    copy = copy_of_run(config, folder)
+    if copy is not None:
+        with exclusive(folder):
+            copy.bring_down(progress.say)
     refuse_other_settings(folder, config)
     if is_done(config, folder):
         progress.say("every arm is there already; the summary and the report are kept")
-        return read_json(folder / "summary.json")  # type: ignore[no-any-return]
+        summary = read_json(folder / "summary.json")
+    else:
+        summary = _run_missing(config, folder, progress)
+    if copy is not None:
+        scribe = Scribe(progress.say)
+        scribe.write(("the copy of the finished run in the store", copy.send))
+        scribe.close()
+    return summary  # type: ignore[no-any-return]
+
+
+def _run_missing(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, Any]:
+    from safetensors import SafetensorError
+
+    from calibrated_rl.algorithms.compare import compare, missing, write_summary
+    from calibrated_rl.errors import PartLost, is_no_room
+    from calibrated_rl.files import exclusive, wait_for_room
+    from calibrated_rl.parts import Parts
+
     with exclusive(folder):
         restarts, parts = 0, None
         while missing(config, folder) or not (folder / "simulator.json").is_file():

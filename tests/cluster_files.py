@@ -38,8 +38,8 @@ def hardware(*overrides: str) -> RunConfig:
 
 
 def demand(config: RunConfig) -> list[tuple[dict[str, float], dict[str, str]]]:
-    """Resources and labels of everything that a run places."""
-    engines = [config.policy.engine] * config.policy.replicas + [config.simulator.engine] * config.simulator.replicas
+    """Resources and labels of everything that a run places, with as many replicas as it may have."""
+    engines = [side.engine for side in (config.policy, config.simulator) for _ in range(side.replica_bounds[1])]
     engines.append(config.proxy.engine)
     ranks = [(config.learner.cpus, config.learner.gpus, config.learner.labels)] * config.learner.ranks
     places = [(engine.num_cpus, engine.num_gpus, engine.labels) for engine in engines] + ranks

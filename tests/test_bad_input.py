@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from calibrated_rl.config import RunConfig, TrainingConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.memory import (
@@ -19,6 +20,7 @@ from calibrated_rl.memory import (
     check_cache,
     engine_needs,
     learner_needs,
+    memory_needs,
     refuse_too_little,
 )
 from calibrated_rl.models import ModelShape, make_tiny
@@ -120,14 +122,21 @@ TINY = ModelShape(parameters=1000, layers=2, hidden=8, intermediate=16, keys=4, 
 
 
 def test_memory_is_added_up_by_hand() -> None:
-    # A layer: 10 * 8 + 5 * 16 + 3 * 4 = 172 numbers a token; logits: 4 copies of 50 float32.
-    assert activations(LearnerConfig(row_tokens=100, max_rows=1), TINY) == 2 * 172 * 100 * 4 + 4 * 100 * 50 * 4
-    thrifty = LearnerConfig(row_tokens=100, max_rows=1, dtype="bfloat16", gradient_checkpointing=True)
-    assert activations(thrifty, TINY) == (172 + 2 * 8) * 100 * 2 + 4 * 100 * 50 * 4
+    # A layer: 10 * 8 + 5 * 16 + 3 * 4 = 172 numbers a token; logits: 3 copies of 50 float32; two
+    # gradients of 50 * 8.
+    plain = LearnerConfig(micro_batch_tokens=100)
+    assert activations(plain, TINY) == 2 * 172 * 100 * 4 + 3 * 100 * 50 * 4 + 2 * 50 * 8 * 4
+    thrifty = LearnerConfig(micro_batch_tokens=100, dtype="bfloat16", gradient_checkpointing=True)
+    assert activations(thrifty, TINY) == (172 + 2 * 8) * 100 * 2 + 3 * 100 * 50 * 4 + 2 * 50 * 8 * 2
     # float32: 4 + 4 + 8 bytes a parameter and rank; bfloat16: 2 + 2 + 12, of which ZeRO-2 shares all but the weights.
     models = "models and optimizers"
     assert learner_needs(LearnerConfig(ranks=2), TINY, TINY)[models] == 2 * 2000 * 16
     assert learner_needs(LearnerConfig(ranks=2, zero_stage=2, dtype="bfloat16"), TINY, TINY)[models] == 2000 * (4 + 14)
+    # A checkpoint is copied once: weights, two moments and, under bfloat16, the float32 weights.
+    for dtype, each in (("float32", 4 + 8), ("bfloat16", 2 + 12)):
+        config = RunConfig(learner=LearnerConfig(dtype=dtype))
+        assert memory_needs(config, TINY, TINY)["checkpoint"] == {"copy": 1000 * each}
+    assert "checkpoint" not in memory_needs(RunConfig(training=TrainingConfig(checkpoint_every=0)), TINY, TINY)
     engine = EngineConfig(dtype="bfloat16", kv_cache_mib=3)
     assert engine_needs(engine, TINY, 2) == {
         "weights": 4000, "KV cache": 6 * 2**20, "processes": 2 * ENGINE_PROCESSES

@@ -114,7 +114,7 @@ WRONG: list[tuple[str, str, Any]] = [
     ("aws.yaml", "available_node_types.rollout.resources.GPU", 0.5),
     ("gcp.yaml", "available_node_types.rollout.labels.part", 1),
     ("gcp.yaml", "head_node_type", "haed"),
-    ("gcp.yaml", "available_node_types.learner.min_workers", 9),
+    ("gcp.yaml", "available_node_types.learner.min_workers", 19),
     ("kuberay-raycluster.yaml", "spec.headGroupSpecs", {}),
     ("kuberay-raycluster.yaml", "spec.authOptions.mode", "tokens"),
     ("kuberay-raycluster.yaml", "spec.workerGroupSpecs.0.maxReplica", 3),
@@ -190,7 +190,7 @@ def unplaced(config: RunConfig, launched: Tree) -> list[dict[str, str]]:
 def test_machines_for_all_parts_can_come(name: str) -> None:
     launched = launch(name)
     assert unplaced(hardware(), launched) == []
-    assert unplaced(hardware("policy.replicas=3"), launched) == [{"part": "rollout"}]
+    assert unplaced(hardware("policy.scaling.maximum=5"), launched) == [{"part": "rollout"}]
     misnamed = hardware("learner.labels.part=learners")
     assert unplaced(misnamed, launched) == [{"part": "learners"}] * 2
 
@@ -369,6 +369,7 @@ def test_settings_in_commands_load() -> None:
     files = [str(ROOT / word.removeprefix(CODE)) for word in words if word.endswith(".yaml")]
     config = load_config(files[0], files[1:])
     assert config.policy.engine.labels == {"part": "rollout"} and config.learner.labels == {"part": "learner"}
+    assert config.replay.labels == {"part": "learner"}
 
 
 def test_variables_of_ray_exist() -> None:

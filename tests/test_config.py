@@ -34,6 +34,29 @@ def test_shipped_configs_load() -> None:
         load_config(file)
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["policy.scaling.maximum=2"], "policy.scaling .*deterministic"),
+        (["deterministic=false", "simulator.scaling.minimum=2"], "simulator.replicas is 1"),
+        (["deterministic=false", "policy.replicas=3", "policy.scaling.maximum=2"], "policy.replicas is 3"),
+        (["policy.replicas=0"], "policy.replicas is 0"),
+        (["deterministic=false", "policy.scaling.margin=2"], "margin"),
+        (["policy.scaling.maximun=2"], "policy.scaling.maximum"),
+    ],
+)
+def test_replicas_that_contradict_each_other_are_refused(changes: list[str], expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        load_config(ROOT / "configs/dev.yaml", changes)
+
+
+def test_replicas_are_fixed_unless_scaling_says_otherwise() -> None:
+    fixed = load_config(ROOT / "configs/dev.yaml", ["policy.replicas=3"])
+    assert fixed.policy.replica_bounds == (3, 3) and fixed.simulator.replica_bounds == (1, 1)
+    cluster = load_config(ROOT / "configs/dev.yaml", [str(ROOT / "configs/hardware/cluster.yaml")])
+    assert cluster.policy.replica_bounds == (1, 4) and not cluster.deterministic
+
+
 def test_override_wins() -> None:
     assert load_config(ROOT / "configs/dev.yaml", ["training.updates=7"]).training.updates == 7
 

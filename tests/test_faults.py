@@ -3,7 +3,9 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from calibrated_rl.dialogue import Dialogue, Split
 from calibrated_rl.models import make_tiny
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.conversation import SamplingConfig
-from calibrated_rl.rollout.engine import EngineConfig, GenerateRequest
+from calibrated_rl.rollout.engine import EngineConfig, Generated, GenerateRequest, PlacedReplica
 from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
 from calibrated_rl.tasks.front_desk import FrontDesk
 from calibrated_rl.tokens import ChatTokens
@@ -47,7 +49,7 @@ def processes(pool: ReplicaPool) -> tuple[int, int]:
         children = psutil.Process().children(recursive=True)
         return os.getpid(), next(child.pid for child in children if "EngineCore" in child.name())
 
-    found: tuple[int, int] = ray.get(pool._actors[0].apply.remote(ids), timeout=30)
+    found: tuple[int, int] = ray.get(pool._placed[0].actor.apply.remote(ids), timeout=30)
     return found
 
 
@@ -131,10 +133,82 @@ def test_a_weight_update_that_fails_half_way_leaves_no_mixed_weights(pool: Repli
         replica.engine.finish_weight_update = fail
 
     before, expected = processes(pool), pool.score(IDS)
-    ray.get(pool._actors[0].apply.remote(break_off), timeout=30)
+    ray.get(pool._placed[0].actor.apply.remote(break_off), timeout=30)
     weights = pool._weights
     pool.publish(weights, 4)
     assert pool._last_failure == "RayTaskError(ConnectionResetError)"
     assert set(processes(pool)).isdisjoint(before)
     np.testing.assert_allclose(pool.score(IDS), expected, atol=1e-6)
     pool.publish(weights, 3)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)
+
+
+def placements() -> list[str]:
+    """States of all placement groups that were ever made."""
+    return [group["state"] for group in ray.util.placement_group_table().values()]
+
+
+@pytest.mark.timeout(400)
+def test_a_replica_joins_with_the_current_weights_and_leaves_when_its_turns_are_done(
+    pool: ReplicaPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New weights are published at the worst moment: after it got the old ones, before it joins."""
+    said: list[str] = []
+    monkeypatch.setattr(pool, "_say", said.append)
+    join, weights = pool._join, pool._weights
+    newer = ray.put({name: tensor * 1.1 for name, tensor in ray.get(weights).items()})
+
+    def join_late(newcomer: Any, has: Any, began: float) -> bool:
+        if has is not None and has[1] == 3:
+            pool.publish(newer, 4)
+        return join(newcomer, has, began)
+
+    monkeypatch.setattr(pool, "_join", join_late)
+    reserved = placements().count("CREATED")
+    pool.grow(1)
+    assert pool.counts() == (1, 1, 0)
+    wait_for(lambda: pool.counts()[0] == 2)
+    old, new = pool._members
+    scores = [ray.get(pool._placed[i].actor.score.remote(IDS), timeout=60) for i in (old, new)]
+    np.testing.assert_allclose(scores[1], scores[0], atol=1e-6)
+    assert "with weights of version 4" in said[-1]
+
+    async def remove_in_flight() -> Generated:
+        key = next(str(i) for i in range(100) if pool.route(str(i)) == new)
+        turn = asyncio.ensure_future(pool.generate(key, GenerateRequest(IDS, 400, 1.0, 0, ())))
+        await asyncio.sleep(0.1)
+        pool.shrink(1)
+        assert not turn.done() and pool.route(key) == old and pool.counts() == (1, 0, 0)
+        return await turn
+
+    generated = asyncio.run(asyncio.wait_for(remove_in_flight(), 60))
+    assert len(generated.ids) == 400 and set(generated.versions.tolist()) == {4}
+    wait_for(lambda: said[-1] == f"policy replica {new} has left")
+    assert pool._manager.actor_ids() == [old] and placements().count("CREATED") == reserved
+    pool.shrink(1)  # the last one stays
+    pool.publish(weights, 3)
+    assert pool.counts() == (1, 0, 0)
+
+
+def test_a_replica_without_a_machine_holds_up_nobody_and_is_given_up(
+    pool: ReplicaPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    too_large = partial(PlacedReplica, "nowhere", EngineConfig(num_cpus=10_000), "policy")
+    monkeypatch.setattr(pool, "_say", said.append)
+    monkeypatch.setattr(pool, "_new", too_large)
+    monkeypatch.setattr(pool, "_start_timeout_s", 2.0)
+    pool.grow(2)
+    assert pool.counts() == (1, 2, 0)
+    pool.shrink(1)
+    pool.publish(pool._weights, 3)
+    wait_for(lambda: pool.counts() == (1, 0, 0))
+    wait_for(lambda: "PENDING" not in placements())
+    wait_for(lambda: not any(thread.is_alive() for thread in pool._threads))
+    assert said == ["a further policy replica is given up after 2 s: GetTimeoutError"]

@@ -1,7 +1,9 @@
 """The learner on a tiny random Llama: exact against plain transformers, whatever the layout."""
 
+import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,18 @@ import torch
 
 from calibrated_rl.dialogue import TokenSequence
 from calibrated_rl.errors import UserError
-from calibrated_rl.learner import rank as rank_module
 from calibrated_rl.learner.batch import SampleBatch
+from calibrated_rl.learner.checkpoint import FORMAT_VERSION
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.losses.dpo import DPO
 from calibrated_rl.learner.losses.grpo import GRPO
 from calibrated_rl.learner.losses.sft import SFT
+from calibrated_rl.learner.packing import pack
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.learner.sample import Sample
 
 VOCABULARY = 96
+FIELDS = ("ids", "mask", "logprobs", "versions", "turns")
 ADAM = OptimizerConfig(learning_rate=1e-3)
 GRPO_TERMS = GRPO(GRPO.Config(kl_coefficient=0.05, entropy_coefficient=0.01))
 
@@ -36,6 +40,30 @@ def make_model(tied: bool = True) -> Any:
         initializer_range=0.2,
     )  # fmt: skip
     return LlamaForCausalLM(config)
+
+
+def make_gemma() -> Any:
+    """Windows in every other layer, a soft cap on the logits, normalised queries and keys."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=8, max_position_embeddings=256, sliding_window=8, initializer_range=0.2,
+        layer_types=["sliding_attention", "full_attention"], final_logit_softcapping=5.0, query_pre_attn_scalar=8,
+    )  # fmt: skip
+    return Gemma3ForCausalLM(config)
+
+
+def make_hybrid() -> Any:
+    """A convolution, which mixes neighbours whatever attention is told."""
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    config = Lfm2Config(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, layer_types=["conv", "full_attention"],
+    )  # fmt: skip
+    return Lfm2ForCausalLM(config)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +120,7 @@ def samples(count: int = 12) -> list[Sample]:
 
 
 def learner(folder: Path, optimizer: OptimizerConfig = ADAM, **config: Any) -> LearnerRank:
-    made = LearnerRank(LearnerConfig(**({"row_tokens": 64, "max_rows": 2} | config)))
+    made = LearnerRank(LearnerConfig(**({"micro_batch_tokens": 128} | config)))
     made.load("policy", folder, optimizer=optimizer)
     return made
 
@@ -122,21 +150,55 @@ def test_packed_log_probs_equal_plain_transformers(folder: Path, temperature: fl
 def test_a_packed_neighbour_is_not_seen(folder: Path) -> None:
     first, second = sequences(2)
     other = sequences(3, seed=9)[2]
-    made = learner(folder, row_tokens=200)
+    made = learner(folder)
     together = [SampleBatch.of_sequences([first, neighbour]) for neighbour in (second, other)]
     values = [batch.split(made.score("policy", batch)[0])[0] for batch in together]
     np.testing.assert_allclose(values[0], values[1], atol=1e-5)
 
 
-def test_chunks_change_neither_loss_nor_gradient(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = SampleBatch.of(samples())
-    results = []
-    for positions in (10_000, 7):
-        monkeypatch.setattr(rank_module, "CHUNK_POSITIONS", positions)
-        made = learner(folder)
-        metrics = made.step("policy", batch, GRPO_TERMS)
-        results.append((metrics, made.weights("policy")))
-    assert_same(*results)
+def dialogues_of_groups() -> list[Sample]:
+    """Three groups of four that begin alike, one sequence that holds another, and one twice."""
+    made = []
+    for group in range(3):
+        opening = sequences(1, seed=20 + group)[0]
+        for place in range(4):
+            rest = sequences(1, seed=100 + 10 * group + place)[0]
+            parts = {name: np.concatenate([getattr(opening, name), getattr(rest, name)]) for name in FIELDS}
+            made.append(Sample(tokens=TokenSequence(**parts), advantage=float(place) - 1.2 * group))
+        made.append(Sample(tokens=opening, advantage=0.5))
+    return [*made, made[0]]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_shared_beginnings_change_neither_log_probs_nor_gradients(tmp_path: Path, kind: str) -> None:
+    """Together in one micro-batch, or each by itself in plain transformers; Gemma has windows of 8 tokens."""
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path / kind
+    (make_model() if kind == "llama" else make_gemma()).save_pretrained(folder)
+    given_samples = dialogues_of_groups()
+    made = learner(folder)
+    made.load("policy", folder, trainable=False)
+    (packed,) = pack(given_samples, 2000)
+    whole = sum(len(s.tokens) for s in given_samples)
+    assert len(packed.input_ids) < 0.8 * whole
+    module = made.models["policy"].module.requires_grad_(True)
+    logprobs, _ = made.models["policy"](packed, temperature=1.0)
+    weights = torch.from_numpy(np.asarray([s.advantage for s in given_samples], np.float32)[packed.sequence])
+    (weights * logprobs).sum().backward()
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    batch, loss = SampleBatch.of(given_samples), torch.zeros(())
+    found = torch.full((len(batch.ids),), torch.nan)
+    found[torch.from_numpy(packed.source)] = logprobs.detach()
+    for values, sample in zip(batch.split(found.numpy()), given_samples, strict=True):
+        ids, scored = torch.from_numpy(sample.tokens.ids).long(), torch.from_numpy(sample.tokens.mask)[1:]
+        logs = torch.log_softmax(plain(ids[None]).logits[0, :-1], -1).gather(-1, ids[1:, None])[:, 0]
+        np.testing.assert_allclose(values[1:][scored], logs.detach()[scored], atol=1e-5)
+        loss = loss + sample.advantage * logs[scored].sum()
+    loss.backward()
+    largest = max(float(p.grad.abs().max()) for p in plain.parameters() if p.grad is not None)
+    for (name, one), (_, other) in zip(plain.named_parameters(), module.model.named_parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, atol=1e-5 * max(largest, 1.0), rtol=1e-5, msg=name)
 
 
 def assert_same(first: Any, second: Any, metric_tolerance: float = 1e-5, tolerance: float = 2e-6) -> None:
@@ -155,8 +217,8 @@ def big_epsilon() -> OptimizerConfig:
 def test_micro_batches_do_not_change_the_step(folder: Path, loss: Any) -> None:
     batch = SampleBatch.of(samples())
     results = []
-    for rows in (32, 1):
-        made = learner(folder, big_epsilon(), max_rows=rows, row_tokens=64, max_grad_norm=0.0)
+    for tokens in (2048, 64):
+        made = learner(folder, big_epsilon(), micro_batch_tokens=tokens, max_grad_norm=0.0)
         results.append((made.step("policy", batch, loss), made.weights("policy")))
     assert results[0][0]["grad_norm"] > 1e-3
     assert_same(*results)
@@ -281,7 +343,8 @@ def test_saved_model_loads_as_it_is(tmp_path: Path, tied: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "dtype"), [(0, "float32"), (0, "bfloat16"), (2, "float32"), (3, "float32")]
+    ("stage", "dtype"),
+    [(0, "float32"), (0, "bfloat16"), (1, "bfloat16"), (2, "float32"), (3, "float32"), (3, "bfloat16")],
 )
 def test_a_checkpoint_continues_the_same_run(folder: Path, tmp_path: Path, stage: int, dtype: str) -> None:
     batch = SampleBatch.of(samples())
@@ -291,25 +354,76 @@ def test_a_checkpoint_continues_the_same_run(folder: Path, tmp_path: Path, stage
     names = ("policy", "simulator")
     for name in names:
         made.step(name, batch, GRPO_TERMS, minibatches=2)
-    made.checkpoint(tmp_path / "checkpoint")
+    snapshot = made.snapshot()
+    assert snapshot is not None
 
     def go_on(continued: LearnerRank) -> list[dict[str, float]]:
         return [continued.step(name, batch, GRPO_TERMS, minibatches=2) for name in names for _ in range(2)]
 
-    expected = go_on(made)
+    expected = go_on(made)  # what comes after the snapshot is not in it
+    snapshot.write(tmp_path / "checkpoint")
     other = LearnerRank(made.config)
+    torch.rand(7)
     other.restore(tmp_path / "checkpoint")
+    assert torch.equal(torch.get_rng_state(), snapshot.tensors["random.safetensors"]["cpu.0"])
     assert sorted(other.models) == ["policy", "simulator"]
     assert go_on(other) == expected
-    with pytest.raises(UserError, match="cannot be resumed"):
-        LearnerRank(LearnerConfig(zero_stage=1)).restore(tmp_path / "checkpoint")
-    weights = tmp_path / "checkpoint" / "policy" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"model\.safetensors is torn or altered"):
-        other.restore(tmp_path / "checkpoint")
-    (tmp_path / "checkpoint" / "learner.json").unlink()
+    for name in names:
+        ends = [rank.weights(name) for rank in (made, other)]
+        assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+    shutil.rmtree(tmp_path / "checkpoint")  # as when later ones have taken its place
+    other.save("policy", tmp_path / "saved")
+    assert (tmp_path / "saved" / "tokenizer_config.json").read_text() == '{"note": "kept"}'
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_checkpoint_goes_on_at_every_zero_stage(folder: Path, tmp_path: Path, dtype: str) -> None:
+    batch = SampleBatch.of(samples())
+    for before in (0, 2, 3):
+        made = learner(folder, zero_stage=before, dtype=dtype)
+        for _ in range(2):
+            made.step("policy", batch, GRPO_TERMS)
+        snapshot = made.snapshot()
+        assert snapshot is not None
+        snapshot.write(tmp_path / str(before))
+        expected = made.step("policy", batch, GRPO_TERMS), made.weights("policy")
+        for after in (0, 1, 2, 3):
+            other = LearnerRank(LearnerConfig(micro_batch_tokens=128, dtype=dtype, zero_stage=after))
+            other.restore(tmp_path / str(before))
+            again = other.snapshot()
+            assert again is not None
+            for file, tensors in snapshot.tensors.items():
+                for name, value in tensors.items():
+                    assert torch.equal(value, again.tensors[file][name]), (before, after, name)
+            # A weight in bfloat16 is within half a unit in its last place of the float32 one: 2**-9 of about 1.
+            tolerance = 2e-6 if dtype == "float32" else 2**-8
+            found = other.step("policy", batch, GRPO_TERMS), other.weights("policy")
+            assert_same(found, expected, metric_tolerance=1e-4 if dtype == "float32" else 1e-2, tolerance=tolerance)
+
+
+def test_a_checkpoint_that_is_not_as_it_was_written_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    made, place = learner(folder), tmp_path / "checkpoint"
+    snapshot = made.snapshot()
+    assert snapshot is not None
+    snapshot.write(place)
+    made.restore(place)  # taken before the first step: there are no moments yet
+    with pytest.raises(UserError, match=r"learner\.dtype float32, and it is bfloat16 now"):
+        LearnerRank(LearnerConfig(dtype="bfloat16")).restore(place)
+    index, files = place / "learner.json", [p for p in place.rglob("*.safetensors")]
+    assert len(files) == 3
+    for file in files:
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1])
+        with pytest.raises(UserError, match=rf"{file.name} is torn or altered"):
+            made.restore(place)
+        file.write_bytes(whole)
+    for version, age in ((FORMAT_VERSION - 1, "older"), (FORMAT_VERSION + 1, "newer")):
+        index.write_text(json.dumps(snapshot.index | {"format": version}))
+        with pytest.raises(UserError, match=f"format version {version} is {age} than this program's {FORMAT_VERSION}"):
+            made.restore(place)
+    index.unlink()
     with pytest.raises(UserError, match="not a whole checkpoint"):
-        other.restore(tmp_path / "checkpoint")
+        made.restore(place)
 
 
 def test_users_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
@@ -319,6 +433,11 @@ def test_users_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
     made.load("policy", folder)
     with pytest.raises(UserError, match="no model 'critic'; loaded: policy"):
         made.score("critic", SampleBatch.of(samples()))
+    made.unload("policy")
+    make_hybrid().save_pretrained(tmp_path / "hybrid")
+    with pytest.raises(UserError, match="layers of type conv are not supported"):
+        made.load("policy", tmp_path / "hybrid")
+    made.load("policy", folder)
     bare = [Sample(tokens=tokens) for tokens in sequences(3)]
     with pytest.raises(UserError, match="reference_logprobs"):
         made.step("policy", SampleBatch.of(bare), DPO(DPO.Config()))
@@ -326,6 +445,8 @@ def test_users_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
         made.step("policy", SampleBatch.of(samples(3)), DPO(DPO.Config()))
     with pytest.raises(UserError, match="zero_stage"):
         LearnerConfig(zero_stage=4)
+    with pytest.raises(UserError, match="learner.compile does not go with learner.zero_stage 3"):
+        LearnerConfig(zero_stage=3, compile=True)
 
 
 def test_nothing_scored_means_no_step(folder: Path) -> None:
@@ -339,16 +460,16 @@ def test_nothing_scored_means_no_step(folder: Path) -> None:
 
 @pytest.mark.parametrize("stage", [0, 3])
 def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, stage: int) -> None:
-    """Through Ray; five rows of one row each leave the second rank a micro-batch short."""
+    """Through Ray; micro-batches of a few sequences each."""
     import ray
 
     from calibrated_rl.learner.group import LearnerGroup
 
     given_samples = samples(10)
-    alone = learner(folder, big_epsilon(), row_tokens=40, max_rows=1)
+    alone = learner(folder, big_epsilon(), micro_batch_tokens=40)
     expected = [alone.step("policy", SampleBatch.of(given_samples), GRPO_TERMS) for _ in range(2)]
     config = LearnerConfig(
-        ranks=2, zero_stage=stage, row_tokens=40, max_rows=1, threads=1, cpus=0.1, timeout_seconds=120
+        ranks=2, zero_stage=stage, micro_batch_tokens=40, threads=1, cpus=0.1, timeout_seconds=120
     )
     group = LearnerGroup(config)
     try:
@@ -367,5 +488,30 @@ def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, st
         assert evaluated["nll"] == pytest.approx(-np.nanmean(flat), rel=1e-5)
         with pytest.raises(UserError, match="no model 'critic'"):
             group.weights("critic")
+        # What two ranks wrote one goes on from at another stage, and the other way round.
+        with pytest.raises(UserError, match="no model 'critic'"):
+            group.snapshot(["critic"])
+        group.snapshot(["policy"])
+        expected_step = group.step("policy", given_samples, GRPO_TERMS)  # after the snapshot, so it is not in it
+        group.write_snapshot(tmp_path / "of_two")
+        expected_weights = ray.get(group.weights("policy"), timeout=60)
+        alone = LearnerRank(LearnerConfig(micro_batch_tokens=40, zero_stage=2))
+        alone.restore(tmp_path / "of_two")
+        snapshot = alone.snapshot()
+        assert snapshot is not None and snapshot.index["ranks"] == 1
+        snapshot.write(tmp_path / "of_one")
+        assert_same(
+            (alone.step("policy", SampleBatch.of(given_samples), GRPO_TERMS), alone.weights("policy")),
+            (expected_step, expected_weights), metric_tolerance=1e-4,
+        )  # fmt: skip
+        group.restore(tmp_path / "of_one")
+        group.snapshot(["policy"])
+        (tmp_path / "no_folder").touch()
+        with pytest.raises(OSError, match="no_folder"):
+            group.write_snapshot(tmp_path / "no_folder")
+        again = group.step("policy", given_samples, GRPO_TERMS)
+        assert again == expected_step
+        weights = ray.get(group.weights("policy"), timeout=60)
+        assert all(torch.equal(weights[name], value) for name, value in expected_weights.items())
     finally:
         group.close()

@@ -46,7 +46,8 @@ def test_keys_that_name_a_secret(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["row_tokens", "tokens_per_update", "eos_token", "max_token", "keyboard", "secretary", "author", "monkey"]
+    "key",
+    ["micro_batch_tokens", "tokens_per_update", "eos_token", "max_token", "keyboard", "secretary", "author", "monkey"],
 )
 def test_keys_that_name_none(key: str) -> None:
     assert not is_secret(key)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +35,9 @@ class TokenBudget:
         return max(1, round(self.tokens / self.per_group))
 
     def saw(self, tokens: int, groups: int) -> None:
+        """Groups in which the policy did not come to speak, not one of them, say nothing of how many it takes."""
+        if not tokens:
+            return
         now = tokens / max(groups, 1)
         self.per_group = 0.5 * self.per_group + 0.5 * now if self.seen else now
         self.seen = True
@@ -73,7 +75,7 @@ class Arm:
         """Whom the policy meets in a measurement that is due."""
         self._budget = self._first_budget(single_turns)
         self._began = time.monotonic()
-        self._checkpoints = ArmCheckpoints(parts.folder, name, seed)
+        self._checkpoints = ArmCheckpoints(parts.folder, name, seed, parts.config.training.checkpoints_kept)
         if parts.uses_reference:
             parts.learner.load(START, parts.start_folder, trainable=False)
         if (saved := self._checkpoints.latest(parts.say)) is None:
@@ -82,6 +84,7 @@ class Arm:
             self._go_on(saved)
         folder = parts.folder / "tensorboard" / f"{name}-{seed}"
         self._tensorboard = SummaryWriter(str(folder), purge_step=self.updates or None)
+        self._elastic = parts.elastic()
         self._at = time.monotonic()
 
     def _begin(self) -> None:
@@ -99,7 +102,8 @@ class Arm:
         parts.say(f"{self.name} (seed {self.seed}) goes on after update {state.updates}")
         parts.open_store(f"{self.name}-{self.seed}", rewind_to=state.updates)
         parts.at_start |= saved.log_probs
-        parts.use_simulator(Path(state.simulator), state.simulator_version)
+        served = parts.folder / state.simulator if state.simulator else parts.uncalibrated_folder
+        parts.use_simulator(served, state.simulator_version)
         parts.learner.restore(saved.learner)
         parts.policy.publish(parts.learner.weights(POLICY), state.updates)
         self.updates, self.policy_tokens = state.updates, state.policy_tokens
@@ -112,24 +116,32 @@ class Arm:
         parts.collector.statistics.groups_dropped.update(state.groups_dropped)
 
     def keep_checkpoint(self) -> None:
-        """Every ``training.checkpoint_every`` updates: keep what it takes to go on from here."""
+        """Every ``training.checkpoint_every`` updates: keep what it takes to go on from here. It is written while
+        training goes on; the next one waits for it."""
         every, statistics = self.parts.config.training.checkpoint_every, self.parts.collector.statistics
         if not every or self.updates % every or not self.running:
             return
-        assert self.parts.served_simulator is not None
-        began = time.monotonic()
-        records = self._watch.records()  # those still being estimated are waited for, as a rule none
-        self.log({"seconds_waiting_for_shift": time.monotonic() - began}, self.updates - 1)
+        parts, began = self.parts, time.monotonic()
+        records = list(self._watch.records())  # those still being estimated are waited for, as a rule none
+        fetched = time.monotonic()
+        # All that training will change is copied here; what takes long, the files, is written while it goes on.
+        parts.scribe.wait()
+        parts.learner.snapshot([POLICY])
+        self.log(
+            {"seconds_waiting_for_shift": fetched - began, "seconds_checkpoint": time.monotonic() - fetched},
+            self.updates - 1,
+        )
+        rewards = [m["value"] for m in self.metrics if m["name"] == "reward" and m["update"] >= self.updates - every]
         state = ArmState(
             updates=self.updates, policy_tokens=self.policy_tokens, user_tokens=self.user_tokens,
             human_turns=self.human_turns, tokens_per_group=self._budget.per_group, seen_own_tokens=self._budget.seen,
-            seconds=self.seconds, simulator=str(self.parts.served_simulator.resolve()),
-            simulator_version=self.parts.simulator.version, metrics=self.metrics, shift=records,
-            dropped=dict(statistics.dropped), flaws=dict(statistics.flaws), groups_dropped=statistics.groups_dropped,
+            seconds=self.seconds, simulator=parts.served_below_run(), simulator_version=parts.simulator.version,
+            reward=float(np.mean(rewards)) if rewards else None, metrics=list(self.metrics), shift=records,
+            dropped=dict(statistics.dropped), flaws=dict(statistics.flaws),
+            groups_dropped=dict(statistics.groups_dropped),
         )  # fmt: skip
-        self._checkpoints.save(
-            state, self.parts.at_start, lambda folder: self.parts.learner.checkpoint(folder, [POLICY])
-        )
+        log_probs, what = dict(parts.at_start), f"the checkpoint of {self.name} (seed {self.seed}) at {self.updates}"
+        parts.write_aside((what, lambda: self._checkpoints.save(state, log_probs, parts.learner.write_snapshot)))
 
     @property
     def seconds(self) -> float:
@@ -166,6 +178,7 @@ class Arm:
             requested: how many groups were asked for; ``jobs/audit.py`` looks for all of them.
         """
         parts, config, began = self.parts, self.parts.config.training, time.monotonic()
+        self._elastic.rollouts_end()
         parts.keep([dialogue for group in groups for dialogue in group])
         groups = parts.ask_store(
             "sample", len(groups), update=self.updates, max_staleness=0, timeout_s=STORE_TIMEOUT_S, arm=self.name
@@ -192,22 +205,26 @@ class Arm:
         self.policy_tokens += tokens
         self.user_tokens += sum(map(tokens_of_users, groups))
         self.human_turns += sum(map(turns_of_people, groups))
+        rollout, learning = began - self._at, scored - began + metrics.pop("seconds_step")
+        syncing = time.monotonic() - stepped
         self.log(
             metrics
+            | self._elastic.after_update(rollout, learning + syncing)
             | {
                 "reward": float(np.mean(rewards)),
                 "success": float(np.mean([d.outcome.success for d in dialogues if d.outcome])),
                 "turns": float(np.mean([len(d.user_turn_indices()) for d in dialogues])),
                 "groups_with_signal": signal / len(groups),
                 "groups_requested": float(requested),
-                "seconds_learning": scored - began + metrics.pop("seconds_step"),
-                "seconds_weight_sync": time.monotonic() - stepped,
-                "seconds_rollout": began - self._at,
+                "seconds_learning": learning,
+                "seconds_weight_sync": syncing,
+                "seconds_rollout": rollout,
             },
         )
         self.updates += 1
         self._report()
         self.keep_checkpoint()
+        self._elastic.rollouts_begin()
         self._at = time.monotonic()
 
     def measure_shift(self, user: ReplicaPool | ScriptedHuman | None) -> None:
@@ -259,10 +276,10 @@ class Arm:
         last = {m["name"]: m["value"] for m in self.metrics if m["update"] == self.updates - 1}
         updates, who = self.parts.config.training.updates, f"{self.name} (seed {self.seed})"
         self.parts.progress.show(who, self.updates, updates)
-        self.parts.say(
-            f"{who} update {self.updates}/{updates}: "
-            f"reward {last['reward']:+.3f}, success {last['success']:.2f}, entropy {last['entropy']:.2f}"
-        )
+        # Where users never let the policy speak, there was nothing to learn from.
+        entropy = f"entropy {last['entropy']:.2f}" if "entropy" in last else "no token of the policy"
+        figures = f"reward {last['reward']:+.3f}, success {last['success']:.2f}, {entropy}"
+        self.parts.say(f"{who} update {self.updates}/{updates}: {figures}")
 
     def close(self) -> None:
         """Fetch what was measured beside training, and write out what TensorBoard reads."""

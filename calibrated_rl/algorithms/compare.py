@@ -182,10 +182,12 @@ def compare(config: RunConfig, parts: Parts) -> None:
     if not simulator_file.is_file():
         parts.say("measuring the simulator before and after calibration")
         write_json(simulator_file, measure_simulators(parts))
+        parts.write_aside()
     for arm, seed in missing(config, parts.folder):
         parts.say(f"arm {arm}, seed {seed}")
         write_json(_result_file(parts.folder, arm, seed), run_arm(parts, arm, seed))
-        ArmCheckpoints(parts.folder, arm, seed).clear()
+        checkpoints = ArmCheckpoints(parts.folder, arm, seed, config.training.checkpoints_kept)
+        parts.write_aside((f"the best policy of {arm} (seed {seed})", checkpoints.finish))
 
 
 def write_summary(config: RunConfig, parts: Parts) -> dict[str, Any]:

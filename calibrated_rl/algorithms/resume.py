@@ -4,11 +4,15 @@ One holds: the policy with its optimizer and random state (the learner's own che
 metrics, which simulator was served, and the log-probs of logs under the starting policy (they are computed once a
 run, in batches that a run which goes on would not meet again). Dialogues are not in it: the replay store has them and
 is rewound to the update of the checkpoint. It is written aside and renamed, with a checksum of every file, so that it
-is there whole or not at all; a broken one is named, and the one before it is taken.
+is there whole or not at all; a broken one is named, and the one before it is taken. Nothing in it is a pickle.
+
+The last ones are kept, and the best: that with the highest ``ArmState.reward``. When the arm is done, the policy of the
+best lies below ``best/`` in Hugging Face format. No reported figure comes of it.
 """
 
 import dataclasses
 import json
+import math
 import os
 import re
 import shutil
@@ -22,12 +26,13 @@ from numpy.typing import NDArray
 
 from calibrated_rl.checksums import check_checksums, write_checksums
 from calibrated_rl.errors import UserError
-from calibrated_rl.files import read_json, to_disk
+from calibrated_rl.files import read_json, to_disk, write_json
+from calibrated_rl.learner.slots import POLICY
 
-FORMAT = 1
+FORMAT = 2
+"""Raised whenever another program would misread or miss something. 1 had DeepSpeed's own files."""
 STATE, LEARNER, LOG_PROBS = "arm.json", "learner", "log_probs.npz"
-KEPT = 2
-"""How many checkpoints of an arm stay: the last, and the one before in case the last is broken."""
+PARTIAL = ".partial"
 LogProbs = Mapping[tuple[str, ...], NDArray[np.float32]]
 
 
@@ -44,8 +49,12 @@ class ArmState:
     seconds: float
     """Spent on the arm so far."""
     simulator: str
-    """Folder of the simulator that is served."""
+    """Folder of the simulator that is served, below the run folder; empty: the uncalibrated one."""
     simulator_version: int
+    reward: float | None = None
+    """Mean reward of the dialogues learned from since the checkpoint before, from the arm's own side; by it the best
+    checkpoint is chosen. Monitor dialogues are not held at every checkpoint, nor by every arm, and held-out ones must
+    choose nothing. None: the arm learns from no dialogues of its own (``cloned``)."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     shift: list[dict[str, Any]] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
@@ -65,16 +74,29 @@ class Saved:
 class ArmCheckpoints:
     """The checkpoints of one arm and seed below a run folder."""
 
-    def __init__(self, run: Path, arm: str, seed: int) -> None:
+    def __init__(self, run: Path, arm: str, seed: int, kept: int) -> None:
+        """``kept``: how many of the last ones stay beside the best; the one before the last is for a broken last."""
         self.folder = run / "resume" / f"{arm}-{seed}"
+        self.best_policy = run / "best" / f"{arm}-{seed}"
+        self._kept = kept
 
     def save(self, state: ArmState, log_probs: LogProbs, write_learner: Callable[[Path], None]) -> None:
         """Write one, whole or not at all, and remove those that are no longer needed.
 
         Args:
             write_learner: writes the learner's checkpoint into the folder it is given.
+
+        Raises:
+            OSError: it could not be written. Those that are there stay, and nothing is left of it.
         """
-        aside, place = self.folder / ".partial", self.folder / f"update-{state.updates:06d}"
+        try:
+            self._save(state, log_probs, write_learner)
+        except OSError:
+            shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)  # a full disk has no room for what is of no use
+            raise
+
+    def _save(self, state: ArmState, log_probs: LogProbs, write_learner: Callable[[Path], None]) -> None:
+        aside, place = self.folder / PARTIAL, self.folder / f"update-{state.updates:06d}"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         write_learner(aside / LEARNER)
@@ -88,8 +110,9 @@ class ArmCheckpoints:
         shutil.rmtree(place, ignore_errors=True)
         os.rename(aside, place)
         to_disk(self.folder)
-        for old in self._places()[:-KEPT]:
-            shutil.rmtree(old)
+        for old in self._places()[: -self._kept]:
+            if old != self._best():
+                shutil.rmtree(old)
 
     def latest(self, say: Callable[[str], None]) -> Saved | None:
         """The last whole checkpoint; None without one. ``say`` is told of those that are broken.
@@ -104,9 +127,21 @@ class ArmCheckpoints:
                 say(f"refused: {place}: {reason}")
         return None
 
-    def clear(self) -> None:
-        """Remove them all: the arm is done."""
+    def finish(self) -> None:
+        """The arm is done: put the best policy where it stays, and remove the rest."""
+        best = self._best()
+        if best is not None:
+            shutil.rmtree(self.best_policy, ignore_errors=True)
+            self.best_policy.parent.mkdir(exist_ok=True)
+            os.rename(best / LEARNER / POLICY, self.best_policy)
+            write_json(self.best_policy / "best.json", {"update": _number(best), "reward": _reward(best)})
+            write_checksums(self.best_policy)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _best(self) -> Path | None:
+        """That with the highest reward, the last of several; None where none is known."""
+        rewards = [(reward, place) for place in self._places() if (reward := _reward(place)) is not None]
+        return max(rewards)[1] if rewards else None
 
     def _places(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("update-*") if re.fullmatch(r"update-\d{6,}", p.name))
@@ -116,13 +151,29 @@ class _Broken(Exception):
     """A checkpoint that is not as it was written."""
 
 
+def _number(place: Path) -> int:
+    return int(place.name.removeprefix("update-"))
+
+
+def _reward(place: Path) -> float | None:
+    """What a checkpoint was worth; None where it does not say, or cannot be read."""
+    try:
+        reward = read_json(place / STATE)["state"]["reward"]
+    except (UserError, KeyError, TypeError):
+        return None
+    return float(reward) if isinstance(reward, int | float) and math.isfinite(reward) else None
+
+
 def _read(place: Path) -> Saved:
     try:
         content = read_json(place / STATE)
     except UserError as error:
         raise _Broken(str(error)) from error
     if content.get("format") != FORMAT:
-        raise UserError(f"{place} has the format {content.get('format')}; this version reads {FORMAT} only")
+        raise UserError(
+            f"{place} has the format {content.get('format')}; this version reads {FORMAT} only: finish the arm with "
+            "the version that wrote it, or remove the folder to start the arm over"
+        )
     try:
         check_checksums(place)
     except UserError as error:

@@ -57,7 +57,7 @@ class ReplayMemory:
             rate, 1.0, 1.0,
             f"GB of Arrow data a second through append_table, {config.dialogues} dialogues of 2 x {config.tokens} "
             f"tokens at a time, against the 1 GB/s asked for. The store checks and indexes a table and keeps it, "
-            f"not a copy, so memory is not what limits it: a large copy makes {bandwidth:.1f} GB/s. Dialogues that are "
+            f"not a copy: memory is not what limits it, a large copy makes {bandwidth:.1f} GB/s. Dialogues that are "
             f"Python objects, converted first: {converted:.2f} GB/s. Sampling {config.groups} groups of {GROUP} takes "
             f"{typical['small'] * 1e3:.2f} ms of {config.small:,} dialogues, {typical['large'] * 1e3:.2f} ms of "
             f"{config.large:,}: {growth:.2f} times (at most {config.flat:g}; nearly all of it makes Python objects). "

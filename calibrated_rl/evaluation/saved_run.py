@@ -20,15 +20,15 @@ from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 
 MAY_CHANGE = (
-    "arms", "seeds", "control_", "variants", "label", "training.checkpoint_every", "restarts",
-    "policy.replicas", "simulator.replicas",
+    "arms", "seeds", "control_", "variants", "label", "training.checkpoint", "restarts",
+    "policy.replicas", "simulator.replicas", "policy.scaling", "simulator.scaling", "replay.",
     *(f"{role}.engine.{key}" for role in ("policy", "simulator", "proxy") for key in (
         "max_num_seqs", "kv_cache_mib", "threads", "eager", "num_cpus", "num_gpus", "labels", "start_timeout",
         "timeout_seconds",
     )),
     *(f"learner.{key}" for key in (
-        "ranks", "zero_stage", "row_tokens", "max_rows", "gradient_checkpointing", "threads", "cpus", "gpus", "labels",
-        "timeout",
+        "ranks", "zero_stage", "micro_batch_tokens", "gradient_checkpointing", "compile", "threads", "cpus", "gpus",
+        "labels", "timeout",
     )),
 )  # fmt: skip
 """Settings that a run may go on with changed: what is still to do, and on what it runs."""

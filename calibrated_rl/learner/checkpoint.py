@@ -1,67 +1,107 @@
-"""Checkpoints of the learner: per trainable model a Hugging Face folder and DeepSpeed's state.
+"""Checkpoints of the learner, in a form that any number of ranks and any ZeRO stage can go on from.
 
-``learner.json`` names what is there, and ``checksums.sha256``, written last, has the checksum of every file: a torn or
-altered checkpoint is refused by the name of the file. DeepSpeed's state is a pickle: restore only from checkpoints of
-your own runs.
+A ``Snapshot`` is taken off all ranks while training stands still, and written while it goes on. On disk it has, a
+trainable model, a folder in Hugging Face format and ``NAME.optimizer.safetensors`` (``gathered.py``), beside them
+``random.safetensors`` with the random state of every rank; ``learner.json`` names what is there, and
+``checksums.sha256``, written last, has the checksum of every file: a torn or altered checkpoint is refused by the name
+of the file. Nothing in it is a pickle.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from calibrated_rl.checksums import NAME, check_checksums, write_checksums
 from calibrated_rl.errors import UserError
-from calibrated_rl.files import read_json
+from calibrated_rl.files import read_json, to_disk
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
+from calibrated_rl.learner.gathered import gather, kinds, scatter
 from calibrated_rl.learner.hosted import HostedModel
 from calibrated_rl.learner.world import World
 
 INDEX = "learner.json"
-STATE = "deepspeed"
-FORMAT_VERSION = 1
-"""Raised whenever an older program would misread or miss something."""
+WEIGHTS = "model.safetensors"
+OPTIMIZER = "{name}.optimizer.safetensors"
+RANDOM = "random.safetensors"
+FORMAT_VERSION = 2
+"""Raised whenever another program would misread or miss something. 1 had DeepSpeed's own files, for one layout."""
 
 
-def _layout(config: LearnerConfig) -> dict[str, Any]:
-    return {"ranks": config.ranks, "zero_stage": config.zero_stage, "dtype": config.dtype}
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """The trainable models of a learner at one moment, in the memory of its first rank."""
+
+    index: dict[str, Any]
+    """What ``learner.json`` will hold."""
+    files: dict[str, bytes]
+    """Small files by their path in the checkpoint."""
+    tensors: dict[str, dict[str, Tensor]]
+    """Tensors on the CPU, by name, of each safetensors file."""
+
+    def write(self, folder: Path) -> None:
+        """Write it into ``folder``, whose content goes.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        for last in (INDEX, NAME):
+            (folder / last).unlink(missing_ok=True)
+        for path, tensors in self.tensors.items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            try:
+                save_file(tensors, folder / path, metadata={"format": "pt"})
+            except SafetensorError as error:
+                raise OSError(f"{folder / path}: {error}") from error
+        for path, content in self.files.items():
+            (folder / path).write_bytes(content)
+        (folder / INDEX).write_text(json.dumps(self.index, indent=1), encoding="utf-8")
+        write_checksums(folder)
+        for written in (*folder.rglob("*"), folder):
+            to_disk(written)
 
 
-def write(models: dict[str, HostedModel], world: World, config: LearnerConfig, folder: Path) -> None:
-    """Write all trainable ``models``. All ranks must call it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for last in (INDEX, NAME):
-        (folder / last).unlink(missing_ok=True)
-    world.barrier()
-    index: dict[str, Any] = {"format": FORMAT_VERSION, "layout": _layout(config), "models": {}}
+def take(models: Mapping[str, HostedModel], world: World, config: LearnerConfig) -> Snapshot | None:
+    """Copy the state of all trainable ``models``. All ranks must call it; rank 0 gets it."""
+    index: dict[str, Any] = {
+        "format": FORMAT_VERSION, "dtype": config.dtype, "ranks": config.ranks, "zero_stage": config.zero_stage,
+        "models": {},
+    }  # fmt: skip
+    files: dict[str, bytes] = {}
+    tensors: dict[str, dict[str, Tensor]] = {}
     for name, model in models.items():
         if not model.trainable:
             continue
         assert model.optimizer is not None
-        model.save(folder / name)
-        model.engine.save_checkpoint(str(folder / f"{name}.{STATE}"), tag=STATE)
+        tensors[f"{name}/{WEIGHTS}"] = model.weights()
+        state, adam_step = gather(model.engine, model.parameters(), keep=world.rank == 0)
+        tensors[OPTIMIZER.format(name=name)] = state
+        files |= {f"{name}/{file}": content for file, content in model.files.items()}
         index["models"][name] = {
             "optimizer": dataclasses.asdict(model.optimizer),
             "seed": model.seed,
             "steps": model.steps,
+            "adam_step": adam_step,
             "order": model.order.bit_generator.state,
         }
-    torch.save(torch.get_rng_state(), folder / f"random-{world.rank}.pt")
-    world.barrier()
-    if world.rank == 0:
-        partial = folder / f".{INDEX}.partial"
-        partial.write_text(json.dumps(index, indent=1), encoding="utf-8")
-        partial.rename(folder / INDEX)
-        write_checksums(folder)
-    world.barrier()
+    tensors[RANDOM] = {
+        f"{device}.{rank}": state
+        for rank, states in enumerate(world.gather(world.random_states()))
+        for device, state in states.items()
+    }
+    return Snapshot(index=index, files=files, tensors=tensors) if world.rank == 0 else None
 
 
 def read(
     load: Callable[..., None],
-    models: dict[str, HostedModel],
+    models: Mapping[str, HostedModel],
     world: World,
     config: LearnerConfig,
     folder: Path,
@@ -70,28 +110,61 @@ def read(
     alone refused, the others would wait for it.
 
     Raises:
-        UserError: the folder is no whole checkpoint, a file of it was altered, or it is of a newer format or another
-            layout of ranks.
+        UserError: the folder is no whole checkpoint, a file of it was altered, or it is of another format or dtype.
     """
     file = folder / INDEX
     if not file.is_file():
         raise UserError(f"{folder} is not a whole checkpoint of the learner: it has no {INDEX}")
-    check_checksums(folder)
     index = read_json(file)
     if not isinstance(index.get("format"), int):
         raise UserError(f"{file} carries no format version: it is not a checkpoint of the learner")
-    if index["format"] > FORMAT_VERSION:
-        raise UserError(f"{file}: format version {index['format']} is newer than this program's {FORMAT_VERSION}")
-    if index["layout"] != _layout(config):
-        raise UserError(
-            f"{folder} was written with {index['layout']} and cannot be resumed with {_layout(config)}"
-        )
+    if index["format"] != FORMAT_VERSION:
+        age = "newer" if index["format"] > FORMAT_VERSION else "older"
+        raise UserError(f"{file}: format version {index['format']} is {age} than this program's {FORMAT_VERSION}")
+    check_checksums(folder)
+    if index["dtype"] != config.dtype:
+        raise UserError(f"{folder} was written with learner.dtype {index['dtype']}, and it is {config.dtype} now")
     for name, saved in index["models"].items():
         load(name, folder / name, optimizer=OptimizerConfig(**saved["optimizer"]), seed=saved["seed"])
         model = models[name]
-        loaded, _ = model.engine.load_checkpoint(str(folder / f"{name}.{STATE}"), tag=STATE)
-        if loaded is None:
-            raise UserError(f"{folder}: the optimizer state of '{name}' is missing")
+        _read_optimizer(model, folder / OPTIMIZER.format(name=name), saved["adam_step"])
         model.steps = saved["steps"]
         model.order.bit_generator.state = saved["order"]
-    torch.set_rng_state(torch.load(folder / f"random-{world.rank}.pt", weights_only=True))
+    _read_random(world, folder / RANDOM)
+
+
+def _read_optimizer(model: HostedModel, file: Path, adam_step: int) -> None:
+    parameters = model.parameters()
+    with safe_open(file, "pt") as stored:
+        wanted = {f"{kind}.{name}" for kind in kinds(model.engine, adam_step) for name in parameters}
+        if wanted != set(stored.keys()):
+            raise UserError(f"{file} does not hold the optimizer state of the model beside it")
+        scatter(model.engine, parameters, _Stored(stored), adam_step)
+
+
+class _Stored(Mapping[str, Tensor]):
+    """Tensors of an open safetensors file, read one by one: the whole may not fit beside the model."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Any:
+        return iter(self._file.keys())
+
+    def __len__(self) -> int:
+        return len(self._file.keys())
+
+
+def _read_random(world: World, file: Path) -> None:
+    """Each rank takes its own state. Where there are more ranks than before, they start over with the states that
+    there are: ranks are seeded alike at first, too."""
+    stored = load_file(file)
+    ranks = 1 + max(int(key.rpartition(".")[2]) for key in stored)
+    world.set_random_states(
+        {key.partition(".")[0]: state for key, state in stored.items() if key.endswith(f".{world.rank % ranks}")}
+    )
+

@@ -33,12 +33,13 @@ class LearnerConfig:
     """DeepSpeed ZeRO: 0 nothing is sharded, 1 optimizer state, 2 also gradients, 3 also parameters."""
     dtype: str = "float32"
     """``float32`` or ``bfloat16``; under bfloat16 the optimizer keeps float32 master weights."""
-    row_tokens: int = 512
-    """Sequences are packed into rows of so many tokens; attention is quadratic in it."""
-    max_rows: int = 8
-    """Rows of one micro-batch; ``row_tokens * max_rows`` is its token budget."""
+    micro_batch_tokens: int = 4096
+    """A rank computes so many tokens at once; what sequences begin with in common counts once."""
     gradient_checkpointing: bool = False
     """Recompute activations of each layer in the backward pass: less memory, a third more time."""
+    compile: bool = False
+    """Let torch compile the layers and the loss (minutes at the first step, needs a compiler): for GPUs and runs of
+    many steps. Results change by rounding. Not with ``zero_stage`` 3."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this global norm; 0 turns it off."""
     threads: int = 2
@@ -58,6 +59,8 @@ class LearnerConfig:
             raise UserError(f"learner.zero_stage is {self.zero_stage}: choose 0, 1, 2 or 3")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"learner.dtype is '{self.dtype}': choose float32 or bfloat16")
-        for name in ("ranks", "row_tokens", "max_rows", "threads"):
+        if self.compile and self.zero_stage == 3:
+            raise UserError("learner.compile does not go with learner.zero_stage 3: choose a lower stage")
+        for name in ("ranks", "micro_batch_tokens", "threads"):
             if getattr(self, name) < 1:
                 raise UserError(f"learner.{name} is {getattr(self, name)}: it must be at least 1")

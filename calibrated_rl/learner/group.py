@@ -14,10 +14,14 @@ from ray.exceptions import RayActorError
 from calibrated_rl.dialogue import TokenSequence
 from calibrated_rl.errors import PartLost, UserError, first_line
 from calibrated_rl.learner.batch import SampleBatch
+from calibrated_rl.learner.checkpoint import Snapshot
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.rank import LearnerRank, LossSpec
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.world import LOCALHOST, free_port
+
+FILES = "files"
+"""The group of calls to a rank that run beside the others."""
 
 
 class _RankActor:
@@ -26,6 +30,7 @@ class _RankActor:
     def __init__(self, config: LearnerConfig) -> None:
         self._config = config
         self._rank: LearnerRank | None = None
+        self._held: Snapshot | None = None
 
     def where(self) -> tuple[str, int]:
         return ray.util.get_node_ip_address(), free_port()
@@ -44,6 +49,27 @@ class _RankActor:
         except UserError as error:
             return error
         return result if self._rank.world.rank == 0 else None
+
+
+    def hold(self, names: list[str]) -> UserError | None:
+        """Copy the models; rank 0 keeps the copy."""
+        assert self._rank is not None, "the rank has not joined the others"
+        try:
+            self._held = self._rank.snapshot(names)
+        except UserError as error:
+            return error
+        return None
+
+    @ray.method(concurrency_group=FILES)
+    def write_held(self, folder: str) -> OSError | None:
+        """Write what is held, beside whatever else the rank does; the error if the disk does not take it."""
+        held, self._held = self._held, None
+        assert held is not None, "nothing is held, or this is not rank 0"
+        try:
+            held.write(Path(folder))
+        except OSError as error:
+            return OSError(str(error))  # some keep what cannot be sent
+        return None
 
 
 def rank_options(config: LearnerConfig, cluster_gpus: float) -> dict[str, Any]:
@@ -73,7 +99,7 @@ class LearnerGroup:
     def __init__(self, config: LearnerConfig) -> None:
         self.config = config
         options = rank_options(config, ray.cluster_resources().get("GPU", 0))
-        actor = ray.remote(_RankActor).options(**options)
+        actor = ray.remote(concurrency_groups={FILES: 1})(_RankActor).options(**options)
         self._actors: list[Any] = [actor.remote(config) for _ in range(config.ranks)]
         with ExitStack() as unless_all_join:
             unless_all_join.callback(self.close)
@@ -209,12 +235,24 @@ class LearnerGroup:
         """Write ``name`` in Hugging Face format with its tokenizer; whole or not at all."""
         self._call("save", name, str(Path(folder).resolve()))
 
-    def checkpoint(self, folder: str | Path, names: Sequence[str] = ()) -> None:
-        """Write weights, optimizer and random state of the trainable models in ``names`` (none named: of all)."""
-        self._call("checkpoint", str(Path(folder).resolve()), list(names))
+    def snapshot(self, names: Sequence[str]) -> None:
+        """Copy the trainable models in ``names`` into the memory of the first rank, for ``write_snapshot``."""
+        self._wait([a.hold.remote(list(names)) for a in self._actors])
+
+    def write_snapshot(self, folder: str | Path) -> None:
+        """Write what the last ``snapshot`` holds, once. Another thread may call the other methods meanwhile.
+
+        Raises:
+            OSError: the disk does not take it.
+            RayError: the rank is gone, or has not written it within ``config.timeout_seconds``.
+        """
+        written = self._actors[0].write_held.remote(str(Path(folder).resolve()))
+        failure = ray.get(written, timeout=self.config.timeout_seconds)
+        if failure is not None:
+            raise failure
 
     def restore(self, folder: str | Path) -> None:
-        """Replace all trainable models by those of a checkpoint of the same layout."""
+        """Replace all trainable models by those of a checkpoint, of whatever number of ranks and ZeRO stage."""
         self._call("restore", str(Path(folder).resolve()))
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from calibrated_rl.checksums import write_checksums
 from calibrated_rl.errors import UserError
+from calibrated_rl.learner.attention import layout_of
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.model import TokenLogProbs
 from calibrated_rl.learner.packing import PackedBatch
@@ -23,6 +24,8 @@ TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
     "chat_template*", "*.model",
 )  # fmt: skip
+FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+"""What makes a folder of weights a model."""
 
 
 class HostedModel:
@@ -41,7 +44,6 @@ class HostedModel:
         optimizer: OptimizerConfig | None,
         seed: int,
     ) -> None:
-        self.path = path
         self.config = config
         self.world = world
         self.optimizer = optimizer
@@ -51,6 +53,12 @@ class HostedModel:
         self.steps = 0
         """Optimizer steps since loading."""
         self.module = TokenLogProbs(self._read(path))
+        if config.compile:
+            self.module.compile_parts()
+        self.files = {
+            file.name: file.read_bytes() for pattern in FILES for file in sorted(path.glob(pattern)) if file.is_file()
+        }
+        """Config and tokenizer. Held, because a checkpoint that the model came from may go before it is saved."""
         if optimizer is None:
             self.module.requires_grad_(False).eval().to(world.device)
             self.engine: Any = None
@@ -123,7 +131,7 @@ class HostedModel:
             torch.cuda.empty_cache()
 
     def __call__(
-        self, packed: PackedBatch, *, temperature: float, chunks: int, entropy_gradient: bool = False
+        self, packed: PackedBatch, *, temperature: float, entropy_gradient: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Log-probs [N] and entropies [N] of the scored tokens of ``packed``."""
         forward = self.engine if self.engine is not None else self.module
@@ -131,7 +139,8 @@ class HostedModel:
             torch.from_numpy(array).to(self.world.device)
             for array in (packed.input_ids, packed.position_ids, packed.select, packed.targets)
         ]
-        result: tuple[Tensor, Tensor] = forward(*tensors, temperature, chunks, entropy_gradient)
+        layout = layout_of(packed, self.world.device, getattr(torch, self.config.dtype))
+        result: tuple[Tensor, Tensor] = forward(*tensors, layout, temperature, entropy_gradient)
         return result
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
@@ -169,13 +178,17 @@ class HostedModel:
         else:
             yield parameter.data
 
+    def parameters(self) -> dict[str, Any]:
+        """The parameters by their Hugging Face names, tied ones once; under ZeRO-3 without their values."""
+        return dict(self.module.model.named_parameters())
+
     def weights(self) -> dict[str, Tensor]:
         """Full weights on the CPU by their Hugging Face names, tied ones once; empty on ranks other than 0.
 
         All ranks must call it.
         """
         full: dict[str, Tensor] = {}
-        for name, parameter in self.module.model.named_parameters():
+        for name, parameter in self.parameters().items():
             with self._whole(parameter) as whole:
                 if self.world.rank == 0:
                     full[name] = whole.detach().to("cpu", copy=True).contiguous()
@@ -192,9 +205,9 @@ class HostedModel:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             self.module.model.save_pretrained(partial, state_dict=weights)  # type: ignore[operator]
-            for pattern in TOKENIZER_FILES:
-                for file in self.path.glob(pattern):
-                    shutil.copy(file, partial / file.name)
+            for name, content in self.files.items():
+                if not (partial / name).exists():
+                    (partial / name).write_bytes(content)
             write_checksums(partial)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)

@@ -1,9 +1,13 @@
-"""Pack sequences of different lengths into rows of about equal length.
+"""Pack sequences of different lengths into micro-batches without padding, and compute what they share once.
 
-A row holds whole sequences one after the other; position ids restart at 0 with each, from which the model
-derives a block-diagonal causal mask, so that no sequence sees another. Sequences are placed first-fit in
-order of decreasing length (at most 11/9 of the best number of rows, plus one). A sequence that is
-longer than a row gets a row of its own length: nothing is ever cut.
+A micro-batch is one row of ``T`` tokens. The dialogues of a group begin alike (what the policy is told, the first user
+turn), logged histories contain each other, and all dialogues of a task may open with the same words: the sequences of
+a micro-batch form a tree, and each of its tokens is computed once. A causal model's state at a token depends on nothing
+but the path that leads there, so the result is the same up to rounding, gradients included. Sequences stand in
+lexicographic order, in which the one that shares most with a sequence stands before it; a *branch* is what a sequence
+adds, and its *path* the tokens that it sees (``attention.py``).
+
+Only what is needed is computed: the last scored token is predicted, not read, and nothing after it matters.
 
 Every rank packs the whole batch and takes its share, so that all agree on the number of micro-batches.
 """
@@ -17,17 +21,27 @@ from numpy.typing import NDArray
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.sample import Sample
 
+MOST_PATHS = 4
+"""The paths of a micro-batch hold at most so many times its budget: attention keeps something for each token of them,
+however much is shared."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PackedBatch:
-    """One micro-batch of ``B`` rows of ``T`` tokens, ``N`` of which are scored."""
+    """One micro-batch: ``T`` tokens in ``S`` branches, ``N`` scored tokens, ``P`` tokens in all paths together."""
 
     input_ids: NDArray[np.int64]
-    """[B, T] padded with 0."""
+    """[T] branch after branch."""
     position_ids: NDArray[np.int64]
-    """[B, T] each padding token has position 0 and is thereby a sequence of its own."""
+    """[T] the place in the sequence."""
+    branch_starts: NDArray[np.int64]
+    """[S + 1] branch ``s`` is ``branch_starts[s]:branch_starts[s + 1]``."""
+    paths: NDArray[np.int64]
+    """[P] index into [T]: for each branch all tokens from the beginning of its sequence, its own at the end."""
+    path_starts: NDArray[np.int64]
+    """[S + 1]"""
     select: NDArray[np.int64]
-    """[N] flat index into [B * T] of the positions whose next token is scored."""
+    """[N] index into [T] of the positions whose next token is scored; one that several sequences share comes again."""
     targets: NDArray[np.int64]
     """[N] the scored tokens."""
     source: NDArray[np.int64]
@@ -37,8 +51,11 @@ class PackedBatch:
 
 
 EMPTY = PackedBatch(
-    input_ids=np.zeros((1, 2), np.int64),
-    position_ids=np.arange(2, dtype=np.int64)[None],
+    input_ids=np.zeros(1, np.int64),
+    position_ids=np.zeros(1, np.int64),
+    branch_starts=np.asarray([0, 1]),
+    paths=np.zeros(1, np.int64),
+    path_starts=np.asarray([0, 1]),
     select=np.zeros(1, np.int64),
     targets=np.zeros(1, np.int64),
     source=np.zeros(0, np.int64),
@@ -49,22 +66,20 @@ EMPTY = PackedBatch(
 
 def pack(
     samples: SampleBatch | Sequence[Sample],
-    row_tokens: int,
-    max_rows: int,
+    micro_batch_tokens: int,
     *,
     ranks: int = 1,
     unit: int = 1,
     chosen: NDArray[np.int64] | None = None,
     scored: NDArray[np.bool_] | None = None,
 ) -> list[PackedBatch]:
-    """Pack ``samples`` into micro-batches of at most ``max_rows`` rows.
+    """Pack ``samples`` into micro-batches of about equal size.
 
     Args:
         samples: the sequences. One without a scored token is left out.
-        row_tokens: length of a row in tokens.
-        max_rows: rows of a micro-batch.
-        ranks: the number of micro-batches is raised to a multiple of it, as far as there are rows.
-        unit: so many consecutive samples stay in one row (2 for pairs).
+        micro_batch_tokens: a micro-batch computes at most so many tokens; a unit that has more is one of its own.
+        ranks: the number of micro-batches is raised to a multiple of it, as far as there are sequences.
+        unit: so many consecutive samples stay in one micro-batch (2 for pairs).
         chosen: [C] indices of the sequences to pack; all by default. Units are kept whole by the caller.
         scored: [L] replaces the batch's own ``scored`` (after a rejection).
     """
@@ -72,61 +87,103 @@ def pack(
     scored = batch.scored if scored is None else scored
     indices = np.arange(len(batch.starts) - 1) if chosen is None else chosen
     assert len(indices) % unit == 0, f"{len(indices)} sequences do not form units of {unit}"
-    counts = np.add.reduceat(np.append(scored, False).astype(np.int64), batch.starts[:-1])
-    counts[batch.lengths == 0] = 0
-    units = [u[counts[u] > 0] for u in indices.reshape(-1, unit)]
-    rows = _first_fit_decreasing(batch, [u for u in units if len(u)], row_tokens)
-    if not rows:
+    read = {int(i): _read(batch, int(i), scored) for i in indices}
+    units = [[int(i) for i in u if len(read[int(i)])] for u in indices.reshape(-1, unit)]
+    units = sorted((u for u in units if u), key=lambda u: _key(read[u[0]]))
+    if not units:
         return []
-    batches = ranks * -(-len(rows) // (ranks * max_rows))
-    # Neighbours are of similar length, so little is lost to padding within a micro-batch.
-    return [_assemble(batch, part, scored) for part in _split(rows, min(batches, len(rows)))]
+    return [_assemble(batch, part, read, scored) for part in _split(units, read, micro_batch_tokens, ranks)]
 
 
-def _first_fit_decreasing(
-    batch: SampleBatch, units: list[NDArray[np.int64]], row_tokens: int
-) -> list[list[int]]:
-    lengths = np.asarray([batch.lengths[u].sum() for u in units], np.int64)
-    free = np.zeros(len(units), np.int64)
-    rows: list[list[int]] = []
-    for place in np.argsort(-lengths, kind="stable"):
-        fits = free[: len(rows)] >= lengths[place]
-        row = int(fits.argmax()) if fits.any() else len(rows)
-        if row == len(rows):
-            rows.append([])
-            free[row] = max(row_tokens, lengths[place])
-        rows[row].extend(int(i) for i in units[place])
-        free[row] -= lengths[place]
-    return rows
+def _read(batch: SampleBatch, index: int, scored: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """The tokens of a sequence that the model must read: those before its last scored one."""
+    start, end = int(batch.starts[index]), int(batch.starts[index + 1])
+    places = np.flatnonzero(scored[start:end])
+    return batch.ids[start : start + int(places[-1])] if len(places) else batch.ids[start:start]
 
 
-def _split(rows: list[list[int]], parts: int) -> list[list[list[int]]]:
-    bounds = [len(rows) * i // parts for i in range(parts + 1)]
-    return [rows[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+def _key(ids: NDArray[np.int32]) -> bytes:
+    """Bytes that are in the order of the ids."""
+    return ids.astype(">u4").tobytes()
 
 
-def _assemble(batch: SampleBatch, rows: list[list[int]], scored: NDArray[np.bool_]) -> PackedBatch:
-    width = max(int(batch.lengths[row].sum()) for row in rows)
-    input_ids = np.zeros((len(rows), width), np.int64)
-    position_ids = np.zeros((len(rows), width), np.int64)
-    select, source, sequence = [], [], []
-    for r, row in enumerate(rows):
-        at = 0
-        for index in row:
-            start, end = int(batch.starts[index]), int(batch.starts[index + 1])
-            input_ids[r, at : at + end - start] = batch.ids[start:end]
-            position_ids[r, at : at + end - start] = np.arange(end - start)
-            here = np.flatnonzero(scored[start:end])
-            select.append(r * width + at + here - 1)
-            source.append(start + here)
-            sequence.append(np.full(len(here), index))
-            at += end - start
-    sources = np.concatenate(source).astype(np.int64)
+def _shared(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
+    """How many tokens both begin with."""
+    length = min(len(a), len(b))
+    different = a[:length] != b[:length]
+    return int(different.argmax()) if different.any() else length
+
+
+def _split(
+    units: list[list[int]], read: dict[int, NDArray[np.int32]], budget: int, ranks: int
+) -> list[list[list[int]]]:
+    """Cut the ordered ``units`` into as few parts as the budget allows, a multiple of ``ranks``, none much larger than
+    the others."""
+    whole, new, before = [], [], np.zeros(0, np.int32)
+    for unit in units:
+        first = before
+        shared = 0
+        for index in unit:
+            shared += _shared(before, read[index])
+            before = read[index]
+        whole.append(sum(len(read[index]) for index in unit))
+        new.append((whole[-1] - shared, _shared(first, read[unit[0]])))
+
+    def cuts(tokens: int) -> list[int]:
+        """Where parts begin that compute at most ``tokens`` each."""
+        begins, computed, seen = [0], 0, 0
+        for place, (length, (more, shared)) in enumerate(zip(whole, new, strict=True)):
+            if computed and (computed + more > tokens or seen + length > MOST_PATHS * budget):
+                begins.append(place)
+                computed = seen = 0
+            computed += more if computed else more + shared
+            seen += length
+        return begins
+
+    parts = ranks * -(-len(cuts(budget)) // ranks)
+    low, high = 0, budget
+    while low + 1 < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(cuts(middle)) <= parts else (middle, high)
+    begins = [*cuts(high), len(units)]
+    return [units[a:b] for a, b in zip(begins, begins[1:], strict=False)]
+
+
+def _assemble(
+    batch: SampleBatch, units: list[list[int]], read: dict[int, NDArray[np.int32]], scored: NDArray[np.bool_]
+) -> PackedBatch:
+    indices = [index for unit in units for index in unit]
+    input_ids, position_ids = [], []
+    path_of: dict[int, NDArray[np.int64]] = {}
+    ends: list[int] = []
+    """Where each branch ends in [T]."""
+    leaves: list[NDArray[np.int64]] = []
+    """The path of each branch."""
+    before, path, total = np.zeros(0, np.int32), np.zeros(0, np.int64), 0
+    for index in sorted(indices, key=lambda index: _key(read[index])):
+        ids = read[index]
+        shared = _shared(before, ids)
+        own = np.arange(total, total + len(ids) - shared)
+        goes_on = shared == len(before) and ends
+        before, path, total = ids, np.concatenate([path[:shared], own]), total + len(own)
+        path_of[index] = path
+        input_ids.append(ids[shared:])
+        position_ids.append(np.arange(shared, len(ids)))
+        if goes_on:
+            ends[-1], leaves[-1] = total, path
+        else:
+            ends.append(total)
+            leaves.append(path)
+    places = {index: np.flatnonzero(scored[batch.starts[index] : batch.starts[index + 1]]) for index in indices}
+    source = np.concatenate([batch.starts[index] + places[index] for index in indices])
     return PackedBatch(
-        input_ids=input_ids,
-        position_ids=position_ids,
-        select=np.concatenate(select).astype(np.int64),
-        targets=batch.ids[sources].astype(np.int64),
-        source=sources,
-        sequence=np.concatenate(sequence).astype(np.int64),
+        input_ids=np.concatenate(input_ids).astype(np.int64),
+        position_ids=np.concatenate(position_ids),
+        branch_starts=np.asarray([0, *ends]),
+        paths=np.concatenate(leaves),
+        path_starts=np.cumsum([0, *map(len, leaves)]),
+        select=np.concatenate([path_of[index][places[index] - 1] for index in indices]),
+        targets=batch.ids[source].astype(np.int64),
+        source=source,
+        sequence=np.repeat(indices, [len(places[index]) for index in indices]),
     )

@@ -16,11 +16,11 @@ from torch import Tensor
 from calibrated_rl import component
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.batch import SampleBatch
+from calibrated_rl.learner.checkpoint import Snapshot, read, take
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.hosted import HostedModel
 from calibrated_rl.learner.losses.base import Loss, LossInputs, Totals
 from calibrated_rl.learner.metrics import Sums, collect
-from calibrated_rl.learner.model import CHUNK_POSITIONS
 from calibrated_rl.learner.packing import EMPTY, PackedBatch, pack
 from calibrated_rl.learner.world import LOCALHOST, World, free_port
 
@@ -152,7 +152,7 @@ class LearnerRank:
     ) -> int:
         """One optimizer step over the sequences ``chosen``; returns 1, or 0 if nothing in them is scored."""
         packs = pack(
-            batch, self.config.row_tokens, self.config.max_rows,
+            batch, self.config.micro_batch_tokens,
             ranks=self.world.size, unit=loss.unit, chosen=chosen, scored=scored,
         )  # fmt: skip
         if not packs:
@@ -164,10 +164,8 @@ class LearnerRank:
             weight=float(batch.token_weights[everything].sum(dtype=np.float64)),
         )
         shares = list(self._shares(packs))
-        for index, (packed, chunks) in enumerate(shares):
-            logprobs, entropy = model(
-                packed, temperature=temperature, chunks=chunks, entropy_gradient=loss.entropy_gradient
-            )
+        for index, packed in enumerate(shares):
+            logprobs, entropy = model(packed, temperature=temperature, entropy_gradient=loss.entropy_gradient)
             if len(packed.source):
                 inputs = self._inputs(batch, packed, logprobs, entropy, old, totals)
                 output = loss(inputs)
@@ -184,17 +182,12 @@ class LearnerRank:
         sums.add(Sums(means={key: (value * count, count) for key, value in shared.items()}))
         return 1
 
-    def _shares(self, packs: list[PackedBatch]) -> Iterator[tuple[PackedBatch, int]]:
-        """This rank's micro-batches, padded to the number of the others', with their number of chunks.
-
-        Rank ``r`` takes micro-batches ``r, r + R, ...``. All ranks use as many chunks as the one with most
-        positions in the same round.
-        """
+    def _shares(self, packs: list[PackedBatch]) -> Iterator[PackedBatch]:
+        """This rank's micro-batches, as many as the others have: rank ``r`` takes ``r, r + R, ...``."""
         size, rank = self.world.size, self.world.rank
         for first in range(0, len(packs), size):
             together = packs[first : first + size]
-            chunks = max(-(-len(p.select) // CHUNK_POSITIONS) for p in together)
-            yield (together[rank] if rank < len(together) else EMPTY), chunks
+            yield together[rank] if rank < len(together) else EMPTY
 
     def _inputs(
         self,
@@ -234,11 +227,11 @@ class LearnerRank:
     def _score(
         self, model: HostedModel, batch: SampleBatch, temperature: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        packs = pack(batch, self.config.row_tokens, self.config.max_rows, ranks=self.world.size)
+        packs = pack(batch, self.config.micro_batch_tokens, ranks=self.world.size)
         found = torch.zeros(2, len(batch.ids), dtype=torch.float32, device=self.world.device)
         with torch.no_grad():
-            for packed, chunks in self._shares(packs):
-                scores = model(packed, temperature=temperature, chunks=chunks)
+            for packed in self._shares(packs):
+                scores = model(packed, temperature=temperature)
                 if len(packed.source):
                     found[:, torch.from_numpy(packed.source).to(self.world.device)] = torch.stack(scores)
         values = self.world.sum_array(found).cpu().numpy()
@@ -260,25 +253,18 @@ class LearnerRank:
         Path(folder).parent.mkdir(parents=True, exist_ok=True)
         self._model(name).save(Path(folder))
 
-    def checkpoint(self, folder: str | Path, names: Sequence[str] = ()) -> None:
-        """Write weights, optimizer and random state of the trainable models in ``names`` (none named: of all) below
-        ``folder``.
-
-        The checksums are written last: without them the folder is not a checkpoint.
-        """
-        from calibrated_rl.learner.checkpoint import write
-
+    def snapshot(self, names: Sequence[str] = ()) -> Snapshot | None:
+        """Weights, optimizer and random state of the trainable models in ``names`` (none named: of all), copied; on
+        rank 0."""
         chosen = {name: self._model(name) for name in names} or self.models
-        write(chosen, self.world, self.config, Path(folder))
+        return take(chosen, self.world, self.config)
 
     def restore(self, folder: str | Path) -> None:
         """Replace all trainable models by those of a checkpoint.
 
         Raises:
-            UserError: the folder is not a whole checkpoint, was altered, or is of a newer format or another layout.
+            UserError: the folder is not a whole checkpoint, was altered, or is of another format or dtype.
         """
-        from calibrated_rl.learner.checkpoint import read
-
         read(self.load, self.models, self.world, self.config, Path(folder))
 
 

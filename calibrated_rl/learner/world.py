@@ -8,6 +8,7 @@ import os
 import random
 import socket
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,16 @@ class World:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
+
+    def random_states(self) -> dict[str, torch.Tensor]:
+        """Random state of torch in this process, uint8 on the CPU, by ``cpu`` and (where there is a GPU) ``cuda``."""
+        return {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if self.cuda else {})
+
+    def set_random_states(self, states: Mapping[str, torch.Tensor]) -> None:
+        """Take over what ``random_states`` returned; what this process has no device for is left out."""
+        torch.set_rng_state(states["cpu"])
+        if self.cuda and "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"])
 
     def sum_array(self, values: torch.Tensor) -> torch.Tensor:
         """Sum ``values`` over the ranks in place."""

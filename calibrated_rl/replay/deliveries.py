@@ -1,10 +1,8 @@
 """The log of hand-outs: one JSON line an event, on disk before the event is answered."""
 
-import errno
 import itertools
 import json
 import os
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +63,20 @@ class DeliveryLog:
         return events, refused
 
     def record(self, event: Event) -> None:
-        """Append ``event`` durably, or, if the disk is full, leave no trace of it.
+        """Append ``event`` durably, or nothing.
 
         Raises:
-            OSError: it could not be written.
+            OSError: it could not be written (a full disk).
         """
         if self._path is None:
             return
-        with self._path.open("ab", buffering=0) as file, ExitStack() as unless_written:
-            unless_written.callback(file.truncate, file.tell())
-            line = json.dumps(event).encode() + b"\n"
-            if file.write(line) < len(line):  # a raw file may write a part, and only the next call say why
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
-            os.fsync(file.fileno())
-            unless_written.pop_all()
+        line = json.dumps(event).encode() + b"\n"
+        with self._path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                while line:
+                    line = line[file.write(line) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)  # or the next event would end a line that this one began
+                raise

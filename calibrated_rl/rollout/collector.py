@@ -154,7 +154,7 @@ class Collector:
                     return None
                 return turn, speaker.view
 
-            return await self._held(pool, say)
+            return await self._held(pool, key, say)
 
         keys = [(n, m) for n in range(len(histories)) for m in range(count)]
         results = await asyncio.gather(*(one(n, m) for n, m in keys))
@@ -192,10 +192,11 @@ class Collector:
                     )
                 return ScriptedSpeaker(user, scenario)
 
-            opener = speaker(f"{number:06d}-first", -1)
+            first = f"{number:06d}-first"
+            opener = speaker(first, -1)
             start = greeting(scenario)
             opener.hear(start)
-            opening = await self._held(user, lambda: opener.say([start]))
+            opening = await self._held(user, first, lambda: opener.say([start]))
             if opening is None:
                 self.statistics.dropped["opening"] += 1
                 self.statistics.groups_dropped[group_id] = "without an opening turn"
@@ -223,9 +224,11 @@ class Collector:
             raise RolloutFailure(f"no group of {len(scenarios)} could be completed: {self.statistics.dropped}")
         return complete
 
-    async def _held(self, user: ReplicaPool | ScriptedHuman, say: Callable[[], Awaitable[T | None]]) -> T | None:
+    async def _held(
+        self, user: ReplicaPool | ScriptedHuman, key: str, say: Callable[[], Awaitable[T | None]]
+    ) -> T | None:
         """Run ``say`` as one running dialogue of the wave gate, trying again if a replica fails."""
-        gate = self.policy.gate
+        gate, pools = self.policy.gate, [pool for pool in (self.policy, user) if isinstance(pool, ReplicaPool)]
         for _ in range(MAX_TRIES):
             if gate is not None:
                 gate.enter()
@@ -233,10 +236,11 @@ class Collector:
                 return await say()
             except RolloutFailure as failure:
                 self.statistics.dropped[failure.reason] += 1
-                for pool in (self.policy, user):
-                    if isinstance(pool, ReplicaPool):
-                        await pool.recover()
+                for pool in pools:
+                    await pool.recover()
             finally:
+                for pool in pools:
+                    pool.leave(key)
                 if gate is not None:
                     gate.leave()
         return None
@@ -266,7 +270,7 @@ class Collector:
             turns, ending = await converse(self.task, scenario, policy, other, opening)
             return policy, other, turns, ending
 
-        held = await self._held(user, attempt)
+        held = await self._held(user, key, attempt)
         if held is None:
             return None
         policy, other, turns, ending = held

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from calibrated_rl.dialogue import Dialogue, Finish, Scenario, Side, Source, Turn
 from calibrated_rl.errors import UserError
-from calibrated_rl.rollout.engine import GenerateRequest
 from calibrated_rl.rollout.pool import ReplicaPool
+from calibrated_rl.rollout.turns import GenerateRequest
 from calibrated_rl.tasks.base import ScriptedHuman, Task, count_policy_turns, last_turn
 from calibrated_rl.tokens import SideView, finish_of
 

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.rollout.exchange import Answers, TurnServer
+from calibrated_rl.rollout.turns import Generated, GenerateRequest
 
 
 class EngineFailure(RuntimeError):
@@ -75,29 +77,6 @@ class EngineConfig:
                 raise UserError(f"engine.{name} is {getattr(self, name)}: it must be at least 1")
 
 
-@dataclass(frozen=True, slots=True)
-class GenerateRequest:
-    """One turn to sample."""
-
-    prompt_ids: list[int]
-    max_tokens: int
-    temperature: float
-    seed: int
-    """Decides the draw in deterministic mode, together with the rest of its wave."""
-    stop_ids: tuple[int, ...]
-    """Control tokens; sampling any of them ends the turn and stays in the output."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """A sampled turn; arrays of shape [T]."""
-
-    ids: list[int]
-    logprobs: NDArray[np.float32]
-    """Log-probs of the sampled tokens under the distribution they were sampled from."""
-    versions: NDArray[np.int32]
-
-
 class Replica:
     """A running vLLM engine whose weights can be replaced while requests are in flight."""
 
@@ -125,7 +104,8 @@ class Replica:
             worker_extension_cls=f"{weight_transfer.__name__}.WorkerExtension",
             weight_transfer_config=WeightTransferConfig(backend=weight_transfer.BACKEND),
             disable_log_stats=True,
-            # The CPU default of 128 tokens a block wastes most of a short dialogue's prefix cache.
+            # The CPU default of 128 tokens a block wastes most of a short dialogue's prefix cache; vLLM's attention on
+            # CPU needs a multiple of 32.
             # On a GPU vLLM refuses to start where less than this share is free, though the cache's size is given.
             **({"gpu_memory_utilization": 0.9 * config.num_gpus} if on_gpu else {"block_size": 32}),
         )
@@ -173,6 +153,7 @@ class Replica:
             max_tokens=request.max_tokens,
             temperature=request.temperature,
             logprobs=0,
+            flat_logprobs=True,
             detokenize=False,
             stop_token_ids=list(request.stop_ids),
             ignore_eos=True,  # end-of-turn is among the stop ids; the model's own eos may be another token
@@ -181,21 +162,20 @@ class Replica:
         final = await self._final_output(request.prompt_ids, parameters)
         completion = final.outputs[0]
         ids = list(completion.token_ids)
-        assert completion.logprobs is not None
-        logprobs = np.array(
-            [entry[token].logprob for token, entry in zip(ids, completion.logprobs, strict=True)], np.float32
-        )
+        logprobs = np.array(completion.logprobs.logprobs, np.float32)
+        assert len(logprobs) == len(ids), "the engine gave other log-probs than those of the sampled tokens"
         versions = np.full(len(ids), self.version, np.int32)
         for span in completion.weight_versions or ():
             versions[span.start : span.end] = int(span.version)
-        return Generated(ids, logprobs, versions)
+        return Generated(ids, logprobs, versions, final.num_cached_tokens or 0)
 
     async def _final_output(self, prompt_ids: list[int], parameters: Any) -> Any:
         self._counter += 1
         final = None
         with plain_errors():
             async for output in self.engine.generate(
-                {"prompt_token_ids": prompt_ids}, parameters, request_id=str(self._counter)
+                # Of this type it enters the engine as it is; a mere prompt would be looked through in a thread first.
+                {"type": "token", "prompt_token_ids": prompt_ids}, parameters, request_id=str(self._counter)
             ):
                 final = output
         assert final is not None, "the engine ended a request without output"
@@ -326,7 +306,12 @@ class ReplicaActor(Replica):
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._turns = TurnServer(self.generate)
         await super().start()
+
+    async def exchange(self, client: str, batch: bytes) -> Answers:
+        """Turns in batches; see ``exchange.py``."""
+        return await self._turns.exchange(client, batch)
 
     async def _in_engine_loop(self, call: Coroutine[Any, Any, Any]) -> Any:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._loop))
@@ -371,3 +356,18 @@ def start_replica(model: str, config: EngineConfig, group: Any, seed: int, role:
         runtime_env={"env_vars": engine_environment(config, role)},
         scheduling_strategy=PlacementGroupSchedulingStrategy(group),
     ).remote(model, config, seed)
+
+
+class PlacedReplica:
+    """A replica actor in a placement group of its own; both may still wait for a machine."""
+
+    def __init__(self, model: str, config: EngineConfig, role: str, seed: int) -> None:
+        self.group = placement_of(config)
+        self.actor = start_replica(model, config, self.group, seed, role)
+
+    def end(self) -> None:
+        """End its processes and free what was reserved for it."""
+        import ray
+
+        ray.kill(self.actor)
+        ray.util.remove_placement_group(self.group)

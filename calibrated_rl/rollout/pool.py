@@ -1,4 +1,4 @@
-"""The replicas of one role: sticky routing, weight updates to all, restart of what dies.
+"""The replicas of one role: sticky routing, weight updates to all, restart of what dies, more or fewer while it runs.
 
 RLlib's ``FaultTolerantActorManager`` watches and restores the actors; dialogues call the replicas directly,
 because the manager allows few requests in flight. Two ways to send a turn:
@@ -6,28 +6,30 @@ because the manager allows few requests in flight. Two ways to send a turn:
 - at once (``wave=False``): real continuous batching, nothing waits for anything;
 - in waves (``wave=True``, deterministic mode): turns are held until every running dialogue waits for one,
   then enter the engines together in the order of their keys, so that batches are the same in every run.
+
+A replica that is added starts beside the others and gets the current weights before its first dialogue. One that is
+removed gets no further turn. Those in flight on it finish; the next turns of their dialogues go to the others, which
+have to read the dialogue anew but speak under the same weights.
 """
 
 import asyncio
+import itertools
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError
 
 from calibrated_rl.errors import PartLost, first_line
-from calibrated_rl.rollout.engine import (
-    EngineConfig,
-    EngineFailure,
-    Generated,
-    GenerateRequest,
-    placement_of,
-    start_replica,
-)
+from calibrated_rl.rollout.engine import EngineConfig, EngineFailure, PlacedReplica
+from calibrated_rl.rollout.exchange import Exchange
+from calibrated_rl.rollout.load import LoadMeter
+from calibrated_rl.rollout.routing import Router, preferred
+from calibrated_rl.rollout.turns import Generated, GenerateRequest
 from calibrated_rl.tokens import ChatTokens
 
 FAILURES = (RayActorError, EngineFailure, TimeoutError)
@@ -38,6 +40,16 @@ UPDATE_FAILURES = (RayError, TimeoutError)
 
 PROBE_S = 1.0
 """Pause between looks whether a replica is back; it takes tens of seconds to load its model."""
+
+FEW_MORE = 32
+"""A replica may have this part of a batch more dialogues than another, where they share a prefix. A batch that is so
+much fuller takes hardly longer."""
+
+DRAIN_PROBE_S = 0.05
+"""Pause between looks whether a replica that leaves has finished its turns; a turn takes from a tenth of a second."""
+
+CLOSE_TIMEOUT_S = 10.0
+"""For what waits for a replica to see that the replica has ended."""
 
 
 class RolloutFailure(RuntimeError):
@@ -124,11 +136,13 @@ class ReplicaPool:
         seed: int = 0,
         gate: WaveGate | None = None,
         say: Callable[[str], None] = lambda line: None,
+        start: Callable[[str, EngineConfig, str, int], PlacedReplica] = PlacedReplica,
     ) -> None:
         """
         Args:
             gate: turns go in waves of fixed order; see the module's docstring.
             say: is told, in a line, which replica died and when it is back.
+            start: starts a replica of a model, with its config, role and seed.
         """
         from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
@@ -144,15 +158,35 @@ class ReplicaPool:
         self._last_failure = ""
         """Why the last replica failed that did."""
         self._lost_at: dict[int, float] = {}
-        self._batch, self._in_flight = config.max_num_seqs, 0
-        self._groups = [placement_of(config) for _ in range(replicas)]
-        self._actors = [start_replica(model, config, group, seed + i, role) for i, group in enumerate(self._groups)]
-        self._manager = FaultTolerantActorManager(self._actors, init_id=0)
-        self._restoring = threading.Lock()
+        self._batch = config.max_num_seqs
+        self.load = LoadMeter()
+        """What is in flight, by replica."""
+        self._new = partial(start, model, config, role)
+        self._seeds = itertools.count(seed)
+        self._placed = {i: self._new(next(self._seeds)) for i in range(replicas)}
+        """All replicas but those that serve nobody yet, by their number in the manager."""
+        self._manager = FaultTolerantActorManager([placed.actor for placed in self._placed.values()], init_id=0)
+        self._members = tuple(self._placed)
+        """Replicas that dialogues may be sent to, if they are healthy: all but those that leave."""
+        self._lives = dict.fromkeys(self._members, 0)
+        """How often each was restarted: a late error of a former life says nothing about the present one."""
+        self._serving = self._members
+        """Members that are healthy."""
+        self._router = Router(max(1, config.max_num_seqs // FEW_MORE))
+        self._router.serve(self._serving)
+        self._exchanges: dict[int, tuple[int, Exchange]] = {}
+        """How turns reach each replica, with the life of the replica that it belongs to."""
         self._given_up: set[int] = set()
         """Replicas that did not come back in time: nobody waits for them, and they may still come."""
-        self._lives = [0] * replicas
-        """How often each was restarted: a late error of a former life says nothing about the present one."""
+        self._newcomers: list[PlacedReplica] = []
+        """Replicas that were started and serve nobody yet."""
+        self._threads: list[threading.Thread] = []
+        """Each waits for a replica to come or to finish."""
+        self._closed = threading.Event()
+        self._changing = threading.RLock()
+        """Held for moments, where it is decided who is a member."""
+        self._restoring = threading.Lock()
+        """Held while replicas are brought back, up to the time-out; a replica is forgotten only under it as well."""
 
     def wait_until_ready(self) -> None:
         """Return when every replica has loaded its model.
@@ -161,7 +195,7 @@ class ReplicaPool:
             PartLost: one died meanwhile, or did not within the time-out.
         """
         try:
-            ray.get([actor.start.remote() for actor in self._actors], timeout=self._start_timeout_s)
+            ray.get([placed.actor.start.remote() for placed in self._placed.values()], timeout=self._start_timeout_s)
         except GetTimeoutError as error:
             raise PartLost(f"a {self.role} replica did not start within {self._start_timeout_s:g} s") from error
         except FAILURES as error:
@@ -169,8 +203,20 @@ class ReplicaPool:
 
     def route(self, key: str) -> int:
         """Replica of a dialogue: the same for all its turns, so that its prefix cache is there."""
-        healthy = self._manager.healthy_actor_ids() or list(range(len(self._actors)))
-        return int(healthy[zlib.crc32(key.encode()) % len(healthy)])
+        with self._changing:
+            if self.gate is not None or not self._serving:  # by the key alone, so that waves are the same in every run
+                return preferred(key, self._serving or self._members)
+            return self._router.route(key)
+
+    def leave(self, key: str) -> None:
+        """The dialogue ``key`` is over: its replica has room for another."""
+        with self._changing:
+            self._router.leave(key)
+
+    def _look_who_serves(self) -> None:
+        with self._changing:
+            self._serving = tuple(i for i in self._members if self._manager.is_actor_healthy(i))
+            self._router.serve(self._serving)
 
     async def generate(self, key: str, request: GenerateRequest) -> Generated:
         """Sample one turn of the dialogue ``key``.
@@ -187,30 +233,46 @@ class ReplicaPool:
         return await self._call(key, "generate_wave", requests)  # type: ignore[no-any-return]
 
     async def _call(self, key: str, method: str, argument: Any) -> Any:
-        if not self._manager.healthy_actor_ids():
+        if not self._serving:
             await self.recover()
-        index = self.route(key)
-        life, size = self._lives[index], len(argument) if isinstance(argument, list) else 1
-        self._in_flight += size
+        with self._changing:  # a replica that leaves waits for this turn, or does not get it
+            index = self.route(key)
+            life, size = self._lives[index], len(argument) if isinstance(argument, list) else 1
+            self.load.add(index, size)
         try:
-            reference = getattr(self._actors[index], method).remote(argument)
+            answer = (
+                self._exchange(index, life).ask(argument)
+                if method == "generate"
+                else getattr(self._placed[index].actor, method).remote(argument)
+            )
             # Turns wait in the engine for their place in the batch; that is no sign of a dead one.
-            return await asyncio.wait_for(reference, self._timeout_s * (1 + self._in_flight / self._batch))
+            return await asyncio.wait_for(answer, self._timeout_s * (1 + self.load.in_flight() / self._batch))
         except FAILURES as error:
             self._retire(index, life, cause_of(error))
             raise RolloutFailure(f"{self.role}: {cause_of(error)}") from error
         finally:
-            self._in_flight -= size
+            self.load.add(index, -size)
+
+    def _exchange(self, index: int, life: int) -> Exchange:
+        """The exchange with a replica in its present life, from the running event loop."""
+        known, exchange = self._exchanges.get(index, (life, None))
+        if exchange is None or known != life or exchange.loop is not asyncio.get_running_loop():
+            exchange = Exchange(self._placed[index].actor)
+            self._exchanges[index] = life, exchange
+        return exchange
 
     def _retire(self, index: int, life: int, cause: str) -> None:
         """Take a replica out of service and let Ray restart it, unless another call has done so since ``life``."""
-        if self._lives[index] == life:
+        with self._changing:
+            if index not in self._members or self._lives[index] != life:
+                return
             self._lives[index] += 1
             self._last_failure, self._lost_at[index] = cause, time.monotonic()
             self._say(f"{self.role} replica {index} failed ({cause}): it is started again, its dialogues are held anew")
             self._manager.set_actor_state(index, healthy=False)
+            self._look_who_serves()
             # Also where its process is alive: a dead or stuck engine does not mend.
-            ray.kill(self._actors[index], no_restart=False)
+            ray.kill(self._placed[index].actor, no_restart=False)
 
     def publish(self, weights: Any, version: int) -> None:
         """Send ``weights`` (an ObjectRef of the learner) to all replicas; they go on speaking meanwhile.
@@ -218,17 +280,19 @@ class ReplicaPool:
         Raises:
             PartLost: no replica could be updated in time, or the weights are gone.
         """
-        self._weights, self.version = weights, version
+        with self._changing:
+            self._weights, self.version = weights, version
         self.restore()
-        lives = {i: self._lives[i] for i in self._manager.healthy_actor_ids()}
-        references = {i: self._actors[i].update_weights.remote(weights, version) for i in lives}
+        with self._changing:
+            lives = {i: self._lives[i] for i in self._serving}
+            references = {i: self._placed[i].actor.update_weights.remote(weights, version) for i in lives}
         for index, reference in references.items():
             try:
                 ray.get(reference, timeout=self._timeout_s)
             except UPDATE_FAILURES as error:
                 self._refuse_lost_weights(error)
                 self._retire(index, lives[index], cause_of(error))
-        if not self._manager.healthy_actor_ids():
+        if not self._serving:
             self.restore()
 
     def restore(self) -> None:
@@ -242,9 +306,12 @@ class ReplicaPool:
         with self._restoring:
             deadline = time.monotonic() + self._start_timeout_s
             while unhealthy := self._unhealthy():
-                answered = self._manager.probe_unhealthy_actors(timeout_seconds=self._timeout_s)
-                for index in unhealthy & set(answered):
-                    self._take_back(index)
+                answers = self._manager.foreach_actor(
+                    lambda actor: actor.ping(), remote_actor_ids=sorted(unhealthy), healthy_only=False,
+                    timeout_seconds=self._timeout_s,
+                )  # fmt: skip
+                for answer in answers.ignore_errors():
+                    self._take_back(answer.actor_id)
                 waiting = self._unhealthy() - self._given_up
                 if time.monotonic() > deadline:
                     self._given_up |= waiting
@@ -252,13 +319,13 @@ class ReplicaPool:
                     time.sleep(PROBE_S)
                     continue
                 break
-            if not self._manager.healthy_actor_ids():
+            if not self._serving:
                 cause = f" (the last failed with {self._last_failure})" if self._last_failure else ""
                 raise PartLost(f"no {self.role} replica came back within {self._start_timeout_s:g} s{cause}")
 
     def _take_back(self, index: int) -> None:
         """Put a restarted replica, which has the weights it was first started with, into service again."""
-        actor, life = self._actors[index], self._lives[index]
+        actor, life = self._placed[index].actor, self._lives[index]
         try:
             ray.get(actor.start.remote(), timeout=self._timeout_s)
             if self._weights is not None:
@@ -272,6 +339,7 @@ class ReplicaPool:
                 f"with weights of version {self.version}"
             )
             self._manager.set_actor_state(index, healthy=True)
+            self._look_who_serves()
             self._given_up.discard(index)
 
     def _refuse_lost_weights(self, error: Exception) -> None:
@@ -285,18 +353,116 @@ class ReplicaPool:
             await asyncio.get_running_loop().run_in_executor(None, self.restore)
 
     def _unhealthy(self) -> set[int]:
-        return {i for i in range(len(self._actors)) if not self._manager.is_actor_healthy(i)}
+        return set(self._members) - set(self._serving)
 
     def score(self, ids: list[int]) -> Any:
-        """Log-probs of a sequence under replica 0, for parity checks."""
-        return ray.get(self._actors[0].score.remote(ids), timeout=self._timeout_s)
+        """Log-probs of a sequence under the oldest replica, for parity checks."""
+        return ray.get(self._placed[self._members[0]].actor.score.remote(ids), timeout=self._timeout_s)
+
+    # ---- more or fewer -------------------------------------------------------------------------------
+
+    def counts(self) -> tuple[int, int, int]:
+        """Replicas in service, starting, and lost (being started again)."""
+        with self._changing:
+            return len(self._serving), len(self._newcomers), len(self._unhealthy())
+
+    def grow(self, count: int) -> None:
+        """Start ``count`` further replicas; they join when they have loaded their model and have the current weights.
+
+        Returns at once. One that has not loaded within ``start_timeout_seconds``, its machine included, or that fails
+        meanwhile, is given up.
+        """
+        for _ in range(count):
+            newcomer = self._new(next(self._seeds))
+            with self._changing:
+                self._newcomers.append(newcomer)
+            self._beside(self._welcome, newcomer)
+
+    def shrink(self, count: int) -> None:
+        """Remove ``count`` replicas, but for the last: those that are starting or lost first, then the youngest.
+
+        Returns at once. What is in flight on them finishes, for ``timeout_seconds`` at most; then their processes end
+        and what was reserved for them is free, so that Ray can give the machine back.
+        """
+        for _ in range(count):
+            with self._changing:
+                if self._newcomers:
+                    self._newcomers.pop().end()  # its thread sees it die
+                elif len(self._members) > 1:
+                    index = max(self._unhealthy() or self._members)
+                    self._members = tuple(i for i in self._members if i != index)
+                    self._look_who_serves()
+                    self._beside(self._drain, index)
+
+    def _beside(self, work: Callable[..., None], *arguments: Any) -> None:
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _welcome(self, newcomer: PlacedReplica) -> None:
+        began, has = time.monotonic(), None
+        try:
+            ray.get(newcomer.actor.start.remote(), timeout=self._start_timeout_s)
+            while not self._join(newcomer, has, began):
+                with self._changing:
+                    has = self._weights, self.version
+                if has[0] is not None:
+                    ray.get(newcomer.actor.update_weights.remote(*has), timeout=self._timeout_s)
+        except UPDATE_FAILURES as error:
+            with self._changing:
+                if newcomer not in self._newcomers:
+                    return
+                self._newcomers.remove(newcomer)
+            newcomer.end()
+            self._say(
+                f"a further {self.role} replica is given up after {time.monotonic() - began:.0f} s: {cause_of(error)}"
+            )
+
+    def _join(self, newcomer: PlacedReplica, has: tuple[Any, int] | None, began: float) -> bool:
+        """Make a newcomer a member if the weights that it ``has`` are the current ones; whether it is settled."""
+        with self._changing:
+            if newcomer not in self._newcomers:
+                return True
+            if has is None or has[0] is not self._weights or has[1] != self.version:
+                return False
+            self._newcomers.remove(newcomer)
+            self._manager.add_actors([newcomer.actor])
+            index = max(self._manager.actor_ids())
+            self._placed[index], self._lives[index] = newcomer, 0
+            self._members += (index,)
+            self._look_who_serves()
+        self._say(
+            f"{self.role} replica {index} has joined after {time.monotonic() - began:.0f} s, "
+            f"with weights of version {has[1]}"
+        )
+        return True
+
+    def _drain(self, index: int) -> None:
+        """End a replica that is no member any more, once nothing is in flight on it."""
+        deadline = time.monotonic() + self._timeout_s
+        while self.load.in_flight(index) and time.monotonic() < deadline:
+            if self._closed.wait(DRAIN_PROBE_S):
+                return
+        cut_off = self.load.in_flight(index)
+        self._placed[index].end()
+        with self._restoring, self._changing:
+            del self._placed[index], self._lives[index]
+            self._exchanges.pop(index, None)
+            self._manager.remove_actor(index)
+            self._given_up.discard(index)
+        self._say(f"{self.role} replica {index} has left" + (f"; {cut_off} turns were cut off" if cut_off else ""))
 
     def close(self) -> None:
         """Stop all replicas and free what was reserved for them."""
-        for actor in self._actors:
-            ray.kill(actor)
-        for group in self._groups:
-            ray.util.remove_placement_group(group)
+        self._closed.set()
+        with self._changing:
+            ending = [*self._placed.values(), *self._newcomers]
+            self._newcomers.clear()
+        for placed in ending:
+            placed.end()
+        for thread in self._threads:
+            thread.join(timeout=CLOSE_TIMEOUT_S)
 
 
 def cause_of(error: Exception) -> str:

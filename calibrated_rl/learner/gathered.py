@@ -1,0 +1,141 @@
+"""What AdamW remembers, as whole tensors by the names of the parameters, whatever the ranks and the ZeRO stage.
+
+DeepSpeed keeps it in a form that hangs on the layout: stage 0 by parameter, stages 1 and 2 in one flat share a rank,
+stage 3 as a share of every parameter. Here it is taken out of and put into any of them, with DeepSpeed's own helpers
+(``deepspeed.utils.tensor_fragment``) where the stage has them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MASTER = "master"
+"""The float32 weights behind a bfloat16 model. A float32 model is its own."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's running means of the gradients and of their squares, under torch's names."""
+
+
+def gather(engine: Any, parameters: Mapping[str, Any], keep: bool) -> tuple[dict[str, Tensor], int]:
+    """Take the state of all ``parameters`` off the engine. All ranks must call it.
+
+    Args:
+        parameters: trainable parameters by name, in the same order on all ranks.
+        keep: whether this rank wants the result; the others get an empty one.
+
+    Returns:
+        ``{kind}.{name}`` to a float32 copy on the CPU in the shape of the parameter, and AdamW's count of steps (0:
+        it has not stepped, and there are no moments).
+    """
+    remembered = engine.basic_optimizer.state.get(_stepped(engine)[0], {})
+    step = int(remembered["step"]) if remembered else 0
+    whole = _whole_tensors(engine)
+    found: dict[str, Tensor] = {}
+    for kind in kinds(engine, step):
+        for name, parameter in parameters.items():
+            value = _get(engine, whole, parameter, kind)
+            if keep:
+                found[f"{kind}.{name}"] = value.detach().to("cpu", torch.float32, copy=True).contiguous()
+    return found, step
+
+
+def scatter(engine: Any, parameters: Mapping[str, Any], values: Mapping[str, Tensor], step: int) -> None:
+    """Put what ``gather`` returned into an engine that has taken no step; each rank takes its share.
+
+    The weights in the model's own dtype are not touched: they must have been loaded.
+    """
+    if step:
+        _begin(engine, step)
+    whole = _whole_tensors(engine)
+    for kind in kinds(engine, step):
+        for name, parameter in parameters.items():
+            _set(engine, whole, parameter, kind, values[f"{kind}.{name}"])
+
+
+def kinds(engine: Any, step: int) -> tuple[str, ...]:
+    """What there is to keep of each parameter after ``step`` steps."""
+    master = () if engine.module.model.dtype == torch.float32 else (MASTER,)
+    return (*master, *(MOMENTS if step else ()))
+
+
+def _stepped(engine: Any) -> list[Tensor]:
+    """The tensors that AdamW itself steps on; under ZeRO this rank's shares of the weights."""
+    wrapper = engine.optimizer
+    if wrapper is engine.basic_optimizer:
+        return [parameter for group in wrapper.param_groups for parameter in group["params"]]
+    if engine.zero_optimization_stage() == 3:
+        return list(wrapper.fp32_partitioned_groups_flat)
+    if engine.zero_optimization_stage():
+        return list(wrapper.single_partition_of_fp32_groups)
+    return [tensor for group in wrapper.fp32_groups for tensor in group]
+
+
+def _whole_tensors(engine: Any) -> dict[int, Tensor]:
+    """Where nothing is sharded: the tensor that AdamW steps on for each parameter, by the parameter's ``id``."""
+    if engine.zero_optimization_stage():
+        return {}
+    wrapper = engine.optimizer
+    own = _stepped(engine)
+    if wrapper is engine.basic_optimizer:
+        return {id(parameter): parameter for parameter in own}
+    return {
+        id(parameter): tensor
+        for parameter, tensor in zip((p for group in wrapper.fp16_groups for p in group), own, strict=True)
+    }
+
+
+def _begin(engine: Any, step: int) -> None:
+    """Give AdamW the memory that it would make for itself at its first step."""
+    for tensor in _stepped(engine):
+        engine.basic_optimizer.state[tensor] = {
+            "step": torch.tensor(float(step)),
+            **{moment: torch.zeros_like(tensor, requires_grad=False) for moment in MOMENTS},
+        }
+    if engine.zero_optimization_stage() in (1, 2):
+        # Else the helpers find no moments before the first step, which is when DeepSpeed makes this link.
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _get(engine: Any, whole: Mapping[int, Tensor], parameter: Any, kind: str) -> Tensor:
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    if whole:
+        tensor = whole[id(parameter)]
+        if kind == MASTER:
+            return tensor
+        # A parameter that never had a gradient is nothing to AdamW.
+        remembered: Tensor = engine.basic_optimizer.state[tensor].get(kind, torch.zeros_like(tensor))
+        return remembered
+    value = safe_get_full_fp32_param(parameter) if kind == MASTER else safe_get_full_optimizer_state(parameter, kind)
+    assert value is not None, "DeepSpeed does not know a parameter of its own model"
+    return value
+
+
+def _set(engine: Any, whole: Mapping[int, Tensor], parameter: Any, kind: str, value: Tensor) -> None:
+    from deepspeed.utils import (
+        safe_set_full_fp32_param,
+        safe_set_full_optimizer_state,
+        safe_set_local_fp32_param,
+        safe_set_local_optimizer_state,
+    )
+
+    if whole:
+        tensor = whole[id(parameter)]
+        target = tensor if kind == MASTER else engine.basic_optimizer.state[tensor][kind]
+        target.data.copy_(value)
+    elif hasattr(parameter, "ds_id"):
+        # The helper for whole tensors cannot set those whose size the ranks do not divide: shares are padded.
+        share = parameter.ds_tensor.numel()
+        first = torch.distributed.get_rank() * share
+        own = torch.zeros(share)
+        values = value.flatten()[first : first + share]
+        own[: len(values)] = values
+        if kind == MASTER:
+            safe_set_local_fp32_param(parameter, own)
+        else:
+            safe_set_local_optimizer_state(parameter, own, kind)
+    elif kind == MASTER:
+        safe_set_full_fp32_param(parameter, value)
+    else:
+        safe_set_full_optimizer_state(parameter, value, kind)

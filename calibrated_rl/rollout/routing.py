@@ -1,0 +1,74 @@
+"""Which replica holds a dialogue. A state machine without clocks and actors; what it costs does not grow with the pool.
+
+- A dialogue stays where it is, because its prefix cache is there, until the replica is out of service.
+- The dialogues of a group share instructions, greeting and first turns. So they go where the group's last one went,
+  as long as that replica has few more dialogues than the one that has fewest.
+- Any other dialogue goes to the replica that has fewest, the lowest number first.
+"""
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Sequence
+
+
+class Router:
+    """Spreads running dialogues over the replicas that are in service."""
+
+    def __init__(self, slack: int) -> None:
+        """``slack``: so many dialogues more than the least loaded replica may one have for the sake of a shared
+        prefix."""
+        self._slack = slack
+        self._load: dict[int, int] = {}
+        """Running dialogues of each replica in service."""
+        self._heap: list[tuple[int, int]] = []
+        """(dialogues, replica) for each replica as it is, among entries that are out of date."""
+        self._of: dict[str, int] = {}
+        self._home: dict[str, int] = {}
+        """Where the group's last dialogue went."""
+
+    def serve(self, replicas: Iterable[int]) -> None:
+        """From now on these are in service; what others held is placed anew with its next turn."""
+        serving = set(replicas)
+        self._of = {key: replica for key, replica in self._of.items() if replica in serving}
+        self._home = {group: replica for group, replica in self._home.items() if replica in serving}
+        self._load = dict.fromkeys(sorted(serving), 0)
+        for replica in self._of.values():
+            self._load[replica] += 1
+        self._heap = [(count, replica) for replica, count in self._load.items()]
+        heapq.heapify(self._heap)
+
+    def route(self, key: str) -> int:
+        """The replica of the running dialogue ``key``, ``GROUP-MEMBER``. At least one must be in service."""
+        known = self._of.get(key)
+        if known is not None:
+            return known
+        group, least = key.rpartition("-")[0], self._least_loaded()
+        home = self._home.get(group, least)
+        chosen = home if self._load[home] < self._load[least] + self._slack else least
+        self._of[key] = self._home[group] = chosen
+        self._count(chosen, 1)
+        return chosen
+
+    def leave(self, key: str) -> None:
+        """The dialogue is over, or never came to its first turn."""
+        replica = self._of.pop(key, None)
+        if replica is not None:
+            self._count(replica, -1)
+
+    def _count(self, replica: int, change: int) -> None:
+        self._load[replica] += change
+        heapq.heappush(self._heap, (self._load[replica], replica))
+        if len(self._heap) > 8 * len(self._load) + 64:
+            self._heap = [(count, replica) for replica, count in self._load.items()]
+            heapq.heapify(self._heap)
+
+    def _least_loaded(self) -> int:
+        while self._load[self._heap[0][1]] != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0][1]
+
+
+def preferred(key: str, replicas: Sequence[int]) -> int:
+    """The replica whose number gives the highest hash with the dialogue's key (rendezvous hashing, Thaler, Ravishankar
+    1998): the same in every process, and when one joins or leaves, only the dialogues that it gets or had are moved."""
+    return max(replicas, key=lambda number: hashlib.blake2b(f"{key}/{number}".encode(), digest_size=8).digest())

@@ -1,0 +1,58 @@
+"""What the rows of the rollout compare: turns taken out of dialogues, tokens that a cache could have served."""
+
+import numpy as np
+
+from calibrated_rl.benchmarks.control_plane import ControlPlane
+from calibrated_rl.benchmarks.prefix_cache import Asked, servable
+from calibrated_rl.benchmarks.rollout import Line, script_of
+from calibrated_rl.benchmarks.talk import Talk, TalkConfig, model_of
+from calibrated_rl.dialogue import Dialogue, Side, Split, TokenSequence
+
+
+def sequence(*parts: tuple[int, bool, list[int]]) -> TokenSequence:
+    """From (turn, own, ids)."""
+    ids = [i for _, _, part in parts for i in part]
+    mask = [own for _, own, part in parts for _ in part]
+    turns = [turn for turn, _, part in parts for _ in part]
+    return TokenSequence(
+        ids=np.array(ids, np.int32), mask=np.array(mask), turns=np.array(turns, np.int32),
+        logprobs=np.where(mask, -1, np.nan).astype(np.float32), versions=np.where(mask, 0, -1).astype(np.int32),
+    )  # fmt: skip
+
+
+def test_the_script_of_a_dialogue_has_its_turns_in_order_with_what_was_heard_before_each() -> None:
+    policy = sequence((-1, False, [1, 2]), (1, False, [3]), (2, True, [4, 5]), (2, False, [9]), (3, False, [6, 7]),
+                      (4, True, [8]))  # fmt: skip
+    user = sequence((-1, False, [1]), (0, False, [2]), (1, True, [3, 9]), (2, False, [4, 5]), (3, True, [6]),
+                    (3, False, [9]), (4, False, [8]))  # fmt: skip
+    dialogue = Dialogue(
+        id="", task="", scenario=Talk(2).scenarios(Split.CALIBRATION, 1)[0], turns=(), ending="", outcome=None, kind="",
+        policy_tokens=policy, user_tokens=user,
+    )  # fmt: skip
+    assert script_of(dialogue) == [
+        Line(side=Side.USER, heard=[1, 2], tokens=2),
+        Line(side=Side.POLICY, heard=[1, 2, 3], tokens=2),
+        Line(side=Side.USER, heard=[4, 5], tokens=1),
+        Line(side=Side.POLICY, heard=[9, 6, 7], tokens=1),
+    ]
+
+
+def test_what_a_cache_could_serve_is_the_longest_prefix_of_an_earlier_turn_that_was_computed() -> None:
+    turns = [
+        Asked([1, 2, 3], [4, 5]),
+        Asked([1, 2, 3], [6]),  # another member of the group: the last token of the prompt is always computed
+        Asked([1, 2, 3, 4, 5, 7], [8]),  # the first dialogue goes on; 5 was sampled last, and has no keys yet
+        Asked([2, 3]),
+        Asked([1, 2, 9]),
+    ]
+    assert servable(turns) == [0, 2, 4, 0, 2]
+
+
+def test_dialogues_over_stub_replicas_take_no_less_than_their_turns(ray_session: None) -> None:
+    config = ControlPlane.Config(replicas=(8, 16), turns_per_second=200.0, policy_turns=3, hosts=1)
+    talk = TalkConfig(model="tiny", policy_turns=config.policy_turns)
+    with model_of(talk) as (_, tokens):
+        held = ControlPlane(config)._hold(talk, tokens, 8)
+    # Twice, as the larger size has twice the dialogues: 2 groups, each an opening and 4 times 3 turns a side.
+    assert held.turns == 2 * 2 * (1 + 4 * 6)
+    assert 2 * (1 + 6) * 0.5 * 8 / 200 < held.ideal < held.seconds and held.cpu > 0
