@@ -48,13 +48,15 @@ def execute(
     from calibrated_rl.progress import Progress
     from calibrated_rl.report.text import table
 
-    load_config(config_file, overrides)  # mistakes come to light before anybody looks for devices
+    asked = load_config(config_file, overrides)  # mistakes come to light before anybody looks for devices
     overrides = [*_command.hardware(hardware), *overrides]
     config = load_config(config_file, overrides)
     variants = variants_of(config, config_file, overrides) if side_experiments else {}
     if only and only not in (MAIN, *variants):
         raise UserError(f"{config_file} has no part '{only}'; there are: {', '.join((MAIN, *variants))}")
     progress, folder = Progress(), Path(runs) / config.name
+    if asked.deterministic and not config.deterministic:
+        progress.say(f"deterministic is turned off by {overrides[0]}: the same seed will not give the same run")
     if only in ("", MAIN):
         summary = run(config, folder, progress)
     for name, variant in variants.items():
