@@ -45,6 +45,17 @@ def at_most(value: float, limit: float, goal: float, how: str, *, also: bool = T
     return Row(value=value, limit=limit, ratio=ratio, goal=goal, met=ratio <= goal and also, how=how)
 
 
+def require_device(device: str) -> None:
+    """
+    Raises:
+        NotMeasured: this machine has no such device.
+    """
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise NotMeasured("there is no GPU")
+
+
 class Benchmark(Protocol):
     """Measures one row."""
 

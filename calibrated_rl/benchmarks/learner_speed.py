@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from calibrated_rl.benchmarks.base import NotMeasured, Row, at_least
+from calibrated_rl.benchmarks.base import Row, at_least, require_device
 from calibrated_rl.dialogue import TokenSequence
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig
@@ -51,8 +51,7 @@ class LearnerSpeed:
 
     def measure(self) -> Row:
         config = self.config
-        if config.device == "cuda" and not torch.cuda.is_available():
-            raise NotMeasured("there is no GPU")
+        require_device(config.device)
         random = np.random.default_rng(0)
         lengths = random.integers(config.shortest, config.longest + 1, config.sequences)
         batch = SampleBatch.of(

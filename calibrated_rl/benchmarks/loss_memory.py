@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from calibrated_rl.benchmarks.base import NotMeasured, Row, at_most
+from calibrated_rl.benchmarks.base import Row, at_most, require_device
 from calibrated_rl.learner.head import ScoringHead
 from calibrated_rl.learner.losses.base import LossInputs, Totals
 from calibrated_rl.learner.losses.grpo import GRPO
@@ -34,8 +34,7 @@ class LossMemory:
 
     def measure(self) -> Row:
         config = self.config
-        if config.device == "cuda" and not torch.cuda.is_available():
-            raise NotMeasured("there is no GPU")
+        require_device(config.device)
         found = {count: (self._peak(count), count * config.vocabulary * 4) for count in config.positions}
         worst = max(found, key=lambda count: found[count][0] / found[count][1])
         shares = ", ".join(f"{count}: {peak / full:.3f}" for count, (peak, full) in found.items())
