@@ -130,11 +130,11 @@ def test_a_cluster_that_is_too_small_is_said_and_refused(impatient: pytest.Monke
 
 def test_where_others_have_the_room_or_machines_may_come_it_is_waited_for(impatient: pytest.MonkeyPatch) -> None:
     store, stores_need = start_store(ReplayConfig())
-    with reserving(5) as (group, first), reserving(5) as (_, second):
-        wait_for_machines([stores_need, first], lambda line: None)
-        wait_for_machines([first, second], lambda line: ray.util.remove_placement_group(group))
+    with reserving(5) as (others, theirs), reserving(5) as (_, ours):
+        wait_for_machines([stores_need, theirs], lambda line: None)
+        wait_for_machines([stores_need, ours], lambda line: ray.util.remove_placement_group(others))
     ray.kill(store)
-    with reserving(9) as (group, too_large):
+    with reserving(9) as (_, too_large):
         impatient.setenv(machines.IN_KUBERNETES, "10.0.0.1")
         impatient.setattr(machines, "EVERY_S", 1.0)
         said: list[str] = []
