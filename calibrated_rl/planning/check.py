@@ -1,0 +1,102 @@
+"""What was predicted beside what then happened in a run with other settings."""
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from calibrated_rl.evaluation.statistics import LEVEL
+from calibrated_rl.planning.measured import Measured, read_measured
+from calibrated_rl.planning.model import Parts, Prediction
+from calibrated_rl.planning.search import Planner, counts_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """Of two means, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """Seconds of an update, as predicted and as they were."""
+
+    source: str
+    updates: int
+    """That could be compared."""
+    predicted: Parts
+    low: float
+    high: float
+    """Bounds of the predicted step."""
+    happened: Parts
+    ratio: Ratio
+    """What happened by what was predicted, of the step."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_run(planner: Planner, run: Path) -> Checked:
+    """Predict the updates of ``run`` from the planner's measurements and compare.
+
+    The run's budget of tokens, ranks and replicas are its own; replicas are those of each update, where they changed.
+
+    Raises:
+        UserError: ``run`` is no run folder, or has no such arm.
+    """
+    after = read_measured(run, planner.arm)
+    predictions = _by_replicas(planner, after)
+    happened = [Parts(rollout=u.rollout, learning=u.learning, sync=u.sync) for u in after.updates]
+    before = [
+        sum(weight * each[i].step for weight, _, each in predictions)
+        for i in range(len(planner.model.updates))
+    ]
+    return Checked(
+        source=str(run), updates=len(happened),
+        predicted=_mean([(w, p.parts) for w, p, _ in predictions]),
+        low=sum(w * p.low for w, p, _ in predictions), high=sum(w * p.high for w, p, _ in predictions),
+        happened=_mean([(1 / len(happened), parts) for parts in happened]),
+        ratio=ratio_of_means([parts.step for parts in happened], before),
+    )  # fmt: skip
+
+
+def ratio_of_means(upper: list[float], lower: list[float]) -> Ratio:
+    """``mean(upper) / mean(lower)`` of independent positive values, at least two each.
+
+    Its logarithm is taken as normal with the sum of both relative squared standard errors as variance (delta method),
+    the quantile is Student's with the degrees of freedom of the smaller set. Updates that follow each other are alike,
+    so it is somewhat too narrow.
+    """
+    means = [float(np.mean(each)) for each in (upper, lower)]
+    errors = [float(np.var(each, ddof=1)) / len(each) for each in (upper, lower)]
+    deviation = math.sqrt(sum(error / mean**2 for error, mean in zip(errors, means, strict=True)))
+    wide = float(stdtrit(min(len(upper), len(lower)) - 1, 1 - (1 - LEVEL) / 2)) * deviation
+    value = means[0] / means[1]
+    return Ratio(value=value, low=value * math.exp(-wide), high=value * math.exp(wide))
+
+
+def _by_replicas(planner: Planner, after: Measured) -> list[tuple[float, Prediction, list[Parts]]]:
+    """For each pair of replicas that occurred: its share of the updates, and what is predicted with it."""
+    ranks = counts_of(after.config)["learner"]
+    occurred = Counter(tuple(sorted(update.replicas.items())) for update in after.updates)
+    found = []
+    for replicas, count in occurred.items():
+        counts = {**dict(replicas), "learner": ranks}
+        setting = planner.setting(counts, after.config)
+        found.append((count / len(after.updates), planner.model.predict(setting), planner.model.each(setting)))
+    return found
+
+
+def _mean(weighted: list[tuple[float, Parts]]) -> Parts:
+    return Parts(
+        rollout=sum(w * parts.rollout for w, parts in weighted),
+        learning=sum(w * parts.learning for w, parts in weighted),
+        sync=sum(w * parts.sync for w, parts in weighted),
+    )
