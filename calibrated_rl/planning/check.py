@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 from calibrated_rl.evaluation.statistics import LEVEL
 from calibrated_rl.planning.measured import Measured, read_measured
 from calibrated_rl.planning.model import Parts, Prediction
-from calibrated_rl.planning.search import Planner, counts_of
+from calibrated_rl.planning.search import Planner, counts_of, unlike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,8 @@ class Checked:
     source: str
     updates: int
     """That could be compared."""
+    beside: list[str]
+    """Settings that differ, too, and that the model knows nothing of."""
     predicted: Parts
     low: float
     high: float
@@ -49,9 +51,10 @@ def check_run(planner: Planner, run: Path) -> Checked:
     The run's budget of tokens, ranks and replicas are its own; replicas are those of each update, where they changed.
 
     Raises:
-        UserError: ``run`` is no run folder, or has no such arm.
+        UserError: ``run`` is no run folder, has no such arm, or was made with other models, dialogues or devices.
     """
     after = read_measured(run, planner.arm)
+    beside = unlike(planner.measured, after.config)
     predictions = _by_replicas(planner, after)
     happened = [Parts(rollout=u.rollout, learning=u.learning, sync=u.sync) for u in after.updates]
     before = [
@@ -59,7 +62,7 @@ def check_run(planner: Planner, run: Path) -> Checked:
         for i in range(len(planner.model.updates))
     ]
     return Checked(
-        source=str(run), updates=len(happened),
+        source=str(run), updates=len(happened), beside=beside,
         predicted=_mean([(w, p.parts) for w, p, _ in predictions]),
         low=sum(w * p.low for w, p, _ in predictions), high=sum(w * p.high for w, p, _ in predictions),
         happened=_mean([(1 / len(happened), parts) for parts in happened]),

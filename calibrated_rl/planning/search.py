@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from calibrated_rl.config import RunConfig
 from calibrated_rl.errors import UserError
+from calibrated_rl.evaluation.saved_run import changed_settings
 from calibrated_rl.planning.cluster import ROLES, Cluster, Placement
-from calibrated_rl.planning.measured import Measured, occasions_in
+from calibrated_rl.planning.measured import SIDES, Measured, occasions_in
 from calibrated_rl.planning.model import CostModel, Parts, Prediction, Setting, model_of
 
 MOST_TRIED = 200_000
@@ -35,25 +36,50 @@ class Plan:
         return self.seconds / 3600 * self.placement.on_demand_dollars_per_hour
 
 
+_DEVICE = ("num_gpus", "dtype", "eager", "threads")
+DECIDING = (
+    "task", "human",
+    *(f"{side}.{key}" for side in SIDES for key in ("model", *(f"engine.{each}" for each in _DEVICE))),
+    *(f"learner.{key}" for key in ("gpus", "dtype", "threads", "compile", "gradient_checkpointing")),
+)  # fmt: skip
+"""Settings with which everything takes another time: other dialogues, models or devices."""
+KNOWN = (
+    "name", "label", "arms", "seeds", "control_", "variants", "restarts", "evaluation.", "shift.", "calibration.every",
+    "training.updates", "training.tokens_per_update", "training.checkpoint", "learner.ranks", "learner.labels",
+    "learner.cpus", "learner.timeout", "replay.", "proxy.",
+    *(f"{side}.{key}" for side in SIDES for key in (
+        "replicas", "scaling", "engine.labels", "engine.num_cpus", "engine.timeout", "engine.start_timeout"
+    )),
+)  # fmt: skip
+"""How the settings begin that the model takes into account, or that no update waits for."""
+
+
+def unlike(measured: Measured, config: RunConfig) -> list[str]:
+    """Settings of ``config`` that differ from those of the measured run, and are neither ``DECIDING`` nor ``KNOWN``.
+
+    Raises:
+        UserError: a deciding one differs.
+    """
+    changed = changed_settings(measured.config, config)
+    if deciding := [key for key in changed if key in DECIDING]:
+        raise UserError(
+            f"{measured.source} was measured with other settings ({', '.join(deciding)}), so its times say nothing of "
+            "this: measure with these settings (leave --run away), or take a run that has them"
+        )
+    return [key for key in changed if not key.startswith(KNOWN)]
+
+
 class Planner:
     """Measured updates, a config to plan for, and the cluster it may use."""
 
     def __init__(self, measured: Measured, config: RunConfig, cluster: Cluster) -> None:
         """
         Raises:
-            UserError: what was measured says nothing of this config (another kind of device), or does not fit.
+            UserError: what was measured says nothing of this config.
         """
-        for role, then, now in (
-            ("policy.engine.num_gpus", measured.config.policy.engine.num_gpus, config.policy.engine.num_gpus),
-            ("simulator.engine.num_gpus", measured.config.simulator.engine.num_gpus, config.simulator.engine.num_gpus),
-            ("learner.gpus", measured.config.learner.gpus, config.learner.gpus),
-        ):
-            if then != now:
-                raise UserError(
-                    f"{role} is {now:g}, and {measured.source} was measured with {then:g}: times with another share of "
-                    "a device cannot be told from it; measure there (leave --run away)"
-                )
-        self.config, self.cluster, self.arm = config, cluster, measured.arm
+        self.beside = unlike(measured, config)
+        """Settings that differ from those of the measured run, and that the model knows nothing of."""
+        self.measured, self.config, self.cluster, self.arm = measured, config, cluster, measured.arm
         self.occasions = {
             name: (seconds, count)
             for name, seconds in measured.occasions.items()

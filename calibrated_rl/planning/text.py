@@ -80,6 +80,7 @@ def check_table(checked: Checked) -> str:
             grid([("part", "predicted, s", "happened, s", "ratio"), *rows]),
             f"update {checked.predicted.step:.2f} s [{checked.low:.2f}, {checked.high:.2f}] predicted, {step:.2f} s "
             f"happened ({inside}); ratio {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
+            *([f"other settings differ, too: {', '.join(checked.beside)}"] if checked.beside else []),
         ]
     )
 
@@ -91,6 +92,8 @@ def notes(planner: Planner) -> str:
         "brackets: 95 % over the measured updates, and half_batch wrong by a factor of "
         f"{HALF_BATCH_WITHIN:g}; not in the run: starting, cold start, evaluation"
     )
+    if planner.beside:
+        lines.append(f"not taken into account, though they differ from the measured run: {', '.join(planner.beside)}")
     if planner.unseen:
         lines.append(f"not counted, since the measured updates had none of it: {', '.join(planner.unseen)}")
     return "\n".join(lines)
