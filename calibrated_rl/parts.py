@@ -286,6 +286,10 @@ class Parts:
         finally:
             self._started.close()
 
+    def on_stop(self, end: Callable[[], None]) -> None:
+        """Call ``end`` before the parts that are there now are stopped."""
+        self._started.callback(end)
+
     # ---- what the arms are made of -------------------------------------------------------------------
 
     def open_store(self, name: str, rewind_to: int | None = None) -> None:
