@@ -192,6 +192,8 @@ class Parts:
             self.open_store("logs")
             self.keep([log for split in Split for log in self.logs[split]])
         self._bring_up()
+        if self.keeps_start:
+            self.learner.load(START, self.start_folder, trainable=False)
         for pool in self.pools:
             pool.wait_until_ready()
         if isinstance(self.judge, ReplicaPool):

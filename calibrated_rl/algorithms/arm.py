@@ -83,8 +83,6 @@ class Arm:
         """What the checkpoint says of them that the arm goes on from."""
         self._began = time.monotonic()
         self._checkpoints = ArmCheckpoints(parts.folder, name, seed, parts.config.training.checkpoints_kept)
-        if parts.keeps_start:
-            parts.learner.load(START, parts.start_folder, trainable=False)
         if (saved := self._checkpoints.latest(parts.say)) is None:
             self._begin()
         else:
