@@ -37,12 +37,13 @@ class Elastic:
         """What is in flight from here on, such as for measuring shift, does not belong to it."""
         self._turn_seconds = {name: pool.load.take() for name, pool in self._pools.items()}
 
-    def after_update(self, seconds_rollout: float, seconds_learning: float) -> dict[str, float]:
+    def after_update(self, seconds_rollout: float, seconds_learning: float, seconds: float) -> dict[str, float]:
         """Decide how many replicas there should be, and let the pools begin to change; nothing waits for that.
 
         Args:
-            seconds_rollout: of the update that is done; rollouts and learning took turns.
+            seconds_rollout: for which dialogues were in flight, of the update that is done.
             seconds_learning: with the sync of the weights.
+            seconds: of the whole update; less than both together where they overlap.
 
         Returns:
             metrics: by side, replicas in service during the update, and how long turns were in flight on them while
@@ -59,7 +60,7 @@ class Elastic:
             }  # fmt: skip
             decision = self._scaler.decide(
                 UpdateSeen(
-                    at=time.monotonic(), seconds=seconds_rollout + seconds_learning, seconds_rollout=seconds_rollout,
+                    at=time.monotonic(), seconds=seconds, seconds_rollout=seconds_rollout,
                     seconds_learning=seconds_learning, sides=sides,
                 )
             )  # fmt: skip

@@ -174,8 +174,8 @@ class ReplicaPool:
         """Members that are healthy."""
         self._router = Router(max(1, config.max_num_seqs // FEW_MORE))
         self._router.serve(self._serving)
-        self._exchanges: dict[int, tuple[int, Exchange]] = {}
-        """How turns reach each replica, with the life of the replica that it belongs to."""
+        self._exchanges: dict[tuple[int, asyncio.AbstractEventLoop], tuple[int, Exchange]] = {}
+        """How turns reach each replica from each event loop, with the life of the replica that it belongs to."""
         self._given_up: set[int] = set()
         """Replicas that did not come back in time: nobody waits for them, and they may still come."""
         self._newcomers: list[PlacedReplica] = []
@@ -239,10 +239,11 @@ class ReplicaPool:
             index = self.route(key)
             life, size = self._lives[index], len(argument) if isinstance(argument, list) else 1
             self.load.add(index, size)
+            exchange = self._exchange(index, life) if method == "generate" else None
         try:
             answer = (
-                self._exchange(index, life).ask(argument)
-                if method == "generate"
+                exchange.ask(argument)
+                if exchange is not None
                 else getattr(self._placed[index].actor, method).remote(argument)
             )
             # Turns wait in the engine for their place in the batch; that is no sign of a dead one.
@@ -254,11 +255,13 @@ class ReplicaPool:
             self.load.add(index, -size)
 
     def _exchange(self, index: int, life: int) -> Exchange:
-        """The exchange with a replica in its present life, from the running event loop."""
-        known, exchange = self._exchanges.get(index, (life, None))
-        if exchange is None or known != life or exchange.loop is not asyncio.get_running_loop():
+        """The exchange with a replica in its present life, from the running event loop. Held under ``_changing``."""
+        loop = asyncio.get_running_loop()
+        known, exchange = self._exchanges.get((index, loop), (life, None))
+        if exchange is None or known != life:
+            self._exchanges = {at: each for at, each in self._exchanges.items() if not at[1].is_closed()}
             exchange = Exchange(self._placed[index].actor)
-            self._exchanges[index] = life, exchange
+            self._exchanges[index, loop] = life, exchange
         return exchange
 
     def _retire(self, index: int, life: int, cause: str) -> None:
@@ -448,7 +451,7 @@ class ReplicaPool:
         self._placed[index].end()
         with self._restoring, self._changing:
             del self._placed[index], self._lives[index]
-            self._exchanges.pop(index, None)
+            self._exchanges = {at: each for at, each in self._exchanges.items() if at[0] != index}
             self._manager.remove_actor(index)
             self._given_up.discard(index)
         self._say(f"{self.role} replica {index} has left" + (f"; {cut_off} turns were cut off" if cut_off else ""))
