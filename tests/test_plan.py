@@ -30,8 +30,8 @@ WIRES = Wires(weight_bytes=3_000_000_000, bytes_per_second=1e9)
 
 def update(**changes: Any) -> UpdateMeasured:
     made = UpdateMeasured(
-        update=1, rollout=10.0, learning=4.0, sync=1.0, optimizer_steps=2, replicas={"policy": 1, "simulator": 1},
-        in_flight={"policy": 48.0, "simulator": 16.0},
+        update=1, rollout=10.0, learning=4.0, sync=1.0, hidden=0.0, optimizer_steps=2,
+        replicas={"policy": 1, "simulator": 1}, in_flight={"policy": 48.0, "simulator": 16.0},
     )  # fmt: skip
     return replace(made, **changes)
 
@@ -65,6 +65,15 @@ def test_learning_and_sync_by_hand() -> None:
     assert model(before=replace(SETTING, machines=2)).mean(SETTING).sync == 0
 
 
+def test_what_overlaps_by_hand() -> None:
+    # 4 of the 5 s of learning and sync went on beside the rollouts: four fifths of whichever is shorter.
+    ahead = model(update(hidden=4.0))
+    assert ahead.mean(SETTING).step == pytest.approx(11)
+    eight_ranks = ahead.mean(replace(SETTING, ranks=8))
+    assert eight_ranks.hidden == pytest.approx(0.8 * 1.5) and eight_ranks.step == pytest.approx(10 + 0.5 + 1 - 1.2)
+    assert model(update(rollout=2.0, hidden=2.0)).mean(SETTING).step == pytest.approx(5)
+
+
 def test_a_prediction_of_the_same_is_what_was_measured() -> None:
     updates = [update(rollout=10 + i, learning=4 - 0.1 * i) for i in range(6)]
     found = model(*updates).predict(SETTING)
@@ -76,16 +85,20 @@ def test_a_prediction_of_the_same_is_what_was_measured() -> None:
 
 
 numbers = st.floats(0.01, 500)
+shares = st.floats(0, 1)
 counts = st.integers(1, 64)
 
 
-@given(st.tuples(numbers, numbers, numbers, numbers, numbers), st.tuples(counts, counts, counts, counts), numbers)
+@given(
+    st.tuples(numbers, numbers, numbers, numbers, numbers), st.tuples(counts, counts, counts, counts), numbers, shares
+)
 def test_more_of_anything_on_the_same_machines_is_never_slower(
-    times: tuple[float, ...], number: tuple[int, ...], tokens: float
+    times: tuple[float, ...], number: tuple[int, ...], tokens: float, overlapping: float
 ) -> None:
     rollout, learning, sync, policy, simulator = times
     measured = update(
-        rollout=rollout, learning=learning, sync=sync, in_flight={"policy": policy, "simulator": simulator},
+        rollout=rollout, learning=learning, sync=sync, hidden=overlapping * min(rollout, learning + sync),
+        in_flight={"policy": policy, "simulator": simulator},
         replicas={"policy": number[0], "simulator": number[1]},
     )  # fmt: skip
     found = model(measured)
@@ -97,7 +110,7 @@ def test_more_of_anything_on_the_same_machines_is_never_slower(
     ] + [replace(here, ranks=here.ranks + 1)]
     step = found.mean(here).step
     assert all(found.mean(each).step <= step * (1 + 1e-12) for each in more)
-    # A replica never saves more than the waiting for its side.
+    # One more at most halves the time, where there was one and it was full.
     assert found.mean(more[0]).rollout >= found.mean(here).rollout * (1 - 1e-12) / 2
     assert found.mean(replace(here, tokens=2 * here.tokens)).step <= 2 * step * (1 + 1e-12)
 

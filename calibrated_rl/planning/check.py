@@ -56,7 +56,7 @@ def check_run(planner: Planner, run: Path) -> Checked:
     after = read_measured(run, planner.arm)
     beside = unlike(planner.measured, after.config)
     predictions = _by_replicas(planner, after)
-    happened = [Parts(rollout=u.rollout, learning=u.learning, sync=u.sync) for u in after.updates]
+    happened = [Parts(rollout=u.rollout, learning=u.learning, sync=u.sync, hidden=u.hidden) for u in after.updates]
     before = [
         sum(weight * each[i].step for weight, _, each in predictions)
         for i in range(len(planner.model.updates))
@@ -102,4 +102,5 @@ def _mean(weighted: list[tuple[float, Parts]]) -> Parts:
         rollout=sum(w * parts.rollout for w, parts in weighted),
         learning=sum(w * parts.learning for w, parts in weighted),
         sync=sum(w * parts.sync for w, parts in weighted),
+        hidden=sum(w * parts.hidden for w, parts in weighted),
     )

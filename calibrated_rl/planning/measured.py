@@ -1,9 +1,10 @@
 """Where the time of a run went, read from the metrics that its arms left in ``arms/ARM-SEED.json``.
 
-In an update, three things take turns: rollouts, learning (with storing, drawing groups, reference log-probs), the sync
-of weights. Some work comes with some updates only, on occasions that the settings name: measuring shift, keeping a
-checkpoint, aligning the simulator again. Aligning has no metric of its own: it is what the rollouts of the updates that
-begin with it took longer than the median of the others.
+An update has three parts: rollouts, learning (with storing, drawing groups, reference log-probs), the sync of weights.
+They take turns, or with ``training.max_staleness`` above 0 some of the rollouts goes on beside the others. Some work
+comes with some updates only, on occasions that the settings name: measuring shift, keeping a checkpoint, aligning the
+simulator again. Aligning has no metric of its own: it is by how much longer the learner waited for its dialogues in the
+updates that begin with it than the median of the others.
 """
 
 import math
@@ -41,6 +42,8 @@ class UpdateMeasured:
     rollout: float
     learning: float
     sync: float
+    hidden: float
+    """Of the rollouts, what the learner did not wait for: it went on beside learning and sync."""
     optimizer_steps: float
     replicas: Mapping[str, int]
     """In service, by side."""
@@ -64,9 +67,14 @@ class Measured:
     """Of the policy as it is saved."""
 
     def seconds_an_update(self) -> dict[str, float]:
-        """Seconds an update by part, what comes on occasions spread over all updates."""
+        """Seconds an update by part, of the rollouts what the learner waited for; what comes on occasions is spread
+        over all updates."""
         count = len(self.updates)
-        core = {name: sum(getattr(u, name) for u in self.updates) / count for name in ("rollout", "learning", "sync")}
+        core = {
+            "rollout": sum(u.rollout - u.hidden for u in self.updates) / count,
+            "learning": sum(u.learning for u in self.updates) / count,
+            "sync": sum(u.sync for u in self.updates) / count,
+        }
         times = occasions_in(self.config, self.arm)
         return core | {name: s * times[name] / self.config.training.updates for name, s in self.occasions.items()}
 
@@ -135,22 +143,28 @@ def _add_seed(
         if "seconds_checkpoint" in of:
             occasions["checkpoint"].append(of["seconds_checkpoint"] + of.get("seconds_waiting_for_shift", 0.0))
         if every and update and update % every == 0 and update in complete and usual:
-            rollout = median(other["seconds_rollout"] for other in usual.values())
-            occasions["aligning"].append(max(0.0, of["seconds_rollout"] - rollout))
+            waited = median(_waited(other) for other in usual.values())
+            occasions["aligning"].append(max(0.0, _waited(of) - waited))
     for update, of in usual.items():
         if absent := [name for name in _METRICS if name not in of]:
             raise UserError(f"{file}: update {update} has no metric '{absent[0]}'")
         if of["seconds_rollout"] <= 0 or min(of[f"replicas_{side}"] for side in SIDES) < 1:
             raise UserError(f"{file}: update {update} took no time in rollouts, or had no replica")
-        waited = {side: of[key] for side in SIDES if (key := f"seconds_in_turns_{side}") in of}
+        in_turns = {side: of[key] for side in SIDES if (key := f"seconds_in_turns_{side}") in of}
         updates.append(
             UpdateMeasured(
                 update=update, rollout=of["seconds_rollout"], learning=of["seconds_learning"],
-                sync=of["seconds_weight_sync"], optimizer_steps=of["optimizer_steps"],
+                sync=of["seconds_weight_sync"], hidden=max(0.0, of["seconds_rollout"] - _waited(of)),
+                optimizer_steps=of["optimizer_steps"],
                 replicas={side: round(of[f"replicas_{side}"]) for side in SIDES},
-                in_flight={side: seconds / of["seconds_rollout"] for side, seconds in waited.items()},
+                in_flight={side: seconds / of["seconds_rollout"] for side, seconds in in_turns.items()},
             )
         )  # fmt: skip
+
+
+def _waited(update: Mapping[str, float]) -> float:
+    """Seconds that the learner waited for its dialogues; where they take turns with it, as long as they took."""
+    return update.get("seconds_waiting", update["seconds_rollout"])
 
 
 def _files(run: Path) -> list[Path]:

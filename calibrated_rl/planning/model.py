@@ -16,7 +16,10 @@ An update ``i`` was measured with ``r`` replicas of a side, ``k`` learner ranks 
   same time, and Ray hands copies on. The rest of ``S`` hangs on the same bytes, and is as measured.
 - **Occasions** (measuring shift, checkpoints, aligning) take as long as they did, aligning divided by ranks.
 
-Rollouts and learning take turns: the step is their sum. Assumed is that each replica and each rank has a device of its
+The step is the sum of the three less what overlaps: the share of the shorter one, rollouts or the other two, that went
+on beside the longer one when it was measured. Where they take turns (``training.max_staleness`` 0) that is nothing.
+
+Assumed is that each replica and each rank has a device of its
 own, as fast as the one that was measured, and that dialogues are as long as those that were measured.
 """
 
@@ -72,10 +75,12 @@ class Parts:
     rollout: float
     learning: float
     sync: float
+    hidden: float
+    """Of the rollouts, what goes on beside learning and sync."""
 
     @property
     def step(self) -> float:
-        return self.rollout + self.learning + self.sync
+        return self.rollout + self.learning + self.sync - self.hidden
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,14 +123,14 @@ class CostModel:
         half_batch = {side: value * half_batch_factor for side, value in self.half_batch.items()}
         tokens = setting.tokens / self.before.tokens
         sending = self.wires.sending(setting.machines) - self.wires.sending(self.before.machines)
-        return [
-            Parts(
-                rollout=rollout_seconds(update, setting.replicas, tokens, half_batch),
-                learning=learning_seconds(update, self.before, setting, self.wires),
-                sync=max(0.0, update.sync + sending),
-            )
-            for update in self.updates
-        ]
+        found = []
+        for update in self.updates:
+            rollout = rollout_seconds(update, setting.replicas, tokens, half_batch)
+            learning = learning_seconds(update, self.before, setting, self.wires)
+            sync = max(0.0, update.sync + sending)
+            hidden = overlap(update) * min(rollout, learning + sync)
+            found.append(Parts(rollout=rollout, learning=learning, sync=sync, hidden=hidden))
+        return found
 
     def occasion(self, name: str, seconds: float, setting: Setting) -> float:
         """Seconds of a measured occasion with ``setting``."""
@@ -175,6 +180,12 @@ def rollout_seconds(
     return update.rollout * factor
 
 
+def overlap(update: UpdateMeasured) -> float:
+    """Share of the shorter one, rollouts or learning with sync, that went on beside the longer one, 0 to 1."""
+    shorter = min(update.rollout, update.learning + update.sync)
+    return min(1.0, update.hidden / shorter) if shorter > 0 else 0.0
+
+
 def learning_seconds(update: UpdateMeasured, before: Setting, after: Setting, wires: Wires) -> float:
     """Learning of a measured update with the ranks and tokens of ``after``."""
     steps = update.optimizer_steps
@@ -188,4 +199,5 @@ def _mean(each: Sequence[Parts], count: int) -> Parts:
         rollout=sum(parts.rollout for parts in each) / count,
         learning=sum(parts.learning for parts in each) / count,
         sync=sum(parts.sync for parts in each) / count,
+        hidden=sum(parts.hidden for parts in each) / count,
     )

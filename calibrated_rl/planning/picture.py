@@ -10,7 +10,7 @@ from calibrated_rl.report.arms import in_order, style
 from calibrated_rl.report.drawing import figure, horizontal_only, plot_style
 
 PARTS = {
-    "rollout": ("rollouts", "#4C78A8"),
+    "rollout": ("waiting for rollouts", "#4C78A8"),
     "learning": ("store, score and learn", "#E8B04A"),
     "sync": ("weight sync", "#B5534C"),
     "measuring": ("measuring shift", "#72A98F"),

@@ -38,11 +38,11 @@ class Plan:
 
 _DEVICE = ("num_gpus", "dtype", "eager", "threads")
 DECIDING = (
-    "task", "human",
+    "task", "human", "training.max_staleness",
     *(f"{side}.{key}" for side in SIDES for key in ("model", *(f"engine.{each}" for each in _DEVICE))),
     *(f"learner.{key}" for key in ("gpus", "dtype", "threads", "compile", "gradient_checkpointing")),
 )  # fmt: skip
-"""Settings with which everything takes another time: other dialogues, models or devices."""
+"""Settings with which everything takes another time: other dialogues, models or devices, another overlap."""
 KNOWN = (
     "name", "label", "arms", "seeds", "control_", "variants", "restarts", "evaluation.", "shift.", "calibration.every",
     "training.updates", "training.tokens_per_update", "training.checkpoint", "learner.ranks", "learner.labels",

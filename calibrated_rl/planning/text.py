@@ -144,5 +144,6 @@ def grid(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _parts(parts: Parts) -> str:
-    return f"rollout {parts.rollout:.3f} s, learning {parts.learning:.3f} s, sync {parts.sync:.3f} s"
+    beside = f", of which {parts.hidden:.3f} s beside each other" if parts.hidden else ""
+    return f"rollout {parts.rollout:.3f} s, learning {parts.learning:.3f} s, sync {parts.sync:.3f} s{beside}"
 
