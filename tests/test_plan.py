@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from calibrated_rl.config import load_config
 from calibrated_rl.errors import UserError
-from calibrated_rl.planning.check import check_run, ratio_of_means
+from calibrated_rl.planning.check import check_run, paired_ratio, ratio_of_means
 from calibrated_rl.planning.cluster import Cluster, ClusterConfig, MachinesConfig, Need, needs_of, read_cluster
 from calibrated_rl.planning.measured import UpdateMeasured, occasions_in, read_measured, trained_arms
 from calibrated_rl.planning.model import CostModel, Setting, Wires, learning_seconds, rollout_seconds
@@ -30,7 +30,7 @@ WIRES = Wires(weight_bytes=3_000_000_000, bytes_per_second=1e9)
 
 def update(**changes: Any) -> UpdateMeasured:
     made = UpdateMeasured(
-        update=1, rollout=10.0, learning=4.0, sync=1.0, hidden=0.0, optimizer_steps=2,
+        seed=0, update=1, rollout=10.0, learning=4.0, sync=1.0, hidden=0.0, optimizer_steps=2,
         replicas={"policy": 1, "simulator": 1}, in_flight={"policy": 48.0, "simulator": 16.0},
     )  # fmt: skip
     return replace(made, **changes)
@@ -360,6 +360,15 @@ def test_the_ratio_of_means_by_hand() -> None:
     wide = 4.302653 * math.sqrt(1 / 6)
     assert found.value == 0.5
     assert (found.low, found.high) == pytest.approx((0.5 * math.exp(-wide), 0.5 * math.exp(wide)))
+
+
+def test_updates_are_compared_by_number() -> None:
+    before = {(0, 1): 4.0, (0, 2): 2.0, (0, 3): 1.0, (1, 1): 9.0}
+    common, found = paired_ratio({(0, 1): 8.0, (0, 2): 4.0, (0, 3): 2.0, (2, 1): 5.0}, before)
+    assert common == 3 and found is not None
+    # Each took twice as long: nothing is left to chance, though the means of four differ otherwise.
+    assert (found.value, found.low, found.high) == pytest.approx((2, 2, 2))
+    assert paired_ratio({(0, 1): 8.0}, before) == (1, None)
 
 
 def test_runs_of_an_older_version_are_refused(tmp_path: Path) -> None:

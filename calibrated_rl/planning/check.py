@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from calibrated_rl.evaluation.statistics import LEVEL
+from calibrated_rl.evaluation.statistics import LEVEL, ratio_interval
 from calibrated_rl.planning.measured import Measured, read_measured
 from calibrated_rl.planning.model import Parts, Prediction
 from calibrated_rl.planning.search import Planner, counts_of, unlike
@@ -40,6 +41,10 @@ class Checked:
     happened: Parts
     ratio: Ratio
     """What happened by what was predicted, of the step."""
+    common: int
+    paired: Ratio | None
+    """The same over the ``common`` updates alone, with seed and number, that both runs have: how a policy's dialogues
+    change while it learns is then in both. None where there are fewer than two."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -61,12 +66,16 @@ def check_run(planner: Planner, run: Path) -> Checked:
         sum(weight * each[i].step for weight, _, each in predictions)
         for i in range(len(planner.model.updates))
     ]
+    common, paired = paired_ratio(
+        {(u.seed, u.update): parts.step for u, parts in zip(after.updates, happened, strict=True)},
+        {(u.seed, u.update): step for u, step in zip(planner.model.updates, before, strict=True)},
+    )
     return Checked(
         source=str(run), updates=len(happened), beside=beside,
         predicted=_mean([(w, p.parts) for w, p, _ in predictions]),
         low=sum(w * p.low for w, p, _ in predictions), high=sum(w * p.high for w, p, _ in predictions),
         happened=_mean([(1 / len(happened), parts) for parts in happened]),
-        ratio=ratio_of_means([parts.step for parts in happened], before),
+        ratio=ratio_of_means([parts.step for parts in happened], before), common=common, paired=paired,
     )  # fmt: skip
 
 
@@ -83,6 +92,17 @@ def ratio_of_means(upper: list[float], lower: list[float]) -> Ratio:
     wide = float(stdtrit(min(len(upper), len(lower)) - 1, 1 - (1 - LEVEL) / 2)) * deviation
     value = means[0] / means[1]
     return Ratio(value=value, low=value * math.exp(-wide), high=value * math.exp(wide))
+
+
+def paired_ratio(
+    upper: Mapping[tuple[int, int], float], lower: Mapping[tuple[int, int], float]
+) -> tuple[int, Ratio | None]:
+    """How many keys both have, and the ratio of the sums over these; its interval is a bootstrap over the keys."""
+    keys = sorted(upper.keys() & lower.keys())
+    if len(keys) < 2:
+        return len(keys), None
+    found = ratio_interval([upper[key] for key in keys], [lower[key] for key in keys], range(len(keys)))
+    return len(keys), Ratio(value=found.mean, low=found.low, high=found.high)
 
 
 def _by_replicas(planner: Planner, after: Measured) -> list[tuple[float, Prediction, list[Parts]]]:

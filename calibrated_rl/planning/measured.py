@@ -8,6 +8,7 @@ updates that begin with it than the median of the others.
 """
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ _METRICS = (
 class UpdateMeasured:
     """One update; all times in seconds."""
 
+    seed: int
     update: int
     rollout: float
     learning: float
@@ -153,8 +155,8 @@ def _add_seed(
         in_turns = {side: of[key] for side in SIDES if (key := f"seconds_in_turns_{side}") in of}
         updates.append(
             UpdateMeasured(
-                update=update, rollout=of["seconds_rollout"], learning=of["seconds_learning"],
-                sync=of["seconds_weight_sync"], hidden=max(0.0, of["seconds_rollout"] - _waited(of)),
+                seed=int(file.stem.rpartition("-")[2]), update=update, rollout=of["seconds_rollout"],
+                learning=of["seconds_learning"], sync=of["seconds_weight_sync"], hidden=max(0.0, of["seconds_rollout"] - _waited(of)),
                 optimizer_steps=of["optimizer_steps"],
                 replicas={side: round(of[f"replicas_{side}"]) for side in SIDES},
                 in_flight={side: seconds / of["seconds_rollout"] for side, seconds in in_turns.items()},
@@ -168,7 +170,7 @@ def _waited(update: Mapping[str, float]) -> float:
 
 
 def _files(run: Path) -> list[Path]:
-    return sorted((run / "arms").glob("*-*.json"))
+    return sorted(file for file in (run / "arms").glob("*.json") if re.fullmatch(r"\w+-\d+", file.stem))
 
 
 def _arm(file: Path) -> str:

@@ -80,6 +80,14 @@ def check_table(checked: Checked) -> str:
             grid([("part", "predicted, s", "happened, s", "ratio"), *rows]),
             f"update {checked.predicted.step:.2f} s [{checked.low:.2f}, {checked.high:.2f}] predicted, {step:.2f} s "
             f"happened ({inside}); ratio {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
+            *(
+                [
+                    f"over the {checked.common} updates that both runs have, by number: ratio {paired.value:.2f} "
+                    f"[{paired.low:.2f}, {paired.high:.2f}]"
+                ]
+                if (paired := checked.paired)
+                else []
+            ),
             *([f"other settings differ, too: {', '.join(checked.beside)}"] if checked.beside else []),
         ]
     )
