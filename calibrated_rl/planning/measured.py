@@ -156,8 +156,8 @@ def _add_seed(
         updates.append(
             UpdateMeasured(
                 seed=int(file.stem.rpartition("-")[2]), update=update, rollout=of["seconds_rollout"],
-                learning=of["seconds_learning"], sync=of["seconds_weight_sync"], hidden=max(0.0, of["seconds_rollout"] - _waited(of)),
-                optimizer_steps=of["optimizer_steps"],
+                learning=of["seconds_learning"], sync=of["seconds_weight_sync"],
+                hidden=max(0.0, of["seconds_rollout"] - _waited(of)), optimizer_steps=of["optimizer_steps"],
                 replicas={side: round(of[f"replicas_{side}"]) for side in SIDES},
                 in_flight={side: seconds / of["seconds_rollout"] for side, seconds in in_turns.items()},
             )
