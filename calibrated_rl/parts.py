@@ -36,7 +36,8 @@ from calibrated_rl.rollout.context import check_room, room_for
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.elastic import Elastic
 from calibrated_rl.rollout.engine import EngineConfig
-from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
+from calibrated_rl.rollout.pool import ReplicaPool
+from calibrated_rl.rollout.waves import WaveGate
 from calibrated_rl.run_copy import RunCopy
 from calibrated_rl.shift.compare_sets import check_names
 from calibrated_rl.tasks.base import ScriptedHuman, Task

@@ -47,7 +47,8 @@ def main() -> None:
     from calibrated_rl.models import read_tokenizer
     from calibrated_rl.progress import Progress
     from calibrated_rl.rollout.conversation import ModelSpeaker, ScriptedSpeaker, converse, greeting, stable_seed
-    from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
+    from calibrated_rl.rollout.pool import ReplicaPool
+    from calibrated_rl.rollout.waves import WaveGate
     from calibrated_rl.tokens import ChatTokens
     from calibrated_rl.users.person import STOPPED, Person
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.exceptions import RayActorError
 
+from calibrated_rl.rollout import mending
 from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.exchange import NOTHING, Answers, Exchange, TurnServer
 from calibrated_rl.rollout.pool import ReplicaPool, RolloutFailure
@@ -264,7 +265,10 @@ def test_a_loop_that_ends_leaves_nothing_being_sampled(echo: Any) -> None:
     run(until_none_hangs())
 
 
-def test_a_replica_that_hangs_fails_its_own_dialogues_alone(ray_session: None) -> None:
+def test_a_replica_that_hangs_fails_its_own_dialogues_alone(
+    ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mending, "PROBE_S", 60.0)  # it is not looked for: it would come back
     config = EngineConfig(max_num_seqs=1000, timeout_seconds=5)
     pool = ReplicaPool("policy", "", None, config, replicas=2, start=PlacedEcho)  # type: ignore[arg-type]
 

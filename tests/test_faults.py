@@ -20,7 +20,8 @@ from calibrated_rl.models import make_tiny
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.engine import EngineConfig, Generated, GenerateRequest, PlacedReplica
-from calibrated_rl.rollout.pool import ReplicaPool, WaveGate
+from calibrated_rl.rollout.pool import ReplicaPool
+from calibrated_rl.rollout.waves import WaveGate
 from calibrated_rl.tasks.front_desk import FrontDesk
 from calibrated_rl.tokens import ChatTokens
 from calibrated_rl.users.front_desk_human import FrontDeskHuman

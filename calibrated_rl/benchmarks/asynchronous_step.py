@@ -115,7 +115,7 @@ class AsynchronousStep:
             arms=["interactive"],
             human="calibrated_rl.users.front_desk_human:FrontDeskHuman",
             logs={
-                "reader": "calibrated_rl.logs.scripted:ScriptedLogs", "calibration": 400, "monitor": 20, "tuning": 0,
+                "reader": "calibrated_rl.logs.scripted:ScriptedLogs", "calibration": 400, "monitor": 20, "tuning": 10,
                 "held_out": 10,
             },
             policy=side,

@@ -10,6 +10,9 @@ because the manager allows few requests in flight. Two ways to send a turn:
 A replica that is added starts beside the others and gets the current weights before its first dialogue. One that is
 removed gets no further turn. Those in flight on it finish; the next turns of their dialogues go to the others, which
 have to read the dialogue anew but speak under the same weights.
+
+One that is lost is brought back beside training, with the weights that are current by then: as long as another serves,
+nothing waits for it, neither a weight update nor a dialogue. In waves everything does, see ``mending.py``.
 """
 
 import asyncio
@@ -17,7 +20,6 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -28,8 +30,10 @@ from calibrated_rl.errors import PartLost, first_line
 from calibrated_rl.rollout.engine import EngineConfig, EngineFailure, PlacedReplica
 from calibrated_rl.rollout.exchange import Exchange
 from calibrated_rl.rollout.load import LoadMeter
+from calibrated_rl.rollout.mending import Mender
 from calibrated_rl.rollout.routing import Router, preferred
 from calibrated_rl.rollout.turns import Generated, GenerateRequest
+from calibrated_rl.rollout.waves import WaveGate
 from calibrated_rl.tokens import ChatTokens
 
 FAILURES = (RayActorError, EngineFailure, TimeoutError)
@@ -38,8 +42,8 @@ FAILURES = (RayActorError, EngineFailure, TimeoutError)
 UPDATE_FAILURES = (RayError, TimeoutError)
 """What a weight update raises: after any error in it, a replica may hold weights of two versions."""
 
-PROBE_S = 1.0
-"""Pause between looks whether a replica is back; it takes tens of seconds to load its model."""
+LOOK_S = 1.0
+"""A lost replica that does not answer for so long is not back."""
 
 FEW_MORE = 32
 """A replica may have this part of a batch more dialogues than another, where they share a prefix. A batch that is so
@@ -52,6 +56,10 @@ CLOSE_TIMEOUT_S = 10.0
 """For what waits for a replica to see that the replica has ended."""
 
 
+Weights = tuple[Any, int]
+"""An ObjectRef of weights, None before the first, and their version."""
+
+
 class RolloutFailure(RuntimeError):
     """A replica failed or did not answer: the dialogue is dropped and counted, never scored."""
 
@@ -59,67 +67,6 @@ class RolloutFailure(RuntimeError):
         super().__init__(reason)
         self.reason = reason
         """Role and cause, as they are counted: ``policy: EngineDeadError``."""
-
-
-@dataclass
-class WaveGate:
-    """Holds turns back until all running dialogues have one; shared by the pools of both sides."""
-
-    running: int = 0
-    waiting: list[tuple["ReplicaPool", str, GenerateRequest, asyncio.Future[Generated]]] = field(
-        default_factory=list
-    )
-    _sending: set[asyncio.Task[list[Generated]]] = field(default_factory=set)
-    """Keeps running tasks from being collected; the event loop holds them weakly."""
-
-    def enter(self) -> None:
-        self.running += 1
-
-    def leave(self) -> None:
-        self.running -= 1
-        self._look_again()
-
-    def _look_again(self) -> None:
-        """Look once the tasks that are about to run have entered or asked: two turns of the event loop."""
-        loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, self._maybe_send)
-
-    async def generate(self, pool: "ReplicaPool", key: str, request: GenerateRequest) -> Generated:
-        future: asyncio.Future[Generated] = asyncio.get_running_loop().create_future()
-        self.waiting.append((pool, key, request, future))
-        self._look_again()
-        return await future
-
-    def _maybe_send(self) -> None:
-        if not self.waiting or len(self.waiting) < self.running:
-            return
-        wave, self.waiting = sorted(self.waiting, key=lambda item: item[1]), []
-        by_replica: dict[tuple[int, int], list[int]] = {}
-        for index, (pool, key, _, _) in enumerate(wave):
-            by_replica.setdefault((id(pool), pool.route(key)), []).append(index)
-        for indices in by_replica.values():
-            self._send([wave[i] for i in indices])
-
-    def _send(
-        self, items: list[tuple["ReplicaPool", str, GenerateRequest, asyncio.Future[Generated]]]
-    ) -> None:
-        pool, key = items[0][0], items[0][1]
-        task = asyncio.ensure_future(pool.generate_wave(key, [request for _, _, request, _ in items]))
-        self._sending.add(task)
-
-        def deliver(done: asyncio.Task[list[Generated]]) -> None:
-            """Every dialogue of the wave gets its turn, or the error, of whatever kind it is."""
-            self._sending.discard(done)
-            error = asyncio.CancelledError() if done.cancelled() else done.exception()
-            for index, (_, _, _, future) in enumerate(items):
-                if future.done():
-                    continue
-                if error is not None:
-                    future.set_exception(error)
-                else:
-                    future.set_result(done.result()[index])
-
-        task.add_done_callback(deliver)
 
 
 class ReplicaPool:
@@ -157,7 +104,6 @@ class ReplicaPool:
         self._weights: Any = None
         self._last_failure = ""
         """Why the last replica failed that did."""
-        self._lost_at: dict[int, float] = {}
         self._batch = config.max_num_seqs
         self.load = LoadMeter()
         """What is in flight, by replica."""
@@ -176,17 +122,16 @@ class ReplicaPool:
         self._router.serve(self._serving)
         self._exchanges: dict[tuple[int, asyncio.AbstractEventLoop], tuple[int, Exchange]] = {}
         """How turns reach each replica from each event loop, with the life of the replica that it belongs to."""
-        self._given_up: set[int] = set()
-        """Replicas that did not come back in time: nobody waits for them, and they may still come."""
         self._newcomers: list[PlacedReplica] = []
         """Replicas that were started and serve nobody yet."""
         self._threads: list[threading.Thread] = []
         """Each waits for a replica to come or to finish."""
         self._closed = threading.Event()
-        self._changing = threading.RLock()
-        """Held for moments, where it is decided who is a member."""
-        self._restoring = threading.Lock()
-        """Held while replicas are brought back, up to the time-out; a replica is forgotten only under it as well."""
+        self._changing = threading.Condition(threading.RLock())
+        """Held for moments, where it is decided who is a member and who serves; told when that has changed."""
+        self._mender = Mender(
+            self._unhealthy, self._look_for, self._start_timeout_s, self._say_given_up, self._changing, self._closed
+        )
 
     def wait_until_ready(self) -> None:
         """Return when every replica has loaded its model.
@@ -217,6 +162,7 @@ class ReplicaPool:
         with self._changing:
             self._serving = tuple(i for i in self._members if self._manager.is_actor_healthy(i))
             self._router.serve(self._serving)
+            self._changing.notify_all()
 
     async def generate(self, key: str, request: GenerateRequest) -> Generated:
         """Sample one turn of the dialogue ``key``.
@@ -267,25 +213,31 @@ class ReplicaPool:
     def _retire(self, index: int, life: int, cause: str) -> None:
         """Take a replica out of service and let Ray restart it, unless another call has done so since ``life``."""
         with self._changing:
-            if index not in self._members or self._lives[index] != life:
+            if index not in self._members or self._lives[index] != life or self._closed.is_set():
                 return
             self._lives[index] += 1
-            self._last_failure, self._lost_at[index] = cause, time.monotonic()
+            self._last_failure = cause
+            self._mender.mark(index)
             self._say(f"{self.role} replica {index} failed ({cause}): it is started again, its dialogues are held anew")
             self._manager.set_actor_state(index, healthy=False)
             self._look_who_serves()
             # Also where its process is alive: a dead or stuck engine does not mend.
             ray.kill(self._placed[index].actor, no_restart=False)
+            if self.gate is None:
+                self._mender.begin()
 
     def publish(self, weights: Any, version: int) -> None:
-        """Send ``weights`` (an ObjectRef of the learner) to all replicas; they go on speaking meanwhile.
+        """Send ``weights`` (an ObjectRef of the learner) to all replicas that serve; they go on speaking meanwhile.
+
+        A lost replica gets them when it is back. With the wave gate, or where none serves, ``restore`` comes first.
 
         Raises:
             PartLost: no replica could be updated in time, or the weights are gone.
         """
         with self._changing:
-            self._weights, self.version = weights, version
-        self.restore()
+            self._weights, self.version, self._mender.unable = weights, version, None
+        if self.gate is not None or not self._serving:
+            self.restore()
         with self._changing:
             lives = {i: self._lives[i] for i in self._serving}
             references = {i: self._placed[i].actor.update_weights.remote(weights, version) for i in lives}
@@ -299,51 +251,75 @@ class ReplicaPool:
             self.restore()
 
     def restore(self) -> None:
-        """Bring failed replicas back, with the current weights before their first dialogue.
-
-        Returns when all are back, or after a time-out at least one is; those that are not are left out.
+        """Wait until a replica serves; with the wave gate, until all do, or after a time-out at least one.
 
         Raises:
-            PartLost: none is left, or the weights that they should get are gone.
+            PartLost: none does after the time-out, or the weights that a lost one should get are gone.
         """
-        with self._restoring:
-            deadline = time.monotonic() + self._start_timeout_s
-            while unhealthy := self._unhealthy():
-                answers = self._manager.foreach_actor(
-                    lambda actor: actor.ping(), remote_actor_ids=sorted(unhealthy), healthy_only=False,
-                    timeout_seconds=self._timeout_s,
-                )  # fmt: skip
-                for answer in answers.ignore_errors():
-                    self._take_back(answer.actor_id)
-                waiting = self._unhealthy() - self._given_up
-                if time.monotonic() > deadline:
-                    self._given_up |= waiting
-                elif waiting:
-                    time.sleep(PROBE_S)
-                    continue
-                break
-            if not self._serving:
-                cause = f" (the last failed with {self._last_failure})" if self._last_failure else ""
-                raise PartLost(f"no {self.role} replica came back within {self._start_timeout_s:g} s{cause}")
+        if self.gate is not None:
+            self._mender.until_all_are_back()
+        else:
+            with self._changing:
+                self._mender.begin()
+                self._changing.wait_for(
+                    lambda: self._serving or self._mender.unable or self._closed.is_set(), self._start_timeout_s
+                )
+                if self._mender.unable is not None and not self._serving:
+                    raise self._mender.unable
+        if not self._serving:
+            cause = f" (the last failed with {self._last_failure})" if self._last_failure else ""
+            raise PartLost(f"no {self.role} replica came back within {self._start_timeout_s:g} s{cause}")
+
+    def _look_for(self, lost: set[int]) -> None:
+        """Put those of the ``lost`` replicas into service again that answer."""
+        answers = self._manager.foreach_actor(
+            lambda actor: actor.ping(), remote_actor_ids=sorted(lost), healthy_only=False, timeout_seconds=LOOK_S
+        )
+        for answer in answers.ignore_errors():
+            self._take_back(answer.actor_id)
 
     def _take_back(self, index: int) -> None:
         """Put a restarted replica, which has the weights it was first started with, into service again."""
         actor, life = self._placed[index].actor, self._lives[index]
         try:
             ray.get(actor.start.remote(), timeout=self._timeout_s)
-            if self._weights is not None:
-                ray.get(actor.update_weights.remote(self._weights, self.version), timeout=self._timeout_s)
+            self._bring_up_to_date(actor, lambda has: self._serve_again(index, life, has))
         except UPDATE_FAILURES as error:
             self._refuse_lost_weights(error)
             self._retire(index, life, cause_of(error))
-        else:
-            self._say(
-                f"{self.role} replica {index} is back after {time.monotonic() - self._lost_at[index]:.0f} s, "
-                f"with weights of version {self.version}"
-            )
+
+    def _bring_up_to_date(self, actor: Any, settle: Callable[[Weights | None], bool]) -> None:
+        """Give a replica the current weights, and again those that were published meanwhile, until ``settle`` says that
+        what it has will do."""
+        has: Weights | None = None
+        while not settle(has):
+            with self._changing:
+                has = self._weights, self.version
+            if has[0] is not None:
+                ray.get(actor.update_weights.remote(*has), timeout=self._timeout_s)
+
+    def _is_current(self, has: Weights | None) -> bool:
+        return has is not None and has[0] is self._weights and has[1] == self.version
+
+    def _serve_again(self, index: int, life: int, has: Weights | None) -> bool:
+        """Put a lost replica into service if the weights that it ``has`` are current; whether that is settled."""
+        with self._changing:
+            if index not in self._members or self._lives[index] != life:
+                return True
+            if not self._is_current(has):
+                return False
+            took, version = self._mender.lost_for(index), self.version
             self._manager.set_actor_state(index, healthy=True)
+            self._mender.forget(index)
             self._look_who_serves()
-            self._given_up.discard(index)
+        self._say(f"{self.role} replica {index} is back after {took:.0f} s, with weights of version {version}")
+        return True
+
+    def _say_given_up(self, index: int) -> None:
+        self._say(
+            f"{self.role} replica {index} has not come back within {self._start_timeout_s:g} s and is given up: nobody "
+            "waits for it, and it will serve if it comes"
+        )
 
     def _refuse_lost_weights(self, error: Exception) -> None:
         """What was lost with the machine that it lay on is no fault of the replica that should get it."""
@@ -351,16 +327,17 @@ class ReplicaPool:
             raise PartLost(f"the weights of {self.role} are lost: {first_line(error)}") from error
 
     async def recover(self) -> None:
-        """``restore``, off the event loop, if there is anything to bring back."""
-        if self._unhealthy():
+        """``restore``, off the event loop, if dialogues have to wait for a lost replica."""
+        if self._unhealthy() if self.gate is not None else not self._serving:
             await asyncio.get_running_loop().run_in_executor(None, self.restore)
 
     def _unhealthy(self) -> set[int]:
         return set(self._members) - set(self._serving)
 
     def score(self, ids: list[int]) -> Any:
-        """Log-probs of a sequence under the oldest replica, for parity checks."""
-        return ray.get(self._placed[self._members[0]].actor.score.remote(ids), timeout=self._timeout_s)
+        """Log-probs of a sequence under the oldest replica that serves, for parity checks."""
+        oldest = (self._serving or self._members)[0]
+        return ray.get(self._placed[oldest].actor.score.remote(ids), timeout=self._timeout_s)
 
     # ---- more or fewer -------------------------------------------------------------------------------
 
@@ -404,14 +381,10 @@ class ReplicaPool:
         thread.start()
 
     def _welcome(self, newcomer: PlacedReplica) -> None:
-        began, has = time.monotonic(), None
+        began = time.monotonic()
         try:
             ray.get(newcomer.actor.start.remote(), timeout=self._start_timeout_s)
-            while not self._join(newcomer, has, began):
-                with self._changing:
-                    has = self._weights, self.version
-                if has[0] is not None:
-                    ray.get(newcomer.actor.update_weights.remote(*has), timeout=self._timeout_s)
+            self._bring_up_to_date(newcomer.actor, lambda has: self._join(newcomer, has, began))
         except UPDATE_FAILURES as error:
             with self._changing:
                 if newcomer not in self._newcomers:
@@ -422,22 +395,23 @@ class ReplicaPool:
                 f"a further {self.role} replica is given up after {time.monotonic() - began:.0f} s: {cause_of(error)}"
             )
 
-    def _join(self, newcomer: PlacedReplica, has: tuple[Any, int] | None, began: float) -> bool:
+    def _join(self, newcomer: PlacedReplica, has: Weights | None, began: float) -> bool:
         """Make a newcomer a member if the weights that it ``has`` are the current ones; whether it is settled."""
         with self._changing:
             if newcomer not in self._newcomers:
                 return True
-            if has is None or has[0] is not self._weights or has[1] != self.version:
+            if not self._is_current(has):
                 return False
             self._newcomers.remove(newcomer)
             self._manager.add_actors([newcomer.actor])
             index = max(self._manager.actor_ids())
             self._placed[index], self._lives[index] = newcomer, 0
             self._members += (index,)
+            version = self.version
             self._look_who_serves()
         self._say(
             f"{self.role} replica {index} has joined after {time.monotonic() - began:.0f} s, "
-            f"with weights of version {has[1]}"
+            f"with weights of version {version}"
         )
         return True
 
@@ -449,11 +423,11 @@ class ReplicaPool:
                 return
         cut_off = self.load.in_flight(index)
         self._placed[index].end()
-        with self._restoring, self._changing:
+        with self._mender.looking, self._changing:
             del self._placed[index], self._lives[index]
             self._exchanges = {at: each for at, each in self._exchanges.items() if at[0] != index}
             self._manager.remove_actor(index)
-            self._given_up.discard(index)
+            self._mender.forget(index)
         self._say(f"{self.role} replica {index} has left" + (f"; {cut_off} turns were cut off" if cut_off else ""))
 
     def close(self) -> None:
@@ -462,10 +436,12 @@ class ReplicaPool:
         with self._changing:
             ending = [*self._placed.values(), *self._newcomers]
             self._newcomers.clear()
+            self._changing.notify_all()
         for placed in ending:
             placed.end()
         for thread in self._threads:
             thread.join(timeout=CLOSE_TIMEOUT_S)
+        self._mender.join(CLOSE_TIMEOUT_S)
 
 
 def cause_of(error: Exception) -> str:

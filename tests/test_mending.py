@@ -1,0 +1,246 @@
+"""A lost replica holds up nobody while another serves, and comes back with the weights that are current by then."""
+
+import asyncio
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ray.exceptions import RayActorError
+
+from calibrated_rl.errors import PartLost
+from calibrated_rl.rollout import mending
+from calibrated_rl.rollout import pool as rollout_pool
+from calibrated_rl.rollout.engine import EngineConfig
+from calibrated_rl.rollout.exchange import Answers, TurnServer
+from calibrated_rl.rollout.mending import Mender
+from calibrated_rl.rollout.pool import ReplicaPool, RolloutFailure
+from calibrated_rl.rollout.turns import Generated, GenerateRequest
+from calibrated_rl.rollout.waves import WaveGate
+
+DIES = 100
+"""A prompt that begins with this ends the replica's process."""
+
+
+class Stub:
+    """A replica without an engine: its turns are one token long, the version of its weights. It does not start while
+    there is a file ``start`` in its folder, nor take weights of version N while there is one ``update-N``."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self._folder, self._seed, self._version = folder, seed, 0
+        self._asked: list[int] = []
+        self._turns = TurnServer(self.generate)
+        while (folder / "start").exists() and seed:
+            time.sleep(0.02)
+
+    async def start(self) -> None: ...
+
+    async def ping(self) -> str:
+        return "pong"
+
+    async def apply(self, func: Callable[[Any], Any]) -> Any:
+        return await func(self)
+
+    async def asked(self) -> list[int]:
+        """Versions of the weights that it was to take since its process was started."""
+        return self._asked
+
+    async def update_weights(self, weights: Any, version: int) -> None:
+        self._asked.append(version)
+        while (self._folder / f"update-{version}").exists() and self._seed:
+            await asyncio.sleep(0.02)
+        self._version = version
+
+    async def exchange(self, client: str, batch: bytes) -> Answers:
+        return await self._turns.exchange(client, batch)
+
+    async def generate_wave(self, requests: list[GenerateRequest]) -> list[Generated]:
+        return [await self.generate(request) for request in requests]
+
+    async def generate(self, request: GenerateRequest) -> Generated:
+        if request.prompt_ids[0] == DIES:
+            os._exit(1)
+        return Generated([self._version], np.zeros(1, np.float32), np.zeros(1, np.int32))
+
+
+class PlacedStub:
+    """Takes the place of ``PlacedReplica`` in a pool; only the first of a pool (seed 0) is never held up."""
+
+    def __init__(self, folder: Path, model: str, config: EngineConfig, role: str, seed: int) -> None:
+        actor_class = ray.remote(num_cpus=0, max_concurrency=100, max_restarts=-1)(Stub)
+        self.actor = actor_class.remote(folder, seed)
+
+    def end(self) -> None:
+        ray.kill(self.actor)
+
+
+def pool_of(
+    folder: Path, said: list[str], *, replicas: int, start_timeout: float = 60, seed: int = 0,
+    gate: WaveGate | None = None,
+) -> ReplicaPool:  # fmt: skip
+    config = EngineConfig(timeout_seconds=60, start_timeout_seconds=start_timeout)
+    pool = ReplicaPool(
+        "policy", "", None, config,  # type: ignore[arg-type]
+        replicas=replicas, seed=seed, say=said.append, start=partial(PlacedStub, folder), gate=gate,
+    )  # fmt: skip
+    ray.get([placed.actor.start.remote() for placed in pool._placed.values()], timeout=60)
+    return pool
+
+
+async def turn(pool: ReplicaPool, key: str, first: int = 7) -> int:
+    if pool.gate is not None:
+        pool.gate.enter()
+    try:
+        answer = await asyncio.wait_for(pool.generate(key, GenerateRequest([first], 1, 1.0, 0, (1,))), 60)
+    finally:
+        if pool.gate is not None:
+            pool.gate.leave()
+    return answer.ids[0]
+
+
+def key_of(pool: ReplicaPool, index: int) -> str:
+    return next(key for number in range(100) if pool.route(key := f"{number}-0") == index)
+
+
+def lose(pool: ReplicaPool, index: int) -> str:
+    """The process of a replica ends while it samples a turn of the dialogue that is returned."""
+    key = key_of(pool, index)
+    with pytest.raises(RolloutFailure):
+        asyncio.run(turn(pool, key, DIES))
+    return key
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.02)
+
+
+def asked(pool: ReplicaPool, index: int) -> list[int]:
+    try:
+        versions: list[int] = ray.get(pool._placed[index].actor.asked.remote(), timeout=60)
+    except RayActorError:  # its process is being started again
+        return []
+    return versions
+
+
+def menders() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "mender"]
+
+
+@pytest.fixture(autouse=True)
+def looked_for_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mending, "PROBE_S", 0.1)
+    monkeypatch.setattr(rollout_pool, "LOOK_S", 0.1)
+
+
+@pytest.mark.timeout(200)
+def test_a_lost_replica_holds_up_nobody_and_comes_back_with_the_newest_weights(
+    ray_session: None, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    pool, weights = pool_of(tmp_path, said, replicas=2, start_timeout=0.5), ray.put({})
+    pool.publish(weights, 1)
+    (tmp_path / "start").touch()
+    (tmp_path / "update-3").touch()
+    key = lose(pool, 1)
+    asyncio.run(asyncio.wait_for(pool.recover(), 60))
+    assert asyncio.run(turn(pool, key)) == 1 and pool.counts() == (1, 0, 1)
+    for version in (2, 3):
+        pool.publish(weights, version)
+        assert asyncio.run(turn(pool, key)) == version and pool.counts() == (1, 0, 1)
+    wait_for(lambda: len(said) == 2)
+    (tmp_path / "start").unlink()
+    wait_for(lambda: asked(pool, 1) == [3])
+    pool.publish(weights, 4)
+    (tmp_path / "update-3").unlink()
+    wait_for(lambda: pool.counts() == (2, 0, 0) and not menders())
+    assert asked(pool, 1) == [3, 4] and asyncio.run(turn(pool, key_of(pool, 1))) == 4
+    assert [line.partition(" after ")[0].partition(" (")[0] for line in said] == [
+        "policy replica 1 failed",
+        "policy replica 1 has not come back within 0.5 s and is given up: nobody waits for it, and it will serve if it "
+        "comes",
+        "policy replica 1 is back",
+    ] and said[2].endswith("version 4")
+    pool.close()
+
+
+@pytest.mark.timeout(200)
+def test_where_none_serves_everybody_waits_until_the_time_out(ray_session: None, tmp_path: Path) -> None:
+    said: list[str] = []
+    pool, weights = pool_of(tmp_path, said, replicas=1, start_timeout=2, seed=1), ray.put({})
+    (tmp_path / "start").touch()
+    key = lose(pool, 0)
+    with pytest.raises(PartLost, match=r"no policy replica came back within 2 s \(the last failed with Actor"):
+        pool.publish(weights, 1)
+    with pytest.raises(PartLost):
+        asyncio.run(turn(pool, key))
+    pool._start_timeout_s = 60
+    threading.Timer(0.5, (tmp_path / "start").unlink).start()
+    pool.publish(weights, 2)
+    assert asyncio.run(turn(pool, key)) == 2
+    wait_for(lambda: not menders())
+    (tmp_path / "start").touch()
+    lose(pool, 0)
+    lines = len(said)
+    assert menders()
+    pool.close()
+    wait_for(lambda: not menders())
+    assert len(said) == lines and said[-1].startswith("policy replica 0 failed")
+
+
+@pytest.mark.timeout(200)
+def test_in_waves_everything_waits_for_a_lost_replica(ray_session: None, tmp_path: Path) -> None:
+    """Which dialogue goes where depends on who serves: it must not depend on when somebody came back."""
+    said: list[str] = []
+    pool, weights = pool_of(tmp_path, said, replicas=2, gate=WaveGate()), ray.put({})
+    pool.publish(weights, 1)
+    (tmp_path / "start").touch()
+    lose(pool, 1)
+    assert not menders()
+    publishing = threading.Thread(target=pool.publish, args=(weights, 2), daemon=True)
+    publishing.start()
+    publishing.join(0.5)
+    assert publishing.is_alive() and pool.counts() == (1, 0, 1)
+    (tmp_path / "start").unlink()
+    publishing.join(60)
+    assert not publishing.is_alive() and pool.counts() == (2, 0, 0)
+    assert [asyncio.run(turn(pool, key_of(pool, index))) for index in (0, 1)] == [2, 2]
+    pool.close()
+
+
+@settings(deadline=None, max_examples=50)
+@given(looks=st.dictionaries(st.integers(0, 5), st.integers(1, 6)), patient=st.booleans())
+def test_all_come_back_or_are_given_up_once(looks: dict[int, int], patient: bool) -> None:
+    """Each replica is back with its n-th look. The patient wait for all; the impatient look once and give up the rest,
+    which nobody waits for again, though it comes."""
+    left, given_up, taken = dict(looks), [], []
+
+    def look(lost: set[int]) -> None:
+        taken.append(lost)
+        for index in lost:
+            left[index] -= 1
+            if not left[index]:
+                del left[index]
+                mender.forget(index)
+
+    changing = threading.Condition(threading.RLock())
+    mender = Mender(lambda: left, look, math.inf if patient else 0.0, given_up.append, changing, threading.Event())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(mending, "PROBE_S", 0.0)
+        for call in range(1, 8):
+            mender.until_all_are_back()
+            late = {index for index, count in looks.items() if count > 1}
+            assert given_up == ([] if patient else sorted(late))
+            assert set(left) == (set() if patient else {index for index, count in looks.items() if count > call})
+    assert len(taken) == max(looks.values(), default=0)
