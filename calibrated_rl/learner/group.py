@@ -1,7 +1,7 @@
 """The learner as the driver sees it: Ray actors, one a rank, called together; a shell of ``LearnerRank``."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.rank import LearnerRank, LossSpec
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.world import LOCALHOST, free_port
+from calibrated_rl.machines import Need, answered
 
 FILES = "files"
 """The group of calls to a rank that run beside the others."""
@@ -96,14 +97,21 @@ class LearnerGroup:
         PartLost: a rank died, or did not answer within ``config.timeout_seconds``. The group is then unusable.
     """
 
-    def __init__(self, config: LearnerConfig) -> None:
+    def __init__(
+        self, config: LearnerConfig, wait_for_machines: Callable[[Sequence[Need]], None] = lambda needs: None
+    ) -> None:
+        """``wait_for_machines`` returns when the ranks have what they need of the cluster; until then no time-out
+        runs."""
         self.config = config
         options = rank_options(config, ray.cluster_resources().get("GPU", 0))
         actor = ray.remote(concurrency_groups={FILES: 1})(_RankActor).options(**options)
         self._actors: list[Any] = [actor.remote(config) for _ in range(config.ranks)]
         with ExitStack() as unless_all_join:
             unless_all_join.callback(self.close)
-            places = self._wait([a.where.remote() for a in self._actors])
+            where = [a.where.remote() for a in self._actors]
+            resources = {"CPU": options["num_cpus"], "GPU": options["num_gpus"]}
+            wait_for_machines([Need("learner rank", "learner", resources, config.labels, answered(w)) for w in where])
+            places = self._wait(where)
             address, port = places[0]
             if all(place[0] == address for place in places):
                 address = LOCALHOST

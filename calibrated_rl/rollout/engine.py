@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.machines import Need, reserved
 from calibrated_rl.rollout.exchange import Answers, TurnServer
 from calibrated_rl.rollout.turns import Generated, GenerateRequest
 
@@ -331,12 +332,17 @@ CONTROL = ("update_weights", "ping", "apply")
 """Calls that must not wait behind ``generate``."""
 
 
+def resources_of(config: EngineConfig) -> dict[str, float]:
+    """What one replica asks Ray for."""
+    return {"CPU": config.num_cpus} | ({"GPU": config.num_gpus} if config.num_gpus else {})
+
+
 def placement_of(config: EngineConfig) -> Any:
     """Reserve what one replica needs: a placement group of its own, so that replicas can join and leave."""
     import ray
 
-    bundle = {"CPU": config.num_cpus} | ({"GPU": config.num_gpus} if config.num_gpus else {})
-    return ray.util.placement_group([bundle], bundle_label_selector=[dict(config.labels)] if config.labels else None)
+    labels = [dict(config.labels)] if config.labels else None
+    return ray.util.placement_group([resources_of(config)], bundle_label_selector=labels)
 
 
 def start_replica(model: str, config: EngineConfig, group: Any, seed: int, role: str) -> Any:
@@ -363,6 +369,9 @@ class PlacedReplica:
 
     def __init__(self, model: str, config: EngineConfig, role: str, seed: int) -> None:
         self.group = placement_of(config)
+        self.need = Need(
+            f"{role} replica", f"{role}.engine", resources_of(config), config.labels, reserved(self.group)
+        )
         self.actor = start_replica(model, config, self.group, seed, role)
 
     def end(self) -> None:

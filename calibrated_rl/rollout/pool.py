@@ -27,6 +27,7 @@ import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError
 
 from calibrated_rl.errors import PartLost, first_line
+from calibrated_rl.machines import Need
 from calibrated_rl.rollout.engine import EngineConfig, EngineFailure, PlacedReplica
 from calibrated_rl.rollout.exchange import Exchange
 from calibrated_rl.rollout.load import LoadMeter
@@ -132,6 +133,10 @@ class ReplicaPool:
         self._mender = Mender(
             self._unhealthy, self._look_for, self._start_timeout_s, self._say_given_up, self._changing, self._closed
         )
+
+    def needs(self) -> list[Need]:
+        """What its replicas need of the cluster."""
+        return [placed.need for placed in self._placed.values()]
 
     def wait_until_ready(self) -> None:
         """Return when every replica has loaded its model.
