@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Coroutine, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -188,7 +189,9 @@ class Echo:
 
 @pytest.fixture
 def echo(ray_session: None) -> Iterator[Any]:
-    actor = ray.remote(num_cpus=0, max_concurrency=100)(Echo).remote()
+    here = Path(__file__).resolve().parent  # where the worker finds this module
+    environment = {"env_vars": {"PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}}
+    actor = ray.remote(num_cpus=0, max_concurrency=100, runtime_env=environment)(Echo).remote()
     yield actor
     ray.kill(actor)
 

@@ -10,7 +10,6 @@ engines, which serve these very weights until it is done, would have nothing to 
 are estimated in a process beside training and fetched when the arm is done.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from calibrated_rl.dialogue import Dialogue, Side, Split
 from calibrated_rl.evaluation.replies import Answer, answers, exact_replies, matched_with_people
 from calibrated_rl.learner.slots import POLICY, SIMULATOR
 from calibrated_rl.parts import Parts
+from calibrated_rl.rollout.collector import run_to_end
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.shift.in_run import Collected, figures_of
 from calibrated_rl.shift.interface import DialogueSets
@@ -170,7 +170,7 @@ def policy_log_probs(parts: Parts, logs: Sequence[Dialogue], key: str) -> Policy
         for ordinal, index in enumerate((i for i, t in enumerate(log.turns) if i and t.side is Side.POLICY), start=1)
     ]
     histories = [(log.scenario, log.turns[:index]) for log, index, _ in points]
-    drawn = asyncio.run(parts.collector.next_turns(parts.policy, Side.POLICY, histories, 1, key))
+    drawn = run_to_end(parts.collector.next_turns(parts.policy, Side.POLICY, histories, 1, key))
     said = [
         (log.id, ordinal, view)
         for (log, _, ordinal), own in zip(points, drawn, strict=True)

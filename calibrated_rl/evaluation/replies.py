@@ -1,6 +1,5 @@
 """What a simulator says where real people have said something: the data that estimators of its shift work on."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 
 from calibrated_rl.dialogue import Dialogue, Side, TokenSequence, Turn
 from calibrated_rl.parts import Parts
+from calibrated_rl.rollout.collector import run_to_end
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.ending import Endings
@@ -47,7 +47,7 @@ def answers(
     """
     points = [(dialogue, index) for dialogue in real for index in dialogue.user_turn_indices()]
     histories = [(dialogue.scenario, dialogue.turns[:index]) for dialogue, index in points]
-    drawn = asyncio.run(parts.collector.next_turns(simulator, Side.USER, histories, draws, key))
+    drawn = run_to_end(parts.collector.next_turns(simulator, Side.USER, histories, draws, key))
     return [
         Answer(dialogue=dialogue, index=index, drawn=[turn for turn, _ in own])
         for (dialogue, index), own in zip(points, drawn, strict=True)

@@ -7,9 +7,9 @@ seed alone (contract 4). A dialogue that an engine failed is dropped, counted an
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Turn
 from calibrated_rl.rollout.conversation import (
@@ -31,6 +31,22 @@ T = TypeVar("T")
 
 MAX_TRIES = 3
 """A dialogue that fails so often points at something that a further try will not mend."""
+
+
+def run_to_end(coroutine: Coroutine[Any, Any, T]) -> T:
+    """``asyncio.run`` for coroutines that return dialogues.
+
+    In the main thread ``asyncio.run`` ends with putting the handler of Ctrl-C back, and ``signal`` asks for the old
+    one's ``repr``, which holds that of the main task and so of its result. For an update's dialogues that takes a
+    quarter of a second; so the main task has none.
+    """
+    results: list[T] = []
+
+    async def main() -> None:
+        results.append(await coroutine)
+
+    asyncio.run(main())
+    return results[0]
 
 
 @dataclass
@@ -92,7 +108,7 @@ class Collector:
         on_dialogue: Callable[[], None] | None = None,
     ) -> list[list[Dialogue]]:
         """Hold ``group_size`` dialogues on each scenario and return the complete groups, in order."""
-        return asyncio.run(
+        return run_to_end(
             self._collect(scenarios, user, group_size, arm, update, seed, kind, temperature, on_dialogue)
         )
 
@@ -106,7 +122,7 @@ class Collector:
         seed: int,
     ) -> list[list[Dialogue]]:
         """Let the policy say one turn after each logged history, ``group_size`` times; without outcome."""
-        groups = asyncio.run(
+        groups = run_to_end(
             self.next_turns(self.policy, Side.POLICY, histories, group_size, f"{arm}-{seed}-{update}")
         )
         for number, group in enumerate(groups):
