@@ -3,7 +3,8 @@
 RLlib's ``FaultTolerantActorManager`` watches and restores the actors; dialogues call the replicas directly,
 because the manager allows few requests in flight. Two ways to send a turn:
 
-- at once (``wave=False``): real continuous batching, nothing waits for anything;
+- at once (``wave=False``): real continuous batching, nothing waits for anything. Where a dialogue goes is decided by
+  who has room (``routing.py``); turns share the calls that carry them (``exchange.py``);
 - in waves (``wave=True``, deterministic mode): turns are held until every running dialogue waits for one,
   then enter the engines together in the order of their keys, so that batches are the same in every run.
 
