@@ -14,6 +14,7 @@ from calibrated_rl.calibration.sft import SFTConfig
 from calibrated_rl.component import describe_config_error
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LearnerConfig
+from calibrated_rl.replay.config import ReplayConfig
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.scaling import ScalingConfig
@@ -184,6 +185,7 @@ class RunConfig:
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
     upbringing: UpbringingConfig = field(default_factory=UpbringingConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     shift: ShiftConfig = field(default_factory=ShiftConfig)

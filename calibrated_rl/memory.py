@@ -70,13 +70,15 @@ def activations(learner: LearnerConfig, model: ModelShape) -> int:
 
     A layer keeps about ten vectors of the hidden size, five of the intermediate size and three of the keys'
     for each token; with gradient checkpointing only its input, and one layer at a time is recomputed. Logits exist
-    for one strip of the vocabulary, in at most three float32 copies.
+    for one strip of the vocabulary, in at most three float32 copies. The gradients of the embedding and of the
+    vocabulary projection exist a second time while they are added up.
     """
     tokens, element = learner.micro_batch_tokens, _bytes(learner.dtype)
     layer = (10 * model.hidden + 5 * model.intermediate + 3 * model.keys) * tokens * element
     kept = model.hidden * tokens * element
     layers = layer + model.layers * kept if learner.gradient_checkpointing else model.layers * layer
-    return layers + 3 * tokens * strip_width(tokens, model.vocabulary) * 4
+    logits = 3 * tokens * strip_width(tokens, model.vocabulary) * 4
+    return layers + logits + 2 * model.vocabulary * model.hidden * element
 
 
 def memory_needs(

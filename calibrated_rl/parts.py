@@ -29,7 +29,7 @@ from calibrated_rl.logs.base import LogReader
 from calibrated_rl.memory import check_memory
 from calibrated_rl.models import check_context, make_tiny, read_tokenizer, resolve_model
 from calibrated_rl.progress import Progress
-from calibrated_rl.replay.actor import ReplayActor
+from calibrated_rl.replay.actor import start_store
 from calibrated_rl.replay.schema import from_table, to_table
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.context import check_room, room_for
@@ -173,7 +173,7 @@ class Parts:
         check_memory(config, self.policy_base, self.simulator_base, self.proxy_base if config.proxy.model else None)
         gate = WaveGate() if config.deterministic else None
         self.say("starting two vLLM engines, the learner and the replay store")
-        self.store = ReplayActor.remote()
+        self.store = start_store(config.replay)
         self._started.callback(ray.kill, self.store)
         self.beside = BesideTraining()
         self._started.callback(self.beside.close)

@@ -122,10 +122,12 @@ TINY = ModelShape(parameters=1000, layers=2, hidden=8, intermediate=16, keys=4, 
 
 
 def test_memory_is_added_up_by_hand() -> None:
-    # A layer: 10 * 8 + 5 * 16 + 3 * 4 = 172 numbers a token; logits: 3 copies of 50 float32.
-    assert activations(LearnerConfig(micro_batch_tokens=100), TINY) == 2 * 172 * 100 * 4 + 3 * 100 * 50 * 4
+    # A layer: 10 * 8 + 5 * 16 + 3 * 4 = 172 numbers a token; logits: 3 copies of 50 float32; two
+    # gradients of 50 * 8.
+    plain = LearnerConfig(micro_batch_tokens=100)
+    assert activations(plain, TINY) == 2 * 172 * 100 * 4 + 3 * 100 * 50 * 4 + 2 * 50 * 8 * 4
     thrifty = LearnerConfig(micro_batch_tokens=100, dtype="bfloat16", gradient_checkpointing=True)
-    assert activations(thrifty, TINY) == (172 + 2 * 8) * 100 * 2 + 3 * 100 * 50 * 4
+    assert activations(thrifty, TINY) == (172 + 2 * 8) * 100 * 2 + 3 * 100 * 50 * 4 + 2 * 50 * 8 * 2
     # float32: 4 + 4 + 8 bytes a parameter and rank; bfloat16: 2 + 2 + 12, of which ZeRO-2 shares all but the weights.
     models = "models and optimizers"
     assert learner_needs(LearnerConfig(ranks=2), TINY, TINY)[models] == 2 * 2000 * 16

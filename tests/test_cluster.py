@@ -369,6 +369,7 @@ def test_settings_in_commands_load() -> None:
     files = [str(ROOT / word.removeprefix(CODE)) for word in words if word.endswith(".yaml")]
     config = load_config(files[0], files[1:])
     assert config.policy.engine.labels == {"part": "rollout"} and config.learner.labels == {"part": "learner"}
+    assert config.replay.labels == {"part": "learner"}
 
 
 def test_variables_of_ray_exist() -> None:

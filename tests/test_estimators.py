@@ -198,7 +198,7 @@ def test_ending_by_hand() -> None:
     assert found["ending_ece"].value == pytest.approx((0.1 + 0.1 + 0.8 + 0.7) / 4)
     assert found["ending_bias"].value == pytest.approx((1.9 - 2) / 4)
     of_draws = EndingDecision().measure(replace(endings, draws=4))["ending_ece"]
-    assert of_draws.value == found["ending_ece"].value and of_draws.null_low is None and "4 draws" in of_draws.notes[1]
+    assert of_draws.value == found["ending_ece"].value and of_draws.null_low is None and "4 draws" in of_draws.notes[-1]
     curve = calibration_curve([0.1, 0.9, 0.2, 0.7], [0, 1, 1, 0], bins=2)
     assert [(b.count, b.probability, b.outcome) for b in curve] == [
         (2, pytest.approx(0.15), 0.5), (2, pytest.approx(0.8), 0.5)

@@ -44,6 +44,8 @@ def head() -> Iterator[tuple[str, str]]:
     command = [
         BIN / "ray", "start", "--head", "--block", "--port=0", f"--dashboard-port={port}", "--num-cpus=1",
         "--object-store-memory=100000000", "--disable-usage-stats",
+        # By default it would be the port that another Ray on this machine has taken.
+        f"--dashboard-agent-listen-port={free_port()}",
     ]  # fmt: skip
     with subprocess.Popen(command, env=environment(TOKEN, folder), stdout=subprocess.DEVNULL) as ray:
         deadline = time.monotonic() + 90
@@ -70,9 +72,15 @@ def answers(address: str) -> bool:
 def submit(head: tuple[str, str], *job: str, token: str = TOKEN) -> "subprocess.CompletedProcess[str]":
     address, folder = head
     command = [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ".", "--", "python", *job]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment(token, folder), capture_output=True, text=True, timeout=120
-    )
+    deadline = time.monotonic() + 120
+    while True:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment(token, folder), capture_output=True, text=True, timeout=120
+        )
+        # The head answers before the process is there that starts jobs.
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(1)
 
 
 @pytest.mark.timeout(300)

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import ray
 
 from calibrated_rl.dialogue import Dialogue
+from calibrated_rl.replay.config import ReplayConfig
 from calibrated_rl.replay.schema import to_table
 from calibrated_rl.replay.store import ReplayStore
 
@@ -83,5 +85,7 @@ class ReplayService:
         return self._store.export_parquet(Path(path))
 
 
-ReplayActor = ray.remote(num_cpus=0)(ReplayService)
-"""``ReplayActor.remote(folder)``; methods as in ``ReplayService``."""
+def start_store(config: ReplayConfig) -> Any:
+    """Start the store, without a folder yet; methods as in ``ReplayService``."""
+    selector = {"label_selector": dict(config.labels)} if config.labels else {}
+    return ray.remote(ReplayService).options(num_cpus=config.cpus, **selector).remote()

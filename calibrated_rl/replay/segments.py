@@ -6,13 +6,12 @@ can read a segment; only this module writes one.
 """
 
 import hashlib
-import mmap
 import os
 import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -65,18 +64,53 @@ def write_checked(path: Path, table: pa.Table, options: pa.ipc.IpcWriteOptions |
     names durable.
     """
     part, checksum = _aside(path), checksum_of(path)
-    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema, options=options) as writer:
+    content = _Content()
+    with pa.ipc.new_file(pa.PythonFile(content, mode="w"), table.schema, options=options) as writer:
         writer.write_table(table)
-    with part.open("rb") as data, _aside(checksum).open("wb") as line, ThreadPoolExecutor(1) as beside:
-        flushed = beside.submit(os.fsync, data.fileno())
-        with mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            line.write(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode())
-        line.flush()
-        os.fsync(line.fileno())
-        flushed.result()
+    with part.open("wb") as data, _aside(checksum).open("wb") as line, ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(_sha256, content.pieces)
+        for piece in content.pieces:
+            data.write(piece)
+        data.flush()
+        written = beside.submit(_finish, line, digest, path.name)
+        os.fsync(data.fileno())
+        written.result()
     os.replace(_aside(checksum), checksum)
     os.replace(part, path)
     to_disk(path.parent)
+
+
+class _Content:
+    """What Arrow writes of a table, without copying it: pieces of at most 1 MiB. Larger ones take some file systems
+    several times as long."""
+
+    PIECE = 2**20
+    closed = False
+
+    def __init__(self) -> None:
+        self.pieces: list[memoryview] = []
+
+    def write(self, content: Any) -> int:
+        view = memoryview(content)
+        self.pieces += [view[at : at + self.PIECE] for at in range(0, len(view), self.PIECE)]
+        return len(view)
+
+    def flush(self) -> None:
+        """Arrow asks for it; nothing is held back."""
+
+
+def _sha256(pieces: Sequence[memoryview]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _finish(line: BinaryIO, digest: "Future[str]", name: str) -> None:
+    """Write a line as ``sha256sum`` does, durably."""
+    line.write(f"{digest.result()}  {name}\n".encode())
+    line.flush()
+    os.fsync(line.fileno())
 
 
 def _aside(path: Path) -> Path:
