@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.exceptions import RayActorError
 
+from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.exchange import NOTHING, Answers, Exchange, TurnServer
+from calibrated_rl.rollout.pool import ReplicaPool, RolloutFailure
 from calibrated_rl.rollout.turns import (
     Generated,
     GenerateRequest,
@@ -187,13 +189,24 @@ class Echo:
         return said(request)
 
 
+class PlacedEcho:
+    """Takes the place of ``PlacedReplica`` in a pool."""
+
+    def __init__(self, *_: Any) -> None:
+        here = Path(__file__).resolve().parent  # where the worker finds this module
+        environment = {"env_vars": {"PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}}
+        actor_class = ray.remote(num_cpus=0, max_concurrency=100, max_restarts=-1, runtime_env=environment)(Echo)
+        self.actor = actor_class.remote()
+
+    def end(self) -> None:
+        ray.kill(self.actor)
+
+
 @pytest.fixture
 def echo(ray_session: None) -> Iterator[Any]:
-    here = Path(__file__).resolve().parent  # where the worker finds this module
-    environment = {"env_vars": {"PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}}
-    actor = ray.remote(num_cpus=0, max_concurrency=100, runtime_env=environment)(Echo).remote()
-    yield actor
-    ray.kill(actor)
+    placed = PlacedEcho()
+    yield placed.actor
+    placed.end()
 
 
 def test_every_dialogue_gets_its_own_turns_and_calls_are_shared(echo: Any) -> None:
@@ -249,3 +262,22 @@ def test_a_loop_that_ends_leaves_nothing_being_sampled(echo: Any) -> None:
 
     run(leave())
     run(until_none_hangs())
+
+
+def test_a_replica_that_hangs_fails_its_own_dialogues_alone(ray_session: None) -> None:
+    config = EngineConfig(max_num_seqs=1000, timeout_seconds=5)
+    pool = ReplicaPool("policy", "", None, config, replicas=2, start=PlacedEcho)  # type: ignore[arg-type]
+
+    async def talk() -> tuple[list[Any], list[Any], Generated]:
+        here, there = ([f"{n}-0" for n in range(40) if pool.route(f"{n}-0") == index] for index in (0, 1))
+        await asyncio.gather(*(pool.generate(key, ask_for(1)) for key in here + there))  # both have started
+        owed = [asyncio.ensure_future(pool.generate(key, ask_for(0, Echo.HANGS))) for key in here]
+        fine = [asyncio.ensure_future(pool.generate(key, ask_for(500))) for key in there]
+        failed = await asyncio.gather(*owed, return_exceptions=True)
+        return failed, await asyncio.gather(*fine), await pool.generate(here[0], ask_for(3))
+
+    failed, fine, moved = run(talk())
+    assert all(isinstance(error, RolloutFailure) for error in failed) and "policy: TimeoutError" in map(str, failed)
+    assert len(failed) == len(fine) == 20 and all(answer.ids == [500] for answer in fine)
+    assert moved.ids == [3] and pool.counts() == (1, 0, 1)
+    pool.close()
