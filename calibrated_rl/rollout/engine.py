@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.rollout.exchange import Answers, TurnServer
-from calibrated_rl.rollout.turns import Generated, GenerateRequest
+from calibrated_rl.rollout.turns import Generated, GenerateRequest, pack_answers, unpack_requests
 
 
 class EngineFailure(RuntimeError):
@@ -315,6 +315,11 @@ class ReplicaActor(Replica):
 
     async def _in_engine_loop(self, call: Coroutine[Any, Any, Any]) -> Any:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._loop))
+
+    async def sample_wave(self, batch: bytes) -> bytes:
+        """``generate_wave`` of packed requests, with packed answers; see ``turns.py``."""
+        answers = await self.generate_wave([request for _, request in unpack_requests(batch)])
+        return pack_answers(enumerate(answers))
 
     async def update_weights(
         self, weights: Mapping[str, Any] | str, version: int, timeout_s: float = 600.0
