@@ -128,14 +128,14 @@ def two_pools(
         ray.shutdown()
 
 
-def start_ray(num_cpus: int) -> None:
+def start_ray(num_cpus: int, object_store_mib: int = 512) -> None:
     """A local Ray whose workers import the package from where this process has it, whatever else runs here."""
     import ray
 
     path = os.pathsep.join(each for each in (str(Path(__file__).resolve().parents[2]), *sys.path) if each)
     ray.init(
         address="local", num_cpus=num_cpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False,
-        object_store_memory=512 * 2**20, runtime_env={"env_vars": {"PYTHONPATH": path}},
+        object_store_memory=object_store_mib * 2**20, runtime_env={"env_vars": {"PYTHONPATH": path}},
     )  # fmt: skip
 
 

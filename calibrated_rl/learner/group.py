@@ -217,9 +217,9 @@ class LearnerGroup:
         }
 
     def weights(self, name: str) -> Any:
-        """``ObjectRef`` of a ``dict[str, torch.Tensor]``: full CPU weights by HF name, tied ones once."""
+        """``ObjectRef`` of ``Weights``: full weights by their Hugging Face names, tied ones once."""
         self._call("check", name)
-        refs = [a.call.remote("weights", name) for a in self._actors]
+        refs = [a.call.remote("outgoing", name) for a in self._actors]
         waiting, deadline = list(refs), time.monotonic() + self.config.timeout_seconds
         while waiting:
             done, waiting = ray.wait(

@@ -5,14 +5,12 @@ concurrency group of their own, because behind hundreds of waiting ``generate`` 
 """
 
 import asyncio
+import dataclasses
 import inspect
-import os
-import tempfile
 import zlib
 from collections.abc import Awaitable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,9 @@ from numpy.typing import NDArray
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.rollout.exchange import Answers, TurnServer
+from calibrated_rl.rollout.shared_bucket import SharedBucket
 from calibrated_rl.rollout.turns import Generated, GenerateRequest, pack_answers, unpack_requests
+from calibrated_rl.weights import Weights, buckets_of
 
 
 class EngineFailure(RuntimeError):
@@ -54,6 +54,9 @@ class EngineConfig:
     """Most dialogues in one batch."""
     kv_cache_mib: int = 512
     """Memory of the KV cache."""
+    weight_bucket_mib: int = 128
+    """New weights reach the engine's process in blocks of this size, in memory that is kept for them; where a single
+    tensor is larger, it is as large."""
     threads: int = 1
     """OpenMP threads on CPU."""
     eager: bool = True
@@ -72,7 +75,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"engine.dtype is '{self.dtype}': choose float32 or bfloat16")
-        for name in ("max_model_len", "max_num_seqs", "kv_cache_mib", "threads", "timeout_seconds"):
+        sizes = ("max_model_len", "max_num_seqs", "kv_cache_mib", "weight_bucket_mib", "threads", "timeout_seconds")
+        for name in sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"engine.{name} is {getattr(self, name)}: it must be at least 1")
 
@@ -116,6 +120,7 @@ class Replica:
         """Some weights are of one version and some of another: nothing may be sampled from them."""
         self._counter = 0
         self._updating = asyncio.Lock()
+        self._bucket = SharedBucket()
 
     async def start(self) -> None:
         """Give the weights the replica was started with their version, so that every token carries one."""
@@ -221,23 +226,25 @@ class Replica:
         async with self._updating:
             self._half_updated = True
             await self._control(self.engine.pause_generation(mode="keep", clear_cache=True), timeout_s)
-            file: Path | None = None
-            try:
-                if isinstance(weights, str):
-                    info: dict[str, Any] = {"ipc_handles": weights}
-                else:
-                    file = write_shared(weights)
-                    info = {"path": str(file)}
+            await self._control(self.engine.start_weight_update(), timeout_s)
+            for info in self._transfers(weights):
                 update = WeightTransferUpdateRequest(update_info=info)
-                await self._control(self.engine.start_weight_update(), timeout_s)
                 await self._control(self.engine.update_weights(update), timeout_s)
-                await self._control(self.engine.finish_weight_update(str(version)), timeout_s)
-            finally:
-                if file is not None:
-                    file.unlink(missing_ok=True)
+            await self._control(self.engine.finish_weight_update(str(version)), timeout_s)
             self.version = version
             await self._control(self.engine.resume_generation(), timeout_s)
             self._half_updated = False
+
+    def _transfers(self, weights: Mapping[str, Any] | str) -> Iterator[dict[str, Any]]:
+        """What the engine is told, one after the other; each is only true until the next."""
+        if isinstance(weights, str):
+            yield {"ipc_handles": weights}
+            return
+        weights = weights if isinstance(weights, Weights) else Weights(weights)
+        for bucket in buckets_of(weights, self.config.weight_bucket_mib * 2**20):
+            self._bucket.hold(bucket, weights)
+            places = [dataclasses.astuple(place) for place in bucket.places]
+            yield {"path": self._bucket.path, "size": self._bucket.size, "places": places}
 
     async def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Log-probs of ``ids[1:]`` given what stands before them, shape [T - 1]: for parity checks."""
@@ -263,19 +270,7 @@ class Replica:
 
     def shutdown(self) -> None:
         self.engine.shutdown()
-
-
-def write_shared(weights: Mapping[str, Any]) -> Path:
-    """Write tensors as safetensors into shared memory and return the file; the caller removes it."""
-    import torch
-    from safetensors.torch import save_file
-
-    folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    handle, name = tempfile.mkstemp(prefix="calibrated_rl_", suffix=".safetensors", dir=folder)
-    os.close(handle)
-    tensors = {k: v if isinstance(v, torch.Tensor) else torch.as_tensor(v) for k, v in weights.items()}
-    save_file(tensors, name)
-    return Path(name)
+        self._bucket.close()
 
 
 ROLE = "CALIBRATED_RL_ROLE"
