@@ -43,6 +43,14 @@ class Talk:
             for number in range(count)
         ]
 
+    def texts(self, count: int) -> list[str]:
+        """What a tokenizer for ``count`` scenarios should know."""
+        return [
+            text
+            for each in self.scenarios(Split.CALIBRATION, count)
+            for text in (each.policy_instructions, each.greeting)
+        ]
+
     def ending(self, scenario: Scenario, turns: Sequence[Turn]) -> str | None:
         return None
 
@@ -98,9 +106,7 @@ def model_of(config: TalkConfig) -> Iterator[tuple[Path, ChatTokens]]:
     with tempfile.TemporaryDirectory(prefix="calibrated_rl_benchmark_") as made:
         folder = Path(made)
         if config.model == "tiny":
-            scenarios = Talk(config.policy_turns).scenarios(Split.CALIBRATION, 20)
-            texts = [text for each in scenarios for text in (each.policy_instructions, each.greeting)]
-            make_tiny(folder, texts, 0, context=config.max_model_len)
+            make_tiny(folder, Talk(config.policy_turns).texts(20), 0, context=config.max_model_len)
         else:
             folder = resolve_model(config.model, Path.home() / ".cache" / "calibrated_rl")
         yield folder, ChatTokens(read_tokenizer(folder, config.model))
