@@ -144,6 +144,14 @@ class Replica:
         with plain_errors():
             return task.result()
 
+    async def _pause(self, *, clear_cache: bool) -> None:
+        """Stop sampling and keep what is in flight.
+
+        vLLM's own ``pause_generation`` does this and then sleeps for 20 ms, so that finished requests reach their
+        callers first; nobody here waits for that.
+        """
+        await self.engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=clear_cache)
+
     async def generate(self, request: GenerateRequest) -> Generated:
         """Sample one turn.
 
@@ -189,7 +197,7 @@ class Replica:
     async def generate_wave(self, requests: Sequence[GenerateRequest]) -> list[Generated]:
         """Sample many turns that enter the engine together and in order: the same batches every time."""
         async with self._updating:
-            await self._control(self.engine.pause_generation(mode="keep", clear_cache=False))
+            await self._control(self._pause(clear_cache=False))
             try:
                 tasks = [asyncio.ensure_future(self.generate(request)) for request in requests]
                 # Adding a request sends it to the engine before its first suspension that waits for output.
@@ -225,7 +233,7 @@ class Replica:
 
         async with self._updating:
             self._half_updated = True
-            await self._control(self.engine.pause_generation(mode="keep", clear_cache=True), timeout_s)
+            await self._control(self._pause(clear_cache=True), timeout_s)
             await self._control(self.engine.start_weight_update(), timeout_s)
             for info in self._transfers(weights):
                 update = WeightTransferUpdateRequest(update_info=info)
@@ -286,6 +294,7 @@ def engine_environment(config: EngineConfig, role: str) -> dict[str, str]:
             "OMP_NUM_THREADS": str(config.threads),
             # Otherwise vLLM adds a worker process, whose waiting eats the few cores of a small machine.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "THP_MEM_ALLOC_ENABLE": "1",  # see learner/group.py
             "TORCHDYNAMO_DISABLE": "1",  # the first request with log-probs would compile for seconds
             "CUDA_VISIBLE_DEVICES": "",
         }

@@ -7,7 +7,7 @@ replica, which holds one bucket of them at a time, or CUDA IPC handles (learner 
 
 On CPU, vLLM packs the weights of linear layers for its matrix kernels. Its layerwise reload repacks each
 layer that receives weights; a *tied* LM head receives none of its own and would keep the old packed copy
-without any error, so vocabulary layers are packed again here after each update.
+without any error, so output layers are packed again here after each update.
 """
 
 import base64
@@ -71,7 +71,7 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
 
         finalize_layerwise_reload(self.model, self.model_config)
         if self.device.type == "cpu":
-            self._repack_vocabulary_layers()
+            self._repack_output_layers()
         else:
             torch.cuda.synchronize(self.device)
 
@@ -103,12 +103,12 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
                     if isinstance(value, torch.Tensor) and not value.is_meta:
                         call.arguments[name] = value.clone()
 
-    def _repack_vocabulary_layers(self) -> None:
+    def _repack_output_layers(self) -> None:
         from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-        from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
         for module in self.model.modules():
-            if isinstance(module, VocabParallelEmbedding) and hasattr(module, "cpu_linear"):
+            if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
                 dispatch_cpu_unquantized_gemm(module, remove_weight=False)
 
 
