@@ -46,7 +46,8 @@ class Elastic:
             seconds: of the whole update; less than both together where they overlap.
 
         Returns:
-            metrics: replicas in service during the update, by side.
+            metrics: by side, replicas in service during the update, and how long turns were in flight on them while
+            rollouts ran, in turn-seconds: what dialogues waited for.
         """
         counts = {name: pool.counts() for name, pool in self._pools.items()}
         if self._scaler is not None:
@@ -69,4 +70,5 @@ class Elastic:
                 more = target - sides[name].count
                 self._pools[name].grow(max(0, more))
                 self._pools[name].shrink(max(0, -more))
-        return {f"replicas_{name}": float(ready) for name, (ready, _, _) in counts.items()}
+        waited = {f"seconds_in_turns_{name}": seconds for name, seconds in self._turn_seconds.items()}
+        return {f"replicas_{name}": float(ready) for name, (ready, _, _) in counts.items()} | waited
