@@ -268,11 +268,13 @@ class ReplicaPool:
         else:
             with self._changing:
                 self._mender.begin()
+                mender, closed = self._mender, self._closed
                 self._changing.wait_for(
-                    lambda: self._serving or self._mender.unable or self._closed.is_set(), self._start_timeout_s
+                    lambda: self._serving or mender.unable or mender.has_given_up_all() or closed.is_set(),
+                    self._start_timeout_s,
                 )
-                if self._mender.unable is not None and not self._serving:
-                    raise self._mender.unable
+                if mender.unable is not None and not self._serving:
+                    raise mender.unable
         if not self._serving:
             cause = f" (the last failed with {self._last_failure})" if self._last_failure else ""
             raise PartLost(f"no {self.role} replica came back within {self._start_timeout_s:g} s{cause}")
