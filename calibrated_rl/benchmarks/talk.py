@@ -139,7 +139,7 @@ def start_ray(num_cpus: int, object_store_mib: int = 512) -> None:
     import ray
 
     # By default Ray's workers give way to everything else that runs; what they are compared with does not.
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ.update(RAY_worker_niceness="0")
     path = os.pathsep.join(each for each in (str(Path(__file__).resolve().parents[2]), *sys.path) if each)
     ray.init(
         address="local", num_cpus=num_cpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False,
