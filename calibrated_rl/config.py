@@ -229,7 +229,7 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     for each, (where, source) in zip(files, sources, strict=True):
         refuse_readable_secrets(source, where, each)
     if pairs:
-        sources.append(("command line", OmegaConf.from_dotlist(pairs)))
+        sources.append(("command line", _settings(pairs)))
         refuse_readable_secrets(sources[-1][1], "command line")
     merged = OmegaConf.structured(RunConfig)
     for where, source in sources:
@@ -244,6 +244,16 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     assert isinstance(config, RunConfig)
     check(config, str(path))
     return config
+
+
+def _settings(pairs: Sequence[str]) -> Any:
+    for text in pairs:
+        try:
+            OmegaConf.from_dotlist([text])
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"command line: '{text}' is not key=value with a value in YAML: {reason}") from error
+    return OmegaConf.from_dotlist(list(pairs))
 
 
 def _read(path: Path) -> Any:

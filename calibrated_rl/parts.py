@@ -26,6 +26,7 @@ from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR, START
 from calibrated_rl.logs.base import LogReader
+from calibrated_rl.machines import Need, wait_for_machines
 from calibrated_rl.memory import check_memory
 from calibrated_rl.models import check_context, make_tiny, read_tokenizer, resolve_model
 from calibrated_rl.progress import Progress
@@ -174,7 +175,7 @@ class Parts:
         check_memory(config, self.policy_base, self.simulator_base, self.proxy_base if config.proxy.model else None)
         gate = WaveGate() if config.deterministic else None
         self.say("starting two vLLM engines, the learner and the replay store")
-        self.store = start_store(config.replay)
+        self.store, need = start_store(config.replay)
         self._started.callback(ray.kill, self.store)
         self.beside = BesideTraining()
         self._started.callback(self.beside.close)
@@ -187,7 +188,7 @@ class Parts:
         )
         if config.proxy.model:
             self.judge = self._pool(PROXY, str(self.proxy_base), self.proxy_chat, config.proxy.engine, gate=gate)
-        self.learner = LearnerGroup(config.learner)
+        self.learner = LearnerGroup(config.learner, lambda ranks: self._wait_for_machines(need, *ranks))
         self._started.callback(self.learner.close)
         if not (self.folder / "replay" / "logs").is_dir():
             self.open_store("logs")
@@ -214,6 +215,7 @@ class Parts:
         if config.proxy.model:
             fitted = (self.folder / "models" / PROXY).resolve() if config.proxy.sft.epochs else self.proxy_base
             self.judge = self._pool(PROXY, str(fitted), self.proxy_chat, config.proxy.engine, gate=gate)
+        self._wait_for_machines()
         for pool in self.pools:
             pool.wait_until_ready()
         self.collector = Collector(self.task, self.policy, config.policy.sampling, config.simulator.sampling)
@@ -228,6 +230,7 @@ class Parts:
                 (SIMULATOR, simulator, self.simulator_chat, config.simulator),
             )
         )
+        self._wait_for_machines()
         for pool in self.pools:
             pool.wait_until_ready()
         self.collector = Collector(self.task, self.policy, config.policy.sampling, config.simulator.sampling)
@@ -281,6 +284,10 @@ class Parts:
         self.pools.append(pool)
         self._started.callback(pool.close)
         return pool
+
+    def _wait_for_machines(self, *others: Need) -> None:
+        """Until all replicas and ``others`` have what they need of the cluster."""
+        wait_for_machines([*others, *(need for pool in self.pools for need in pool.needs())], self.say)
 
     def stop(self) -> None:
         """End what has been started, though starting may have failed half way: it would keep the next from starting."""

@@ -121,6 +121,22 @@ WRONG: list[tuple[str, str, Any]] = [
     ("kuberay-raycluster.yaml", "spec.workerGroupSpecs.0.template.spec.containers.0.resource", {}),
     ("kuberay-raycluster.yaml", "spec.workerGroupSpecs.0.template.spec.containers.0.resources.limits.memory", "48 GB"),
     ("kuberay-raycluster.yaml", "spec.headGroupSpec.rayStartParams.num-gpus", 0),
+    ("kuberay-raycluster.yaml", "metadata.name", "9lives"),
+    ("kuberay-raycluster.yaml", "spec.rayVersion", "2.51.0"),
+    ("kuberay-raycluster.yaml", "spec.autoscalerOptions.command", ["ray"]),
+    ("kuberay-raycluster.yaml", "spec.gcsFaultToleranceOptions", {"redisPassword": {"value": "x"}}),
+    ("kuberay-raycluster.yaml", "spec.headGroupSpec.rayStartParams.labels", "part=head"),
+    ("kuberay-raycluster.yaml", "spec.headGroupSpec.resources", {"CPU": "4"}),
+    ("kuberay-raycluster.yaml", "spec.workerGroupSpecs.0.labels.part", "-rollout"),
+    ("kuberay-raycluster.yaml", "spec.workerGroupSpecs.0.suspend", True),
+    ("kuberay-raycluster.yaml", "spec.workerGroupSpecs.0.template.spec.restartPolicy", "Always"),
+    ("kuberay-raycluster.yaml", "spec.workerGroupSpecs.0.template.spec.containers.0.resources.limits.memory", "48ki"),
+    ("kuberay-rayjob.yaml", "metadata.name", "a" * 48),
+    ("kuberay-rayjob.yaml", "spec.rayClusterSpec.upgradeStrategy", {"type": "None"}),
+    ("kuberay-rayjob.yaml", "spec.shutdownAfterJobFinishes", False),
+    ("kuberay-rayjob.yaml", "spec.submissionMode", "InteractiveMode"),
+    ("kuberay-rayjob.yaml", "spec.deletionStrategy", {"onSuccess": {"policy": "DeleteCluster"}}),
+    ("kuberay-rayservice.yaml", "spec.upgradeStrategy", {"type": "NewClusterWithIncrementalUpgrade"}),
     ("kuberay-rayjob.yaml", "spec.entrypont", "python"),
     ("kuberay-rayjob.yaml", "spec.submissionMode", "Job"),
     ("kuberay-rayjob.yaml", "spec.clusterSelector", {"ray.io/cluster": "both"}),
@@ -134,16 +150,56 @@ WRONG: list[tuple[str, str, Any]] = [
 ]
 
 
+def changed(name: str, **values: Any) -> Tree:
+    """A file with other values; None: without that key."""
+    config = load(name)
+    for key, value in values.items():
+        *path, last = key.split(".")
+        place: Any = config
+        for step in path:
+            place = place[int(step)] if step.isdigit() else place[step]
+        if value is None:
+            del place[last]
+        else:
+            place[last] = value
+    return config
+
+
 @pytest.mark.parametrize(("name", "key", "value"), WRONG)
 def test_mistakes_are_refused(name: str, key: str, value: Any) -> None:
-    config = load(name)
-    *path, last = key.split(".")
-    place: Any = config
-    for step in path:
-        place = place[int(step)] if step.isdigit() else place[step]
-    place[last] = value
     with pytest.raises((jsonschema.ValidationError, ValueError)):
-        CHECKS[name](config)
+        CHECKS[name](changed(name, **{key: value}))
+
+
+RULES = [{"policy": "DeleteCluster", "condition": {"jobStatus": "SUCCEEDED", "ttlSeconds": 60}}]
+RIGHT: list[tuple[str, dict[str, Any]]] = [
+    ("raycluster", {"headGroupSpec.rayStartParams": None}),
+    ("raycluster", {"headGroupSpec.rayStartParams": None, "headGroupSpec.resources": {"CPU": "4"}}),
+    ("raycluster", {"workerGroupSpecs.0.minReplicas": None, "rayVersion": "2.100.1"}),
+    ("raycluster", {"workerGroupSpecs.0.template.spec.containers.0.resources.limits.memory": ".5Gi"}),
+    (
+        "raycluster",
+        {"autoscalerOptions.version": "v1", "workerGroupSpecs.0.template.spec.restartPolicy": "Always"},
+    ),
+    ("rayjob", {"entrypoint": None, "backoffLimit": 0, "submissionMode": "InteractiveMode"}),
+    (
+        "rayjob",
+        {"backoffLimit": 0, "clusterSelector": {"ray.io/cluster": "calibrated-rl"}, "rayClusterSpec": None},
+    ),
+    (
+        "rayjob",
+        {
+            "shutdownAfterJobFinishes": None, "ttlSecondsAfterFinished": None,
+            "deletionStrategy": {"deletionRules": RULES},
+        },
+    ),
+    ("rayservice", {"serveConfigV2": None}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "values"), RIGHT)
+def test_what_the_operator_takes_is_not_refused(name: str, values: dict[str, Any]) -> None:
+    check_manifest(changed(f"kuberay-{name}.yaml", **{f"spec.{key}": value for key, value in values.items()}))
 
 
 # ---- machines --------------------------------------------------------------------------------------------

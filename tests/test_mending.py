@@ -24,7 +24,7 @@ from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.exchange import Answers, TurnServer
 from calibrated_rl.rollout.mending import Mender
 from calibrated_rl.rollout.pool import ReplicaPool, RolloutFailure
-from calibrated_rl.rollout.turns import Generated, GenerateRequest
+from calibrated_rl.rollout.turns import Generated, GenerateRequest, pack_answers, unpack_requests
 from calibrated_rl.rollout.waves import WaveGate
 
 DIES = 100
@@ -63,8 +63,8 @@ class Stub:
     async def exchange(self, client: str, batch: bytes) -> Answers:
         return await self._turns.exchange(client, batch)
 
-    async def generate_wave(self, requests: list[GenerateRequest]) -> list[Generated]:
-        return [await self.generate(request) for request in requests]
+    async def sample_wave(self, batch: bytes) -> bytes:
+        return pack_answers([(number, await self.generate(request)) for number, request in unpack_requests(batch)])
 
     async def generate(self, request: GenerateRequest) -> Generated:
         if request.prompt_ids[0] == DIES:
@@ -176,21 +176,31 @@ def test_a_lost_replica_holds_up_nobody_and_comes_back_with_the_newest_weights(
 
 
 @pytest.mark.timeout(200)
-def test_where_none_serves_everybody_waits_until_the_time_out(ray_session: None, tmp_path: Path) -> None:
+def test_where_none_serves_everybody_waits_until_the_time_out(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     pool, weights = pool_of(tmp_path, said, replicas=1, start_timeout=2, seed=1), ray.put({})
     (tmp_path / "start").touch()
     key = lose(pool, 0)
     with pytest.raises(PartLost, match=r"no policy replica came back within 2 s \(the last failed with Actor"):
         pool.publish(weights, 1)
-    with pytest.raises(PartLost):
+    wait_for(lambda: "given up" in said[-1])
+    monkeypatch.setattr(pool, "_start_timeout_s", 1000.0)
+    monkeypatch.setattr(pool._mender, "_patience_s", 1000.0)
+    with pytest.raises(PartLost):  # one that was given up is not waited for again
         asyncio.run(turn(pool, key))
-    pool._start_timeout_s = 60
-    threading.Timer(0.5, (tmp_path / "start").unlink).start()
+    (tmp_path / "start").unlink()
+    wait_for(lambda: pool.counts() == (1, 0, 0) and not menders())
+    assert asyncio.run(turn(pool, key)) == 1
     pool.publish(weights, 2)
-    assert asyncio.run(turn(pool, key)) == 2
-    wait_for(lambda: not menders())
     (tmp_path / "start").touch()
+    lose(pool, 0)
+    threading.Timer(0.5, (tmp_path / "start").unlink).start()
+    pool.publish(weights, 3)
+    assert asyncio.run(turn(pool, key)) == 3
+    (tmp_path / "start").touch()
+    wait_for(lambda: not menders())
     lose(pool, 0)
     lines = len(said)
     assert menders()
@@ -244,3 +254,25 @@ def test_all_come_back_or_are_given_up_once(looks: dict[int, int], patient: bool
             assert given_up == ([] if patient else sorted(late))
             assert set(left) == (set() if patient else {index for index, count in looks.items() if count > call})
     assert len(taken) == max(looks.values(), default=0)
+
+
+def test_one_thread_looks_until_all_are_back_and_says_why_it_cannot() -> None:
+    """As long as the weights are gone nobody can be brought back; those who wait hear of it, and it is tried again."""
+    changing, lost, looks = threading.Condition(threading.RLock()), {0, 1}, []
+
+    def look(missing: set[int]) -> None:
+        looks.append(threading.current_thread())
+        if len(looks) < 3:
+            raise PartLost("the weights are gone")
+        with changing:
+            lost.clear()
+
+    mender = Mender(lambda: lost, look, math.inf, lambda index: None, changing, threading.Event())
+    with changing:
+        mender.mark(0)
+        mender.mark(1)
+        mender.begin()
+        mender.begin()
+        assert changing.wait_for(lambda: mender.unable, 60) and str(mender.unable) == "the weights are gone"
+    wait_for(lambda: not menders())
+    assert mender.unable is None and len(looks) == 3 and len(set(looks)) == 1

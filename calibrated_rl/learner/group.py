@@ -1,7 +1,7 @@
 """The learner as the driver sees it: Ray actors, one a rank, called together; a shell of ``LearnerRank``."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.rank import LearnerRank, LossSpec
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.world import LOCALHOST, free_port
+from calibrated_rl.machines import Need, answered
 
 FILES = "files"
 """The group of calls to a rank that run beside the others."""
@@ -83,9 +84,12 @@ def rank_options(config: LearnerConfig, cluster_gpus: float) -> dict[str, Any]:
         raise UserError(f"learner.gpus is {gpus}: {config.ranks} ranks need a GPU each, so set it to 1")
     environment = {"OMP_NUM_THREADS": str(config.threads), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     if not gpus:
+        # torch takes memory for large tensors in pages of 2 MiB: fresh memory in pages of 4 KiB costs several times
+        # what is written to it, and every step takes it anew.
+        environment |= {"DS_ACCELERATOR": "cpu", "THP_MEM_ALLOC_ENABLE": "1"}
         # Threads that wait for each other by spinning keep each other from running where somebody else has a core, such
         # as an engine that starts: with two threads on two cores, small steps were seen to take 13 times as long.
-        environment |= {"DS_ACCELERATOR": "cpu", "OMP_WAIT_POLICY": "passive"}
+        environment["OMP_WAIT_POLICY"] = "passive"
     options = {"num_cpus": config.cpus, "num_gpus": gpus, "runtime_env": {"env_vars": environment}}
     return options | ({"label_selector": dict(config.labels)} if config.labels else {})
 
@@ -98,14 +102,21 @@ class LearnerGroup:
         PartLost: a rank died, or did not answer within ``config.timeout_seconds``. The group is then unusable.
     """
 
-    def __init__(self, config: LearnerConfig) -> None:
+    def __init__(
+        self, config: LearnerConfig, wait_for_machines: Callable[[Sequence[Need]], None] = lambda needs: None
+    ) -> None:
+        """``wait_for_machines`` returns when the ranks have what they need of the cluster; until then no time-out
+        runs."""
         self.config = config
         options = rank_options(config, ray.cluster_resources().get("GPU", 0))
         actor = ray.remote(concurrency_groups={FILES: 1})(_RankActor).options(**options)
         self._actors: list[Any] = [actor.remote(config) for _ in range(config.ranks)]
         with ExitStack() as unless_all_join:
             unless_all_join.callback(self.close)
-            places = self._wait([a.where.remote() for a in self._actors])
+            where = [a.where.remote() for a in self._actors]
+            resources = {"CPU": options["num_cpus"], "GPU": options["num_gpus"]}
+            wait_for_machines([Need("learner rank", "learner", resources, config.labels, answered(w)) for w in where])
+            places = self._wait(where)
             address, port = places[0]
             if all(place[0] == address for place in places):
                 address = LOCALHOST
@@ -219,9 +230,9 @@ class LearnerGroup:
         }
 
     def weights(self, name: str) -> Any:
-        """``ObjectRef`` of a ``dict[str, torch.Tensor]``: full CPU weights by HF name, tied ones once."""
+        """``ObjectRef`` of ``Weights``: full weights by their Hugging Face names, tied ones once."""
         self._call("check", name)
-        refs = [a.call.remote("weights", name) for a in self._actors]
+        refs = [a.call.remote("outgoing", name) for a in self._actors]
         waiting, deadline = list(refs), time.monotonic() + self.config.timeout_seconds
         while waiting:
             done, waiting = ray.wait(

@@ -9,6 +9,7 @@ import pyarrow as pa
 import ray
 
 from calibrated_rl.dialogue import Dialogue
+from calibrated_rl.machines import Need, answered
 from calibrated_rl.replay.config import ReplayConfig
 from calibrated_rl.replay.schema import to_table
 from calibrated_rl.replay.store import ReplayStore
@@ -91,7 +92,8 @@ class ReplayService:
         return self._store.export_parquet(Path(path))
 
 
-def start_store(config: ReplayConfig) -> Any:
-    """Start the store, without a folder yet; methods as in ``ReplayService``."""
+def start_store(config: ReplayConfig) -> tuple[Any, Need]:
+    """Start the store, without a folder yet; methods as in ``ReplayService``. Also what it needs of the cluster."""
     selector = {"label_selector": dict(config.labels)} if config.labels else {}
-    return ray.remote(ReplayService).options(num_cpus=config.cpus, **selector).remote()
+    store = ray.remote(ReplayService).options(num_cpus=config.cpus, **selector).remote()
+    return store, Need("replay store", "replay", {"CPU": config.cpus}, config.labels, answered(store.counts.remote()))

@@ -61,6 +61,10 @@ class Mender:
         self._since.pop(index, None)
         self._given_up.discard(index)
 
+    def has_given_up_all(self) -> bool:
+        """Whether none of those that are lost is still waited for."""
+        return set(self._lost()) <= self._given_up
+
     def begin(self) -> None:
         """Look from now on in a thread, until none is lost; the lock is held."""
         if self._thread is None and not self._closed.is_set():

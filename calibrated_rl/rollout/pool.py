@@ -3,7 +3,8 @@
 RLlib's ``FaultTolerantActorManager`` watches and restores the actors; dialogues call the replicas directly,
 because the manager allows few requests in flight. Two ways to send a turn:
 
-- at once (``wave=False``): real continuous batching, nothing waits for anything;
+- at once (``wave=False``): real continuous batching, nothing waits for anything. Where a dialogue goes is decided by
+  who has room (``routing.py``); turns share the calls that carry them (``exchange.py``);
 - in waves (``wave=True``, deterministic mode): turns are held until every running dialogue waits for one,
   then enter the engines together in the order of their keys, so that batches are the same in every run.
 
@@ -19,22 +20,25 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError
 
 from calibrated_rl.errors import PartLost, first_line
+from calibrated_rl.machines import Need
 from calibrated_rl.rollout.engine import EngineConfig, EngineFailure, PlacedReplica
 from calibrated_rl.rollout.exchange import Exchange
 from calibrated_rl.rollout.load import LoadMeter
 from calibrated_rl.rollout.mending import Mender
 from calibrated_rl.rollout.routing import Router, preferred
-from calibrated_rl.rollout.turns import Generated, GenerateRequest
+from calibrated_rl.rollout.turns import Generated, GenerateRequest, pack_requests, unpack_answers
 from calibrated_rl.rollout.waves import WaveGate
 from calibrated_rl.tokens import ChatTokens
+
+T = TypeVar("T")
 
 FAILURES = (RayActorError, EngineFailure, TimeoutError)
 """What a call raises whose replica is of no more use: the actor died, its engine did, or there was no answer."""
@@ -133,6 +137,10 @@ class ReplicaPool:
             self._unhealthy, self._look_for, self._start_timeout_s, self._say_given_up, self._changing, self._closed
         )
 
+    def needs(self) -> list[Need]:
+        """What its replicas need of the cluster."""
+        return [placed.need for placed in self._placed.values()]
+
     def wait_until_ready(self) -> None:
         """Return when every replica has loaded its model.
 
@@ -173,27 +181,25 @@ class ReplicaPool:
         """
         if self.gate is not None:
             return await self.gate.generate(self, key, request)
-        return await self._call(key, "generate", request)  # type: ignore[no-any-return]
+        return await self._call(key, 1, lambda index, life: self._exchange(index, life).ask(request))
 
     async def generate_wave(self, key: str, requests: list[GenerateRequest]) -> list[Generated]:
-        return await self._call(key, "generate_wave", requests)  # type: ignore[no-any-return]
+        packed = pack_requests(enumerate(requests))
+        answers = await self._call(key, len(requests), lambda i, _: self._placed[i].actor.sample_wave.remote(packed))
+        return [answer for _, answer in unpack_answers(answers)]
 
-    async def _call(self, key: str, method: str, argument: Any) -> Any:
+    async def _call(self, key: str, size: int, send: Callable[[int, int], Awaitable[T]]) -> T:
+        """Send ``size`` turns to the replica of the dialogue ``key``, in its present life."""
         if not self._serving:
             await self.recover()
         with self._changing:  # a replica that leaves waits for this turn, or does not get it
             index = self.route(key)
-            life, size = self._lives[index], len(argument) if isinstance(argument, list) else 1
+            life = self._lives[index]
             self.load.add(index, size)
-            exchange = self._exchange(index, life) if method == "generate" else None
         try:
-            answer = (
-                exchange.ask(argument)
-                if exchange is not None
-                else getattr(self._placed[index].actor, method).remote(argument)
-            )
             # Turns wait in the engine for their place in the batch; that is no sign of a dead one.
-            return await asyncio.wait_for(answer, self._timeout_s * (1 + self.load.in_flight() / self._batch))
+            timeout_s = self._timeout_s * (1 + self.load.in_flight() / self._batch)
+            return await asyncio.wait_for(send(index, life), timeout_s)
         except FAILURES as error:
             self._retire(index, life, cause_of(error))
             raise RolloutFailure(f"{self.role}: {cause_of(error)}") from error
@@ -201,14 +207,15 @@ class ReplicaPool:
             self.load.add(index, -size)
 
     def _exchange(self, index: int, life: int) -> Exchange:
-        """The exchange with a replica in its present life, from the running event loop. Held under ``_changing``."""
+        """The exchange with a replica in its present life, from the running event loop."""
         loop = asyncio.get_running_loop()
-        known, exchange = self._exchanges.get((index, loop), (life, None))
-        if exchange is None or known != life:
-            self._exchanges = {at: each for at, each in self._exchanges.items() if not at[1].is_closed()}
-            exchange = Exchange(self._placed[index].actor)
-            self._exchanges[index, loop] = life, exchange
-        return exchange
+        with self._changing:
+            known, exchange = self._exchanges.get((index, loop), (life, None))
+            if exchange is None or known != life:
+                self._exchanges = {at: each for at, each in self._exchanges.items() if not at[1].is_closed()}
+                exchange = Exchange(self._placed[index].actor)
+                self._exchanges[index, loop] = life, exchange
+            return exchange
 
     def _retire(self, index: int, life: int, cause: str) -> None:
         """Take a replica out of service and let Ray restart it, unless another call has done so since ``life``."""
@@ -261,11 +268,13 @@ class ReplicaPool:
         else:
             with self._changing:
                 self._mender.begin()
+                mender, closed = self._mender, self._closed
                 self._changing.wait_for(
-                    lambda: self._serving or self._mender.unable or self._closed.is_set(), self._start_timeout_s
+                    lambda: self._serving or mender.unable or mender.has_given_up_all() or closed.is_set(),
+                    self._start_timeout_s,
                 )
-                if self._mender.unable is not None and not self._serving:
-                    raise self._mender.unable
+                if mender.unable is not None and not self._serving:
+                    raise mender.unable
         if not self._serving:
             cause = f" (the last failed with {self._last_failure})" if self._last_failure else ""
             raise PartLost(f"no {self.role} replica came back within {self._start_timeout_s:g} s{cause}")
