@@ -97,6 +97,10 @@ class TrainingConfig:
     learning_rate: float = 3e-4
     learning_rates: dict[str, float] = field(default_factory=dict)
     """Learning rate of single arms, where the tuning split chose another one."""
+    max_staleness: int = 0
+    """By how many updates the weights that sampled a turn may lag behind those that learn from it. 0: rollouts and
+    learning take turns. Above 0, rollouts of whole dialogues run on while the learner steps; not with
+    `deterministic`."""
     minibatches: int = 1
     """Optimizer steps that one update's dialogues are cut into."""
     checkpoint_every: int = 5
@@ -225,7 +229,7 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     for each, (where, source) in zip(files, sources, strict=True):
         refuse_readable_secrets(source, where, each)
     if pairs:
-        sources.append(("command line", OmegaConf.from_dotlist(pairs)))
+        sources.append(("command line", _settings(pairs)))
         refuse_readable_secrets(sources[-1][1], "command line")
     merged = OmegaConf.structured(RunConfig)
     for where, source in sources:
@@ -240,6 +244,16 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     assert isinstance(config, RunConfig)
     check(config, str(path))
     return config
+
+
+def _settings(pairs: Sequence[str]) -> Any:
+    for text in pairs:
+        try:
+            OmegaConf.from_dotlist([text])
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"command line: '{text}' is not key=value with a value in YAML: {reason}") from error
+    return OmegaConf.from_dotlist(list(pairs))
 
 
 def _read(path: Path) -> Any:
@@ -310,6 +324,13 @@ def check(config: RunConfig, where: str) -> None:
                 f"{where}: {role}.scaling allows {fewest} to {most} replicas, and `deterministic` is true: batches "
                 "hang on the number of replicas, so the run would not be the same again; give up one of the two"
             )
+    if config.training.max_staleness < 0:
+        raise UserError(f"{where}: training.max_staleness is {config.training.max_staleness}: it must not be negative")
+    if config.training.max_staleness and config.deterministic:
+        raise UserError(
+            f"{where}: training.max_staleness is {config.training.max_staleness}, and `deterministic` is true: which "
+            "weights say a turn would hang on the clock, so the run would not be the same again; give up one of the two"
+        )
     if config.training.checkpoints_kept < 1:
         raise UserError(f"{where}: training.checkpoints_kept is {config.training.checkpoints_kept}: at least 1 stays")
     if config.training.checkpoint_store:

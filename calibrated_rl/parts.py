@@ -194,6 +194,8 @@ class Parts:
             self.open_store("logs")
             self.keep([log for split in Split for log in self.logs[split]])
         self._bring_up()
+        if self.keeps_start:
+            self.learner.load(START, self.start_folder, trainable=False)
         for pool in self.pools:
             pool.wait_until_ready()
         if isinstance(self.judge, ReplicaPool):
@@ -294,6 +296,10 @@ class Parts:
         finally:
             self._started.close()
 
+    def on_stop(self, end: Callable[[], None]) -> None:
+        """Call ``end`` before the parts that are there now are stopped."""
+        self._started.callback(end)
+
     # ---- what the arms are made of -------------------------------------------------------------------
 
     def open_store(self, name: str, rewind_to: int | None = None) -> None:
@@ -336,6 +342,11 @@ class Parts:
         """Whether the loss keeps the policy near its start, whose log-probs are then needed at every update."""
         return float(self.config.training.loss_config.get("kl_coefficient", 0.0)) > 0
 
+    @property
+    def keeps_start(self) -> bool:
+        """Whether the policy that every arm starts from stays with the learner; else it is loaded when it is needed."""
+        return self.uses_reference or self.config.shift.every > 0
+
     def log_probs_at_start(self, logs: Sequence[Dialogue]) -> list[NDArray[np.float32]]:
         """Log-probs [T] of the policy's turns in ``logs`` under the policy that every arm starts from, NaN elsewhere;
         T as in the policy's view. Each log, in which the policy speaks, is scored once a run."""
@@ -349,10 +360,10 @@ class Parts:
 
     def score_at_start(self, views: Sequence[TokenSequence], temperature: float = 1.0) -> list[NDArray[np.float32]]:
         """Log-probs [T] of the policy's views under the policy that every arm starts from, NaN where not masked."""
-        if not self.uses_reference:
+        if not self.keeps_start:
             self.learner.load(START, self.start_folder, trainable=False)
         found = self.learner.log_probs(START, views, temperature)
-        if not self.uses_reference:
+        if not self.keeps_start:
             self.learner.unload(START)
         return found
 

@@ -22,6 +22,9 @@ from jinja2.exceptions import TemplateError
 from calibrated_rl.dialogue import Finish, Scenario, Side, TokenSequence, Turn
 from calibrated_rl.errors import UserError
 
+REMEMBERED = 4096
+"""Instructions whose ids are kept: those of more scenarios than an update has."""
+
 _MARKS = ("qzsystemqz", "qzfirstqz", "qzsecondqz", "qzthirdqz", "qzfourthqz")
 
 
@@ -56,6 +59,7 @@ class ChatTokens:
         self.scaffold, self.end_of_turn = self._take_apart()
         self.control_ids |= self._controls_of_scaffold()
         self._plain = self._plain_encoder()
+        self._instructions: dict[str, list[int]] = {}
 
     def _controls_of_scaffold(self) -> frozenset[int]:
         """Added tokens of the scaffold that nobody flagged as special: a role header that text can spell is a role
@@ -101,6 +105,14 @@ class ChatTokens:
         # The vocabulary itself has the control token as a word: spell by character.
         spelt = {c: [i for i in self._encode_plain(c) if i not in self.control_ids] for c in set(known)}
         return [i for c in known for i in spelt[c]]
+
+    def encode_instructions(self, text: str) -> list[int]:
+        """``encode_text`` of what every dialogue of a scenario begins with, encoded once for all of them."""
+        if text not in self._instructions:
+            if len(self._instructions) == REMEMBERED:
+                self._instructions.clear()
+            self._instructions[text] = self.encode_text(text)
+        return self._instructions[text]
 
     def _encode_plain(self, text: str) -> list[int]:
         return list(self._plain.encode(text, add_special_tokens=False).ids)
@@ -222,7 +234,7 @@ class SideView:
             return  # the greeting stands in the policy's system prompt
         if not self._ids:
             self._extend(scaffold.before_system, -1)
-            self._extend(self._tokens.encode_text(self._system), -1)
+            self._extend(self._tokens.encode_instructions(self._system), -1)
             self._extend(scaffold.system_to_user, -1)
         else:
             self._extend(scaffold.own_to_user, index)

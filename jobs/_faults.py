@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from calibrated_rl.rollout.shared_bucket import NAME
+
 ROLE = "CALIBRATED_RL_ROLE"
 ACTORS = {"learner": "ray::_RankActor", "store": "ray::ReplayService"}
 SLOWED, SLOW_S = 20, 5.0
@@ -98,24 +100,24 @@ def _quietly(call: Callable[[], Any]) -> None:
         call()
 
 
-SHARED = Path("/dev/shm")
 SYNC_WAIT_S = 20.0
 
 
 def break_weight_sync(target: Target) -> None:
-    """Cut the weights short that are just on their way into an engine.
+    """Cut short the memory through which a replica hands weights to its engine, now and then while they are in it.
 
     Raises:
-        NotThere: no weights were on their way for ``SYNC_WAIT_S`` seconds.
+        NotThere: no replica had any for ``SYNC_WAIT_S`` seconds.
     """
     deadline = time.monotonic() + SYNC_WAIT_S
     while time.monotonic() < deadline:
-        for file in SHARED.glob("calibrated_rl_*.safetensors"):
-            with contextlib.suppress(FileNotFoundError):  # they have arrived meanwhile
-                if size := file.stat().st_size:
-                    os.truncate(file, size // 2)
-                    return
-        time.sleep(0.002)
+        for role in ("policy", "simulator"):
+            with contextlib.suppress(NotThere, FileNotFoundError):  # it is gone meanwhile
+                for file in Path(f"/proc/{target.actor(role).pid}/fd").iterdir():
+                    if f"memfd:{NAME}" in os.readlink(file) and (size := file.stat().st_size) > 1:
+                        os.truncate(file, size // 2)
+                        return
+        time.sleep(0.1)
     raise NotThere("weights on their way")
 
 

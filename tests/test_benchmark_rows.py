@@ -1,12 +1,21 @@
 """What the rows of the rollout compare: turns taken out of dialogues, tokens that a cache could have served."""
 
-import numpy as np
+from pathlib import Path
 
+import numpy as np
+import pytest
+
+from calibrated_rl.benchmarks.base import NotMeasured
 from calibrated_rl.benchmarks.control_plane import ControlPlane
 from calibrated_rl.benchmarks.prefix_cache import Asked, servable
 from calibrated_rl.benchmarks.rollout import Line, script_of
 from calibrated_rl.benchmarks.talk import Talk, TalkConfig, model_of
+from calibrated_rl.benchmarks.trl_step import reward_of
+from calibrated_rl.benchmarks.whole_step import WORDS, WholeStep, install_trl, with_credit
 from calibrated_rl.dialogue import Dialogue, Side, Split, TokenSequence
+from calibrated_rl.models import make_tiny, read_tokenizer
+from calibrated_rl.rollout.turns import Generated
+from calibrated_rl.tokens import ChatTokens
 
 
 def sequence(*parts: tuple[int, bool, list[int]]) -> TokenSequence:
@@ -56,3 +65,34 @@ def test_dialogues_over_stub_replicas_take_no_less_than_their_turns(ray_session:
     # Twice, as the larger size has twice the dialogues: 2 groups, each an opening and 4 times 3 turns a side.
     assert held.turns == 2 * 2 * (1 + 4 * 6)
     assert 2 * (1 + 6) * 0.5 * 8 / 200 < held.ideal < held.seconds and held.cpu > 0
+
+
+def test_completions_are_scored_where_the_policy_spoke_and_get_the_credit_of_their_group() -> None:
+    prompt = [7, 8, 9]
+    answers = [
+        Generated(ids, np.full(len(ids), -0.5, np.float32), np.full(len(ids), 4, np.int32))
+        for ids in ([2, 4], [1, 3], [2, 3], [2, 3])
+    ]
+    samples = with_credit([(prompt, answer) for answer in answers])
+    assert [reward_of(answer.ids) for answer in answers] == [1.0, 0.0, 0.5, 0.5]
+    np.testing.assert_allclose([sample.advantage for sample in samples], [2**0.5, -(2**0.5), 0, 0], atol=1e-5)
+    tokens = samples[1].tokens
+    assert tokens.ids.tolist() == [7, 8, 9, 1, 3] and tokens.mask.tolist() == [False] * 3 + [True] * 2
+    assert np.isnan(tokens.logprobs[:3]).all() and tokens.logprobs[3:].tolist() == [-0.5, -0.5]
+    assert tokens.versions.tolist() == [-1, -1, -1, 4, 4]
+
+
+def test_where_pip_gets_nothing_the_row_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(NotMeasured, match="pip does not get TRL.*trl==1.16.0"):
+        install_trl(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_all_words_of_a_prompt_are_tokens_of_their_own(tmp_path: Path) -> None:
+    row = WholeStep(WholeStep.Config(prompt_tokens=20))
+    make_tiny(tmp_path, [" ".join(WORDS)] * 20 + Talk(1).texts(20), 0)
+    tokens = ChatTokens(read_tokenizer(tmp_path, "tiny"))
+    prompts = row.prompts()
+    assert len(set(prompts)) == len(prompts) and {len(tokens.encode_text(each)) for each in prompts} == {20}

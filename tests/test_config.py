@@ -69,3 +69,8 @@ def test_job_exits_with_code_2(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error:") and "training" in done.stderr
+
+
+def test_a_value_that_is_no_yaml_is_named() -> None:
+    with pytest.raises(UserError, match="command line: 'training.loss_config={a:{b:1}}' is not key=value"):
+        load_config(ROOT / "configs" / "dev.yaml", ["training.loss_config={a:{b:1}}"])

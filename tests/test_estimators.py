@@ -18,7 +18,7 @@ from calibrated_rl.shift.base import Estimate, MatchedReplies
 from calibrated_rl.shift.coverage import Coverage, nearest
 from calibrated_rl.shift.ending import EndingDecision, Endings, calibration_curve, calibration_error
 from calibrated_rl.shift.interface import DialogueSets, bootstrap, halve
-from calibrated_rl.shift.lengths import Lengths, wasserstein
+from calibrated_rl.shift.lengths import Lengths, errors, wasserstein
 from calibrated_rl.shift.likeness import kolmogorov_smirnov
 from calibrated_rl.shift.mauve import frontier_area
 from calibrated_rl.shift.policy_shift import PolicyLogProbs, PolicyShift, mirrored
@@ -98,9 +98,31 @@ def test_divergences_by_hand() -> None:
     people = [dialogue("a", user("one two"), policy("?"), user("one")), dialogue("b", user("one two three"))]
     others = [dialogue("c", user("one two three"), policy("?"), user("one two")), dialogue("d", policy("hello"))]
     found = Lengths(Lengths.Config(null_halvings=0)).measure(DialogueSets(human=people, simulator=others))
-    # Words 1, 2, 3 against 2, 3: F - G is 1/3 at 1 and 2/3 - 1/2 at 2. User turns 2, 1 against 2, 0.
-    assert found["wasserstein_turn_words"].value == pytest.approx(1 / 3 + 1 / 6)
-    assert found["wasserstein_user_turns"].value == pytest.approx(0.5)
+    # Words 1, 2, 3 against 2, 3: F - G is 1/3 at 1 and 2/3 - 1/2 at 2. User turns 2, 1 against 2, 0. That is before the
+    # correction, which takes off what two people a side give by chance.
+    for name, plain in (("wasserstein_turn_words", 1 / 3 + 1 / 6), ("wasserstein_user_turns", 0.5)):
+        assert found[name].value < plain and f"for its bias {plain:.3f}" in found[name].notes[0]
+
+
+def test_errors_of_a_distribution_function_by_hand() -> None:
+    # Two people; numbers 0, 1, 2. One says 0 and 0, the other 0 and 2: F is 3/4, 3/4. Residuals 2 - 2 * 3/4 and
+    # 1 - 2 * 3/4 over 4 things: +- 1/8, whose sum has the standard error sqrt(2 * (1/64 + 1/64)) = 1/4.
+    counts = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 1]], float)
+    np.testing.assert_allclose(errors(counts, np.array([0, 0, 1])), [0.25, 0.25])
+    assert errors(counts, np.array([0, 0, 0])).tolist() == [0, 0], "nothing is known of a single person's error"
+
+
+def test_the_correction_takes_most_of_the_bias_of_wasserstein_away() -> None:
+    rng, truth = np.random.default_rng(0), np.array([0.4, 0.3, 0.2, 0.1])
+    plain, corrected, people, support = [], [], np.arange(60), np.arange(4)
+    for _ in range(200):
+        sides = [rng.multinomial(1, truth, size=60).astype(float) for _ in range(2)]
+        p, q = (side.mean(axis=0, keepdims=True) for side in sides)
+        error = np.hypot(*(errors(side, people) for side in sides))
+        plain.append(wasserstein(p, q, support)[0])
+        corrected.append(wasserstein(p, q, support, error)[0])
+    # Sides that are the same, where it is largest: there no correction can take all of it without a larger error.
+    assert np.mean(plain) > 0.15 and abs(np.mean(corrected)) < 0.45 * np.mean(plain)
 
 
 def test_the_jackknife_takes_most_of_the_bias_away() -> None:

@@ -52,7 +52,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     return run
 
 
-@pytest.mark.parametrize("job", ["calibrate", "chat", "compare", "evaluate", "logs", "train"])
+@pytest.mark.parametrize("job", ["calibrate", "chat", "compare", "evaluate", "logs", "plan", "train"])
 def test_help(job: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(JOBS / f"{job}.py"), "--help"], capture_output=True, text=True, cwd=tmp_path, timeout=60

@@ -87,6 +87,10 @@ def test_every_part_leaves_what_it_should(study: Path) -> None:
     for arm in ("interactive", "calibrated"):
         last = arms[arm]["shift"][-1]
         assert last["bound"]["mean"] > 0 and last["refused"] == {} and -2 < last["exploitation"]["mean"] < 2
+    found = json.loads((study / "arms" / "interactive-0.json").read_text())["metrics"]
+    last_update = {metric["name"]: metric["value"] for metric in found if metric["update"] == 1}
+    most = last_update["groups_requested"] * 4 * last_update["seconds_rollout"]
+    assert 0 < last_update["seconds_in_turns_policy"] + last_update["seconds_in_turns_simulator"] <= most
     assert arms["static"]["shift"][-1]["simulator"] is None and arms["static"]["shift"][-1]["policy"]["mean"] > 0
     transfer = summary["shift"]["transfer"]
     assert transfer["all"]["policies"] == 3 * (len(transfer) - 1) and "calibrated" in transfer

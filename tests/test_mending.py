@@ -24,7 +24,7 @@ from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.exchange import Answers, TurnServer
 from calibrated_rl.rollout.mending import Mender
 from calibrated_rl.rollout.pool import ReplicaPool, RolloutFailure
-from calibrated_rl.rollout.turns import Generated, GenerateRequest
+from calibrated_rl.rollout.turns import Generated, GenerateRequest, pack_answers, unpack_requests
 from calibrated_rl.rollout.waves import WaveGate
 
 DIES = 100
@@ -63,8 +63,8 @@ class Stub:
     async def exchange(self, client: str, batch: bytes) -> Answers:
         return await self._turns.exchange(client, batch)
 
-    async def generate_wave(self, requests: list[GenerateRequest]) -> list[Generated]:
-        return [await self.generate(request) for request in requests]
+    async def sample_wave(self, batch: bytes) -> bytes:
+        return pack_answers([(number, await self.generate(request)) for number, request in unpack_requests(batch)])
 
     async def generate(self, request: GenerateRequest) -> Generated:
         if request.prompt_ids[0] == DIES:

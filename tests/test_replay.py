@@ -228,12 +228,13 @@ def test_logs_and_evaluations_are_never_sampled_and_arms_are_apart() -> None:
     assert store.table(arm="b").num_rows == 2 and store.table(kind="log").num_rows == 0
 
 
-def test_staleness_counts_from_the_oldest_token() -> None:
+def test_a_group_is_as_stale_as_its_freshest_token() -> None:
     store = ReplayStore()
-    mixed = group("mixed", version=3)
-    mixed[1] = dataclasses.replace(mixed[1], policy_tokens=tokens_of([4, 2, 5]))
-    store.append([*mixed, *group("fresh", version=5)])
-    assert ids(store.sample(1, update=5, max_staleness=2)) == [["fresh/0", "fresh/1"]]
+    mixed = group("mixed", version=1)
+    mixed[1] = dataclasses.replace(mixed[1], policy_tokens=tokens_of([0, 2, 1]))
+    silent = [dataclasses.replace(each, policy_tokens=tokens_of([])) for each in group("silent")]
+    store.append([*mixed, *silent, *group("fresh", version=5)])
+    assert ids(store.sample(2, update=5, max_staleness=2)) == [["silent/0", "silent/1"], ["fresh/0", "fresh/1"]]
     assert store.counts()["groups_stale"] == 1, "5 - 2 = 3 updates behind"
     again = ReplayStore()
     again.append(mixed)
@@ -241,6 +242,34 @@ def test_staleness_counts_from_the_oldest_token() -> None:
     with pytest.raises(AssertionError, match="rewind"):
         again.append(group("future", version=9))
         again.sample(1, update=5, max_staleness=3)
+
+
+def test_fewer_are_handed_out_where_that_is_asked_for() -> None:
+    store = ReplayStore()
+    store.append([*group("g1"), *group("g2")])
+    assert store.sample(3, update=0, max_staleness=0) == []
+    assert ids(store.sample(3, update=0, max_staleness=0, fewer=True)) == [["g1/0", "g1/1"], ["g2/0", "g2/1"]]
+    assert store.sample(3, update=0, max_staleness=0, fewer=True) == [] and store.ready() == 0
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_rewind_keeps_what_was_learned_from_early_and_forgets_groups_as_a_whole(tmp_path: Path, durable: bool) -> None:
+    """With rollouts that run ahead: a group of update 2 that was delivered to update 0, one of update 0 that ended
+    under weights which are gone, and one that is complete and waits."""
+    store = ReplayStore(tmp_path if durable else None)
+    store.append([dataclasses.replace(each, update=2) for each in group("early", version=0)])
+    assert ids(store.sample(1, update=0, max_staleness=2)) == [["early/0", "early/1"]]
+    late = group("late", version=0)
+    late[1] = dataclasses.replace(late[1], policy_tokens=tokens_of([0, 2]))
+    store.append([*group("waits", version=1), *late])
+    store.rewind(1)
+    for opened in [store, ReplayStore(tmp_path)] if durable else [store]:
+        counts = opened.counts()
+        assert (counts["groups_delivered"], counts["groups_ready"], counts["groups_waiting"]) == (1, 1, 0)
+        assert counts["dialogues"] == 4
+    assert store.append([dataclasses.replace(each, update=2) for each in group("early", version=0)]) == 0
+    assert store.append(late) == 2, "the member that was older is forgotten as well"
+    assert ids(store.sample(2, update=2, max_staleness=2)) == [["waits/0", "waits/1"], ["late/0", "late/1"]]
 
 
 def test_append_is_idempotent_and_surplus_is_counted() -> None:
@@ -496,8 +525,8 @@ def test_groups_that_come_mixed_and_over_several_segments_are_put_together(tmp_p
         assert [members[0].group_id for members in store.sample(3, update=0, max_staleness=0)] == ["d", "e", "f"]
 
 
-def test_a_rewind_takes_newer_members_out_and_fills_their_place_with_surplus(tmp_path: Path) -> None:
-    """Dialogues of update 1 that were sampled with weights 1 and 2; only those of weights 2 are forgotten."""
+def test_a_rewind_forgets_a_group_as_a_whole_with_its_surplus(tmp_path: Path) -> None:
+    """Dialogues of update 1 that were sampled with weights 1 and 2, two of them more than the group has places."""
     for store in (ReplayStore(), ReplayStore(tmp_path)):
         members = [rollout("g", i, update=1, policy_tokens=tokens_of([v])) for i, v in enumerate((1, 2, 1, 2))]
         store.append(members)
@@ -507,11 +536,11 @@ def test_a_rewind_takes_newer_members_out_and_fills_their_place_with_surplus(tmp
         store.rewind(1)
         for opened in [store, ReplayStore(tmp_path)] if store.folder else [store]:
             assert opened.counts() | {"repeated": 0} == {
-                "dialogues": 4, "groups_waiting": 0, "groups_ready": 2, "groups_delivered": 0, "groups_stale": 0,
+                "dialogues": 2, "groups_waiting": 0, "groups_ready": 1, "groups_delivered": 0, "groups_stale": 0,
                 "surplus": 0, "repeated": 0, "refused": 0,
             }  # fmt: skip
-        assert ids(store.sample(2, update=1, max_staleness=1)) == [["g/0", "g/2"], ["h/0", "h/1"]]
-        assert store.append(members) == 2, "those that were forgotten"
+        assert store.append(members) == 4, "all of it was forgotten"
+        assert ids(store.sample(2, update=2, max_staleness=2)) == [["h/0", "h/1"], ["g/0", "g/1"]]
 
 
 STEPS = st.lists(

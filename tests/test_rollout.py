@@ -34,7 +34,9 @@ def tiny_models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="session")
 def pool(ray_session: None, tiny_models: tuple[Path, Path]) -> Iterator[ReplicaPool]:
     tokens = ChatTokens(AutoTokenizer.from_pretrained(tiny_models[0]))
-    started = ReplicaPool("policy", str(tiny_models[0]), tokens, EngineConfig(kv_cache_mib=64))
+    # Such small buckets cut between the tensors of one layer of the engine.
+    engine = EngineConfig(kv_cache_mib=64, weight_bucket_mib=1)
+    started = ReplicaPool("policy", str(tiny_models[0]), tokens, engine)
     started.wait_until_ready()
     yield started
     started.close()

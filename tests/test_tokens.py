@@ -214,6 +214,14 @@ def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
         ChatTokens(tokenizer, "odd")
 
 
+def test_instructions_are_encoded_once_and_belong_to_no_dialogue(tiny_tokens: ChatTokens) -> None:
+    turns = turns_of("i want a table", "which day ?", "friday")
+    for _ in range(2):  # the first dialogue grows by its turns, the second begins as the first did
+        ids = view_of(tiny_tokens, scenario(user="two seats"), Side.USER, turns).sequence().ids.tolist()
+        assert ids == view_of(ChatTokens(tiny()), scenario(user="two seats"), Side.USER, turns).sequence().ids.tolist()
+    assert tiny_tokens.encode_instructions("two seats") == tiny_tokens.encode_text("two seats")
+
+
 # --- masks -------------------------------------------------------------------------------------------------
 
 

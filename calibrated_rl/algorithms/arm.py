@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from calibrated_rl.algorithms.ahead import AheadState, RolloutsAhead
 from calibrated_rl.algorithms.measuring import ShiftWatch, overall
 from calibrated_rl.algorithms.resume import ArmCheckpoints, ArmState, Saved
 from calibrated_rl.calibration.sft import log_samples
@@ -17,8 +18,10 @@ from calibrated_rl.learner.advantages import group_advantages, has_signal
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import POLICY, START
+from calibrated_rl.learner.staleness import Staleness, fresh_turns
 from calibrated_rl.parts import STORE_TIMEOUT_S, Parts
-from calibrated_rl.rollout.pool import ReplicaPool
+from calibrated_rl.rollout.pool import ReplicaPool, RolloutFailure
+from calibrated_rl.rollout.stream import GroupStream
 from calibrated_rl.tasks.base import ScriptedHuman
 
 
@@ -74,10 +77,12 @@ class Arm:
         self._user: ReplicaPool | ScriptedHuman | None = None
         """Whom the policy meets in a measurement that is due."""
         self._budget = self._first_budget(single_turns)
+        self._ahead: RolloutsAhead | None = None
+        """Rollouts that run on while the learner steps; None: in turn with it."""
+        self._ahead_before: AheadState | None = None
+        """What the checkpoint says of them that the arm goes on from."""
         self._began = time.monotonic()
         self._checkpoints = ArmCheckpoints(parts.folder, name, seed, parts.config.training.checkpoints_kept)
-        if parts.uses_reference:
-            parts.learner.load(START, parts.start_folder, trainable=False)
         if (saved := self._checkpoints.latest(parts.say)) is None:
             self._begin()
         else:
@@ -110,6 +115,7 @@ class Arm:
         self.user_tokens, self.human_turns = state.user_tokens, state.human_turns
         self.metrics, self._watch.done = list(state.metrics), list(state.shift)
         self._budget.per_group, self._budget.seen = state.tokens_per_group, state.seen_own_tokens
+        self._ahead_before = state.ahead
         self._began -= state.seconds
         parts.collector.statistics.dropped.update(state.dropped)
         parts.collector.statistics.flaws.update(state.flaws)
@@ -118,7 +124,7 @@ class Arm:
     def keep_checkpoint(self) -> None:
         """Every ``training.checkpoint_every`` updates: keep what it takes to go on from here. It is written while
         training goes on; the next one waits for it."""
-        every, statistics = self.parts.config.training.checkpoint_every, self.parts.collector.statistics
+        every = self.parts.config.training.checkpoint_every
         if not every or self.updates % every or not self.running:
             return
         parts, began = self.parts, time.monotonic()
@@ -132,13 +138,14 @@ class Arm:
             self.updates - 1,
         )
         rewards = [m["value"] for m in self.metrics if m["name"] == "reward" and m["update"] >= self.updates - every]
+        found = parts.collector.statistics.found()
+        ahead = self._ahead.state(f"{self.name}-{self.seed}", found["groups_dropped"]) if self._ahead else None
         state = ArmState(
             updates=self.updates, policy_tokens=self.policy_tokens, user_tokens=self.user_tokens,
             human_turns=self.human_turns, tokens_per_group=self._budget.per_group, seen_own_tokens=self._budget.seen,
             seconds=self.seconds, simulator=parts.served_below_run(), simulator_version=parts.simulator.version,
             reward=float(np.mean(rewards)) if rewards else None, metrics=list(self.metrics), shift=records,
-            dropped=dict(statistics.dropped), flaws=dict(statistics.flaws),
-            groups_dropped=dict(statistics.groups_dropped),
+            ahead=ahead, **found,
         )  # fmt: skip
         log_probs, what = dict(parts.at_start), f"the checkpoint of {self.name} (seed {self.seed}) at {self.updates}"
         parts.write_aside((what, lambda: self._checkpoints.save(state, log_probs, parts.learner.write_snapshot)))
@@ -165,11 +172,50 @@ class Arm:
         """Groups that the next update takes to reach its budget of loss tokens."""
         return self._budget.groups()
 
-    def scenarios(self) -> list[Scenario]:
-        """Those of the next update: the same for all arms, drawn from the calibration split."""
+    def scenarios(self, update: int | None = None, count: int | None = None) -> list[Scenario]:
+        """Those of an update, by default of the next one as many as it wants: the same for all arms, drawn from the
+        calibration split."""
         logs = self.parts.logs[Split.CALIBRATION]
-        random = np.random.default_rng([self.seed, self.updates])
-        return [logs[i].scenario for i in random.permutation(len(logs))[: self.groups_wanted()]]
+        random = np.random.default_rng([self.seed, self.updates if update is None else update])
+        wanted = self.groups_wanted() if count is None else count
+        return [logs[i].scenario for i in random.permutation(len(logs))[:wanted]]
+
+    def collect(self, user: ReplicaPool | ScriptedHuman, until: int | None = None) -> tuple[list[list[Dialogue]], int]:
+        """Complete groups of dialogues with ``user`` for the next update, and how many were asked for. With
+        ``training.max_staleness`` above 0, those of later updates begin as well.
+
+        Args:
+            until: the update before which the user model changes; None: it does not.
+        """
+        parts, training = self.parts, self.parts.config.training
+        if not training.max_staleness:
+            scenarios = self.scenarios()
+            groups = parts.collector.collect(
+                scenarios, user, group_size=training.group_size, arm=self.name, update=self.updates, seed=self.seed
+            )
+            return groups, len(scenarios)
+        if self._ahead is None:
+            stream = GroupStream(
+                parts.collector, user, group_size=training.group_size, arm=self.name, seed=self.seed
+            )
+            parts.on_stop(stream.close)
+            self._ahead = RolloutsAhead(
+                stream, self.scenarios, max_staleness=training.max_staleness, updates=training.updates,
+                first=self.updates, state=self._ahead_before,
+            )  # fmt: skip
+        return self._ahead.next(self.updates, self.groups_wanted(), until)
+
+    def _through_the_store(self, groups: Sequence[Sequence[Dialogue]]) -> list[list[Dialogue]]:
+        """As many groups as came, or with rollouts that run ahead those that are fresh enough."""
+        self.parts.keep([dialogue for group in groups for dialogue in group])
+        named = {"update": self.updates, "arm": self.name}
+        if self._ahead is None:
+            return self.parts.ask_store("sample", len(groups), max_staleness=0, timeout_s=STORE_TIMEOUT_S, **named)  # type: ignore[no-any-return]
+        most = self.parts.config.training.max_staleness
+        found: list[list[Dialogue]] = self.parts.ask_store("sample_ready", len(groups), max_staleness=most, **named)
+        if not found:
+            raise RolloutFailure(f"none of {len(groups)} groups was fresh enough")
+        return found
 
     def learn(self, groups: Sequence[Sequence[Dialogue]], requested: int) -> None:
         """One update of the policy on complete groups that go through the replay store, its sync, and a line.
@@ -178,19 +224,19 @@ class Arm:
             requested: how many groups were asked for; ``jobs/audit.py`` looks for all of them.
         """
         parts, config, began = self.parts, self.parts.config.training, time.monotonic()
-        self._elastic.rollouts_end()
-        parts.keep([dialogue for group in groups for dialogue in group])
-        groups = parts.ask_store(
-            "sample", len(groups), update=self.updates, max_staleness=0, timeout_s=STORE_TIMEOUT_S, arm=self.name
-        )
-        samples, rewards, signal = [], [], 0
+        if self._ahead is None:
+            self._elastic.rollouts_end()
+        groups = self._through_the_store(groups)
+        samples, rewards, signal, staleness = [], [], 0, Staleness()
         for group in groups:
             values = [d.outcome.reward for d in group if d.outcome is not None]
             signal += has_signal(values)
             rewards += values
             for dialogue, advantage in zip(group, group_advantages(values, config.advantage), strict=True):
                 assert dialogue.policy_tokens is not None
-                samples.append(Sample(tokens=dialogue.policy_tokens, advantage=float(advantage)))
+                tokens, own = fresh_turns(dialogue.policy_tokens, self.updates, config.max_staleness)
+                staleness += own
+                samples.append(Sample(tokens=tokens, advantage=float(advantage)))
         if parts.uses_reference:
             temperature = parts.config.policy.sampling.temperature
             reference = parts.learner.log_probs(START, [s.tokens for s in samples], temperature)
@@ -200,16 +246,20 @@ class Arm:
         stepped = time.monotonic()
         parts.policy.publish(parts.learner.weights(POLICY), self.updates + 1)
         dialogues = [dialogue for group in groups for dialogue in group]
-        tokens = sum(int(s.tokens.mask.sum()) for s in samples)
-        self._budget.saw(tokens, len(groups))
-        self.policy_tokens += tokens
+        learned = sum(int(s.tokens.mask.sum()) for s in samples)
+        self._budget.saw(learned, len(groups))
+        self.policy_tokens += learned
         self.user_tokens += sum(map(tokens_of_users, groups))
         self.human_turns += sum(map(turns_of_people, groups))
-        rollout, learning = began - self._at, scored - began + metrics.pop("seconds_step")
-        syncing = time.monotonic() - stepped
+        waiting, learning = began - self._at, scored - began + metrics.pop("seconds_step")
+        syncing, rollout, measuring = time.monotonic() - stepped, waiting, metrics.get("seconds_measuring", 0.0)
+        if self._ahead is not None:
+            rollout = self._ahead.busy_seconds()
+            self._elastic.rollouts_end()
         self.log(
             metrics
-            | self._elastic.after_update(rollout, learning + syncing)
+            | self._elastic.after_update(rollout, learning + syncing, waiting + learning + syncing)
+            | staleness.metrics()
             | {
                 "reward": float(np.mean(rewards)),
                 "success": float(np.mean([d.outcome.success for d in dialogues if d.outcome])),
@@ -219,6 +269,8 @@ class Arm:
                 "seconds_learning": learning,
                 "seconds_weight_sync": syncing,
                 "seconds_rollout": rollout,
+                "seconds_waiting": waiting,
+                "seconds_update": waiting + learning + syncing + measuring,
             },
         )
         self.updates += 1

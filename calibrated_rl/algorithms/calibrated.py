@@ -46,7 +46,8 @@ def train(parts: Parts, seed: int, *, once: bool = False, extra: str = "") -> Ar
         if not once and every and arm.updates and arm.updates % every == 0:
             human_turns += ask(arm.updates)
             align_again(arm, human_turns)
-        one_update(arm, parts.simulator)
+        again = None if once or not every else (arm.updates // every + 1) * every
+        one_update(arm, parts.simulator, until=again)
     arm.measure_shift(parts.simulator)
     arm.human_turns += len(human_turns)
     return arm

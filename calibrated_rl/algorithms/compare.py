@@ -83,8 +83,7 @@ def run_arm(parts: Parts, arm: str, seed: int) -> dict[str, Any]:
     parts.keep(dialogues)
     trained.close()
     result["shift"] = trained.shift
-    result["groups_dropped"] = parts.collector.statistics.groups_dropped
-    result["dropped"], result["flaws"] = parts.collector.statistics.dropped, parts.collector.statistics.flaws
+    result |= parts.collector.statistics.found()
     result["samples"] = [sample_of(dialogue) for dialogue in dialogues[:3]]
     return result
 

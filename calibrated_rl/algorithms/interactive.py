@@ -9,19 +9,14 @@ from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.tasks.base import ScriptedHuman
 
 
-def one_update(arm: Arm, user: ReplicaPool | ScriptedHuman) -> None:
-    """Measure how far ``user`` is from people, collect groups with it up to the token budget, learn from them."""
+def one_update(arm: Arm, user: ReplicaPool | ScriptedHuman, until: int | None = None) -> None:
+    """Measure how far ``user`` is from people, collect groups with it up to the token budget, learn from them.
+
+    Args:
+        until: the update before which ``user`` changes; None: it does not.
+    """
     arm.measure_shift(user)
-    scenarios = arm.scenarios()
-    groups = arm.parts.collector.collect(
-        scenarios,
-        user,
-        group_size=arm.parts.config.training.group_size,
-        arm=arm.name,
-        update=arm.updates,
-        seed=arm.seed,
-    )
-    arm.learn(groups, len(scenarios))
+    arm.learn(*arm.collect(user, until))
 
 
 def train(parts: Parts, seed: int) -> Arm:

@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrated_rl.algorithms.ahead import AheadState
 from calibrated_rl.checksums import check_checksums, write_checksums
 from calibrated_rl.errors import UserError
 from calibrated_rl.files import read_json, to_disk, write_json
 from calibrated_rl.learner.slots import POLICY
 
-FORMAT = 2
-"""Raised whenever another program would misread or miss something. 1 had DeepSpeed's own files."""
+FORMAT = 3
+"""Raised whenever another program would misread or miss something. 1 had DeepSpeed's own files, 2 no ``ahead``."""
 STATE, LEARNER, LOG_PROBS = "arm.json", "learner", "log_probs.npz"
 PARTIAL = ".partial"
 LogProbs = Mapping[tuple[str, ...], NDArray[np.float32]]
@@ -60,6 +61,8 @@ class ArmState:
     dropped: dict[str, int] = field(default_factory=dict)
     flaws: dict[str, int] = field(default_factory=dict)
     groups_dropped: dict[str, str] = field(default_factory=dict)
+    ahead: AheadState | None = None
+    """Groups in flight, where rollouts run on while the learner steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,4 +184,7 @@ def _read(place: Path) -> Saved:
     with np.load(place / LOG_PROBS, allow_pickle=False) as stored:
         keys = [tuple(key) for key in json.loads(str(stored["keys"]))]
         log_probs = {key: stored[str(number)] for number, key in enumerate(keys)}
-    return Saved(state=ArmState(**content["state"]), learner=place / LEARNER, log_probs=log_probs)
+    state = dict(content["state"])
+    if state["ahead"] is not None:
+        state["ahead"] = AheadState(**state["ahead"])
+    return Saved(state=ArmState(**state), learner=place / LEARNER, log_probs=log_probs)

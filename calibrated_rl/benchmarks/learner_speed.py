@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from calibrated_rl.benchmarks.base import Row, at_least, require_device
+from calibrated_rl.benchmarks.made_model import MadeModel
 from calibrated_rl.dialogue import TokenSequence
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig
@@ -23,18 +24,10 @@ class LearnerSpeed:
     """GRPO steps of one rank on a Qwen2-shaped model with random weights and sequences that share nothing."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config:
+    class Config(MadeModel):
         device: str = "cpu"
         """``cpu`` or ``cuda``."""
         learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(micro_batch_tokens=2048))
-        vocabulary: int = 151936
-        hidden: int = 1536
-        intermediate: int = 8960
-        layers: int = 28
-        heads: int = 12
-        key_heads: int = 2
-        tied: bool = True
-        """The shape of Qwen2-1.5B."""
         sequences: int = 64
         shortest: int = 256
         longest: int = 1024
@@ -62,7 +55,7 @@ class LearnerSpeed:
         )
         rank = LearnerRank(config.learner)
         with tempfile.TemporaryDirectory() as folder:
-            self._save_model(Path(folder))
+            config.save_model(Path(folder), config.learner.dtype)
             rank.load("policy", folder)
         for _ in range(config.warm_up):
             rank.step("policy", batch, CORRECTION)
@@ -105,18 +98,6 @@ class LearnerSpeed:
         products = 6 * config.layers * layer * read.sum()
         attention = 6 * config.layers * config.hidden * (read**2).sum()
         return float(products + attention + 6 * config.hidden * config.vocabulary * scored)
-
-    def _save_model(self, folder: Path) -> None:
-        from transformers import Qwen2Config, Qwen2ForCausalLM
-
-        config = self.config
-        torch.manual_seed(0)
-        shape = Qwen2Config(
-            vocab_size=config.vocabulary, hidden_size=config.hidden, intermediate_size=config.intermediate,
-            num_hidden_layers=config.layers, num_attention_heads=config.heads, num_key_value_heads=config.key_heads,
-            tie_word_embeddings=config.tied,
-        )  # fmt: skip
-        Qwen2ForCausalLM(shape).to(getattr(torch, config.learner.dtype)).save_pretrained(folder)
 
     def _wait(self) -> None:
         if self.config.device == "cuda":

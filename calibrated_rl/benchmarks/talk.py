@@ -43,6 +43,14 @@ class Talk:
             for number in range(count)
         ]
 
+    def texts(self, count: int) -> list[str]:
+        """What a tokenizer for ``count`` scenarios should know."""
+        return [
+            text
+            for each in self.scenarios(Split.CALIBRATION, count)
+            for text in (each.policy_instructions, each.greeting)
+        ]
+
     def ending(self, scenario: Scenario, turns: Sequence[Turn]) -> str | None:
         return None
 
@@ -98,9 +106,7 @@ def model_of(config: TalkConfig) -> Iterator[tuple[Path, ChatTokens]]:
     with tempfile.TemporaryDirectory(prefix="calibrated_rl_benchmark_") as made:
         folder = Path(made)
         if config.model == "tiny":
-            scenarios = Talk(config.policy_turns).scenarios(Split.CALIBRATION, 20)
-            texts = [text for each in scenarios for text in (each.policy_instructions, each.greeting)]
-            make_tiny(folder, texts, 0, context=config.max_model_len)
+            make_tiny(folder, Talk(config.policy_turns).texts(20), 0, context=config.max_model_len)
         else:
             folder = resolve_model(config.model, Path.home() / ".cache" / "calibrated_rl")
         yield folder, ChatTokens(read_tokenizer(folder, config.model))
@@ -128,14 +134,16 @@ def two_pools(
         ray.shutdown()
 
 
-def start_ray(num_cpus: int) -> None:
+def start_ray(num_cpus: int, object_store_mib: int = 512) -> None:
     """A local Ray whose workers import the package from where this process has it, whatever else runs here."""
     import ray
 
+    # By default Ray's workers give way to everything else that runs; what they are compared with does not.
+    os.environ.update(RAY_worker_niceness="0")
     path = os.pathsep.join(each for each in (str(Path(__file__).resolve().parents[2]), *sys.path) if each)
     ray.init(
         address="local", num_cpus=num_cpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False,
-        object_store_memory=512 * 2**20, runtime_env={"env_vars": {"PYTHONPATH": path}},
+        object_store_memory=object_store_mib * 2**20, runtime_env={"env_vars": {"PYTHONPATH": path}},
     )  # fmt: skip
 
 

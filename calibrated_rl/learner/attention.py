@@ -155,7 +155,6 @@ def _causal(query_BHLD: Tensor, key_BGLD: Tensor, value_BGLD: Tensor, scale: flo
     )
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def attend(
     module: nn.Module,
     query_1HTD: Tensor,
@@ -170,7 +169,7 @@ def attend(
 ) -> tuple[Tensor, None]:
     """What transformers calls in every layer, with ``layout`` as it was given to the model: [1, T, H, D].
 
-    Not compiled: the batches of paths differ in number and size each time.
+    Not to be compiled: the batches of paths differ in number and size each time.
     """
     query_THD, key_TGD, value_TGD = (x[0].transpose(0, 1) for x in (query_1HTD, key_1GTD, value_1GTD))
     scale = query_THD.shape[-1] ** -0.5 if scaling is None else scaling

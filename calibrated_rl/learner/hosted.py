@@ -182,16 +182,20 @@ class HostedModel:
         """The parameters by their Hugging Face names, tied ones once; under ZeRO-3 without their values."""
         return dict(self.module.model.named_parameters())
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self, *, copy: bool = True) -> dict[str, Tensor]:
         """Full weights on the CPU by their Hugging Face names, tied ones once; empty on ranks other than 0.
 
         All ranks must call it.
+
+        Args:
+            copy: the result stays as it is when the model changes; otherwise it looks into the model where it can.
         """
         full: dict[str, Tensor] = {}
         for name, parameter in self.parameters().items():
             with self._whole(parameter) as whole:
                 if self.world.rank == 0:
-                    full[name] = whole.detach().to("cpu", copy=True).contiguous()
+                    gone = hasattr(parameter, "ds_id")  # what was gathered is gone when this block ends
+                    full[name] = whole.detach().to("cpu", copy=copy or gone).contiguous()
         return full
 
     def save(self, folder: Path) -> None:

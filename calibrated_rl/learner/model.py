@@ -4,6 +4,7 @@
 no sequence sees another (``attention.py``).
 """
 
+import torch
 from torch import Tensor, nn
 
 from calibrated_rl.errors import UserError
@@ -22,7 +23,8 @@ class TokenLogProbs(nn.Module):
         super().__init__()
         from transformers import AttentionInterface
 
-        AttentionInterface.register(NAME, attend)
+        # Here, not where it is defined: it loads the whole compiler, for which a job's own process would wait 2 s.
+        AttentionInterface.register(NAME, torch.compiler.disable(attend))
         self.model = model
         config = model.config.get_text_config()  # type: ignore[union-attr,operator]
         for name in ("logit_scale", "logits_scaling"):

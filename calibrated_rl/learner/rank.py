@@ -23,6 +23,7 @@ from calibrated_rl.learner.losses.base import Loss, LossInputs, Totals
 from calibrated_rl.learner.metrics import Sums, collect
 from calibrated_rl.learner.packing import EMPTY, PackedBatch, pack
 from calibrated_rl.learner.world import LOCALHOST, World, free_port
+from calibrated_rl.weights import Weights
 
 LossSpec = Loss | str | tuple[str, Mapping[str, Any]]
 """A loss, its import path, or its import path and config."""
@@ -247,6 +248,10 @@ class LearnerRank:
     def weights(self, name: str) -> dict[str, Tensor]:
         """Full weights on rank 0; see ``HostedModel.weights``."""
         return self._model(name).weights()
+
+    def outgoing(self, name: str) -> Weights:
+        """The same for engines: to be pickled before the model takes its next step, because it looks into it."""
+        return Weights(self._model(name).weights(copy=False))
 
     def save(self, name: str, folder: str | Path) -> None:
         """Write ``name`` in Hugging Face format."""

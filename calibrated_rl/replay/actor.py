@@ -65,6 +65,12 @@ class ReplayService:
             ) from error
         return result
 
+    async def sample_ready(
+        self, groups: int, *, update: int, max_staleness: int, arm: str | None = None
+    ) -> list[list[Dialogue]]:
+        """Hand out up to ``groups`` groups that are complete and fresh enough, without waiting."""
+        return self._store.sample(groups, update=update, max_staleness=max_staleness, arm=arm, fewer=True)
+
     async def rewind(self, update: int) -> None:
         async with self._changed:
             self._store.rewind(update)

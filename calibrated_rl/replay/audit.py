@@ -56,7 +56,8 @@ def audit_arm(name: str, result: Mapping[str, Any], store: Path) -> Account:
     if not store.is_dir():
         return Account(name=name, requested=len(requested), delivered=0, problems=(f"there is no {store}",))
     lost: dict[str, str] = dict(result.get("groups_dropped", {}))
-    handed_out = Counter(_deliveries(store))
+    lost |= dict.fromkeys(_events(store, "stale"), "too stale")
+    handed_out = Counter(_events(store, "delivered"))
     torn = list(_torn(opened := ReplayStore(store), handed_out))  # reads everything, so it comes before the question
     problems = [f"{file}: {reason}" for file, reason in opened.refused.items()]
     problems += _named("handed out {} times", ((g, n) for g, n in handed_out.items() if n > 1))
@@ -71,14 +72,14 @@ def audit_arm(name: str, result: Mapping[str, Any], store: Path) -> Account:
     )  # fmt: skip
 
 
-def _deliveries(store: Path) -> list[str]:
-    """Ids of the groups handed out, as often as they were, without what a rewind took back."""
+def _events(store: Path, kind: str) -> list[str]:
+    """Ids of the groups ``delivered`` or ``stale``, as often as they were, without what a rewind took back."""
     found: list[tuple[int, str]] = []
     for event in DeliveryLog(store).read()[0]:
         if "rewind" in event:
             found = [(update, group) for update, group in found if update < event["rewind"]]
         else:
-            found += [(event["update"], group) for _, group in event["delivered"]]
+            found += [(event["update"], group) for _, group in event[kind]]
     return [group for _, group in found]
 
 

@@ -108,9 +108,9 @@ class Index:
     """Rows, identities and groups of one store."""
 
     def __init__(self) -> None:
-        self._kept, self._latest, self._oldest = _Column(np.bool_), _Column(np.int32), _Column(np.int32)
-        """Per row: whether it counts; the later of its update and its newest weights; its oldest weights, or its update
-        where nothing was sampled."""
+        self._kept, self._latest, self._newest = _Column(np.bool_), _Column(np.int32), _Column(np.int32)
+        """Per row: whether it counts; the later of its update and its newest weights; its newest weights, -1 where the
+        policy said nothing."""
         self._known: dict[Origin, dict[str, int]] = {}
         """Id to row of all that count."""
         self._groups: dict[GroupKey, _Group] = {}
@@ -149,10 +149,10 @@ class Index:
     def add(self, rows: pa.RecordBatch) -> Span:
         """Take in ``rows``, none of which is known, and return where they are."""
         first, stop = len(self), len(self) + rows.num_rows
-        update, oldest = _numbers(rows, "update"), _numbers(rows, "oldest_version")
+        newest = _numbers(rows, "newest_version")
         self._kept.extend(np.ones(rows.num_rows, np.bool_))
-        self._latest.extend(np.maximum(update, _numbers(rows, "newest_version")))
-        self._oldest.extend(np.where(oldest >= 0, oldest, update))
+        self._latest.extend(np.maximum(_numbers(rows, "update"), newest))
+        self._newest.extend(newest)
         for origin, ids, places in _by_origin(rows):
             self._known.setdefault(origin, {}).update(zip(ids, (first + place for place in places), strict=True))
         for run in _runs(rows):
@@ -186,10 +186,9 @@ class Index:
         for key in self._in_order(arm):
             if len(chosen) == groups:
                 break
-            oldest = min(int(self._oldest.values[first:stop].min()) for first, stop in self._groups[key].members)
-            assert oldest <= update, f"group {key} has tokens of version {oldest} > {update}: rewind first"
-            staleness = update - oldest if oldest >= 0 else 0
-            (chosen if staleness <= max_staleness else stale).append(key)
+            newest = max(int(self._newest.values[first:stop].max()) for first, stop in self._groups[key].members)
+            assert newest <= update, f"group {key} has tokens of version {newest} > {update}: rewind first"
+            (stale if 0 <= newest < update - max_staleness else chosen).append(key)
         return chosen, stale
 
     def _in_order(self, arm: str | None) -> Iterable[GroupKey]:
@@ -218,18 +217,22 @@ class Index:
     def _rewind(self, update: int) -> None:
         kept = self._kept.values
         gone = kept & (self._latest.values > update)
+        for key, group in list(self._groups.items()):
+            settled = group.state in ("delivered", "stale") and group.update < update
+            if settled:  # also where it was begun for a later update and was complete before its turn
+                for first, stop in group.runs:
+                    gone[first:stop] = False
+            elif any(gone[first:stop].any() for first, stop in group.runs):
+                # As a whole: what is held anew need not begin with the same words.
+                for first, stop in group.runs:
+                    gone[first:stop] = kept[first:stop]
+                del self._groups[key]
         kept[gone] = False
         self._forget(update, int(gone.sum()))
         self._ready.clear()
         self._surplus = 0
         completed: list[tuple[int, GroupKey]] = []
-        for key, group in list(self._groups.items()):
-            if any(gone[first:stop].any() for first, stop in group.runs):
-                group.runs = [span for run in group.runs for span in _spans_of(kept, run)]
-                group.count = sum(stop - first for first, stop in group.runs)
-                if not group.runs:
-                    del self._groups[key]
-                    continue
+        for key, group in self._groups.items():
             self._surplus += max(0, group.count - group.size)
             if group.state in ("delivered", "stale") and group.update < update:
                 continue
@@ -240,13 +243,16 @@ class Index:
             self._ready.setdefault(key[0], OrderedDict())[key] = row
 
     def _forget(self, update: int, gone: int) -> None:
-        """Identities of the ``gone`` rows. Nearly all belong to later updates, which go as a whole."""
-        for origin in [origin for origin in self._known if origin[2] > update]:
-            gone -= len(self._known.pop(origin))
-        if gone:
-            kept = self._kept.values
-            for origin, ids in self._known.items():
-                self._known[origin] = {each: row for each, row in ids.items() if kept[row]}
+        """Identities of the ``gone`` rows. Nearly all belong to later updates."""
+        kept = self._kept.values
+        for later in (True, False):
+            if not gone:
+                return
+            for origin in [origin for origin in self._known if (origin[2] > update) is later]:
+                ids = self._known.pop(origin)
+                if left := {each: row for each, row in ids.items() if kept[row]}:
+                    self._known[origin] = left
+                gone -= len(ids) - len(left)
 
     # --- questions
 
@@ -319,10 +325,3 @@ def _runs(rows: pa.RecordBatch) -> list[_Run]:
             firsts.tolist(), stops.tolist(), *values, strict=True
         )
     ]
-
-
-def _spans_of(kept: NDArray[np.bool_], run: Span) -> list[Span]:
-    """The parts of ``run`` that are kept."""
-    padded = np.concatenate([[False], kept[run[0] : run[1]], [False]])
-    edges = (np.flatnonzero(padded[1:] != padded[:-1]) + run[0]).tolist()
-    return list(zip(edges[::2], edges[1::2], strict=True))

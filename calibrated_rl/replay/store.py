@@ -8,8 +8,10 @@
 - ``rewind`` goes with resuming a run from a checkpoint: it takes back the hand-outs that the checkpoint does
   not know of and forgets what was collected with weights that no longer exist. Files are never rewritten.
 
-Staleness is ``update - oldest version of any own policy token in the group``, both counted in weight
-versions: the number of updates that the sampling weights lag behind.
+Staleness of a group is ``update - newest version of any own policy token in it``, both counted in weight versions: by
+how many updates the weights lag behind that said its freshest turn. A group that is handed out may hold older turns,
+which the learner leaves out of the loss turn by turn (``learner/staleness.py``): a dialogue that is long is not lost
+for being long.
 """
 
 import itertools
@@ -121,15 +123,17 @@ class ReplayStore:
             self._write_indices(self.folder)
         return rows.num_rows
 
-    def sample(self, groups: int, *, update: int, max_staleness: int, arm: str | None = None) -> list[list[Dialogue]]:
-        """``groups`` complete groups, oldest first, none handed out before; or an empty list if fewer are
-        ready, and then none is handed out. ``update`` is the learner's current weight version. Groups that
-        are too stale are dropped for good and counted. ``arm`` restricts the choice. What it costs depends on the
-        groups that are handed out or dropped, not on how many there are.
+    def sample(
+        self, groups: int, *, update: int, max_staleness: int, arm: str | None = None, fewer: bool = False
+    ) -> list[list[Dialogue]]:
+        """``groups`` complete groups, oldest first, none handed out before; or, if not so many are ready, an empty
+        list, and then none is handed out, or with ``fewer`` those that are. ``update`` is the learner's current weight
+        version. Groups that are too stale are dropped for good and counted. ``arm`` restricts the choice. What it costs
+        depends on the groups that are handed out or dropped, not on how many there are.
         """
         while True:
             chosen, stale = self._index.choose(groups, update, max_staleness, arm)
-            if len(chosen) < groups:
+            if len(chosen) < groups and not fewer:
                 chosen = []
             if not chosen and not stale:
                 return []

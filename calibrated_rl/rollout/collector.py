@@ -6,6 +6,7 @@ seed alone (contract 4). A dialogue that an engine failed is dropped, counted an
 """
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ def run_to_end(coroutine: Coroutine[Any, Any, T]) -> T:
 
 @dataclass
 class RolloutStatistics:
-    """What happened while collecting; nothing here is silent."""
+    """What happened while collecting; nothing here is silent. Several event loops may count at once."""
 
     dropped: Counter[str] = field(default_factory=Counter)
     """Dialogues dropped and held again, by reason."""
@@ -63,19 +64,37 @@ class RolloutStatistics:
     user_tokens: int = 0
     """Tokens that simulators sampled."""
     policy_tokens: int = 0
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
+
+    def drop(self, reason: str) -> None:
+        """Count a dialogue that was dropped."""
+        with self._lock:
+            self.dropped[reason] += 1
+
+    def drop_group(self, group_id: str, reason: str) -> None:
+        """Count a group that will not be delivered."""
+        with self._lock:
+            self.groups_dropped[group_id] = reason
 
     def count_turns(self, turns: Sequence[Turn]) -> None:
-        self.flaws.update(f"{turn.side.value}/{turn.flaw}" for turn in turns if turn.flaw)
+        with self._lock:
+            self.flaws.update(f"{turn.side.value}/{turn.flaw}" for turn in turns if turn.flaw)
 
     def count(self, group: Sequence[Dialogue]) -> None:
         """Count a complete group; the opening that all its dialogues share was said once."""
-        for member, dialogue in enumerate(group):
-            self.endings[dialogue.ending] += 1
-            self.count_turns(dialogue.turns[2 if member else 0 :])
-            if dialogue.user_tokens is not None:
-                self.user_tokens += int(dialogue.user_tokens.mask.sum())
-            if dialogue.policy_tokens is not None:
-                self.policy_tokens += int(dialogue.policy_tokens.mask.sum())
+        with self._lock:
+            for member, dialogue in enumerate(group):
+                self.endings[dialogue.ending] += 1
+                self.count_turns(dialogue.turns[2 if member else 0 :])
+                if dialogue.user_tokens is not None:
+                    self.user_tokens += int(dialogue.user_tokens.mask.sum())
+                if dialogue.policy_tokens is not None:
+                    self.policy_tokens += int(dialogue.policy_tokens.mask.sum())
+
+    def found(self) -> dict[str, dict[str, Any]]:
+        """What was dropped and which flaws there were, as plain data, under the names of the fields."""
+        with self._lock:
+            return {name: dict(getattr(self, name)) for name in ("dropped", "flaws", "groups_dropped")}
 
 
 class Collector:
@@ -108,9 +127,16 @@ class Collector:
         on_dialogue: Callable[[], None] | None = None,
     ) -> list[list[Dialogue]]:
         """Hold ``group_size`` dialogues on each scenario and return the complete groups, in order."""
-        return run_to_end(
-            self._collect(scenarios, user, group_size, arm, update, seed, kind, temperature, on_dialogue)
-        )
+        groups = run_to_end(
+            self._collect(
+                scenarios, user, group_size=group_size, arm=arm, update=update, seed=seed, kind=kind,
+                temperature=temperature, on_dialogue=on_dialogue,
+            )
+        )  # fmt: skip
+        complete = [group for group in groups if group is not None]
+        if not complete:
+            raise RolloutFailure(f"no group of {len(scenarios)} could be completed: {self.statistics.dropped}")
+        return complete
 
     def collect_turns(
         self,
@@ -127,7 +153,7 @@ class Collector:
         )
         for number, group in enumerate(groups):
             if not group:
-                self.statistics.groups_dropped[f"{arm}-{seed}-{update}-{number}"] = "with a turn that was not said"
+                self.statistics.drop_group(f"{arm}-{seed}-{update}-{number}", "with a turn that was not said")
         return [
             [
                 Dialogue(
@@ -158,15 +184,16 @@ class Collector:
 
         async def one(number: int, member: int) -> tuple[Turn, SideView] | None:
             scenario, turns = histories[number]
-            key = f"{number:06d}-{member:03d}"
+            place = f"{number:06d}-{member:03d}"
+            key = f"{seed_key}/{place}"
             view = view_of(pool.tokens, scenario, side, turns).without_mask()
 
             async def say() -> tuple[Turn, SideView] | None:
-                speaker = ModelSpeaker(pool, scenario, side, sampling, stable_seed(seed_key, key), key)
+                speaker = ModelSpeaker(pool, scenario, side, sampling, stable_seed(seed_key, place), key)
                 speaker.view = view.copy()
                 turn = await speaker.say(turns)
                 if turn is None:
-                    self.statistics.dropped["context"] += 1
+                    self.statistics.drop("context")
                     return None
                 return turn, speaker.view
 
@@ -182,63 +209,66 @@ class Collector:
         return [group if len(group) == count else [] for group in groups]
 
     async def _collect(
+        self, scenarios: Sequence[Scenario], user: ReplicaPool | ScriptedHuman, **named: Any
+    ) -> list[list[Dialogue] | None]:
+        return await asyncio.gather(*(self.group(n, s, user, **named) for n, s in enumerate(scenarios)))
+
+    async def group(
         self,
-        scenarios: Sequence[Scenario],
+        number: int,
+        scenario: Scenario,
         user: ReplicaPool | ScriptedHuman,
+        *,
         group_size: int,
         arm: str,
         update: int,
         seed: int,
-        kind: str,
-        temperature: float | None,
-        on_dialogue: Callable[[], None] | None,
-    ) -> list[list[Dialogue]]:
+        kind: str = "rollout",
+        temperature: float | None = None,
+        on_dialogue: Callable[[], None] | None = None,
+    ) -> list[Dialogue] | None:
+        """Hold ``group_size`` dialogues on ``scenario``, the ``number``-th group of ``update``. None: it was dropped,
+        for a reason that is counted."""
         sampling = self.policy_sampling
         if temperature is not None:
             sampling = SamplingConfig(temperature=temperature, max_turn_tokens=sampling.max_turn_tokens)
+        group_id = f"{arm}-{seed}-{update}-{number}"
+        version = user.version if isinstance(user, ReplicaPool) else None
 
-        async def one_group(number: int, scenario: Scenario) -> list[Dialogue] | None:
-            group_id = f"{arm}-{seed}-{update}-{number}"
-            version = user.version if isinstance(user, ReplicaPool) else None
+        def speaker(key: str, member: int) -> Speaker:
+            if isinstance(user, ReplicaPool):
+                return ModelSpeaker(
+                    user, scenario, Side.USER, self.simulator_sampling, stable_seed(group_id, member), key
+                )
+            return ScriptedSpeaker(user, scenario)
 
-            def speaker(key: str, member: int) -> Speaker:
-                if isinstance(user, ReplicaPool):
-                    return ModelSpeaker(
-                        user, scenario, Side.USER, self.simulator_sampling, stable_seed(group_id, member), key
-                    )
-                return ScriptedSpeaker(user, scenario)
+        # Waves go by the order of the keys; those of other arms and updates, which may run beside, must differ.
+        place = f"{arm}/{update:06d}-{number:06d}"
+        first = f"{place}-first"
+        opener = speaker(first, -1)
+        start = greeting(scenario)
+        opener.hear(start)
+        opening = await self._held(user, first, lambda: opener.say([start]))
+        if opening is None:
+            self.statistics.drop("opening")
+            self.statistics.drop_group(group_id, "without an opening turn")
+            return None
 
-            first = f"{number:06d}-first"
-            opener = speaker(first, -1)
-            start = greeting(scenario)
-            opener.hear(start)
-            opening = await self._held(user, first, lambda: opener.say([start]))
-            if opening is None:
-                self.statistics.dropped["opening"] += 1
-                self.statistics.groups_dropped[group_id] = "without an opening turn"
-                return None
+        async def member_dialogue(member: int) -> Dialogue | None:
+            return await self._dialogue(
+                scenario, user, speaker, opener, opening, sampling, f"{place}-{member:03d}",
+                member, arm=arm, update=update, group_id=group_id, group_size=group_size, kind=kind,
+                simulator_version=version, on_dialogue=on_dialogue,
+            )  # fmt: skip
 
-            async def member_dialogue(member: int) -> Dialogue | None:
-                return await self._dialogue(
-                    scenario, user, speaker, opener, opening, sampling, f"{number:06d}-{member:03d}",
-                    member, arm=arm, update=update, group_id=group_id, group_size=group_size, kind=kind,
-                    simulator_version=version, on_dialogue=on_dialogue,
-                )  # fmt: skip
-
-            members = await asyncio.gather(*(member_dialogue(m) for m in range(group_size)))
-            if any(m is None for m in members):
-                self.statistics.dropped["group"] += 1
-                self.statistics.groups_dropped[group_id] = "with a dialogue that could not be held"
-                return None
-            return [m for m in members if m is not None]
-
-        groups = await asyncio.gather(*(one_group(n, s) for n, s in enumerate(scenarios)))
-        complete = [group for group in groups if group is not None]
-        for group in complete:
-            self.statistics.count(group)
-        if not complete:
-            raise RolloutFailure(f"no group of {len(scenarios)} could be completed: {self.statistics.dropped}")
-        return complete
+        members = await asyncio.gather(*(member_dialogue(m) for m in range(group_size)))
+        group = [member for member in members if member is not None]
+        if len(group) < group_size:
+            self.statistics.drop("group")
+            self.statistics.drop_group(group_id, "with a dialogue that could not be held")
+            return None
+        self.statistics.count(group)
+        return group
 
     async def _held(
         self, user: ReplicaPool | ScriptedHuman, key: str, say: Callable[[], Awaitable[T | None]]
@@ -251,7 +281,7 @@ class Collector:
             try:
                 return await say()
             except RolloutFailure as failure:
-                self.statistics.dropped[failure.reason] += 1
+                self.statistics.drop(failure.reason)
                 for pool in pools:
                     await pool.recover()
             finally:

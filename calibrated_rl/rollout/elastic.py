@@ -37,15 +37,17 @@ class Elastic:
         """What is in flight from here on, such as for measuring shift, does not belong to it."""
         self._turn_seconds = {name: pool.load.take() for name, pool in self._pools.items()}
 
-    def after_update(self, seconds_rollout: float, seconds_learning: float) -> dict[str, float]:
+    def after_update(self, seconds_rollout: float, seconds_learning: float, seconds: float) -> dict[str, float]:
         """Decide how many replicas there should be, and let the pools begin to change; nothing waits for that.
 
         Args:
-            seconds_rollout: of the update that is done; rollouts and learning took turns.
+            seconds_rollout: for which dialogues were in flight, of the update that is done.
             seconds_learning: with the sync of the weights.
+            seconds: of the whole update; less than both together where they overlap.
 
         Returns:
-            metrics: replicas in service during the update, by side.
+            metrics: by side, replicas in service during the update, and how long turns were in flight on them while
+            rollouts ran, in turn-seconds: what dialogues waited for.
         """
         counts = {name: pool.counts() for name, pool in self._pools.items()}
         if self._scaler is not None:
@@ -58,7 +60,7 @@ class Elastic:
             }  # fmt: skip
             decision = self._scaler.decide(
                 UpdateSeen(
-                    at=time.monotonic(), seconds=seconds_rollout + seconds_learning, seconds_rollout=seconds_rollout,
+                    at=time.monotonic(), seconds=seconds, seconds_rollout=seconds_rollout,
                     seconds_learning=seconds_learning, sides=sides,
                 )
             )  # fmt: skip
@@ -68,4 +70,5 @@ class Elastic:
                 more = target - sides[name].count
                 self._pools[name].grow(max(0, more))
                 self._pools[name].shrink(max(0, -more))
-        return {f"replicas_{name}": float(ready) for name, (ready, _, _) in counts.items()}
+        waited = {f"seconds_in_turns_{name}": seconds for name, seconds in self._turn_seconds.items()}
+        return {f"replicas_{name}": float(ready) for name, (ready, _, _) in counts.items()} | waited

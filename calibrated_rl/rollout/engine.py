@@ -5,14 +5,12 @@ concurrency group of their own, because behind hundreds of waiting ``generate`` 
 """
 
 import asyncio
+import dataclasses
 import inspect
-import os
-import tempfile
 import zlib
 from collections.abc import Awaitable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,9 @@ from numpy.typing import NDArray
 from calibrated_rl.errors import UserError
 from calibrated_rl.machines import Need, reserved
 from calibrated_rl.rollout.exchange import Answers, TurnServer
-from calibrated_rl.rollout.turns import Generated, GenerateRequest
+from calibrated_rl.rollout.shared_bucket import SharedBucket
+from calibrated_rl.rollout.turns import Generated, GenerateRequest, pack_answers, unpack_requests
+from calibrated_rl.weights import Weights, buckets_of
 
 
 class EngineFailure(RuntimeError):
@@ -55,6 +55,9 @@ class EngineConfig:
     """Most dialogues in one batch."""
     kv_cache_mib: int = 512
     """Memory of the KV cache."""
+    weight_bucket_mib: int = 128
+    """New weights reach the engine's process in blocks of this size, in memory that is kept for them; where a single
+    tensor is larger, it is as large."""
     threads: int = 1
     """OpenMP threads on CPU."""
     eager: bool = True
@@ -73,7 +76,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"engine.dtype is '{self.dtype}': choose float32 or bfloat16")
-        for name in ("max_model_len", "max_num_seqs", "kv_cache_mib", "threads", "timeout_seconds"):
+        sizes = ("max_model_len", "max_num_seqs", "kv_cache_mib", "weight_bucket_mib", "threads", "timeout_seconds")
+        for name in sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"engine.{name} is {getattr(self, name)}: it must be at least 1")
 
@@ -117,6 +121,7 @@ class Replica:
         """Some weights are of one version and some of another: nothing may be sampled from them."""
         self._counter = 0
         self._updating = asyncio.Lock()
+        self._bucket = SharedBucket()
 
     async def start(self) -> None:
         """Give the weights the replica was started with their version, so that every token carries one."""
@@ -139,6 +144,14 @@ class Replica:
             task.cancel()  # of no effect on a call that has been answered
         with plain_errors():
             return task.result()
+
+    async def _pause(self, *, clear_cache: bool) -> None:
+        """Stop sampling and keep what is in flight.
+
+        vLLM's own ``pause_generation`` does this and then sleeps for 20 ms, so that finished requests reach their
+        callers first; nobody here waits for that.
+        """
+        await self.engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=clear_cache)
 
     async def generate(self, request: GenerateRequest) -> Generated:
         """Sample one turn.
@@ -185,7 +198,7 @@ class Replica:
     async def generate_wave(self, requests: Sequence[GenerateRequest]) -> list[Generated]:
         """Sample many turns that enter the engine together and in order: the same batches every time."""
         async with self._updating:
-            await self._control(self.engine.pause_generation(mode="keep", clear_cache=False))
+            await self._control(self._pause(clear_cache=False))
             try:
                 tasks = [asyncio.ensure_future(self.generate(request)) for request in requests]
                 # Adding a request sends it to the engine before its first suspension that waits for output.
@@ -221,24 +234,26 @@ class Replica:
 
         async with self._updating:
             self._half_updated = True
-            await self._control(self.engine.pause_generation(mode="keep", clear_cache=True), timeout_s)
-            file: Path | None = None
-            try:
-                if isinstance(weights, str):
-                    info: dict[str, Any] = {"ipc_handles": weights}
-                else:
-                    file = write_shared(weights)
-                    info = {"path": str(file)}
+            await self._control(self._pause(clear_cache=True), timeout_s)
+            await self._control(self.engine.start_weight_update(), timeout_s)
+            for info in self._transfers(weights):
                 update = WeightTransferUpdateRequest(update_info=info)
-                await self._control(self.engine.start_weight_update(), timeout_s)
                 await self._control(self.engine.update_weights(update), timeout_s)
-                await self._control(self.engine.finish_weight_update(str(version)), timeout_s)
-            finally:
-                if file is not None:
-                    file.unlink(missing_ok=True)
+            await self._control(self.engine.finish_weight_update(str(version)), timeout_s)
             self.version = version
             await self._control(self.engine.resume_generation(), timeout_s)
             self._half_updated = False
+
+    def _transfers(self, weights: Mapping[str, Any] | str) -> Iterator[dict[str, Any]]:
+        """What the engine is told, one after the other; each is only true until the next."""
+        if isinstance(weights, str):
+            yield {"ipc_handles": weights}
+            return
+        weights = weights if isinstance(weights, Weights) else Weights(weights)
+        for bucket in buckets_of(weights, self.config.weight_bucket_mib * 2**20):
+            self._bucket.hold(bucket, weights)
+            places = [dataclasses.astuple(place) for place in bucket.places]
+            yield {"path": self._bucket.path, "size": self._bucket.size, "places": places}
 
     async def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Log-probs of ``ids[1:]`` given what stands before them, shape [T - 1]: for parity checks."""
@@ -264,19 +279,7 @@ class Replica:
 
     def shutdown(self) -> None:
         self.engine.shutdown()
-
-
-def write_shared(weights: Mapping[str, Any]) -> Path:
-    """Write tensors as safetensors into shared memory and return the file; the caller removes it."""
-    import torch
-    from safetensors.torch import save_file
-
-    folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    handle, name = tempfile.mkstemp(prefix="calibrated_rl_", suffix=".safetensors", dir=folder)
-    os.close(handle)
-    tensors = {k: v if isinstance(v, torch.Tensor) else torch.as_tensor(v) for k, v in weights.items()}
-    save_file(tensors, name)
-    return Path(name)
+        self._bucket.close()
 
 
 ROLE = "CALIBRATED_RL_ROLE"
@@ -292,6 +295,7 @@ def engine_environment(config: EngineConfig, role: str) -> dict[str, str]:
             "OMP_NUM_THREADS": str(config.threads),
             # Otherwise vLLM adds a worker process, whose waiting eats the few cores of a small machine.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "THP_MEM_ALLOC_ENABLE": "1",  # see learner/group.py
             "TORCHDYNAMO_DISABLE": "1",  # the first request with log-probs would compile for seconds
             "CUDA_VISIBLE_DEVICES": "",
         }
@@ -316,6 +320,11 @@ class ReplicaActor(Replica):
 
     async def _in_engine_loop(self, call: Coroutine[Any, Any, Any]) -> Any:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._loop))
+
+    async def sample_wave(self, batch: bytes) -> bytes:
+        """``generate_wave`` of packed requests, with packed answers; see ``turns.py``."""
+        answers = await self.generate_wave([request for _, request in unpack_requests(batch)])
+        return pack_answers(enumerate(answers))
 
     async def update_weights(
         self, weights: Mapping[str, Any] | str, version: int, timeout_s: float = 600.0

@@ -1,8 +1,8 @@
 """Turns go to a replica in batches and come back in batches, without a barrier between turns.
 
-A call to a Ray actor costs about as much as everything else that is done for a turn. So what has been asked for since
-the event loop last came round goes out in one call, and the call comes back when turns have been sampled, with all
-that have:
+A call to a Ray actor costs about a millisecond of processor time, more than everything else that is done for a turn
+outside the engine. So what has been asked for since the event loop last came round goes out in one call, and the call
+comes back when turns have been sampled, with all that have:
 
 - ``Exchange`` stands on the side of the dialogues. While it waits for turns, one of its calls is with the replica.
 - ``TurnServer`` stands on the side of the engine. It holds a call until a turn is done, and lets it go empty when the

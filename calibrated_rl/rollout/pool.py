@@ -3,7 +3,8 @@
 RLlib's ``FaultTolerantActorManager`` watches and restores the actors; dialogues call the replicas directly,
 because the manager allows few requests in flight. Two ways to send a turn:
 
-- at once (``wave=False``): real continuous batching, nothing waits for anything;
+- at once (``wave=False``): real continuous batching, nothing waits for anything. Where a dialogue goes is decided by
+  who has room (``routing.py``); turns share the calls that carry them (``exchange.py``);
 - in waves (``wave=True``, deterministic mode): turns are held until every running dialogue waits for one,
   then enter the engines together in the order of their keys, so that batches are the same in every run.
 
@@ -19,9 +20,9 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError
@@ -33,9 +34,11 @@ from calibrated_rl.rollout.exchange import Exchange
 from calibrated_rl.rollout.load import LoadMeter
 from calibrated_rl.rollout.mending import Mender
 from calibrated_rl.rollout.routing import Router, preferred
-from calibrated_rl.rollout.turns import Generated, GenerateRequest
+from calibrated_rl.rollout.turns import Generated, GenerateRequest, pack_requests, unpack_answers
 from calibrated_rl.rollout.waves import WaveGate
 from calibrated_rl.tokens import ChatTokens
+
+T = TypeVar("T")
 
 FAILURES = (RayActorError, EngineFailure, TimeoutError)
 """What a call raises whose replica is of no more use: the actor died, its engine did, or there was no answer."""
@@ -121,8 +124,8 @@ class ReplicaPool:
         """Members that are healthy."""
         self._router = Router(max(1, config.max_num_seqs // FEW_MORE))
         self._router.serve(self._serving)
-        self._exchanges: dict[int, tuple[int, Exchange]] = {}
-        """How turns reach each replica, with the life of the replica that it belongs to."""
+        self._exchanges: dict[tuple[int, asyncio.AbstractEventLoop], tuple[int, Exchange]] = {}
+        """How turns reach each replica from each event loop, with the life of the replica that it belongs to."""
         self._newcomers: list[PlacedReplica] = []
         """Replicas that were started and serve nobody yet."""
         self._threads: list[threading.Thread] = []
@@ -178,26 +181,25 @@ class ReplicaPool:
         """
         if self.gate is not None:
             return await self.gate.generate(self, key, request)
-        return await self._call(key, "generate", request)  # type: ignore[no-any-return]
+        return await self._call(key, 1, lambda index, life: self._exchange(index, life).ask(request))
 
     async def generate_wave(self, key: str, requests: list[GenerateRequest]) -> list[Generated]:
-        return await self._call(key, "generate_wave", requests)  # type: ignore[no-any-return]
+        packed = pack_requests(enumerate(requests))
+        answers = await self._call(key, len(requests), lambda i, _: self._placed[i].actor.sample_wave.remote(packed))
+        return [answer for _, answer in unpack_answers(answers)]
 
-    async def _call(self, key: str, method: str, argument: Any) -> Any:
+    async def _call(self, key: str, size: int, send: Callable[[int, int], Awaitable[T]]) -> T:
+        """Send ``size`` turns to the replica of the dialogue ``key``, in its present life."""
         if not self._serving:
             await self.recover()
         with self._changing:  # a replica that leaves waits for this turn, or does not get it
             index = self.route(key)
-            life, size = self._lives[index], len(argument) if isinstance(argument, list) else 1
+            life = self._lives[index]
             self.load.add(index, size)
         try:
-            answer = (
-                self._exchange(index, life).ask(argument)
-                if method == "generate"
-                else getattr(self._placed[index].actor, method).remote(argument)
-            )
             # Turns wait in the engine for their place in the batch; that is no sign of a dead one.
-            return await asyncio.wait_for(answer, self._timeout_s * (1 + self.load.in_flight() / self._batch))
+            timeout_s = self._timeout_s * (1 + self.load.in_flight() / self._batch)
+            return await asyncio.wait_for(send(index, life), timeout_s)
         except FAILURES as error:
             self._retire(index, life, cause_of(error))
             raise RolloutFailure(f"{self.role}: {cause_of(error)}") from error
@@ -206,11 +208,14 @@ class ReplicaPool:
 
     def _exchange(self, index: int, life: int) -> Exchange:
         """The exchange with a replica in its present life, from the running event loop."""
-        known, exchange = self._exchanges.get(index, (life, None))
-        if exchange is None or known != life or exchange.loop is not asyncio.get_running_loop():
-            exchange = Exchange(self._placed[index].actor)
-            self._exchanges[index] = life, exchange
-        return exchange
+        loop = asyncio.get_running_loop()
+        with self._changing:
+            known, exchange = self._exchanges.get((index, loop), (life, None))
+            if exchange is None or known != life:
+                self._exchanges = {at: each for at, each in self._exchanges.items() if not at[1].is_closed()}
+                exchange = Exchange(self._placed[index].actor)
+                self._exchanges[index, loop] = life, exchange
+            return exchange
 
     def _retire(self, index: int, life: int, cause: str) -> None:
         """Take a replica out of service and let Ray restart it, unless another call has done so since ``life``."""
@@ -429,7 +434,7 @@ class ReplicaPool:
         self._placed[index].end()
         with self._mender.looking, self._changing:
             del self._placed[index], self._lives[index]
-            self._exchanges.pop(index, None)
+            self._exchanges = {at: each for at, each in self._exchanges.items() if at[0] != index}
             self._manager.remove_actor(index)
             self._mender.forget(index)
         self._say(f"{self.role} replica {index} has left" + (f"; {cut_off} turns were cut off" if cut_off else ""))

@@ -258,8 +258,8 @@ class Scaler:
 
     def _predicted(self, update: UpdateSeen, name: str, to: int) -> float:
         """Seconds that rollouts should take with ``to`` replicas of a side."""
-        side, config = update.sides[name], self._sides[name].config
-        factor = (config.half_batch + side.in_flight / to) / (config.half_batch + side.in_flight / side.ready)
+        side, half_batch = update.sides[name], self._sides[name].config.half_batch
+        factor = crowding(side.in_flight / to, half_batch) / crowding(side.in_flight / side.ready, half_batch)
         return update.seconds_rollout * (1 - waited_for(update, name) * (1 - factor))
 
     def _rate(self, counts: Counts) -> float:
@@ -274,6 +274,11 @@ class Scaler:
             f"rollouts take {rollout:.0%} of an update, dialogues wait for {name} {waited:.0%} of that, "
             f"with {busy:.1f} turns in flight a replica"
         )
+
+
+def crowding(batch: float, half_batch: float) -> float:
+    """How many times as long a turn takes among ``batch`` turns in flight on a replica as it takes alone."""
+    return 1 + batch / half_batch
 
 
 def waited_for(update: UpdateSeen, name: str) -> float:

@@ -2,18 +2,18 @@
 
 vLLM imports this module in its worker process because ``worker_extension_cls`` names it; importing it
 registers the backend ``calibrated_rl`` with vLLM's own weight transfer interface. What arrives is a
-*reference* to the tensors, since vLLM's control channel cannot carry them: a safetensors file in shared
-memory (CPU), or CUDA IPC handles (learner and engine on the same GPU).
+*reference* to the tensors, since vLLM's control channel cannot carry them: memory that this process shares with its
+replica, which holds one bucket of them at a time, or CUDA IPC handles (learner and engine on the same GPU).
 
 On CPU, vLLM packs the weights of linear layers for its matrix kernels. Its layerwise reload repacks each
 layer that receives weights; a *tied* LM head receives none of its own and would keep the old packed copy
-without any error, so vocabulary layers are packed again here after each update.
+without any error, so output layers are packed again here after each update.
 """
 
 import base64
 import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from vllm.distributed.weight_transfer.base import (
@@ -22,6 +22,8 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+from calibrated_rl.weights import Bucket, Place
 
 BACKEND = "calibrated_rl"
 
@@ -33,10 +35,13 @@ class InitInfo(WeightTransferInitInfo):
 
 @dataclass
 class UpdateInfo(WeightTransferUpdateInfo):
-    """Where one complete set of weights lies; exactly one of the two is set."""
+    """Where weights lie; either ``path`` is set, and ``places``, or ``ipc_handles``."""
 
     path: str | None = None
-    """A safetensors file with Hugging Face parameter names."""
+    """A file whose ``size`` bytes are memory shared with the replica; one bucket of the weights is in it."""
+    size: int = 0
+    places: list[tuple[str, str, list[int], int]] = field(default_factory=list)
+    """The bucket's tensors: the fields of ``calibrated_rl.weights.Place``."""
     ipc_handles: str | None = None
     """Base64 of the pickled list ``[(name, rebuild function, arguments)]`` made by the learner of this run."""
 
@@ -46,6 +51,7 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
+    _mapped: torch.Tensor | None = None
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Nothing to set up."""
@@ -57,13 +63,15 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
         self.model.load_weights(self._weights(update_info))
+        if update_info.path is not None:
+            self._keep_what_waits()
 
     def finish_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         finalize_layerwise_reload(self.model, self.model_config)
         if self.device.type == "cpu":
-            self._repack_vocabulary_layers()
+            self._repack_output_layers()
         else:
             torch.cuda.synchronize(self.device)
 
@@ -72,22 +80,35 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def _weights(self, info: UpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
         if info.path is not None:
-            from safetensors import safe_open
-
-            with safe_open(info.path, framework="pt", device=str(self.device)) as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict: it cannot be iterated)
-                    yield name, file.get_tensor(name)
+            bucket = Bucket(tuple(Place(name, dtype, tuple(shape), start) for name, dtype, shape, start in info.places))
+            yield from bucket.tensors(self._shared(info.path, info.size))
         else:
-            assert info.ipc_handles is not None, "an update names neither a file nor handles"
+            assert info.ipc_handles is not None, "an update names neither memory nor handles"
             for name, rebuild, arguments in pickle.loads(base64.b64decode(info.ipc_handles)):
                 yield name, rebuild(*arguments)
 
-    def _repack_vocabulary_layers(self) -> None:
+    def _shared(self, path: str, size: int) -> torch.Tensor:
+        """The shared memory, uint8 [``size``]; mapped once, until it grows."""
+        if self._mapped is None or len(self._mapped) != size:
+            self._mapped = torch.from_file(path, shared=True, size=size, dtype=torch.uint8)
+        return self._mapped
+
+    def _keep_what_waits(self) -> None:
+        """Copy tensors that a layer holds until it has all of its own: the next bucket is about to overwrite them."""
+        from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+        for layer in self.model.modules():
+            for _, call in get_layerwise_info(layer).loaded_weights:
+                for name, value in call.arguments.items():
+                    if isinstance(value, torch.Tensor) and not value.is_meta:
+                        call.arguments[name] = value.clone()
+
+    def _repack_output_layers(self) -> None:
         from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-        from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
         for module in self.model.modules():
-            if isinstance(module, VocabParallelEmbedding) and hasattr(module, "cpu_linear"):
+            if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
                 dispatch_cpu_unquantized_gemm(module, remove_weight=False)
 
 

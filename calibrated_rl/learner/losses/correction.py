@@ -8,7 +8,7 @@ staleness they hold different weights. ``w = π_old(token) / π_engine(token)`` 
 - ``mask``: tokens with ``w`` outside ``[low, high]`` are rejected, the rest keeps its weight (as in
   IcePop, Ling team 2025). Rejection takes tokens out of the mask before the normalisers are counted, so the
   loss stays a mean over the tokens that are left;
-- ``off``: no correction (``w`` is still logged).
+- ``none``: no correction (``w`` is still logged).
 """
 
 from dataclasses import dataclass
@@ -25,15 +25,15 @@ class Correction:
     @dataclass(frozen=True, kw_only=True)
     class Config:
         mode: str = "truncate"
-        """``truncate``, ``mask`` or ``off``."""
+        """``truncate``, ``mask`` or ``none``; not `off`, which YAML reads as false."""
         low: float = 0.5
         """``mask`` only: smaller ratios are rejected."""
         high: float = 2.0
         """``truncate``: larger ratios are cut to this; ``mask``: they are rejected."""
 
     def __init__(self, config: Config) -> None:
-        if config.mode not in ("truncate", "mask", "off"):
-            raise UserError(f"correction.mode is '{config.mode}': choose truncate, mask or off")
+        if config.mode not in ("truncate", "mask", "none"):
+            raise UserError(f"correction.mode is '{config.mode}': choose truncate, mask or none")
         if not 0 <= config.low < 1 <= config.high:
             raise UserError("correction: needs 0 <= low < 1 <= high")
         self.config = config
@@ -51,7 +51,7 @@ class Correction:
 
     def weights(self, old: Tensor, sampler: Tensor) -> Tensor:
         """[N] importance weights, without gradient."""
-        if self.config.mode == "off":
+        if self.config.mode == "none":
             return torch.ones_like(old)
         ratio = torch.exp(old - sampler).detach()
         return ratio.clamp(max=self.config.high) if self.config.mode == "truncate" else ratio

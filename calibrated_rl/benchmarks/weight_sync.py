@@ -1,0 +1,115 @@
+"""How long it takes until an engine speaks under the learner's new weights, against a copy of their bytes.
+
+Everything in between counts: the learner gathers its weights, Ray carries them, the engine pauses, takes them over,
+forgets what it remembered under the old ones, and goes on.
+"""
+
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from calibrated_rl.benchmarks.base import Row, require_device
+from calibrated_rl.benchmarks.made_model import MadeModel
+from calibrated_rl.benchmarks.talk import start_ray
+from calibrated_rl.learner.config import LearnerConfig
+from calibrated_rl.models import read_tokenizer, tiny_tokenizer
+from calibrated_rl.rollout.engine import EngineConfig
+from calibrated_rl.tokens import ChatTokens
+
+
+class WeightSync:
+    """One learner rank, one engine, a model with random weights."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(MadeModel):
+        device: str = "cpu"
+        """``cpu`` or ``cuda``."""
+        learner: LearnerConfig = field(default_factory=LearnerConfig)
+        engine: EngineConfig = field(default_factory=EngineConfig)
+        warm_up: int = 4
+        """The first ones wait for the operating system to give memory to Ray's store."""
+        syncs: int = 5
+        """Their median counts."""
+        goal: float = 20.0
+        """At most so many times as long as the copy. On a CPU each byte is written four times (into Ray's store, into
+        memory shared with the engine's process, into vLLM's joined layers, into its packed form), the last time into
+        fresh memory, which costs as much as six plain copies; the input and the output layer are both packed, though
+        they share their weights. That is about 16; the rest is for all that is no copy."""
+        goal_ms: float | None = None
+        """Instead of ``goal``: at most so many milliseconds."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def measure(self) -> Row:
+        config = self.config
+        require_device(config.device)
+        with tempfile.TemporaryDirectory(prefix="calibrated_rl_benchmark_") as made:
+            folder = Path(made)
+            config.save_model(folder, config.engine.dtype)
+            tiny_tokenizer(["well"], vocab_size=300, context=512).save_pretrained(folder)
+            took, held = self._syncs(folder)
+        copied, size = self._copy_ms(held)
+        goal = config.goal if config.goal_ms is None else config.goal_ms
+        ratio = took / copied if config.goal_ms is None else took
+        words = "how many copies that is" if config.goal_ms is None else "milliseconds in all"
+        return Row(
+            value=took, limit=copied, ratio=ratio, goal=goal, met=ratio <= goal,
+            how=f"milliseconds from the learner's weights to an engine that goes on under them, median of "
+            f"{config.syncs} ({size / 2**20:.0f} MiB: {config.layers} layers of {config.hidden}, {config.vocabulary} "
+            f"words, {config.learner.dtype} in the learner, {config.engine.dtype} in the engine); limit: a copy of "
+            f"these bytes from memory to memory by one thread on the {config.device}. The goal counts {words}",
+        )  # fmt: skip
+
+    def _syncs(self, folder: Path) -> tuple[float, list[tuple[tuple[int, ...], torch.dtype]]]:
+        """Median of the times in ms, and shapes and dtypes of what was sent."""
+        import ray
+
+        from calibrated_rl.learner.group import LearnerGroup
+        from calibrated_rl.rollout.pool import ReplicaPool
+
+        config = self.config
+        start_ray(num_cpus=4, object_store_mib=4 * self._mib(folder) + 512)
+        pool = ReplicaPool("policy", str(folder), ChatTokens(read_tokenizer(folder, "made")), config.engine)
+        learner = LearnerGroup(config.learner)
+        try:
+            learner.load("policy", folder)
+            pool.wait_until_ready()
+            times = []
+            for version in range(1, config.warm_up + config.syncs + 1):
+                began = time.perf_counter()
+                weights = learner.weights("policy")
+                pool.publish(weights, version)
+                times.append(1000 * (time.perf_counter() - began))
+            held = [(tuple(each.shape), each.dtype) for each in ray.get(weights).values()]
+        finally:
+            learner.close()
+            pool.close()
+            ray.shutdown()
+        return statistics.median(times[config.warm_up :]), held
+
+    def _mib(self, folder: Path) -> int:
+        return sum(file.stat().st_size for file in folder.glob("*.safetensors")) // 2**20 + 1
+
+    def _copy_ms(self, held: list[tuple[tuple[int, ...], torch.dtype]]) -> tuple[float, int]:
+        """Median time of a copy in ms, and the number of bytes."""
+        size = sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in held)
+        source = torch.ones(size, dtype=torch.uint8, device=self.config.device)
+        target, times, threads = source.clone(), [], torch.get_num_threads()
+        torch.set_num_threads(1)
+        for _ in range(10):
+            self._wait()
+            began = time.perf_counter()
+            target.copy_(source)
+            self._wait()
+            times.append(1000 * (time.perf_counter() - began))
+        torch.set_num_threads(threads)
+        return statistics.median(times), size
+
+    def _wait(self) -> None:
+        if self.config.device == "cuda":
+            torch.cuda.synchronize()

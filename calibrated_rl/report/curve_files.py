@@ -1,0 +1,41 @@
+"""Reads one metric of a run over training from what its arm has left."""
+
+from pathlib import Path
+
+import numpy as np
+
+from calibrated_rl.errors import UserError
+from calibrated_rl.files import read_json
+from calibrated_rl.report.plots_curves import Line
+
+
+def line_of(text: str, metric: str, against: str) -> tuple[str, Line]:
+    """Name and line of ``[NAME=]RUN[:ARM-SEED]``.
+
+    Args:
+        against: ``updates``, or ``seconds`` that the updates took.
+
+    Raises:
+        UserError: there is no such run, arm or metric, or several arms to choose from.
+    """
+    name, _, place = text.rpartition("=")
+    folder, _, arm = place.partition(":")
+    files = sorted((Path(folder) / "arms").glob("*.json"))
+    chosen = [file for file in files if file.stem == arm] if arm else files
+    if len(chosen) != 1:
+        there = ", ".join(file.stem for file in files) or "none"
+        raise UserError(f"{text}: name one finished arm as RUN:ARM-SEED; in {folder} there are: {there}")
+    metrics = read_json(chosen[0])["metrics"]
+    values = {int(each["update"]): float(each["value"]) for each in metrics if each["name"] == metric}
+    if not values:
+        names = ", ".join(sorted({each["name"] for each in metrics}))
+        raise UserError(f"{text}: there is no metric '{metric}'; there are: {names}")
+    updates = sorted(values)
+    at = np.array(updates, np.float64) + 1
+    if against == "seconds":
+        took = {int(each["update"]): float(each["value"]) for each in metrics if each["name"] == "seconds_update"}
+        if not took:
+            raise UserError(f"{text}: the run does not say how long its updates took; draw it against updates")
+        passed = np.cumsum([took.get(update, 0.0) for update in range(updates[-1] + 1)])
+        at = passed[updates]
+    return name or f"{folder}:{chosen[0].stem}", Line(at, np.array([values[update] for update in updates]))

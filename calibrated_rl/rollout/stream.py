@@ -1,0 +1,137 @@
+"""Groups of dialogues that are held while others are learned from.
+
+An event loop in a thread of its own holds them; the trainer admits groups, and takes complete ones in the order in
+which they became complete. None waits for the slowest, and none is lost to it: a long dialogue is taken later.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from calibrated_rl.dialogue import Dialogue, Scenario
+from calibrated_rl.errors import PartLost
+from calibrated_rl.rollout.collector import Collector, RolloutFailure
+from calibrated_rl.rollout.pool import ReplicaPool
+from calibrated_rl.tasks.base import ScriptedHuman
+
+CLOSE_TIMEOUT_S = 30.0
+"""For dialogues that are cut off to end."""
+
+
+class GroupStream:
+    """The rollouts of one arm, with one user model."""
+
+    def __init__(
+        self, collector: Collector, user: ReplicaPool | ScriptedHuman, *, group_size: int, arm: str, seed: int
+    ) -> None:
+        self._collector, self._user = collector, user
+        self._named: dict[str, Any] = {"group_size": group_size, "arm": arm, "seed": seed}
+        self._changed = threading.Condition()
+        """Guards what follows; notified when a group ends."""
+        self._complete: deque[list[Dialogue]] = deque()
+        self._in_flight = 0
+        self._error: BaseException | None = None
+        self._busy, self._since = 0.0, 0.0
+        self._tasks: set[asyncio.Task[list[Dialogue] | None]] = set()
+        """Keeps running tasks from being collected; belongs to the loop's thread."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def admit(self, update: int, scenarios: Sequence[tuple[int, Scenario]]) -> None:
+        """Begin groups of ``update``, each with its number there. Returns at once."""
+        with self._changed:
+            if not self._in_flight:
+                self._since = time.monotonic()
+            self._in_flight += len(scenarios)
+        self._loop.call_soon_threadsafe(self._begin, update, list(scenarios))
+
+    def take(self, count: int, timeout_s: float) -> list[list[Dialogue]]:
+        """Wait for ``count`` complete groups and return them; fewer where not so many are left, since some were
+        dropped.
+
+        Args:
+            timeout_s: within which one more group must become complete, again and again.
+
+        Raises:
+            RolloutFailure: none of those that were admitted could be held.
+            PartLost: nothing became complete within ``timeout_s``.
+            Exception: what ended a group that is no failure of a replica.
+        """
+        with self._changed:
+            seen, deadline = len(self._complete), time.monotonic() + timeout_s
+            while len(self._complete) < count and self._in_flight and self._error is None:
+                self._changed.wait(1.0)
+                if len(self._complete) > seen:
+                    seen, deadline = len(self._complete), time.monotonic() + timeout_s
+                if time.monotonic() > deadline:
+                    raise PartLost(f"no dialogues ended for {timeout_s:g} s, with {self._in_flight} groups in flight")
+            if self._error is not None:
+                raise self._error
+            if not self._complete:
+                raise RolloutFailure("no group could be completed")
+            return [self._complete.popleft() for _ in range(min(count, len(self._complete)))]
+
+    def busy_seconds(self) -> float:
+        """How long groups were in flight since this was last asked."""
+        with self._changed:
+            now = time.monotonic()
+            if self._in_flight:
+                self._busy += now - self._since
+                self._since = now
+            busy, self._busy = self._busy, 0.0
+            return busy
+
+    @property
+    def in_flight(self) -> int:
+        """Groups that are being held."""
+        with self._changed:
+            return self._in_flight
+
+    def close(self) -> None:
+        """Cut off what is in flight and end the thread. May be called again."""
+        if not self._thread.is_alive():
+            return
+        self._loop.call_soon_threadsafe(self._cut_off)
+        self._thread.join(CLOSE_TIMEOUT_S)
+
+    # --- below: in the loop's thread
+
+    def _run(self) -> None:
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def _begin(self, update: int, scenarios: list[tuple[int, Scenario]]) -> None:
+        for number, scenario in scenarios:
+            group = self._collector.group(number, scenario, self._user, update=update, **self._named)
+            task = self._loop.create_task(group)
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[list[Dialogue] | None]) -> None:
+        self._tasks.discard(task)
+        with self._changed:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._busy += time.monotonic() - self._since
+            if task.cancelled():
+                pass  # the stream is being closed
+            elif (error := task.exception()) is not None:
+                self._error = self._error or error
+            elif (group := task.result()) is not None:
+                self._complete.append(group)
+            self._changed.notify_all()
+
+    def _cut_off(self) -> None:
+        async def end() -> None:
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._loop.stop()
+
+        self._ending = self._loop.create_task(end())
