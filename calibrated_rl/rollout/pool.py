@@ -60,7 +60,7 @@ CLOSE_TIMEOUT_S = 10.0
 """For what waits for a replica to see that the replica has ended."""
 
 
-Weights = tuple[Any, int]
+Published = tuple[Any, int]
 """An ObjectRef of weights, None before the first, and their version."""
 
 
@@ -297,20 +297,20 @@ class ReplicaPool:
             self._refuse_lost_weights(error)
             self._retire(index, life, cause_of(error))
 
-    def _bring_up_to_date(self, actor: Any, settle: Callable[[Weights | None], bool]) -> None:
+    def _bring_up_to_date(self, actor: Any, settle: Callable[[Published | None], bool]) -> None:
         """Give a replica the current weights, and again those that were published meanwhile, until ``settle`` says that
         what it has will do."""
-        has: Weights | None = None
+        has: Published | None = None
         while not settle(has):
             with self._changing:
                 has = self._weights, self.version
             if has[0] is not None:
                 ray.get(actor.update_weights.remote(*has), timeout=self._timeout_s)
 
-    def _is_current(self, has: Weights | None) -> bool:
+    def _is_current(self, has: Published | None) -> bool:
         return has is not None and has[0] is self._weights and has[1] == self.version
 
-    def _serve_again(self, index: int, life: int, has: Weights | None) -> bool:
+    def _serve_again(self, index: int, life: int, has: Published | None) -> bool:
         """Put a lost replica into service if the weights that it ``has`` are current; whether that is settled."""
         with self._changing:
             if index not in self._members or self._lives[index] != life:
@@ -404,7 +404,7 @@ class ReplicaPool:
                 f"a further {self.role} replica is given up after {time.monotonic() - began:.0f} s: {cause_of(error)}"
             )
 
-    def _join(self, newcomer: PlacedReplica, has: Weights | None, began: float) -> bool:
+    def _join(self, newcomer: PlacedReplica, has: Published | None, began: float) -> bool:
         """Make a newcomer a member if the weights that it ``has`` are the current ones; whether it is settled."""
         with self._changing:
             if newcomer not in self._newcomers:
