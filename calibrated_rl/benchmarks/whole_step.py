@@ -96,9 +96,9 @@ class WholeStep:
             f"{config.prompt_tokens} tokens, {config.group_size} completions of {config.completion_tokens} each, one "
             f"optimizer step; a Llama of {config.layers} layers of {config.hidden}, {config.dtype}): sampling, "
             f"learning and weight sync in turn ({sampling:.0f}, {learning:.0f} and {sync:.0f} ms; with "
-            f"{_by_threads(ours)}); limit: GRPOTrainer of TRL {TRL}, sampling with transformers ({_by_threads(theirs)}). "
-            "It can do so with vLLM, too, but not on a CPU: there vLLM packs its weights, and TRL writes new ones into "
-            "the layers as if it did not",
+            f"{_by_threads(ours)}); limit: GRPOTrainer of TRL {TRL}, sampling with transformers (with "
+            f"{_by_threads(theirs)}). It can do so with vLLM, too, but not on a CPU: there vLLM packs its weights, and "
+            "TRL writes new ones into the layers as if it did not",
         )  # fmt: skip
 
     def _per_second(self, seconds: list[float]) -> float:
