@@ -58,8 +58,8 @@ class WholeStep:
         layers: int = 2
         """Of the tiny model, with a vocabulary of 800 tokens at most."""
         threads: tuple[int, ...] = (1, 2)
-        """Of the engine and of the learner, and of TRL's process; the number that suits a side best counts for it.
-        Where other work runs beside them, small models are faster with one."""
+        """So many engines of one thread each and a learner with so many, which take turns; and TRL's process with so
+        many. The number that suits a side best counts for it: where other work runs beside them, that may be one."""
         learning_rate: float = 1e-5
         warm_up: int = 2
         steps: int = 6
@@ -76,7 +76,7 @@ class WholeStep:
             folder = Path(made) / "model"
             texts = [" ".join(WORDS)] * 20 + Talk(1).texts(20)
             make_tiny(folder, texts, 0, hidden=config.hidden, layers=config.layers, context=512)
-            theirs, ours = {}, {}
+            theirs, ours, medians = {}, {}, {}
             for threads in config.threads:
                 settings = Settings(
                     model=str(folder), dtype=config.dtype, prompts=self.prompts(), groups=config.groups,
@@ -85,15 +85,20 @@ class WholeStep:
                     folder=str(Path(made) / "trl"),
                 )  # fmt: skip
                 theirs[threads] = self._per_second(_steps_of_trl(library, settings))
-                ours[threads] = self._per_second(asyncio.run(_our_steps(settings, config.prompt_tokens)))
+                parts = asyncio.run(_our_steps(settings, config.prompt_tokens))
+                ours[threads] = self._per_second([sum(step) for step in parts])
+                measured = np.asarray(parts[config.warm_up :])
+                medians[threads] = 1000 * np.median(measured, axis=0)
+        sampling, learning, sync = medians[max(ours, key=lambda threads: ours[threads])]
         return at_least(
             max(ours.values()), max(theirs.values()), config.goal,
             f"completions a second of whole steps, medians of {config.steps} ({config.groups} prompts of "
             f"{config.prompt_tokens} tokens, {config.group_size} completions of {config.completion_tokens} each, one "
             f"optimizer step; a Llama of {config.layers} layers of {config.hidden}, {config.dtype}): sampling, "
-            f"learning and weight sync in turn ({_by_threads(ours)}); limit: GRPOTrainer of TRL {TRL}, sampling with "
-            f"transformers ({_by_threads(theirs)}). It can do so with vLLM, too, but not on a CPU: there vLLM packs "
-            "its weights, and TRL writes new ones into the layers as if it did not",
+            f"learning and weight sync in turn ({sampling:.0f}, {learning:.0f} and {sync:.0f} ms; with "
+            f"{_by_threads(ours)}); limit: GRPOTrainer of TRL {TRL}, sampling with transformers (with "
+            f"{_by_threads(theirs)}). It can do so with vLLM, too, but not on a CPU: there vLLM packs its weights, and "
+            "TRL writes new ones into the layers as if it did not",
         )  # fmt: skip
 
     def _per_second(self, seconds: list[float]) -> float:
@@ -148,8 +153,8 @@ def _steps_of_trl(library: Path, settings: Settings) -> list[float]:
     return [float(each) for each in found["seconds"]]
 
 
-async def _our_steps(settings: Settings, prompt_tokens: int) -> list[float]:
-    """Seconds of each step."""
+async def _our_steps(settings: Settings, prompt_tokens: int) -> list[tuple[float, float, float]]:
+    """Seconds of sampling, of learning and of weight sync in each step."""
     import ray
 
     from calibrated_rl.learner.group import LearnerGroup
@@ -157,9 +162,9 @@ async def _our_steps(settings: Settings, prompt_tokens: int) -> list[float]:
     tokens = ChatTokens(read_tokenizer(Path(settings.model), "tiny"))
     prompts = [tokens.encode_text(prompt) for prompt in settings.prompts]
     assert {len(prompt) for prompt in prompts} == {prompt_tokens}, "a word is not one token"
-    engine = EngineConfig(dtype=settings.dtype, threads=settings.threads, kv_cache_mib=256)
+    engine = EngineConfig(dtype=settings.dtype, kv_cache_mib=256)
     start_ray(num_cpus=4)
-    pool = ReplicaPool("policy", settings.model, tokens, engine)
+    pool = ReplicaPool("policy", settings.model, tokens, engine, replicas=settings.threads)
     learner = LearnerGroup(LearnerConfig(dtype=settings.dtype, threads=settings.threads))
     try:
         learner.load("policy", settings.model, optimizer=OptimizerConfig(learning_rate=settings.learning_rate))
@@ -168,10 +173,11 @@ async def _our_steps(settings: Settings, prompt_tokens: int) -> list[float]:
         for step in range(settings.steps):
             began = time.perf_counter()
             groups = await _sample(pool, prompts[step * settings.groups :][: settings.groups], settings)
-            samples = [sample for group in groups for sample in with_credit(group)]
-            learner.step("policy", samples, LOSS)
+            sampled = time.perf_counter()
+            learner.step("policy", [sample for group in groups for sample in with_credit(group)], LOSS)
+            learned = time.perf_counter()
             pool.publish(learner.weights("policy"), step + 1)
-            seconds.append(time.perf_counter() - began)
+            seconds.append((sampled - began, learned - sampled, time.perf_counter() - learned))
     finally:
         learner.close()
         pool.close()
