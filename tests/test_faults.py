@@ -21,6 +21,7 @@ from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.engine import EngineConfig, Generated, GenerateRequest, PlacedReplica
 from calibrated_rl.rollout.pool import ReplicaPool
+from calibrated_rl.rollout.stream import GroupStream
 from calibrated_rl.rollout.waves import WaveGate
 from calibrated_rl.tasks.front_desk import FrontDesk
 from calibrated_rl.tokens import ChatTokens
@@ -213,3 +214,34 @@ def test_a_replica_without_a_machine_holds_up_nobody_and_is_given_up(
     wait_for(lambda: "PENDING" not in placements())
     wait_for(lambda: not any(thread.is_alive() for thread in pool._threads))
     assert said == ["a further policy replica is given up after 2 s: GetTimeoutError"]
+
+
+@pytest.mark.timeout(300)
+def test_groups_that_run_ahead_live_through_weight_updates(pool: ReplicaPool) -> None:
+    """Weights are published again and again while dialogues are held, and others are held from another loop."""
+    task, sampling = FrontDesk(FrontDesk.Config()), SamplingConfig(max_turn_tokens=16)
+    collector, human = Collector(task, pool, sampling, sampling), FrontDeskHuman(FrontDeskHuman.Config(), task=task)
+    stream = GroupStream(collector, human, group_size=4, arm="ahead", seed=0)
+    scenarios, weights, version = task.scenarios(Split.CALIBRATION, 12), pool._weights, 3
+    found: list[list[Dialogue]] = []
+    try:
+        for update in range(3):
+            stream.admit(update, list(enumerate(scenarios)))
+        while stream.in_flight:
+            version += 1
+            pool.publish(weights, version)
+            beside = collector.collect(scenarios[:2], human, group_size=1, arm="beside", update=version, seed=0)
+            assert len(beside) == 2
+            found += stream.take(1, 60)
+        if len(found) < 36:
+            found += stream.take(36 - len(found), 60)
+    finally:
+        stream.close()
+        pool.publish(weights, 3)
+    expected = sorted(f"ahead-0-{u}-{number}-{member}" for u in range(3) for number in range(12) for member in range(4))
+    assert sorted(d.id for group in found for d in group) == expected
+    versions = [d.policy_tokens.versions[d.policy_tokens.mask] for g in found for d in g if d.policy_tokens is not None]
+    assert all((np.diff(each) >= 0).all() for each in versions), "weights only become newer within a dialogue"
+    seen = {int(each) for own in versions for each in own}
+    assert len(seen) > 1 and seen <= set(range(3, version + 1))
+    assert not collector.statistics.dropped
