@@ -97,8 +97,8 @@ class WholeStep:
             f"optimizer step; a Llama of {config.layers} layers of {config.hidden}, {config.dtype}): sampling, "
             f"learning and weight sync in turn ({sampling:.0f}, {learning:.0f} and {sync:.0f} ms; with "
             f"{_by_threads(ours)}); limit: GRPOTrainer of TRL {TRL}, sampling with transformers (with "
-            f"{_by_threads(theirs)}). It can do so with vLLM, too, but not on a CPU: there vLLM packs its weights, and "
-            "TRL writes new ones into the layers as if it did not",
+            f"{_by_threads(theirs)}). Sampling with vLLM, which TRL can do, too, is left out: by its source it writes "
+            "new weights in a way that vLLM's packed layers on a CPU do not take",
         )  # fmt: skip
 
     def _per_second(self, seconds: list[float]) -> float:
