@@ -269,12 +269,15 @@ def test_a_replica_that_hangs_fails_its_own_dialogues_alone(
     ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mending, "PROBE_S", 60.0)  # it is not looked for: it would come back
-    config = EngineConfig(max_num_seqs=1000, timeout_seconds=5)
+    config = EngineConfig(max_num_seqs=1000, timeout_seconds=8)
     pool = ReplicaPool("policy", "", None, config, replicas=2, start=PlacedEcho)  # type: ignore[arg-type]
+
+    # Their processes take as long to start as the machine likes; only then the time-out is about their answers.
+    ray.get([placed.actor.counts.remote() for placed in pool._placed.values()], timeout=120)
 
     async def talk() -> tuple[list[Any], list[Any], Generated]:
         here, there = ([f"{n}-0" for n in range(40) if pool.route(f"{n}-0") == index] for index in (0, 1))
-        await asyncio.gather(*(pool.generate(key, ask_for(1)) for key in here + there))  # both have started
+        await asyncio.gather(*(pool.generate(key, ask_for(1)) for key in here + there))
         owed = [asyncio.ensure_future(pool.generate(key, ask_for(0, Echo.HANGS))) for key in here]
         fine = [asyncio.ensure_future(pool.generate(key, ask_for(500))) for key in there]
         failed = await asyncio.gather(*owed, return_exceptions=True)
