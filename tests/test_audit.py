@@ -7,13 +7,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_up_logs import dialogue, policy, user
 
-from calibrated_rl.dialogue import Dialogue
+from calibrated_rl.dialogue import Dialogue, TokenSequence
 from calibrated_rl.replay.audit import audit_run
 from calibrated_rl.replay.store import ReplayStore
 
+SAMPLED = TokenSequence(
+    ids=np.zeros(1, np.int32), mask=np.ones(1, np.bool_), logprobs=np.zeros(1, np.float32),
+    versions=np.zeros(1, np.int32), turns=np.ones(1, np.int32),
+)  # fmt: skip
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -58,6 +63,16 @@ def test_it_adds_up_also_after_a_rewind(tmp_path: Path) -> None:
     store.rewind(1)  # what update 1 was given is taken back, and given again
     deliver(store, 1, 1)
     assert audit_run(tmp_path) == [account]
+
+
+def test_groups_that_became_too_stale_are_dropped_for_that_reason(tmp_path: Path) -> None:
+    store = whole(tmp_path)
+    store.append([replace(each, policy_tokens=SAMPLED) for each in group(1, 2)])  # with weights of version 0
+    assert store.sample(1, update=6, max_staleness=5) == []
+    finished(tmp_path, {0: 2, 1: 3}, {"calibrated-0-1-0": "with a dialogue that could not be held"})
+    (account,) = audit_run(tmp_path)
+    assert account.problems == () and (account.requested, account.delivered) == (5, 3)
+    assert account.dropped == {"with a dialogue that could not be held": 1, "too stale": 1}
 
 
 def repeat(run: Path, store: ReplayStore) -> None:

@@ -28,8 +28,8 @@ from hostile_texts import (
 )
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from made_up_rollouts import resign, rollout
 from test_jsonl import Echo
-from test_replay import resign, rollout
 from test_tokens import TEXTS, smollm2, tiny
 
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, Turn

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_up_models import VOCABULARY, make_gemma, make_hybrid, make_model
 
 from calibrated_rl.dialogue import TokenSequence
 from calibrated_rl.errors import UserError
@@ -24,46 +25,9 @@ from calibrated_rl.learner.packing import pack
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.learner.sample import Sample
 
-VOCABULARY = 96
 FIELDS = ("ids", "mask", "logprobs", "versions", "turns")
 ADAM = OptimizerConfig(learning_rate=1e-3)
 GRPO_TERMS = GRPO(GRPO.Config(kl_coefficient=0.05, entropy_coefficient=0.01))
-
-
-def make_model(tied: bool = True) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=tied,
-        initializer_range=0.2,
-    )  # fmt: skip
-    return LlamaForCausalLM(config)
-
-
-def make_gemma() -> Any:
-    """Windows in every other layer, a soft cap on the logits, normalised queries and keys."""
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
-
-    torch.manual_seed(0)
-    config = Gemma3TextConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=1, head_dim=8, max_position_embeddings=256, sliding_window=8, initializer_range=0.2,
-        layer_types=["sliding_attention", "full_attention"], final_logit_softcapping=5.0, query_pre_attn_scalar=8,
-    )  # fmt: skip
-    return Gemma3ForCausalLM(config)
-
-
-def make_hybrid() -> Any:
-    """A convolution, which mixes neighbours whatever attention is told."""
-    from transformers import Lfm2Config, Lfm2ForCausalLM
-
-    config = Lfm2Config(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, layer_types=["conv", "full_attention"],
-    )  # fmt: skip
-    return Lfm2ForCausalLM(config)
 
 
 @pytest.fixture(scope="module")

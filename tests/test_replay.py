@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import hashlib
 import resource
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_up_rollouts import assert_same, filled, group, ids, resign, rollout, tokens_of
 
 from calibrated_rl.dialogue import (
     Dialogue,
@@ -30,64 +30,6 @@ from calibrated_rl.replay.actor import ReplayService
 from calibrated_rl.replay.schema import FORMAT_KEY, SCHEMA, from_table, to_table
 from calibrated_rl.replay.segments import RefusedSegment, read_segment
 from calibrated_rl.replay.store import ReplayStore
-
-SCENARIO = Scenario(
-    id="s", split=Split.CALIBRATION, policy_instructions="p", user_instructions="u", greeting="hello"
-)
-
-
-def tokens_of(versions: list[int]) -> TokenSequence:
-    """Two scaffold tokens, then one own token of each version."""
-    n = len(versions) + 2
-    own = np.arange(n) >= 2
-    return TokenSequence(
-        ids=np.arange(n, dtype=np.int32),
-        mask=own,
-        logprobs=np.where(own, -0.5, np.nan).astype(np.float32),
-        versions=np.array([-1, -1, *versions], np.int32),
-        turns=np.where(own, 1, -1).astype(np.int32),
-    )
-
-
-def rollout(group: str, member: int, *, version: int = 0, size: int = 2, **changes: Any) -> Dialogue:
-    fields: dict[str, Any] = {
-        "id": f"{group}/{member}",
-        "task": "t",
-        "scenario": SCENARIO,
-        "turns": (Turn(side=Side.POLICY, text="hello", source=Source.GREETING),),
-        "ending": "max_turns",
-        "outcome": Outcome(reward=float(member), success=False),
-        "kind": "rollout",
-        "arm": "a",
-        "group_id": group,
-        "group_size": size,
-        "update": version,
-        "policy_tokens": tokens_of([version]),
-    }
-    return Dialogue(**fields | changes)
-
-
-def group(name: str, **changes: Any) -> list[Dialogue]:
-    return [rollout(name, i, **changes) for i in range(2)]
-
-
-def ids(groups: list[list[Dialogue]]) -> list[list[str]]:
-    return [[d.id for d in members] for members in groups]
-
-
-def assert_same(a: Dialogue, b: Dialogue) -> None:
-    for f in dataclasses.fields(Dialogue):
-        left, right = getattr(a, f.name), getattr(b, f.name)
-        if isinstance(left, TokenSequence):
-            for g in dataclasses.fields(TokenSequence):
-                x, y = getattr(left, g.name), getattr(right, g.name)
-                assert x.dtype == y.dtype
-                np.testing.assert_array_equal(x, y)
-                assert y.flags.writeable
-        else:
-            assert left == right, f.name
-            assert type(left) is type(right), f.name
-
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
     ["", "\x00", "<|im_start|>system\n", "a\u2028b", "\ufeff", "e\u0301", "\U0001f600", "'\"\\{}\n\r\t"]
@@ -203,92 +145,6 @@ def test_every_field_is_documented() -> None:
             check(field, "")
 
 
-def test_complete_groups_are_handed_out_once_in_order(tmp_path: Path) -> None:
-    for folder in (None, tmp_path):
-        store = ReplayStore(folder)
-        first, second = group("g1"), group("g2")
-        assert store.append([first[0], *second]) == 3
-        assert ids(store.sample(1, update=0, max_staleness=0)) == [["g2/0", "g2/1"]]
-        assert store.sample(1, update=0, max_staleness=0) == []
-        store.append([first[1]])
-        assert store.sample(2, update=0, max_staleness=0) == [], "all or nothing"
-        assert ids(store.sample(1, update=0, max_staleness=0)) == [["g1/0", "g1/1"]]
-        assert store.counts()["groups_delivered"] == 2 and store.ready() == 0
-        assert store.table(kind="rollout").num_rows == 4
-
-
-def test_logs_and_evaluations_are_never_sampled_and_arms_are_apart() -> None:
-    store = ReplayStore()
-    store.append([rollout("g", 0, size=1, kind="evaluation"), rollout("", 1, size=1)])
-    store.append([*group("g", arm="a"), *group("g", arm="b")])
-    assert store.ready() == 2 and store.ready("b") == 1
-    (members,) = store.sample(1, update=0, max_staleness=0, arm="b")
-    assert {d.arm for d in members} == {"b"}
-    assert store.table(kind="evaluation").num_rows == 1
-    assert store.table(arm="b").num_rows == 2 and store.table(kind="log").num_rows == 0
-
-
-def test_a_group_is_as_stale_as_its_freshest_token() -> None:
-    store = ReplayStore()
-    mixed = group("mixed", version=1)
-    mixed[1] = dataclasses.replace(mixed[1], policy_tokens=tokens_of([0, 2, 1]))
-    silent = [dataclasses.replace(each, policy_tokens=tokens_of([])) for each in group("silent")]
-    store.append([*mixed, *silent, *group("fresh", version=5)])
-    assert ids(store.sample(2, update=5, max_staleness=2)) == [["silent/0", "silent/1"], ["fresh/0", "fresh/1"]]
-    assert store.counts()["groups_stale"] == 1, "5 - 2 = 3 updates behind"
-    again = ReplayStore()
-    again.append(mixed)
-    assert len(again.sample(1, update=5, max_staleness=3)) == 1
-    with pytest.raises(AssertionError, match="rewind"):
-        again.append(group("future", version=9))
-        again.sample(1, update=5, max_staleness=3)
-
-
-def test_fewer_are_handed_out_where_that_is_asked_for() -> None:
-    store = ReplayStore()
-    store.append([*group("g1"), *group("g2")])
-    assert store.sample(3, update=0, max_staleness=0) == []
-    assert ids(store.sample(3, update=0, max_staleness=0, fewer=True)) == [["g1/0", "g1/1"], ["g2/0", "g2/1"]]
-    assert store.sample(3, update=0, max_staleness=0, fewer=True) == [] and store.ready() == 0
-
-
-@pytest.mark.parametrize("durable", [False, True])
-def test_rewind_keeps_what_was_learned_from_early_and_forgets_groups_as_a_whole(tmp_path: Path, durable: bool) -> None:
-    """With rollouts that run ahead: a group of update 2 that was delivered to update 0, one of update 0 that ended
-    under weights which are gone, and one that is complete and waits."""
-    store = ReplayStore(tmp_path if durable else None)
-    store.append([dataclasses.replace(each, update=2) for each in group("early", version=0)])
-    assert ids(store.sample(1, update=0, max_staleness=2)) == [["early/0", "early/1"]]
-    late = group("late", version=0)
-    late[1] = dataclasses.replace(late[1], policy_tokens=tokens_of([0, 2]))
-    store.append([*group("waits", version=1), *late])
-    store.rewind(1)
-    for opened in [store, ReplayStore(tmp_path)] if durable else [store]:
-        counts = opened.counts()
-        assert (counts["groups_delivered"], counts["groups_ready"], counts["groups_waiting"]) == (1, 1, 0)
-        assert counts["dialogues"] == 4
-    assert store.append([dataclasses.replace(each, update=2) for each in group("early", version=0)]) == 0
-    assert store.append(late) == 2, "the member that was older is forgotten as well"
-    assert ids(store.sample(2, update=2, max_staleness=2)) == [["waits/0", "waits/1"], ["late/0", "late/1"]]
-
-
-def test_append_is_idempotent_and_surplus_is_counted() -> None:
-    store = ReplayStore()
-    assert store.append(group("g")) == 2
-    assert store.append(group("g")) == 0
-    assert store.append([rollout("g", 7)]) == 1
-    assert store.counts()["repeated"] == 2 and store.counts()["surplus"] == 1
-    assert [len(g) for g in store.sample(1, update=0, max_staleness=0)] == [2]
-
-
-def test_members_of_a_group_must_be_comparable() -> None:
-    store = ReplayStore()
-    store.append([rollout("g", 0, simulator_version=1)])
-    with pytest.raises(AssertionError, match="does not fit"):
-        store.append([rollout("g", 1, simulator_version=2)])
-    assert store.counts()["dialogues"] == 1
-
-
 def test_reopened_store_neither_loses_nor_repeats(tmp_path: Path) -> None:
     store = ReplayStore(tmp_path)
     for name in ("g1", "g2", "g3"):
@@ -305,44 +161,6 @@ def test_reopened_store_neither_loses_nor_repeats(tmp_path: Path) -> None:
     assert_same(rest[0][0], rollout("g2", 0))
     assert ReplayStore(tmp_path).counts()["groups_ready"] == 0
     assert not again._tables, "delivered groups are not kept in memory"
-
-
-def test_stale_groups_stay_dropped_after_reopening(tmp_path: Path) -> None:
-    store = ReplayStore(tmp_path)
-    store.append(group("old"))
-    assert store.sample(1, update=2, max_staleness=1) == []
-    assert ReplayStore(tmp_path).counts()["groups_stale"] == 1
-
-
-@pytest.mark.parametrize("durable", [False, True])
-def test_rewind_goes_back_to_the_checkpoint(tmp_path: Path, durable: bool) -> None:
-    store = ReplayStore(tmp_path if durable else None)
-    for v in range(3):
-        store.append(group(f"g{v}", version=v))
-        store.sample(1, update=v, max_staleness=0)
-    store.append([rollout("g3", 0, version=3)])
-    store.rewind(1)
-    for opened in [store, ReplayStore(tmp_path)] if durable else [store]:
-        counts = opened.counts()
-        assert (counts["groups_delivered"], counts["groups_ready"], counts["dialogues"]) == (1, 1, 4)
-    assert ids(store.sample(1, update=1, max_staleness=0)) == [["g1/0", "g1/1"]]
-    assert store.append(group("g2", version=2)) == 2, "collected anew under the same name"
-    assert ids(store.sample(1, update=2, max_staleness=0)) == [["g2/0", "g2/1"]]
-    if durable:
-        again = ReplayStore(tmp_path)
-        assert again.counts()["groups_delivered"] == 3 and again.counts()["dialogues"] == 6
-
-
-def filled(folder: Path) -> None:
-    store = ReplayStore(folder)
-    for name in ("g1", "g2", "g3"):
-        store.append(group(name))
-
-
-def resign(path: Path) -> None:
-    """Give an altered segment a valid checksum."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    path.with_name(path.name + ".sha256").write_text(f"{digest}  {path.name}\n")
 
 
 def test_plain_pyarrow_reads_a_segment(tmp_path: Path) -> None:
@@ -511,36 +329,6 @@ def test_tables_are_taken_as_they_are_and_strange_ones_are_refused() -> None:
     with pytest.raises(ValueError, match="UTF8"):
         store.append_table(table.set_column(1, SCHEMA.field("task"), broken))
     assert store.counts()["dialogues"] == 5
-
-
-def test_groups_that_come_mixed_and_over_several_segments_are_put_together(tmp_path: Path) -> None:
-    for store in (ReplayStore(), ReplayStore(tmp_path)):
-        a, b, c = group("a"), group("b"), group("c")
-        store.append([a[0], b[0], c[0], rollout("", 9), a[1]])
-        store.append([b[1], c[1]])
-        assert ids(store.sample(3, update=0, max_staleness=0)) == [
-            ["a/0", "a/1"], ["b/0", "b/1"], ["c/0", "c/1"],
-        ]  # fmt: skip
-        store.append([*group("d", arm="y"), *group("e", arm="x"), *group("f", arm="y")])
-        assert [members[0].group_id for members in store.sample(3, update=0, max_staleness=0)] == ["d", "e", "f"]
-
-
-def test_a_rewind_forgets_a_group_as_a_whole_with_its_surplus(tmp_path: Path) -> None:
-    """Dialogues of update 1 that were sampled with weights 1 and 2, two of them more than the group has places."""
-    for store in (ReplayStore(), ReplayStore(tmp_path)):
-        members = [rollout("g", i, update=1, policy_tokens=tokens_of([v])) for i, v in enumerate((1, 2, 1, 2))]
-        store.append(members)
-        store.append(group("h", update=1))
-        assert store.counts()["surplus"] == 2 and store.ready() == 2
-        assert ids(store.sample(1, update=2, max_staleness=1)) == [["g/0", "g/1"]]
-        store.rewind(1)
-        for opened in [store, ReplayStore(tmp_path)] if store.folder else [store]:
-            assert opened.counts() | {"repeated": 0} == {
-                "dialogues": 2, "groups_waiting": 0, "groups_ready": 1, "groups_delivered": 0, "groups_stale": 0,
-                "surplus": 0, "repeated": 0, "refused": 0,
-            }  # fmt: skip
-        assert store.append(members) == 4, "all of it was forgotten"
-        assert ids(store.sample(2, update=2, max_staleness=2)) == [["h/0", "h/1"], ["g/0", "g/1"]]
 
 
 STEPS = st.lists(

@@ -37,6 +37,8 @@ class GroupStream:
         self._busy, self._since = 0.0, 0.0
         self._tasks: set[asyncio.Task[list[Dialogue] | None]] = set()
         """Keeps running tasks from being collected; belongs to the loop's thread."""
+        self._ending: asyncio.Task[None] | None = None
+        """Keeps the task that ends the loop, for the same reason."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
