@@ -92,6 +92,10 @@ class RolloutsAhead:
         """How long groups were in flight since this was last asked."""
         return self._stream.busy_seconds()
 
+    def close(self) -> None:
+        """The arm is done: nothing begins any more."""
+        self._stream.close()
+
     def state(self, name: str, dropped: Mapping[str, str]) -> AheadState:
         """For a checkpoint.
 

@@ -198,7 +198,7 @@ class Arm:
             stream = GroupStream(
                 parts.collector, user, group_size=training.group_size, arm=self.name, seed=self.seed
             )
-            parts.on_stop(stream.close)
+            parts.on_stop(stream.close)  # where the arm does not come to its end
             self._ahead = RolloutsAhead(
                 stream, self.scenarios, max_staleness=training.max_staleness, updates=training.updates,
                 first=self.updates, state=self._ahead_before,
@@ -334,7 +334,9 @@ class Arm:
         self.parts.say(f"{who} update {self.updates}/{updates}: {figures}")
 
     def close(self) -> None:
-        """Fetch what was measured beside training, and write out what TensorBoard reads."""
+        """Fetch what was measured beside training, write out what TensorBoard reads, and end what ran ahead."""
+        if self._ahead is not None:
+            self._ahead.close()
         self.shift = self._watch.records()
         for record in self.shift:
             self.log(overall(record), record["update"])
