@@ -87,9 +87,10 @@ def rank_options(config: LearnerConfig, cluster_gpus: float) -> dict[str, Any]:
         # torch takes memory for large tensors in pages of 2 MiB: fresh memory in pages of 4 KiB costs several times
         # what is written to it, and every step takes it anew.
         environment |= {"DS_ACCELERATOR": "cpu", "THP_MEM_ALLOC_ENABLE": "1"}
-        # Threads that wait for each other by spinning keep each other from running where somebody else has a core, such
-        # as an engine that starts: with two threads on two cores, small steps were seen to take 13 times as long.
-        environment["OMP_WAIT_POLICY"] = "passive"
+        # Threads that wait for each other spin before they sleep. Where somebody else has a core, such as an engine that
+        # starts, long spinning keeps each other from running (small steps took up to 13 times as long); where nobody
+        # has, sleeping at once costs a third. So many turns are a few microseconds. Known to GNU's OpenMP, torch's.
+        environment["GOMP_SPINCOUNT"] = "1000"
     options = {"num_cpus": config.cpus, "num_gpus": gpus, "runtime_env": {"env_vars": environment}}
     return options | ({"label_selector": dict(config.labels)} if config.labels else {})
 
