@@ -177,6 +177,9 @@ class RunConfig:
     restarts: int = 3
     """How often a run starts its parts again and goes on from the last checkpoint, when the learner or the replay store
     died. Replicas of policy and simulator are replaced without that."""
+    reuse_fits: bool = True
+    """Take the fits that a run begins with (cold start, upbringing, proxy) from an earlier run on this machine, where
+    nothing that bears on them differs. They are kept in ``~/.cache/calibrated_rl/fits``."""
     task: str = "calibrated_rl.tasks.front_desk:FrontDesk"
     task_config: dict[str, Any] = field(default_factory=dict)
     human: str = ""

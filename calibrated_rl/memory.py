@@ -15,6 +15,7 @@ from calibrated_rl.config import RunConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.head import strip_width
+from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
 from calibrated_rl.models import ModelShape, shape_of
 from calibrated_rl.rollout.engine import EngineConfig
 
@@ -44,8 +45,11 @@ def _adam_bytes(learner: LearnerConfig) -> int:
     return 8 if learner.dtype == "float32" else 12
 
 
-def learner_needs(learner: LearnerConfig, policy: ModelShape, *others: ModelShape) -> dict[str, int]:
-    """Bytes of all ranks: every model with AdamW, a frozen copy of the policy, and one micro-batch.
+def learner_needs(
+    learner: LearnerConfig, policy: ModelShape, simulator: ModelShape, proxy: ModelShape | None = None
+) -> dict[str, int]:
+    """Bytes of all ranks: every model with AdamW, a frozen copy of the policy, and one micro-batch. A model that is
+    trained by adapters has its weights alone: a few percent are forgotten.
 
     AdamW keeps two float32 moments, and under bfloat16 float32 master weights; ZeRO keeps one copy for all
     ranks of the state (from stage 1), the gradients (2) and the weights (3).
@@ -56,11 +60,15 @@ def learner_needs(learner: LearnerConfig, policy: ModelShape, *others: ModelShap
         return 1 if learner.zero_stage >= sharded_from else ranks
 
     state = _adam_bytes(learner)
-    each = element * copies(3) + element * copies(2) + state * copies(1)
+    trained = element * copies(2) + state * copies(1)
+    models = {POLICY: policy, SIMULATOR: simulator} | ({PROXY: proxy} if proxy else {})
     return {
-        "models and optimizers": sum(shape.parameters for shape in (policy, *others)) * each,
+        "models and optimizers": sum(
+            shape.parameters * (element * copies(3) + (0 if name in learner.lora else trained))
+            for name, shape in models.items()
+        ),
         "frozen policy": ranks * policy.parameters * element,
-        "micro-batch": ranks * max(activations(learner, shape) for shape in (policy, *others)),
+        "micro-batch": ranks * max(activations(learner, shape) for shape in models.values()),
         "processes": ranks * RANK_PROCESS,
     }
 
@@ -97,7 +105,7 @@ def memory_needs(
         engines["proxy engine"] = engine_needs(config.proxy.engine, proxy)
     if config.training.checkpoint_every:
         # A copy of the policy's state, while it is written beside training.
-        each = _bytes(config.learner.dtype) + _adam_bytes(config.learner)
+        each = _bytes(config.learner.dtype) + (0 if POLICY in config.learner.lora else _adam_bytes(config.learner))
         engines["checkpoint"] = {"copy": policy.parameters * each}
     return engines | {
         "learner": learner_needs(config.learner, *models),

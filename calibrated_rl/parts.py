@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from calibrated_rl.background import BesideTraining, Scribe
 from calibrated_rl.calibration.base import CalibrationMethod
+from calibrated_rl.calibration.kept_fits import KeptFits, key_of
 from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
 from calibrated_rl.component import build, import_path
 from calibrated_rl.config import EvaluationConfig, RunConfig
@@ -45,6 +46,8 @@ from calibrated_rl.tasks.base import ScriptedHuman, Task
 from calibrated_rl.tokens import ChatTokens
 
 STORE_TIMEOUT_S = 300.0
+CACHE = Path.home() / ".cache" / "calibrated_rl"
+"""What runs on this machine share."""
 
 
 def check_judging(task: Task, sizes: EvaluationConfig) -> None:
@@ -143,7 +146,7 @@ class Parts:
 
         def find(spec: str, name: str, seed: int, texts: list[str]) -> Path:
             if spec != "tiny":
-                return resolve_model(spec, Path.home() / ".cache" / "calibrated_rl", offline=False)
+                return resolve_model(spec, CACHE, offline=False)
             folder = models / f"{name}_base"
             if not (folder / "config.json").is_file():
                 make_tiny(folder, texts, seed)
@@ -272,11 +275,20 @@ class Parts:
             return folder
         train, monitor = (log_samples(logs[s], side, chat) for s in (Split.CALIBRATION, Split.MONITOR))
         train = list(some_of(train, sft.most_dialogues, 0))
+        kept, key = None, ""
+        if self.config.reuse_fits:
+            kept = KeptFits(CACHE / "fits", self.say)
+            key = key_of(slot, base, train, monitor, sft, self.config.learner)
+            if kept.take(key, folder):
+                self.say(f"{name}: the same fit was done before on this machine, and is taken from {CACHE / 'fits'}")
+                return folder
         result = fine_tune(
             self.learner, slot, base, train, monitor, sft, folder, 0, self.progress(f"fitting {name}")
         )
         self.say(f"{name}: monitor NLL {result['nll_before']:.3f} -> {result['nll_after']:.3f} nats a token")
         (folder / "fit.json").write_text(json.dumps(result))
+        if kept is not None:
+            kept.keep(key, folder)
         return folder
 
     def _pool(self, *arguments: Any, **named: Any) -> ReplicaPool:

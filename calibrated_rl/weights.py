@@ -20,6 +20,8 @@ ALIGNMENT = 64
 """Tensors begin at multiples of so many bytes in a bucket: a cache line, and what the widest instructions like best."""
 
 Shape = tuple[int, ...]
+A, B = ".lora_A", ".lora_B"
+"""How the names of an adapter's two matrices end, which are parameters of its linear map; see ``learner/lora.py``."""
 
 
 class Weights(Mapping[str, Tensor]):
@@ -62,6 +64,56 @@ class Weights(Mapping[str, Tensor]):
     def kind(self, name: str) -> tuple[str, Shape]:
         """The tensor's dtype, in torch's word for it, and shape."""
         return self._kinds[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """All that a model's training has changed, where it is trained by low-rank adapters."""
+
+    factors: Weights
+    """Both matrices of each, under their Hugging Face names."""
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """A model that is trained by adapters, as it is sent: who has its base gets nothing but the adapters."""
+
+    base: Any
+    """Ray reference to the base's ``Weights``."""
+    base_name: str
+    """The same for the same base alone."""
+    adapters: Any
+    """Ray reference to ``Adapters``."""
+
+
+class Merged(Weights):
+    """Weights of a plain model that does the same as ``base`` with ``adapters``; each is made when it is asked for."""
+
+    def __init__(self, base: Weights, adapters: Adapters, *, all: bool) -> None:
+        """``all``: what stays as it is in the base, too. Otherwise only weights in modules of which one is changed, for
+        engines that hold several of a module's weights in one matrix and take all of it or nothing."""
+        names = [name.removesuffix(A) for name in adapters.factors if name.endswith(A)]
+        modules = {_above(name) for name in names}
+        kept = [name for name in base if all or _above(_above(name)) in modules]
+        self._set([(name, *base.kind(name)) for name in kept], [base.content(name) for name in kept])
+        self._adapters, self._changed = adapters, {f"{name}.weight": name for name in names}
+
+    def content(self, name: str) -> NDArray[np.uint8]:
+        """The tensor's bytes, flat."""
+        return _flat_bytes(self[name])
+
+    def __getitem__(self, name: str) -> Tensor:
+        weight, adapter = super().__getitem__(name), self._changed.get(name)
+        if adapter is None:
+            return weight
+        # Added up in float32, rounded once.
+        a, b = self._adapters.factors[adapter + A], self._adapters.factors[adapter + B]
+        return torch.addmm(weight.float(), b.float(), a.float(), alpha=self._adapters.scale).to(weight.dtype)
+
+
+def _above(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _unpickled(kinds: list[tuple[str, str, Shape]], contents: list[NDArray[np.uint8]]) -> Weights:

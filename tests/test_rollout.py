@@ -1,7 +1,7 @@
 """The real vLLM engine behind a replica pool: weights in flight, parity with transformers, reproducible waves."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from calibrated_rl.models import make_tiny
 from calibrated_rl.rollout.engine import EngineConfig, Generated, GenerateRequest
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.tokens import ChatTokens
+from calibrated_rl.weights import Adapted, Adapters, Merged, Weights
 
 IDS = [int(i) for i in np.random.default_rng(0).integers(5, 250, 60)]
 
@@ -103,3 +104,41 @@ def test_sampled_log_probs_are_those_of_the_model(pool: ReplicaPool, tiny_models
         logprobs = model(ids).logits[0].log_softmax(-1)
     expected = [float(logprobs[len(IDS) - 1 + i, token]) for i, token in enumerate(generated.ids)]
     np.testing.assert_allclose(generated.logprobs, expected, atol=3e-5)
+
+
+def test_adapters_arrive_alone_and_serve_like_what_they_make(pool: ReplicaPool, tiny_models: tuple[Path, Path]) -> None:
+    base = load_file(tiny_models[0] / "model.safetensors")
+    random = torch.Generator().manual_seed(0)
+
+    def drawn() -> dict[str, torch.Tensor]:
+        """Adapters of some maps only: the engine holds q_proj in one matrix with k_proj and v_proj."""
+        factors = {}
+        for name, weight in base.items():
+            if name.endswith(("q_proj.weight", "down_proj.weight")):
+                factors[name.replace(".weight", ".lora_A")] = torch.randn(4, weight.shape[1], generator=random) * 0.1
+                factors[name.replace(".weight", ".lora_B")] = torch.randn(weight.shape[0], 4, generator=random) * 0.1
+        return factors
+
+    def expected(weights: Mapping[str, torch.Tensor], factors: dict[str, torch.Tensor]) -> np.ndarray:
+        model = AutoModelForCausalLM.from_pretrained(tiny_models[0], dtype=torch.float32)
+        model.load_state_dict(dict(Merged(Weights(weights), Adapters(Weights(factors), 2.0), all=True)), strict=False)
+        with torch.no_grad():
+            logprobs = model(torch.tensor([IDS])).logits[0].log_softmax(-1)
+        return logprobs[torch.arange(len(IDS) - 1), torch.tensor(IDS[1:])].numpy()
+
+    def publish(weights: Mapping[str, torch.Tensor], name: str, factors: dict[str, torch.Tensor], version: int) -> None:
+        adapters = Adapters(Weights(factors), 2.0)
+        pool.publish(Adapted(ray.put(Weights(weights)), name, ray.put(adapters)), version)
+
+    first, second = drawn(), drawn()
+    publish(base, "base-0", first, 10)
+    np.testing.assert_allclose(pool.score(IDS), expected(base, first), atol=3e-5)
+    # Were more than the adapters' modules sent, the altered embeddings would arrive.
+    altered = base | {"model.embed_tokens.weight": base["model.embed_tokens.weight"].flip(0)}
+    publish(altered, "base-0", second, 11)
+    np.testing.assert_allclose(pool.score(IDS), expected(base, second), atol=3e-5)
+    assert np.abs(expected(base, first) - expected(base, second)).max() > 0.01
+    publish(altered, "base-1", second, 12)
+    np.testing.assert_allclose(pool.score(IDS), expected(altered, second), atol=3e-5)
+    pool.publish(ray.put(base), 13)
+    np.testing.assert_allclose(pool.score(IDS), reference(tiny_models[0]), atol=3e-5)

@@ -39,6 +39,9 @@ class SFTConfig:
     """Lower the learning rate linearly to a twentieth over all epochs."""
     patience: int = 1
     """Epochs without a better monitor likelihood before stopping."""
+    adapters: bool = True
+    """Train by adapters where ``learner.lora`` names the model; false: the whole model, as one made on the spot needs
+    it to learn to speak."""
     keep: str = "best"
     """`best` epoch on the monitor split, the start included, or the `last` of all epochs (for a placebo)."""
 
@@ -83,7 +86,7 @@ def fine_tune(
         Monitor likelihood before and after (``nll_before``, ``nll_after``, nats a token) and ``epochs``.
     """
     optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=config.warmup_steps)
-    learner.load(slot, base, optimizer=optimizer, seed=seed)
+    learner.load(slot, base, optimizer=optimizer, seed=seed, whole=not config.adapters)
     random = np.random.default_rng(seed)
     monitor = monitor[: config.most_monitored or len(monitor)]
     before = best = learner.evaluate(slot, monitor)["weighted_nll"]
@@ -108,5 +111,5 @@ def fine_tune(
             if worse >= config.patience:
                 break
     if worse:
-        learner.load(slot, folder, optimizer=optimizer, seed=seed)
+        learner.load(slot, folder, optimizer=optimizer, seed=seed, whole=not config.adapters)
     return {"nll_before": before, "nll_after": best, "epochs": float(done)}

@@ -20,7 +20,7 @@ from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 
 MAY_CHANGE = (
-    "arms", "seeds", "control_", "variants", "label", "training.checkpoint", "restarts",
+    "arms", "seeds", "control_", "variants", "label", "training.checkpoint", "restarts", "reuse_fits",
     "policy.replicas", "simulator.replicas", "policy.scaling", "simulator.scaling", "replay.",
     *(f"{role}.engine.{key}" for role in ("policy", "simulator", "proxy") for key in (
         "max_num_seqs", "kv_cache_mib", "threads", "eager", "num_cpus", "num_gpus", "labels", "start_timeout",

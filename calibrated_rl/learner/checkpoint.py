@@ -29,9 +29,12 @@ from calibrated_rl.learner.world import World
 INDEX = "learner.json"
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "{name}.optimizer.safetensors"
+ADAPTERS = "{name}.adapters.safetensors"
+"""Of a model that is trained by adapters; the model in the folder beside it is the one that they add to."""
 RANDOM = "random.safetensors"
-FORMAT_VERSION = 2
-"""Raised whenever another program would misread or miss something. 1 had DeepSpeed's own files, for one layout."""
+FORMAT_VERSION = 3
+"""Raised whenever another program would misread or miss something. 1 had DeepSpeed's own files, for one
+layout, 2 no adapters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,8 @@ def take(models: Mapping[str, HostedModel], world: World, config: LearnerConfig)
         tensors[f"{name}/{WEIGHTS}"] = model.weights()
         state, adam_step = gather(model.engine, model.parameters(), keep=world.rank == 0)
         tensors[OPTIMIZER.format(name=name)] = state
+        if model.lora is not None:
+            tensors[ADAPTERS.format(name=name)] = model.adapters()
         files |= {f"{name}/{file}": content for file, content in model.files.items()}
         index["models"][name] = {
             "optimizer": dataclasses.asdict(model.optimizer),
@@ -90,6 +95,7 @@ def take(models: Mapping[str, HostedModel], world: World, config: LearnerConfig)
             "steps": model.steps,
             "adam_step": adam_step,
             "order": model.order.bit_generator.state,
+            "lora": None if model.lora is None else dataclasses.asdict(model.lora),
         }
     tensors[RANDOM] = {
         f"{device}.{rank}": state
@@ -125,7 +131,12 @@ def read(
     if index["dtype"] != config.dtype:
         raise UserError(f"{folder} was written with learner.dtype {index['dtype']}, and it is {config.dtype} now")
     for name, saved in index["models"].items():
-        load(name, folder / name, optimizer=OptimizerConfig(**saved["optimizer"]), seed=saved["seed"])
+        lora = config.lora.get(name)
+        if saved["lora"] != (None if lora is None else dataclasses.asdict(lora)):
+            raise UserError(f"{folder} was written with learner.lora.{name} {saved['lora']}, and it is {lora} now")
+        adapters = None if lora is None else folder / ADAPTERS.format(name=name)
+        optimizer = OptimizerConfig(**saved["optimizer"])
+        load(name, folder / name, optimizer=optimizer, seed=saved["seed"], adapters=adapters)
         model = models[name]
         _read_optimizer(model, folder / OPTIMIZER.format(name=name), saved["adam_step"])
         model.steps = saved["steps"]

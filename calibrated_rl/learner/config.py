@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.learner.lora import LoRAConfig
+from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,9 @@ class LearnerConfig:
     compile: bool = False
     """Let torch compile the layers and the loss (minutes at the first step, needs a compiler): for GPUs and runs of
     many steps. Results change by rounding. Not with ``zero_stage`` 3."""
+    lora: dict[str, LoRAConfig] = field(default_factory=dict)
+    """Models that are trained by low-rank adapters alone, by what they are: ``policy``, ``simulator``, ``proxy``. The
+    optimizer then remembers a few percent of what it would, and only adapters travel to the replicas."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this global norm; 0 turns it off."""
     threads: int = 2
@@ -61,6 +66,9 @@ class LearnerConfig:
             raise UserError(f"learner.dtype is '{self.dtype}': choose float32 or bfloat16")
         if self.compile and self.zero_stage == 3:
             raise UserError("learner.compile does not go with learner.zero_stage 3: choose a lower stage")
+        for name in self.lora:
+            if name not in (POLICY, SIMULATOR, PROXY):
+                raise UserError(f"learner.lora: there is no model '{name}': choose {POLICY}, {SIMULATOR} or {PROXY}")
         for name in ("ranks", "micro_batch_tokens", "threads"):
             if getattr(self, name) < 1:
                 raise UserError(f"learner.{name} is {getattr(self, name)}: it must be at least 1")

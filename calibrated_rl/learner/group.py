@@ -1,5 +1,6 @@
 """The learner as the driver sees it: Ray actors, one a rank, called together; a shell of ``LearnerRank``."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from calibrated_rl.learner.rank import LearnerRank, LossSpec
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.world import LOCALHOST, free_port
 from calibrated_rl.machines import Need, answered
+from calibrated_rl.weights import Adapted
 
 FILES = "files"
 """The group of calls to a rank that run beside the others."""
@@ -87,9 +89,10 @@ def rank_options(config: LearnerConfig, cluster_gpus: float) -> dict[str, Any]:
         # torch takes memory for large tensors in pages of 2 MiB: fresh memory in pages of 4 KiB costs several times
         # what is written to it, and every step takes it anew.
         environment |= {"DS_ACCELERATOR": "cpu", "THP_MEM_ALLOC_ENABLE": "1"}
-        # Threads that wait for each other spin before they sleep. Where somebody else has a core, such as an engine that
-        # starts, long spinning keeps each other from running (small steps took up to 13 times as long); where nobody
-        # has, sleeping at once costs a third. So many turns are a few microseconds. Known to GNU's OpenMP, torch's.
+        # Threads that wait for each other spin before they sleep. Where somebody else has a core, such as an engine
+        # that starts, long spinning keeps each other from running (small steps took up to 13 times as long); where
+        # nobody has, sleeping at once costs a third. So many turns are a few microseconds. Known to GNU's OpenMP,
+        # which torch uses.
         environment["GOMP_SPINCOUNT"] = "1000"
     options = {"num_cpus": config.cpus, "num_gpus": gpus, "runtime_env": {"env_vars": environment}}
     return options | ({"label_selector": dict(config.labels)} if config.labels else {})
@@ -109,6 +112,9 @@ class LearnerGroup:
         """``wait_for_machines`` returns when the ranks have what they need of the cluster; until then no time-out
         runs."""
         self.config = config
+        self._bases: dict[str, tuple[str, Any]] = {}
+        """For models that are trained by adapters: what they add to, by a name of its own and in Ray's store."""
+        self._loads = itertools.count()
         options = rank_options(config, ray.cluster_resources().get("GPU", 0))
         actor = ray.remote(concurrency_groups={FILES: 1})(_RankActor).options(**options)
         self._actors: list[Any] = [actor.remote(config) for _ in range(config.ranks)]
@@ -151,12 +157,19 @@ class LearnerGroup:
         trainable: bool = True,
         optimizer: OptimizerConfig | None = None,
         seed: int = 0,
+        whole: bool = False,
     ) -> None:
-        """Put the model in folder ``path`` under ``name``; weights and optimizer of what was there go."""
-        self._call("load", name, str(path), trainable=trainable, optimizer=optimizer, seed=seed)
+        """Put the model in folder ``path`` under ``name``; weights and optimizer of what was there go.
+
+        Args:
+            whole: all of it is trained, though ``config.lora`` may name it.
+        """
+        self._bases.pop(name, None)
+        self._call("load", name, str(path), trainable=trainable, optimizer=optimizer, seed=seed, whole=whole)
 
     def unload(self, name: str) -> None:
         """Free the memory of ``name``."""
+        self._bases.pop(name, None)
         self._call("unload", name)
 
     def step(
@@ -231,9 +244,18 @@ class LearnerGroup:
         }
 
     def weights(self, name: str) -> Any:
-        """``ObjectRef`` of ``Weights``: full weights by their Hugging Face names, tied ones once."""
-        self._call("check", name)
-        refs = [a.call.remote("outgoing", name) for a in self._actors]
+        """What engines need to serve ``name``: ``ObjectRef`` of ``Weights``, the full weights by their Hugging Face
+        names, tied ones once; or ``Adapted``, where only adapters are trained."""
+        if not self._call("check", name):
+            return self._gathered("outgoing", name)
+        if name not in self._bases:
+            self._bases[name] = f"{name}-{next(self._loads)}", self._gathered("outgoing", name)
+        base_name, base = self._bases[name]
+        return Adapted(base, base_name, self._gathered("outgoing_adapters", name))
+
+    def _gathered(self, method: str, name: str) -> Any:
+        """``ObjectRef`` of the first rank's result, which is not brought here."""
+        refs = [a.call.remote(method, name) for a in self._actors]
         waiting, deadline = list(refs), time.monotonic() + self.config.timeout_seconds
         while waiting:
             done, waiting = ray.wait(
@@ -267,6 +289,7 @@ class LearnerGroup:
 
     def restore(self, folder: str | Path) -> None:
         """Replace all trainable models by those of a checkpoint, of whatever number of ranks and ZeRO stage."""
+        self._bases.clear()
         self._call("restore", str(Path(folder).resolve()))
 
     def close(self) -> None:

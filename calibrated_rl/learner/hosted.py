@@ -3,22 +3,25 @@
 import gc
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from calibrated_rl.checksums import write_checksums
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.attention import layout_of
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
+from calibrated_rl.learner.lora import LoRAConfig, adapt, is_adapter, peft_files
 from calibrated_rl.learner.model import TokenLogProbs
 from calibrated_rl.learner.packing import PackedBatch
 from calibrated_rl.learner.world import World
+from calibrated_rl.weights import Adapters, Merged, Weights
 
 TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
@@ -26,6 +29,8 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 """What makes a folder of weights a model."""
+ADAPTER = "adapter"
+"""Folder within a saved model, in PEFT's format."""
 
 
 class HostedModel:
@@ -43,8 +48,16 @@ class HostedModel:
         world: World,
         optimizer: OptimizerConfig | None,
         seed: int,
+        lora: LoRAConfig | None = None,
+        adapters: Path | None = None,
     ) -> None:
+        """
+        Args:
+            lora: only adapters are trained; not for a model without optimizer.
+            adapters: file to read them from; None: they begin anew.
+        """
         self.config = config
+        self.lora, self.path = lora, path
         self.world = world
         self.optimizer = optimizer
         self.seed = seed
@@ -53,6 +66,10 @@ class HostedModel:
         self.steps = 0
         """Optimizer steps since loading."""
         self.module = TokenLogProbs(self._read(path))
+        if lora is not None:
+            adapt(self.module.model, lora, seed)
+            if adapters is not None:
+                self._read_adapters(adapters)
         if config.compile:
             self.module.compile_parts()
         self.files = {
@@ -89,18 +106,23 @@ class HostedModel:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model
 
+    def _read_adapters(self, file: Path) -> None:
+        """Before there is an engine, which may keep copies."""
+        for name, value in load_file(file).items():
+            self.module.model.get_parameter(name).data.copy_(value)  # type: ignore[operator]
+
     def _engine(self, settings: OptimizerConfig) -> Any:
         import deepspeed
 
         optimizer = torch.optim.AdamW(
-            self.module.parameters(),
+            self.parameters().values(),
             lr=settings.learning_rate,
             betas=(settings.beta1, settings.beta2),
             eps=settings.epsilon,
             weight_decay=settings.weight_decay,
         )
         # DeepSpeed allocates and copies whole buckets, and its default of 5e8 elements is for large models.
-        bucket = min(500_000_000, max(1_000_000, sum(p.numel() for p in self.module.parameters())))
+        bucket = min(500_000_000, max(1_000_000, sum(p.numel() for p in self.parameters().values())))
         # One "accumulation step" for DeepSpeed: micro-batches vary in number and our losses are normalised
         # over the whole step, so its own division must not happen; boundaries are set by hand.
         options = {
@@ -158,7 +180,7 @@ class HostedModel:
             group["lr"] = rate
         if self.config.zero_stage == 0 and self.config.dtype == "float32":
             # Here DeepSpeed hands the step to the plain optimizer and keeps no norm.
-            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+            gradients = [p.grad for p in self.parameters().values() if p.grad is not None]
             norm = float(torch.nn.utils.get_total_norm(gradients))
             self.engine.step()
         else:
@@ -179,19 +201,29 @@ class HostedModel:
             yield parameter.data
 
     def parameters(self) -> dict[str, Any]:
-        """The parameters by their Hugging Face names, tied ones once; under ZeRO-3 without their values."""
-        return dict(self.module.model.named_parameters())
+        """What is trained, by Hugging Face names, tied ones once; under ZeRO-3 without values."""
+        named = self.module.model.named_parameters()
+        return {name: parameter for name, parameter in named if self.lora is None or is_adapter(name)}
 
     def weights(self, *, copy: bool = True) -> dict[str, Tensor]:
-        """Full weights on the CPU by their Hugging Face names, tied ones once; empty on ranks other than 0.
+        """Full weights on the CPU by their Hugging Face names, tied ones once; empty on ranks other than 0. With
+        adapters, the weights that they add to.
 
         All ranks must call it.
 
         Args:
             copy: the result stays as it is when the model changes; otherwise it looks into the model where it can.
         """
+        named = self.module.model.named_parameters()
+        return self._on_cpu({name: parameter for name, parameter in named if not is_adapter(name)}, copy)
+
+    def adapters(self, *, copy: bool = True) -> dict[str, Tensor]:
+        """The adapters' matrices, as ``weights``; none where all is trained."""
+        return {} if self.lora is None else self._on_cpu(self.parameters(), copy)
+
+    def _on_cpu(self, parameters: Mapping[str, Any], copy: bool) -> dict[str, Tensor]:
         full: dict[str, Tensor] = {}
-        for name, parameter in self.parameters().items():
+        for name, parameter in parameters.items():
             with self._whole(parameter) as whole:
                 if self.world.rank == 0:
                     gone = hasattr(parameter, "ds_id")  # what was gathered is gone when this block ends
@@ -199,11 +231,14 @@ class HostedModel:
         return full
 
     def save(self, folder: Path) -> None:
-        """Write the model in Hugging Face format with the tokenizer it came with; whole or not at all.
+        """Write the model in Hugging Face format with the tokenizer it came with; whole or not at all. What was trained
+        by adapters is written with them merged into it, and they by themselves in the folder ``adapter``.
 
         All ranks must call it.
         """
-        weights = self.weights()
+        weights, adapters = self.weights(), self.adapters()
+        if adapters and self.lora is not None:
+            weights = dict(Merged(Weights(weights), Adapters(Weights(adapters), self.lora.scale), all=True))
         if self.world.rank == 0:
             partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
             shutil.rmtree(partial, ignore_errors=True)
@@ -212,6 +247,10 @@ class HostedModel:
             for name, content in self.files.items():
                 if not (partial / name).exists():
                     (partial / name).write_bytes(content)
+            if adapters and self.lora is not None:
+                (partial / ADAPTER).mkdir()
+                for name, content in peft_files(adapters, self.lora, str(self.path)).items():
+                    (partial / ADAPTER / name).write_bytes(content)
             write_checksums(partial)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)

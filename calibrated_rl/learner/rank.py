@@ -23,7 +23,7 @@ from calibrated_rl.learner.losses.base import Loss, LossInputs, Totals
 from calibrated_rl.learner.metrics import Sums, collect
 from calibrated_rl.learner.packing import EMPTY, PackedBatch, pack
 from calibrated_rl.learner.world import LOCALHOST, World, free_port
-from calibrated_rl.weights import Weights
+from calibrated_rl.weights import Adapters, Weights
 
 LossSpec = Loss | str | tuple[str, Mapping[str, Any]]
 """A loss, its import path, or its import path and config."""
@@ -58,23 +58,31 @@ class LearnerRank:
         trainable: bool = True,
         optimizer: OptimizerConfig | None = None,
         seed: int = 0,
+        whole: bool = False,
+        adapters: Path | None = None,
     ) -> None:
-        """Put the model in folder ``path`` under ``name``; weights and optimizer of what was there go."""
+        """Put the model in folder ``path`` under ``name``; weights and optimizer of what was there go.
+
+        Args:
+            whole: all of it is trained, though ``config.lora`` may name it.
+            adapters: file of a checkpoint; None: if the model is trained by adapters, they begin anew.
+        """
         if name in self.models:
             self.models.pop(name).close()
         self.world.seed(seed)
         settings = (optimizer or OptimizerConfig()) if trainable else None
         self.models[name] = HostedModel(
-            Path(path), config=self.config, world=self.world, optimizer=settings, seed=seed
+            Path(path), config=self.config, world=self.world, optimizer=settings, seed=seed,
+            lora=self.config.lora.get(name) if trainable and not whole else None, adapters=adapters,
         )
 
     def unload(self, name: str) -> None:
         self._model(name)
         self.models.pop(name).close()
 
-    def check(self, name: str) -> None:
-        """Refuse a name that is not loaded."""
-        self._model(name)
+    def check(self, name: str) -> bool:
+        """Whether ``name`` is trained by adapters; refuses a name that is not loaded."""
+        return self._model(name).lora is not None
 
     def _model(self, name: str) -> HostedModel:
         if name not in self.models:
@@ -252,6 +260,12 @@ class LearnerRank:
     def outgoing(self, name: str) -> Weights:
         """The same for engines: to be pickled before the model takes its next step, because it looks into it."""
         return Weights(self._model(name).weights(copy=False))
+
+    def outgoing_adapters(self, name: str) -> Adapters:
+        """The adapters of ``name`` for engines, as ``outgoing``."""
+        model = self._model(name)
+        assert model.lora is not None, f"'{name}' has no adapters"
+        return Adapters(Weights(model.adapters(copy=False)), model.lora.scale)
 
     def save(self, name: str, folder: str | Path) -> None:
         """Write ``name`` in Hugging Face format."""

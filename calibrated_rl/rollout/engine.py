@@ -21,7 +21,7 @@ from calibrated_rl.machines import Need, reserved
 from calibrated_rl.rollout.exchange import Answers, TurnServer
 from calibrated_rl.rollout.shared_bucket import SharedBucket
 from calibrated_rl.rollout.turns import Generated, GenerateRequest, pack_answers, unpack_requests
-from calibrated_rl.weights import Weights, buckets_of
+from calibrated_rl.weights import Adapted, Merged, Weights, buckets_of
 
 
 class EngineFailure(RuntimeError):
@@ -122,6 +122,8 @@ class Replica:
         self._counter = 0
         self._updating = asyncio.Lock()
         self._bucket = SharedBucket()
+        self._base: str | None = None
+        """What ``Adapted`` calls the model whose weights the engine has, but for adapters; None: of another one."""
 
     async def start(self) -> None:
         """Give the weights the replica was started with their version, so that every token carries one."""
@@ -215,7 +217,7 @@ class Replica:
         return list(await asyncio.gather(*tasks))
 
     async def update_weights(
-        self, weights: Mapping[str, Any] | str, version: int, timeout_s: float = 600.0
+        self, weights: Mapping[str, Any] | Adapted | str, version: int, timeout_s: float = 600.0
     ) -> None:
         """Replace the weights while requests are in flight; tokens sampled from here on carry ``version``.
 
@@ -226,14 +228,20 @@ class Replica:
         from weights of two versions, and ``ping`` says so.
 
         Args:
-            weights: tensors by Hugging Face name, or the learner's CUDA IPC handles.
+            weights: tensors by Hugging Face name, what a model trained by adapters is sent as, or the learner's CUDA
+                IPC handles.
             version: of these weights.
             timeout_s: for each step.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         async with self._updating:
-            self._half_updated = True
+            base = None
+            if isinstance(weights, Adapted):
+                base = weights.base_name
+                adapters = await weights.adapters
+                weights = Merged(await weights.base, adapters, all=base != self._base)
+            self._half_updated, self._base = True, base
             await self._control(self._pause(clear_cache=True), timeout_s)
             await self._control(self.engine.start_weight_update(), timeout_s)
             for info in self._transfers(weights):
@@ -327,7 +335,7 @@ class ReplicaActor(Replica):
         return pack_answers(enumerate(answers))
 
     async def update_weights(
-        self, weights: Mapping[str, Any] | str, version: int, timeout_s: float = 600.0
+        self, weights: Mapping[str, Any] | Adapted | str, version: int, timeout_s: float = 600.0
     ) -> None:
         await self._in_engine_loop(super().update_weights(weights, version, timeout_s))
 

@@ -1,0 +1,127 @@
+"""Fits that were done before on this machine: a run whose models begin with the same fits takes them from there.
+
+A fit is the same again, bit for bit, where nothing that bears on it differs; its key is a digest of all of that, the
+program's own code and the libraries' versions included. Only fits of small models are kept, the last used ones.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import calibrated_rl
+from calibrated_rl.calibration.sft import SFTConfig
+from calibrated_rl.checksums import check_checksums
+from calibrated_rl.errors import UserError, is_no_room
+from calibrated_rl.learner.batch import SampleBatch
+from calibrated_rl.learner.config import LearnerConfig
+from calibrated_rl.learner.sample import Sample
+
+LARGEST_MIB = 256
+"""Larger ones are not kept: copies of them would fill disks."""
+TOTAL_MIB = 2048
+"""Beyond that, those that were not used for longest go."""
+LIBRARIES = ("torch", "transformers", "deepspeed", "numpy", "safetensors")
+NO_MATTER = ("lora", "cpus", "labels", "timeout_seconds")
+"""Settings of the learner that do not bear on a fit; of adapters, only its own model's do."""
+CODE = ("learner", "calibration", "dialogue.py", "weights.py")
+"""What of this package computes a fit."""
+
+
+def key_of(
+    slot: str, base: Path, train: Sequence[Sample], monitor: Sequence[Sample], sft: SFTConfig, learner: LearnerConfig
+) -> str:
+    """Digest of everything that bears on a fit of the model in folder ``base``."""
+    digest = hashlib.sha256()
+
+    def add(*values: Any) -> None:
+        for value in values:
+            content = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True).encode()
+            digest.update(len(content).to_bytes(8, "big") + content)
+
+    lora = learner.lora.get(slot) if sft.adapters else None
+    add(slot, dataclasses.asdict(sft), None if lora is None else dataclasses.asdict(lora))
+    add({name: value for name, value in dataclasses.asdict(learner).items() if name not in NO_MATTER})
+    add({name: importlib.metadata.version(name) for name in LIBRARIES}, torch.backends.cpu.get_cpu_capability())
+    add(torch.cuda.get_device_name() if torch.cuda.is_available() else "")
+    package = Path(calibrated_rl.__file__).parent
+    for part in CODE:
+        for file in sorted((package / part).rglob("*.py")) or [package / part]:
+            add(file.relative_to(package).as_posix(), file.read_bytes())
+    for file in sorted(file for file in base.iterdir() if file.is_file()):
+        add(file.name, _file_digest(file))
+    for samples in (train, monitor):
+        batch = SampleBatch.of(samples)
+        for field in dataclasses.fields(batch):
+            value = getattr(batch, field.name)
+            add(field.name, [] if value is None else np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class KeptFits:
+    """Folders of fitted models, by key."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None] = lambda text: None) -> None:
+        self._folder, self._say = folder, say
+
+    def take(self, key: str, folder: Path) -> bool:
+        """Copy the fit to ``folder``, if there is one and it is whole."""
+        kept = self._folder / key
+        if not kept.is_dir():
+            return False
+        try:
+            check_checksums(kept)
+        except UserError as error:
+            self._say(f"{error}; it is fitted anew")
+            shutil.rmtree(kept, ignore_errors=True)
+            return False
+        os.utime(kept)
+        _copy(kept, folder)
+        return True
+
+    def keep(self, key: str, folder: Path) -> None:
+        """Keep the fit in ``folder``, unless it is large or the disk is full."""
+        if _size(folder) > LARGEST_MIB * 2**20:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            _copy(folder, self._folder / key)
+        except OSError as error:
+            if not is_no_room(error):
+                raise
+            return
+        kept = sorted((each for each in self._folder.iterdir() if each.is_dir()), key=lambda each: each.stat().st_mtime)
+        total = sum(map(_size, kept))
+        for oldest in kept[:-1]:
+            if total <= TOTAL_MIB * 2**20:
+                break
+            total -= _size(oldest)
+            shutil.rmtree(oldest, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Whole or not at all; of two that copy to the same place at once, either."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".copying-") as aside:
+        whole = Path(aside) / "whole"
+        shutil.copytree(source, whole)
+        shutil.rmtree(target, ignore_errors=True)
+        whole.rename(target)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,187 @@
+"""Adapters: exact against plain torch, nothing else changes, what is saved or sent is a model that does the same."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made_up_models import make_model
+from safetensors.torch import load_file
+from test_learner import ADAM, assert_same, big_epsilon, plain_log_probs, process_group, samples, sequences
+
+from calibrated_rl.errors import UserError
+from calibrated_rl.learner.batch import SampleBatch
+from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
+from calibrated_rl.learner.lora import AdaptedLinear, LoRAConfig, is_adapter
+from calibrated_rl.learner.losses.sft import SFT
+from calibrated_rl.learner.rank import LearnerRank
+from calibrated_rl.weights import Adapters, Merged, Weights
+
+__all__ = ["process_group"]  # the fixture cleans up after the ranks of this module, too
+LORA = LoRAConfig(rank=4, alpha=8.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    make_model().save_pretrained(path)
+    yield path
+
+
+def learner(folder: Path, lora: LoRAConfig = LORA, optimizer: OptimizerConfig = ADAM, **config: Any) -> LearnerRank:
+    made = LearnerRank(LearnerConfig(**({"micro_batch_tokens": 128, "lora": {"policy": lora}} | config)))
+    made.load("policy", folder, optimizer=optimizer)
+    return made
+
+
+def test_an_adapted_map_by_hand() -> None:
+    plain = torch.nn.Linear(2, 3)
+    plain.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    plain.bias.data = torch.tensor([0.0, 0.0, 5.0])
+    adapted = AdaptedLinear(plain, LoRAConfig(rank=1, alpha=2.0), torch.Generator())
+    x = torch.tensor([[1.0, 2.0]])
+    assert torch.equal(adapted(x), plain(x))
+    adapted.lora_A.data, adapted.lora_B.data = torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0], [0.0], [-1.0]])
+    # A x = 3; times alpha / rank = 2.
+    assert adapted(x).tolist() == [[1.0 + 6.0, 2.0, 8.0 - 6.0]]
+
+
+def test_merged_weights_by_hand() -> None:
+    base = Weights({
+        "embed.weight": torch.ones(2, 2), "layers.0.mlp.up.weight": torch.eye(2), "layers.0.mlp.up.bias": torch.ones(2),
+        "layers.0.mlp.down.weight": torch.zeros(2, 2), "layers.0.norm.weight": torch.ones(2),
+    })  # fmt: skip
+    factors = Weights({
+        "layers.0.mlp.up.lora_A": torch.tensor([[1.0, 2.0]]), "layers.0.mlp.up.lora_B": torch.tensor([[1.0], [0.0]]),
+    })  # fmt: skip
+    merged = Merged(base, Adapters(factors, 0.5), all=True)
+    assert list(merged) == list(base)
+    assert merged["layers.0.mlp.up.weight"].tolist() == [[1.5, 1.0], [0.0, 1.0]]
+    assert merged.content("layers.0.mlp.up.weight").view(np.float32).tolist() == [1.5, 1.0, 0.0, 1.0]
+    assert all(torch.equal(merged[name], base[name]) for name in base if name != "layers.0.mlp.up.weight")
+    # What an engine may hold in one matrix with it goes along.
+    assert list(Merged(base, Adapters(factors, 0.5), all=False)) == [
+        "layers.0.mlp.up.weight", "layers.0.mlp.up.bias", "layers.0.mlp.down.weight"
+    ]  # fmt: skip
+
+
+def test_training_begins_at_the_model_and_changes_adapters_alone(folder: Path) -> None:
+    made, batch = learner(folder), SampleBatch.of_sequences(sequences())
+    before, _ = made.score("policy", batch)
+    for values, tokens in zip(batch.split(before), sequences(), strict=True):
+        np.testing.assert_allclose(values, plain_log_probs(folder, tokens), atol=1e-5)
+    first = made.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))["loss"]
+    for _ in range(20):
+        last = made.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))["loss"]
+    assert last < first - 0.05
+    stored = load_file(folder / "model.safetensors")
+    assert all(torch.equal(weight, stored[name]) for name, weight in made.weights("policy").items())
+    adapters = made.models["policy"].adapters()
+    assert len(adapters) == 2 * 2 * 7 and all(is_adapter(name) and value.any() for name, value in adapters.items())
+
+
+def test_one_step_equals_plain_torch(folder: Path) -> None:
+    """With a large epsilon AdamW's first step is nearly linear in the gradient, so that this compares gradients."""
+    optimizer, batch = big_epsilon(), samples(3)
+    made = learner(folder, optimizer=optimizer, max_grad_norm=1e9)
+    model = make_model()
+    start = {name: value.clone().requires_grad_() for name, value in made.models["policy"].adapters().items()}
+    made.step("policy", SampleBatch.of(batch), SFT(SFT.Config()))
+
+    weights = dict(model.named_parameters())
+    for name in start:
+        if name.endswith("lora_A"):
+            module = name.removesuffix(".lora_A")
+            delta = start[f"{module}.lora_B"] @ start[name]
+            weights[f"{module}.weight"] = weights[f"{module}.weight"].detach() + LORA.scale * delta
+    total, count = torch.zeros(()), 0
+    for sample in batch:
+        ids = torch.from_numpy(sample.tokens.ids).long()
+        logs = torch.func.functional_call(model, weights, (ids[None],)).logits[0].log_softmax(-1)
+        mask = torch.from_numpy(sample.tokens.mask[1:])
+        total = total - sample.weight * logs[:-1].gather(-1, ids[1:, None])[:, 0][mask].sum()
+        count += int(mask.sum())
+    (total / count).backward()
+    settings = {"lr": optimizer.learning_rate, "eps": optimizer.epsilon, "weight_decay": 0.0}
+    torch.optim.AdamW(start.values(), betas=(optimizer.beta1, optimizer.beta2), **settings).step()
+    for name, value in made.models["policy"].adapters().items():
+        torch.testing.assert_close(value, start[name].detach(), atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_zero_stages_agree(folder: Path, stage: int) -> None:
+    plain, sharded = learner(folder), learner(folder, zero_stage=stage)
+    for _ in range(3):
+        metrics = [made.step("policy", SampleBatch.of(samples()), SFT(SFT.Config())) for made in (plain, sharded)]
+    assert_same((metrics[0], plain.models["policy"].adapters()), (metrics[1], sharded.models["policy"].adapters()))
+
+
+@pytest.mark.parametrize(("stage", "dtype"), [(0, "float32"), (1, "float32"), (1, "bfloat16"), (3, "float32")])
+def test_a_checkpoint_continues_the_same_run(folder: Path, tmp_path: Path, stage: int, dtype: str) -> None:
+    made = learner(folder, zero_stage=stage, dtype=dtype)
+    made.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))
+    snapshot = made.snapshot()
+    assert snapshot is not None
+    snapshot.write(tmp_path / "kept")
+    again = learner(folder, zero_stage=stage, dtype=dtype)
+    again.restore(tmp_path / "kept")
+    for each in (made, again):
+        each.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))
+    for name, value in made.models["policy"].adapters().items():
+        assert torch.equal(value, again.models["policy"].adapters()[name]), name
+    with pytest.raises(UserError, match=r"learner\.lora\.policy .*'rank': 4.* and it is None now"):
+        LearnerRank(LearnerConfig(zero_stage=stage, dtype=dtype)).restore(tmp_path / "kept")
+
+
+def test_a_saved_model_does_the_same(folder: Path, tmp_path: Path) -> None:
+    made = learner(folder, LoRAConfig(rank=4, alpha=8.0, targets=["q_proj", "down_proj"]))
+    for _ in range(5):
+        made.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))
+    made.save("policy", tmp_path / "saved")
+    batch = SampleBatch.of_sequences(sequences())
+    for values, tokens in zip(batch.split(made.score("policy", batch)[0]), sequences(), strict=True):
+        np.testing.assert_allclose(values, plain_log_probs(tmp_path / "saved", tokens), atol=2e-5)
+        assert np.nanmax(np.abs(values - plain_log_probs(folder, tokens))) > 1e-3
+    described = json.loads((tmp_path / "saved" / "adapter" / "adapter_config.json").read_text())
+    assert (described["r"], described["lora_alpha"], described["base_model_name_or_path"]) == (4, 8.0, str(folder))
+    assert described["target_modules"] == ["down_proj", "q_proj"]
+    stored = load_file(tmp_path / "saved" / "adapter" / "adapter_model.safetensors")
+    kept = made.models["policy"].adapters()
+    assert set(stored) == {f"base_model.model.{name}.weight" for name in kept} and len(kept) == 2 * 2 * 2
+    assert all(torch.equal(stored[f"base_model.model.{name}.weight"], value) for name, value in kept.items())
+
+
+def test_what_is_sent_does_the_same(folder: Path) -> None:
+    made = learner(folder)
+    made.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))
+    adapters = made.outgoing_adapters("policy")
+    merged = dict(Merged(made.outgoing("policy"), adapters, all=True))
+    assert adapters.scale == 2.0 and made.check("policy")
+    model = make_model()
+    model.load_state_dict(merged, strict=False)
+    batch = SampleBatch.of_sequences(sequences())
+    for values, tokens in zip(batch.split(made.score("policy", batch)[0]), sequences(), strict=True):
+        with torch.no_grad():
+            ids = torch.from_numpy(tokens.ids).long()
+            logs = model(ids[None]).logits[0].log_softmax(-1)
+        expected = logs[:-1].gather(-1, ids[1:, None])[:, 0].numpy()[tokens.mask[1:]]
+        np.testing.assert_allclose(values[1:][tokens.mask[1:]], expected, atol=1e-5)
+
+
+def test_frozen_models_and_those_trained_whole_have_no_adapters(folder: Path) -> None:
+    made = learner(folder)
+    for options in ({"trainable": False}, {"whole": True}):
+        made.load("policy", folder, **options)
+        assert not made.check("policy")
+
+
+def test_users_mistakes_are_named(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"no linear map 'query'; it has .*q_proj"):
+        learner(folder, LoRAConfig(targets=["query"]))
+    with pytest.raises(UserError, match=r"there is no model 'user': choose policy, simulator or proxy"):
+        LearnerConfig(lora={"user": LORA})
+    with pytest.raises(UserError, match="rank is 0"):
+        LoRAConfig(rank=0)
