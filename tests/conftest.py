@@ -22,3 +22,26 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def process_group() -> Iterator[None]:
+    """That of ranks made in this process. DeepSpeed keeps references to it, so there is one for all tests."""
+    import torch
+
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks_in_this_process(process_group: None) -> Iterator[None]:
+    """Ranks made in this process must leave no trace for the tests that follow."""
+    import torch
+
+    before, threads = dict(os.environ), torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+    os.environ.clear()
+    os.environ.update(before)

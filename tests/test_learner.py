@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from made_up_models import VOCABULARY, make_gemma, make_hybrid, make_model
 
 from calibrated_rl.dialogue import TokenSequence
 from calibrated_rl.errors import UserError
+from calibrated_rl.learner.attention import side_by_side
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.checkpoint import FORMAT_VERSION
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
@@ -28,6 +27,7 @@ from calibrated_rl.learner.sample import Sample
 FIELDS = ("ids", "mask", "logprobs", "versions", "turns")
 ADAM = OptimizerConfig(learning_rate=1e-3)
 GRPO_TERMS = GRPO(GRPO.Config(kl_coefficient=0.05, entropy_coefficient=0.01))
+pytestmark = pytest.mark.usefixtures("ranks_in_this_process")
 
 
 @pytest.fixture(scope="module")
@@ -36,19 +36,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_model().save_pretrained(path)
     (path / "tokenizer_config.json").write_text('{"note": "kept"}')
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group() -> Iterator[None]:
-    """Ranks made in this process must leave no trace for the tests that follow."""
-    before, threads = dict(os.environ), torch.get_num_threads()
-    yield
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(before)
 
 
 def sequences(count: int = 12, seed: int = 0) -> list[TokenSequence]:
@@ -120,11 +107,16 @@ def test_a_packed_neighbour_is_not_seen(folder: Path) -> None:
     np.testing.assert_allclose(values[0], values[1], atol=1e-5)
 
 
-def dialogues_of_groups() -> list[Sample]:
-    """Three groups of four that begin alike, one sequence that holds another, and one twice."""
+def dialogues_of_groups(openings: int) -> list[Sample]:
+    """Three groups of four that begin alike, one sequence that holds another, and one twice.
+
+    Args:
+        openings: the beginning of a group is so many sequences long.
+    """
     made = []
     for group in range(3):
-        opening = sequences(1, seed=20 + group)[0]
+        first = [sequences(1, seed=20 + group + 1000 * part)[0] for part in range(openings)]
+        opening = TokenSequence(**{name: np.concatenate([getattr(each, name) for each in first]) for name in FIELDS})
         for place in range(4):
             rest = sequences(1, seed=100 + 10 * group + place)[0]
             parts = {name: np.concatenate([getattr(opening, name), getattr(rest, name)]) for name in FIELDS}
@@ -133,17 +125,20 @@ def dialogues_of_groups() -> list[Sample]:
     return [*made, made[0]]
 
 
+@pytest.mark.parametrize("openings", [1, 8])
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])
-def test_shared_beginnings_change_neither_log_probs_nor_gradients(tmp_path: Path, kind: str) -> None:
-    """Together in one micro-batch, or each by itself in plain transformers; Gemma has windows of 8 tokens."""
+def test_shared_beginnings_change_neither_log_probs_nor_gradients(tmp_path: Path, kind: str, openings: int) -> None:
+    """Together in one micro-batch, or each by itself in plain transformers; Gemma has windows of 8 tokens. After long
+    openings, branches ask for attention by themselves."""
     from transformers import AutoModelForCausalLM
 
     folder = tmp_path / kind
     (make_model() if kind == "llama" else make_gemma()).save_pretrained(folder)
-    given_samples = dialogues_of_groups()
+    given_samples = dialogues_of_groups(openings)
     made = learner(folder)
     made.load("policy", folder, trainable=False)
     (packed,) = pack(given_samples, 2000)
+    assert any(batch.ago is not None for batch in side_by_side(packed).batches) == (openings == 8)
     whole = sum(len(s.tokens) for s in given_samples)
     assert len(packed.input_ids) < 0.8 * whole
     module = made.models["policy"].module.requires_grad_(True)

@@ -1,7 +1,6 @@
 """Adapters: exact against plain torch, nothing else changes, what is saved or sent is a model that does the same."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from made_up_models import make_model
 from safetensors.torch import load_file
-from test_learner import ADAM, assert_same, big_epsilon, plain_log_probs, process_group, samples, sequences
+from test_learner import ADAM, assert_same, big_epsilon, plain_log_probs, samples, sequences
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.batch import SampleBatch
@@ -20,15 +19,15 @@ from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.weights import Adapters, Merged, Weights
 
-__all__ = ["process_group"]  # the fixture cleans up after the ranks of this module, too
+pytestmark = pytest.mark.usefixtures("ranks_in_this_process")
 LORA = LoRAConfig(rank=4, alpha=8.0)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "tiny"
     make_model().save_pretrained(path)
-    yield path
+    return path
 
 
 def learner(folder: Path, lora: LoRAConfig = LORA, optimizer: OptimizerConfig = ADAM, **config: Any) -> LearnerRank:

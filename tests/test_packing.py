@@ -1,6 +1,7 @@
 """Packing loses nothing, cuts nothing, computes nothing twice, and keeps to its budget."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrated_rl.dialogue import TokenSequence
-from calibrated_rl.learner.attention import side_by_side, variable_length
+from calibrated_rl.learner.attention import LONG, SHORT, side_by_side, variable_length
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.packing import MOST_PATHS, PackedBatch, pack
 from calibrated_rl.learner.sample import Sample
@@ -138,12 +139,48 @@ def test_lengths_for_a_kernel_by_hand() -> None:
     assert alone.paths is None and torch.equal(alone.branch_starts, alone.path_starts)
 
 
+def assert_each_token_asks_its_own_path(packed: PackedBatch) -> None:
+    layout = side_by_side(packed)
+    flat = torch.cat([batch.asking.flatten() for batch in layout.batches])
+    assert flat[layout.slots].tolist() == list(range(len(packed.input_ids)))
+    seen = []
+    for batch in layout.batches:
+        count, longest = batch.seen.shape
+        places = torch.arange(longest)
+        ago = (places[:, None] - places).expand(count, -1, -1) if batch.ago is None else batch.ago
+        assert ago.shape == (count, batch.asking.shape[1], longest) and (ago >= 0).any(-1).all(), "a row sees nothing"
+        rows = itertools.product(range(count), range(ago.shape[1]))
+        seen += [batch.seen[row][ago[row, query] >= 0].tolist() for row, query in rows]
+    for branch in range(len(packed.branch_starts) - 1):
+        path = packed.paths[packed.path_starts[branch] : packed.path_starts[branch + 1]].tolist()
+        for token in range(packed.branch_starts[branch], packed.branch_starts[branch + 1]):
+            assert seen[int(layout.slots[token])] == path[: path.index(token) + 1]
+
+
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.floats(0.3, 1))
-def test_every_token_finds_its_own_slot(lengths: list[int], share: float) -> None:
+def test_every_token_asks_its_own_path(lengths: list[int], share: float) -> None:
     for packed in pack(batch_of(lengths, share), 64):
-        layout = side_by_side(packed)
-        flat = torch.cat([index.flatten() for index in layout.gather])
-        assert flat[layout.slots].tolist() == list(range(len(packed.input_ids)))
+        assert_each_token_asks_its_own_path(packed)
+
+
+@given(
+    st.lists(st.tuples(st.integers(100, 180), st.lists(st.integers(1, 60), min_size=1, max_size=4)), max_size=3),
+    st.lists(st.integers(1, 40), max_size=3),
+)
+@settings(max_examples=40)
+def test_short_branches_of_long_paths_ask_by_themselves(
+    groups: list[tuple[int, list[int]]], alone: list[int]
+) -> None:
+    ids = itertools.count(10_000)
+    texts = [[next(ids) for _ in range(length)] for length in alone]
+    for beginning, ends in groups:
+        first = [next(ids) for _ in range(beginning)]
+        texts += [[*first, *(next(ids) for _ in range(end))] for end in ends]
+    for packed in pack(of_ids(*texts), 700) if texts else []:
+        assert_each_token_asks_its_own_path(packed)
+        apart = [batch for batch in side_by_side(packed).batches if batch.ago is not None]
+        own, path = np.diff(packed.branch_starts), np.diff(packed.path_starts)
+        assert sum(len(batch.seen) for batch in apart) == int(((path >= LONG) & (own <= SHORT * path)).sum())
 
 
 def test_chosen_sequences_only() -> None:

@@ -4,7 +4,9 @@ A branch's tokens see the tokens of their path up to themselves, and nothing els
 
 - **Sequences side by side**, on a CPU and in float32: the paths are gathered into a few batches of similar length and
   go through torch's own kernel with its causal flag. What stands after the end of a path is seen by none of its tokens,
-  so no mask is needed, and a mask would cost more: with one, the kernel computes both triangles.
+  so no mask is needed, and a mask would cost more: with one, the kernel computes both triangles. Branches that are
+  short beside their path (replies to one long dialogue) are gathered by themselves, with a mask: only their own tokens
+  ask.
 - **Variable-length attention**, on a GPU in half precision: the kernel takes keys and values by path and queries by
   branch, and pads nothing.
 
@@ -28,32 +30,63 @@ NAME = "calibrated_rl_branches"
 
 SIMILAR = 0.8
 """Paths of one batch are at least so long as its longest: at most a fifth of a batch is padding, and there are few."""
+SHORT, LONG = 0.25, 128
+"""Branches of at most this share of a path of at least so many tokens are gathered by themselves. With more than half
+of the path, the mask would cost more than it saves, and with short paths one more batch would."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Paths:
+    """``B`` paths of at most ``L`` tokens; of each, ``Q`` tokens ask."""
+
+    seen: Tensor
+    """[B, L]: index into [T]; 0 after the end of a path."""
+    asking: Tensor
+    """[B, Q]: index into [T] of the last tokens of each path, at most ``Q``; 0 after the last."""
+    ago: Tensor | None
+    """[B, Q, L] how far behind each asking token each of its path stands; negative if it stands later or is none. None:
+    all tokens ask, each at its own place."""
+
+    def to(self, device: torch.device) -> "Paths":
+        ago = None if self.ago is None else self.ago.to(device)
+        return Paths(seen=self.seen.to(device), asking=self.asking.to(device), ago=ago)
+
+    def attend(self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, scale: float, window: int | None) -> Tensor:
+        """Attention of what asks, [B * Q, H, D]."""
+        query_BHQD, key_BGLD, value_BGLD = (
+            tensor.index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2)
+            for tensor, index in ((query_THD, self.asking), (key_TGD, self.seen), (value_TGD, self.seen))
+        )
+        length, grouped = key_BGLD.shape[2], query_BHQD.shape[1] != key_BGLD.shape[1]
+        ago, seen = self.ago, None
+        if ago is None and window is not None and window < length:
+            places_L = torch.arange(length, device=self.seen.device)
+            ago = (places_L[:, None] - places_L)[None]
+        if ago is not None:
+            seen = ago >= 0 if window is None else (ago >= 0) & (ago < window)
+        result_BHQD = scaled_dot_product_attention(
+            query_BHQD, key_BGLD, value_BGLD, attn_mask=None if seen is None else seen[:, None],
+            is_causal=seen is None, scale=scale, enable_gqa=grouped,
+        )  # fmt: skip
+        return result_BHQD.transpose(1, 2).flatten(0, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SideBySide:
-    """Batches of paths, each ``B`` paths of at most ``L`` tokens."""
+    """All paths of a micro-batch, in a few batches."""
 
-    gather: list[Tensor]
-    """Each [B, L]: index into [T]; 0 after the end of a path."""
+    batches: list[Paths]
     slots: Tensor
     """[T] where each token's own result stands in the batches, flat and one after the other."""
 
     def to(self, device: torch.device) -> "SideBySide":
-        return SideBySide(gather=[index.to(device) for index in self.gather], slots=self.slots.to(device))
+        return SideBySide(batches=[batch.to(device) for batch in self.batches], slots=self.slots.to(device))
 
     def __call__(
         self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, scale: float, window: int | None
     ) -> Tensor:
         """Attention, [T, H, D]."""
-        results = []
-        for index_BL in self.gather:
-            query_BHLD, key_BGLD, value_BGLD = (
-                tensor.index_select(0, index_BL.flatten()).unflatten(0, index_BL.shape).transpose(1, 2)
-                for tensor in (query_THD, key_TGD, value_TGD)
-            )
-            result_BHLD = _causal(query_BHLD, key_BGLD, value_BGLD, scale, window)
-            results.append(result_BHLD.transpose(1, 2).flatten(0, 1))
+        results = [batch.attend(query_THD, key_TGD, value_TGD, scale, window) for batch in self.batches]
         return torch.cat(results).index_select(0, self.slots)
 
 
@@ -110,24 +143,43 @@ def layout_of(packed: PackedBatch, device: torch.device, dtype: torch.dtype) -> 
 
 
 def side_by_side(packed: PackedBatch) -> SideBySide:
-    lengths, starts, own = np.diff(packed.path_starts), packed.path_starts, np.diff(packed.branch_starts)
-    order = np.argsort(-lengths, kind="stable")
-    gather: list[NDArray[np.int64]] = []
+    lengths, own = np.diff(packed.path_starts), np.diff(packed.branch_starts)
+    apart = (lengths >= LONG) & (own <= SHORT * lengths)
     slots = np.empty(len(packed.input_ids), np.int64)
-    at = first = 0
-    while first < len(order):
-        longest = int(lengths[order[first]])
-        together = order[first : first + int((lengths[order[first:]] >= SIMILAR * longest).sum())]
-        index = np.zeros((len(together), longest), np.int64)
-        for row, branch in enumerate(together):
-            length = int(lengths[branch])
-            index[row, :length] = packed.paths[starts[branch] : starts[branch] + length]
-            begin = packed.branch_starts[branch]
-            slots[begin : begin + own[branch]] = at + row * longest + np.arange(length - own[branch], length)
-        gather.append(index)
-        at += index.size
-        first += len(together)
-    return SideBySide(gather=[torch.from_numpy(index) for index in gather], slots=torch.from_numpy(slots))
+    batches, at = [], 0
+    for kind in (False, True):
+        branches = np.flatnonzero(apart == kind)
+        order = branches[np.argsort(-lengths[branches], kind="stable")]
+        while len(order):
+            longest = int(lengths[order[0]])
+            count = int((lengths[order] >= SIMILAR * longest).sum())
+            together, order = order[:count], order[count:]
+            asking = int(own[together].max()) if kind else longest
+            for row, branch in enumerate(together):
+                begin = at + row * asking + (0 if kind else lengths[branch] - own[branch])
+                slots[packed.branch_starts[branch] : packed.branch_starts[branch + 1]] = begin + np.arange(own[branch])
+            batches.append(_paths(packed, together, longest, asking if kind else None))
+            at += len(together) * asking
+    return SideBySide(batches=batches, slots=torch.from_numpy(slots))
+
+
+def _paths(packed: PackedBatch, branches: NDArray[np.int64], longest: int, asking: int | None) -> Paths:
+    """Those of ``branches``; the last ``asking`` tokens of each ask, at most its own, or all."""
+    seen = np.zeros((len(branches), longest), np.int64)
+    for row, branch in enumerate(branches):
+        start, end = packed.path_starts[branch], packed.path_starts[branch + 1]
+        seen[row, : end - start] = packed.paths[start:end]
+    if asking is None:
+        return Paths(seen=torch.from_numpy(seen), asking=torch.from_numpy(seen), ago=None)
+    lengths, own = np.diff(packed.path_starts)[branches], np.diff(packed.branch_starts)[branches]
+    ask = np.zeros((len(branches), asking), np.int64)
+    for row, branch in enumerate(branches):
+        ask[row, : own[row]] = np.arange(packed.branch_starts[branch], packed.branch_starts[branch + 1])
+    # What fills up a row of asking tokens stands behind the path's end, and sees all of it.
+    places = (lengths - own)[:, None] + np.arange(asking)
+    ago = places[:, :, None] - np.arange(longest)
+    ago[np.broadcast_to(np.arange(longest) >= lengths[:, None, None], ago.shape)] = -1
+    return Paths(seen=torch.from_numpy(seen), asking=torch.from_numpy(ask), ago=torch.from_numpy(ago))
 
 
 def variable_length(packed: PackedBatch) -> VariableLength:
@@ -138,20 +190,6 @@ def variable_length(packed: PackedBatch) -> VariableLength:
         path_starts=torch.from_numpy(packed.path_starts.astype(np.int32)),
         longest_branch=int(np.diff(packed.branch_starts).max()),
         longest_path=int(np.diff(packed.path_starts).max()),
-    )
-
-
-def _causal(query_BHLD: Tensor, key_BGLD: Tensor, value_BGLD: Tensor, scale: float, window: int | None) -> Tensor:
-    length, shared = query_BHLD.shape[2], query_BHLD.shape[1] != key_BGLD.shape[1]
-    if window is None or window >= length:
-        return scaled_dot_product_attention(
-            query_BHLD, key_BGLD, value_BGLD, is_causal=True, scale=scale, enable_gqa=shared
-        )
-    places_L = torch.arange(length, device=query_BHLD.device)
-    ago_LL = places_L[:, None] - places_L
-    seen_LL = (ago_LL >= 0) & (ago_LL < window)
-    return scaled_dot_product_attention(
-        query_BHLD, key_BGLD, value_BGLD, attn_mask=seen_LL, scale=scale, enable_gqa=shared
     )
 
 

@@ -47,6 +47,8 @@ class World:
         torch.set_num_threads(threads)
         if not self.cuda:
             torch.use_deterministic_algorithms(True)
+            # Else torch fills all fresh memory, to show who reads what nobody wrote: a tenth of a step on a CPU.
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         # DeepSpeed calls collectives by their old names, and torch says so at each call site.
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
         import deepspeed
