@@ -91,8 +91,8 @@ def test_where_pip_gets_nothing_the_row_is_not_measured(tmp_path: Path, monkeypa
 
 
 def test_all_words_of_a_prompt_are_tokens_of_their_own(tmp_path: Path) -> None:
-    row = WholeStep(WholeStep.Config(prompt_tokens=20))
+    row = WholeStep(WholeStep.Config())
     make_tiny(tmp_path, [" ".join(WORDS)] * 20 + Talk(1).texts(20), 0)
     tokens = ChatTokens(read_tokenizer(tmp_path, "tiny"))
-    prompts = row.prompts()
+    prompts = row.prompts(20)
     assert len(set(prompts)) == len(prompts) and {len(tokens.encode_text(each)) for each in prompts} == {20}
