@@ -191,7 +191,9 @@ class Parts:
         )
         if config.proxy.model:
             self.judge = self._pool(PROXY, str(self.proxy_base), self.proxy_chat, config.proxy.engine, gate=gate)
-        self.learner = LearnerGroup(config.learner, lambda ranks: self._wait_for_machines(need, *ranks))
+        self.learner = LearnerGroup(
+            config.learner, lambda ranks: self._wait_for_machines(need, *ranks), self.say
+        )
         self._started.callback(self.learner.close)
         if not (self.folder / "replay" / "logs").is_dir():
             self.open_store("logs")

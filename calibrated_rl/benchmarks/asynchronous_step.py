@@ -77,8 +77,8 @@ class AsynchronousStep:
         return at_most(
             seconds(ahead, "ahead", "seconds_update"), max(rollout, learning), config.goal,
             f"seconds an update of {an_update:.0f} tokens whose rollouts run ahead by up to {config.max_staleness}, "
-            f"mean of {config.updates}; limit: the longer of rollouts alone ({rollout:.2f} s) and learning with weight sync "
-            f"alone ({learning:.2f} s), means of {config.updates} updates in turn, which take "
+            f"mean of {config.updates}; limit: the longer of rollouts alone ({rollout:.2f} s) and learning with weight "
+            f"sync alone ({learning:.2f} s), means of {config.updates} updates in turn, which take "
             f"{seconds(in_turn, 'turn', 'seconds_update'):.2f} s. {self._cores_words()}",
         )  # fmt: skip
 

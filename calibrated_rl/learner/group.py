@@ -107,11 +107,16 @@ class LearnerGroup:
     """
 
     def __init__(
-        self, config: LearnerConfig, wait_for_machines: Callable[[Sequence[Need]], None] = lambda needs: None
+        self, config: LearnerConfig, wait_for_machines: Callable[[Sequence[Need]], None] = lambda needs: None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """``wait_for_machines`` returns when the ranks have what they need of the cluster; until then no time-out
-        runs."""
-        self.config = config
+        """
+        Args:
+            wait_for_machines: returns when the ranks have what they need of the cluster; until then no time-out runs.
+            say: is told what users should know.
+        """
+        self.config, self._say = config, say
+        self._micro_batch_tokens = float(config.micro_batch_tokens)
         self._bases: dict[str, tuple[str, Any]] = {}
         """For models that are trained by adapters: what they add to, by a name of its own and in Ray's store."""
         self._loads = itertools.count()
@@ -198,6 +203,9 @@ class LearnerGroup:
             "step", name, batch, loss,
             temperature=temperature, minibatches=minibatches, epochs=epochs, learning_rate=learning_rate,
         )  # fmt: skip
+        if (now := metrics["micro_batch_tokens"]) < self._micro_batch_tokens:
+            self._micro_batch_tokens = now
+            self._say(f"the learner ran out of memory and goes on with micro-batches of {now:.0f} tokens")
         return metrics
 
     def _score(

@@ -171,6 +171,12 @@ class HostedModel:
         # DeepSpeed averages over the ranks; the shares of the ranks are to be summed.
         self.engine.backward(loss * self.world.size)
 
+    def drop_gradients(self) -> None:
+        """Forget what ``backward`` has accumulated."""
+        self.engine.zero_grad()
+        for parameter in self.parameters().values():
+            parameter.grad = None
+
     def update(self, learning_rate: float | None) -> tuple[float, float]:
         """Take the optimizer step. Return the gradient's norm before clipping and the learning rate used."""
         assert self.optimizer is not None

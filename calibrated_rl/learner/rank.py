@@ -4,6 +4,7 @@ Every method is called on all ranks with the same arguments. Each packs the whol
 computes its share of the micro-batches.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.hosted import HostedModel
 from calibrated_rl.learner.losses.base import Loss, LossInputs, Totals
 from calibrated_rl.learner.metrics import Sums, collect
+from calibrated_rl.learner.out_of_memory import OutOfMemory
 from calibrated_rl.learner.packing import EMPTY, PackedBatch, pack
 from calibrated_rl.learner.world import LOCALHOST, World, free_port
 from calibrated_rl.weights import Adapters, Weights
@@ -40,6 +42,10 @@ def resolve_loss(spec: LossSpec) -> Loss:
     return loss
 
 
+LEAST_TOKENS = 256
+"""Micro-batches are not made smaller than that."""
+
+
 class LearnerRank:
     """Hosts several models at once, each under its name."""
 
@@ -49,6 +55,8 @@ class LearnerRank:
         self.config = config
         self.world = World(rank, config.ranks, address, port or free_port(), config.threads)
         self.models: dict[str, HostedModel] = {}
+        self.micro_batch_tokens = config.micro_batch_tokens
+        """Halved where memory runs out."""
 
     def load(
         self,
@@ -124,6 +132,7 @@ class LearnerRank:
             )
         results = self._join(sums).results()
         results |= {"optimizer_steps": float(taken), "tokens": float(left)}
+        results["micro_batch_tokens"] = float(self.micro_batch_tokens)
         results["masked_share"] = (before - left) / before if before else 0.0
         return results
 
@@ -159,9 +168,48 @@ class LearnerRank:
         learning_rate: float | None,
         sums: Sums,
     ) -> int:
-        """One optimizer step over the sequences ``chosen``; returns 1, or 0 if nothing in them is scored."""
+        """One optimizer step over the sequences ``chosen``; returns 1, or 0 if nothing in them is scored. Where memory
+        runs out before the weights change, it is taken anew with smaller micro-batches."""
+        while True:
+            own = Sums()
+            with OutOfMemory() as memory:
+                taken = self._try_step(
+                    model, batch, loss, chosen, scored, old, temperature, learning_rate, own
+                )
+                sums.add(own)
+                return taken
+            self._shrink(memory.message)
+            model.drop_gradients()
+
+    def _shrink(self, message: str) -> None:
+        """Halve the micro-batches.
+
+        Raises:
+            UserError: they are small already, or other ranks would wait for this one.
+        """
+        config, tokens = self.config, self.micro_batch_tokens
+        if self.world.size > 1 or config.zero_stage or tokens < 2 * LEAST_TOKENS:
+            raise UserError(
+                f"the learner ran out of memory with micro-batches of {tokens} tokens ({message}): lower "
+                "learner.micro_batch_tokens, set learner.gradient_checkpointing, or leave more to it"
+            )
+        self.micro_batch_tokens = tokens // 2
+        logging.warning(f"out of memory ({message}): micro-batches of {self.micro_batch_tokens} tokens from now on")
+
+    def _try_step(
+        self,
+        model: HostedModel,
+        batch: SampleBatch,
+        loss: Loss,
+        chosen: NDArray[np.int64],
+        scored: NDArray[np.bool_],
+        old: NDArray[np.float32] | None,
+        temperature: float,
+        learning_rate: float | None,
+        sums: Sums,
+    ) -> int:
         packs = pack(
-            batch, self.config.micro_batch_tokens,
+            batch, self.micro_batch_tokens,
             ranks=self.world.size, unit=loss.unit, chosen=chosen, scored=scored,
         )  # fmt: skip
         if not packs:
@@ -236,7 +284,15 @@ class LearnerRank:
     def _score(
         self, model: HostedModel, batch: SampleBatch, temperature: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        packs = pack(batch, self.config.micro_batch_tokens, ranks=self.world.size)
+        while True:
+            with OutOfMemory() as memory:
+                return self._try_score(model, batch, temperature)
+            self._shrink(memory.message)
+
+    def _try_score(
+        self, model: HostedModel, batch: SampleBatch, temperature: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        packs = pack(batch, self.micro_batch_tokens, ranks=self.world.size)
         found = torch.zeros(2, len(batch.ids), dtype=torch.float32, device=self.world.device)
         with torch.no_grad():
             for packed in self._shares(packs):
