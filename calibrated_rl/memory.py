@@ -114,14 +114,19 @@ def memory_needs(
     }
 
 
+def dialogue_bytes(engine: EngineConfig, model: ModelShape) -> int:
+    """Keys and values of a dialogue of the greatest length."""
+    return 2 * model.layers * model.keys * _bytes(engine.dtype) * engine.max_model_len
+
+
 def check_cache(role: str, engine: EngineConfig, model: ModelShape) -> None:
     """Refuse a KV cache that cannot hold one dialogue of the greatest length.
 
     Raises:
         UserError: names the key and what is needed.
     """
-    dialogue = 2 * model.layers * model.keys * _bytes(engine.dtype) * engine.max_model_len
-    if engine.kv_cache_mib * 2**20 < dialogue:
+    dialogue = dialogue_bytes(engine, model)
+    if engine.kv_cache_mib and engine.kv_cache_mib * 2**20 < dialogue:
         raise UserError(
             f"{role}.engine.kv_cache_mib is {engine.kv_cache_mib}: one dialogue of max_model_len "
             f"{engine.max_model_len} takes {-(-dialogue // 2**20)}, and many are held at once"

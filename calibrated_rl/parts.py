@@ -2,9 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from calibrated_rl.dialogue import Dialogue, Side, Split, TokenSequence
 from calibrated_rl.errors import PartLost, UserError, first_line, is_no_room
 from calibrated_rl.files import wait_for_room
 from calibrated_rl.learner.config import OptimizerConfig
+from calibrated_rl.learner.device_memory import DeviceMemory, look_at_device
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR, START
 from calibrated_rl.logs.base import LogReader
 from calibrated_rl.machines import Need, wait_for_machines
 from calibrated_rl.memory import check_memory
-from calibrated_rl.models import check_context, make_tiny, read_tokenizer, resolve_model
+from calibrated_rl.memory_plan import Demand, describe, engines_to_plan, plan_caches
+from calibrated_rl.models import check_context, make_tiny, read_tokenizer, resolve_model, shape_of
 from calibrated_rl.progress import Progress
 from calibrated_rl.replay.actor import start_store
 from calibrated_rl.replay.schema import from_table, to_table
@@ -174,14 +176,18 @@ class Parts:
 
     def start(self) -> None:
         """Start all actors side by side, and bring the models to where training begins."""
-        config = self.config
-        check_memory(config, self.policy_base, self.simulator_base, self.proxy_base if config.proxy.model else None)
-        gate = WaveGate() if config.deterministic else None
+        proxy = self.proxy_base if self.config.proxy.model else None
+        check_memory(self.config, self.policy_base, self.simulator_base, proxy)
+        gate = WaveGate() if self.config.deterministic else None
         self.say("starting two vLLM engines, the learner and the replay store")
-        self.store, need = start_store(config.replay)
+        self.store, need = start_store(self.config.replay)
         self._started.callback(ray.kill, self.store)
         self.beside = BesideTraining()
         self._started.callback(self.beside.close)
+        if planned := engines_to_plan(self.config):
+            self._start_learner(need)
+            self._plan_memory()
+        config = self.config
         self.policy, self.simulator = (
             self._pool(role, str(base), chat, side.engine, replicas=side.replicas, gate=gate)
             for role, base, chat, side in (
@@ -191,10 +197,8 @@ class Parts:
         )
         if config.proxy.model:
             self.judge = self._pool(PROXY, str(self.proxy_base), self.proxy_chat, config.proxy.engine, gate=gate)
-        self.learner = LearnerGroup(
-            config.learner, lambda ranks: self._wait_for_machines(need, *ranks), self.say
-        )
-        self._started.callback(self.learner.close)
+        if not planned:
+            self._start_learner(need)
         if not (self.folder / "replay" / "logs").is_dir():
             self.open_store("logs")
             self.keep([log for split in Split for log in self.logs[split]])
@@ -209,9 +213,46 @@ class Parts:
             self.task, self.policy, config.policy.sampling, config.simulator.sampling
         )
 
+    def _start_learner(self, store: Need) -> None:
+        self.learner = LearnerGroup(
+            self.config.learner, lambda ranks: self._wait_for_machines(store, *ranks), self.say
+        )
+        self._started.callback(self.learner.close)
+
+    def _plan_memory(self) -> None:
+        """Let the learner rehearse with all that it will hold, and give the engines what it leaves."""
+        config, learner = self.config, self.learner
+        models = {POLICY: self.policy_base, SIMULATOR: self.simulator_base}
+        for name, folder in models.items():
+            learner.load(name, folder, optimizer=OptimizerConfig())
+        learner.load(START, self.policy_base, trainable=False)
+        length = min(config.policy.engine.max_model_len, config.learner.micro_batch_tokens)
+        device = learner.rehearse([POLICY, SIMULATOR], length)
+        for name in (*models, START):
+            learner.unload(name)
+        self._give_caches(device, models | ({PROXY: self.proxy_base} if config.proxy.model else {}))
+
+    def _give_caches(self, device: DeviceMemory, models: Mapping[str, Path]) -> None:
+        """Settle the KV caches of the engines of ``models``, where their size is left to the program."""
+        sides = {role: getattr(self.config, role) for role in models}
+        demands = {
+            role: Demand(engine=side.engine, model=shape_of(models[role]), replicas=getattr(side, "replicas", 1))
+            for role, side in sides.items()
+        }
+        if all(demand.engine.kv_cache_mib for demand in demands.values()):
+            return
+        caches = plan_caches(device, demands)
+        self.say(describe(device, demands, caches))
+        self.config = replace(self.config, **{
+            role: replace(side, engine=replace(side.engine, kv_cache_mib=caches[role])) for role, side in sides.items()
+        })  # fmt: skip
+
     def start_judging(self, folder: Path) -> None:
         """Start only what it takes to judge the saved policy in ``folder``: its engine and, if there is one, the
         proxy's, as it was fitted. No simulator, learner or store."""
+        self._give_caches(
+            look_at_device(), {POLICY: folder} | ({PROXY: self.proxy_base} if self.config.proxy.model else {})
+        )
         config, gate = self.config, WaveGate() if self.config.deterministic else None
         self.policy = self._pool(
             POLICY, str(folder.resolve()), self.policy_chat, config.policy.engine,
@@ -227,6 +268,7 @@ class Parts:
 
     def start_talking(self, policy: Path, simulator: Path) -> None:
         """Start only what it takes to hold dialogues between two saved models: both engines, no learner, no store."""
+        self._give_caches(look_at_device(), {POLICY: policy, SIMULATOR: simulator})
         config, gate = self.config, WaveGate() if self.config.deterministic else None
         self.policy, self.simulator = (
             self._pool(role, str(folder.resolve()), chat, side.engine, replicas=side.replicas, gate=gate)

@@ -150,7 +150,7 @@ def test_the_cache_holds_at_least_one_dialogue() -> None:
         check_cache("simulator", EngineConfig(kv_cache_mib=1, max_model_len=16385), TINY)
 
 
-@pytest.mark.parametrize("wrong", [{"dtype": "float64"}, {"kv_cache_mib": 0}, {"max_model_len": -1}])
+@pytest.mark.parametrize("wrong", [{"dtype": "float64"}, {"kv_cache_mib": -1}, {"max_model_len": -1}])
 def test_engine_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"engine.{next(iter(wrong))} is "):
         EngineConfig(**wrong)

@@ -17,6 +17,7 @@ from calibrated_rl.errors import PartLost, UserError, first_line
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.checkpoint import Snapshot
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
+from calibrated_rl.learner.device_memory import DeviceMemory
 from calibrated_rl.learner.rank import LearnerRank, LossSpec
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.world import LOCALHOST, free_port
@@ -274,6 +275,12 @@ class LearnerGroup:
         # What a dead rank owes is ready, too, as an error that would be laid at the door of whoever fetches it.
         self._call("check", name)
         return refs[0]
+
+    def rehearse(self, names: Sequence[str], length: int) -> DeviceMemory:
+        """Take a step with each of the models that changes no weights, on a full micro-batch of sequences of ``length``
+        tokens; what the first rank's device then looks like, at the peak."""
+        seen: DeviceMemory = self._call("rehearse", list(names), length)
+        return seen
 
     def save(self, name: str, folder: str | Path) -> None:
         """Write ``name`` in Hugging Face format with its tokenizer; whole or not at all."""

@@ -83,6 +83,11 @@ class HostedModel:
             self.engine = self._engine(optimizer)
 
     @property
+    def vocabulary(self) -> int:
+        """Number of words."""
+        return int(self.module.model.config.get_text_config().vocab_size)  # type: ignore[union-attr,operator]
+
+    @property
     def trainable(self) -> bool:
         return self.engine is not None
 

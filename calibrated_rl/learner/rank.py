@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calibrated_rl import component
+from calibrated_rl.dialogue import TokenSequence
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.checkpoint import Snapshot, read, take
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
+from calibrated_rl.learner.device_memory import DeviceMemory, look_at_device
 from calibrated_rl.learner.hosted import HostedModel
 from calibrated_rl.learner.losses.base import Loss, LossInputs, Totals
 from calibrated_rl.learner.metrics import Sums, collect
@@ -303,6 +305,18 @@ class LearnerRank:
         values[:, ~batch.scored] = np.nan
         return values[0], values[1]
 
+    def rehearse(self, names: Sequence[str], length: int) -> DeviceMemory:
+        """Take a step with each of the models that changes no weights, on a full micro-batch of sequences of ``length``
+        tokens; what the device then looks like, at the peak."""
+        random = np.random.default_rng(0)
+        for name in names:
+            words = self._model(name).vocabulary
+            count = -(-self.micro_batch_tokens // length)
+            ids = random.integers(0, words, (count, length)).astype(np.int32)
+            loss = resolve_loss("calibrated_rl.learner.losses.sft:SFT")
+            self.step(name, SampleBatch.of_sequences([_unsampled(each) for each in ids]), loss, learning_rate=0.0)
+        return look_at_device()
+
     def score(
         self, name: str, batch: SampleBatch, temperature: float = 1.0
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -341,6 +355,14 @@ class LearnerRank:
             UserError: the folder is not a whole checkpoint, was altered, or is of another format or dtype.
         """
         read(self.load, self.models, self.world, self.config, Path(folder))
+
+
+def _unsampled(ids: NDArray[np.int32]) -> TokenSequence:
+    nothing = np.full(len(ids), np.nan, np.float32)
+    return TokenSequence(
+        ids=ids, mask=np.ones(len(ids), np.bool_), logprobs=nothing, versions=np.full(len(ids), -1, np.int32),
+        turns=np.zeros(len(ids), np.int32),
+    )  # fmt: skip
 
 
 def _sampler(batch: SampleBatch, old: NDArray[np.float32]) -> NDArray[np.float32]:

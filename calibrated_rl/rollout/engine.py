@@ -54,7 +54,7 @@ class EngineConfig:
     max_num_seqs: int = 256
     """Most dialogues in one batch."""
     kv_cache_mib: int = 512
-    """Memory of the KV cache."""
+    """Memory of the KV cache. 0: what the learner leaves of the device that both share, which is measured first."""
     weight_bucket_mib: int = 128
     """New weights reach the engine's process in blocks of this size, in memory that is kept for them; where a single
     tensor is larger, it is as large."""
@@ -76,8 +76,9 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"engine.dtype is '{self.dtype}': choose float32 or bfloat16")
-        sizes = ("max_model_len", "max_num_seqs", "kv_cache_mib", "weight_bucket_mib", "threads", "timeout_seconds")
-        for name in sizes:
+        if self.kv_cache_mib < 0:
+            raise UserError(f"engine.kv_cache_mib is {self.kv_cache_mib}: it must not be negative")
+        for name in ("max_model_len", "max_num_seqs", "weight_bucket_mib", "threads", "timeout_seconds"):
             if getattr(self, name) < 1:
                 raise UserError(f"engine.{name} is {getattr(self, name)}: it must be at least 1")
 

@@ -1,0 +1,97 @@
+"""How learner and engines share a device, by hand; and that a rehearsal leaves the learner as it was."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from made_up_models import make_model
+
+from calibrated_rl.config import RunConfig, check
+from calibrated_rl.errors import UserError
+from calibrated_rl.learner.config import LearnerConfig
+from calibrated_rl.learner.device_memory import DeviceMemory
+from calibrated_rl.learner.rank import LearnerRank
+from calibrated_rl.memory import ENGINE_PROCESSES, GIB, RAY_AND_DRIVER
+from calibrated_rl.memory_plan import GPU_ENGINE, KEPT_FREE, MIB, Demand, describe, plan_caches
+from calibrated_rl.models import ModelShape
+from calibrated_rl.rollout.engine import EngineConfig
+
+SHAPE = ModelShape(parameters=GIB // 4, layers=8, hidden=8, intermediate=16, keys=512, vocabulary=50)
+"""1 GiB of float32 weights; a token's keys and values are 2 * 8 * 512 * 4 bytes, so 32 tokens are a MiB."""
+
+
+def demand(replicas: int = 1, **settings: Any) -> Demand:
+    engine = EngineConfig(**({"kv_cache_mib": 0, "max_model_len": 1024, "max_num_seqs": 64} | settings))
+    return Demand(engine=engine, model=SHAPE, replicas=replicas)
+
+
+def machine(free: int) -> DeviceMemory:
+    return DeviceMemory(name="it", total=100 * GIB, free=free, learner=3 * GIB)
+
+
+FIXED = int(KEPT_FREE * 100 * GIB) + RAY_AND_DRIVER
+"""What nobody gets on a machine without a GPU."""
+
+
+def test_each_gets_what_it_can_use_where_there_is_plenty() -> None:
+    sides = {"policy": demand(), "simulator": demand(max_num_seqs=16)}
+    assert plan_caches(machine(90 * GIB), sides) == {"policy": 64 * 32, "simulator": 16 * 32}
+
+
+def test_what_is_left_is_shared_by_what_each_can_use() -> None:
+    sides = {"policy": demand(replicas=2), "simulator": demand(max_num_seqs=32), "proxy": demand(kv_cache_mib=100)}
+    needed = FIXED + 4 * (GIB + ENGINE_PROCESSES) + 100 * MIB
+    # Two caches of 2048 MiB and one of 1024 are wanted; a quarter of that is there.
+    assert plan_caches(machine(needed + 1280 * MIB), sides) == {"policy": 512, "simulator": 256, "proxy": 100}
+    said = describe(machine(needed + 1280 * MIB), sides, {"policy": 512, "simulator": 256, "proxy": 100})
+    assert "learner 3.00, measured; 2 x policy engine 2.25 + KV cache 0.50 (16 longest dialogues)" in said
+
+
+def test_where_not_one_dialogue_has_room_that_is_said() -> None:
+    needed = FIXED + GIB + ENGINE_PROCESSES
+    assert plan_caches(machine(needed + 32 * MIB), {"policy": demand()}) == {"policy": 32}
+    for left in (31 * MIB, -GIB):
+        with pytest.raises(UserError, match=r"it has 100.0 GiB, .* which took 3.0: nothing is left for .* of policy"):
+            plan_caches(machine(needed + left), {"policy": demand()})
+
+
+def test_a_gpu_holds_no_driver() -> None:
+    gpu = demand(dtype="bfloat16", num_gpus=0.25)
+    needed = int(KEPT_FREE * 100 * GIB) + GIB // 2 + GPU_ENGINE
+    # bfloat16: 64 dialogues of 16 MiB are wanted, half of that is there.
+    assert plan_caches(machine(needed + 512 * MIB), {"policy": gpu}) == {"policy": 512}
+
+
+@pytest.mark.usefixtures("ranks_in_this_process")
+def test_a_rehearsal_changes_no_weights_and_sees_the_peak(tmp_path: Path) -> None:
+    make_model().save_pretrained(tmp_path)
+    learner = LearnerRank(LearnerConfig(micro_batch_tokens=20_000))
+    learner.load("policy", tmp_path)
+    before = learner.weights("policy")
+    seen = learner.rehearse(["policy"], 200)
+    assert all(torch.equal(before[name], value) for name, value in learner.weights("policy").items())
+    # 20,000 tokens of 2 layers, about ten vectors of 32 and five of 64 float32 each, at the least.
+    assert seen.learner > psutil.Process().memory_info().rss * 0.5
+    assert seen.learner > 20_000 * 2 * (10 * 32 + 5 * 64) * 4
+    assert 0 < seen.free < seen.total == psutil.virtual_memory().total
+    assert np.isfinite(seen.free)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"deterministic": True}, "`deterministic` is true"),
+        ({"learner": LearnerConfig(ranks=2)}, "only for a device that learner and engines share"),
+    ],
+)
+def test_where_nothing_can_be_planned_a_size_is_asked_for(change: dict[str, Any], said: str) -> None:
+    from calibrated_rl.config import ModelConfig
+
+    side = ModelConfig(engine=EngineConfig(kv_cache_mib=0))
+    human = "calibrated_rl.users.front_desk_human:FrontDeskHuman"
+    check(RunConfig(policy=side, human=human), "here")
+    with pytest.raises(UserError, match=f"here: policy.engine.kv_cache_mib is 0.*{said}"):
+        check(RunConfig(policy=side, human=human, **change), "here")
