@@ -4,6 +4,7 @@ How a simulator is aligned is the method's affair (``calibrated_rl/calibration/`
 """
 
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def align(arm: Arm, folder: Path, extra: Sequence[Sample] = ()) -> None:
     """Align the simulator for the policy as it is now, keep it in ``folder``, serve it."""
     parts = arm.parts
     shutil.rmtree(folder, ignore_errors=True)
+    began = time.monotonic()
     metrics = parts.calibration.align(
         CalibrationInputs(
             learner=parts.learner, log_probs_at_start=parts.log_probs_at_start, base=parts.uncalibrated_folder,
@@ -31,8 +33,8 @@ def align(arm: Arm, folder: Path, extra: Sequence[Sample] = ()) -> None:
         )
     )  # fmt: skip
     write_json(folder / "fit.json", metrics)
-    arm.log(metrics)
     parts.serve_simulator(folder)
+    arm.log(metrics | {"seconds_aligning": time.monotonic() - began})
 
 
 def align_before_training(arm: Arm) -> None:

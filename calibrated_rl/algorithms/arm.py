@@ -227,6 +227,7 @@ class Arm:
         if self._ahead is None:
             self._elastic.rollouts_end()
         groups = self._through_the_store(groups)
+        stored = time.monotonic()
         samples, rewards, signal, staleness = [], [], 0, Staleness()
         for group in groups:
             values = [d.outcome.reward for d in group if d.outcome is not None]
@@ -237,6 +238,7 @@ class Arm:
                 tokens, own = fresh_turns(dialogue.policy_tokens, self.updates, config.max_staleness)
                 staleness += own
                 samples.append(Sample(tokens=tokens, advantage=float(advantage)))
+        scoring = time.monotonic()
         if parts.uses_reference:
             temperature = parts.config.policy.sampling.temperature
             reference = parts.learner.log_probs(START, [s.tokens for s in samples], temperature)
@@ -266,6 +268,8 @@ class Arm:
                 "turns": float(np.mean([len(d.user_turn_indices()) for d in dialogues])),
                 "groups_with_signal": signal / len(groups),
                 "groups_requested": float(requested),
+                "seconds_store": stored - began,
+                "seconds_reference": scored - scoring,
                 "seconds_learning": learning,
                 "seconds_weight_sync": syncing,
                 "seconds_rollout": rollout,
