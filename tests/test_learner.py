@@ -178,7 +178,9 @@ def test_micro_batches_do_not_change_the_step(folder: Path, loss: Any) -> None:
     results = []
     for tokens in (2048, 64):
         made = learner(folder, big_epsilon(), micro_batch_tokens=tokens, max_grad_norm=0.0)
-        results.append((made.step("policy", batch, loss), made.weights("policy")))
+        metrics = made.step("policy", batch, loss)
+        assert metrics.pop("micro_batch_tokens") == tokens
+        results.append((metrics, made.weights("policy")))
     assert results[0][0]["grad_norm"] > 1e-3
     assert_same(*results)
 
