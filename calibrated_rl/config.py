@@ -327,7 +327,8 @@ def check(config: RunConfig, where: str) -> None:
                 f"{where}: {role}.scaling allows {fewest} to {most} replicas, and `deterministic` is true: batches "
                 "hang on the number of replicas, so the run would not be the same again; give up one of the two"
             )
-        if not side.engine.kv_cache_mib:
+    for role in ("policy", "simulator", *(("proxy",) if config.proxy.model else ())):
+        if not getattr(config, role).engine.kv_cache_mib:
             _check_that_memory_can_be_planned(config, f"{where}: {role}.engine.kv_cache_mib is 0")
     if config.training.max_staleness < 0:
         raise UserError(f"{where}: training.max_staleness is {config.training.max_staleness}: it must not be negative")
@@ -358,6 +359,7 @@ def _check_that_memory_can_be_planned(config: RunConfig, what: str) -> None:
             f"{what}, and `deterministic` is true: batches may hang on what is free, so the run would not be the same "
             "again; give the cache a size"
         )
-    engines = (config.policy.engine, config.simulator.engine)
-    if config.learner.ranks > 1 or config.learner.labels or any(e.num_gpus >= 1 or e.labels for e in engines):
+    engines = [config.policy.engine, config.simulator.engine] + ([config.proxy.engine] if config.proxy.model else [])
+    apart = any(engine.num_gpus >= 1 or engine.labels for engine in engines)
+    if config.learner.ranks > 1 or config.learner.labels or apart or len({e.num_gpus > 0 for e in engines}) > 1:
         raise UserError(f"{what}: it is planned only for a device that learner and engines share; give it a size")

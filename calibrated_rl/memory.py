@@ -6,7 +6,7 @@ will be killed half-way from one that fits, not to fill a machine to the last by
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 import psutil
@@ -45,11 +45,19 @@ def _adam_bytes(learner: LearnerConfig) -> int:
     return 8 if learner.dtype == "float32" else 12
 
 
+def never_whole(config: RunConfig) -> set[str]:
+    """The models that are trained by adapters alone, at the start and in calibration, too."""
+    fits = {POLICY: [config.policy.start], SIMULATOR: [config.simulator.start, config.calibration.sft]}
+    fits[PROXY] = [config.proxy.sft]
+    return {name for name in config.learner.lora if all(fit.adapters or not fit.epochs for fit in fits[name])}
+
+
 def learner_needs(
-    learner: LearnerConfig, policy: ModelShape, simulator: ModelShape, proxy: ModelShape | None = None
+    learner: LearnerConfig, policy: ModelShape, simulator: ModelShape, proxy: ModelShape | None = None,
+    adapted: Set[str] = frozenset(),
 ) -> dict[str, int]:
-    """Bytes of all ranks: every model with AdamW, a frozen copy of the policy, and one micro-batch. A model that is
-    trained by adapters has its weights alone: a few percent are forgotten.
+    """Bytes of all ranks: every model with AdamW, a frozen copy of the policy, and one micro-batch. Of the models in
+    ``adapted``, which are trained by adapters alone, only the weights: a few percent are forgotten.
 
     AdamW keeps two float32 moments, and under bfloat16 float32 master weights; ZeRO keeps one copy for all
     ranks of the state (from stage 1), the gradients (2) and the weights (3).
@@ -64,7 +72,7 @@ def learner_needs(
     models = {POLICY: policy, SIMULATOR: simulator} | ({PROXY: proxy} if proxy else {})
     return {
         "models and optimizers": sum(
-            shape.parameters * (element * copies(3) + (0 if name in learner.lora else trained))
+            shape.parameters * (element * copies(3) + (0 if name in adapted else trained))
             for name, shape in models.items()
         ),
         "frozen policy": ranks * policy.parameters * element,
@@ -108,7 +116,7 @@ def memory_needs(
         each = _bytes(config.learner.dtype) + (0 if POLICY in config.learner.lora else _adam_bytes(config.learner))
         engines["checkpoint"] = {"copy": policy.parameters * each}
     return engines | {
-        "learner": learner_needs(config.learner, *models),
+        "learner": learner_needs(config.learner, policy, simulator, proxy, never_whole(config)),
         "published weights": {"weights": published * _bytes(config.learner.dtype)},
         "Ray and driver": {"processes": RAY_AND_DRIVER},
     }

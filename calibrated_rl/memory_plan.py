@@ -1,18 +1,22 @@
 """How learner and engines share the memory of one device: what the learner takes is seen, not estimated.
 
-Where ``engine.kv_cache_mib`` is 0, the learner is started first and takes a step of every kind that training will take,
-on micro-batches that are full, with all models in place that it will hold. What is then left on the device goes to the
-engines: their weights, what their processes need, and the rest as KV caches, to each as it can use it.
+Where ``engine.kv_cache_mib`` is 0, the learner is started first and takes a step with every model that it will train,
+on micro-batches that are full, with all of them in place. What is then left on the device goes to the engines: their
+weights, what their processes need, and the rest as KV caches, to each as it can use it.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from calibrated_rl.config import RunConfig
 from calibrated_rl.errors import UserError
-from calibrated_rl.learner.device_memory import DeviceMemory
-from calibrated_rl.memory import ENGINE_PROCESSES, GIB, RAY_AND_DRIVER, dialogue_bytes
-from calibrated_rl.models import ModelShape
+from calibrated_rl.learner.config import OptimizerConfig
+from calibrated_rl.learner.device_memory import DeviceMemory, look_at_device
+from calibrated_rl.learner.group import LearnerGroup
+from calibrated_rl.learner.slots import POLICY, PROXY, START
+from calibrated_rl.memory import ENGINE_PROCESSES, GIB, RAY_AND_DRIVER, dialogue_bytes, memory_needs, never_whole
+from calibrated_rl.models import ModelShape, shape_of
 from calibrated_rl.rollout.engine import EngineConfig
 
 GPU_ENGINE = 2 * GIB
@@ -29,6 +33,7 @@ class Demand:
     engine: EngineConfig
     model: ModelShape
     replicas: int = 1
+    """The most there may be."""
 
     @property
     def fixed(self) -> int:
@@ -49,15 +54,17 @@ def engines_to_plan(config: RunConfig) -> list[str]:
     return [role for role in roles if not getattr(config, role).engine.kv_cache_mib]
 
 
-def plan_caches(device: DeviceMemory, demands: Mapping[str, Demand]) -> dict[str, int]:
+def plan_caches(device: DeviceMemory, demands: Mapping[str, Demand], others: int = 0) -> dict[str, int]:
     """MiB of the KV cache of a replica of each side: as set, or what is left, in proportion to what each can use (its
     largest batch of its longest dialogues), and no more than that.
+
+    Args:
+        others: bytes that neither the learner nor an engine has.
 
     Raises:
         UserError: there is not enough left to hold a dialogue.
     """
-    on_cpu = not any(demand.engine.num_gpus for demand in demands.values())
-    left = device.free - int(KEPT_FREE * device.total) - (RAY_AND_DRIVER if on_cpu else 0)
+    left = device.free - int(KEPT_FREE * device.total) - others
     for demand in demands.values():
         left -= demand.replicas * (demand.fixed + demand.engine.kv_cache_mib * MIB)
     open_sides = {role: demand for role, demand in demands.items() if not demand.engine.kv_cache_mib}
@@ -86,3 +93,52 @@ def describe(device: DeviceMemory, demands: Mapping[str, Demand], caches: Mappin
         f"memory plan of {device.name} ({device.total / GIB:.1f} GiB, in GiB): learner {device.learner / GIB:.2f}, "
         f"measured; {sides}; left {(device.free - taken) / GIB:.2f}"
     )
+
+
+def rehearsed(config: RunConfig, learner: LearnerGroup, models: Mapping[str, Path]) -> tuple[DeviceMemory, int]:
+    """The device beside a learner that has taken a step with each of ``models``, the base models by role, all of which
+    and the policy's frozen start are in place; and the bytes that neither it nor an engine will have."""
+    adapted = never_whole(config)
+    for name, folder in models.items():
+        learner.load(name, folder, optimizer=OptimizerConfig(), whole=name not in adapted)
+    learner.load(START, models[POLICY], trainable=False)
+    device = learner.rehearse({name: getattr(config, name).engine.max_model_len for name in models})
+    for name in (*models, START):
+        learner.unload(name)
+    if config.policy.engine.num_gpus:
+        return device, 0
+    needs = memory_needs(config, *(shape_of(folder) for folder in models.values()))
+    others = ("published weights", "checkpoint", "Ray and driver")
+    return device, sum(sum(needs.get(part, {}).values()) for part in others)
+
+
+def with_caches(
+    config: RunConfig,
+    models: Mapping[str, Path],
+    say: Callable[[str], None],
+    device: DeviceMemory | None = None,
+    others: int = RAY_AND_DRIVER,
+) -> RunConfig:
+    """``config`` with sizes for the KV caches of the engines that serve ``models``, where they are left to the program.
+
+    Args:
+        device: as the learner sees it; None: there is no learner.
+        others: bytes of what is neither the learner's nor an engine's.
+    """
+    sides = {role: getattr(config, role) for role in models if role != PROXY or config.proxy.model}
+    if all(side.engine.kv_cache_mib for side in sides.values()):
+        return config
+    demands = {
+        role: Demand(
+            engine=side.engine, model=shape_of(models[role]),
+            replicas=1 if role == PROXY else side.replica_bounds[1],
+        )
+        for role, side in sides.items()
+    }  # fmt: skip
+    device = device or look_at_device(any(side.engine.num_gpus for side in sides.values()))
+    caches = plan_caches(device, demands, others)
+    say(describe(device, demands, caches))
+    settled = {
+        role: replace(side, engine=replace(side.engine, kv_cache_mib=caches[role])) for role, side in sides.items()
+    }
+    return replace(config, **settled)

@@ -2,9 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from calibrated_rl.background import BesideTraining, Scribe
 from calibrated_rl.calibration.base import CalibrationMethod
-from calibrated_rl.calibration.kept_fits import KeptFits, key_of
+from calibrated_rl.calibration.kept_fits import LARGEST_MIB, KeptFits, key_of
 from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
 from calibrated_rl.component import build, import_path
 from calibrated_rl.config import EvaluationConfig, RunConfig
@@ -24,14 +24,14 @@ from calibrated_rl.dialogue import Dialogue, Side, Split, TokenSequence
 from calibrated_rl.errors import PartLost, UserError, first_line, is_no_room
 from calibrated_rl.files import wait_for_room
 from calibrated_rl.learner.config import OptimizerConfig
-from calibrated_rl.learner.device_memory import DeviceMemory, look_at_device
 from calibrated_rl.learner.group import LearnerGroup
+from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR, START
 from calibrated_rl.logs.base import LogReader
 from calibrated_rl.machines import Need, wait_for_machines
 from calibrated_rl.memory import check_memory
-from calibrated_rl.memory_plan import Demand, describe, engines_to_plan, plan_caches
-from calibrated_rl.models import check_context, make_tiny, read_tokenizer, resolve_model, shape_of
+from calibrated_rl.memory_plan import engines_to_plan, rehearsed, with_caches
+from calibrated_rl.models import check_context, make_tiny, read_tokenizer, resolve_model
 from calibrated_rl.progress import Progress
 from calibrated_rl.replay.actor import start_store
 from calibrated_rl.replay.schema import from_table, to_table
@@ -186,7 +186,8 @@ class Parts:
         self._started.callback(self.beside.close)
         if planned := engines_to_plan(self.config):
             self._start_learner(need)
-            self._plan_memory()
+            device, others = rehearsed(self.config, self.learner, self._models())
+            self.config = with_caches(self.config, self._models(), self.say, device, others)
         config = self.config
         self.policy, self.simulator = (
             self._pool(role, str(base), chat, side.engine, replicas=side.replicas, gate=gate)
@@ -197,7 +198,9 @@ class Parts:
         )
         if config.proxy.model:
             self.judge = self._pool(PROXY, str(self.proxy_base), self.proxy_chat, config.proxy.engine, gate=gate)
-        if not planned:
+        if planned:
+            self._wait_for_machines()
+        else:
             self._start_learner(need)
         if not (self.folder / "replay" / "logs").is_dir():
             self.open_store("logs")
@@ -219,40 +222,15 @@ class Parts:
         )
         self._started.callback(self.learner.close)
 
-    def _plan_memory(self) -> None:
-        """Let the learner rehearse with all that it will hold, and give the engines what it leaves."""
-        config, learner = self.config, self.learner
-        models = {POLICY: self.policy_base, SIMULATOR: self.simulator_base}
-        for name, folder in models.items():
-            learner.load(name, folder, optimizer=OptimizerConfig())
-        learner.load(START, self.policy_base, trainable=False)
-        length = min(config.policy.engine.max_model_len, config.learner.micro_batch_tokens)
-        device = learner.rehearse([POLICY, SIMULATOR], length)
-        for name in (*models, START):
-            learner.unload(name)
-        self._give_caches(device, models | ({PROXY: self.proxy_base} if config.proxy.model else {}))
-
-    def _give_caches(self, device: DeviceMemory, models: Mapping[str, Path]) -> None:
-        """Settle the KV caches of the engines of ``models``, where their size is left to the program."""
-        sides = {role: getattr(self.config, role) for role in models}
-        demands = {
-            role: Demand(engine=side.engine, model=shape_of(models[role]), replicas=getattr(side, "replicas", 1))
-            for role, side in sides.items()
-        }
-        if all(demand.engine.kv_cache_mib for demand in demands.values()):
-            return
-        caches = plan_caches(device, demands)
-        self.say(describe(device, demands, caches))
-        self.config = replace(self.config, **{
-            role: replace(side, engine=replace(side.engine, kv_cache_mib=caches[role])) for role, side in sides.items()
-        })  # fmt: skip
+    def _models(self) -> dict[str, Path]:
+        """Base model of each role."""
+        proxy = {PROXY: self.proxy_base} if self.config.proxy.model else {}
+        return {POLICY: self.policy_base, SIMULATOR: self.simulator_base} | proxy
 
     def start_judging(self, folder: Path) -> None:
         """Start only what it takes to judge the saved policy in ``folder``: its engine and, if there is one, the
         proxy's, as it was fitted. No simulator, learner or store."""
-        self._give_caches(
-            look_at_device(), {POLICY: folder} | ({PROXY: self.proxy_base} if self.config.proxy.model else {})
-        )
+        self.config = with_caches(self.config, self._models() | {POLICY: folder}, self.say)
         config, gate = self.config, WaveGate() if self.config.deterministic else None
         self.policy = self._pool(
             POLICY, str(folder.resolve()), self.policy_chat, config.policy.engine,
@@ -268,7 +246,7 @@ class Parts:
 
     def start_talking(self, policy: Path, simulator: Path) -> None:
         """Start only what it takes to hold dialogues between two saved models: both engines, no learner, no store."""
-        self._give_caches(look_at_device(), {POLICY: policy, SIMULATOR: simulator})
+        self.config = with_caches(self.config, {POLICY: policy, SIMULATOR: simulator}, self.say)
         config, gate = self.config, WaveGate() if self.config.deterministic else None
         self.policy, self.simulator = (
             self._pool(role, str(folder.resolve()), chat, side.engine, replicas=side.replicas, gate=gate)
@@ -320,7 +298,7 @@ class Parts:
         train, monitor = (log_samples(logs[s], side, chat) for s in (Split.CALIBRATION, Split.MONITOR))
         train = list(some_of(train, sft.most_dialogues, 0))
         kept, key = None, ""
-        if self.config.reuse_fits:
+        if self.config.reuse_fits and self._fits_are_the_same_again(base, train, monitor):
             kept = KeptFits(CACHE / "fits", self.say)
             key = key_of(slot, base, train, monitor, sft, self.config.learner)
             if kept.take(key, folder):
@@ -331,9 +309,16 @@ class Parts:
         )
         self.say(f"{name}: monitor NLL {result['nll_before']:.3f} -> {result['nll_after']:.3f} nats a token")
         (folder / "fit.json").write_text(json.dumps(result))
-        if kept is not None:
+        if kept is not None and self.learner.micro_batch_tokens == self.config.learner.micro_batch_tokens:
             kept.keep(key, folder)
         return folder
+
+    def _fits_are_the_same_again(self, base: Path, train: Sequence[Sample], monitor: Sequence[Sample]) -> bool:
+        """Whether they are, bit for bit, and worth keeping: on CPUs, not on any machine of a cluster, small."""
+        learner = self.config.learner
+        if learner.labels or ray.cluster_resources().get("GPU", 0) or not (train and monitor):
+            return False
+        return sum(file.stat().st_size for file in base.iterdir()) <= LARGEST_MIB * 2**20
 
     def _pool(self, *arguments: Any, **named: Any) -> ReplicaPool:
         pool = ReplicaPool(*arguments, say=self.say, **named)

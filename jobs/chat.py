@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ import _command
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from calibrated_rl.config import ModelConfig
     from calibrated_rl.dialogue import Turn
     from calibrated_rl.rollout.conversation import Speaker
 
@@ -57,9 +59,10 @@ def main() -> None:
     if arguments.scenario < 0:
         raise UserError(f"--scenario {arguments.scenario}: scenarios are counted from 0")
     scenario = task.scenarios(Split.HELD_OUT, arguments.scenario + 1)[arguments.scenario]
-    models = [(Side.POLICY, policy.folder, run.config.policy)]
+    models = [(Side.POLICY, policy.folder, with_a_cache(run.config.policy, policy.folder))]
     if arguments.other == "simulator":
-        models.append((Side.USER, run.model("calibrated"), run.config.simulator))
+        simulator = run.model("calibrated")
+        models.append((Side.USER, simulator, with_a_cache(run.config.simulator, simulator)))
     human = run.human(task) if arguments.other == "human" else None
     chats = [ChatTokens(read_tokenizer(folder, folder.name), folder.name) for _, folder, _ in models]
     check_engines_fit({side.value: (config.engine, folder) for side, folder, config in models})
@@ -96,6 +99,17 @@ def main() -> None:
         ending = STOPPED
     outcome = task.outcome(scenario, turns, ending)
     print(f"ending: {ending}\nreward: {outcome.reward:+.3f} ({'success' if outcome.success else 'no success'})")
+
+
+def with_a_cache(side: "ModelConfig", model: Path) -> "ModelConfig":
+    """``side``, whose engine has room for the one dialogue that is held, where its size is left to the program."""
+    from calibrated_rl.memory import dialogue_bytes
+    from calibrated_rl.models import shape_of
+
+    if side.engine.kv_cache_mib:
+        return side
+    needed = 1 + dialogue_bytes(side.engine, shape_of(model)) // 2**20
+    return replace(side, engine=replace(side.engine, kv_cache_mib=max(64, needed)))
 
 
 class Aloud:

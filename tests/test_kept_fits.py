@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,35 @@ def test_a_kept_fit_comes_back_and_a_torn_one_does_not(tmp_path: Path) -> None:
     assert not fits.take("key", tmp_path / "third")
     assert not (tmp_path / "third").exists() and not (tmp_path / "kept" / "key").exists()
     assert "torn or altered" in said[0] and "fitted anew" in said[0]
+
+
+@pytest.mark.parametrize("wrong", ["a file", "full"])
+def test_where_nothing_can_be_kept_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    said: list[str] = []
+    fits, folder = KeptFits(tmp_path / "kept", said.append), fitted(tmp_path / "run" / "start")
+    if wrong == "a file":
+        (tmp_path / "kept").write_text("no folder")
+        fits.keep("key", folder)
+    else:
+        def full(*_: object) -> None:
+            raise shutil.Error([("a", "b", "[Errno 28] No space left on device")])
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "copytree", full)
+            fits.keep("key", folder)
+        assert os.listdir(tmp_path / "kept") == []
+        fits.keep("key", folder)
+        monkeypatch.setattr(shutil, "copytree", full)
+    assert not fits.take("key", tmp_path / "other" / "start")
+    assert "not kept" in said[0]
+
+
+def test_others_that_copy_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_fits, "TOTAL_MIB", 0)
+    fits = KeptFits(tmp_path / "kept")
+    other = fitted(tmp_path / "kept" / ".copying-x" / "whole")
+    fits.keep("key", fitted(tmp_path / "start"))
+    assert other.is_dir() and sorted(os.listdir(tmp_path / "kept")) == [".copying-x", "key"]
 
 
 def test_what_is_large_or_long_unused_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,10 @@ import torch
 from made_up_models import make_model
 from safetensors.torch import load_file
 from test_learner import ADAM, assert_same, big_epsilon, plain_log_probs, samples, sequences
+from test_resume import state
 
+from calibrated_rl.algorithms.resume import ArmCheckpoints
+from calibrated_rl.checksums import check_checksums
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
@@ -151,6 +154,32 @@ def test_a_saved_model_does_the_same(folder: Path, tmp_path: Path) -> None:
     kept = made.models["policy"].adapters()
     assert set(stored) == {f"base_model.model.{name}.weight" for name in kept} and len(kept) == 2 * 2 * 2
     assert all(torch.equal(stored[f"base_model.model.{name}.weight"], value) for name, value in kept.items())
+
+
+def test_the_best_policy_of_an_arm_has_its_adapters(folder: Path, tmp_path: Path) -> None:
+    made = learner(folder)
+    for _ in range(5):
+        made.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))
+    snapshot = made.snapshot()
+    assert snapshot is not None
+    arm = ArmCheckpoints(tmp_path, "calibrated", 0, 2)
+    arm.save(state(5, 0.5), {}, snapshot.write)
+    arm.finish()
+    batch = SampleBatch.of_sequences(sequences())
+    for values, tokens in zip(batch.split(made.score("policy", batch)[0]), sequences(), strict=True):
+        np.testing.assert_allclose(values, plain_log_probs(arm.best_policy, tokens), atol=2e-5)
+    check_checksums(arm.best_policy)
+
+
+def test_adapters_name_their_base_after_a_checkpoint_too(folder: Path, tmp_path: Path) -> None:
+    snapshot = learner(folder).snapshot()
+    assert snapshot is not None
+    snapshot.write(tmp_path / "kept")
+    again = learner(tmp_path / "kept" / "policy")
+    again.restore(tmp_path / "kept")
+    again.save("policy", tmp_path / "saved")
+    described = json.loads((tmp_path / "saved" / "adapter" / "adapter_config.json").read_text())
+    assert described["base_model_name_or_path"] == str(folder)
 
 
 def test_what_is_sent_does_the_same(folder: Path) -> None:

@@ -134,6 +134,22 @@ def test_where_it_cannot_be_smaller_that_is_said(
         learner.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))
 
 
+@pytest.mark.usefixtures("ranks_in_this_process")
+def test_the_optimizer_is_not_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_model().save_pretrained(tmp_path)
+    learner, asked = LearnerRank(LearnerConfig()), itertools.count()
+    learner.load("policy", tmp_path)
+
+    def fail(_: float | None) -> None:
+        next(asked)
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(learner.models["policy"], "update", fail)
+    with pytest.raises(UserError, match=r"out of memory in the optimizer \(no more\)"):
+        learner.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))
+    assert next(asked) == 1
+
+
 def test_other_errors_pass() -> None:
     assert not is_out_of_memory(RuntimeError("shapes differ")) and not is_out_of_memory(MemoryError())
     with pytest.raises(RuntimeError, match="shapes differ"), OutOfMemory():

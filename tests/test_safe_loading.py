@@ -172,8 +172,8 @@ def test_a_trained_model_that_was_altered_is_refused_by_name(tiny: Path, tmp_pat
 @pytest.mark.parametrize(
     ("index", "reason"),
     [
-        ({"format": checkpoint.FORMAT_VERSION + 1}, "learner.json: format version 3 is newer than this program's 2"),
-        ({"format": checkpoint.FORMAT_VERSION - 1}, "learner.json: format version 1 is older than this program's 2"),
+        ({"format": checkpoint.FORMAT_VERSION + 1}, "learner.json: format version 4 is newer than this program's 3"),
+        ({"format": checkpoint.FORMAT_VERSION - 1}, "learner.json: format version 2 is older than this program's 3"),
         ({"layout": {}}, "learner.json carries no format version"),
         ([], "learner.json does not hold a JSON object"),
     ],

@@ -28,6 +28,7 @@ from calibrated_rl.algorithms.ahead import AheadState
 from calibrated_rl.checksums import check_checksums, write_checksums
 from calibrated_rl.errors import UserError
 from calibrated_rl.files import read_json, to_disk, write_json
+from calibrated_rl.learner.checkpoint import merge_adapters
 from calibrated_rl.learner.slots import POLICY
 
 FORMAT = 3
@@ -136,6 +137,7 @@ class ArmCheckpoints:
         if best is not None:
             shutil.rmtree(self.best_policy, ignore_errors=True)
             self.best_policy.parent.mkdir(exist_ok=True)
+            merge_adapters(best / LEARNER, POLICY)
             os.rename(best / LEARNER / POLICY, self.best_policy)
             write_json(self.best_policy / "best.json", {"update": _number(best), "reward": _reward(best)})
             write_checksums(self.best_policy)

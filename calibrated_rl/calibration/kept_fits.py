@@ -1,7 +1,9 @@
 """Fits that were done before on this machine: a run whose models begin with the same fits takes them from there.
 
-A fit is the same again, bit for bit, where nothing that bears on it differs; its key is a digest of all of that, the
-program's own code and the libraries' versions included. Only fits of small models are kept, the last used ones.
+On a CPU a fit is the same again, bit for bit, where nothing that bears on it differs; its key is a digest of all of
+that, the program's own code and the libraries' versions included. Only fits of small models are kept, the last used.
+
+Keeping and taking are favours: where the folder cannot be used, fits are made as if there were none.
 """
 
 import dataclasses
@@ -21,7 +23,7 @@ import torch
 import calibrated_rl
 from calibrated_rl.calibration.sft import SFTConfig
 from calibrated_rl.checksums import check_checksums
-from calibrated_rl.errors import UserError, is_no_room
+from calibrated_rl.errors import UserError, first_line
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.sample import Sample
@@ -30,6 +32,7 @@ LARGEST_MIB = 256
 """Larger ones are not kept: copies of them would fill disks."""
 TOTAL_MIB = 2048
 """Beyond that, those that were not used for longest go."""
+COPYING = ".copying-"
 LIBRARIES = ("torch", "transformers", "deepspeed", "numpy", "safetensors")
 NO_MATTER = ("lora", "cpus", "labels", "timeout_seconds")
 """Settings of the learner that do not bear on a fit; of adapters, only its own model's do."""
@@ -84,27 +87,36 @@ class KeptFits:
         if not kept.is_dir():
             return False
         try:
-            check_checksums(kept)
+            with tempfile.TemporaryDirectory(dir=_made(folder.parent), prefix=COPYING) as aside:
+                whole = Path(shutil.copytree(kept, Path(aside) / "whole"))
+                check_checksums(whole)  # of the copy: another process may remove what is kept meanwhile
+                shutil.rmtree(folder, ignore_errors=True)
+                whole.rename(folder)
+            os.utime(kept)
         except UserError as error:
             self._say(f"{error}; it is fitted anew")
             shutil.rmtree(kept, ignore_errors=True)
-            return False
-        os.utime(kept)
-        _copy(kept, folder)
-        return True
+        except OSError as error:
+            self._say(f"a fit of an earlier run cannot be taken: {first_line(error)}")
+        return (folder / "fit.json").is_file()
 
     def keep(self, key: str, folder: Path) -> None:
-        """Keep the fit in ``folder``, unless it is large or the disk is full."""
+        """Keep the fit in ``folder``, unless it is large."""
         if _size(folder) > LARGEST_MIB * 2**20:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            _copy(folder, self._folder / key)
+            with tempfile.TemporaryDirectory(dir=_made(self._folder), prefix=COPYING) as aside:
+                whole = Path(shutil.copytree(folder, Path(aside) / "whole"))
+                if not (self._folder / key).exists():
+                    whole.rename(self._folder / key)
+            self._let_go()
         except OSError as error:
-            if not is_no_room(error):
-                raise
-            return
-        kept = sorted((each for each in self._folder.iterdir() if each.is_dir()), key=lambda each: each.stat().st_mtime)
+            self._say(f"a fit is not kept for later runs: {first_line(error)}")
+
+    def _let_go(self) -> None:
+        """Remove those that were not used for longest, until the rest is small enough."""
+        kept = [each for each in self._folder.iterdir() if not each.name.startswith(COPYING)]
+        kept.sort(key=lambda each: each.stat().st_mtime)
         total = sum(map(_size, kept))
         for oldest in kept[:-1]:
             if total <= TOTAL_MIB * 2**20:
@@ -113,14 +125,9 @@ class KeptFits:
             shutil.rmtree(oldest, ignore_errors=True)
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Whole or not at all; of two that copy to the same place at once, either."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".copying-") as aside:
-        whole = Path(aside) / "whole"
-        shutil.copytree(source, whole)
-        shutil.rmtree(target, ignore_errors=True)
-        whole.rename(target)
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _size(folder: Path) -> int:

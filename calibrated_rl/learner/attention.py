@@ -175,8 +175,8 @@ def _paths(packed: PackedBatch, branches: NDArray[np.int64], longest: int, askin
     ask = np.zeros((len(branches), asking), np.int64)
     for row, branch in enumerate(branches):
         ask[row, : own[row]] = np.arange(packed.branch_starts[branch], packed.branch_starts[branch + 1])
-    # What fills up a row of asking tokens stands behind the path's end, and sees all of it.
-    places = (lengths - own)[:, None] + np.arange(asking)
+    # What fills up a row of asking tokens asks as the last one does: a row that sees nothing has no softmax.
+    places = np.minimum((lengths - own)[:, None] + np.arange(asking), lengths[:, None] - 1)
     ago = places[:, :, None] - np.arange(longest)
     ago[np.broadcast_to(np.arange(longest) >= lengths[:, None, None], ago.shape)] = -1
     return Paths(seen=torch.from_numpy(seen), asking=torch.from_numpy(ask), ago=torch.from_numpy(ago))

@@ -24,7 +24,9 @@ from calibrated_rl.files import read_json, to_disk
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.gathered import gather, kinds, scatter
 from calibrated_rl.learner.hosted import HostedModel
+from calibrated_rl.learner.lora import LoRAConfig
 from calibrated_rl.learner.world import World
+from calibrated_rl.weights import Adapters, Merged, Weights
 
 INDEX = "learner.json"
 WEIGHTS = "model.safetensors"
@@ -96,6 +98,7 @@ def take(models: Mapping[str, HostedModel], world: World, config: LearnerConfig)
             "adam_step": adam_step,
             "order": model.order.bit_generator.state,
             "lora": None if model.lora is None else dataclasses.asdict(model.lora),
+            "base": model.base,
         }
     tensors[RANDOM] = {
         f"{device}.{rank}": state
@@ -136,12 +139,24 @@ def read(
             raise UserError(f"{folder} was written with learner.lora.{name} {saved['lora']}, and it is {lora} now")
         adapters = None if lora is None else folder / ADAPTERS.format(name=name)
         optimizer = OptimizerConfig(**saved["optimizer"])
-        load(name, folder / name, optimizer=optimizer, seed=saved["seed"], adapters=adapters)
+        load(name, folder / name, optimizer=optimizer, seed=saved["seed"], adapters=adapters, base=saved["base"])
         model = models[name]
         _read_optimizer(model, folder / OPTIMIZER.format(name=name), saved["adam_step"])
         model.steps = saved["steps"]
         model.order.bit_generator.state = saved["order"]
     _read_random(world, folder / RANDOM)
+
+
+def merge_adapters(folder: Path, name: str) -> None:
+    """Where the model ``name`` of the checkpoint in ``folder`` was trained by adapters, merge them into it. The
+    checkpoint is none any more then: it is for a model that is taken out of it."""
+    adapters = folder / ADAPTERS.format(name=name)
+    if not adapters.is_file():
+        return
+    lora = LoRAConfig(**read_json(folder / INDEX)["models"][name]["lora"])
+    weights, factors = (Weights(load_file(file)) for file in (folder / name / WEIGHTS, adapters))
+    save_file(dict(Merged(weights, Adapters(factors, lora.scale), all=True)), folder / name / WEIGHTS, {"format": "pt"})
+    adapters.unlink()
 
 
 def _read_optimizer(model: HostedModel, file: Path, adam_step: int) -> None:

@@ -19,9 +19,9 @@ class DeviceMemory:
     """At its peak."""
 
 
-def look_at_device() -> DeviceMemory:
-    """This process at its peak, and what its device has left beside that."""
-    if torch.cuda.is_available():
+def look_at_device(on_gpu: bool) -> DeviceMemory:
+    """This process at its peak on the GPU or in the machine's own memory, and what is left there beside that."""
+    if on_gpu:
         free, total = torch.cuda.mem_get_info()
         # What torch has ever reserved it keeps, so that `free` is what is left beside the peak.
         peak = torch.cuda.max_memory_reserved()

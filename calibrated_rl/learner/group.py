@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,8 @@ class LearnerGroup:
             say: is told what users should know.
         """
         self.config, self._say = config, say
-        self._micro_batch_tokens = float(config.micro_batch_tokens)
+        self.micro_batch_tokens = float(config.micro_batch_tokens)
+        """Less than the settings say, once memory has run out."""
         self._bases: dict[str, tuple[str, Any]] = {}
         """For models that are trained by adapters: what they add to, by a name of its own and in Ray's store."""
         self._loads = itertools.count()
@@ -204,8 +205,8 @@ class LearnerGroup:
             "step", name, batch, loss,
             temperature=temperature, minibatches=minibatches, epochs=epochs, learning_rate=learning_rate,
         )  # fmt: skip
-        if (now := metrics["micro_batch_tokens"]) < self._micro_batch_tokens:
-            self._micro_batch_tokens = now
+        if (now := metrics["micro_batch_tokens"]) < self.micro_batch_tokens:
+            self.micro_batch_tokens = now
             self._say(f"the learner ran out of memory and goes on with micro-batches of {now:.0f} tokens")
         return metrics
 
@@ -276,10 +277,10 @@ class LearnerGroup:
         self._call("check", name)
         return refs[0]
 
-    def rehearse(self, names: Sequence[str], length: int) -> DeviceMemory:
-        """Take a step with each of the models that changes no weights, on a full micro-batch of sequences of ``length``
+    def rehearse(self, lengths: Mapping[str, int]) -> DeviceMemory:
+        """Take a step with each of the models that changes no weights, on a full micro-batch of sequences of so many
         tokens; what the first rank's device then looks like, at the peak."""
-        seen: DeviceMemory = self._call("rehearse", list(names), length)
+        seen: DeviceMemory = self._call("rehearse", dict(lengths))
         return seen
 
     def save(self, name: str, folder: str | Path) -> None:

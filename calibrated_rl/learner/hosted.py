@@ -50,14 +50,16 @@ class HostedModel:
         seed: int,
         lora: LoRAConfig | None = None,
         adapters: Path | None = None,
+        base: str = "",
     ) -> None:
         """
         Args:
             lora: only adapters are trained; not for a model without optimizer.
             adapters: file to read them from; None: they begin anew.
+            base: what the adapters add to, as those who load them will find it.
         """
         self.config = config
-        self.lora, self.path = lora, path
+        self.lora, self.base = lora, base
         self.world = world
         self.optimizer = optimizer
         self.seed = seed
@@ -260,7 +262,7 @@ class HostedModel:
                     (partial / name).write_bytes(content)
             if adapters and self.lora is not None:
                 (partial / ADAPTER).mkdir()
-                for name, content in peft_files(adapters, self.lora, str(self.path)).items():
+                for name, content in peft_files(adapters, self.lora, self.base).items():
                     (partial / ADAPTER / name).write_bytes(content)
             write_checksums(partial)
             shutil.rmtree(folder, ignore_errors=True)

@@ -60,12 +60,14 @@ def adapt(model: nn.Module, config: LoRAConfig, seed: int) -> None:
     """Freeze ``model`` and give its linear maps adapters.
 
     Raises:
-        UserError: it has no linear map of a name in ``config.targets``.
+        UserError: it has no linear map of a name in ``config.targets``, or none in its layers.
     """
     model.requires_grad_(False)
-    layers = model.get_decoder().layers  # type: ignore[operator]
+    layers = getattr(model.get_decoder(), "layers", nn.ModuleList())  # type: ignore[operator]
     maps = {name: module for name, module in layers.named_modules() if isinstance(module, nn.Linear)}
     known = sorted({name.rpartition(".")[2] for name in maps})
+    if not known:
+        raise UserError(f"learner.lora: {type(model).__name__} has no layers with linear maps to adapt")
     for target in config.targets:
         if target not in known:
             raise UserError(f"learner.lora: the model has no linear map '{target}'; it has {', '.join(known)}")

@@ -70,12 +70,14 @@ class LearnerRank:
         seed: int = 0,
         whole: bool = False,
         adapters: Path | None = None,
+        base: str = "",
     ) -> None:
         """Put the model in folder ``path`` under ``name``; weights and optimizer of what was there go.
 
         Args:
             whole: all of it is trained, though ``config.lora`` may name it.
             adapters: file of a checkpoint; None: if the model is trained by adapters, they begin anew.
+            base: what the saved adapters will name as their base; empty: ``path``.
         """
         if name in self.models:
             self.models.pop(name).close()
@@ -84,6 +86,7 @@ class LearnerRank:
         self.models[name] = HostedModel(
             Path(path), config=self.config, world=self.world, optimizer=settings, seed=seed,
             lora=self.config.lora.get(name) if trainable and not whole else None, adapters=adapters,
+            base=base or str(Path(path).resolve()),
         )
 
     def unload(self, name: str) -> None:
@@ -172,16 +175,26 @@ class LearnerRank:
     ) -> int:
         """One optimizer step over the sequences ``chosen``; returns 1, or 0 if nothing in them is scored. Where memory
         runs out before the weights change, it is taken anew with smaller micro-batches."""
-        while True:
+        accumulated = None
+        while accumulated is None:
             own = Sums()
             with OutOfMemory() as memory:
-                taken = self._try_step(
-                    model, batch, loss, chosen, scored, old, temperature, learning_rate, own
-                )
-                sums.add(own)
-                return taken
-            self._shrink(memory.message)
-            model.drop_gradients()
+                accumulated = self._accumulate(model, batch, loss, chosen, scored, old, temperature, own)
+            if accumulated is None:
+                self._shrink(memory.message)
+                model.drop_gradients()
+        if not accumulated:
+            return 0
+        sums.add(own)
+        with OutOfMemory() as memory:
+            norm, rate = model.update(learning_rate)
+        if memory.message:  # halfway through the weights: there is no taking it again
+            raise UserError(f"the learner ran out of memory in the optimizer ({memory.message}): leave more to it")
+        # Every rank reports the same norm and rate; the loss is a sum over ranks, counted once a step.
+        count = 1.0 / self.world.size
+        shared = {"loss": 0.0, "grad_norm": norm, "learning_rate": rate}
+        sums.add(Sums(means={key: (value * count, count) for key, value in shared.items()}))
+        return 1
 
     def _shrink(self, message: str) -> None:
         """Halve the micro-batches.
@@ -198,7 +211,7 @@ class LearnerRank:
         self.micro_batch_tokens = tokens // 2
         logging.warning(f"out of memory ({message}): micro-batches of {self.micro_batch_tokens} tokens from now on")
 
-    def _try_step(
+    def _accumulate(
         self,
         model: HostedModel,
         batch: SampleBatch,
@@ -207,15 +220,15 @@ class LearnerRank:
         scored: NDArray[np.bool_],
         old: NDArray[np.float32] | None,
         temperature: float,
-        learning_rate: float | None,
         sums: Sums,
-    ) -> int:
+    ) -> bool:
+        """The gradient of a step; False if nothing is scored."""
         packs = pack(
             batch, self.micro_batch_tokens,
             ranks=self.world.size, unit=loss.unit, chosen=chosen, scored=scored,
         )  # fmt: skip
         if not packs:
-            return 0
+            return False
         everything = np.concatenate([p.source for p in packs])
         totals = Totals(
             tokens=len(everything),
@@ -234,12 +247,7 @@ class LearnerRank:
                 # Both outputs, as in the losses: under ZeRO-3 an unused one changes what is gathered when.
                 value = (logprobs.sum() + entropy.sum()) * 0.0
             model.backward(value, last=index == len(shares) - 1)
-        norm, rate = model.update(learning_rate)
-        # Every rank reports the same norm and rate; the loss is a sum over ranks, counted once a step.
-        count = 1.0 / self.world.size
-        shared = {"loss": 0.0, "grad_norm": norm, "learning_rate": rate}
-        sums.add(Sums(means={key: (value * count, count) for key, value in shared.items()}))
-        return 1
+        return True
 
     def _shares(self, packs: list[PackedBatch]) -> Iterator[PackedBatch]:
         """This rank's micro-batches, as many as the others have: rank ``r`` takes ``r, r + R, ...``."""
@@ -305,17 +313,14 @@ class LearnerRank:
         values[:, ~batch.scored] = np.nan
         return values[0], values[1]
 
-    def rehearse(self, names: Sequence[str], length: int) -> DeviceMemory:
-        """Take a step with each of the models that changes no weights, on a full micro-batch of sequences of ``length``
-        tokens; what the device then looks like, at the peak."""
-        random = np.random.default_rng(0)
-        for name in names:
-            words = self._model(name).vocabulary
-            count = -(-self.micro_batch_tokens // length)
-            ids = random.integers(0, words, (count, length)).astype(np.int32)
-            loss = resolve_loss("calibrated_rl.learner.losses.sft:SFT")
-            self.step(name, SampleBatch.of_sequences([_unsampled(each) for each in ids]), loss, learning_rate=0.0)
-        return look_at_device()
+    def rehearse(self, lengths: Mapping[str, int]) -> DeviceMemory:
+        """Take a step with each of the models that changes no weights, on a full micro-batch of sequences of so many
+        tokens, of which nothing is shared; what the device then looks like, at the peak."""
+        random, loss = np.random.default_rng(0), resolve_loss("calibrated_rl.learner.losses.sft:SFT")
+        for name, length in lengths.items():
+            batch = full_micro_batch(self.micro_batch_tokens, length, self._model(name).vocabulary, random)
+            self.step(name, batch, loss, learning_rate=0.0)
+        return look_at_device(self.world.cuda)
 
     def score(
         self, name: str, batch: SampleBatch, temperature: float = 1.0
@@ -355,6 +360,15 @@ class LearnerRank:
             UserError: the folder is not a whole checkpoint, was altered, or is of another format or dtype.
         """
         read(self.load, self.models, self.world, self.config, Path(folder))
+
+
+def full_micro_batch(tokens: int, length: int, words: int, random: np.random.Generator) -> SampleBatch:
+    """Sequences of ``length`` tokens, and a shorter one that fills up: together a micro-batch of ``tokens``; a single
+    sequence if that has more."""
+    lengths = [length] * max(1, tokens // (length - 1))  # the last token of each is predicted, not read
+    rest = tokens - (length - 1) * len(lengths)
+    lengths += [rest + 1] if rest > 0 else []
+    return SampleBatch.of_sequences([_unsampled(random.integers(0, words, each).astype(np.int32)) for each in lengths])
 
 
 def _unsampled(ids: NDArray[np.int32]) -> TokenSequence:

@@ -93,6 +93,7 @@ class Replica:
 
         from calibrated_rl.rollout import weight_transfer
 
+        assert config.kv_cache_mib, "the size of the KV cache has not been settled"
         on_gpu = config.num_gpus > 0
         args = AsyncEngineArgs(
             model=model,
