@@ -125,7 +125,7 @@ def with_caches(
         device: as the learner sees it; None: there is no learner.
         others: bytes of what is neither the learner's nor an engine's.
     """
-    sides = {role: getattr(config, role) for role in models if role != PROXY or config.proxy.model}
+    sides = {role: getattr(config, role) for role in models}
     if all(side.engine.kv_cache_mib for side in sides.values()):
         return config
     demands = {

@@ -230,7 +230,8 @@ class Parts:
     def start_judging(self, folder: Path) -> None:
         """Start only what it takes to judge the saved policy in ``folder``: its engine and, if there is one, the
         proxy's, as it was fitted. No simulator, learner or store."""
-        self.config = with_caches(self.config, self._models() | {POLICY: folder}, self.say)
+        served = {name: base for name, base in self._models().items() if name == PROXY} | {POLICY: folder}
+        self.config = with_caches(self.config, served, self.say)
         config, gate = self.config, WaveGate() if self.config.deterministic else None
         self.policy = self._pool(
             POLICY, str(folder.resolve()), self.policy_chat, config.policy.engine,

@@ -18,7 +18,7 @@ from calibrated_rl.learner.lora import LoRAConfig
 from calibrated_rl.learner.packing import pack
 from calibrated_rl.learner.rank import LearnerRank, full_micro_batch
 from calibrated_rl.memory import ENGINE_PROCESSES, GIB, never_whole
-from calibrated_rl.memory_plan import GPU_ENGINE, KEPT_FREE, MIB, Demand, describe, plan_caches
+from calibrated_rl.memory_plan import GPU_ENGINE, KEPT_FREE, MIB, Demand, describe, plan_caches, with_caches
 from calibrated_rl.models import ModelShape
 from calibrated_rl.rollout.engine import EngineConfig
 
@@ -56,6 +56,16 @@ def test_what_is_left_is_shared_by_what_each_can_use() -> None:
 def test_others_get_theirs_first() -> None:
     needed = FIXED + GIB + ENGINE_PROCESSES + 5 * GIB
     assert plan_caches(machine(needed + 64 * MIB), {"policy": demand()}, others=5 * GIB) == {"policy": 64}
+
+
+def test_engines_that_are_not_started_get_nothing(tmp_path: Path) -> None:
+    make_model().save_pretrained(tmp_path)
+    side, said = ModelConfig(engine=EngineConfig(kv_cache_mib=0, max_num_seqs=64)), []
+    config = with_caches(RunConfig(policy=side, simulator=side), {"policy": tmp_path}, said.append)
+    # A token: keys and values of 2 layers, 16 float32 each, 256 bytes; 64 dialogues of 512 tokens: 8 MiB.
+    assert (config.policy.engine.kv_cache_mib, config.simulator.engine.kv_cache_mib) == (8, 0)
+    assert len(said) == 1 and "policy engine" in said[0] and "simulator" not in said[0]
+    assert with_caches(config, {"policy": tmp_path}, said.append) is config and len(said) == 1
 
 
 def test_where_not_one_dialogue_has_room_that_is_said() -> None:

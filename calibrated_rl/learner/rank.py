@@ -5,7 +5,8 @@ computes its share of the micro-batches.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +133,8 @@ class LearnerRank:
         before, left = int(batch.scored.sum()), int(scored.sum())
         taken = 0
         for chosen in self._minibatches(model, batch, loss.unit, minibatches, epochs):
-            taken += self._optimizer_step(
-                model, batch, loss, chosen, scored, old, temperature, learning_rate, sums
-            )
+            accumulate = partial(self._accumulate, model, batch, loss, chosen, scored, old, temperature)
+            taken += self._optimizer_step(model, accumulate, learning_rate, sums)
         results = self._join(sums).results()
         results |= {"optimizer_steps": float(taken), "tokens": float(left)}
         results["micro_batch_tokens"] = float(self.micro_batch_tokens)
@@ -164,22 +164,17 @@ class LearnerRank:
     def _optimizer_step(
         self,
         model: HostedModel,
-        batch: SampleBatch,
-        loss: Loss,
-        chosen: NDArray[np.int64],
-        scored: NDArray[np.bool_],
-        old: NDArray[np.float32] | None,
-        temperature: float,
+        accumulate: Callable[[Sums], bool],
         learning_rate: float | None,
         sums: Sums,
     ) -> int:
-        """One optimizer step over the sequences ``chosen``; returns 1, or 0 if nothing in them is scored. Where memory
-        runs out before the weights change, it is taken anew with smaller micro-batches."""
+        """One optimizer step along the gradient that ``accumulate`` adds up; returns 1, or 0 if there is none. Where
+        memory runs out before the weights change, it is taken anew with smaller micro-batches."""
         accumulated = None
         while accumulated is None:
             own = Sums()
             with OutOfMemory() as memory:
-                accumulated = self._accumulate(model, batch, loss, chosen, scored, old, temperature, own)
+                accumulated = accumulate(own)
             if accumulated is None:
                 self._shrink(memory.message)
                 model.drop_gradients()
@@ -222,7 +217,7 @@ class LearnerRank:
         temperature: float,
         sums: Sums,
     ) -> bool:
-        """The gradient of a step; False if nothing is scored."""
+        """Add up the gradient of a step over the sequences ``chosen``; False if nothing in them is scored."""
         packs = pack(
             batch, self.micro_batch_tokens,
             ranks=self.world.size, unit=loss.unit, chosen=chosen, scored=scored,
