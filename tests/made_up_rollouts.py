@@ -1,11 +1,11 @@
 """Rollouts for tests of the replay store."""
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 
 from calibrated_rl.dialogue import (
     Dialogue,
@@ -85,5 +85,5 @@ def filled(folder: Path) -> None:
 
 def resign(path: Path) -> None:
     """Give an altered segment a valid checksum."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    path.with_name(path.name + ".sha256").write_text(f"{digest}  {path.name}\n")
+    digest = blake3(path.read_bytes()).hexdigest()
+    path.with_name(path.name + ".b3").write_text(f"{digest}  {path.name}\n")

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import hashlib
 import resource
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,21 @@ def test_plain_pyarrow_reads_a_segment(tmp_path: Path) -> None:
     assert table.schema.metadata[FORMAT_KEY] == b"1"
 
 
+def test_checksums_of_older_versions_are_read_and_checked(tmp_path: Path) -> None:
+    filled(tmp_path)
+    for new in tmp_path.glob("*.b3"):
+        digest = hashlib.sha256(new.with_suffix("").read_bytes()).hexdigest()
+        new.with_suffix(".sha256").write_text(f"{digest}  {new.stem}\n")
+        new.unlink()
+    store = ReplayStore(tmp_path)
+    assert not store.refused and store.counts()["dialogues"] == 6
+    store.append(group("g4"))
+    segment = tmp_path / "segment-000002.arrow"
+    segment.write_bytes(segment.read_bytes().replace(b"hello", b"HELLO"))
+    store = ReplayStore(tmp_path)
+    assert list(store.refused) == [segment.name] and store.counts()["dialogues"] == 6
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -178,7 +194,7 @@ def test_plain_pyarrow_reads_a_segment(tmp_path: Path) -> None:
         (lambda p: p.write_bytes(p.read_bytes().replace(b"hello", b"HELLO")), "checksum differs"),
         (lambda p: p.write_bytes(b""), "checksum differs"),
         (lambda p: p.unlink(), "missing"),
-        (lambda p: p.with_name(p.name + ".sha256").unlink(), "no checksum"),
+        (lambda p: p.with_name(p.name + ".b3").unlink(), "no checksum"),
     ],
 )
 def test_damaged_segment_is_refused_and_the_rest_is_read(tmp_path: Path, damage: Any, reason: str) -> None:

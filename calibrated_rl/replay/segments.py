@@ -1,8 +1,8 @@
 """Segments on disk: Arrow IPC files that are there whole or not at all.
 
-A file is written aside (``.part``), flushed to the disk, and renamed. Its SHA-256 goes into a file beside it, in the
-format of ``sha256sum``, *before* the rename: a segment without its checksum is never ours. Any program that reads Arrow
-can read a segment; only this module writes one.
+A file is written aside (``.part``), flushed to the disk, and renamed. Its BLAKE3 goes into a file beside it, in the
+format of ``b3sum``, *before* the rename: a segment without its checksum is never ours. Any program that reads Arrow can
+read a segment; only this module writes one.
 """
 
 import hashlib
@@ -14,13 +14,20 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+from blake3 import blake3
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.files import to_disk
 from calibrated_rl.replay.schema import format_problem
 
 _SEGMENT = re.compile(r"segment-(\d{6,})\.arrow")
-_OURS = re.compile(r"segment-\d{6,}\.arrow\.sha256|index-\d{6,}\.arrow(\.sha256)?|deliveries\.jsonl")
+_OURS = re.compile(r"segment-\d{6,}\.arrow\.(b3|sha256)|index-\d{6,}\.arrow(\.(b3|sha256))?|deliveries\.jsonl")
+_NEW = ".b3"
+_HASHES: dict[str, Callable[[bytes], Any]] = {_NEW: blake3, ".sha256": hashlib.sha256}
+"""By the suffix of the checksum's file. BLAKE3 takes a quarter of the time that SHA-256 takes, which would compete with
+the writing for the cores; stores of older versions of this program have the other."""
+EARLY_BYTES = 2**22
+"""After so many bytes the disk begins to write."""
 
 
 class Refused(Exception):
@@ -41,7 +48,8 @@ def segment_name(number: int) -> str:
 
 def checksum_of(path: Path) -> Path:
     """The file that holds the checksum of ``path``."""
-    return path.with_name(path.name + ".sha256")
+    new, old = (path.with_name(path.name + suffix) for suffix in _HASHES)
+    return old if not new.exists() and old.exists() else new
 
 
 def write_segment(folder: Path, number: int, table: pa.Table) -> None:
@@ -63,21 +71,31 @@ def write_checked(path: Path, table: pa.Table, options: pa.ipc.IpcWriteOptions |
     The checksum is computed while the disk takes the data, and is renamed first; one flush of the folder makes both
     names durable.
     """
-    part, checksum = _aside(path), checksum_of(path)
+    part, checksum = _aside(path), path.with_name(path.name + _NEW)
     content = _Content()
     with pa.ipc.new_file(pa.PythonFile(content, mode="w"), table.schema, options=options) as writer:
         writer.write_table(table)
     with part.open("wb") as data, _aside(checksum).open("wb") as line, ThreadPoolExecutor(1) as beside:
-        digest = beside.submit(_sha256, content.pieces)
-        for piece in content.pieces:
-            data.write(piece)
-        data.flush()
+        digest = beside.submit(_digest, content.pieces)
+        _write(data, content.pieces)
         written = beside.submit(_finish, line, digest, path.name)
         os.fsync(data.fileno())
         written.result()
     os.replace(_aside(checksum), checksum)
     os.replace(part, path)
     to_disk(path.parent)
+
+
+def _write(data: BinaryIO, pieces: Sequence[memoryview]) -> None:
+    """Write ``pieces``, and have the disk begin with the first while the last are still copied: Linux starts to write
+    out what it is told will not be needed, without anybody waiting for it."""
+    begun = written = 0
+    for piece in pieces:
+        written += data.write(piece)
+        if written - begun >= EARLY_BYTES:
+            os.posix_fadvise(data.fileno(), begun, written - begun, os.POSIX_FADV_DONTNEED)
+            begun = written
+    data.flush()
 
 
 class _Content:
@@ -99,15 +117,15 @@ class _Content:
         """Arrow asks for it; nothing is held back."""
 
 
-def _sha256(pieces: Sequence[memoryview]) -> str:
-    digest = hashlib.sha256()
+def _digest(pieces: Sequence[memoryview]) -> str:
+    digest = blake3()
     for piece in pieces:
         digest.update(piece)
     return digest.hexdigest()
 
 
 def _finish(line: BinaryIO, digest: "Future[str]", name: str) -> None:
-    """Write a line as ``sha256sum`` does, durably."""
+    """Write a line as ``b3sum`` does, durably."""
     line.write(f"{digest.result()}  {name}\n".encode())
     line.flush()
     os.fsync(line.fileno())
@@ -133,7 +151,7 @@ def read_checked(path: Path, problem: Callable[[Any], str | None]) -> pa.Table:
     except FileNotFoundError as error:
         missing = Path(str(error.filename)).name
         raise Refused("no checksum beside it" if missing == checksum.name else "missing") from error
-    if expected != [hashlib.sha256(data).hexdigest().encode()]:
+    if expected != [_HASHES[checksum.suffix](data).hexdigest().encode()]:
         raise Refused("torn or altered: its checksum differs")
     try:
         reader = pa.ipc.open_file(pa.py_buffer(data))
