@@ -30,16 +30,16 @@ class WeightSync:
         """``cpu`` or ``cuda``."""
         learner: LearnerConfig = field(default_factory=LearnerConfig)
         engine: EngineConfig = field(default_factory=EngineConfig)
-        warm_up: int = 4
-        """The first ones wait for the operating system to give memory to Ray's store."""
-        syncs: int = 5
+        warm_up: int = 10
+        """The first ones wait for the operating system to give memory to Ray's store, which takes a second for 540 MB
+        on a virtual machine, until all of the store has been used once."""
+        syncs: int = 9
         """Their median counts."""
         goal: float = 10.0
         """At most so many times as long as the copy: this project's own choice, made before anything was measured. On a
         CPU each byte is written four times (into Ray's store, into memory shared with the engine's process, into
-        vLLM's joined layers, into its packed form), the last time into fresh memory, which costs as much as six plain
-        copies; the input and the output layer are both packed, though they share their weights. That alone is about
-        16, so that on a CPU the goal is not in reach as long as vLLM packs its weights anew each time."""
+        vLLM's joined layers, into its packed form); the input and the output layer are both packed, though they share
+        their weights."""
         goal_ms: float | None = None
         """Instead of ``goal``: at most so many milliseconds."""
 

@@ -8,7 +8,7 @@ import asyncio
 import dataclasses
 import inspect
 import zlib
-from collections.abc import Awaitable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,8 +56,8 @@ class EngineConfig:
     kv_cache_mib: int = 512
     """Memory of the KV cache. 0: what the learner leaves of the device that both share, which is measured first."""
     weight_bucket_mib: int = 128
-    """New weights reach the engine's process in blocks of this size, in memory that is kept for them; where a single
-    tensor is larger, it is as large."""
+    """New weights reach the engine's process in blocks of this size, in memory that is kept for two of them; where a
+    single tensor is larger, it is as large."""
     threads: int = 1
     """OpenMP threads on CPU."""
     eager: bool = True
@@ -123,7 +123,7 @@ class Replica:
         """Some weights are of one version and some of another: nothing may be sampled from them."""
         self._counter = 0
         self._updating = asyncio.Lock()
-        self._bucket = SharedBucket()
+        self._shared = SharedBucket(), SharedBucket()
         self._base: str | None = None
         """What ``Adapted`` calls the model whose weights the engine has, but for adapters; None: of another one."""
 
@@ -246,7 +246,7 @@ class Replica:
             self._half_updated, self._base = True, base
             await self._control(self._pause(clear_cache=True), timeout_s)
             await self._control(self.engine.start_weight_update(), timeout_s)
-            for info in self._transfers(weights):
+            async for info in self._transfers(weights):
                 update = WeightTransferUpdateRequest(update_info=info)
                 await self._control(self.engine.update_weights(update), timeout_s)
             await self._control(self.engine.finish_weight_update(str(version)), timeout_s)
@@ -254,16 +254,28 @@ class Replica:
             await self._control(self.engine.resume_generation(), timeout_s)
             self._half_updated = False
 
-    def _transfers(self, weights: Mapping[str, Any] | str) -> Iterator[dict[str, Any]]:
-        """What the engine is told, one after the other; each is only true until the next."""
+    async def _transfers(self, weights: Mapping[str, Any] | str) -> AsyncIterator[dict[str, Any]]:
+        """What the engine is told, one after the other; each is only true until the next. While the engine takes over a
+        bucket, the following one is filled."""
         if isinstance(weights, str):
             yield {"ipc_handles": weights}
             return
         weights = weights if isinstance(weights, Weights) else Weights(weights)
-        for bucket in buckets_of(weights, self.config.weight_bucket_mib * 2**20):
-            self._bucket.hold(bucket, weights)
+        if not (buckets := buckets_of(weights, self.config.weight_bucket_mib * 2**20)):
+            return
+
+        def filled(number: int) -> dict[str, Any]:
+            bucket, shared = buckets[number], self._shared[number % 2]
+            shared.hold(bucket, weights)
             places = [dataclasses.astuple(place) for place in bucket.places]
-            yield {"path": self._bucket.path, "size": self._bucket.size, "places": places}
+            return {"path": shared.path, "size": shared.size, "places": places}
+
+        filling = asyncio.create_task(asyncio.to_thread(filled, 0))
+        for number in range(len(buckets)):
+            info = await filling
+            if number + 1 < len(buckets):
+                filling = asyncio.create_task(asyncio.to_thread(filled, number + 1))
+            yield info
 
     async def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Log-probs of ``ids[1:]`` given what stands before them, shape [T - 1]: for parity checks."""
@@ -289,11 +301,16 @@ class Replica:
 
     def shutdown(self) -> None:
         self.engine.shutdown()
-        self._bucket.close()
+        for shared in self._shared:
+            shared.close()
 
 
 ROLE = "CALIBRATED_RL_ROLE"
 """Environment variable of a replica's processes: what they serve; for people who look at a machine."""
+
+
+KEPT_BYTES = 2**28
+"""What an engine's process on a CPU keeps of the memory that it has freed, at most."""
 
 
 def engine_environment(config: EngineConfig, role: str) -> dict[str, str]:
@@ -306,6 +323,10 @@ def engine_environment(config: EngineConfig, role: str) -> dict[str, str]:
             # Otherwise vLLM adds a worker process, whose waiting eats the few cores of a small machine.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "THP_MEM_ALLOC_ENABLE": "1",  # see learner/group.py
+            # Packing a layer's new weights frees as much as it takes. By default that goes to the operating system and
+            # comes back in pages of 4 KiB, each of them cleared first, which takes longer than the packing.
+            "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES),
+            "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
             "TORCHDYNAMO_DISABLE": "1",  # the first request with log-probs would compile for seconds
             "CUDA_VISIBLE_DEVICES": "",
         }

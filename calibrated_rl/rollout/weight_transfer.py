@@ -3,17 +3,19 @@
 vLLM imports this module in its worker process because ``worker_extension_cls`` names it; importing it
 registers the backend ``calibrated_rl`` with vLLM's own weight transfer interface. What arrives is a
 *reference* to the tensors, since vLLM's control channel cannot carry them: memory that this process shares with its
-replica, which holds one bucket of them at a time, or CUDA IPC handles (learner and engine on the same GPU).
+replica, which holds a bucket of them at a time, or CUDA IPC handles (learner and engine on the same GPU).
 
 On CPU, vLLM packs the weights of linear layers for its matrix kernels. Its layerwise reload repacks each
 layer that receives weights; a *tied* LM head receives none of its own and would keep the old packed copy
-without any error, so output layers are packed again here after each update.
+without any error, so output layers are settled here after each update: with the packed copy of the input layer, which
+vLLM packs although nothing multiplies by it, where they share its weights.
 """
 
 import base64
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer.base import (
@@ -51,10 +53,14 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
-    _mapped: torch.Tensor | None = None
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._mapped: dict[str, torch.Tensor] = {}
+        """Memory shared with the replica, uint8, by its path: one to read from, another that is filled meanwhile."""
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
-        """Nothing to set up."""
+        """Nothing to agree on."""
 
     def start_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
@@ -71,7 +77,7 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
 
         finalize_layerwise_reload(self.model, self.model_config)
         if self.device.type == "cpu":
-            self._repack_output_layers()
+            self._pack_output_layers()
         else:
             torch.cuda.synchronize(self.device)
 
@@ -89,9 +95,9 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def _shared(self, path: str, size: int) -> torch.Tensor:
         """The shared memory, uint8 [``size``]; mapped once, until it grows."""
-        if self._mapped is None or len(self._mapped) != size:
-            self._mapped = torch.from_file(path, shared=True, size=size, dtype=torch.uint8)
-        return self._mapped
+        if path not in self._mapped or len(self._mapped[path]) != size:
+            self._mapped[path] = torch.from_file(path, shared=True, size=size, dtype=torch.uint8)
+        return self._mapped[path]
 
     def _keep_what_waits(self) -> None:
         """Copy tensors that a layer holds until it has all of its own: the next bucket is about to overwrite them."""
@@ -103,13 +109,22 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
                     if isinstance(value, torch.Tensor) and not value.is_meta:
                         call.arguments[name] = value.clone()
 
-    def _repack_output_layers(self) -> None:
+    def _pack_output_layers(self) -> None:
         from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
-        for module in self.model.modules():
-            if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
-                dispatch_cpu_unquantized_gemm(module, remove_weight=False)
+        layers = [each for each in self.model.modules() if isinstance(each, VocabParallelEmbedding)]
+        packed = {
+            each.weight.data_ptr(): each.cpu_linear
+            for each in layers
+            if not isinstance(each, ParallelLMHead) and hasattr(each, "cpu_linear")
+        }
+        for layer in layers:
+            if isinstance(layer, ParallelLMHead) and hasattr(layer, "cpu_linear"):
+                if layer.weight.data_ptr() in packed:
+                    layer.cpu_linear = packed[layer.weight.data_ptr()]
+                else:
+                    dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
 
 
 class WorkerExtension:
