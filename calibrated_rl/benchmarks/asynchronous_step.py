@@ -2,10 +2,10 @@
 
 All parts are real: both engines, learner, replay store, weight sync; FrontDesk with models made on the spot. First
 rollouts and learning take turns, which gives the time of each alone; then the rollouts run ahead. Where both would
-share the same cores, neither could hide behind the other, whatever the program does. So the learner gets one half of
-them and everything else the other, in both runs; on a GPU machine they get what the settings say. The policy, which was
-fitted to people before, hardly learns, so that both runs have the same kind of dialogues to hold and to learn from; and
-since they do not have the same number of tokens, times are compared by token.
+share the same cores, neither could hide behind the other, whatever the program does. So the engines get one half of
+them and the learner, with driver, store and Ray, the other, in both runs; on a GPU machine they get what the settings
+say. The policy, which was fitted to people before, hardly learns, so that both runs have the same kind of dialogues to
+hold and to learn from; and since they do not have the same number of tokens, times are compared by token.
 """
 
 import os
@@ -37,7 +37,8 @@ class AsynchronousStep:
     class Config:
         device: str = "cpu"
         """``cpu`` or ``cuda``."""
-        max_staleness: int = 1
+        max_staleness: int = 2
+        """With 1, all groups that may begin can be complete before the learner is done, and engines idle then."""
         warm_up: int = 2
         """Updates that are not counted, of each run."""
         updates: int = 20
@@ -85,7 +86,7 @@ class AsynchronousStep:
     def _cores_words(self) -> str:
         if self.config.device != "cpu":
             return "Engines and learner share the GPU"
-        return "The learner has one half of the cores, all the rest the other"
+        return "The engines have one half of the cores; learner, driver, store and Ray the other"
 
     def _run(self, folder: Path) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
         from calibrated_rl.algorithms.arm import Arm
@@ -149,11 +150,11 @@ class AsynchronousStep:
 
 
 def _share_the_cores() -> None:
-    """Bind the learner's process to one half of the cores, and this one with all others it started to the other."""
+    """Bind the engines' processes to one half of the cores, and this one with all others it started to the other."""
     cores = sorted(os.sched_getaffinity(0))
     first, second = cores[: max(1, len(cores) // 2)], cores[len(cores) // 2 :]
     own = psutil.Process()
     for process in (own, *own.children(recursive=True)):
-        half = second if "_RankActor" in " ".join(process.cmdline()) else first
+        half = first if any(word in " ".join(process.cmdline()) for word in ("EngineCore", "ReplicaActor")) else second
         for thread in process.threads():
             os.sched_setaffinity(thread.id, half)
