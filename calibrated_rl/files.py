@@ -13,6 +13,11 @@ from typing import Any
 
 from calibrated_rl.errors import UserError, is_no_room
 
+SHARED = "~/.cache/calibrated_rl"
+"""What runs on a machine have in common."""
+COMPILED = f"{SHARED}/compiled"
+"""What was compiled on the spot, by engines and learner: kept, because it takes minutes on a GPU."""
+
 
 def to_disk(path: Path) -> None:
     """Make what was written to a file, or renamed in a folder, survive a power cut."""

@@ -22,7 +22,7 @@ from calibrated_rl.component import build, import_path
 from calibrated_rl.config import EvaluationConfig, RunConfig
 from calibrated_rl.dialogue import Dialogue, Side, Split, TokenSequence
 from calibrated_rl.errors import PartLost, UserError, first_line, is_no_room
-from calibrated_rl.files import wait_for_room
+from calibrated_rl.files import SHARED, wait_for_room
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.sample import Sample
@@ -48,8 +48,7 @@ from calibrated_rl.tasks.base import ScriptedHuman, Task
 from calibrated_rl.tokens import ChatTokens
 
 STORE_TIMEOUT_S = 300.0
-CACHE = Path.home() / ".cache" / "calibrated_rl"
-"""What runs on this machine share."""
+CACHE = Path(SHARED).expanduser()
 
 
 def check_judging(task: Task, sizes: EvaluationConfig) -> None:

@@ -4,10 +4,13 @@
 no sequence sees another (``attention.py``).
 """
 
+import os
+
 import torch
 from torch import Tensor, nn
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.files import COMPILED
 from calibrated_rl.learner.attention import NAME, Layout, attend
 from calibrated_rl.learner.head import ScoringHead
 
@@ -46,7 +49,9 @@ class TokenLogProbs(nn.Module):
         model.set_output_embeddings(ScoringHead(head, softcap))  # type: ignore[operator]
 
     def compile_parts(self) -> None:
-        """Let torch compile the layers, one by one because all are alike, and the loss; attention stays as it is."""
+        """Let torch compile the layers, one by one because all are alike, and the loss; attention stays as it is.
+        What is compiled is kept for the next run."""
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.expanduser(f"{COMPILED}/learner"))
         for layer in self.model.get_decoder().layers:  # type: ignore[operator,union-attr]
             layer.compile(dynamic=True)
         self.model.get_output_embeddings().compile_strips()  # type: ignore[operator]

@@ -7,6 +7,7 @@ concurrency group of their own, because behind hundreds of waiting ``generate`` 
 import asyncio
 import dataclasses
 import inspect
+import os
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.files import COMPILED
 from calibrated_rl.machines import Need, reserved
 from calibrated_rl.rollout.exchange import Answers, TurnServer
 from calibrated_rl.rollout.shared_bucket import SharedBucket
@@ -316,6 +318,7 @@ KEPT_BYTES = 2**28
 def engine_environment(config: EngineConfig, role: str) -> dict[str, str]:
     """Environment of a replica's process; vLLM reads it at import."""
     environment = {ROLE: role, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    environment["VLLM_CACHE_ROOT"] = os.environ.get("VLLM_CACHE_ROOT", f"{COMPILED}/vllm")
     if config.num_gpus == 0:
         environment |= {
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
