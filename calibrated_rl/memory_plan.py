@@ -138,7 +138,13 @@ def with_caches(
     device = device or look_at_device(any(side.engine.num_gpus for side in sides.values()))
     caches = plan_caches(device, demands, others)
     say(describe(device, demands, caches))
-    settled = {
-        role: replace(side, engine=replace(side.engine, kv_cache_mib=caches[role])) for role, side in sides.items()
-    }
+    settled = {role: replace(side, engine=_settled(demands[role], caches[role])) for role, side in sides.items()}
     return replace(config, **settled)
+
+
+def _settled(demand: Demand, mib: int) -> EngineConfig:
+    """The plan may be too large all the same: what an engine takes beside its cache was assumed."""
+    if demand.engine.kv_cache_mib:
+        return demand.engine
+    least = demand.engine.least_kv_cache_mib or -(-demand.dialogue // MIB)
+    return replace(demand.engine, kv_cache_mib=mib, least_kv_cache_mib=least)

@@ -20,7 +20,7 @@ from calibrated_rl.learner.rank import LearnerRank, full_micro_batch
 from calibrated_rl.memory import ENGINE_PROCESSES, GIB, never_whole
 from calibrated_rl.memory_plan import GPU_ENGINE, KEPT_FREE, MIB, Demand, describe, plan_caches, with_caches
 from calibrated_rl.models import ModelShape
-from calibrated_rl.rollout.engine import EngineConfig
+from calibrated_rl.rollout.engine import EngineConfig, cache_sizes
 
 SHAPE = ModelShape(parameters=GIB // 4, layers=8, hidden=8, intermediate=16, keys=512, vocabulary=50)
 """1 GiB of float32 weights; a token's keys and values are 2 * 8 * 512 * 4 bytes, so 32 tokens are a MiB."""
@@ -64,8 +64,17 @@ def test_engines_that_are_not_started_get_nothing(tmp_path: Path) -> None:
     config = with_caches(RunConfig(policy=side, simulator=side), {"policy": tmp_path}, said.append)
     # A token: keys and values of 2 layers, 16 float32 each, 256 bytes; 64 dialogues of 512 tokens: 8 MiB.
     assert (config.policy.engine.kv_cache_mib, config.simulator.engine.kv_cache_mib) == (8, 0)
+    assert config.policy.engine.least_kv_cache_mib == 1
+    assert cache_sizes(config.policy.engine) == [8, 4, 2, 1]
     assert len(said) == 1 and "policy engine" in said[0] and "simulator" not in said[0]
     assert with_caches(config, {"policy": tmp_path}, said.append) is config and len(said) == 1
+
+
+def test_a_cache_is_halved_only_where_that_is_asked_for() -> None:
+    assert cache_sizes(EngineConfig(kv_cache_mib=100)) == [100]
+    assert cache_sizes(EngineConfig(kv_cache_mib=100, least_kv_cache_mib=26)) == [100, 50]
+    assert cache_sizes(EngineConfig(kv_cache_mib=100, least_kv_cache_mib=25)) == [100, 50, 25]
+    assert cache_sizes(EngineConfig(kv_cache_mib=100, least_kv_cache_mib=200)) == [100]
 
 
 def test_where_not_one_dialogue_has_room_that_is_said() -> None:

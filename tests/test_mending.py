@@ -42,7 +42,8 @@ class Stub:
         while (folder / "start").exists() and seed:
             time.sleep(0.02)
 
-    async def start(self) -> None: ...
+    async def start(self) -> int:
+        return 512
 
     async def ping(self) -> str:
         return "pong"

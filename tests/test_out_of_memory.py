@@ -1,6 +1,7 @@
 """A step for which memory does not suffice is taken with smaller micro-batches, and is the same step."""
 
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.out_of_memory import OutOfMemory, is_out_of_memory
 from calibrated_rl.learner.rank import LearnerRank
+from calibrated_rl.models import make_tiny
 
 LIMITED = """
 import json, re, resource, sys
@@ -79,6 +81,34 @@ np.testing.assert_allclose(scored[~np.isnan(scored)], scores[~np.isnan(scores)],
 assert abs(found["loss"] - expected["loss"]) < 1e-4, (found, expected)
 assert found["tokens"] == expected["tokens"] and found["optimizer_steps"] == 1
 """
+
+ENGINE = """
+import asyncio, os, resource, sys
+from calibrated_rl.rollout.engine import EngineConfig, Replica, engine_environment
+
+async def start():
+    config = EngineConfig(kv_cache_mib=4096, least_kv_cache_mib=16)
+    os.environ.update(engine_environment(config, "policy"))
+    resource.setrlimit(resource.RLIMIT_AS, (5 * 2**30, 5 * 2**30))
+    replica = Replica(sys.argv[1], config)
+    print("started with", await replica.start())
+    replica.shutdown()
+
+if __name__ == "__main__":
+    asyncio.run(start())
+"""
+
+
+def test_an_engine_without_room_starts_with_a_smaller_cache(tmp_path: Path) -> None:
+    """In a process of its own: the engine's, which takes 2.5 GiB without its cache, may have 5 GiB of addresses."""
+    model = make_tiny(tmp_path / "model", ["which day ?", "table please"] * 20, 0)
+    (tmp_path / "start.py").write_text(ENGINE)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "start.py"), str(model)], capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert "can't allocate memory" in done.stdout + done.stderr and done.returncode == 0, done.stderr[-3000:]
+    (found,) = re.findall(r"started with (\d+)", done.stdout)
+    assert int(found) in (1024, 2048)
 
 
 def test_a_step_without_room_is_taken_in_smaller_ones(tmp_path: Path) -> None:

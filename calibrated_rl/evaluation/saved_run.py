@@ -23,7 +23,7 @@ MAY_CHANGE = (
     "arms", "seeds", "control_", "variants", "label", "training.checkpoint", "restarts", "reuse_fits",
     "policy.replicas", "simulator.replicas", "policy.scaling", "simulator.scaling", "replay.",
     *(f"{role}.engine.{key}" for role in ("policy", "simulator", "proxy") for key in (
-        "max_num_seqs", "kv_cache_mib", "threads", "eager", "num_cpus", "num_gpus", "labels", "start_timeout",
+        "max_num_seqs", "kv_cache_mib", "least_kv_cache_mib", "threads", "eager", "num_cpus", "num_gpus", "labels", "start_timeout",
         "timeout_seconds",
     )),
     *(f"learner.{key}" for key in (

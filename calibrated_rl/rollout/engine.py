@@ -57,6 +57,9 @@ class EngineConfig:
     """Most dialogues in one batch."""
     kv_cache_mib: int = 512
     """Memory of the KV cache. 0: what the learner leaves of the device that both share, which is measured first."""
+    least_kv_cache_mib: int = 0
+    """An engine that does not start with ``kv_cache_mib`` is tried with half of it, and so on, down to this; 0: it is
+    not. Where the program chooses the size, it also chooses this: room for the longest dialogue."""
     weight_bucket_mib: int = 128
     """New weights reach the engine's process in blocks of this size, in memory that is kept for two of them; where a
     single tensor is larger, it is as large."""
@@ -78,48 +81,29 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"engine.dtype is '{self.dtype}': choose float32 or bfloat16")
-        if self.kv_cache_mib < 0:
-            raise UserError(f"engine.kv_cache_mib is {self.kv_cache_mib}: it must not be negative")
+        for name in ("kv_cache_mib", "least_kv_cache_mib"):
+            if getattr(self, name) < 0:
+                raise UserError(f"engine.{name} is {getattr(self, name)}: it must not be negative")
         for name in ("max_model_len", "max_num_seqs", "weight_bucket_mib", "threads", "timeout_seconds"):
             if getattr(self, name) < 1:
                 raise UserError(f"engine.{name} is {getattr(self, name)}: it must be at least 1")
+
+
+def cache_sizes(config: EngineConfig) -> list[int]:
+    """Sizes of the KV cache in MiB that an engine is tried with, one after the other."""
+    least = config.least_kv_cache_mib or config.kv_cache_mib
+    sizes = [config.kv_cache_mib]
+    while sizes[-1] // 2 >= least:
+        sizes.append(sizes[-1] // 2)
+    return sizes
 
 
 class Replica:
     """A running vLLM engine whose weights can be replaced while requests are in flight."""
 
     def __init__(self, model: str, config: EngineConfig, seed: int = 0) -> None:
-        from vllm import AsyncEngineArgs
-        from vllm.config import WeightTransferConfig
-        from vllm.v1.engine.async_llm import AsyncLLM
-
-        from calibrated_rl.rollout import weight_transfer
-
-        assert config.kv_cache_mib, "the size of the KV cache has not been settled"
-        on_gpu = config.num_gpus > 0
-        args = AsyncEngineArgs(
-            model=model,
-            load_format="safetensors",
-            trust_remote_code=False,
-            dtype=config.dtype,  # type: ignore[arg-type]
-            seed=seed,
-            max_model_len=config.max_model_len,
-            max_num_seqs=config.max_num_seqs,
-            kv_cache_memory_bytes=config.kv_cache_mib * 2**20,
-            enforce_eager=config.eager,
-            distributed_executor_backend="uni",
-            enable_prefix_caching=True,
-            logprobs_mode="processed_logprobs",
-            worker_extension_cls=f"{weight_transfer.__name__}.WorkerExtension",
-            weight_transfer_config=WeightTransferConfig(backend=weight_transfer.BACKEND),
-            disable_log_stats=True,
-            # The CPU default of 128 tokens a block wastes most of a short dialogue's prefix cache; vLLM's attention on
-            # CPU needs a multiple of 32.
-            # On a GPU vLLM refuses to start where less than this share is free, though the cache's size is given.
-            **({"gpu_memory_utilization": 0.9 * config.num_gpus} if on_gpu else {"block_size": 32}),
-        )
         self.config = config
-        self.engine = AsyncLLM.from_engine_args(args)
+        self.engine = self._engine(model, seed)
         self.version = 0
         self._half_updated = False
         """Some weights are of one version and some of another: nothing may be sampled from them."""
@@ -129,9 +113,55 @@ class Replica:
         self._base: str | None = None
         """What ``Adapted`` calls the model whose weights the engine has, but for adapters; None: of another one."""
 
-    async def start(self) -> None:
-        """Give the weights the replica was started with their version, so that every token carries one."""
+    def _engine(self, model: str, seed: int) -> Any:
+        """vLLM's engine, with the largest of the possible KV caches that it starts with."""
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        sizes = cache_sizes(self.config)
+        for mib in sizes:
+            self.kv_cache_mib = mib
+            try:
+                return AsyncLLM.from_engine_args(self._engine_args(model, seed))
+            except RuntimeError:  # no more is known: vLLM leaves the reason in the log of the engine's process
+                if mib == sizes[-1]:
+                    raise
+        raise AssertionError("the size of the KV cache has not been settled")
+
+    def _engine_args(self, model: str, seed: int) -> Any:
+        from vllm import AsyncEngineArgs
+        from vllm.config import WeightTransferConfig
+
+        from calibrated_rl.rollout import weight_transfer
+
+        config = self.config
+        # On a GPU vLLM refuses to start where less than this share is free, though the cache's size is given.
+        share = 0.9 * config.num_gpus * self.kv_cache_mib / config.kv_cache_mib
+        return AsyncEngineArgs(
+            model=model,
+            load_format="safetensors",
+            trust_remote_code=False,
+            dtype=config.dtype,  # type: ignore[arg-type]
+            seed=seed,
+            max_model_len=config.max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            kv_cache_memory_bytes=self.kv_cache_mib * 2**20,
+            enforce_eager=config.eager,
+            distributed_executor_backend="uni",
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            worker_extension_cls=f"{weight_transfer.__name__}.WorkerExtension",
+            weight_transfer_config=WeightTransferConfig(backend=weight_transfer.BACKEND),
+            disable_log_stats=True,
+            # The CPU default of 128 tokens a block wastes most of a short dialogue's prefix cache; vLLM's attention on
+            # CPU needs a multiple of 32.
+            **({"gpu_memory_utilization": share} if config.num_gpus else {"block_size": 32}),
+        )
+
+    async def start(self) -> int:
+        """Give the weights the replica was started with their version, so that every token carries one. Returns the MiB
+        of the KV cache."""
         await self._control(self.engine.update_weight_version("0"))
+        return self.kv_cache_mib
 
     async def _control(self, call: Awaitable[Any], timeout_s: float = 600.0) -> Any:
         """Await a control call of the engine, which vLLM never answers if its process dies meanwhile.
@@ -343,10 +373,10 @@ class ReplicaActor(Replica):
     calls arrive in theirs and are carried out in the engine's.
     """
 
-    async def start(self) -> None:
+    async def start(self) -> int:
         self._loop = asyncio.get_running_loop()
         self._turns = TurnServer(self.generate)
-        await super().start()
+        return await super().start()
 
     async def exchange(self, client: str, batch: bytes) -> Answers:
         """Turns in batches; see ``exchange.py``."""

@@ -109,6 +109,7 @@ class ReplicaPool:
         self._last_failure = ""
         """Why the last replica failed that did."""
         self._batch = config.max_num_seqs
+        self._cache_mib = config.kv_cache_mib
         self.load = LoadMeter()
         """What is in flight, by replica."""
         self._new = partial(start, model, config, role)
@@ -148,11 +149,19 @@ class ReplicaPool:
             PartLost: one died meanwhile, or did not within the time-out.
         """
         try:
-            ray.get([placed.actor.start.remote() for placed in self._placed.values()], timeout=self._start_timeout_s)
+            started = [placed.actor.start.remote() for placed in self._placed.values()]
+            for cache_mib in ray.get(started, timeout=self._start_timeout_s):
+                self._say_if_small(cache_mib)
         except GetTimeoutError as error:
             raise PartLost(f"a {self.role} replica did not start within {self._start_timeout_s:g} s") from error
         except FAILURES as error:
             raise PartLost(f"a {self.role} replica died while it started: {cause_of(error)}") from error
+
+    def _say_if_small(self, cache_mib: int) -> None:
+        if cache_mib < self._cache_mib:
+            self._say(
+                f"a {self.role} replica did not start with a KV cache of {self._cache_mib} MiB and has {cache_mib} MiB"
+            )
 
     def route(self, key: str) -> int:
         """Replica of a dialogue: the same for all its turns, so that its prefix cache is there."""
@@ -291,7 +300,7 @@ class ReplicaPool:
         """Put a restarted replica, which has the weights it was first started with, into service again."""
         actor, life = self._placed[index].actor, self._lives[index]
         try:
-            ray.get(actor.start.remote(), timeout=self._timeout_s)
+            self._say_if_small(ray.get(actor.start.remote(), timeout=self._timeout_s))
             self._bring_up_to_date(actor, lambda has: self._serve_again(index, life, has))
         except UPDATE_FAILURES as error:
             self._refuse_lost_weights(error)
@@ -392,7 +401,7 @@ class ReplicaPool:
     def _welcome(self, newcomer: PlacedReplica) -> None:
         began = time.monotonic()
         try:
-            ray.get(newcomer.actor.start.remote(), timeout=self._start_timeout_s)
+            self._say_if_small(ray.get(newcomer.actor.start.remote(), timeout=self._start_timeout_s))
             self._bring_up_to_date(newcomer.actor, lambda has: self._join(newcomer, has, began))
         except UPDATE_FAILURES as error:
             with self._changing:
