@@ -106,7 +106,9 @@ def rehearsed(config: RunConfig, learner: LearnerGroup, models: Mapping[str, Pat
     for name in (*models, START):
         learner.unload(name)
     if config.policy.engine.num_gpus:
-        return device, 0
+        element = {"float32": 4, "bfloat16": 2}.get(config.learner.weights_block, 0)
+        sent = [shape_of(folder).parameters for name, folder in models.items() if name not in adapted]
+        return device, element * sum(sent)
     needs = memory_needs(config, *(shape_of(folder) for folder in models.values()))
     others = ("published weights", "checkpoint", "Ray and driver")
     return device, sum(sum(needs.get(part, {}).values()) for part in others)

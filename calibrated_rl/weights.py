@@ -172,6 +172,15 @@ class Bucket:
             yield place.name, read(flat[place.start : place.end], place.dtype, place.shape)
 
 
+def laid_out(kinds: Mapping[str, tuple[str, Shape]]) -> Iterator[Place]:
+    """Places for tensors of these dtypes and shapes, one after the other."""
+    end = 0
+    for name, (dtype, shape) in kinds.items():
+        place = Place(name, dtype, shape, -(-end // ALIGNMENT) * ALIGNMENT)
+        yield place
+        end = place.end
+
+
 def buckets_of(weights: Weights, most_bytes: int) -> list[Bucket]:
     """Cut ``weights`` into buckets of at most ``most_bytes``, in their order; a tensor that is larger has its own."""
     buckets: list[Bucket] = []

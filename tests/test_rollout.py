@@ -16,6 +16,7 @@ from calibrated_rl.rollout.engine import EngineConfig, Generated, GenerateReques
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.tokens import ChatTokens
 from calibrated_rl.weights import Adapted, Adapters, Merged, Weights
+from calibrated_rl.weights_block import WeightsBlock
 
 IDS = [int(i) for i in np.random.default_rng(0).integers(5, 250, 60)]
 
@@ -142,3 +143,20 @@ def test_adapters_arrive_alone_and_serve_like_what_they_make(pool: ReplicaPool, 
     np.testing.assert_allclose(pool.score(IDS), expected(altered, second), atol=3e-5)
     pool.publish(ray.put(base), 13)
     np.testing.assert_allclose(pool.score(IDS), reference(tiny_models[0]), atol=3e-5)
+
+
+def test_weights_are_read_out_of_the_learners_block(pool: ReplicaPool, tiny_models: tuple[Path, Path]) -> None:
+    first, second = (load_file(folder / "model.safetensors") for folder in tiny_models)
+    block = WeightsBlock({name: tuple(each.shape) for name, each in first.items()}, "float32", torch.device("cpu"))
+    sent = block.write(first.items())
+    pool.publish(ray.put(sent), 20)
+    np.testing.assert_allclose(pool.score(IDS), reference(tiny_models[0]), atol=3e-5)
+    now = block.write(second.items())
+    actor = pool._placed[0].actor
+    with pytest.raises(Exception, match="were replaced by 2"):
+        ray.get(actor.update_weights.remote(sent, 21), timeout=60)
+    with pytest.raises(Exception, match="HalfUpdatedWeights"):
+        ray.get(actor.ping.remote(), timeout=60)
+    pool.publish(ray.put(now), 22)
+    np.testing.assert_allclose(pool.score(IDS), reference(tiny_models[1]), atol=3e-5)
+    block.close()

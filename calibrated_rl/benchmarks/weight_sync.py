@@ -19,6 +19,7 @@ from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.models import read_tokenizer, tiny_tokenizer
 from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.tokens import ChatTokens
+from calibrated_rl.weights_block import WeightsInBlock
 
 
 class WeightSync:
@@ -37,9 +38,8 @@ class WeightSync:
         """Their median counts."""
         goal: float = 10.0
         """At most so many times as long as the copy: this project's own choice, made before anything was measured. On a
-        CPU each byte is written four times (into Ray's store, into memory shared with the engine's process, into
-        vLLM's joined layers, into its packed form); the input and the output layer are both packed, though they share
-        their weights."""
+        CPU each byte is written three times: into memory shared with the engine's process, into vLLM's joined layers,
+        into its packed form; through Ray's object store once more."""
         goal_ms: float | None = None
         """Instead of ``goal``: at most so many milliseconds."""
 
@@ -53,21 +53,22 @@ class WeightSync:
             folder = Path(made)
             config.save_model(folder, config.engine.dtype)
             tiny_tokenizer(["well"], vocab_size=300, context=512).save_pretrained(folder)
-            took, held = self._syncs(folder)
-        copied, size = self._copy_ms(held)
+            took, size = self._syncs(folder)
+        copied = self._copy_ms(size)
         goal = config.goal if config.goal_ms is None else config.goal_ms
         ratio = took / copied if config.goal_ms is None else took
+        way = "memory that both share" if config.learner.weights_block else "Ray's object store"
         words = "how many copies that is" if config.goal_ms is None else "milliseconds in all"
         return Row(
             value=took, limit=copied, ratio=ratio, goal=goal, met=ratio <= goal,
             how=f"milliseconds from the learner's weights to an engine that goes on under them, median of "
             f"{config.syncs} ({size / 2**20:.0f} MiB: {config.layers} layers of {config.hidden}, {config.vocabulary} "
-            f"words, {config.learner.dtype} in the learner, {config.engine.dtype} in the engine); limit: a copy of "
-            f"these bytes from memory to memory by one thread on the {config.device}. The goal counts {words}",
+            f"words, {config.learner.dtype} in the learner, {config.engine.dtype} in the engine), through {way}; limit: a "
+            f"copy of these bytes from memory to memory by one thread on the {config.device}. The goal counts {words}",
         )  # fmt: skip
 
-    def _syncs(self, folder: Path) -> tuple[float, list[tuple[tuple[int, ...], torch.dtype]]]:
-        """Median of the times in ms, and shapes and dtypes of what was sent."""
+    def _syncs(self, folder: Path) -> tuple[float, int]:
+        """Median of the times in ms, and the bytes that were sent."""
         import ray
 
         from calibrated_rl.learner.group import LearnerGroup
@@ -86,19 +87,19 @@ class WeightSync:
                 weights = learner.weights("policy")
                 pool.publish(weights, version)
                 times.append(1000 * (time.perf_counter() - began))
-            held = [(tuple(each.shape), each.dtype) for each in ray.get(weights).values()]
+            sent = ray.get(weights)
+            size = sent.size if isinstance(sent, WeightsInBlock) else sum(each.nbytes for each in sent.values())
         finally:
             learner.close()
             pool.close()
             ray.shutdown()
-        return statistics.median(times[config.warm_up :]), held
+        return statistics.median(times[config.warm_up :]), size
 
     def _mib(self, folder: Path) -> int:
         return sum(file.stat().st_size for file in folder.glob("*.safetensors")) // 2**20 + 1
 
-    def _copy_ms(self, held: list[tuple[tuple[int, ...], torch.dtype]]) -> tuple[float, int]:
-        """Median time of a copy in ms, and the number of bytes."""
-        size = sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in held)
+    def _copy_ms(self, size: int) -> float:
+        """Median time of a copy of so many bytes in ms."""
         source = torch.ones(size, dtype=torch.uint8, device=self.config.device)
         target, times, threads = source.clone(), [], torch.get_num_threads()
         torch.set_num_threads(1)
@@ -109,7 +110,7 @@ class WeightSync:
             self._wait()
             times.append(1000 * (time.perf_counter() - began))
         torch.set_num_threads(threads)
-        return statistics.median(times), size
+        return statistics.median(times)
 
     def _wait(self) -> None:
         if self.config.device == "cuda":

@@ -23,12 +23,12 @@ MAY_CHANGE = (
     "arms", "seeds", "control_", "variants", "label", "training.checkpoint", "restarts", "reuse_fits",
     "policy.replicas", "simulator.replicas", "policy.scaling", "simulator.scaling", "replay.",
     *(f"{role}.engine.{key}" for role in ("policy", "simulator", "proxy") for key in (
-        "max_num_seqs", "kv_cache_mib", "least_kv_cache_mib", "threads", "eager", "num_cpus", "num_gpus", "labels", "start_timeout",
-        "timeout_seconds",
+        "max_num_seqs", "kv_cache_mib", "least_kv_cache_mib", "threads", "eager", "num_cpus", "num_gpus", "labels",
+        "start_timeout", "timeout_seconds",
     )),
     *(f"learner.{key}" for key in (
         "ranks", "zero_stage", "micro_batch_tokens", "gradient_checkpointing", "compile", "threads", "cpus", "gpus",
-        "labels", "timeout",
+        "labels", "timeout", "weights_block",
     )),
 )  # fmt: skip
 """Settings that a run may go on with changed: what is still to do, and on what it runs."""

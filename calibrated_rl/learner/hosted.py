@@ -21,7 +21,7 @@ from calibrated_rl.learner.lora import LoRAConfig, adapt, is_adapter, peft_files
 from calibrated_rl.learner.model import TokenLogProbs
 from calibrated_rl.learner.packing import PackedBatch
 from calibrated_rl.learner.world import World
-from calibrated_rl.weights import Adapters, Merged, Weights
+from calibrated_rl.weights import Adapters, Merged, Shape, Weights
 
 TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
@@ -227,8 +227,22 @@ class HostedModel:
         Args:
             copy: the result stays as it is when the model changes; otherwise it looks into the model where it can.
         """
+        return self._on_cpu(self._weights(), copy)
+
+    def _weights(self) -> dict[str, Any]:
         named = self.module.model.named_parameters()
-        return self._on_cpu({name: parameter for name, parameter in named if not is_adapter(name)}, copy)
+        return {name: parameter for name, parameter in named if not is_adapter(name)}
+
+    def shapes(self) -> dict[str, Shape]:
+        """Of the full weights."""
+        return {name: tuple(getattr(each, "ds_shape", each.shape)) for name, each in self._weights().items()}
+
+    def on_device(self) -> Iterator[tuple[str, Tensor]]:
+        """The full weights one after the other, where they are; each only until the next. All ranks must go through
+        them."""
+        for name, parameter in self._weights().items():
+            with self._whole(parameter) as whole:
+                yield name, whole.detach()
 
     def adapters(self, *, copy: bool = True) -> dict[str, Tensor]:
         """The adapters' matrices, as ``weights``; none where all is trained."""

@@ -5,9 +5,11 @@ concurrency group of their own, because behind hundreds of waiting ``generate`` 
 """
 
 import asyncio
+import base64
 import dataclasses
 import inspect
 import os
+import pickle
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ from calibrated_rl.rollout.exchange import Answers, TurnServer
 from calibrated_rl.rollout.shared_bucket import SharedBucket
 from calibrated_rl.rollout.turns import Generated, GenerateRequest, pack_answers, unpack_requests
 from calibrated_rl.weights import Adapted, Merged, Weights, buckets_of
+from calibrated_rl.weights_block import WeightsInBlock
 
 
 class EngineFailure(RuntimeError):
@@ -251,7 +254,7 @@ class Replica:
         return list(await asyncio.gather(*tasks))
 
     async def update_weights(
-        self, weights: Mapping[str, Any] | Adapted | str, version: int, timeout_s: float = 600.0
+        self, weights: Mapping[str, Any] | Adapted | WeightsInBlock, version: int, timeout_s: float = 600.0
     ) -> None:
         """Replace the weights while requests are in flight; tokens sampled from here on carry ``version``.
 
@@ -262,8 +265,8 @@ class Replica:
         from weights of two versions, and ``ping`` says so.
 
         Args:
-            weights: tensors by Hugging Face name, what a model trained by adapters is sent as, or the learner's CUDA
-                IPC handles.
+            weights: tensors by Hugging Face name, what a model trained by adapters is sent as, or where the learner
+                has put them.
             version: of these weights.
             timeout_s: for each step.
         """
@@ -286,11 +289,11 @@ class Replica:
             await self._control(self.engine.resume_generation(), timeout_s)
             self._half_updated = False
 
-    async def _transfers(self, weights: Mapping[str, Any] | str) -> AsyncIterator[dict[str, Any]]:
+    async def _transfers(self, weights: Mapping[str, Any] | WeightsInBlock) -> AsyncIterator[dict[str, Any]]:
         """What the engine is told, one after the other; each is only true until the next. While the engine takes over a
         bucket, the following one is filled."""
-        if isinstance(weights, str):
-            yield {"ipc_handles": weights}
+        if isinstance(weights, WeightsInBlock):
+            yield {"block": base64.b64encode(pickle.dumps(weights)).decode()}
             return
         weights = weights if isinstance(weights, Weights) else Weights(weights)
         if not (buckets := buckets_of(weights, self.config.weight_bucket_mib * 2**20)):
@@ -391,7 +394,7 @@ class ReplicaActor(Replica):
         return pack_answers(enumerate(answers))
 
     async def update_weights(
-        self, weights: Mapping[str, Any] | Adapted | str, version: int, timeout_s: float = 600.0
+        self, weights: Mapping[str, Any] | Adapted | WeightsInBlock, version: int, timeout_s: float = 600.0
     ) -> None:
         await self._in_engine_loop(super().update_weights(weights, version, timeout_s))
 

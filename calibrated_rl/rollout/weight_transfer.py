@@ -3,7 +3,7 @@
 vLLM imports this module in its worker process because ``worker_extension_cls`` names it; importing it
 registers the backend ``calibrated_rl`` with vLLM's own weight transfer interface. What arrives is a
 *reference* to the tensors, since vLLM's control channel cannot carry them: memory that this process shares with its
-replica, which holds a bucket of them at a time, or CUDA IPC handles (learner and engine on the same GPU).
+replica, which holds a bucket of them at a time, or a block that it shares with the learner (``weights_block.py``).
 
 On CPU, vLLM packs the weights of linear layers for its matrix kernels. Its layerwise reload repacks each
 layer that receives weights; a *tied* LM head receives none of its own and would keep the old packed copy
@@ -26,6 +26,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from calibrated_rl.weights import Bucket, Place
+from calibrated_rl.weights_block import OpenBlocks, WeightsInBlock
 
 BACKEND = "calibrated_rl"
 
@@ -37,15 +38,15 @@ class InitInfo(WeightTransferInitInfo):
 
 @dataclass
 class UpdateInfo(WeightTransferUpdateInfo):
-    """Where weights lie; either ``path`` is set, and ``places``, or ``ipc_handles``."""
+    """Where weights lie; either ``path`` is set, and ``places``, or ``block``."""
 
     path: str | None = None
     """A file whose ``size`` bytes are memory shared with the replica; one bucket of the weights is in it."""
     size: int = 0
     places: list[tuple[str, str, list[int], int]] = field(default_factory=list)
     """The bucket's tensors: the fields of ``calibrated_rl.weights.Place``."""
-    ipc_handles: str | None = None
-    """Base64 of the pickled list ``[(name, rebuild function, arguments)]`` made by the learner of this run."""
+    block: str | None = None
+    """Base64 of the pickled ``WeightsInBlock`` of this run's learner."""
 
 
 class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
@@ -58,6 +59,9 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         super().__init__(*arguments, **named)
         self._mapped: dict[str, torch.Tensor] = {}
         """Memory shared with the replica, uint8, by its path: one to read from, another that is filled meanwhile."""
+        self._blocks = OpenBlocks()
+        self._block: WeightsInBlock | None = None
+        """What is being read, until the update is finished."""
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Nothing to agree on."""
@@ -68,14 +72,21 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        self.model.load_weights(self._weights(update_info))
-        if update_info.path is not None:
-            self._keep_what_waits()
+        if update_info.block is not None:
+            self._block = pickle.loads(base64.b64decode(update_info.block))
+            self.model.load_weights(self._blocks.read(self._block))
+            return
+        assert update_info.path is not None, "an update names no memory"
+        self.model.load_weights(self._bucket(update_info, update_info.path))
+        self._keep_what_waits()
 
     def finish_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         finalize_layerwise_reload(self.model, self.model_config)
+        if self._block is not None:
+            self._blocks.check(self._block)
+            self._block = None
         if self.device.type == "cpu":
             self._pack_output_layers()
         else:
@@ -84,14 +95,9 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
     def shutdown(self) -> None:
         """Nothing to close."""
 
-    def _weights(self, info: UpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
-        if info.path is not None:
-            bucket = Bucket(tuple(Place(name, dtype, tuple(shape), start) for name, dtype, shape, start in info.places))
-            yield from bucket.tensors(self._shared(info.path, info.size))
-        else:
-            assert info.ipc_handles is not None, "an update names neither memory nor handles"
-            for name, rebuild, arguments in pickle.loads(base64.b64decode(info.ipc_handles)):
-                yield name, rebuild(*arguments)
+    def _bucket(self, info: UpdateInfo, path: str) -> Iterator[tuple[str, torch.Tensor]]:
+        bucket = Bucket(tuple(Place(name, dtype, tuple(shape), start) for name, dtype, shape, start in info.places))
+        return bucket.tensors(self._shared(path, info.size))
 
     def _shared(self, path: str, size: int) -> torch.Tensor:
         """The shared memory, uint8 [``size``]; mapped once, until it grows."""
