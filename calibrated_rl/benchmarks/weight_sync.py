@@ -63,8 +63,9 @@ class WeightSync:
             value=took, limit=copied, ratio=ratio, goal=goal, met=ratio <= goal,
             how=f"milliseconds from the learner's weights to an engine that goes on under them, median of "
             f"{config.syncs} ({size / 2**20:.0f} MiB: {config.layers} layers of {config.hidden}, {config.vocabulary} "
-            f"words, {config.learner.dtype} in the learner, {config.engine.dtype} in the engine), through {way}; limit: a "
-            f"copy of these bytes from memory to memory by one thread on the {config.device}. The goal counts {words}",
+            f"words, {config.learner.dtype} in the learner, {config.engine.dtype} in the engine), through {way}; "
+            f"limit: a copy of these bytes from memory to memory by one thread on the {config.device}. The goal counts "
+            f"{words}",
         )  # fmt: skip
 
     def _syncs(self, folder: Path) -> tuple[float, int]:
