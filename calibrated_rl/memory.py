@@ -36,6 +36,7 @@ def engine_needs(engine: EngineConfig, model: ModelShape, replicas: int = 1) -> 
     return {
         "weights": replicas * model.parameters * _bytes(engine.dtype),
         "KV cache": replicas * engine.kv_cache_mib * 2**20,
+        "new weights": replicas * 2 * min(engine.weight_bucket_mib * 2**20, model.parameters * 4),
         "processes": replicas * ENGINE_PROCESSES,
     }
 

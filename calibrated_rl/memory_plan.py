@@ -15,7 +15,7 @@ from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.device_memory import DeviceMemory, look_at_device
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import POLICY, PROXY, START
-from calibrated_rl.memory import ENGINE_PROCESSES, GIB, RAY_AND_DRIVER, dialogue_bytes, memory_needs, never_whole
+from calibrated_rl.memory import GIB, RAY_AND_DRIVER, dialogue_bytes, engine_needs, memory_needs, never_whole
 from calibrated_rl.models import ModelShape, shape_of
 from calibrated_rl.rollout.engine import EngineConfig
 
@@ -38,9 +38,9 @@ class Demand:
     @property
     def fixed(self) -> int:
         """Bytes of one replica without its KV cache."""
-        element = 2 if self.engine.dtype == "bfloat16" else 4
-        processes = GPU_ENGINE if self.engine.num_gpus else ENGINE_PROCESSES
-        return self.model.parameters * element + processes
+        needs = engine_needs(self.engine, self.model)
+        beside = GPU_ENGINE if self.engine.num_gpus else needs["processes"] + needs["new weights"]
+        return needs["weights"] + beside
 
     @property
     def dialogue(self) -> int:
@@ -106,9 +106,9 @@ def rehearsed(config: RunConfig, learner: LearnerGroup, models: Mapping[str, Pat
     for name in (*models, START):
         learner.unload(name)
     if config.policy.engine.num_gpus:
-        element = {"float32": 4, "bfloat16": 2}.get(config.learner.weights_block, 0)
-        sent = [shape_of(folder).parameters for name, folder in models.items() if name not in adapted]
-        return device, element * sum(sent)
+        element = 2 if config.learner.dtype == "bfloat16" else 4
+        shared = [shape_of(folder).parameters for name, folder in models.items() if name not in (PROXY, *adapted)]
+        return device, 2 * element * sum(shared) if config.learner.share_weights else 0
     needs = memory_needs(config, *(shape_of(folder) for folder in models.values()))
     others = ("published weights", "checkpoint", "Ray and driver")
     return device, sum(sum(needs.get(part, {}).values()) for part in others)
@@ -148,5 +148,5 @@ def _settled(demand: Demand, mib: int) -> EngineConfig:
     """The plan may be too large all the same: what an engine takes beside its cache was assumed."""
     if demand.engine.kv_cache_mib:
         return demand.engine
-    least = demand.engine.least_kv_cache_mib or -(-demand.dialogue // MIB)
+    least = demand.engine.least_kv_cache_mib or max(-(-demand.dialogue // MIB), mib // 4)
     return replace(demand.engine, kv_cache_mib=mib, least_kv_cache_mib=least)

@@ -1,12 +1,14 @@
-"""A model's weights in one block of memory that learner and engines share: of their GPU, or of their machine.
+"""A model's weights in memory that learner and engines share: of their GPU, or of their machine.
 
 The learner writes new weights there, engines on the same GPU (or, without one, on the same machine) look into it, and
-nothing else carries a byte. The block is made once and opened once. It begins with a *stamp*, the number of the weights
-that it holds: who reads compares it before and after, since by then the learner may have gone on.
+nothing else carries a byte. Each block is made once and opened once. It begins with a *stamp*, the number of the
+weights that it holds: who reads compares it before and after, since by then the learner may have gone on. There are two
+blocks, written in turns: a replica that comes back may still read while the learner writes.
 """
 
 import os
 import pickle
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler  # torch adds to it how memory of a GPU is opened
@@ -14,6 +16,7 @@ from multiprocessing.reduction import ForkingPickler  # torch adds to it how mem
 import torch
 from torch import Tensor
 
+from calibrated_rl.errors import UserError
 from calibrated_rl.weights import ALIGNMENT, Bucket, Shape, laid_out
 
 NAME = "calibrated_rl_weights_block"
@@ -32,6 +35,8 @@ class WeightsInBlock:
 
     opening: str | bytes
     """Path of the machine's memory, or what torch opens a GPU's with, in another process."""
+    place: str
+    """The machine's name, and on a GPU which of its GPUs."""
     bucket: Bucket
     stamp: int
 
@@ -41,17 +46,39 @@ class WeightsInBlock:
         return ALIGNMENT + self.bucket.size
 
 
-class WeightsBlock:
+class WeightsBlocks:
     """The learner's side."""
 
-    def __init__(self, shapes: Mapping[str, Shape], dtype: str, device: torch.device) -> None:
+    def __init__(self, dtype: str, shapes: Mapping[str, Shape], device: torch.device) -> None:
         """
         Args:
+            dtype: of the weights, by torch's word for it.
             shapes: of the weights, by their Hugging Face names.
-            dtype: that engines get them in, by torch's word for it.
+
+        Raises:
+            OutOfMemoryError, OSError: there is no room.
         """
-        self._bucket = Bucket(tuple(laid_out({name: (dtype, shape) for name, shape in shapes.items()})))
-        size = ALIGNMENT + self._bucket.size
+        self.kinds = dtype, dict(shapes)
+        bucket = Bucket(tuple(laid_out({name: (dtype, shape) for name, shape in shapes.items()})))
+        self._blocks = [_Block(bucket, device) for _ in range(2)]
+        self._written = 0
+
+    def write(self, tensors: Iterable[tuple[str, Tensor]]) -> WeightsInBlock:
+        """Put ``tensors``, all of them in the order of the shapes, in place of those that were written before the
+        last."""
+        self._written += 1
+        return self._blocks[self._written % 2].write(tensors, self._written)
+
+    def close(self) -> None:
+        """Free them, once all who opened them have let go of them as well."""
+        for block in self._blocks:
+            block.close()
+
+
+class _Block:
+    def __init__(self, bucket: Bucket, device: torch.device) -> None:
+        self._bucket = bucket
+        size = ALIGNMENT + bucket.size
         self._opening: str | bytes
         self._file: int | None = None
         if device.type == "cpu":
@@ -62,18 +89,15 @@ class WeightsBlock:
         else:
             self._block = torch.empty(size, dtype=torch.uint8, device=device)
             self._opening = bytes(ForkingPickler.dumps(self._block))
-        self._written = 0
 
-    def write(self, tensors: Iterable[tuple[str, Tensor]]) -> WeightsInBlock:
-        """Replace the weights by ``tensors``, all of them, in the order of the shapes."""
+    def write(self, tensors: Iterable[tuple[str, Tensor]], stamp: int) -> WeightsInBlock:
         self._stamp(WRITING)
         places = self._bucket.tensors(self._block[ALIGNMENT:])
         for (name, place), (given, tensor) in zip(places, tensors, strict=True):
             assert name == given, f"{given} comes where {name} is due"
             place.copy_(tensor)
-        self._written += 1
-        self._stamp(self._written)
-        return WeightsInBlock(self._opening, self._bucket, self._written)
+        self._stamp(stamp)
+        return WeightsInBlock(self._opening, place_of(on_gpu=self._block.is_cuda), self._bucket, stamp)
 
     def _stamp(self, number: int) -> None:
         if self._block.is_cuda:
@@ -83,11 +107,40 @@ class WeightsBlock:
             torch.cuda.synchronize(self._block.device)
 
     def close(self) -> None:
-        """Free it, once all who opened it have let go of it as well."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
         del self._block
+
+
+def place_of(*, on_gpu: bool) -> str:
+    """Where this process has its memory, or that of its first GPU."""
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    return f"{socket.gethostname()}, GPU {gpu}" if on_gpu else socket.gethostname()
+
+
+def check_reach(weights: WeightsInBlock, *, on_gpu: bool) -> None:
+    """Refuse weights that an engine of this process could not open.
+
+    Args:
+        on_gpu: the engine is on this process's first GPU.
+
+    Raises:
+        UserError: says where they are and where the engine is.
+    """
+    in_memory = isinstance(weights.opening, str)
+    own = place_of(on_gpu=on_gpu and not in_memory)
+    reached = own == weights.place
+    if reached and isinstance(weights.opening, str):
+        try:
+            reached = NAME in os.readlink(weights.opening)
+        except OSError:  # processes of another container or user
+            reached = False
+    if not reached:
+        raise UserError(
+            f"a replica on {own} cannot read the weights that the learner shares on {weights.place}: "
+            "set learner.share_weights=false"
+        )
 
 
 class OpenBlocks:

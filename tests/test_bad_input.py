@@ -139,7 +139,7 @@ def test_memory_is_added_up_by_hand() -> None:
     assert "checkpoint" not in memory_needs(RunConfig(training=TrainingConfig(checkpoint_every=0)), TINY, TINY)
     engine = EngineConfig(dtype="bfloat16", kv_cache_mib=3)
     assert engine_needs(engine, TINY, 2) == {
-        "weights": 4000, "KV cache": 6 * 2**20, "processes": 2 * ENGINE_PROCESSES
+        "weights": 4000, "KV cache": 6 * 2**20, "new weights": 2 * 2 * 4000, "processes": 2 * ENGINE_PROCESSES
     }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Compiled layers and loss: the same to rounding, and what was compiled is kept for the next run."""
 
 import shutil
+import zlib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from test_learner import assert_same, big_epsilon, samples
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.losses.sft import SFT
+from calibrated_rl.learner.model import cpu_instructions
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.rollout.engine import EngineConfig, engine_environment
 
@@ -20,7 +22,8 @@ pytestmark = pytest.mark.usefixtures("ranks_in_this_process")
 def test_compiled_parts_agree_with_plain_ones_and_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_model().save_pretrained(tmp_path / "tiny")
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     found = []
     for compiled in (False, True):
         learner = LearnerRank(LearnerConfig(micro_batch_tokens=128, compile=compiled))
@@ -28,7 +31,8 @@ def test_compiled_parts_agree_with_plain_ones_and_are_kept(tmp_path: Path, monke
         metrics = learner.step("policy", SampleBatch.of(samples(6)), SFT(SFT.Config()))
         found.append((metrics, learner.models["policy"].weights()))
     assert_same(*found)
-    assert any((tmp_path / ".cache/calibrated_rl/compiled/learner").rglob("*.so"))
+    (kept,) = (tmp_path / ".cache/calibrated_rl/compiled").iterdir()
+    assert kept.name == f"learner-{zlib.crc32(cpu_instructions()):08x}" and any(kept.rglob("*.so"))
 
 
 def test_engines_keep_theirs_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.packing import pack
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.learner.sample import Sample
+from calibrated_rl.weights_block import OpenBlocks, WeightsInBlock
 
 FIELDS = ("ids", "mask", "logprobs", "versions", "turns")
 ADAM = OptimizerConfig(learning_rate=1e-3)
@@ -419,26 +420,35 @@ def test_nothing_scored_means_no_step(folder: Path) -> None:
     assert all(torch.equal(before[name], value) for name, value in made.weights("policy").items())
 
 
+def received(reference: Any) -> dict[str, torch.Tensor]:
+    """What an engine would get, copied."""
+    import ray
+
+    sent = ray.get(reference, timeout=60)
+    return {name: tensor.clone() for name, tensor in (
+        OpenBlocks().read(sent) if isinstance(sent, WeightsInBlock) else sent.items()
+    )}  # fmt: skip
+
+
 @pytest.mark.parametrize("stage", [0, 3])
 def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, stage: int) -> None:
     """Through Ray; micro-batches of a few sequences each."""
-    import ray
-
     from calibrated_rl.learner.group import LearnerGroup
 
     given_samples = samples(10)
     alone = learner(folder, big_epsilon(), micro_batch_tokens=40)
     expected = [alone.step("policy", SampleBatch.of(given_samples), GRPO_TERMS) for _ in range(2)]
     config = LearnerConfig(
-        ranks=2, zero_stage=stage, micro_batch_tokens=40, threads=1, cpus=0.1, timeout_seconds=120
-    )
+        ranks=2, zero_stage=stage, micro_batch_tokens=40, threads=1, cpus=0.1, timeout_seconds=120,
+        share_weights=stage == 3,
+    )  # fmt: skip
     group = LearnerGroup(config)
     try:
         group.load("policy", folder, optimizer=big_epsilon())
         found = [group.step("policy", given_samples, GRPO_TERMS) for _ in range(2)]
         for one, two in zip(expected, found, strict=True):
             assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
-        weights = ray.get(group.weights("policy"), timeout=60)
+        weights = received(group.weights("policy"))
         assert_same((found[0], weights), (found[0], alone.weights("policy")))
         tokens = [sample.tokens for sample in given_samples]
         group.save("policy", tmp_path / "saved")
@@ -455,7 +465,7 @@ def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, st
         group.snapshot(["policy"])
         expected_step = group.step("policy", given_samples, GRPO_TERMS)  # after the snapshot, so it is not in it
         group.write_snapshot(tmp_path / "of_two")
-        expected_weights = ray.get(group.weights("policy"), timeout=60)
+        expected_weights = received(group.weights("policy"))
         alone = LearnerRank(LearnerConfig(micro_batch_tokens=40, zero_stage=2))
         alone.restore(tmp_path / "of_two")
         snapshot = alone.snapshot()
@@ -472,7 +482,7 @@ def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, st
             group.write_snapshot(tmp_path / "no_folder")
         again = group.step("policy", given_samples, GRPO_TERMS)
         assert again == expected_step
-        weights = ray.get(group.weights("policy"), timeout=60)
+        weights = received(group.weights("policy"))
         assert all(torch.equal(weights[name], value) for name, value in expected_weights.items())
     finally:
         group.close()

@@ -35,6 +35,8 @@ def machine(free: int) -> DeviceMemory:
     return DeviceMemory(name="it", total=100 * GIB, free=free, learner=3 * GIB)
 
 
+ENGINE = GIB + ENGINE_PROCESSES + 2 * 128 * MIB
+"""Of a replica without its KV cache: weights, processes, two buckets for new weights."""
 FIXED = int(KEPT_FREE * 100 * GIB)
 """What nobody gets."""
 
@@ -46,15 +48,15 @@ def test_each_gets_what_it_can_use_where_there_is_plenty() -> None:
 
 def test_what_is_left_is_shared_by_what_each_can_use() -> None:
     sides = {"policy": demand(replicas=2), "simulator": demand(max_num_seqs=32), "proxy": demand(kv_cache_mib=100)}
-    needed = FIXED + 4 * (GIB + ENGINE_PROCESSES) + 100 * MIB
+    needed = FIXED + 4 * ENGINE + 100 * MIB
     # Two caches of 2048 MiB and one of 1024 are wanted; a quarter of that is there.
     assert plan_caches(machine(needed + 1280 * MIB), sides) == {"policy": 512, "simulator": 256, "proxy": 100}
     said = describe(machine(needed + 1280 * MIB), sides, {"policy": 512, "simulator": 256, "proxy": 100})
-    assert "learner 3.00, measured; 2 x policy engine 2.25 + KV cache 0.50 (16 longest dialogues)" in said
+    assert "learner 3.00, measured; 2 x policy engine 2.50 + KV cache 0.50 (16 longest dialogues)" in said
 
 
 def test_others_get_theirs_first() -> None:
-    needed = FIXED + GIB + ENGINE_PROCESSES + 5 * GIB
+    needed = FIXED + ENGINE + 5 * GIB
     assert plan_caches(machine(needed + 64 * MIB), {"policy": demand()}, others=5 * GIB) == {"policy": 64}
 
 
@@ -64,8 +66,8 @@ def test_engines_that_are_not_started_get_nothing(tmp_path: Path) -> None:
     config = with_caches(RunConfig(policy=side, simulator=side), {"policy": tmp_path}, said.append)
     # A token: keys and values of 2 layers, 16 float32 each, 256 bytes; 64 dialogues of 512 tokens: 8 MiB.
     assert (config.policy.engine.kv_cache_mib, config.simulator.engine.kv_cache_mib) == (8, 0)
-    assert config.policy.engine.least_kv_cache_mib == 1
-    assert cache_sizes(config.policy.engine) == [8, 4, 2, 1]
+    assert config.policy.engine.least_kv_cache_mib == 2
+    assert cache_sizes(config.policy.engine) == [8, 4, 2]
     assert len(said) == 1 and "policy engine" in said[0] and "simulator" not in said[0]
     assert with_caches(config, {"policy": tmp_path}, said.append) is config and len(said) == 1
 
@@ -74,11 +76,12 @@ def test_a_cache_is_halved_only_where_that_is_asked_for() -> None:
     assert cache_sizes(EngineConfig(kv_cache_mib=100)) == [100]
     assert cache_sizes(EngineConfig(kv_cache_mib=100, least_kv_cache_mib=26)) == [100, 50]
     assert cache_sizes(EngineConfig(kv_cache_mib=100, least_kv_cache_mib=25)) == [100, 50, 25]
-    assert cache_sizes(EngineConfig(kv_cache_mib=100, least_kv_cache_mib=200)) == [100]
+    with pytest.raises(UserError, match="engine.least_kv_cache_mib is more than engine.kv_cache_mib, 100"):
+        EngineConfig(kv_cache_mib=100, least_kv_cache_mib=101)
 
 
 def test_where_not_one_dialogue_has_room_that_is_said() -> None:
-    needed = FIXED + GIB + ENGINE_PROCESSES
+    needed = FIXED + ENGINE
     assert plan_caches(machine(needed + 32 * MIB), {"policy": demand()}) == {"policy": 32}
     for left in (31 * MIB, -GIB):
         with pytest.raises(UserError, match=r"it has 100.0 GiB, .* which took 3.0: nothing is left for .* of policy"):

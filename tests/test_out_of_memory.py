@@ -108,7 +108,7 @@ def test_an_engine_without_room_starts_with_a_smaller_cache(tmp_path: Path) -> N
     )  # fmt: skip
     assert "can't allocate memory" in done.stdout + done.stderr and done.returncode == 0, done.stderr[-3000:]
     (found,) = re.findall(r"started with (\d+)", done.stdout)
-    assert int(found) in (1024, 2048)
+    assert 16 <= int(found) < 4096
 
 
 def test_a_step_without_room_is_taken_in_smaller_ones(tmp_path: Path) -> None:

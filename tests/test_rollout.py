@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from calibrated_rl.errors import UserError
 from calibrated_rl.models import make_tiny
 from calibrated_rl.rollout.engine import EngineConfig, Generated, GenerateRequest
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.tokens import ChatTokens
 from calibrated_rl.weights import Adapted, Adapters, Merged, Weights
-from calibrated_rl.weights_block import WeightsBlock
+from calibrated_rl.weights_block import WeightsBlocks
 
 IDS = [int(i) for i in np.random.default_rng(0).integers(5, 250, 60)]
 
@@ -147,13 +149,17 @@ def test_adapters_arrive_alone_and_serve_like_what_they_make(pool: ReplicaPool, 
 
 def test_weights_are_read_out_of_the_learners_block(pool: ReplicaPool, tiny_models: tuple[Path, Path]) -> None:
     first, second = (load_file(folder / "model.safetensors") for folder in tiny_models)
-    block = WeightsBlock({name: tuple(each.shape) for name, each in first.items()}, "float32", torch.device("cpu"))
+    block = WeightsBlocks("float32", {name: tuple(each.shape) for name, each in first.items()}, torch.device("cpu"))
     sent = block.write(first.items())
     pool.publish(ray.put(sent), 20)
     np.testing.assert_allclose(pool.score(IDS), reference(tiny_models[0]), atol=3e-5)
+    with pytest.raises(UserError, match="policy: a replica on .* cannot read the weights .* on elsewhere"):
+        pool.publish(ray.put(replace(sent, place="elsewhere")), 21)
+    np.testing.assert_allclose(pool.score(IDS), reference(tiny_models[0]), atol=3e-5)
+    block.write(first.items())
     now = block.write(second.items())
     actor = pool._placed[0].actor
-    with pytest.raises(Exception, match="were replaced by 2"):
+    with pytest.raises(Exception, match="were replaced by 3"):
         ray.get(actor.update_weights.remote(sent, 21), timeout=60)
     with pytest.raises(Exception, match="HalfUpdatedWeights"):
         ray.get(actor.ping.remote(), timeout=60)

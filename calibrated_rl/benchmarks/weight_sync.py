@@ -57,7 +57,7 @@ class WeightSync:
         copied = self._copy_ms(size)
         goal = config.goal if config.goal_ms is None else config.goal_ms
         ratio = took / copied if config.goal_ms is None else took
-        way = "memory that both share" if config.learner.weights_block else "Ray's object store"
+        way = "memory that both share" if config.learner.share_weights else "Ray's object store"
         words = "how many copies that is" if config.goal_ms is None else "milliseconds in all"
         return Row(
             value=took, limit=copied, ratio=ratio, goal=goal, met=ratio <= goal,

@@ -45,10 +45,10 @@ class LearnerConfig:
     lora: dict[str, LoRAConfig] = field(default_factory=dict)
     """Models that are trained by low-rank adapters alone, by what they are: ``policy``, ``simulator``, ``proxy``. The
     optimizer then remembers a few percent of what it would, and only adapters travel to the replicas."""
-    weights_block: str = ""
-    """``float32`` or ``bfloat16``: engines read new weights, in this dtype, out of a block of memory that the learner
-    shares with them. All of them must then be on its GPU or, without GPUs, on its machine. Empty: Ray's object store
-    carries the weights to any machine. Models with adapters are sent as ever."""
+    share_weights: bool = False
+    """Engines read new weights out of memory that the first rank shares with them, twice the weights of each trained
+    model: all of them must be on its GPU or, if it has none, on its machine. Otherwise Ray's object store carries the
+    weights to any machine, as it does in any case for models with adapters."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this global norm; 0 turns it off."""
     threads: int = 2
@@ -68,8 +68,6 @@ class LearnerConfig:
             raise UserError(f"learner.zero_stage is {self.zero_stage}: choose 0, 1, 2 or 3")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"learner.dtype is '{self.dtype}': choose float32 or bfloat16")
-        if self.weights_block not in ("", "float32", "bfloat16"):
-            raise UserError(f"learner.weights_block is '{self.weights_block}': choose float32, bfloat16 or nothing")
         if self.compile and self.zero_stage == 3:
             raise UserError("learner.compile does not go with learner.zero_stage 3: choose a lower stage")
         for name in self.lora:

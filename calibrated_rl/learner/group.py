@@ -255,8 +255,10 @@ class LearnerGroup:
 
     def weights(self, name: str) -> Any:
         """What engines need to serve ``name``: ``ObjectRef`` of ``Weights``, the full weights by their Hugging Face
-        names, tied ones once; or ``Adapted``, where only adapters are trained."""
+        names, tied ones once, or of ``WeightsInBlock`` with ``share_weights``; or ``Adapted``, where only adapters are
+        trained."""
         if not self._call("check", name):
+            self._call("make_block", name)
             return self._gathered("outgoing", name)
         if name not in self._bases:
             self._bases[name] = f"{name}-{next(self._loads)}", self._gathered("outgoing", name)

@@ -5,6 +5,8 @@ no sequence sees another (``attention.py``).
 """
 
 import os
+import zlib
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +53,9 @@ class TokenLogProbs(nn.Module):
     def compile_parts(self) -> None:
         """Let torch compile the layers, one by one because all are alike, and the loss; attention stays as it is.
         What is compiled is kept for the next run."""
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.expanduser(f"{COMPILED}/learner"))
+        # By what the CPU can do: home folders may be shared, and code is compiled for the CPU at hand.
+        folder = f"{COMPILED}/learner-{zlib.crc32(cpu_instructions()):08x}"
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.expanduser(folder))
         for layer in self.model.get_decoder().layers:  # type: ignore[operator,union-attr]
             layer.compile(dynamic=True)
         self.model.get_output_embeddings().compile_strips()  # type: ignore[operator]
@@ -84,3 +88,9 @@ class TokenLogProbs(nn.Module):
             hidden_1TD[0].index_select(0, select_N), targets_N, temperature, entropy_gradient
         )
         return scores
+
+
+def cpu_instructions() -> bytes:
+    """What Linux says that the first CPU can do."""
+    lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    return next((line for line in lines if line.startswith((b"flags", b"Features"))), b"")

@@ -28,8 +28,8 @@ from calibrated_rl.learner.metrics import Sums, collect
 from calibrated_rl.learner.out_of_memory import OutOfMemory
 from calibrated_rl.learner.packing import EMPTY, PackedBatch, pack
 from calibrated_rl.learner.world import LOCALHOST, World, free_port
-from calibrated_rl.weights import Adapters, Shape, Weights
-from calibrated_rl.weights_block import WeightsBlock, WeightsInBlock
+from calibrated_rl.weights import Adapters, Weights
+from calibrated_rl.weights_block import WeightsBlocks, WeightsInBlock
 
 LossSpec = Loss | str | tuple[str, Mapping[str, Any]]
 """A loss, its import path, or its import path and config."""
@@ -61,9 +61,9 @@ class LearnerRank:
         self.models: dict[str, HostedModel] = {}
         self.micro_batch_tokens = config.micro_batch_tokens
         """Halved where memory runs out."""
-        self._blocks: dict[str, tuple[tuple[str, dict[str, Shape]], WeightsBlock]] = {}
-        """Where engines find the weights of each model, with dtype and shapes. It stays when the model is unloaded: a
-        replica that comes back needs what was sent last."""
+        self._blocks: dict[str, WeightsBlocks] = {}
+        """Where engines find the weights of each model. They stay when the model is unloaded: a replica that comes back
+        needs what was sent last."""
 
     def load(
         self,
@@ -331,20 +331,32 @@ class LearnerRank:
         """Full weights on rank 0; see ``HostedModel.weights``."""
         return self._model(name).weights()
 
+    def make_block(self, name: str) -> None:
+        """Make room where engines will find the weights of ``name``, if they are to find them there."""
+        model, wanted = self._model(name), self.config.share_weights and self.world.rank == 0
+        kinds = (self.config.dtype, model.shapes()) if wanted and model.trainable and model.lora is None else None
+        if kinds is None or (name in self._blocks and self._blocks[name].kinds == kinds):
+            return
+        if name in self._blocks:
+            self._blocks.pop(name).close()
+        try:
+            self._blocks[name] = WeightsBlocks(*kinds, self.world.device)
+        except (torch.OutOfMemoryError, OSError) as error:
+            raise UserError(
+                f"there is no memory to share the weights of '{name}' with engines: set learner.share_weights=false"
+            ) from error
+
     def outgoing(self, name: str) -> Weights | WeightsInBlock | None:
-        """The same for engines: to be pickled before the model takes its next step, because it looks into it. Or where
-        they are, until they are asked for again."""
+        """The same for engines: to be pickled before the model takes its next step, because it looks into it. Or, with
+        ``share_weights``, where they are until they have been asked for twice more."""
         model = self._model(name)
-        if not self.config.weights_block or model.lora is not None:
+        if not (self.config.share_weights and model.trainable and model.lora is None):
             return Weights(model.weights(copy=False))
-        if self.world.rank:
-            for _ in model.on_device():  # takes part in gathering what is sharded
-                pass
-            return None
-        kinds = self.config.weights_block, model.shapes()
-        if name not in self._blocks or self._blocks[name][0] != kinds:
-            self._blocks[name] = kinds, WeightsBlock(kinds[1], kinds[0], self.world.device)
-        return self._blocks[name][1].write(model.on_device())
+        if self.world.rank == 0:
+            return self._blocks[name].write(model.on_device())
+        for _ in model.on_device():  # takes part in gathering what is sharded
+            pass
+        return None
 
     def outgoing_adapters(self, name: str) -> Adapters:
         """The adapters of ``name`` for engines, as ``outgoing``."""

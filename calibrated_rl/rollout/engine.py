@@ -10,9 +10,10 @@ import dataclasses
 import inspect
 import os
 import pickle
+import sys
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from calibrated_rl.rollout.exchange import Answers, TurnServer
 from calibrated_rl.rollout.shared_bucket import SharedBucket
 from calibrated_rl.rollout.turns import Generated, GenerateRequest, pack_answers, unpack_requests
 from calibrated_rl.weights import Adapted, Merged, Weights, buckets_of
-from calibrated_rl.weights_block import WeightsInBlock
+from calibrated_rl.weights_block import WeightsInBlock, check_reach
 
 
 class EngineFailure(RuntimeError):
@@ -62,7 +63,7 @@ class EngineConfig:
     """Memory of the KV cache. 0: what the learner leaves of the device that both share, which is measured first."""
     least_kv_cache_mib: int = 0
     """An engine that does not start with ``kv_cache_mib`` is tried with half of it, and so on, down to this; 0: it is
-    not. Where the program chooses the size, it also chooses this: room for the longest dialogue."""
+    not. Where the program chooses the size, it also chooses this: a quarter, with room for the longest dialogue."""
     weight_bucket_mib: int = 128
     """New weights reach the engine's process in blocks of this size, in memory that is kept for two of them; where a
     single tensor is larger, it is as large."""
@@ -87,6 +88,8 @@ class EngineConfig:
         for name in ("kv_cache_mib", "least_kv_cache_mib"):
             if getattr(self, name) < 0:
                 raise UserError(f"engine.{name} is {getattr(self, name)}: it must not be negative")
+        if self.kv_cache_mib and self.least_kv_cache_mib > self.kv_cache_mib:
+            raise UserError(f"engine.least_kv_cache_mib is more than engine.kv_cache_mib, {self.kv_cache_mib}")
         for name in ("max_model_len", "max_num_seqs", "weight_bucket_mib", "threads", "timeout_seconds"):
             if getattr(self, name) < 1:
                 raise UserError(f"engine.{name} is {getattr(self, name)}: it must be at least 1")
@@ -94,6 +97,7 @@ class EngineConfig:
 
 def cache_sizes(config: EngineConfig) -> list[int]:
     """Sizes of the KV cache in MiB that an engine is tried with, one after the other."""
+    assert config.kv_cache_mib, "the size of the KV cache has not been settled"
     least = config.least_kv_cache_mib or config.kv_cache_mib
     sizes = [config.kv_cache_mib]
     while sizes[-1] // 2 >= least:
@@ -120,15 +124,14 @@ class Replica:
         """vLLM's engine, with the largest of the possible KV caches that it starts with."""
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        sizes = cache_sizes(self.config)
-        for mib in sizes:
-            self.kv_cache_mib = mib
+        *larger, last = cache_sizes(self.config)
+        for self.kv_cache_mib in larger:
             try:
                 return AsyncLLM.from_engine_args(self._engine_args(model, seed))
-            except RuntimeError:  # no more is known: vLLM leaves the reason in the log of the engine's process
-                if mib == sizes[-1]:
-                    raise
-        raise AssertionError("the size of the KV cache has not been settled")
+            except RuntimeError as error:  # vLLM leaves the reason in the log of the engine's process
+                print(f"no start with a KV cache of {self.kv_cache_mib} MiB: {error}", file=sys.stderr, flush=True)
+        self.kv_cache_mib = last
+        return AsyncLLM.from_engine_args(self._engine_args(model, seed))
 
     def _engine_args(self, model: str, seed: int) -> Any:
         from vllm import AsyncEngineArgs
@@ -274,6 +277,8 @@ class Replica:
 
         async with self._updating:
             base = None
+            if isinstance(weights, WeightsInBlock):
+                check_reach(weights, on_gpu=self.config.num_gpus > 0)
             if isinstance(weights, Adapted):
                 base = weights.base_name
                 adapters = await weights.adapters
@@ -281,15 +286,16 @@ class Replica:
             self._half_updated, self._base = True, base
             await self._control(self._pause(clear_cache=True), timeout_s)
             await self._control(self.engine.start_weight_update(), timeout_s)
-            async for info in self._transfers(weights):
-                update = WeightTransferUpdateRequest(update_info=info)
-                await self._control(self.engine.update_weights(update), timeout_s)
+            async with aclosing(self._transfers(weights)) as transfers:
+                async for info in transfers:
+                    update = WeightTransferUpdateRequest(update_info=info)
+                    await self._control(self.engine.update_weights(update), timeout_s)
             await self._control(self.engine.finish_weight_update(str(version)), timeout_s)
             self.version = version
             await self._control(self.engine.resume_generation(), timeout_s)
             self._half_updated = False
 
-    async def _transfers(self, weights: Mapping[str, Any] | WeightsInBlock) -> AsyncIterator[dict[str, Any]]:
+    async def _transfers(self, weights: Mapping[str, Any] | WeightsInBlock) -> AsyncGenerator[dict[str, Any]]:
         """What the engine is told, one after the other; each is only true until the next. While the engine takes over a
         bucket, the following one is filled."""
         if isinstance(weights, WeightsInBlock):
@@ -306,11 +312,14 @@ class Replica:
             return {"path": shared.path, "size": shared.size, "places": places}
 
         filling = asyncio.create_task(asyncio.to_thread(filled, 0))
-        for number in range(len(buckets)):
-            info = await filling
-            if number + 1 < len(buckets):
-                filling = asyncio.create_task(asyncio.to_thread(filled, number + 1))
-            yield info
+        try:
+            for number in range(len(buckets)):
+                info = await filling
+                if number + 1 < len(buckets):
+                    filling = asyncio.create_task(asyncio.to_thread(filled, number + 1))
+                yield info
+        finally:
+            await asyncio.wait({filling})  # nothing may write into a bucket that another update fills
 
     async def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Log-probs of ``ids[1:]`` given what stands before them, shape [T - 1]: for parity checks."""
@@ -345,7 +354,7 @@ ROLE = "CALIBRATED_RL_ROLE"
 
 
 KEPT_BYTES = 2**28
-"""What an engine's process on a CPU keeps of the memory that it has freed, at most."""
+"""An engine's process on a CPU keeps freed memory in pieces of up to this size, and so much at the end of its heap."""
 
 
 def engine_environment(config: EngineConfig, role: str) -> dict[str, str]:

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError
 
-from calibrated_rl.errors import PartLost, first_line
+from calibrated_rl.errors import PartLost, UserError, first_line
 from calibrated_rl.machines import Need
 from calibrated_rl.rollout.engine import EngineConfig, EngineFailure, PlacedReplica
 from calibrated_rl.rollout.exchange import Exchange
@@ -249,6 +249,7 @@ class ReplicaPool:
 
         Raises:
             PartLost: no replica could be updated in time, or the weights are gone.
+            UserError: a replica cannot reach memory that the learner shares.
         """
         with self._changing:
             self._weights, self.version, self._mender.unable = weights, version, None
@@ -261,6 +262,8 @@ class ReplicaPool:
             try:
                 ray.get(reference, timeout=self._timeout_s)
             except UPDATE_FAILURES as error:
+                if isinstance(error, UserError):
+                    raise UserError(f"{self.role}: {getattr(error, 'cause', error)}") from error
                 self._refuse_lost_weights(error)
                 self._retire(index, lives[index], cause_of(error))
         if not self._serving:
@@ -343,6 +346,8 @@ class ReplicaPool:
         """What was lost with the machine that it lay on is no fault of the replica that should get it."""
         if isinstance(error, ObjectLostError):
             raise PartLost(f"the weights of {self.role} are lost: {first_line(error)}") from error
+        if isinstance(error, UserError):
+            raise PartLost(f"{self.role}: {getattr(error, 'cause', error)}") from error
 
     async def recover(self) -> None:
         """``restore``, off the event loop, if dialogues have to wait for a lost replica."""
