@@ -6,12 +6,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import ray
+import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -26,20 +28,32 @@ from calibrated_rl.rollout.waves import WaveGate
 from calibrated_rl.tasks.front_desk import FrontDesk
 from calibrated_rl.tokens import ChatTokens
 from calibrated_rl.users.front_desk_human import FrontDeskHuman
+from calibrated_rl.weights import Adapted, Adapters, Weights
+from calibrated_rl.weights_block import WeightsBlocks
 
 IDS = list(range(5, 25))
 
 
 @pytest.fixture(scope="module")
-def pool(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaPool]:
-    """One replica that was started with other weights than those of version 3, which it serves."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
     for seed, name in enumerate("ab"):
         make_tiny(folder / name, ["friday seven two please", "booked friday seven two"] * 20, seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "b" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def pool(ray_session: None, folder: Path, weights: dict[str, torch.Tensor]) -> Iterator[ReplicaPool]:
+    """One replica that was started with other weights than those of version 3, which it serves."""
     tokens = ChatTokens(AutoTokenizer.from_pretrained(folder / "a"))
     started = ReplicaPool("policy", str(folder / "a"), tokens, EngineConfig(kv_cache_mib=64, start_timeout_seconds=200))
     started.wait_until_ready()
-    started.publish(ray.put(load_file(folder / "b" / "model.safetensors")), 3)
+    started.publish(ray.put(weights), 3)
     yield started
     started.close()
 
@@ -81,7 +95,12 @@ def is_whole(groups: list[list[Dialogue]]) -> bool:
 
 
 @pytest.mark.timeout(400)
-def test_a_dead_engine_is_replaced_with_the_current_weights(pool: ReplicaPool) -> None:
+def test_a_dead_engine_is_replaced_with_the_current_weights(
+    pool: ReplicaPool, weights: dict[str, torch.Tensor]
+) -> None:
+    """Which it finds in memory that the learner shares."""
+    blocks = WeightsBlocks("float32", {name: tuple(each.shape) for name, each in weights.items()}, torch.device("cpu"))
+    pool.publish(ray.put(blocks.write(weights.items())), 3)
     before, expected = processes(pool), pool.score(IDS)
     collector, groups = collect_with_fault(pool, lambda: os.kill(before[1], signal.SIGKILL))
     assert is_whole(groups)
@@ -95,8 +114,19 @@ def test_a_dead_engine_is_replaced_with_the_current_weights(pool: ReplicaPool) -
 
 
 @pytest.mark.timeout(400)
-def test_a_silent_engine_is_given_up_after_the_time_out(pool: ReplicaPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In waves, where all dialogues wait for the one that does not get its turn."""
+def test_a_silent_engine_is_given_up_after_the_time_out(
+    pool: ReplicaPool, weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In waves, where all wait for the one that does not get its turn. Its successor gets base and adapters."""
+    plain, random = pool.score(IDS), torch.Generator().manual_seed(0)
+    factors = {}
+    for name in [name for name in weights if name.endswith("q_proj.weight")]:
+        factors[name.replace(".weight", ".lora_A")] = torch.randn(4, weights[name].shape[1], generator=random)
+        factors[name.replace(".weight", ".lora_B")] = torch.randn(weights[name].shape[0], 4, generator=random)
+    adapters = Adapters(Weights(factors), 0.5)
+    pool.publish(Adapted(ray.put(Weights(weights)), "base", ray.put(adapters)), 3)
+    expected = pool.score(IDS)
+    assert np.abs(expected - plain).max() > 1e-3
     monkeypatch.setattr(pool, "gate", WaveGate())
     monkeypatch.setattr(pool, "_timeout_s", 10.0)
     before = processes(pool)
@@ -104,6 +134,8 @@ def test_a_silent_engine_is_given_up_after_the_time_out(pool: ReplicaPool, monke
     assert is_whole(groups)
     assert collector.statistics.dropped["policy: TimeoutError"] > 0
     assert not any(map(psutil.pid_exists, before))
+    np.testing.assert_allclose(pool.score(IDS), expected, atol=1e-6)
+    pool.publish(ray.put(weights), 3)
 
 
 @pytest.mark.parametrize("gate", [None, WaveGate()])
