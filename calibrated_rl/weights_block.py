@@ -6,18 +6,21 @@ weights that it holds: who reads compares it before and after, since by then the
 blocks, written in turns: a replica that comes back may still read while the learner writes.
 """
 
+import base64
+import dataclasses
 import os
 import pickle
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler  # torch adds to it how memory of a GPU is opened
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.weights import ALIGNMENT, Bucket, Shape, laid_out
+from calibrated_rl.weights import ALIGNMENT, Bucket, Place, Shape, laid_out
 
 NAME = "calibrated_rl_weights_block"
 """What the operating system shows of a block of the machine's memory among the open files of the learner."""
@@ -44,6 +47,24 @@ class WeightsInBlock:
     def size(self) -> int:
         """Of the block in bytes."""
         return ALIGNMENT + self.bucket.size
+
+    def message(self) -> dict[str, Any]:
+        """Of plain values."""
+        opening = self.opening if isinstance(self.opening, str) else base64.b64encode(self.opening).decode()
+        return {
+            "opening": opening, "on_gpu": isinstance(self.opening, bytes), "place": self.place, "stamp": self.stamp,
+            "places": [dataclasses.astuple(place) for place in self.bucket.places],
+        }  # fmt: skip
+
+    @classmethod
+    def of_message(cls, message: Mapping[str, Any]) -> "WeightsInBlock":
+        """What ``message`` said."""
+        opening = message["opening"]
+        places = (Place(name, dtype, tuple(shape), start) for name, dtype, shape, start in message["places"])
+        return cls(
+            opening=base64.b64decode(opening) if message["on_gpu"] else opening, place=message["place"],
+            bucket=Bucket(tuple(places)), stamp=message["stamp"],
+        )  # fmt: skip
 
 
 class WeightsBlocks:

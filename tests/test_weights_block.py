@@ -1,5 +1,6 @@
 """Weights in memory that learner and engines share: the same bits, in the dtype that was asked for, or a refusal."""
 
+import json
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,7 @@ def test_what_an_engine_cannot_reach_is_refused_before_it_is_paused(monkeypatch:
     sent = block.write([("a", torch.zeros(2))])
     check_reach(sent, on_gpu=False)
     check_reach(sent, on_gpu=True)
+    assert WeightsInBlock.of_message(json.loads(json.dumps(sent.message()))) == sent
     here = socket.gethostname()
     with pytest.raises(UserError, match=f"on {here} cannot read .* on elsewhere: set learner.share_weights=false"):
         check_reach(replace(sent, place="elsewhere"), on_gpu=False)
@@ -70,6 +72,7 @@ def test_what_an_engine_cannot_reach_is_refused_before_it_is_paused(monkeypatch:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     on_gpu = replace(sent, opening=b"", place=f"{here}, GPU 1")
     check_reach(on_gpu, on_gpu=True)
+    assert WeightsInBlock.of_message(json.loads(json.dumps(on_gpu.message()))) == on_gpu
     for other, mine in ((replace(on_gpu, place=f"{here}, GPU 0"), True), (on_gpu, False)):
         with pytest.raises(UserError, match="cannot read"):
             check_reach(other, on_gpu=mine)

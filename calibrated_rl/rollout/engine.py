@@ -5,11 +5,9 @@ concurrency group of their own, because behind hundreds of waiting ``generate`` 
 """
 
 import asyncio
-import base64
 import dataclasses
 import inspect
 import os
-import pickle
 import sys
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterator, Mapping, Sequence
@@ -299,7 +297,7 @@ class Replica:
         """What the engine is told, one after the other; each is only true until the next. While the engine takes over a
         bucket, the following one is filled."""
         if isinstance(weights, WeightsInBlock):
-            yield {"block": base64.b64encode(pickle.dumps(weights)).decode()}
+            yield {"block": weights.message()}
             return
         weights = weights if isinstance(weights, Weights) else Weights(weights)
         if not (buckets := buckets_of(weights, self.config.weight_bucket_mib * 2**20)):

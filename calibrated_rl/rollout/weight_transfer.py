@@ -11,8 +11,6 @@ without any error, so output layers are settled here after each update: with the
 vLLM packs although nothing multiplies by it, where they share its weights.
 """
 
-import base64
-import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,8 +43,8 @@ class UpdateInfo(WeightTransferUpdateInfo):
     size: int = 0
     places: list[tuple[str, str, list[int], int]] = field(default_factory=list)
     """The bucket's tensors: the fields of ``calibrated_rl.weights.Place``."""
-    block: str | None = None
-    """Base64 of the pickled ``WeightsInBlock`` of this run's learner."""
+    block: dict[str, Any] | None = None
+    """The message of a ``WeightsInBlock``."""
 
 
 class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
@@ -74,7 +72,7 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
         if update_info.block is not None:
-            self._block = pickle.loads(base64.b64decode(update_info.block))
+            self._block = WeightsInBlock.of_message(update_info.block)
             self.model.load_weights(self._blocks.read(self._block))
             return
         assert update_info.path is not None, "an update names no memory"
