@@ -35,7 +35,7 @@ from calibrated_rl.models import check_context, make_tiny, read_tokenizer, resol
 from calibrated_rl.progress import Progress
 from calibrated_rl.replay.actor import start_store
 from calibrated_rl.replay.schema import from_table, to_table
-from calibrated_rl.rollout.collector import Collector
+from calibrated_rl.rollout.collector import Collector, set_aside_what_is_loaded
 from calibrated_rl.rollout.context import check_room, room_for
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.elastic import Elastic
@@ -214,6 +214,7 @@ class Parts:
         self.collector = Collector(
             self.task, self.policy, config.policy.sampling, config.simulator.sampling
         )
+        set_aside_what_is_loaded()
 
     def _start_learner(self, store: Need) -> None:
         self.learner = LearnerGroup(

@@ -20,6 +20,7 @@ import ray
 from calibrated_rl.benchmarks.base import Row, at_least
 from calibrated_rl.benchmarks.talk import TalkConfig, collector_of, model_of, start_ray
 from calibrated_rl.dialogue import Dialogue, Side, Split
+from calibrated_rl.rollout.collector import set_aside_what_is_loaded
 from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.exchange import Answers, TurnServer
 from calibrated_rl.rollout.pool import ReplicaPool
@@ -112,7 +113,8 @@ class ControlPlane:
         places: int = 4
         """Turns that a replica samples at once."""
         policy_turns: int = 4
-        group_size: int = 4
+        group_size: int = 5
+        """Divides the numbers of replicas: there are as many dialogues a replica with few as with many."""
         hosts: int = 4
         """Ray actors that carry the stubs."""
 
@@ -123,9 +125,12 @@ class ControlPlane:
         config, talk = self.config, TalkConfig(model="tiny", policy_turns=self.config.policy_turns)
         with model_of(talk) as (_, tokens):
             start_ray(num_cpus=4)
-            found = {count: self._hold(talk, tokens, count) for count in config.replicas}
+            self._hold(talk, tokens, min(config.replicas), 1)  # what is loaded at the first call
+            set_aside_what_is_loaded()
+            # A run over few replicas is short: as many more of them, so that each size has the same number of turns.
+            largest = max(config.replicas)
+            found = {count: self._hold(talk, tokens, count, largest // count) for count in config.replicas}
             ray.shutdown()
-        largest = max(config.replicas)
         cost = {count: 1000 * held.cpu / held.turns for count, held in found.items()}
         grows = cost[largest] / cost[min(config.replicas)]
         held = found[largest]
@@ -143,7 +148,7 @@ class ControlPlane:
     def _mean_s(self, replicas: int) -> float:
         return replicas / self.config.turns_per_second
 
-    def _hold(self, talk: TalkConfig, tokens: ChatTokens, replicas: int) -> _Held:
+    def _hold(self, talk: TalkConfig, tokens: ChatTokens, replicas: int, repeats: int) -> _Held:
         config = self.config
         ids = [*tokens.encode_text("that is a fine answer"), tokens.end_of_turn]
         host = ray.remote(num_cpus=0, max_concurrency=100_000)(StubHost)
@@ -164,8 +169,7 @@ class ControlPlane:
         scenarios = collector.task.scenarios(Split.CALIBRATION, groups)
 
         held = _Held()
-        # A run over few replicas is short: as many more of them, so that each size has the same number of turns.
-        for update in range(max(config.replicas) // replicas):
+        for update in range(repeats):
             began, cpu = time.perf_counter(), time.process_time()
             found = collector.collect(
                 scenarios, simulator, group_size=config.group_size, arm="benchmark", update=update, seed=0

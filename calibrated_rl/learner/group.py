@@ -259,7 +259,10 @@ class LearnerGroup:
         trained."""
         if not self._call("check", name):
             self._call("make_block", name)
-            return self._gathered("outgoing", name)
+            sent = self._gathered("outgoing", name)
+            if self.config.share_weights:
+                ray.get(sent)  # small; an error of the ranks is not to be laid at the replicas' door
+            return sent
         if name not in self._bases:
             self._bases[name] = f"{name}-{next(self._loads)}", self._gathered("outgoing", name)
         base_name, base = self._bases[name]

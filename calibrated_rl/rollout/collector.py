@@ -6,6 +6,7 @@ seed alone (contract 4). A dialogue that an engine failed is dropped, counted an
 """
 
 import asyncio
+import gc
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -32,6 +33,16 @@ T = TypeVar("T")
 
 MAX_TRIES = 3
 """A dialogue that fails so often points at something that a further try will not mend."""
+
+
+def set_aside_what_is_loaded() -> None:
+    """Keep Python's garbage collector from looking through what stays until the end anyway.
+
+    While thousands of dialogues are held it looks through everything that lives, again and again, and most of that are
+    libraries. To be called once, when all is loaded.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def run_to_end(coroutine: Coroutine[Any, Any, T]) -> T:
