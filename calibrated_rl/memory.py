@@ -33,10 +33,11 @@ Needs = dict[str, dict[str, int]]
 
 def engine_needs(engine: EngineConfig, model: ModelShape, replicas: int = 1) -> dict[str, int]:
     """Bytes of the replicas of one side."""
+    bucket = max(engine.weight_bucket_mib * 2**20, model.vocabulary * model.hidden * 4)
     return {
         "weights": replicas * model.parameters * _bytes(engine.dtype),
         "KV cache": replicas * engine.kv_cache_mib * 2**20,
-        "new weights": replicas * 2 * min(engine.weight_bucket_mib * 2**20, model.parameters * 4),
+        "new weights": replicas * 2 * min(bucket, model.parameters * 4),
         "processes": replicas * ENGINE_PROCESSES,
     }
 

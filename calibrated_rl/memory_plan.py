@@ -148,5 +148,5 @@ def _settled(demand: Demand, mib: int) -> EngineConfig:
     """The plan may be too large all the same: what an engine takes beside its cache was assumed."""
     if demand.engine.kv_cache_mib:
         return demand.engine
-    least = demand.engine.least_kv_cache_mib or max(-(-demand.dialogue // MIB), mib // 4)
+    least = min(mib, demand.engine.least_kv_cache_mib) or max(-(-demand.dialogue // MIB), mib // 4)
     return replace(demand.engine, kv_cache_mib=mib, least_kv_cache_mib=least)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler  # torch adds to it how memory of a GPU is opened
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -38,6 +39,8 @@ class WeightsInBlock:
 
     opening: str | bytes
     """Path of the machine's memory, or what torch opens a GPU's with, in another process."""
+    block: str
+    """Which block: no other ever has this name."""
     place: str
     """The machine's name, and on a GPU which of its GPUs."""
     bucket: Bucket
@@ -52,7 +55,8 @@ class WeightsInBlock:
         """Of plain values."""
         opening = self.opening if isinstance(self.opening, str) else base64.b64encode(self.opening).decode()
         return {
-            "opening": opening, "on_gpu": isinstance(self.opening, bytes), "place": self.place, "stamp": self.stamp,
+            "opening": opening, "on_gpu": isinstance(self.opening, bytes), "block": self.block, "place": self.place,
+            "stamp": self.stamp,
             "places": [dataclasses.astuple(place) for place in self.bucket.places],
         }  # fmt: skip
 
@@ -62,8 +66,8 @@ class WeightsInBlock:
         opening = message["opening"]
         places = (Place(name, dtype, tuple(shape), start) for name, dtype, shape, start in message["places"])
         return cls(
-            opening=base64.b64decode(opening) if message["on_gpu"] else opening, place=message["place"],
-            bucket=Bucket(tuple(places)), stamp=message["stamp"],
+            opening=base64.b64decode(opening) if message["on_gpu"] else opening, block=message["block"],
+            place=message["place"], bucket=Bucket(tuple(places)), stamp=message["stamp"],
         )  # fmt: skip
 
 
@@ -77,7 +81,7 @@ class WeightsBlocks:
             shapes: of the weights, by their Hugging Face names.
 
         Raises:
-            OutOfMemoryError, OSError: there is no room.
+            RuntimeError, OSError: there is no room.
         """
         self.kinds = dtype, dict(shapes)
         bucket = Bucket(tuple(laid_out({name: (dtype, shape) for name, shape in shapes.items()})))
@@ -98,13 +102,13 @@ class WeightsBlocks:
 
 class _Block:
     def __init__(self, bucket: Bucket, device: torch.device) -> None:
-        self._bucket = bucket
+        self._bucket, self._name = bucket, uuid4().hex
         size = ALIGNMENT + bucket.size
         self._opening: str | bytes
         self._file: int | None = None
         if device.type == "cpu":
             self._file = os.memfd_create(NAME)
-            os.ftruncate(self._file, size)
+            os.posix_fallocate(self._file, 0, size)
             self._opening = f"/proc/{os.getpid()}/fd/{self._file}"
             self._block = torch.from_file(self._opening, shared=True, size=size, dtype=torch.uint8)
         else:
@@ -118,7 +122,7 @@ class _Block:
             assert name == given, f"{given} comes where {name} is due"
             place.copy_(tensor)
         self._stamp(stamp)
-        return WeightsInBlock(self._opening, place_of(on_gpu=self._block.is_cuda), self._bucket, stamp)
+        return WeightsInBlock(self._opening, self._name, place_of(on_gpu=self._block.is_cuda), self._bucket, stamp)
 
     def _stamp(self, number: int) -> None:
         if self._block.is_cuda:
@@ -168,7 +172,8 @@ class OpenBlocks:
     """The engine's side: each block is opened once."""
 
     def __init__(self) -> None:
-        self._opened: dict[str | bytes, Tensor] = {}
+        self._opened: dict[str, Tensor] = {}
+        """By the name of the block."""
 
     def read(self, weights: WeightsInBlock) -> Iterator[tuple[str, Tensor]]:
         """Names and tensors, which look into the block: ``check`` when they have been used.
@@ -189,13 +194,13 @@ class OpenBlocks:
             raise WeightsReplaced(f"weights number {weights.stamp} were replaced by {found} before they were read")
 
     def _block(self, weights: WeightsInBlock) -> Tensor:
-        if weights.opening not in self._opened:
-            self._opened[weights.opening] = (
+        if weights.block not in self._opened:
+            self._opened[weights.block] = (
                 torch.from_file(weights.opening, shared=True, size=weights.size, dtype=torch.uint8)
                 if isinstance(weights.opening, str)
                 else pickle.loads(weights.opening)
             )
-        return self._opened[weights.opening]
+        return self._opened[weights.block]
 
 
 def _stamp_of(block: Tensor) -> Tensor:

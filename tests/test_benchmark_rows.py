@@ -58,11 +58,11 @@ def test_what_a_cache_could_serve_is_the_longest_prefix_of_an_earlier_turn_that_
 
 
 def test_dialogues_over_stub_replicas_take_no_less_than_their_turns(ray_session: None) -> None:
-    config = ControlPlane.Config(replicas=(8, 16), turns_per_second=200.0, policy_turns=3, hosts=1)
+    config = ControlPlane.Config(replicas=(8, 16), turns_per_second=200.0, policy_turns=3, hosts=1, group_size=4)
     talk = TalkConfig(model="tiny", policy_turns=config.policy_turns)
     with model_of(talk) as (_, tokens):
-        held = ControlPlane(config)._hold(talk, tokens, 8)
-    # Twice, as the larger size has twice the dialogues: 2 groups, each an opening and 4 times 3 turns a side.
+        held = ControlPlane(config)._hold(talk, tokens, 8, 2)
+    # Twice: 2 groups, each an opening and 4 times 3 turns a side.
     assert held.turns == 2 * 2 * (1 + 4 * 6)
     assert 2 * (1 + 6) * 0.5 * 8 / 200 < held.ideal < held.seconds and held.cpu > 0
 

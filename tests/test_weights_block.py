@@ -104,7 +104,7 @@ def test_a_rank_puts_there_what_it_would_send(tmp_path: Path, zero_stage: int, d
     learner.load("policy", tmp_path)
     assert sent().stamp == 3 and openings[0] == openings[2] != openings[1]
     learner.load("policy", tmp_path, trainable=False)
-    learner.make_block("policy")
+    assert not learner.make_block("policy")
     assert isinstance(learner.outgoing("policy"), Weights)
 
 
@@ -126,6 +126,6 @@ def test_without_room_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def full(*_: object) -> None:
         raise OSError("no room")
 
-    monkeypatch.setattr("os.ftruncate", full)
+    monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(UserError, match="no memory to share the weights of 'policy' with engines: set learner.share_w"):
         learner.make_block("policy")

@@ -258,9 +258,9 @@ class LearnerGroup:
         names, tied ones once, or of ``WeightsInBlock`` with ``share_weights``; or ``Adapted``, where only adapters are
         trained."""
         if not self._call("check", name):
-            self._call("make_block", name)
+            shared = self._call("make_block", name)
             sent = self._gathered("outgoing", name)
-            if self.config.share_weights:
+            if shared:
                 ray.get(sent)  # small; an error of the ranks is not to be laid at the replicas' door
             return sent
         if name not in self._bases:

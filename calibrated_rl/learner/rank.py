@@ -331,20 +331,23 @@ class LearnerRank:
         """Full weights on rank 0; see ``HostedModel.weights``."""
         return self._model(name).weights()
 
-    def make_block(self, name: str) -> None:
-        """Make room where engines will find the weights of ``name``, if they are to find them there."""
-        model, wanted = self._model(name), self.config.share_weights and self.world.rank == 0
-        kinds = (self.config.dtype, model.shapes()) if wanted and model.trainable and model.lora is None else None
-        if kinds is None or (name in self._blocks and self._blocks[name].kinds == kinds):
-            return
+    def make_block(self, name: str) -> bool:
+        """Make room where engines will find the weights of ``name``. False: they are not to find them there."""
+        model = self._model(name)
+        if not (self.config.share_weights and model.trainable and model.lora is None):
+            return False
+        kinds = self.config.dtype, model.shapes()
+        if self.world.rank or (name in self._blocks and self._blocks[name].kinds == kinds):
+            return True
         if name in self._blocks:
             self._blocks.pop(name).close()
         try:
             self._blocks[name] = WeightsBlocks(*kinds, self.world.device)
-        except (torch.OutOfMemoryError, OSError) as error:
+        except (RuntimeError, OSError) as error:
             raise UserError(
                 f"there is no memory to share the weights of '{name}' with engines: set learner.share_weights=false"
             ) from error
+        return True
 
     def outgoing(self, name: str) -> Weights | WeightsInBlock | None:
         """The same for engines: to be pickled before the model takes its next step, because it looks into it. Or, with

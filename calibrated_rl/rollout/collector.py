@@ -39,8 +39,9 @@ def set_aside_what_is_loaded() -> None:
     """Keep Python's garbage collector from looking through what stays until the end anyway.
 
     While thousands of dialogues are held it looks through everything that lives, again and again, and most of that are
-    libraries. To be called once, when all is loaded.
+    libraries. To be called when all is loaded; again, if parts are started again: what has ended since is let go.
     """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 

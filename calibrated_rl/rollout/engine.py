@@ -262,8 +262,8 @@ class Replica:
         The prefix cache is dropped: it holds keys and values of the old weights. Requests in flight keep
         the tokens they have and go on under the new weights.
 
-        If this fails, whatever the error, the replica is of no more use: it stays paused, so that no token is sampled
-        from weights of two versions, and ``ping`` says so.
+        If this fails once weights have begun to change, the replica is of no more use: it stays paused, so that no
+        token is sampled from weights of two versions, and ``ping`` says so.
 
         Args:
             weights: tensors by Hugging Face name, what a model trained by adapters is sent as, or where the learner

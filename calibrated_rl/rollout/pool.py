@@ -346,8 +346,6 @@ class ReplicaPool:
         """What was lost with the machine that it lay on is no fault of the replica that should get it."""
         if isinstance(error, ObjectLostError):
             raise PartLost(f"the weights of {self.role} are lost: {first_line(error)}") from error
-        if isinstance(error, UserError):
-            raise PartLost(f"{self.role}: {getattr(error, 'cause', error)}") from error
 
     async def recover(self) -> None:
         """``restore``, off the event loop, if dialogues have to wait for a lost replica."""
@@ -459,6 +457,7 @@ class ReplicaPool:
         with self._changing:
             ending = [*self._placed.values(), *self._newcomers]
             self._newcomers.clear()
+            self._weights = None
             self._changing.notify_all()
         for placed in ending:
             placed.end()
@@ -469,6 +468,6 @@ class ReplicaPool:
 
 def cause_of(error: Exception) -> str:
     """A word for why a call failed, as it is counted."""
-    if isinstance(error, EngineFailure):
+    if isinstance(error, EngineFailure | UserError):  # the latter: it does not reach memory that the learner shares
         return str(getattr(error, "cause", error))  # Ray wraps what an actor raised
     return type(error).__name__
