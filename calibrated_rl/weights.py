@@ -5,8 +5,9 @@ of its store, and who gets that object on the same machine looks into it without
 in *buckets*, large flat blocks of bytes that hold many tensors each.
 """
 
+import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -171,12 +172,25 @@ class Bucket:
         for place in self.places:
             yield place.name, read(flat[place.start : place.end], place.dtype, place.shape)
 
+    def plain(self) -> list[tuple[Any, ...]]:
+        """Of plain values, for channels that carry nothing else: the fields of each place."""
+        return [dataclasses.astuple(place) for place in self.places]
+
+    @classmethod
+    def of_plain(cls, places: Iterable[Sequence[Any]]) -> "Bucket":
+        """What ``plain`` said; a channel may have made lists of its tuples."""
+        return cls(tuple(Place(name, dtype, tuple(shape), start) for name, dtype, shape, start in places))
+
+
+def _aligned(end: int) -> int:
+    return -(-end // ALIGNMENT) * ALIGNMENT
+
 
 def laid_out(kinds: Mapping[str, tuple[str, Shape]]) -> Iterator[Place]:
     """Places for tensors of these dtypes and shapes, one after the other."""
     end = 0
     for name, (dtype, shape) in kinds.items():
-        place = Place(name, dtype, shape, -(-end // ALIGNMENT) * ALIGNMENT)
+        place = Place(name, dtype, shape, _aligned(end))
         yield place
         end = place.end
 
@@ -186,7 +200,7 @@ def buckets_of(weights: Weights, most_bytes: int) -> list[Bucket]:
     buckets: list[Bucket] = []
     places: list[Place] = []
     for name in weights:
-        start = -(-places[-1].end // ALIGNMENT) * ALIGNMENT if places else 0
+        start = _aligned(places[-1].end) if places else 0
         place = Place(name, *weights.kind(name), start)
         if places and place.end > most_bytes:
             buckets.append(Bucket(tuple(places)))

@@ -7,7 +7,6 @@ blocks, written in turns: a replica that comes back may still read while the lea
 """
 
 import base64
-import dataclasses
 import os
 import pickle
 import socket
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.weights import ALIGNMENT, Bucket, Place, Shape, laid_out
+from calibrated_rl.weights import ALIGNMENT, Bucket, Shape, laid_out
 
 NAME = "calibrated_rl_weights_block"
 """What the operating system shows of a block of the machine's memory among the open files of the learner."""
@@ -57,17 +56,16 @@ class WeightsInBlock:
         return {
             "opening": opening, "on_gpu": isinstance(self.opening, bytes), "block": self.block, "place": self.place,
             "stamp": self.stamp,
-            "places": [dataclasses.astuple(place) for place in self.bucket.places],
+            "places": self.bucket.plain(),
         }  # fmt: skip
 
     @classmethod
     def of_message(cls, message: Mapping[str, Any]) -> "WeightsInBlock":
         """What ``message`` said."""
         opening = message["opening"]
-        places = (Place(name, dtype, tuple(shape), start) for name, dtype, shape, start in message["places"])
         return cls(
             opening=base64.b64decode(opening) if message["on_gpu"] else opening, block=message["block"],
-            place=message["place"], bucket=Bucket(tuple(places)), stamp=message["stamp"],
+            place=message["place"], bucket=Bucket.of_plain(message["places"]), stamp=message["stamp"],
         )  # fmt: skip
 
 

@@ -334,7 +334,7 @@ class LearnerRank:
     def make_block(self, name: str) -> bool:
         """Make room where engines will find the weights of ``name``. False: they are not to find them there."""
         model = self._model(name)
-        if not (self.config.share_weights and model.trainable and model.lora is None):
+        if not self._is_shared(model):
             return False
         kinds = self.config.dtype, model.shapes()
         if self.world.rank or (name in self._blocks and self._blocks[name].kinds == kinds):
@@ -349,11 +349,14 @@ class LearnerRank:
             ) from error
         return True
 
+    def _is_shared(self, model: HostedModel) -> bool:
+        return self.config.share_weights and model.trainable and model.lora is None
+
     def outgoing(self, name: str) -> Weights | WeightsInBlock | None:
         """The same for engines: to be pickled before the model takes its next step, because it looks into it. Or, with
         ``share_weights``, where they are until they have been asked for twice more."""
         model = self._model(name)
-        if not (self.config.share_weights and model.trainable and model.lora is None):
+        if not self._is_shared(model):
             return Weights(model.weights(copy=False))
         if self.world.rank == 0:
             return self._blocks[name].write(model.on_device())

@@ -5,7 +5,6 @@ concurrency group of their own, because behind hundreds of waiting ``generate`` 
 """
 
 import asyncio
-import dataclasses
 import inspect
 import os
 import sys
@@ -306,8 +305,7 @@ class Replica:
         def filled(number: int) -> dict[str, Any]:
             bucket, shared = buckets[number], self._shared[number % 2]
             shared.hold(bucket, weights)
-            places = [dataclasses.astuple(place) for place in bucket.places]
-            return {"path": shared.path, "size": shared.size, "places": places}
+            return {"path": shared.path, "size": shared.size, "places": bucket.plain()}
 
         filling = asyncio.create_task(asyncio.to_thread(filled, 0))
         try:

@@ -23,7 +23,7 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-from calibrated_rl.weights import Bucket, Place
+from calibrated_rl.weights import Bucket
 from calibrated_rl.weights_block import OpenBlocks, WeightsInBlock
 
 BACKEND = "calibrated_rl"
@@ -42,7 +42,7 @@ class UpdateInfo(WeightTransferUpdateInfo):
     """A file whose ``size`` bytes are memory shared with the replica; one bucket of the weights is in it."""
     size: int = 0
     places: list[tuple[str, str, list[int], int]] = field(default_factory=list)
-    """The bucket's tensors: the fields of ``calibrated_rl.weights.Place``."""
+    """The bucket's tensors, as ``Bucket.plain`` says them."""
     block: dict[str, Any] | None = None
     """The message of a ``WeightsInBlock``."""
 
@@ -95,8 +95,7 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         """Nothing to close."""
 
     def _bucket(self, info: UpdateInfo, path: str) -> Iterator[tuple[str, torch.Tensor]]:
-        bucket = Bucket(tuple(Place(name, dtype, tuple(shape), start) for name, dtype, shape, start in info.places))
-        return bucket.tensors(self._shared(path, info.size))
+        return Bucket.of_plain(info.places).tensors(self._shared(path, info.size))
 
     def _shared(self, path: str, size: int) -> torch.Tensor:
         """The shared memory, uint8 [``size``]; mapped once, until it grows."""
