@@ -97,6 +97,18 @@ def pool_of(
     return pool
 
 
+def test_a_smaller_cache_than_was_planned_is_said(ray_session: None, tmp_path: Path) -> None:
+    said: list[str] = []
+    for planned in (512, 1024):  # the stub says 512
+        pool = ReplicaPool(
+            "policy", "", None, EngineConfig(kv_cache_mib=planned, start_timeout_seconds=60),  # type: ignore[arg-type]
+            say=said.append, start=partial(PlacedStub, tmp_path),
+        )  # fmt: skip
+        pool.wait_until_ready()
+        pool.close()
+    assert said == ["a policy replica did not start with a KV cache of 1024 MiB and has 512 MiB"]
+
+
 async def turn(pool: ReplicaPool, key: str, first: int = 7) -> int:
     if pool.gate is not None:
         pool.gate.enter()
