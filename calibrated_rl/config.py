@@ -97,6 +97,9 @@ class TrainingConfig:
     learning_rate: float = 3e-4
     learning_rates: dict[str, float] = field(default_factory=dict)
     """Learning rate of single arms, where the tuning split chose another one."""
+    extra_groups: int = 0
+    """How many further groups an update may ask for, at most, in place of groups whose rewards are all equal: these
+    teach nothing (dynamic sampling, DAPO, arXiv 2503.14476). 0: they are learned from as they are."""
     max_staleness: int = 0
     """By how many updates the weights that sampled a turn may lag behind those that learn from it. 0: rollouts and
     learning take turns. Above 0, rollouts of whole dialogues run on while the learner steps; not with
@@ -332,6 +335,8 @@ def check(config: RunConfig, where: str) -> None:
             _check_that_memory_can_be_planned(config, f"{where}: {role}.engine.kv_cache_mib is 0")
     if config.training.max_staleness < 0:
         raise UserError(f"{where}: training.max_staleness is {config.training.max_staleness}: it must not be negative")
+    if config.training.extra_groups < 0:
+        raise UserError(f"{where}: training.extra_groups is {config.training.extra_groups}: it must not be negative")
     if config.training.max_staleness and config.deterministic:
         raise UserError(
             f"{where}: training.max_staleness is {config.training.max_staleness}, and `deterministic` is true: which "

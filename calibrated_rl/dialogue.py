@@ -145,7 +145,9 @@ class Dialogue:
     scenario: Scenario
     turns: tuple[Turn, ...]
     ending: str
-    """Why it ended; the task's own word, or ``max_turns``, ``context``, ``degenerate``."""
+    """Why it ended: the task's own word, ``max_turns``, or, where the policy broke it, ``policy_context`` (no room for
+    another turn) or ``policy_degenerate`` (a control token). What another party broke is never stored
+    (``rollout/failures.py``); old stores have ``context`` and ``degenerate``, which do not say whose fault it was."""
     outcome: Outcome | None
     kind: str
     """``log``, ``rollout`` or ``evaluation``."""

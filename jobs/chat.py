@@ -49,6 +49,7 @@ def main() -> None:
     from calibrated_rl.models import read_tokenizer
     from calibrated_rl.progress import Progress
     from calibrated_rl.rollout.conversation import ModelSpeaker, ScriptedSpeaker, converse, greeting, stable_seed
+    from calibrated_rl.rollout.failures import is_scored
     from calibrated_rl.rollout.pool import ReplicaPool
     from calibrated_rl.rollout.waves import WaveGate
     from calibrated_rl.tokens import ChatTokens
@@ -97,6 +98,9 @@ def main() -> None:
             pool.close()
     if person.stopped:
         ending = STOPPED
+    if not is_scored(ending):
+        print(f"ending: {ending}, which is no doing of the policy: not scored")
+        return
     outcome = task.outcome(scenario, turns, ending)
     print(f"ending: {ending}\nreward: {outcome.reward:+.3f} ({'success' if outcome.success else 'no success'})")
 

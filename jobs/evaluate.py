@@ -44,6 +44,7 @@ def judge(run: "SavedRun", policies: "list[SavedPolicy]", progress: "Progress") 
     from calibrated_rl.files import write_json
     from calibrated_rl.parts import Parts
     from calibrated_rl.report.text import table
+    from calibrated_rl.rollout.statistics import COUNTED
 
     check_judges(run)
     parts = Parts(run.config, run.folder, progress)
@@ -72,8 +73,7 @@ def judge(run: "SavedRun", policies: "list[SavedPolicy]", progress: "Progress") 
         "changed": run.changed,
         "scores": {policy.name: result["scores"] for policy, result in zip(policies, results, strict=True)},
         "agrees_with_run": agrees,
-        "dropped": dict(parts.collector.statistics.dropped),
-        "flaws": dict(parts.collector.statistics.flaws),
+        **{name: counted for name, counted in parts.collector.statistics.found().items() if name in COUNTED},
         "versions": versions(),
     }
     file = run.folder / "evaluation.json"

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,10 +32,11 @@ def group(update: int, number: int, size: int = 2) -> list[Dialogue]:
     ]  # fmt: skip
 
 
-def finished(run: Path, requested: dict[int, int], dropped: dict[str, str]) -> None:
+def finished(run: Path, requested: dict[int, int], dropped: dict[str, str], extra: Sequence[str] = ()) -> None:
     metrics = [{"update": u, "name": "groups_requested", "value": float(n)} for u, n in requested.items()]
     (run / "arms").mkdir(parents=True, exist_ok=True)
-    (run / "arms" / "calibrated-0.json").write_text(json.dumps({"metrics": metrics, "groups_dropped": dropped}))
+    result = {"metrics": metrics, "groups_dropped": dropped} | ({"groups_extra": [*extra]} if extra else {})
+    (run / "arms" / "calibrated-0.json").write_text(json.dumps(result))
     (run / "config.yaml").write_text("")
 
 
@@ -73,6 +74,25 @@ def test_groups_that_became_too_stale_are_dropped_for_that_reason(tmp_path: Path
     (account,) = audit_run(tmp_path)
     assert account.problems == () and (account.requested, account.delivered) == (5, 3)
     assert account.dropped == {"with a dialogue that could not be held": 1, "too stale": 1}
+
+
+def test_groups_that_took_the_place_of_others_were_asked_for_too(tmp_path: Path) -> None:
+    """One replaced the dropped 1-0; another, without signal, was replaced by a third."""
+    store = whole(tmp_path)
+    store.append(group(1, 4))
+    deliver(store, 1, 1)
+    dropped = {"calibrated-0-1-0": "without an opening turn (user_empty)", "calibrated-0-1-2": "x",
+               "calibrated-0-1-3": "without signal"}  # fmt: skip
+    extra = [f"calibrated-0-1-{number}" for number in (2, 3, 4)]
+    finished(tmp_path, {0: 2, 1: 2}, dropped, extra)
+    (account,) = audit_run(tmp_path)
+    assert account.problems == () and (account.requested, account.delivered) == (7, 4)
+    finished(tmp_path, {0: 2, 1: 2}, dropped, [*extra, "calibrated-0-1-5"])
+    (account,) = audit_run(tmp_path)
+    assert account.problems == ("group calibrated-0-1-5: asked for, neither handed out nor dropped",)
+    finished(tmp_path, {0: 2, 1: 2}, dropped, extra[:2])
+    (account,) = audit_run(tmp_path)
+    assert account.problems == ("group calibrated-0-1-4: handed out and never asked for",)
 
 
 def repeat(run: Path, store: ReplayStore) -> None:

@@ -6,13 +6,17 @@ is learned from later, and what becomes complete early, sooner. So all that are 
 short ones. No group waits for more than ``K`` updates after its last turn; turns that do are left out of the loss one
 by one (``learner/staleness.py``).
 
+A group that was dropped, or (with ``training.extra_groups``) has no signal, is replaced by a fresh one of the update
+that waits for it (``quota.py``): so the groups in flight do not become fewer, and the last update finds its own.
+
 No group begins for an update before which the user model changes: its turns must come from one simulator (contract 4).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from calibrated_rl.dialogue import Dialogue, Scenario
+from calibrated_rl.algorithms.quota import Quota, RolloutBatch
+from calibrated_rl.dialogue import Scenario
 from calibrated_rl.rollout.stream import GroupStream
 
 TIMEOUT_S = 1800.0
@@ -29,6 +33,8 @@ class AheadState:
     """Groups that were begun for updates that are not done, by update."""
     open: list[list[int]] = field(default_factory=list)
     """Update and number of the groups that were neither learned from nor dropped."""
+    owed: int = 0
+    """Groups that were dropped and not replaced yet."""
 
 
 class RolloutsAhead:
@@ -42,51 +48,65 @@ class RolloutsAhead:
         max_staleness: int,
         updates: int,
         first: int,
+        extra: int = 0,
         state: AheadState | None = None,
     ) -> None:
         """
         Args:
-            scenarios: those of an update, so many.
+            scenarios: those of an update, so many; fewer where there are no more.
             updates: of the whole arm.
             first: the update that comes next.
+            extra: ``training.extra_groups``.
             state: of a checkpoint. What was in flight then is held anew; what the replay store has of it already is
                 skipped there when it arrives once more, and handed out in its place.
         """
         self._stream, self._scenarios = stream, scenarios
-        self._max_staleness, self._updates = max_staleness, updates
+        self._max_staleness, self._updates, self._extra = max_staleness, updates, extra
         self._admitted = state.admitted if state else first
         self._requested = {int(update): count for update, count in state.requested.items()} if state else {}
         self._open = {(update, number) for update, number in state.open} if state else set()
+        self._owed = state.owed if state else 0
         for update in sorted({update for update, _ in self._open}):
             numbers = sorted(number for of, number in self._open if of == update)
             found = scenarios(update, numbers[-1] + 1)
             stream.admit(update, [(number, found[number]) for number in numbers])
 
-    def next(self, update: int, wanted: int, until: int | None) -> tuple[list[list[Dialogue]], int]:
+    def next(self, update: int, wanted: int, until: int | None) -> RolloutBatch:
         """Begin what may begin, ``wanted`` groups an update, and wait for those of ``update``.
 
         Args:
             until: the update before which the user model changes.
 
-        Returns:
-            complete groups, and how many were begun for ``update``.
-
         Raises:
-            RolloutFailure, PartLost: as ``GroupStream.take``.
+            PartLost: as ``GroupStream.take``.
         """
         last = min(update + self._max_staleness, self._updates - 1)
         if until is not None:
             last = min(last, until - 1)
         while self._admitted <= last:
-            scenarios = self._scenarios(self._admitted, wanted)
-            self._stream.admit(self._admitted, list(enumerate(scenarios)))
-            self._requested[self._admitted] = len(scenarios)
-            self._open |= {(self._admitted, number) for number in range(len(scenarios))}
+            self._requested[self._admitted] = self._begin(self._admitted, 0, wanted)
             self._admitted += 1
-        requested = self._requested.pop(update)
-        groups = self._stream.take(requested, TIMEOUT_S)
-        self._open -= {(group[0].update, _number(group[0].group_id)) for group in groups}
-        return groups, requested
+        requested = asked = self._requested.pop(update)
+        quota = Quota(requested, self._extra)
+        more, self._owed = sum(quota.offer(None) for _ in range(self._owed)), 0
+        while True:
+            if more:
+                begun = self._begin(update, asked, more)
+                asked += begun
+                quota.without(more - begun)
+            ended = self._stream.take(quota.missing, TIMEOUT_S) if quota.missing > 0 else []
+            if not ended:
+                return quota.batch(requested, asked)
+            self._open -= {(each.update, each.number) for each in ended}
+            more = sum(quota.offer(each.dialogues) for each in ended)
+
+    def _begin(self, update: int, first: int, count: int) -> int:
+        """Begin ``count`` groups of ``update`` from the number ``first`` on; how many there are scenarios for."""
+        numbered = list(enumerate(self._scenarios(update, first + count)))[first:]
+        if numbered:
+            self._stream.admit(update, numbered)
+            self._open |= {(update, number) for number, _ in numbered}
+        return len(numbered)
 
     def busy_seconds(self) -> float:
         """How long groups were in flight since this was last asked."""
@@ -101,14 +121,11 @@ class RolloutsAhead:
 
         Args:
             name: what the ids of the arm's groups begin with, ``ARM-SEED``.
-            dropped: ids of groups that were dropped: they are not held anew.
+            dropped: ids of groups that were dropped: they are not run again, but owed.
         """
-        left = sorted(each for each in self._open if f"{name}-{each[0]}-{each[1]}" not in dropped)
+        ids = {each: f"{name}-{each[0]}-{each[1]}" for each in sorted(self._open)}
+        left = [each for each, group_id in ids.items() if group_id not in dropped]
         return AheadState(
             admitted=self._admitted, requested={str(u): n for u, n in self._requested.items()},
-            open=[list(each) for each in left],
+            open=[list(each) for each in left], owed=self._owed + len(ids) - len(left),
         )  # fmt: skip
-
-
-def _number(group_id: str) -> int:
-    return int(group_id.rpartition("-")[2])

@@ -1,62 +1,40 @@
 """One arm in training: where every arm starts, what an update is, what it cost and how it went."""
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from calibrated_rl.algorithms.accounts import (
+    LEFT_OVER,
+    NO_SIGNAL,
+    TokenBudget,
+    signal_notice,
+    tokens_of_users,
+    turns_of_people,
+)
 from calibrated_rl.algorithms.ahead import AheadState, RolloutsAhead
 from calibrated_rl.algorithms.measuring import ShiftWatch, overall
+from calibrated_rl.algorithms.quota import Members, RolloutBatch, filled
 from calibrated_rl.algorithms.resume import ArmCheckpoints, ArmState, Saved
 from calibrated_rl.calibration.sft import log_samples
-from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split
+from calibrated_rl.dialogue import Dialogue, Scenario, Side, Split
 from calibrated_rl.learner.advantages import group_advantages, has_signal
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import POLICY, START
 from calibrated_rl.learner.staleness import Staleness, fresh_turns
 from calibrated_rl.parts import STORE_TIMEOUT_S, Parts
-from calibrated_rl.rollout.pool import ReplicaPool, RolloutFailure
+from calibrated_rl.rollout.failures import Party, RolloutFailure, refuse_mostly_broken
+from calibrated_rl.rollout.pool import ReplicaPool
+from calibrated_rl.rollout.statistics import COUNTED, cut_shares
 from calibrated_rl.rollout.stream import GroupStream
 from calibrated_rl.tasks.base import ScriptedHuman
-
-
-@dataclass
-class TokenBudget:
-    """How many groups give about the same number of loss tokens in every update of every arm."""
-
-    tokens: int
-    per_group: float
-    """Running mean of policy tokens a group; at first what the logs suggest."""
-    seen: bool = False
-
-    def groups(self) -> int:
-        return max(1, round(self.tokens / self.per_group))
-
-    def saw(self, tokens: int, groups: int) -> None:
-        """Groups in which the policy did not come to speak, not one of them, say nothing of how many it takes."""
-        if not tokens:
-            return
-        now = tokens / max(groups, 1)
-        self.per_group = 0.5 * self.per_group + 0.5 * now if self.seen else now
-        self.seen = True
-
-
-def tokens_of_users(group: Sequence[Dialogue]) -> int:
-    """Tokens that the simulator sampled for a group; its opening turn was sampled once."""
-    views = [dialogue.user_tokens for dialogue in group if dialogue.user_tokens is not None]
-    openings = [int((view.mask & (view.turns == 1)).sum()) for view in views]
-    return sum(int(view.mask.sum()) for view in views) - sum(openings[1:])
-
-
-def turns_of_people(group: Sequence[Dialogue]) -> int:
-    """Turns that scripted people said in a group; its opening turn was said once."""
-    scripted = [sum(turn.source is Source.SCRIPTED for turn in dialogue.turns) for dialogue in group]
-    return sum(scripted) - (len(group) - 1) if any(scripted) else 0
 
 
 class Arm:
@@ -69,6 +47,15 @@ class Arm:
         self.updates = self.policy_tokens = self.user_tokens = 0
         self.human_turns = 0
         """Replies that people (here: scripted ones) gave during training."""
+        self.policy_tokens_discarded = 0
+        """Tokens of the policy in groups that were not learned from, since others took their place
+        (``training.extra_groups``)."""
+        self.groups_extra: list[str] = []
+        """Ids of the groups that were asked for in place of dropped ones and of such without signal."""
+        self._left_over: set[str] = set()
+        """Groups in the store in whose place it handed out what a lost attempt at the update had left there."""
+        self._tries: Counter[str] = Counter()
+        """Tries to run a dialogue of training, up to the update before."""
         self.metrics: list[dict[str, Any]] = []
         self.shift: list[dict[str, Any]] = []
         """How far training was from real dialogues, one record a measurement; filled by ``close``."""
@@ -117,9 +104,9 @@ class Arm:
         self._budget.per_group, self._budget.seen = state.tokens_per_group, state.seen_own_tokens
         self._ahead_before = state.ahead
         self._began -= state.seconds
-        parts.collector.statistics.dropped.update(state.dropped)
-        parts.collector.statistics.flaws.update(state.flaws)
-        parts.collector.statistics.groups_dropped.update(state.groups_dropped)
+        self.policy_tokens_discarded, self.groups_extra = state.policy_tokens_discarded, list(state.groups_extra)
+        parts.collector.statistics.restore({name: getattr(state, name) for name in (*COUNTED, "groups_dropped")})
+        self._tries = parts.collector.statistics.tries_of("rollout")
 
     def keep_checkpoint(self) -> None:
         """Every ``training.checkpoint_every`` updates: keep what it takes to go on from here. It is written while
@@ -145,7 +132,8 @@ class Arm:
             human_turns=self.human_turns, tokens_per_group=self._budget.per_group, seen_own_tokens=self._budget.seen,
             seconds=self.seconds, simulator=parts.served_below_run(), simulator_version=parts.simulator.version,
             reward=float(np.mean(rewards)) if rewards else None, metrics=list(self.metrics), shift=records,
-            ahead=ahead, **found,
+            policy_tokens_discarded=self.policy_tokens_discarded, groups_extra=list(self.groups_extra), ahead=ahead,
+            **found,
         )  # fmt: skip
         log_probs, what = dict(parts.at_start), f"the checkpoint of {self.name} (seed {self.seed}) at {self.updates}"
         parts.write_aside((what, lambda: self._checkpoints.save(state, log_probs, parts.learner.write_snapshot)))
@@ -180,20 +168,28 @@ class Arm:
         wanted = self.groups_wanted() if count is None else count
         return [logs[i].scenario for i in random.permutation(len(logs))[:wanted]]
 
-    def collect(self, user: ReplicaPool | ScriptedHuman, until: int | None = None) -> tuple[list[list[Dialogue]], int]:
-        """Complete groups of dialogues with ``user`` for the next update, and how many were asked for. With
-        ``training.max_staleness`` above 0, those of later updates begin as well.
+    def collect(self, user: ReplicaPool | ScriptedHuman, until: int | None = None) -> RolloutBatch:
+        """Groups of dialogues with ``user`` for the next update. With ``training.max_staleness`` above 0, those of
+        later updates begin as well.
 
         Args:
             until: the update before which the user model changes; None: it does not.
+
+        Raises:
+            UserError: the user model breaks most of the dialogues.
+            RolloutFailure: no group could be completed for another reason.
         """
         parts, training = self.parts, self.parts.config.training
         if not training.max_staleness:
-            scenarios = self.scenarios()
-            groups = parts.collector.collect(
-                scenarios, user, group_size=training.group_size, arm=self.name, update=self.updates, seed=self.seed
-            )
-            return groups, len(scenarios)
+
+            def ask(first: int, count: int) -> list[Members | None]:
+                scenarios = self.scenarios(count=first + count)[first:]
+                return parts.collector.groups(
+                    scenarios, user, group_size=training.group_size, arm=self.name, update=self.updates,
+                    seed=self.seed, first=first,
+                )  # fmt: skip
+
+            return self.fill(ask)
         if self._ahead is None:
             stream = GroupStream(
                 parts.collector, user, group_size=training.group_size, arm=self.name, seed=self.seed
@@ -201,9 +197,20 @@ class Arm:
             parts.on_stop(stream.close)  # where the arm does not come to its end
             self._ahead = RolloutsAhead(
                 stream, self.scenarios, max_staleness=training.max_staleness, updates=training.updates,
-                first=self.updates, state=self._ahead_before,
+                first=self.updates, extra=training.extra_groups, state=self._ahead_before,
             )  # fmt: skip
-        return self._ahead.next(self.updates, self.groups_wanted(), until)
+        return self._checked(self._ahead.next(self.updates, self.groups_wanted(), until))
+
+    def fill(self, ask: Callable[[int, int], Sequence[Members | None]]) -> RolloutBatch:
+        """The groups of the next update, as ``ask`` runs them (``quota.filled``); raises as ``collect``."""
+        return self._checked(filled(self.groups_wanted(), self.parts.config.training.extra_groups, ask))
+
+    def _checked(self, batch: RolloutBatch) -> RolloutBatch:
+        statistics = self.parts.collector.statistics
+        if not batch.groups:
+            self.parts.collector.refuse_nothing("rollout", batch.requested)
+        refuse_mostly_broken(statistics.tries_of("rollout") - self._tries, statistics.dropped)
+        return batch
 
     def _through_the_store(self, groups: Sequence[Sequence[Dialogue]]) -> list[list[Dialogue]]:
         """As many groups as came, or with rollouts that run ahead those that are fresh enough."""
@@ -217,16 +224,13 @@ class Arm:
             raise RolloutFailure(f"none of {len(groups)} groups was fresh enough")
         return found
 
-    def learn(self, groups: Sequence[Sequence[Dialogue]], requested: int) -> None:
-        """One update of the policy on complete groups that go through the replay store, its sync, and a line.
-
-        Args:
-            requested: how many groups were asked for; ``jobs/audit.py`` looks for all of them.
-        """
+    def learn(self, batch: RolloutBatch) -> None:
+        """One update of the policy on complete groups that go through the replay store, its sync, and a line."""
         parts, config, began = self.parts, self.parts.config.training, time.monotonic()
         if self._ahead is None:
             self._elastic.rollouts_end()
-        groups = self._through_the_store(groups)
+        groups = self._through_the_store(batch.groups)
+        asked = self._account_for(batch, groups)
         stored = time.monotonic()
         samples, rewards, signal, staleness = [], [], 0, Staleness()
         for group in groups:
@@ -251,8 +255,8 @@ class Arm:
         learned = sum(int(s.tokens.mask.sum()) for s in samples)
         self._budget.saw(learned, len(groups))
         self.policy_tokens += learned
-        self.user_tokens += sum(map(tokens_of_users, groups))
-        self.human_turns += sum(map(turns_of_people, groups))
+        self.user_tokens += sum(map(tokens_of_users, [*groups, *batch.discarded]))
+        self.human_turns += sum(map(turns_of_people, [*groups, *batch.discarded]))
         waiting, learning = began - self._at, scored - began + metrics.pop("seconds_step")
         syncing, rollout, measuring = time.monotonic() - stepped, waiting, metrics.get("seconds_measuring", 0.0)
         if self._ahead is not None:
@@ -267,7 +271,11 @@ class Arm:
                 "success": float(np.mean([d.outcome.success for d in dialogues if d.outcome])),
                 "turns": float(np.mean([len(d.user_turn_indices()) for d in dialogues])),
                 "groups_with_signal": signal / len(groups),
-                "groups_requested": float(requested),
+                "groups_requested": float(batch.requested),
+            }
+            | asked
+            | cut_shares(groups)
+            | {
                 "seconds_store": stored - began,
                 "seconds_reference": scored - scoring,
                 "seconds_learning": learning,
@@ -282,6 +290,43 @@ class Arm:
         self.keep_checkpoint()
         self._elastic.rollouts_begin()
         self._at = time.monotonic()
+
+    def _account_for(self, batch: RolloutBatch, groups: Sequence[Sequence[Dialogue]]) -> dict[str, float]:
+        """Note what ``jobs/audit.py`` looks for: every group that was asked for, learned from or dropped for a reason.
+
+        Args:
+            groups: what the store has handed out: ``batch.groups``, or, after a restart, what is left of before.
+
+        Returns:
+            metrics: groups asked for in place of others, and the shares of tries that each party broke since the last
+            update.
+        """
+        statistics, name = self.parts.collector.statistics, f"{self.name}-{self.seed}"
+        for group in batch.discarded:
+            statistics.drop_group(group[0].group_id, NO_SIGNAL)
+            self.policy_tokens_discarded += sum(
+                int(d.policy_tokens.mask.sum()) for d in group if d.policy_tokens is not None
+            )
+        extra = [f"{name}-{self.updates}-{number}" for number in batch.extra]
+        # What a lost attempt at this update asked for on top, and the store kept, was asked for all the same.
+        first = {int(m["update"]): int(m["value"]) for m in self.metrics if m["name"] == "groups_requested"}
+        first[self.updates] = batch.requested
+        for opens, *_ in groups:
+            statistics.deliver_group(opens.group_id)
+            number = int(opens.group_id.rpartition("-")[2])
+            if number >= first.get(opens.update, number + 1):
+                extra.append(opens.group_id)
+        self._left_over |= {group[0].group_id for group in batch.groups}
+        self._left_over -= {group[0].group_id for group in groups}
+        self.groups_extra = list(dict.fromkeys([*self.groups_extra, *extra]))
+        tries = statistics.tries_of("rollout")
+        since, self._tries = tries - self._tries, tries
+        total = max(1, since.total())
+        failed = {party: since[party] for party in Party if since[party] or party in (Party.USER, Party.ENGINE)}
+        return {
+            "groups_extra": float(len(batch.extra)), "groups_discarded": float(len(batch.discarded)),
+            **{f"failed_share_{party}": count / total for party, count in failed.items()},
+        }  # fmt: skip
 
     def measure_shift(self, user: ReplicaPool | ScriptedHuman | None) -> None:
         """Every ``shift.every`` updates: how far are policy and ``user`` (None: nobody answers) from real dialogues?
@@ -336,11 +381,15 @@ class Arm:
         entropy = f"entropy {last['entropy']:.2f}" if "entropy" in last else "no token of the policy"
         figures = f"reward {last['reward']:+.3f}, success {last['success']:.2f}, {entropy}"
         self.parts.say(f"{who} update {self.updates}/{updates}: {figures}")
+        if words := signal_notice([m["value"] for m in self.metrics if m["name"] == "groups_with_signal"]):
+            self.parts.say(f"{who}: {words}")
 
     def close(self) -> None:
         """Fetch what was measured beside training, write out what TensorBoard reads, and end what ran ahead."""
         if self._ahead is not None:
             self._ahead.close()
+        for group_id in self._left_over:
+            self.parts.collector.statistics.drop_group(group_id, LEFT_OVER)
         self.shift = self._watch.records()
         for record in self.shift:
             self.log(overall(record), record["update"])

@@ -19,6 +19,7 @@ from calibrated_rl.algorithms.arm import Arm
 from calibrated_rl.algorithms.resume import ArmCheckpoints
 from calibrated_rl.config import RunConfig
 from calibrated_rl.dialogue import Dialogue, Split
+from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.held_out import (
     evaluate_policy,
     measure_simulator,
@@ -31,7 +32,8 @@ from calibrated_rl.files import read_json, write_json
 from calibrated_rl.learner.slots import POLICY
 from calibrated_rl.parts import Parts
 from calibrated_rl.report.html import write_report
-from calibrated_rl.rollout.collector import RolloutStatistics
+from calibrated_rl.rollout.failures import RolloutFailure
+from calibrated_rl.rollout.statistics import COUNTED, RolloutStatistics
 from calibrated_rl.shift.compare_sets import population_figures
 from calibrated_rl.shift.sources import with_acts
 
@@ -73,7 +75,8 @@ def run_arm(parts: Parts, arm: str, seed: int) -> dict[str, Any]:
     result: dict[str, Any] = {
         "arm": arm, "seed": seed, "seconds": seconds, "updates": trained.updates,
         "policy_tokens": trained.policy_tokens, "user_tokens": trained.user_tokens,
-        "human_turns": trained.human_turns, "metrics": trained.metrics,
+        "human_turns": trained.human_turns, "metrics": trained.metrics, "groups_extra": trained.groups_extra,
+        "policy_tokens_discarded": trained.policy_tokens_discarded,
         "train_reward_last": sum(rewards[-5:]) / len(rewards[-5:]) if rewards else None,
     }  # fmt: skip
     if parts.judge is not None:
@@ -90,10 +93,14 @@ def run_arm(parts: Parts, arm: str, seed: int) -> dict[str, Any]:
 
 def meet_simulator(parts: Parts, arm: str, seed: int) -> list[Dialogue]:
     """Three dialogues on held-out scenarios with the arm's own simulator, to look at: no figure comes of them."""
-    groups = parts.collector.collect(
-        parts.task.scenarios(Split.HELD_OUT, 3), parts.simulator, group_size=1, arm=f"{arm}/look", update=0,
-        seed=seed, kind="evaluation",
-    )  # fmt: skip
+    try:
+        groups = parts.collector.collect(
+            parts.task.scenarios(Split.HELD_OUT, 3), parts.simulator, group_size=1, arm=f"{arm}/look", update=0,
+            seed=seed, kind="evaluation",
+        )  # fmt: skip
+    except (RolloutFailure, UserError) as failure:
+        parts.say(f"{arm} (seed {seed}): no dialogue to look at ({failure})")  # the arm is trained all the same
+        return []
     return [dialogue for group in groups for dialogue in group]
 
 
@@ -122,8 +129,7 @@ def measure_simulators(parts: Parts) -> dict[str, Any]:
         "after": after,
         "human": {"profile": profile_of(parts, people)},
         "null_band": {"low": band[0], "high": band[1]} if band else None,
-        "dropped": dict(statistics.dropped),
-        "flaws": dict(statistics.flaws),
+        **{name: found for name, found in statistics.found().items() if name in COUNTED},
     }
 
 
@@ -199,8 +205,7 @@ def write_summary(config: RunConfig, parts: Parts) -> dict[str, Any]:
         "done": [[result["arm"], result["seed"]] for result in results],
         "name": config.name, "task": parts.task.name, "label": config.label, "versions": versions(),
         "simulator": simulator,
-        "dropped": dict(sum((Counter(each.get("dropped")) for each in counted), Counter())),
-        "flaws": dict(sum((Counter(each.get("flaws")) for each in counted), Counter())),
+        **{name: dict(sum((Counter(each.get(name)) for each in counted), Counter())) for name in COUNTED},
     }  # fmt: skip
     if config.proxy.model:
         summary["held_out_user"] = f"a proxy: {config.proxy.model}, trained on held-out human turns"

@@ -16,7 +16,7 @@ def one_update(arm: Arm, user: ReplicaPool | ScriptedHuman, until: int | None = 
         until: the update before which ``user`` changes; None: it does not.
     """
     arm.measure_shift(user)
-    arm.learn(*arm.collect(user, until))
+    arm.learn(arm.collect(user, until))
 
 
 def train(parts: Parts, seed: int) -> Arm:

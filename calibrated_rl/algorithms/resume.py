@@ -31,8 +31,9 @@ from calibrated_rl.files import read_json, to_disk, write_json
 from calibrated_rl.learner.checkpoint import merge_adapters
 from calibrated_rl.learner.slots import POLICY
 
-FORMAT = 3
-"""Raised whenever another program would misread or miss something. 1 had DeepSpeed's own files, 2 no ``ahead``."""
+FORMAT = 4
+"""Raised whenever another program would misread or miss something. 1 had DeepSpeed's own files, 2 no ``ahead``, 3 no
+``groups_extra``, without which the account of a run does not add up."""
 STATE, LEARNER, LOG_PROBS = "arm.json", "learner", "log_probs.npz"
 PARTIAL = ".partial"
 LogProbs = Mapping[tuple[str, ...], NDArray[np.float32]]
@@ -61,7 +62,14 @@ class ArmState:
     shift: list[dict[str, Any]] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
     flaws: dict[str, int] = field(default_factory=dict)
+    tries: dict[str, int] = field(default_factory=dict)
+    sampled: dict[str, int] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)
     groups_dropped: dict[str, str] = field(default_factory=dict)
+    groups_extra: list[str] = field(default_factory=list)
+    """Ids of groups that were asked for in place of others."""
+    policy_tokens_discarded: int = 0
+    """In groups that others took the place of."""
     ahead: AheadState | None = None
     """Groups in flight, where rollouts run on while the learner steps."""
 

@@ -6,11 +6,14 @@ policy-induced shift: the histories are those of the logged policy.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calibrated_rl.algorithms.arm import Arm
+from calibrated_rl.algorithms.quota import Members
 from calibrated_rl.algorithms.turn_value import TurnValue
 from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Split, Turn
 from calibrated_rl.parts import Parts
+from calibrated_rl.rollout.failures import DEGENERATE
 
 
 def logged_histories(parts: Parts) -> list[tuple[Scenario, tuple[Turn, ...]]]:
@@ -23,15 +26,15 @@ def logged_histories(parts: Parts) -> list[tuple[Scenario, tuple[Turn, ...]]]:
     ]
 
 
-def rewarded(parts: Parts, value: TurnValue, groups: list[list[Dialogue]]) -> list[list[Dialogue]]:
-    """The same turns with their rewards."""
+def rewarded(parts: Parts, value: TurnValue, groups: list[Members | None]) -> list[Members | None]:
+    """The same turns with their rewards; None for groups that were dropped."""
     import dataclasses
 
-    flat = [dialogue for group in groups for dialogue in group]
+    flat = [dialogue for group in groups if group is not None for dialogue in group]
     estimates = value.value([(d.scenario, d.turns[:-1], d.turns[-1].text) for d in flat])
     done: dict[str, Dialogue] = {}
     for dialogue, estimate in zip(flat, estimates, strict=True):
-        degenerate = "degenerate" if dialogue.turns[-1].flaw == "control_token" else None
+        degenerate = DEGENERATE[Side.POLICY] if dialogue.turns[-1].flaw == "control_token" else None
         ending = parts.task.ending(dialogue.scenario, dialogue.turns) or degenerate
         outcome = (
             parts.task.outcome(dialogue.scenario, dialogue.turns, ending)
@@ -39,7 +42,7 @@ def rewarded(parts: Parts, value: TurnValue, groups: list[list[Dialogue]]) -> li
             else Outcome(reward=float(estimate), success=False)
         )
         done[dialogue.id] = dataclasses.replace(dialogue, outcome=outcome, ending=ending or "one_turn")
-    return [[done[d.id] for d in group] for group in groups]
+    return [None if group is None else [done[d.id] for d in group] for group in groups]
 
 
 def train(parts: Parts, seed: int) -> Arm:
@@ -51,10 +54,15 @@ def train(parts: Parts, seed: int) -> Arm:
     while arm.running:
         arm.measure_shift(None)
         random = np.random.default_rng([seed, arm.updates])
-        chosen = [histories[i] for i in random.permutation(len(histories))[: arm.groups_wanted()]]
-        groups = parts.collector.collect_turns(
-            chosen, group_size=parts.config.training.group_size, arm=arm.name, update=arm.updates, seed=seed
-        )
-        arm.learn(rewarded(parts, value, groups), len(chosen))
+        order = random.permutation(len(histories))
+
+        def ask(first: int, count: int, order: NDArray[np.int64] = order) -> list[Members | None]:
+            groups = parts.collector.turn_groups(
+                [histories[i] for i in order[first : first + count]], group_size=parts.config.training.group_size,
+                arm=arm.name, update=arm.updates, seed=seed, first=first,
+            )  # fmt: skip
+            return rewarded(parts, value, groups)
+
+        arm.learn(arm.fill(ask))
     arm.measure_shift(None)
     return arm

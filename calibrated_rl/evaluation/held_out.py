@@ -33,7 +33,12 @@ def evaluate_policy(
 
     Returns:
         ``{setting: {"reward"|"success"|"turns": {scenario id: value}, "endings": {...}}}`` and all the
-        dialogues, those of the first setting first.
+        dialogues, those of the first setting first. ``not_scored`` stands beside ``endings`` where dialogues broke
+        through no fault of the policy in all their tries: how many. Their scenarios have no value.
+
+    Raises:
+        UserError: a proxy that stands for people broke most of the dialogues.
+        RolloutFailure: no dialogue came about for another reason.
     """
     results: dict[str, Any] = {}
     kept: list[Dialogue] = []
@@ -57,6 +62,9 @@ def evaluate_policy(
             values["turns"][dialogue.scenario.id] = float(len(dialogue.user_turn_indices()))
         endings = Counter(dialogue.ending for dialogue in dialogues)
         results[name] = values | {"endings": {k: v / len(dialogues) for k, v in sorted(endings.items())}}
+        if missing := count - len(dialogues):
+            results[name]["not_scored"] = missing
+            parts.say(f"{arm} (seed {seed}), {name}: {missing} of {count} dialogues broke and are not scored")
     return results, kept
 
 

@@ -23,7 +23,7 @@ from calibrated_rl.learner.slots import POLICY, SIMULATOR
 from calibrated_rl.models import check_folder
 from calibrated_rl.parts import Parts
 from calibrated_rl.progress import Progress
-from calibrated_rl.rollout.pool import RolloutFailure
+from calibrated_rl.rollout.failures import RolloutFailure
 from calibrated_rl.shift.base import Estimate, MatchedReplies
 from calibrated_rl.shift.ending import EndingDecision
 from calibrated_rl.shift.likelihood import human_turn_likelihood

@@ -54,6 +54,7 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dic
             for ending, share in found["held_out"]["endings"].items():
                 endings[ending] = endings.get(ending, 0.0) + share / len(judged)
         entry["endings"] = endings
+        entry["not_scored"] = sum(one.get("not_scored", 0) for each in judged.values() for one in each.values())
         for name in BUDGET:
             values = [result[name] for result in of_arm.values() if result[name] is not None]
             entry[name] = sum(values) / len(values) if values else None

@@ -1,8 +1,9 @@
 """Does a run's account of its groups add up? Reads what the run left; nothing is started.
 
 Each group that an arm asked for must have been handed to the learner exactly once, whole, or have been dropped for a
-reason that is named. What was asked for stands in the arm's result (``groups_requested`` by update), what was dropped
-as well; what was handed out, in the store's log of deliveries, where a rewind takes back what a resumed run repeats.
+reason that is named. What was asked for stands in the arm's result (``groups_requested`` by update, and
+``groups_extra``, the ids of those that were asked for in place of others), what was dropped as well; what was handed
+out, in the store's log of deliveries, where a rewind takes back what a resumed run repeats.
 """
 
 from collections import Counter
@@ -51,6 +52,7 @@ def audit_arm(name: str, result: Mapping[str, Any], store: Path) -> Account:
         if metric["name"] == "groups_requested"
         for number in range(int(metric["value"]))
     ]
+    requested = list(dict.fromkeys([*requested, *result.get("groups_extra", ())]))
     if not requested:
         return Account(name=name, requested=0, delivered=0)
     if not store.is_dir():

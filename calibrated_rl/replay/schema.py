@@ -86,7 +86,7 @@ SCHEMA = pa.schema(
         _field("simulator_version", pa.int32(), "simulator's weights of the whole dialogue, else null", True),
         _field("scenario", SCENARIO, "everything that is fixed before the dialogue starts"),
         _field("turns", pa.list_(TURN), "the utterances in order, greeting first"),
-        _field("ending", pa.string(), "why it ended: the task's word, or max_turns, context, degenerate"),
+        _field("ending", pa.string(), "why it ended: the task's word, or max_turns, policy_context, policy_degenerate"),
         _field("outcome", OUTCOME, "what it was worth; null where nobody has scored it", True),
         _field("policy_tokens", TOKENS, "the policy's view as tokens; null where known as text only", True),
         _field("user_tokens", TOKENS, "the simulator's view as tokens; null where known as text only", True),

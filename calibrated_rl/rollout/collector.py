@@ -1,17 +1,15 @@
 """Collects groups of dialogues: comparable within a group, complete or not delivered at all.
 
 All dialogues of a group share scenario, first user turn and simulator version and differ in their sampling
-seed alone (contract 4). A dialogue that an engine failed is dropped, counted and held again, never scored
-(contract 5).
+seed alone (contract 4). What anybody but the policy broke (``failures.py``) is dropped, counted by party and run again,
+never scored (contract 5): with the same draws where an engine failed, with those of another seed where what was drawn
+is at fault. That seed goes by group, member and attempt, so that a run without failures draws as if there were none.
 """
 
 import asyncio
 import gc
-import threading
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Turn
 from calibrated_rl.rollout.conversation import (
@@ -25,14 +23,27 @@ from calibrated_rl.rollout.conversation import (
     stable_seed,
     views,
 )
-from calibrated_rl.rollout.pool import ReplicaPool, RolloutFailure
+from calibrated_rl.rollout.failures import (
+    CONTEXT,
+    MAX_TRIES,
+    Party,
+    RolloutFailure,
+    broken_by,
+    is_scored,
+    party_of,
+    refuse_mostly_broken,
+)
+from calibrated_rl.rollout.pool import ReplicaPool
+from calibrated_rl.rollout.statistics import RolloutStatistics
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 from calibrated_rl.tokens import SideView, view_of
 
 T = TypeVar("T")
 
-MAX_TRIES = 3
-"""A dialogue that fails so often points at something that a further try will not mend."""
+Members = list[Dialogue]
+"""The dialogues of one complete group."""
+History = tuple[Scenario, tuple[Turn, ...]]
+"""A scenario, and what has been said in it."""
 
 
 def set_aside_what_is_loaded() -> None:
@@ -62,55 +73,8 @@ def run_to_end(coroutine: Coroutine[Any, Any, T]) -> T:
     return results[0]
 
 
-@dataclass
-class RolloutStatistics:
-    """What happened while collecting; nothing here is silent. Several event loops may count at once."""
-
-    dropped: Counter[str] = field(default_factory=Counter)
-    """Dialogues dropped and held again, by reason."""
-    groups_dropped: dict[str, str] = field(default_factory=dict)
-    """Groups that were not delivered, with the reason."""
-    flaws: Counter[str] = field(default_factory=Counter)
-    """Turns that tripped a guardrail, by ``side/flaw``."""
-    endings: Counter[str] = field(default_factory=Counter)
-    user_tokens: int = 0
-    """Tokens that simulators sampled."""
-    policy_tokens: int = 0
-    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
-
-    def drop(self, reason: str) -> None:
-        """Count a dialogue that was dropped."""
-        with self._lock:
-            self.dropped[reason] += 1
-
-    def drop_group(self, group_id: str, reason: str) -> None:
-        """Count a group that will not be delivered."""
-        with self._lock:
-            self.groups_dropped[group_id] = reason
-
-    def count_turns(self, turns: Sequence[Turn]) -> None:
-        with self._lock:
-            self.flaws.update(f"{turn.side.value}/{turn.flaw}" for turn in turns if turn.flaw)
-
-    def count(self, group: Sequence[Dialogue]) -> None:
-        """Count a complete group; the opening that all its dialogues share was said once."""
-        with self._lock:
-            for member, dialogue in enumerate(group):
-                self.endings[dialogue.ending] += 1
-                self.count_turns(dialogue.turns[2 if member else 0 :])
-                if dialogue.user_tokens is not None:
-                    self.user_tokens += int(dialogue.user_tokens.mask.sum())
-                if dialogue.policy_tokens is not None:
-                    self.policy_tokens += int(dialogue.policy_tokens.mask.sum())
-
-    def found(self) -> dict[str, dict[str, Any]]:
-        """What was dropped and which flaws there were, as plain data, under the names of the fields."""
-        with self._lock:
-            return {name: dict(getattr(self, name)) for name in ("dropped", "flaws", "groups_dropped")}
-
-
 class Collector:
-    """Holds dialogues between the policy's replicas and a user model."""
+    """Runs dialogues between the policy's replicas and a user model."""
 
     def __init__(
         self,
@@ -126,6 +90,30 @@ class Collector:
         self.statistics = RolloutStatistics()
 
     def collect(
+        self, scenarios: Sequence[Scenario], user: ReplicaPool | ScriptedHuman, **named: Any
+    ) -> list[Members]:
+        """The complete ones of ``groups``, in order.
+
+        Raises:
+            RolloutFailure: there is none.
+            UserError: as ``groups``; also where there is none because of the user model.
+        """
+        complete = [group for group in self.groups(scenarios, user, **named) if group is not None]
+        if not complete:
+            self.refuse_nothing(named.get("kind", "rollout"), len(scenarios))
+        return complete
+
+    def refuse_nothing(self, kind: str, groups: int) -> NoReturn:
+        """Not one of so many ``groups`` could be completed.
+
+        Raises:
+            UserError: mostly through the user model, a judge or a tool.
+            RolloutFailure: else.
+        """
+        refuse_mostly_broken(self.statistics.tries_of(kind), self.statistics.dropped, nothing_left=True)
+        raise RolloutFailure(f"no group of {groups} could be completed: {dict(self.statistics.dropped)}")
+
+    def groups(
         self,
         scenarios: Sequence[Scenario],
         user: ReplicaPool | ScriptedHuman,
@@ -137,58 +125,80 @@ class Collector:
         kind: str = "rollout",
         temperature: float | None = None,
         on_dialogue: Callable[[], None] | None = None,
-    ) -> list[list[Dialogue]]:
-        """Hold ``group_size`` dialogues on each scenario and return the complete groups, in order."""
-        groups = run_to_end(
-            self._collect(
-                scenarios, user, group_size=group_size, arm=arm, update=update, seed=seed, kind=kind,
-                temperature=temperature, on_dialogue=on_dialogue,
-            )
-        )  # fmt: skip
-        complete = [group for group in groups if group is not None]
-        if not complete:
-            raise RolloutFailure(f"no group of {len(scenarios)} could be completed: {self.statistics.dropped}")
-        return complete
+        first: int = 0,
+    ) -> list[Members | None]:
+        """Run ``group_size`` dialogues on each scenario, in order; None for a group that was dropped.
 
-    def collect_turns(
-        self,
-        histories: Sequence[tuple[Scenario, tuple[Turn, ...]]],
-        *,
-        group_size: int,
-        arm: str,
-        update: int,
-        seed: int,
-    ) -> list[list[Dialogue]]:
-        """Let the policy say one turn after each logged history, ``group_size`` times; without outcome."""
-        groups = run_to_end(
-            self.next_turns(self.policy, Side.POLICY, histories, group_size, f"{arm}-{seed}-{update}")
-        )
-        for number, group in enumerate(groups):
-            if not group:
-                self.statistics.drop_group(f"{arm}-{seed}-{update}-{number}", "with a turn that was not said")
-        return [
-            [
-                Dialogue(
-                    id=f"{arm}-{seed}-{update}-{number}-{member}", task=self.task.name, scenario=scenario,
-                    turns=(*turns, turn), ending="one_turn", outcome=None, kind="rollout", arm=arm,
-                    group_id=f"{arm}-{seed}-{update}-{number}", group_size=group_size, update=update,
-                    policy_tokens=view.sequence(),
+        Args:
+            first: number of the first group within its arm, seed and update.
+
+        Raises:
+            UserError: the user model, a judge or a tool breaks most of the tries.
+        """
+        before = self.statistics.tries_of(kind)
+
+        async def run() -> list[Members | None]:
+            return await asyncio.gather(
+                *(
+                    self.group(
+                        number, scenario, user, group_size=group_size, arm=arm, update=update, seed=seed, kind=kind,
+                        temperature=temperature, on_dialogue=on_dialogue,
+                    )
+                    for number, scenario in enumerate(scenarios, start=first)
                 )
-                for member, (turn, view) in enumerate(group)
-            ]
-            for number, ((scenario, turns), group) in enumerate(zip(histories, groups, strict=True))
-            if group
-        ]  # fmt: skip
+            )  # fmt: skip
+
+        found = run_to_end(run())
+        refuse_mostly_broken(self.statistics.tries_of(kind) - before, self.statistics.dropped)
+        return found
+
+    def turn_groups(
+        self, histories: Sequence[History], *, group_size: int, arm: str, update: int, seed: int, first: int = 0
+    ) -> list[Members | None]:
+        """Let the policy say one turn after each logged history, ``group_size`` times; without outcome. None for a
+        group that was dropped.
+
+        Args:
+            first: number of the first group within its arm, seed and update.
+        """
+        turns = run_to_end(
+            self.next_turns(
+                self.policy, Side.POLICY, histories, group_size, f"{arm}-{seed}-{update}", kind="rollout", first=first
+            )
+        )
+        found: list[Members | None] = []
+        for number, ((scenario, history), group) in enumerate(zip(histories, turns, strict=True), start=first):
+            group_id = f"{arm}-{seed}-{update}-{number}"
+            if not group:
+                self.statistics.drop_group(group_id, "with a turn that was not said")
+                found.append(None)
+                continue
+            found.append(
+                [
+                    Dialogue(
+                        id=f"{group_id}-{member}", task=self.task.name, scenario=scenario, turns=(*history, turn),
+                        ending="one_turn", outcome=None, kind="rollout", arm=arm, group_id=group_id,
+                        group_size=group_size, update=update, policy_tokens=view.sequence(),
+                    )
+                    for member, (turn, view) in enumerate(group)
+                ]
+            )  # fmt: skip
+        return found
 
     async def next_turns(
         self,
         pool: ReplicaPool,
         side: Side,
-        histories: Sequence[tuple[Scenario, tuple[Turn, ...]]],
+        histories: Sequence[History],
         count: int,
         seed_key: str,
+        *,
+        kind: str = "evaluation",
+        first: int = 0,
     ) -> list[list[tuple[Turn, SideView]]]:
-        """``count`` fresh next turns of ``side`` after each history; an empty list where an engine failed.
+        """``count`` fresh next turns of ``side`` after each history; an empty list where they could not be had: an
+        engine failed, the history leaves no room for a turn, or a simulator broke each of its tries. A turn that it
+        broke is drawn again, as in whole dialogues: those are what training is made of, and their share is counted.
 
         The view's mask covers the fresh turn alone: the history's own turns were somebody else's.
         """
@@ -196,20 +206,26 @@ class Collector:
 
         async def one(number: int, member: int) -> tuple[Turn, SideView] | None:
             scenario, turns = histories[number]
-            place = f"{number:06d}-{member:03d}"
+            place = f"{number + first:06d}-{member:03d}"
             key = f"{seed_key}/{place}"
             view = view_of(pool.tokens, scenario, side, turns).without_mask()
 
-            async def say() -> tuple[Turn, SideView] | None:
-                speaker = ModelSpeaker(pool, scenario, side, sampling, stable_seed(seed_key, place), key)
+            async def say(attempt: int) -> tuple[Turn, SideView] | None:
+                seed = stable_seed(seed_key, place, *[attempt] * (attempt > 0))
+                speaker = ModelSpeaker(pool, scenario, side, sampling, seed, key)
                 speaker.view = view.copy()
                 turn = await speaker.say(turns)
-                if turn is None:
-                    self.statistics.drop("context")
+                if turn is None:  # whatever is drawn
+                    self.statistics.drop(CONTEXT[side])
                     return None
+                if broken := broken_by(self.task, scenario, (*turns, turn)):
+                    raise RolloutFailure(broken, Party.USER)
                 return turn, speaker.view
 
-            return await self._held(pool, key, say)
+            try:
+                return await self._try(pool, key, kind, say)
+            except RolloutFailure:
+                return None
 
         keys = [(n, m) for n in range(len(histories)) for m in range(count)]
         results = await asyncio.gather(*(one(n, m) for n, m in keys))
@@ -219,11 +235,6 @@ class Collector:
                 groups[number].append(result)
                 self.statistics.count_turns([result[0]])
         return [group if len(group) == count else [] for group in groups]
-
-    async def _collect(
-        self, scenarios: Sequence[Scenario], user: ReplicaPool | ScriptedHuman, **named: Any
-    ) -> list[list[Dialogue] | None]:
-        return await asyncio.gather(*(self.group(n, s, user, **named) for n, s in enumerate(scenarios)))
 
     async def group(
         self,
@@ -238,8 +249,8 @@ class Collector:
         kind: str = "rollout",
         temperature: float | None = None,
         on_dialogue: Callable[[], None] | None = None,
-    ) -> list[Dialogue] | None:
-        """Hold ``group_size`` dialogues on ``scenario``, the ``number``-th group of ``update``. None: it was dropped,
+    ) -> Members | None:
+        """Run ``group_size`` dialogues on ``scenario``, the ``number``-th group of ``update``. None: it was dropped,
         for a reason that is counted."""
         sampling = self.policy_sampling
         if temperature is not None:
@@ -247,67 +258,92 @@ class Collector:
         group_id = f"{arm}-{seed}-{update}-{number}"
         version = user.version if isinstance(user, ReplicaPool) else None
 
-        def speaker(key: str, member: int) -> Speaker:
+        def speaker(key: str, member: int, attempt: int) -> Speaker:
             if isinstance(user, ReplicaPool):
-                return ModelSpeaker(
-                    user, scenario, Side.USER, self.simulator_sampling, stable_seed(group_id, member), key
-                )
+                own = draw_seed(group_id, member, attempt)
+                return ModelSpeaker(user, scenario, Side.USER, self.simulator_sampling, own, key)
             return ScriptedSpeaker(user, scenario)
 
         # Waves go by the order of the keys; those of other arms and updates, which may run beside, must differ.
         place = f"{arm}/{update:06d}-{number:06d}"
-        first = f"{place}-first"
-        opener = speaker(first, -1)
         start = greeting(scenario)
-        opener.hear(start)
-        opening = await self._held(user, first, lambda: opener.say([start]))
-        if opening is None:
+
+        async def open_it(attempt: int) -> tuple[Speaker, Turn]:
+            opener = speaker(f"{place}-first", -1, attempt)
+            opener.hear(start)
+            turn = await opener.say([start])
+            if turn is None:
+                raise RolloutFailure(CONTEXT[Side.USER], Party.USER)
+            if broken := broken_by(self.task, scenario, (start, turn)):
+                raise RolloutFailure(broken, Party.USER)
+            return opener, turn
+
+        try:
+            opener, opening = await self._try(user, f"{place}-first", kind, open_it)
+        except RolloutFailure as failure:
             self.statistics.drop("opening")
-            self.statistics.drop_group(group_id, "without an opening turn")
+            self.statistics.drop_group(group_id, f"without an opening turn ({failure.reason})")
             return None
 
-        async def member_dialogue(member: int) -> Dialogue | None:
-            return await self._dialogue(
-                scenario, user, speaker, opener, opening, sampling, f"{place}-{member:03d}",
-                member, arm=arm, update=update, group_id=group_id, group_size=group_size, kind=kind,
-                simulator_version=version, on_dialogue=on_dialogue,
-            )  # fmt: skip
+        async def member_dialogue(member: int) -> Dialogue | RolloutFailure:
+            try:
+                return await self._dialogue(
+                    scenario, user, speaker, opener, opening, sampling, f"{place}-{member:03d}",
+                    member, arm=arm, update=update, group_id=group_id, group_size=group_size, kind=kind,
+                    simulator_version=version, on_dialogue=on_dialogue,
+                )  # fmt: skip
+            except RolloutFailure as failure:
+                return failure
 
-        members = await asyncio.gather(*(member_dialogue(m) for m in range(group_size)))
-        group = [member for member in members if member is not None]
-        if len(group) < group_size:
-            self.statistics.drop("group")
-            self.statistics.drop_group(group_id, "with a dialogue that could not be held")
-            return None
+        group: Members = []
+        for member in await asyncio.gather(*(member_dialogue(m) for m in range(group_size))):
+            if isinstance(member, RolloutFailure):
+                self.statistics.drop("group")
+                self.statistics.drop_group(group_id, f"with a dialogue that could not be run ({member.reason})")
+                return None
+            group.append(member)
         self.statistics.count(group)
         return group
 
-    async def _held(
-        self, user: ReplicaPool | ScriptedHuman, key: str, say: Callable[[], Awaitable[T | None]]
-    ) -> T | None:
-        """Run ``say`` as one running dialogue of the wave gate, trying again if a replica fails."""
+    async def _try(
+        self, user: ReplicaPool | ScriptedHuman, key: str, kind: str, run: Callable[[int], Awaitable[T]]
+    ) -> T:
+        """``run(attempt)`` as one running dialogue of the wave gate. Where a replica fails it is run again as it was;
+        where what was drawn is at fault, as the next attempt.
+
+        Raises:
+            RolloutFailure: the last one, after ``MAX_TRIES`` of one of the two kinds.
+        """
         gate, pools = self.policy.gate, [pool for pool in (self.policy, user) if isinstance(pool, ReplicaPool)]
-        for _ in range(MAX_TRIES):
+        attempt = lost = 0
+        while True:
             if gate is not None:
                 gate.enter()
             try:
-                return await say()
+                result = await run(attempt)
+                self.statistics.succeed(kind)
+                return result
             except RolloutFailure as failure:
-                self.statistics.drop(failure.reason)
-                for pool in pools:
-                    await pool.recover()
+                self.statistics.fail(kind, failure)
+                if failure.party is Party.ENGINE:
+                    lost += 1
+                    for pool in pools:
+                        await pool.recover()
+                else:
+                    attempt += 1
+                if MAX_TRIES in (attempt, lost):
+                    raise
             finally:
                 for pool in pools:
                     pool.leave(key)
                 if gate is not None:
                     gate.leave()
-        return None
 
     async def _dialogue(
         self,
         scenario: Scenario,
         user: ReplicaPool | ScriptedHuman,
-        speaker: Callable[[str, int], Speaker],
+        speaker: Callable[[str, int, int], Speaker],
         opener: Speaker,
         opening: Turn,
         sampling: SamplingConfig,
@@ -316,26 +352,42 @@ class Collector:
         *,
         on_dialogue: Callable[[], None] | None,
         group_id: str,
+        kind: str,
         **fields: object,
-    ) -> Dialogue | None:
-        seed = stable_seed(group_id, member)
-
-        async def attempt() -> tuple[Speaker, Speaker, list[Turn], str]:
+    ) -> Dialogue:
+        async def run(attempt: int) -> tuple[int, Speaker, Speaker, list[Turn], str]:
+            seed = draw_seed(group_id, member, attempt)
             policy = ModelSpeaker(self.policy, scenario, Side.POLICY, sampling, seed, key)
-            other = speaker(key, member)
+            other = speaker(key, member, attempt)
             if isinstance(other, ModelSpeaker) and isinstance(opener, ModelSpeaker):
                 other.repeat(opener)
             turns, ending = await converse(self.task, scenario, policy, other, opening)
-            return policy, other, turns, ending
+            if not is_scored(ending):
+                raise RolloutFailure(ending, party_of(ending) or Party.USER)
+            return seed, policy, other, turns, ending
 
-        held = await self._held(user, key, attempt)
-        if held is None:
-            return None
-        policy, other, turns, ending = held
+        seed, policy, other, turns, ending = await self._try(user, key, kind, run)
         if on_dialogue is not None:
             on_dialogue()
-        return finished(
-            self.task, scenario, turns, ending,
-            id=f"{group_id}-{member}", group_id=group_id, sampling_seed=seed,
-            **views(policy, other), **fields,
-        )  # fmt: skip
+
+        def score() -> Dialogue:
+            return finished(
+                self.task, scenario, turns, ending,
+                id=f"{group_id}-{member}", group_id=group_id, sampling_seed=seed, kind=kind,
+                **views(policy, other), **fields,
+            )  # fmt: skip
+
+        for tries_left in reversed(range(MAX_TRIES)):
+            try:
+                return score()
+            except RolloutFailure as failure:  # a judge: the dialogue is whole, so it is asked about the same again
+                if not tries_left:
+                    self.statistics.fail(kind, failure)
+                    raise
+                self.statistics.drop(failure.reason)
+        raise AssertionError("the last try returns or raises")
+
+
+def draw_seed(group_id: str, member: int, attempt: int) -> int:
+    """Seed of a member's ``attempt``-th draw; that of the first is the seed of the member itself."""
+    return stable_seed(group_id, member, *[attempt] * (attempt > 0))

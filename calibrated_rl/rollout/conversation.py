@@ -1,7 +1,8 @@
 """The conversation loop: one coroutine a dialogue, no barrier between turns.
 
 A ``Speaker`` says one side's next turn. ``ModelSpeaker`` samples it from a pool of replicas, as token ids
-that are kept; ``ScriptedSpeaker`` takes it from a program. Guardrails mark flawed turns and never hide them.
+that are kept; ``ScriptedSpeaker`` takes it from a program. Guardrails mark flawed turns and never hide them; what a
+flaw of which side does to the dialogue stands in ``failures.py``.
 """
 
 import zlib
@@ -11,6 +12,14 @@ from typing import Protocol
 
 from calibrated_rl.dialogue import Dialogue, Finish, Scenario, Side, Source, Turn
 from calibrated_rl.errors import UserError
+from calibrated_rl.rollout.failures import (
+    CONTEXT,
+    DEGENERATE,
+    broken_by,
+    confuses_roles,
+    ending_of,
+    is_scored,
+)
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.rollout.turns import GenerateRequest
 from calibrated_rl.tasks.base import ScriptedHuman, Task, count_policy_turns, last_turn
@@ -123,10 +132,10 @@ def find_flaw(text: str, finish: Finish, previous: Turn | None) -> str | None:
         return "control_token"
     if not text.strip():
         return "empty"
+    if confuses_roles(text):
+        return "role_confusion"
     if previous is not None and len(text.split()) > 3 and previous.text == text:
         return "repeat"
-    if text.lower().startswith(("user:", "assistant:", "system:", "policy:")):
-        return "role_confusion"
     return None
 
 
@@ -146,36 +155,37 @@ async def converse(
     user: Speaker,
     opening: Turn | None = None,
 ) -> tuple[list[Turn], str]:
-    """Hold one dialogue; returns its turns and why it ended.
+    """Run one dialogue; returns its turns and why it ended: the task's word, ``max_turns``, or one that says who broke
+    it and how (``failures.py``).
 
     Args:
         opening: the group's first user turn, already spoken by ``user``; None lets ``user`` say it now.
+
+    Raises:
+        UserError: the task's own ending is a word of ``failures.py``.
     """
     turns = [greeting(scenario)]
+    policy.hear(turns[0])
     if opening is None:
-        policy.hear(turns[0])
         user.hear(turns[0])
-        first = await user.say(turns)
-        if first is None:
-            return turns, "context"
-        turns.append(first)
-        policy.hear(first)
-    else:
-        policy.hear(turns[0])
-        policy.hear(opening)
-        turns.append(opening)
+        opening = await user.say(turns)
+        if opening is None:
+            return turns, CONTEXT[Side.USER]
+    turns.append(opening)
+    policy.hear(opening)
     speaker, listener = policy, user
     while True:
-        ending = task.ending(scenario, turns)
+        # First of all: what a broken simulator says may look to the task like an ending.
+        ending = broken_by(task, scenario, turns) or ending_of(task, scenario, turns)
         if ending is not None:
             return turns, ending
         if turns[-1].flaw == "control_token":
-            return turns, "degenerate"
+            return turns, DEGENERATE[turns[-1].side]
         if speaker is policy and count_policy_turns(turns) >= task.max_policy_turns:
             return turns, "max_turns"
         turn = await speaker.say(turns)
         if turn is None:
-            return turns, "context"
+            return turns, CONTEXT[Side.POLICY if speaker is policy else Side.USER]
         turns.append(turn)
         listener.hear(turn)
         speaker, listener = listener, speaker
@@ -184,7 +194,12 @@ async def converse(
 def finished(
     task: Task, scenario: Scenario, turns: Sequence[Turn], ending: str, **fields: object
 ) -> Dialogue:
-    """The dialogue of a finished conversation, with its outcome."""
+    """The dialogue of a finished conversation, with its outcome.
+
+    Raises:
+        RolloutFailure: the task's judge or tool failed.
+    """
+    assert is_scored(ending), f"a dialogue that ended with '{ending}' says nothing of the policy"
     return Dialogue(
         task=task.name,
         scenario=scenario,

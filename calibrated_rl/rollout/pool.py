@@ -31,6 +31,7 @@ from calibrated_rl.errors import PartLost, UserError, first_line
 from calibrated_rl.machines import Need
 from calibrated_rl.rollout.engine import EngineConfig, EngineFailure, PlacedReplica
 from calibrated_rl.rollout.exchange import Exchange
+from calibrated_rl.rollout.failures import RolloutFailure
 from calibrated_rl.rollout.load import LoadMeter
 from calibrated_rl.rollout.mending import Mender
 from calibrated_rl.rollout.routing import Router, preferred
@@ -62,15 +63,6 @@ CLOSE_TIMEOUT_S = 10.0
 
 Published = tuple[Any, int]
 """An ObjectRef of weights, None before the first, and their version."""
-
-
-class RolloutFailure(RuntimeError):
-    """A replica failed or did not answer: the dialogue is dropped and counted, never scored."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        """Role and cause, as they are counted: ``policy: EngineDeadError``."""
 
 
 class ReplicaPool:

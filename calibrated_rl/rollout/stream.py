@@ -1,7 +1,8 @@
 """Groups of dialogues that are held while others are learned from.
 
 An event loop in a thread of its own holds them; the trainer admits groups, and takes complete ones in the order in
-which they became complete. None waits for the slowest, and none is lost to it: a long dialogue is taken later.
+which they became complete. None waits for the slowest, and none is lost to it: a long dialogue is taken later. Groups
+that were dropped are taken, too, so that whoever asked for them can ask for others.
 """
 
 import asyncio
@@ -9,16 +10,26 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from calibrated_rl.dialogue import Dialogue, Scenario
 from calibrated_rl.errors import PartLost
-from calibrated_rl.rollout.collector import Collector, RolloutFailure
+from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.tasks.base import ScriptedHuman
 
 CLOSE_TIMEOUT_S = 30.0
 """For dialogues that are cut off to end."""
+
+
+class EndedGroup(NamedTuple):
+    """A group that is complete, or was dropped."""
+
+    update: int
+    number: int
+    """Within its update."""
+    dialogues: list[Dialogue] | None
+    """None: it was dropped."""
 
 
 class GroupStream:
@@ -31,11 +42,11 @@ class GroupStream:
         self._named: dict[str, Any] = {"group_size": group_size, "arm": arm, "seed": seed}
         self._changed = threading.Condition()
         """Guards what follows; notified when a group ends."""
-        self._complete: deque[list[Dialogue]] = deque()
+        self._done: deque[EndedGroup] = deque()
         self._in_flight = 0
         self._error: BaseException | None = None
         self._busy, self._since = 0.0, 0.0
-        self._tasks: set[asyncio.Task[list[Dialogue] | None]] = set()
+        self._tasks: set[asyncio.Task[EndedGroup]] = set()
         """Keeps running tasks from being collected; belongs to the loop's thread."""
         self._ending: asyncio.Task[None] | None = None
         """Keeps the task that ends the loop, for the same reason."""
@@ -51,31 +62,28 @@ class GroupStream:
             self._in_flight += len(scenarios)
         self._loop.call_soon_threadsafe(self._begin, update, list(scenarios))
 
-    def take(self, count: int, timeout_s: float) -> list[list[Dialogue]]:
-        """Wait for ``count`` complete groups and return them; fewer where not so many are left, since some were
-        dropped.
+    def take(self, count: int, timeout_s: float) -> list[EndedGroup]:
+        """Wait until ``count`` groups have ended, complete or dropped, and return them in that order; fewer where not
+        so many are left.
 
         Args:
-            timeout_s: within which one more group must become complete, again and again.
+            timeout_s: within which one more group must end, again and again.
 
         Raises:
-            RolloutFailure: none of those that were admitted could be held.
-            PartLost: nothing became complete within ``timeout_s``.
-            Exception: what ended a group that is no failure of a replica.
+            PartLost: nothing ended within ``timeout_s``.
+            Exception: what ended a group that is no failure of a party to it.
         """
         with self._changed:
-            seen, deadline = len(self._complete), time.monotonic() + timeout_s
-            while len(self._complete) < count and self._in_flight and self._error is None:
+            seen, deadline = len(self._done), time.monotonic() + timeout_s
+            while len(self._done) < count and self._in_flight and self._error is None:
                 self._changed.wait(1.0)
-                if len(self._complete) > seen:
-                    seen, deadline = len(self._complete), time.monotonic() + timeout_s
+                if len(self._done) > seen:
+                    seen, deadline = len(self._done), time.monotonic() + timeout_s
                 if time.monotonic() > deadline:
                     raise PartLost(f"no dialogues ended for {timeout_s:g} s, with {self._in_flight} groups in flight")
             if self._error is not None:
                 raise self._error
-            if not self._complete:
-                raise RolloutFailure("no group could be completed")
-            return [self._complete.popleft() for _ in range(min(count, len(self._complete)))]
+            return [self._done.popleft() for _ in range(min(count, len(self._done)))]
 
     def busy_seconds(self) -> float:
         """How long groups were in flight since this was last asked."""
@@ -108,13 +116,16 @@ class GroupStream:
         self._loop.close()
 
     def _begin(self, update: int, scenarios: list[tuple[int, Scenario]]) -> None:
+        async def run(number: int, scenario: Scenario) -> EndedGroup:
+            group = await self._collector.group(number, scenario, self._user, update=update, **self._named)
+            return EndedGroup(update, number, group)
+
         for number, scenario in scenarios:
-            group = self._collector.group(number, scenario, self._user, update=update, **self._named)
-            task = self._loop.create_task(group)
+            task = self._loop.create_task(run(number, scenario))
             self._tasks.add(task)
             task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Task[list[Dialogue] | None]) -> None:
+    def _ended(self, task: asyncio.Task[EndedGroup]) -> None:
         self._tasks.discard(task)
         with self._changed:
             self._in_flight -= 1
@@ -124,8 +135,8 @@ class GroupStream:
                 pass  # the stream is being closed
             elif (error := task.exception()) is not None:
                 self._error = self._error or error
-            elif (group := task.result()) is not None:
-                self._complete.append(group)
+            else:
+                self._done.append(task.result())
             self._changed.notify_all()
 
     def _cut_off(self) -> None:

@@ -51,6 +51,18 @@ class ScriptedTask(Task, Protocol):
 
 
 @runtime_checkable
+class UserCheckingTask(Task, Protocol):
+    """A task that can tell when a simulated user breaks its part. Without it, whatever the user does is scored."""
+
+    def against_goal(self, scenario: Scenario, turns: Sequence[Turn]) -> bool:
+        """Whether nobody with the goal of ``scenario`` would have said the user's turn that ends ``turns``, such as
+        leaving before anything was asked for. The dialogue is then dropped and run again, never scored. Asked for
+        turns of simulators alone. What people do now and then, and a simulator more often, is no such thing: that is
+        what calibration and the shift figures are for."""
+        ...
+
+
+@runtime_checkable
 class BoundedTask(Task, Protocol):
     """A task that knows how far returns can differ; without it, no bound is shown."""
 

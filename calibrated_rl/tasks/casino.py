@@ -85,6 +85,12 @@ class Casino:
         """``accepted`` or ``walked_away``."""
         return _negotiation(turns).ending
 
+    def against_goal(self, scenario: Scenario, turns: Sequence[Turn]) -> bool:
+        """Walking away in the first turn, before the neighbour has said a word: most deals are worth more than none,
+        and no logged negotiation does it."""
+        spoken = [turn.text for turn in turns if turn.side is Side.USER]
+        return len(spoken) == 1 and any(action is Action.WALK_AWAY for action, _ in read_actions(spoken[0]))
+
     def outcome(self, scenario: Scenario, turns: Sequence[Turn], ending: str) -> Outcome:
         """Points over 36. An ending other than ``accepted`` is worth the points of no deal."""
         state = _negotiation(turns)

@@ -142,6 +142,11 @@ class FrontDesk:
         end = self._end(turns)
         return end[0] if end else None
 
+    def against_goal(self, scenario: Scenario, turns: Sequence[Turn]) -> bool:
+        """Leaving in the first turn: nobody comes for that."""
+        spoken = [turn.text for turn in turns if turn.side is Side.USER]
+        return len(spoken) == 1 and is_leaving(spoken[0])
+
     def outcome(self, scenario: Scenario, turns: Sequence[Turn], ending: str) -> Outcome:
         goal, end = goal_of(scenario), self._end(turns)
         closed = ending == CLOSED and end is not None and end[0] == CLOSED

@@ -1,0 +1,156 @@
+"""What breaks a dialogue, and whose fault it is: the one place that decides what may be scored (DESIGN.md, contract 5).
+
+What the *policy* does wrong is its own: such a dialogue ends, and is scored. What any other party breaks (the user
+model, a judge, a tool, an engine) says nothing of the policy: that try is dropped, counted by party, and run again,
+with another seed where what was drawn is at fault. ``party_of`` says whose fault an ending is, ``broken_by`` looks at
+a simulator's turn, and whatever else fails raises ``RolloutFailure``. Tasks and users of other packages may raise it
+too, such as for a judge that does not answer; nothing here needs Ray or an engine.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+from calibrated_rl.dialogue import Scenario, Side, Source, Turn
+from calibrated_rl.errors import UserError
+from calibrated_rl.tasks.base import Task, UserCheckingTask
+
+MAX_TRIES = 3
+"""A dialogue that fails so often points at something that a further try will not mend."""
+
+MOST_BROKEN = 0.5
+"""A user model, judge or tool that breaks a larger share of the tries ends the run: what is left is a selection, and
+most of what is sampled is thrown away."""
+
+FEWEST_TRIES = 20
+"""Of fewer tries the share says little."""
+
+WHOLE = "whole"
+"""How tries that did not fail are counted, beside the parties."""
+
+
+class Party(StrEnum):
+    """Who can break a dialogue."""
+
+    POLICY = "policy"
+    USER = "user"
+    """The simulator, or whoever else plays the other side."""
+    JUDGE = "judge"
+    TOOL = "tool"
+    ENGINE = "engine"
+    """A replica of either side: it died or did not answer."""
+
+
+class RolloutFailure(RuntimeError):
+    """A dialogue broke through no fault of the policy: it is dropped and counted, never scored."""
+
+    def __init__(self, reason: str, party: Party = Party.ENGINE) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        """As it is counted: ``policy: EngineDeadError`` (whose engine, and the cause), ``user_empty``."""
+        self.party = party
+
+
+CONTEXT = {Side.POLICY: "policy_context", Side.USER: "user_context"}
+"""The dialogue no longer fits into the context of this side's model, with room for one more turn."""
+DEGENERATE = {Side.POLICY: "policy_degenerate", Side.USER: "user_degenerate"}
+"""This side sampled a control token other than its end of turn."""
+AGAINST_GOAL = "user_against_goal"
+"""The task says that no person with this goal would have said the simulator's last turn (``UserCheckingTask``)."""
+
+_BROKEN_BY_FLAW = {
+    "control_token": DEGENERATE[Side.USER],
+    "empty": "user_empty",
+    "role_confusion": "user_role_confusion",
+}
+"""Flaws of a simulator's turn after which the dialogue is none. Repeating oneself and being cut at the token limit are
+not among them: people repeat themselves, and what was said until the limit can be answered."""
+
+_PARTY = {
+    CONTEXT[Side.POLICY]: Party.POLICY,
+    DEGENERATE[Side.POLICY]: Party.POLICY,
+    CONTEXT[Side.USER]: Party.USER,
+    AGAINST_GOAL: Party.USER,
+    **dict.fromkeys(_BROKEN_BY_FLAW.values(), Party.USER),
+}
+
+_OPENS_WITH_A_ROLE = re.compile(r"(user|assistant|system|policy):", re.I)
+_GOES_ON_AS_A_ROLE = re.compile(r"^\s*(user|assistant)\s*:", re.I | re.M)
+"""Whoever writes a further line for a role plays both. ``system:`` and ``policy:`` may stand in a text of several
+lines that quotes something."""
+
+
+def confuses_roles(text: str) -> bool:
+    """Whether ``text`` opens with the name of a role, or writes a later line for one side of a chat."""
+    return bool(_OPENS_WITH_A_ROLE.match(text) or _GOES_ON_AS_A_ROLE.search(text))
+
+
+def party_of(ending: str) -> Party | None:
+    """Whose fault an ending is. None: nobody's; the task's own word, ``max_turns``, or one of an old store
+    (``context``, ``degenerate``), which does not say."""
+    return _PARTY.get(ending)
+
+
+def is_scored(ending: str) -> bool:
+    """Whether a dialogue that ended so says something of the policy."""
+    return party_of(ending) in (None, Party.POLICY)
+
+
+def broken_by(task: Task, scenario: Scenario, turns: Sequence[Turn]) -> str | None:
+    """The ending of a dialogue whose last turn a simulator has said and broken it with; None where it did not. A person
+    and a scripted human are what they are."""
+    turn = turns[-1]
+    if turn.source is not Source.SIMULATOR:
+        return None
+    if turn.flaw in _BROKEN_BY_FLAW:
+        return _BROKEN_BY_FLAW[turn.flaw]
+    return AGAINST_GOAL if isinstance(task, UserCheckingTask) and task.against_goal(scenario, turns) else None
+
+
+def ending_of(task: Task, scenario: Scenario, turns: Sequence[Turn]) -> str | None:
+    """``task.ending``.
+
+    Raises:
+        UserError: it is one of the words of this module, so that nobody could tell who ended the dialogue.
+    """
+    ending = task.ending(scenario, turns)
+    if ending is not None and party_of(ending) is not None:
+        raise UserError(
+            f"task {task.name}: 'ending' returned '{ending}' (scenario {scenario.id}), which means that the dialogue "
+            "broke; return another word, or raise RolloutFailure"
+        )
+    return ending
+
+
+def refuse_mostly_broken(tries: Mapping[str, int], reasons: Mapping[str, int], *, nothing_left: bool = False) -> None:
+    """End a run, in words, whose user model (or judge, or tool) breaks most of the dialogues.
+
+    Args:
+        tries: by party at fault, and ``WHOLE``.
+        reasons: what was dropped so far, by reason, for the message.
+        nothing_left: not one group came about; then it is enough that most of what failed is the fault of one of them.
+
+    Raises:
+        UserError: more than ``MOST_BROKEN`` of at least ``FEWEST_TRIES`` tries were broken by one of these parties.
+    """
+    total = sum(tries.values())
+    failed = total - tries.get(WHOLE, 0)
+    for party in (Party.USER, Party.JUDGE, Party.TOOL):
+        broken = tries.get(party, 0)
+        mostly = total >= FEWEST_TRIES and broken > MOST_BROKEN * total
+        if not mostly and not (nothing_left and broken > failed / 2):
+            continue
+        # Groups are dropped, too, as a consequence.
+        why = ", ".join(f"{why} {count}" for why, count in sorted(reasons.items()) if why not in ("group", "opening"))
+        what = "user model" if party is Party.USER else party
+        raise UserError(
+            f"the {what} broke {broken} of {total} tries to run a dialogue ({why}): what is left would be a selection, "
+            f"if anything. {_ADVICE if party is Party.USER else f'Mend the {party}, and start the run again'}"
+        )
+
+
+_ADVICE = (
+    "Look at what it says (jobs/chat.py RUN --with simulator); a better start or alignment (simulator.start, "
+    "calibration.sft), more room (simulator.sampling.max_turn_tokens, simulator.engine.max_model_len) or another "
+    "simulator.model may help"
+)
