@@ -149,6 +149,39 @@ def test_page_shows_arms_training_reward_and_verdicts(run: Path) -> None:
     assert all(b"<svg" in base64.b64decode(plot) for plot in plots)
 
 
+def test_updates_that_taught_nothing_and_dialogues_that_broke_are_named(run: Path) -> None:
+    assert "Updates without signal" not in write_report(run).read_text()
+    shares = [0.5, 0.0, 0.0, 0.25, 0.0, 0.0, 0.0, 0.5]
+    rows = [("calibrated", seed, update, "groups_with_signal", share if seed == 1 else 1.0)
+            for seed in (1, 2) for update, share in enumerate(shares)]  # fmt: skip
+    rows += [("calibrated", 1, update, "groups_discarded", 2.0) for update in range(3)]
+    names = ("arm", "seed", "update", "name", "value")
+    table_of = pa.table({name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)})
+    pq.write_table(table_of, run / "metrics.parquet")
+    whole = summary()
+    whole["arms"]["calibrated"] |= {"policy_tokens_discarded": 1200.0, "not_scored": 3}
+    whole |= {
+        "flaws": {"policy/repeat": 4}, "dropped": {"user_role_confusion": 7}, "sampled": {"policy": 800, "user": 900},
+        "cut": {"policy": 20, "user": 9},
+        "tries": {"rollout/whole": 90, "evaluation/whole": 95, "rollout/user": 7, "evaluation/user": 5,
+                  "rollout/engine": 3},
+    }  # fmt: skip
+    (run / "summary.json").write_text(json.dumps(whole))
+    page = write_report(run).read_text()
+    assert "<li>calibrated, seed 1: 5 of 8 updates, at most 3 in a row.</li>" in page and "seed 2: " not in page
+    assert "calibrated: 6 groups without signal gave way to others (1200 tokens of the policy a seed" in page
+    for cells in (
+        ("turn marked by a guardrail", "policy: repeat", "4"),
+        ("dropped and run again", "user role confusion", "7"),
+        ("turn cut at the token limit", "policy", "20 of 800 (2.5 %)"),
+        ("turn cut at the token limit", "user", "9 of 900 (1 %)"),
+        ("tries to run a dialogue", "broken by the user model", "12 of 200 (6 %)"),
+        ("tries to run a dialogue", "lost with a replica", "3 of 200 (1.5 %)"),
+        ("held-out dialogue, calibrated", "broke in every try: not scored", "3"),
+    ):
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in page
+
+
 def population(total: float, words: float) -> dict[str, Any]:
     band = [80.0, 100.0]
     figures = {

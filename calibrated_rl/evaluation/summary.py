@@ -58,6 +58,8 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dic
         for name in BUDGET:
             values = [result[name] for result in of_arm.values() if result[name] is not None]
             entry[name] = sum(values) / len(values) if values else None
+        discarded = [result.get("policy_tokens_discarded", 0) for result in of_arm.values()]
+        entry["policy_tokens_discarded"] = sum(discarded) / len(discarded)
         entry["shift"] = records_of(list(of_arm.values()))
         arms[arm] = entry
     paired = {}

@@ -3,7 +3,14 @@
 from html import escape
 from pathlib import Path
 
-from calibrated_rl.report import sections, sections_populations, sections_shift, sections_simulator, sections_variants
+from calibrated_rl.report import (
+    sections,
+    sections_populations,
+    sections_rollouts,
+    sections_shift,
+    sections_simulator,
+    sections_variants,
+)
 from calibrated_rl.report.drawing import plot_style
 from calibrated_rl.report.run_files import read_run
 
@@ -15,6 +22,7 @@ SECTIONS = (
     sections_variants.variants,
     sections.spent,
     sections.learning,
+    sections_rollouts.without_signal,
     sections_simulator.simulator,
     sections_populations.populations,
     sections_simulator.shift,
@@ -22,7 +30,7 @@ SECTIONS = (
     sections.endings,
     sections.dialogues,
     sections.optimisation,
-    sections.guardrails,
+    sections_rollouts.guardrails,
     sections.versions,
 )
 

@@ -265,24 +265,6 @@ def _dialogue(arm: str, dialogue: dict[str, Any]) -> str:
     )
 
 
-def guardrails(run: RunFiles) -> str:
-    """Turns that a guardrail marked, and dialogues that were dropped: counted, never silent."""
-    rows = []
-    for key, words in (("flaws", "turn marked by a guardrail"), ("dropped", "dropped and held again")):
-        counts = mapping(run.summary, key)
-        rows += [[words, escape(name.replace("_", " ").replace("/", ": ")), count(counts[name])] for name in counts]
-    if rows:
-        body = f'<div class="pairs">{markup.table(["what", "why", "times"], rows)}</div>'
-    else:
-        body = markup.note("None.") if "flaws" in run.summary else markup.missing()
-    note = (
-        "In all dialogues of training and evaluation. A turn is marked if it is empty, "
-        "repeats the side's last one word for word, opens with the name of a role or holds a control token; a dialogue "
-        "whose engine failed is dropped, held again and never scored."
-    )
-    return markup.section("Guardrails", markup.note(note) if rows else "", body)
-
-
 def versions(run: RunFiles) -> str:
     found = mapping(run.summary, "versions")
     rows = [[escape(str(name)), escape(str(found[name]))] for name in sorted(found)]
