@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_pools import Chat, MadeUpPool, Say, by_seed, collector_of, control_token, tokens
 
+from calibrated_rl.algorithms.static_context import rewarded
 from calibrated_rl.config import EvaluationConfig
 from calibrated_rl.dialogue import Dialogue, Finish, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
@@ -126,8 +127,38 @@ def test_endings_of_old_stores_and_of_tasks_are_nobodys_fault() -> None:
     for ending in ("context", "degenerate", "max_turns", "left", "user_left"):
         assert party_of(ending) is None and is_scored(ending)
     assert not any(map(is_scored, [*BROKEN, "user_context", "user_against_goal"]))
-    with pytest.raises(AssertionError, match="says nothing of the policy"):
-        finished(Chat(), SCENARIOS[0], [], "user_empty")
+    named = {"id": "x", "kind": "rollout"}
+    assert finished(Chat(), SCENARIOS[0], [], "user_empty", **named).outcome is None
+    turns = [Turn(side=Side.POLICY, text="hello", source=Source.GREETING)]
+    assert finished(Chat(), SCENARIOS[0], turns, "degenerate", **named).outcome is not None
+
+
+def test_benchmarks_keep_what_a_simulator_breaks_without_a_score() -> None:
+    collector = collector_of(MadeUpPool("policy"))
+    collector.keep_broken = True
+    groups = collect(collector, MadeUpPool("simulator", now_and_then([control_token()], 0.3)))
+    assert len(groups) == 12 and not collector.statistics.dropped
+    assert {(d.ending, d.outcome is None) for g in groups for d in g} == {
+        ("max_turns", False), ("user_degenerate", True)
+    }  # fmt: skip
+
+
+def test_a_turn_that_the_engine_gave_up_is_no_turn() -> None:
+    """It ends with no control token and short of the limit: scored, it was taken for one that was cut at the limit."""
+    given_up: set[int] = set()
+
+    def cut_off(request: GenerateRequest) -> str | list[int]:
+        if request.seed % 17 or request.seed in given_up:
+            return by_seed(request)
+        given_up.add(request.seed)
+        return tokens().encode_text(by_seed(request))[:2]
+
+    collector = collector_of(MadeUpPool("policy", cut_off))
+    groups = collect(collector, MadeUpPool("simulator"))
+    assert given_up and collector.statistics.dropped == {"policy: unfinished turn": len(given_up)}
+    assert [[d.turns for d in g] for g in groups] == [
+        [d.turns for d in g] for g in collect(collector_of(MadeUpPool("policy")), MadeUpPool("simulator"))
+    ]
 
 
 def test_a_simulator_without_room_breaks_the_dialogue() -> None:
@@ -262,6 +293,29 @@ def test_a_judge_that_fails_is_asked_about_the_same_dialogue_again() -> None:
     assert len(policy.asked) == 3 * 48, "no turn was drawn twice"
     with pytest.raises(UserError, match=r"the judge broke 48 of 108 tries .* Mend the judge"):
         collect(collector_of(MadeUpPool("policy"), Judged(3)), MadeUpPool("simulator"))
+
+
+def test_a_judge_that_fails_on_a_single_turn_drops_its_group() -> None:
+    """In static context RL, where a turn that ends the dialogue gets the task's own reward."""
+
+    class Closing(Judged):
+        def ending(self, scenario: Scenario, turns: Sequence[Turn]) -> str | None:
+            return "closed" if "friday" in turns[-1].text else None
+
+    opening = (Turn(side=Side.POLICY, text="hello", source=Source.GREETING),
+               Turn(side=Side.USER, text="table", source=Source.LOG))  # fmt: skip
+    for failures in (2, 3):
+        collector = collector_of(MadeUpPool("policy"), Closing(failures))
+        parts: Any = SimpleNamespace(collector=collector, task=collector.task)
+        value: Any = SimpleNamespace(value=lambda cases: np.full(len(cases), 0.25))
+        turns = collector.turn_groups(
+            [(scenario, opening) for scenario in SCENARIOS], group_size=1, arm="a", update=0, seed=0
+        )
+        found = rewarded(parts, value, turns)
+        assert {g[0].outcome.reward for g in found if g and g[0].ending == "one_turn" and g[0].outcome} == {0.25}
+        closed = sum("friday" in g[0].turns[-1].text for g in turns if g)
+        assert 0 < closed < 12 and found.count(None) == (0 if failures == 2 else closed)
+        assert len(collector.statistics.groups_dropped) == found.count(None)
 
 
 # --- measuring and judging

@@ -5,6 +5,9 @@ earns ``Q(history, turn)``, a model fitted on the returns of the calibration log
 policy-induced shift: the histories are those of the logged policy.
 """
 
+import dataclasses
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +16,7 @@ from calibrated_rl.algorithms.quota import Members
 from calibrated_rl.algorithms.turn_value import TurnValue
 from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Split, Turn
 from calibrated_rl.parts import Parts
-from calibrated_rl.rollout.failures import DEGENERATE
+from calibrated_rl.rollout.failures import DEGENERATE, RolloutFailure, ending_of, judged
 
 
 def logged_histories(parts: Parts) -> list[tuple[Scenario, tuple[Turn, ...]]]:
@@ -27,22 +30,31 @@ def logged_histories(parts: Parts) -> list[tuple[Scenario, tuple[Turn, ...]]]:
 
 
 def rewarded(parts: Parts, value: TurnValue, groups: list[Members | None]) -> list[Members | None]:
-    """The same turns with their rewards; None for groups that were dropped."""
-    import dataclasses
-
+    """The same turns with their rewards; None for groups that were dropped, or of which a judge failed on one."""
     flat = [dialogue for group in groups if group is not None for dialogue in group]
     estimates = value.value([(d.scenario, d.turns[:-1], d.turns[-1].text) for d in flat])
-    done: dict[str, Dialogue] = {}
-    for dialogue, estimate in zip(flat, estimates, strict=True):
+    by_id = {dialogue.id: float(estimate) for dialogue, estimate in zip(flat, estimates, strict=True)}
+    statistics = parts.collector.statistics
+
+    def one(dialogue: Dialogue) -> Dialogue:
         degenerate = DEGENERATE[Side.POLICY] if dialogue.turns[-1].flaw == "control_token" else None
-        ending = parts.task.ending(dialogue.scenario, dialogue.turns) or degenerate
+        ending = ending_of(parts.task, dialogue.scenario, dialogue.turns) or degenerate
         outcome = (
             parts.task.outcome(dialogue.scenario, dialogue.turns, ending)
             if ending is not None
-            else Outcome(reward=float(estimate), success=False)
+            else Outcome(reward=by_id[dialogue.id], success=False)
         )
-        done[dialogue.id] = dataclasses.replace(dialogue, outcome=outcome, ending=ending or "one_turn")
-    return [None if group is None else [done[d.id] for d in group] for group in groups]
+        return dataclasses.replace(dialogue, outcome=outcome, ending=ending or "one_turn")
+
+    def whole(group: Members) -> Members | None:
+        try:
+            return [judged(partial(one, each), lambda failure: statistics.drop(failure.reason)) for each in group]
+        except RolloutFailure as failure:
+            statistics.fail("rollout", failure)
+            statistics.drop_group(group[0].group_id, f"with a turn that could not be scored ({failure.reason})")
+            return None
+
+    return [None if group is None else whole(group) for group in groups]
 
 
 def train(parts: Parts, seed: int) -> Arm:

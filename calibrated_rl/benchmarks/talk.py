@@ -149,4 +149,4 @@ def start_ray(num_cpus: int, object_store_mib: int = 512) -> None:
 
 def collector_of(config: TalkConfig, policy: ReplicaPool) -> Collector:
     sampling = SamplingConfig(max_turn_tokens=config.max_turn_tokens)
-    return Collector(Talk(config.policy_turns), policy, sampling, sampling)
+    return Collector(Talk(config.policy_turns), policy, sampling, sampling, keep_broken=True)

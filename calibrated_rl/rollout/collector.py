@@ -30,6 +30,7 @@ from calibrated_rl.rollout.failures import (
     RolloutFailure,
     broken_by,
     is_scored,
+    judged,
     party_of,
     refuse_mostly_broken,
 )
@@ -82,8 +83,13 @@ class Collector:
         policy: ReplicaPool,
         policy_sampling: SamplingConfig,
         simulator_sampling: SamplingConfig,
+        *,
+        keep_broken: bool = False,
     ) -> None:
+        """``keep_broken``: dialogues that a simulator breaks stay, without an outcome, for benchmarks: turns are
+        turns."""
         self.task = task
+        self.keep_broken = keep_broken
         self.policy = policy
         self.policy_sampling = policy_sampling
         self.simulator_sampling = simulator_sampling
@@ -274,7 +280,7 @@ class Collector:
             turn = await opener.say([start])
             if turn is None:
                 raise RolloutFailure(CONTEXT[Side.USER], Party.USER)
-            if broken := broken_by(self.task, scenario, (start, turn)):
+            if not self.keep_broken and (broken := broken_by(self.task, scenario, (start, turn))):
                 raise RolloutFailure(broken, Party.USER)
             return opener, turn
 
@@ -362,7 +368,7 @@ class Collector:
             if isinstance(other, ModelSpeaker) and isinstance(opener, ModelSpeaker):
                 other.repeat(opener)
             turns, ending = await converse(self.task, scenario, policy, other, opening)
-            if not is_scored(ending):
+            if not is_scored(ending) and not self.keep_broken:
                 raise RolloutFailure(ending, party_of(ending) or Party.USER)
             return seed, policy, other, turns, ending
 
@@ -377,15 +383,11 @@ class Collector:
                 **views(policy, other), **fields,
             )  # fmt: skip
 
-        for tries_left in reversed(range(MAX_TRIES)):
-            try:
-                return score()
-            except RolloutFailure as failure:  # a judge: the dialogue is whole, so it is asked about the same again
-                if not tries_left:
-                    self.statistics.fail(kind, failure)
-                    raise
-                self.statistics.drop(failure.reason)
-        raise AssertionError("the last try returns or raises")
+        try:
+            return judged(score, lambda failure: self.statistics.drop(failure.reason))
+        except RolloutFailure as failure:
+            self.statistics.fail(kind, failure)
+            raise
 
 
 def draw_seed(group_id: str, member: int, attempt: int) -> int:

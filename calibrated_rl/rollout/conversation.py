@@ -15,6 +15,8 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.rollout.failures import (
     CONTEXT,
     DEGENERATE,
+    Party,
+    RolloutFailure,
     broken_by,
     confuses_roles,
     ending_of,
@@ -46,7 +48,11 @@ class Speaker(Protocol):
     """Says the turns of one side of one dialogue."""
 
     async def say(self, turns: Sequence[Turn]) -> Turn | None:
-        """The next turn; None when the dialogue no longer fits into the context."""
+        """The next turn; None when the dialogue no longer fits into the context.
+
+        Raises:
+            RolloutFailure: an engine failed, or whoever speaks does not answer.
+        """
         ...
 
     def hear(self, turn: Turn) -> None:
@@ -96,9 +102,12 @@ class ModelSpeaker:
             stop_ids=tuple(sorted(tokens.control_ids)),
         )
         generated = await self._pool.generate(self._key, request)
+        finish = finish_of(tokens, generated.ids)
+        if finish is Finish.LENGTH and len(generated.ids) < self._config.max_turn_tokens:
+            # Neither the side nor its limit ended the turn: the engine gave the request up in the middle.
+            raise RolloutFailure(f"{self._pool.role}: unfinished turn", Party.ENGINE)
         self.view.speak(generated.ids, generated.logprobs.tolist(), generated.versions.tolist())
         text = tokens.decode(generated.ids)
-        finish = finish_of(tokens, generated.ids)
         flaw = find_flaw(text, finish, last_turn(turns, self._side))
         is_user = self._side is Side.USER
         return Turn(
@@ -194,18 +203,17 @@ async def converse(
 def finished(
     task: Task, scenario: Scenario, turns: Sequence[Turn], ending: str, **fields: object
 ) -> Dialogue:
-    """The dialogue of a finished conversation, with its outcome.
+    """The dialogue of a finished conversation, with its outcome; without one where it was not the policy that broke it.
 
     Raises:
         RolloutFailure: the task's judge or tool failed.
     """
-    assert is_scored(ending), f"a dialogue that ended with '{ending}' says nothing of the policy"
     return Dialogue(
         task=task.name,
         scenario=scenario,
         turns=tuple(turns),
         ending=ending,
-        outcome=task.outcome(scenario, turns, ending),
+        outcome=task.outcome(scenario, turns, ending) if is_scored(ending) else None,
         **fields,  # type: ignore[arg-type]
     )
 

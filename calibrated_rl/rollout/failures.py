@@ -8,12 +8,15 @@ too, such as for a judge that does not answer; nothing here needs Ray or an engi
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from typing import TypeVar
 
 from calibrated_rl.dialogue import Scenario, Side, Source, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.tasks.base import Task, UserCheckingTask
+
+T = TypeVar("T")
 
 MAX_TRIES = 3
 """A dialogue that fails so often points at something that a further try will not mend."""
@@ -120,6 +123,23 @@ def ending_of(task: Task, scenario: Scenario, turns: Sequence[Turn]) -> str | No
             "broke; return another word, or raise RolloutFailure"
         )
     return ending
+
+
+def judged(judge: Callable[[], T], note: Callable[[RolloutFailure], None]) -> T:
+    """What ``judge`` says of a dialogue that is whole. If it fails, it is asked about the same dialogue again.
+
+    Args:
+        note: is told of each failure but the last.
+
+    Raises:
+        RolloutFailure: the last of ``MAX_TRIES``.
+    """
+    for _ in range(MAX_TRIES - 1):
+        try:
+            return judge()
+        except RolloutFailure as failure:
+            note(failure)
+    return judge()
 
 
 def refuse_mostly_broken(tries: Mapping[str, int], reasons: Mapping[str, int], *, nothing_left: bool = False) -> None:
