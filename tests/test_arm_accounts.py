@@ -1,0 +1,245 @@
+"""An arm in training without engines, learner or Ray: what is dropped, replaced, learned from and charged adds up, also
+where it goes on from a checkpoint. The learner and the replicas are made up; the arm, the collector, the replay store,
+the checkpoints and the audit are the real ones."""
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from made_up_pools import Chat, MadeUpPool, Say, by_seed, collector_of, control_token, tokens
+
+from calibrated_rl.algorithms.arm import Arm
+from calibrated_rl.algorithms.interactive import one_update
+from calibrated_rl.config import RunConfig, ShiftConfig, TrainingConfig
+from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
+from calibrated_rl.errors import UserError
+from calibrated_rl.replay.audit import audit_run
+from calibrated_rl.replay.store import ReplayStore
+from calibrated_rl.rollout.statistics import RolloutStatistics
+from calibrated_rl.rollout.turns import GenerateRequest
+
+
+class Paying(Chat):
+    """Pays for the policy's first word; on scenarios whose number ``equal`` divides, nothing at all."""
+
+    max_policy_turns = 1
+
+    def __init__(self, equal: int) -> None:
+        self.equal = equal
+
+    def outcome(self, scenario: Scenario, turns: Sequence[Turn], ending: str) -> Outcome:
+        if self.equal and int(scenario.id) % self.equal == 0:
+            return Outcome(reward=0.5, success=False)
+        said = next(turn.text for turn in turns[1:] if turn.side is Side.POLICY)
+        return Outcome(reward=float(zlib.crc32(said.encode())), success=True)
+
+
+def log_of(scenario: Scenario) -> Dialogue:
+    texts = ("hello", "table", "which day ?", "friday")
+    sides = (Side.POLICY, Side.USER)
+    turns = tuple(Turn(side=sides[i % 2], text=text, source=Source.LOG) for i, text in enumerate(texts))
+    return Dialogue(id=scenario.id, task="chat", scenario=scenario, turns=turns, ending="x", outcome=None, kind="log")
+
+
+class Learner:
+    """Steps, and keeps nothing."""
+
+    def load(self, *arguments: Any, **named: Any) -> None: ...
+
+    def restore(self, folder: Path) -> None:
+        assert (folder / "weights").read_text() == "w"
+
+    def weights(self, slot: str) -> None: ...
+
+    def snapshot(self, slots: Sequence[str]) -> None: ...
+
+    def write_snapshot(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "weights").write_text("w")
+
+    def step(self, slot: str, samples: Sequence[Any], *arguments: Any, **named: Any) -> dict[str, float]:
+        return {"loss": 0.0, "entropy": 1.0, "kl_update_k3": 0.0, "grad_norm": 1.0}
+
+
+class Elastic:
+    def rollouts_begin(self) -> None: ...
+
+    def rollouts_end(self) -> None: ...
+
+    def after_update(self, *seconds: float) -> dict[str, float]:
+        return {}
+
+
+class MadeUpParts:
+    """What an arm needs of ``Parts``."""
+
+    uses_reference = False
+    uncalibrated_folder = start_folder = Path("models")
+
+    def __init__(self, folder: Path, training: TrainingConfig, say: Say, equal: int) -> None:
+        self.folder, self.task = folder, Paying(equal)
+        self.config = RunConfig(training=training, shift=ShiftConfig(every=0))
+        self.logs = {split: [log_of(s) for s in self.task.scenarios(split, 60)] for split in Split}
+        self.policy_chat, self.simulator, self.policy = tokens(), MadeUpPool("simulator", say), MadeUpPool("policy")
+        self.collector = collector_of(self.policy, self.task)
+        self.said: list[str] = []
+        self.say = self.said.append
+        self.learner, self.at_start, self.human = Learner(), {}, None
+        self.progress = SimpleNamespace(show=lambda *a: None)
+        self.scribe = SimpleNamespace(wait=lambda: None)
+        self.beside = SimpleNamespace(fetch=lambda references, timeout_s: [])
+        self.closing: list[Any] = []
+        self.on_stop = self.closing.append
+        for pool in (self.policy, self.simulator):
+            pool.publish = lambda weights, version, pool=pool: setattr(pool, "version", version)  # type: ignore[method-assign]
+
+    def open_store(self, name: str, rewind_to: int | None = None) -> None:
+        self.store = ReplayStore(self.folder / "replay" / name)
+        if rewind_to is not None:
+            self.store.rewind(rewind_to)
+
+    def keep(self, dialogues: Sequence[Dialogue]) -> None:
+        self.store.append(dialogues)
+
+    def ask_store(self, method: str, groups: int, *, timeout_s: float = 0, **named: Any) -> list[list[Dialogue]]:
+        return self.store.sample(groups, fewer=method == "sample_ready", **named)
+
+    def elastic(self) -> Elastic:
+        return Elastic()
+
+    def use_simulator(self, folder: Path, version: int | None = None) -> None: ...
+
+    def served_below_run(self) -> str:
+        return ""
+
+    def write_aside(self, *jobs: tuple[str, Any]) -> None:
+        for _, job in jobs:
+            job()
+
+
+def train(parts: MadeUpParts, until: int | None = None) -> Arm:
+    """The arm as far as ``until``, where it stops as a killed one does."""
+    parts.collector.statistics = RolloutStatistics()
+    arm = Arm(parts, "interactive", 0)  # type: ignore[arg-type]
+    try:
+        while arm.running and (until is None or arm.updates < until):
+            one_update(arm, parts.simulator)
+    finally:
+        for close in parts.closing:
+            close()
+    if not arm.running:
+        arm.close()
+    return arm
+
+
+def audited(parts: MadeUpParts, arm: Arm) -> Any:
+    found = parts.collector.statistics.found()
+    result = {"metrics": arm.metrics, "groups_extra": arm.groups_extra, **found}
+    (parts.folder / "arms").mkdir()
+    (parts.folder / "arms" / "interactive-0.json").write_text(json.dumps(result))
+    (account,) = audit_run(parts.folder)
+    assert account.problems == ()
+    return account
+
+
+def metrics_of(arm: Arm, name: str) -> list[float]:
+    return [metric["value"] for metric in arm.metrics if metric["name"] == name]
+
+
+def breaking(share: float) -> Say:
+    def say(request: GenerateRequest) -> str | list[int]:
+        broken = np.random.default_rng(request.seed + 1).random() < share
+        return [control_token()] if broken else by_seed(request)
+
+    return say
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+@pytest.mark.parametrize(("share", "equal", "extra"), [(0.0, 0, 0), (0.4, 0, 0), (0.0, 2, 2), (0.3, 2, 3)])
+def test_what_is_asked_for_is_learned_from_or_dropped_for_a_reason(
+    tmp_path: Path, staleness: int, share: float, equal: int, extra: int
+) -> None:
+    training = TrainingConfig(updates=8, tokens_per_update=60, group_size=3, max_staleness=staleness,
+                              extra_groups=extra, checkpoint_every=3)  # fmt: skip
+    parts = MadeUpParts(tmp_path, training, breaking(share), equal)
+    arm = train(parts)
+    account = audited(parts, arm)
+    learned = metrics_of(arm, "groups_requested")
+    assert len(learned) == 8 and account.delivered == sum(learned), "every update had as many as it asked for at first"
+    assert account.requested == account.delivered + sum(account.dropped.values())
+    assert len(arm.groups_extra) == sum(metrics_of(arm, "groups_extra")) == sum(account.dropped.values())
+    assert all(discarded <= extra for discarded in metrics_of(arm, "groups_discarded"))
+    if not share:
+        assert not parts.collector.statistics.dropped and not sum(metrics_of(arm, "failed_share_user"))
+    else:
+        assert sum(metrics_of(arm, "failed_share_user")) > 0.5
+        assert parts.collector.statistics.dropped["user_degenerate"] > 3
+    if extra:
+        tokens_said = [d.policy_tokens.mask.sum() for d in dialogues_of(parts)]
+        assert arm.policy_tokens == sum(tokens_said) and arm.policy_tokens_discarded > 0
+        assert account.dropped["without signal (its rewards were all equal)"] == sum(
+            metrics_of(arm, "groups_discarded")
+        )
+        assert np.mean(metrics_of(arm, "groups_with_signal")) > 0.6
+    elif not equal:
+        assert metrics_of(arm, "groups_with_signal") == [1.0] * 8 and arm.policy_tokens_discarded == 0
+
+
+def dialogues_of(parts: MadeUpParts) -> list[Any]:
+    from calibrated_rl.replay.schema import from_table
+
+    return from_table(parts.store.table(kind="rollout"))
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 3])
+def test_an_arm_that_goes_on_has_all_its_groups(tmp_path: Path, staleness: int) -> None:
+    """It is killed two updates after its checkpoint; what breaks before and after the kill is not the same."""
+    training = TrainingConfig(updates=7, tokens_per_update=60, group_size=3, max_staleness=staleness, extra_groups=2,
+                              checkpoint_every=3)  # fmt: skip
+    train(MadeUpParts(tmp_path, training, breaking(0.3), 2), until=5)
+    shuffled = breaking(0.3)
+    other = MadeUpParts(
+        tmp_path, training, lambda r: shuffled(GenerateRequest(r.prompt_ids, 32, 1.0, r.seed + 7, ())), 3
+    )
+    arm = train(other)
+    assert any("goes on after update 3" in line for line in other.said)
+    account = audited(other, arm)
+    assert len(metrics_of(arm, "groups_requested")) == 7
+    assert account.requested == account.delivered + sum(account.dropped.values())
+    assert other.collector.statistics.tries["rollout/user"] > 3
+
+
+def test_an_arm_that_learns_nothing_says_so(tmp_path: Path) -> None:
+    training = TrainingConfig(updates=5, tokens_per_update=60, group_size=3, extra_groups=2)
+    parts = MadeUpParts(tmp_path, training, by_seed, 1)
+    arm = train(parts)
+    assert metrics_of(arm, "groups_with_signal") == [0.0] * 5 and metrics_of(arm, "groups_discarded") == [2.0] * 5
+    said = [line for line in parts.said if "nothing to learn from" in line]
+    assert ["this update" in said[0], "2 updates in a row" in said[1], "4 updates in a row" in said[2]] == [True] * 3
+    assert len(said) == 3 and all(line.startswith("interactive (seed 0): ") for line in said)
+    audited(parts, arm)
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_an_arm_whose_user_breaks_nearly_everything_ends_in_words(tmp_path: Path, staleness: int) -> None:
+    training = TrainingConfig(updates=5, tokens_per_update=60, group_size=3, max_staleness=staleness)
+    with pytest.raises(UserError, match=r"the user model broke \d+ of \d+ tries .*user_degenerate"):
+        train(MadeUpParts(tmp_path, training, breaking(0.9), 0))
+
+
+def test_a_run_without_failures_asks_for_nothing_else(tmp_path: Path) -> None:
+    """Its seeds are those of group and member, and its scenarios the first of the update."""
+    training = TrainingConfig(updates=2, tokens_per_update=60, group_size=3)
+    parts = MadeUpParts(tmp_path, training, by_seed, 0)
+    arm = train(parts)
+    random = np.random.default_rng([0, 0])
+    first = [parts.logs[Split.CALIBRATION][i].scenario.id for i in random.permutation(60)]
+    wanted = int(metrics_of(arm, "groups_requested")[0])
+    scenarios: Mapping[str, str] = {d.group_id: d.scenario.id for d in dialogues_of(parts) if d.update == 0}
+    assert list(scenarios.values()) == first[:wanted]
+    assert list(scenarios) == [f"interactive-0-0-{number}" for number in range(wanted)]
