@@ -172,5 +172,5 @@ def refuse_mostly_broken(tries: Mapping[str, int], reasons: Mapping[str, int], *
 _ADVICE = (
     "Look at what it says (jobs/chat.py RUN --with simulator); a better start or alignment (simulator.start, "
     "calibration.sft), more room (simulator.sampling.max_turn_tokens, simulator.engine.max_model_len) or another "
-    "simulator.model may help"
+    "simulator.model (where a proxy stands for people: proxy.model, proxy.sft) may help"
 )
