@@ -179,6 +179,9 @@ def test_what_is_asked_for_is_learned_from_or_dropped_for_a_reason(
     else:
         assert sum(metrics_of(arm, "failed_share_user")) > 0.5
         assert parts.collector.statistics.dropped["user_degenerate"] > 3
+    if equal:  # what was put aside was earned, too: else the figures would be those of a selection
+        aside = zip(metrics_of(arm, "groups_discarded"), metrics_of(arm, "success"), strict=True)
+        assert all(success < 1 for discarded, success in aside if discarded)
     if extra:
         tokens_said = [d.policy_tokens.mask.sum() for d in dialogues_of(parts)]
         assert arm.policy_tokens == sum(tokens_said) and arm.policy_tokens_discarded > 0

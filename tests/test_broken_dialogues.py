@@ -198,11 +198,7 @@ def test_a_few_broken_tries_or_a_dead_engine_are_no_broken_user() -> None:
 def test_whatever_breaks_groups_come_whole_or_with_a_reason(share: float, seed: int, ending: str, size: int) -> None:
     collector = collector_of(MadeUpPool("policy", now_and_then([control_token()], share / 4)))
     user = MadeUpPool("simulator", now_and_then(BROKEN[ending], share))
-    try:
-        groups = collector.groups(SCENARIOS, user, group_size=size, arm="a", update=0, seed=seed)
-    except UserError:
-        assert collector.statistics.tries["rollout/user"] > collector.statistics.tries.total() / 2
-        return
+    groups = collector.groups(SCENARIOS, user, group_size=size, arm="a", update=0, seed=seed)
     for number, group in enumerate(groups):
         if group is None:
             assert ending in collector.statistics.groups_dropped[f"a-{seed}-0-{number}"]

@@ -242,6 +242,9 @@ class Arm:
                 tokens, own = fresh_turns(dialogue.policy_tokens, self.updates, config.max_staleness)
                 staleness += own
                 samples.append(Sample(tokens=tokens, advantage=float(advantage)))
+        # The arm earned what was put aside, too: without it, rewards would be those of a selection.
+        aside = [dialogue for group in batch.discarded for dialogue in group]
+        rewards += [d.outcome.reward for d in aside if d.outcome is not None]
         scoring = time.monotonic()
         if parts.uses_reference:
             temperature = parts.config.policy.sampling.temperature
@@ -268,8 +271,8 @@ class Arm:
             | staleness.metrics()
             | {
                 "reward": float(np.mean(rewards)),
-                "success": float(np.mean([d.outcome.success for d in dialogues if d.outcome])),
-                "turns": float(np.mean([len(d.user_turn_indices()) for d in dialogues])),
+                "success": float(np.mean([d.outcome.success for d in [*dialogues, *aside] if d.outcome])),
+                "turns": float(np.mean([len(d.user_turn_indices()) for d in [*dialogues, *aside]])),
                 "groups_with_signal": signal / len(groups),
                 "groups_requested": float(batch.requested),
             }

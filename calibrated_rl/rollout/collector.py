@@ -102,11 +102,14 @@ class Collector:
 
         Raises:
             RolloutFailure: there is none.
-            UserError: as ``groups``; also where there is none because of the user model.
+            UserError: the user model, a judge or a tool breaks most of the tries, or there is none because of it.
         """
+        kind = named.get("kind", "rollout")
+        before = self.statistics.tries_of(kind)
         complete = [group for group in self.groups(scenarios, user, **named) if group is not None]
         if not complete:
-            self.refuse_nothing(named.get("kind", "rollout"), len(scenarios))
+            self.refuse_nothing(kind, len(scenarios))
+        refuse_mostly_broken(self.statistics.tries_of(kind) - before, self.statistics.dropped)
         return complete
 
     def refuse_nothing(self, kind: str, groups: int) -> NoReturn:
@@ -137,11 +140,7 @@ class Collector:
 
         Args:
             first: number of the first group within its arm, seed and update.
-
-        Raises:
-            UserError: the user model, a judge or a tool breaks most of the tries.
         """
-        before = self.statistics.tries_of(kind)
 
         async def run() -> list[Members | None]:
             return await asyncio.gather(
@@ -154,9 +153,7 @@ class Collector:
                 )
             )  # fmt: skip
 
-        found = run_to_end(run())
-        refuse_mostly_broken(self.statistics.tries_of(kind) - before, self.statistics.dropped)
-        return found
+        return run_to_end(run())
 
     def turn_groups(
         self, histories: Sequence[History], *, group_size: int, arm: str, update: int, seed: int, first: int = 0
