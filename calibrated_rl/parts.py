@@ -25,6 +25,7 @@ from calibrated_rl.errors import PartLost, UserError, first_line, is_no_room
 from calibrated_rl.files import SHARED, wait_for_room
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
+from calibrated_rl.learner.rank import resolve_loss
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR, START
 from calibrated_rl.logs.base import LogReader
@@ -46,6 +47,7 @@ from calibrated_rl.run_copy import RunCopy
 from calibrated_rl.shift.compare_sets import check_names
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 from calibrated_rl.tokens import ChatTokens
+from calibrated_rl.training_check import check_training
 
 STORE_TIMEOUT_S = 300.0
 CACHE = Path(SHARED).expanduser()
@@ -175,6 +177,7 @@ class Parts:
 
     def start(self) -> None:
         """Start all actors side by side, and bring the models to where training begins."""
+        check_training(self.config)
         proxy = self.proxy_base if self.config.proxy.model else None
         check_memory(self.config, self.policy_base, self.simulator_base, proxy)
         gate = WaveGate() if self.config.deterministic else None
@@ -218,8 +221,9 @@ class Parts:
 
     def _start_learner(self, store: Need) -> None:
         self.learner = LearnerGroup(
-            self.config.learner, lambda ranks: self._wait_for_machines(store, *ranks), self.say
-        )
+            self.config.learner, lambda ranks: self._wait_for_machines(store, *ranks), self.say,
+            keep_in=self.folder / "not_finite",
+        )  # fmt: skip
         self._started.callback(self.learner.close)
 
     def _models(self) -> dict[str, Path]:
@@ -382,7 +386,8 @@ class Parts:
     @property
     def uses_reference(self) -> bool:
         """Whether the loss keeps the policy near its start, whose log-probs are then needed at every update."""
-        return float(self.config.training.loss_config.get("kl_coefficient", 0.0)) > 0
+        training = self.config.training
+        return resolve_loss((training.loss, dict(training.loss_config))).needs_reference
 
     @property
     def keeps_start(self) -> bool:

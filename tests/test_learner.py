@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,13 @@ from calibrated_rl.learner.attention import side_by_side
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.checkpoint import FORMAT_VERSION
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
+from calibrated_rl.learner.losses.base import LossInputs, LossOutput
+from calibrated_rl.learner.losses.correction import Correction
 from calibrated_rl.learner.losses.dpo import DPO
 from calibrated_rl.learner.losses.grpo import GRPO
 from calibrated_rl.learner.losses.sft import SFT
+from calibrated_rl.learner.metrics import Sums
+from calibrated_rl.learner.not_finite import SkippedStep, described, keep
 from calibrated_rl.learner.packing import pack
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.learner.sample import Sample
@@ -58,9 +64,9 @@ def sequences(count: int = 12, seed: int = 0) -> list[TokenSequence]:
     return made
 
 
-def samples(count: int = 12) -> list[Sample]:
+def samples(count: int = 12, *, weighted: bool = False) -> list[Sample]:
     rng = np.random.default_rng(1)
-    return [
+    made = [
         Sample(
             tokens=tokens,
             advantage=float(rng.normal()),
@@ -69,6 +75,7 @@ def samples(count: int = 12) -> list[Sample]:
         )
         for tokens in sequences(count)
     ]
+    return made if weighted else [replace(sample, weight=1.0) for sample in made]
 
 
 def learner(folder: Path, optimizer: OptimizerConfig = ADAM, **config: Any) -> LearnerRank:
@@ -175,7 +182,7 @@ def big_epsilon() -> OptimizerConfig:
 
 @pytest.mark.parametrize("loss", [GRPO_TERMS, SFT(SFT.Config()), DPO(DPO.Config())])
 def test_micro_batches_do_not_change_the_step(folder: Path, loss: Any) -> None:
-    batch = SampleBatch.of(samples())
+    batch = SampleBatch.of(samples(weighted=isinstance(loss, SFT)))
     results = []
     for tokens in (2048, 64):
         made = learner(folder, big_epsilon(), micro_batch_tokens=tokens, max_grad_norm=0.0)
@@ -190,11 +197,11 @@ def test_one_step_of_sft_equals_plain_torch(folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     made = learner(folder, big_epsilon(), max_grad_norm=0.1)
-    metrics = made.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))
+    metrics = made.step("policy", SampleBatch.of(samples(weighted=True)), SFT(SFT.Config()))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-2, weight_decay=0.0)
     total, tokens = torch.zeros(()), 0
-    for sample in samples():
+    for sample in samples(weighted=True):
         ids = torch.from_numpy(sample.tokens.ids).long()
         scored = torch.from_numpy(sample.tokens.mask)[1:]
         logs = torch.log_softmax(model(ids[None]).logits[0, :-1], -1).gather(-1, ids[1:, None])[:, 0]
@@ -420,6 +427,117 @@ def test_nothing_scored_means_no_step(folder: Path) -> None:
     assert all(torch.equal(before[name], value) for name, value in made.weights("policy").items())
 
 
+class NotFinite(SFT):
+    """A loss that is not finite."""
+
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        return LossOutput(loss=inputs.logprobs.sum() * 0 + math.inf)
+
+
+class NoGradient(SFT):
+    """A finite loss whose gradient is not."""
+
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        change = inputs.logprobs - inputs.logprobs.detach()
+        return LossOutput(loss=change.abs().sum().sqrt())
+
+
+def with_credit(credit: float, place: int = 3) -> list[Sample]:
+    given_samples = [replace(sample, name=f"dialogue {i}") for i, sample in enumerate(samples())]
+    given_samples[place] = replace(given_samples[place], advantage=credit)
+    return given_samples
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_step_that_is_not_finite_is_not_taken(folder: Path, stage: int, dtype: str) -> None:
+    """Neither weights nor optimizer know of it: the next step is that of a learner that was never asked."""
+    settings: dict[str, Any] = {"zero_stage": stage, "dtype": dtype, "micro_batch_tokens": 64}
+    made, other = learner(folder, **settings), learner(folder, **settings)
+    batch = SampleBatch.of(samples())
+    for each in (made, other):
+        each.step("policy", batch, GRPO_TERMS)
+    before = made.weights("policy")
+    everybody = tuple(range(len(batch.advantages)))
+    for loss, given_batch, reason, blamed in (
+        (GRPO_TERMS, SampleBatch.of(with_credit(math.nan)), "the advantage", (3,)),
+        (NotFinite(SFT.Config()), batch, "the loss", everybody),
+        (NoGradient(SFT.Config()), batch, "the gradient", everybody),
+    ):
+        metrics = made.step("policy", given_batch, loss)
+        assert (metrics["skipped_steps"], metrics["optimizer_steps"]) == (1, 0)
+        (skipped,) = made.skipped()
+        assert (skipped.reason, skipped.sequences, skipped.step) == (reason, blamed, everybody)
+        assert all(torch.equal(before[name], value) for name, value in made.weights("policy").items())
+    found, expected = ((each.step("policy", batch, GRPO_TERMS), each.weights("policy")) for each in (made, other))
+    assert found[0] == expected[0] and found[0]["skipped_steps"] == 0
+    assert all(torch.equal(expected[1][name], value) for name, value in found[1].items())
+
+
+def test_other_minibatches_of_an_update_are_taken(folder: Path) -> None:
+    made = learner(folder)
+    metrics = made.step("policy", SampleBatch.of(with_credit(math.inf)), GRPO_TERMS, minibatches=4)
+    assert (metrics["skipped_steps"], metrics["optimizer_steps"]) == (1, 3)
+    assert made.skipped()[0].sequences == (3,) and math.isfinite(metrics["loss"])
+
+
+def test_what_comes_in_must_be_finite(folder: Path) -> None:
+    made = learner(folder)
+    for field, value, reason in (
+        ("logprobs", math.nan, "log-probs of the sampling engine"),
+        ("logprobs", -math.inf, "log-probs of the sampling engine"),
+        ("reference_logprobs", math.nan, "log-probs of the reference"),
+    ):
+        given_samples = with_credit(0.5)
+        sample = given_samples[5]
+        scored = int(np.flatnonzero(sample.tokens.mask)[-1])
+        if field == "logprobs":
+            values = sample.tokens.logprobs.copy()
+            values[scored] = value
+            given_samples[5] = replace(sample, tokens=replace(sample.tokens, logprobs=values))
+        else:
+            assert sample.reference_logprobs is not None
+            values = sample.reference_logprobs.copy()
+            values[scored] = value
+            given_samples[5] = replace(sample, reference_logprobs=values)
+        made.step("policy", SampleBatch.of(given_samples), GRPO_TERMS)
+        (skipped,) = made.skipped()
+        assert (skipped.reason, skipped.sequences) == (reason, (5,))
+        assert described(skipped, given_samples) == f"{reason} not finite in dialogue 5"
+    broken = made.models["policy"].parameters()["model.norm.weight"]
+    broken.data.fill_(math.nan)
+    masking = GRPO(GRPO.Config(correction=Correction.Config(mode="mask")))
+    made.step("policy", SampleBatch.of(samples()), masking)  # what is not a number is out of all bounds
+    assert made.skipped()[0].reason == "log-probs before the update"
+
+
+def test_what_a_step_was_to_be_taken_on_is_kept(tmp_path: Path) -> None:
+    given_samples = with_credit(-math.inf, place=1)[:3]
+    skipped = SkippedStep(reason="the advantage", sequences=(1,), step=(0, 1))
+    files = [keep(tmp_path / "kept", skipped, given_samples, {"model": "policy", "temperature": 1.0}) for _ in range(2)]
+    assert [file.name for file in files] == ["0001-policy.jsonl", "0002-policy.jsonl"]
+    head, first, second = (json.loads(line) for line in files[0].read_text().splitlines())
+    assert head == {"model": "policy", "temperature": 1.0, "reason": "the advantage", "samples": 2}
+    assert (first["blamed"], second["blamed"], second["advantage"]) == (False, True, "-Infinity")
+    tokens = given_samples[1].tokens
+    assert (second["dialogue"], second["ids"]) == ("dialogue 1", tokens.ids.tolist())
+    assert [value is None for value in second["sampler_logprobs"]] == (~tokens.mask).tolist()
+
+
+def test_no_scores_at_temperature_0(folder: Path) -> None:
+    made, batch = learner(folder), SampleBatch.of(samples())
+    for temperature in (0.0, -1.0, math.nan):
+        with pytest.raises(UserError, match="must be above 0"):
+            made.score("policy", batch, temperature)
+        with pytest.raises(UserError, match="must be above 0"):
+            made.step("policy", batch, GRPO_TERMS, temperature=temperature)
+
+
+def test_weights_that_a_loss_does_not_use_are_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="GRPO does not use the weights"):
+        learner(folder).step("policy", SampleBatch.of(samples(weighted=True)), GRPO_TERMS)
+
+
 def received(reference: Any) -> dict[str, torch.Tensor]:
     """What an engine would get, copied."""
     import ray
@@ -440,9 +558,10 @@ def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, st
     expected = [alone.step("policy", SampleBatch.of(given_samples), GRPO_TERMS) for _ in range(2)]
     config = LearnerConfig(
         ranks=2, zero_stage=stage, micro_batch_tokens=40, threads=1, cpus=0.1, timeout_seconds=120,
-        share_weights=stage == 3,
+        share_weights=stage == 3, max_skipped_steps=1,
     )  # fmt: skip
-    group = LearnerGroup(config)
+    told: list[str] = []
+    group = LearnerGroup(config, say=told.append, keep_in=tmp_path / "not_finite")
     try:
         group.load("policy", folder, optimizer=big_epsilon())
         found = [group.step("policy", given_samples, GRPO_TERMS) for _ in range(2)]
@@ -450,6 +569,17 @@ def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, st
             assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
         weights = received(group.weights("policy"))
         assert_same((found[0], weights), (found[0], alone.weights("policy")))
+        # Infinite for the rank alone that has the sample: no rank takes the step.
+        reference = np.where(given_samples[4].tokens.mask, 1e30, np.nan).astype(np.float32)
+        impossible = list(given_samples)
+        impossible[4] = replace(given_samples[4], name="the odd one", reference_logprobs=reference)
+        skipped = group.step("policy", impossible, GRPO_TERMS)
+        assert (skipped["skipped_steps"], skipped["optimizer_steps"]) == (1, 0)
+        assert all(torch.equal(weights[name], value) for name, value in received(group.weights("policy")).items())
+        file = tmp_path / "not_finite" / "0001-policy.jsonl"
+        assert re.search(rf"the loss not finite in .*the odd one.*; its data: {file} \(1 of at most 1\)", told[-1])
+        with pytest.raises(UserError, match="learner.max_skipped_steps is 1: look at these dialogues"):
+            group.step("policy", impossible, GRPO_TERMS)
         tokens = [sample.tokens for sample in given_samples]
         group.save("policy", tmp_path / "saved")
         for values, one in zip(group.log_probs("policy", tokens), tokens, strict=True):
@@ -486,3 +616,40 @@ def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, st
         assert all(torch.equal(weights[name], value) for name, value in expected_weights.items())
     finally:
         group.close()
+
+
+class LogLikelihood(SFT):
+    """A sum over tokens, whatever else is in the step."""
+
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        return LossOutput(loss=-inputs.logprobs.sum() / 512)
+
+
+def gradients(made: LearnerRank, batch: SampleBatch) -> torch.Tensor:
+    """What the next optimizer step would go along, [P] in float32."""
+    from deepspeed.utils import safe_get_full_grad
+
+    model, loss, chosen = made.models["policy"], LogLikelihood(SFT.Config()), np.arange(len(batch.advantages))
+    made._accumulate(model, batch, loss, chosen, batch.scored, None, 1.0, Sums(), [])
+    parameters = model.parameters().values()
+    parts = [safe_get_full_grad(p) if made.config.zero_stage else p.grad for p in parameters]
+    return torch.cat([part.detach().float().flatten() for part in parts])
+
+
+@pytest.fixture(scope="module")
+def float32_sum(folder: Path) -> torch.Tensor:
+    """Of the gradients of 48 samples, each computed by itself in bfloat16."""
+    made = learner(folder, dtype="bfloat16")
+    parts = []
+    for sample in samples(48):
+        parts.append(gradients(made, SampleBatch.of([sample])))
+        made.models["policy"].drop_gradients()
+    return torch.stack(parts).sum(0)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_bfloat16_gradients_add_up_in_float32(folder: Path, float32_sum: torch.Tensor, stage: int) -> None:
+    """Over 48 micro-batches: rounded once, at most."""
+    made = learner(folder, dtype="bfloat16", zero_stage=stage, micro_batch_tokens=1)
+    error = gradients(made, SampleBatch.of(samples(48))) - float32_sum
+    assert float(error.norm() / float32_sum.norm()) < 2e-3

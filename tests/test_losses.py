@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.advantages import group_advantages, has_signal
 from calibrated_rl.learner.losses.base import Loss, LossInputs, Totals
+from calibrated_rl.learner.losses.check import check_policy_loss
 from calibrated_rl.learner.losses.cispo import CISPO
 from calibrated_rl.learner.losses.correction import Correction
 from calibrated_rl.learner.losses.dpo import DPO
 from calibrated_rl.learner.losses.dr_grpo import DrGRPO
 from calibrated_rl.learner.losses.grpo import GRPO
 from calibrated_rl.learner.losses.gspo import GSPO
-from calibrated_rl.learner.losses.policy import PolicyLoss, k3
+from calibrated_rl.learner.losses.policy import ESTIMATORS, PolicyLoss, k3
 from calibrated_rl.learner.losses.reinforce import Reinforce
 from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.metrics import Sums, collect
@@ -109,8 +110,9 @@ def test_gspo_takes_one_ratio_a_sequence() -> None:
 
 def test_reinforce_sums_over_tokens() -> None:
     value, gradient = value_and_gradient(Reinforce(Reinforce.Config()), inputs())
-    assert value == pytest.approx(-((2 * OLD + math.log(0.75)) - 2 * OLD) / 2)
-    assert gradient == pytest.approx([-0.5, -0.5, 1.0])
+    logs = [OLD + math.log(r) for r in RATIOS]
+    assert value == pytest.approx(-(1.5 * logs[0] + 0.5 * logs[1] - 2 * logs[2]) / 2)
+    assert gradient == pytest.approx([-0.75, -0.25, 1.0])
 
 
 def test_sft_divides_weighted_tokens_by_their_number() -> None:
@@ -192,6 +194,117 @@ def test_k3_is_unbiased() -> None:
     assert float((p * k3(q.log(), p.log())).sum()) == pytest.approx(float((p * (p / q).log()).sum()))
 
 
+WORDS = torch.tensor([[0.4, -1.0, 0.9, 0.0], [-0.5, 0.3, 1.2, 0.1], [0.0, 0.5, -0.2, 0.9], [0.8, -0.3, 0.4, -0.9]])
+"""Logits of four words: the policy now, the reference, the policy before the update, the engine that sampled."""
+
+
+def penalty_by_enumeration(estimator: str, *, stale: bool) -> tuple[float, torch.Tensor]:
+    """Value and gradient (by the logits of the policy now) of a loss that is its KL penalty alone, in expectation: each
+    word stands once, and counts as often as the engine says it. Only with ``stale`` do the policies differ."""
+    logits = WORDS[0].double().requires_grad_()
+    now = torch.log_softmax(logits, 0)
+    reference, old, sampler = torch.log_softmax(WORDS[1:].double(), 1)
+    if not stale:
+        old = sampler = now.detach()
+    correction = Correction.Config(mode="truncate", high=math.inf)
+    loss = Reinforce(Reinforce.Config(kl_coefficient=1.0, kl_estimator=estimator, correction=correction))
+    value, gradient = 0.0, torch.zeros(4).double()
+    for word in range(4):
+        one = slice(word, word + 1)
+        given_inputs = inputs(
+            [1.0], [0.0], [0], logprobs=now[one], old_logprobs=old[one], sampler_logprobs=sampler[one],
+            reference_logprobs=reference[one],
+        )  # fmt: skip
+        output, chance = loss(given_inputs).loss, float(sampler[word].exp())
+        value += chance * float(output.detach())
+        gradient += chance * torch.autograd.grad(output, logits, retain_graph=True)[0]
+    return value, gradient
+
+
+@pytest.mark.parametrize("stale", [False, True])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_kl_penalty_has_the_gradient_of_the_divergence(estimator: str, stale: bool) -> None:
+    """Exact, by enumeration of a small softmax: that of KL(policy ‖ reference), also when others have sampled."""
+    logits = WORDS[0].double().requires_grad_()
+    now, reference = torch.log_softmax(logits, 0), torch.log_softmax(WORDS[1].double(), 0)
+    divergence = (now.exp() * (now - reference)).sum()
+    (expected,) = torch.autograd.grad(divergence, logits)
+    value, gradient = penalty_by_enumeration(estimator, stale=stale)
+    torch.testing.assert_close(gradient, expected)
+    biased = float((now.exp() * (now - reference).square() / 2).sum().detach())
+    assert value == pytest.approx(biased if estimator == "k2" else float(divergence.detach()))
+
+
+def test_reinforce_weighs_for_the_steps_before() -> None:
+    """Its gradient after a first step is that of the return under the policy now, although others have sampled."""
+    logits = WORDS[0].double().requires_grad_()
+    now, (_, old, sampler) = torch.log_softmax(logits, 0), torch.log_softmax(WORDS[1:].double(), 1)
+    credit = torch.tensor([1.0, -0.5, 2.0, 0.3]).double()
+    (expected,) = torch.autograd.grad(-(now.exp() * credit).sum(), logits, retain_graph=True)
+    loss = Reinforce(Reinforce.Config(correction=Correction.Config(mode="truncate", high=math.inf)))
+    found = torch.zeros(4).double()
+    for word in range(4):
+        one = slice(word, word + 1)
+        given_inputs = inputs(
+            [1.0], [float(credit[word])], [0], logprobs=now[one], old_logprobs=old[one], sampler_logprobs=sampler[one]
+        )  # fmt: skip
+        found += sampler[word].exp() * torch.autograd.grad(loss(given_inputs).loss, logits, retain_graph=True)[0]
+    torch.testing.assert_close(found, expected)
+
+
+def test_gspo_corrects_by_one_ratio_a_sequence() -> None:
+    """Such that correction times ratio is the ratio of the policy now to the engine that sampled."""
+    sampler = torch.tensor([OLD - 0.6, OLD + 0.1, OLD + 0.2], dtype=torch.float64)
+    config = GSPO.Config(clip_low=1.0, clip_high=9.0, correction=Correction.Config(high=9.0))
+    value, _ = value_and_gradient(GSPO(config), inputs(sampler_logprobs=sampler))
+    first = math.exp((math.log(1.5) + math.log(0.5) + 0.6 - 0.1) / 2)
+    assert value == pytest.approx(-(first - 2.0 * math.exp(-0.2)) / 2)
+    truncated = GSPO(GSPO.Config(clip_low=1.0, clip_high=9.0, correction=Correction.Config(high=1.0)))
+    value, _ = value_and_gradient(truncated, inputs(sampler_logprobs=sampler))
+    assert value == pytest.approx(-(math.sqrt(0.75) - 2.0 * math.exp(-0.2)) / 2)
+
+
+FITTING: dict[str, Any] = {"advantage": "dr_grpo", "minibatches": 4}
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings", "changes", "message"),
+    [
+        (DrGRPO, {}, {"advantage": "grpo"}, "set training.advantage=dr_grpo"),
+        (SFT, {}, {}, "no policy-gradient loss"),
+        (DPO, {}, {}, "no policy-gradient loss"),
+        (GRPO, {"clip_high": 0.28}, {"minibatches": 1}, "clip_high does nothing where training.minibatches is 1"),
+        (GSPO, {"clip_low": 1e-4}, {"minibatches": 1}, "clip_low does nothing where training.minibatches is 1"),
+        (GRPO, {"kl_estimator": "k1"}, {}, "kl_estimator does nothing where kl_coefficient is 0"),
+        (CISPO, {"correction": {"low": 0.1}}, {}, "correction.low does nothing where correction.mode is truncate"),
+        (GRPO, {"correction": {"mode": "none", "high": 3.0}}, {}, "correction.high does nothing"),
+    ],
+)
+def test_settings_that_would_do_something_else_are_refused(
+    loss: type[Loss], settings: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    made = resolve_loss((f"{loss.__module__}:{loss.__name__}", settings))
+    with pytest.raises(UserError, match=message):
+        check_policy_loss(made, settings, **(FITTING | changes))
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings", "changes"),
+    [
+        (DrGRPO, {}, {}), (DrGRPO, {}, {"advantage": "rloo"}), (GRPO, {}, {"advantage": "grpo"}),
+        (GRPO, {"clip_high": 0.28, "kl_coefficient": 0.1, "kl_estimator": "k1"}, {}),
+        (GSPO, {}, {"minibatches": 1}), (CISPO, {"correction": {"mode": "mask", "low": 0.1}}, {}),
+        (Reinforce, {"correction": {"mode": "none"}}, {"advantage": "rloo"}),
+    ],
+)  # fmt: skip
+def test_settings_that_fit_are_not_refused(
+    loss: type[Loss], settings: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    check_policy_loss(
+        resolve_loss((f"{loss.__module__}:{loss.__name__}", settings)), settings, **(FITTING | changes)
+    )
+
+
 def test_advantages_by_hand() -> None:
     rewards = [1.0, 0.0, 0.0, 0.0]
     assert group_advantages(rewards, "dr_grpo").tolist() == pytest.approx([0.75, -0.25, -0.25, -0.25])
@@ -213,6 +326,15 @@ def test_bad_settings_are_refused() -> None:
         GRPO(GRPO.Config(aggregation="mean"))
     with pytest.raises(UserError, match="correction.mode"):
         Correction(Correction.Config(mode="drop"))
+    with pytest.raises(UserError, match="choose k1, k2, k3"):
+        GRPO(GRPO.Config(kl_estimator="k4"))
+    for name, value in (("clip_low", 1.5), ("clip_low", 0.0), ("clip_high", -0.1), ("kl_coefficient", math.nan)):
+        with pytest.raises(UserError, match=f"{name} is {value}"):
+            GRPO(GRPO.Config(**{name: value}))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="entropy_coefficient is -0.1"):
+        CISPO(CISPO.Config(entropy_coefficient=-0.1))
+    with pytest.raises(UserError, match="beta is 0"):
+        DPO(DPO.Config(beta=0.0))
     with pytest.raises(UserError, match="choose grpo"):
         group_advantages([0.0, 1.0], "ppo")
     with pytest.raises(UserError, match="not a loss"):

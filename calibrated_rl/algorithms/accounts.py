@@ -1,6 +1,6 @@
 """What an arm is charged for, how many groups fit its budget, and what is said of groups that teach nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from calibrated_rl.dialogue import Dialogue, Source
@@ -45,6 +45,15 @@ NO_SIGNAL = "without signal (its rewards were all equal)"
 
 LEFT_OVER = "left over (another one, of an attempt at the update that was lost, was learned from)"
 """Why a group is not learned from that was asked for once more after a restart."""
+
+
+def why_nothing_was_learned(metrics: Mapping[str, float]) -> str:
+    """For an update without a single optimizer step."""
+    if metrics.get("skipped_steps"):
+        return "nothing learned: no step was finite"
+    if metrics.get("masked_share"):
+        return "nothing learned: the correction rejected every token"
+    return "no token of the policy"  # users never let it speak
 
 
 def signal_notice(shares: Sequence[float]) -> str | None:

@@ -74,7 +74,7 @@ def ask_people(parts: Parts, dialogues: Sequence[Dialogue], count: int, seed: in
         reply = parts.human.sample(dialogue.scenario, history, seed + int(number))
         view = view_of(parts.simulator_chat, dialogue.scenario, Side.USER, history).without_mask()
         view.speak_text(reply)
-        samples.append(Sample(tokens=view.sequence()))
+        samples.append(Sample(tokens=view.sequence(), name=dialogue.id))
     return samples
 
 
@@ -84,4 +84,4 @@ def more_logs(parts: Parts) -> Iterator[Sample]:
         for index in log.user_turn_indices()[1:]:
             view = view_of(parts.simulator_chat, log.scenario, Side.USER, log.turns[:index]).without_mask()
             view.speak_text(log.turns[index].text)
-            yield Sample(tokens=view.sequence())
+            yield Sample(tokens=view.sequence(), name=log.id)

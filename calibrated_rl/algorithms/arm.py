@@ -17,6 +17,7 @@ from calibrated_rl.algorithms.accounts import (
     signal_notice,
     tokens_of_users,
     turns_of_people,
+    why_nothing_was_learned,
 )
 from calibrated_rl.algorithms.ahead import AheadState, RolloutsAhead
 from calibrated_rl.algorithms.measuring import ShiftWatch, overall
@@ -241,7 +242,9 @@ class Arm:
                 assert dialogue.policy_tokens is not None
                 tokens, own = fresh_turns(dialogue.policy_tokens, self.updates, config.max_staleness)
                 staleness += own
-                samples.append(Sample(tokens=tokens, advantage=float(advantage)))
+                samples.append(
+                    Sample(tokens=tokens, advantage=float(advantage), name=dialogue.id, group=dialogue.group_id)
+                )
         # The arm earned what was put aside, too: without it, rewards would be those of a selection.
         aside = [dialogue for group in batch.discarded for dialogue in group]
         rewards += [d.outcome.reward for d in aside if d.outcome is not None]
@@ -380,8 +383,7 @@ class Arm:
         last = {m["name"]: m["value"] for m in self.metrics if m["update"] == self.updates - 1}
         updates, who = self.parts.config.training.updates, f"{self.name} (seed {self.seed})"
         self.parts.progress.show(who, self.updates, updates)
-        # Where users never let the policy speak, there was nothing to learn from.
-        entropy = f"entropy {last['entropy']:.2f}" if "entropy" in last else "no token of the policy"
+        entropy = f"entropy {last['entropy']:.2f}" if "entropy" in last else why_nothing_was_learned(last)
         figures = f"reward {last['reward']:+.3f}, success {last['success']:.2f}, {entropy}"
         self.parts.say(f"{who} update {self.updates}/{updates}: {figures}")
         if words := signal_notice([m["value"] for m in self.metrics if m["name"] == "groups_with_signal"]):

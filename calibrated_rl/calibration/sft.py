@@ -49,7 +49,7 @@ class SFTConfig:
 def log_samples(logs: Sequence[Dialogue], side: Side, tokens: ChatTokens) -> list[Sample]:
     """Logged dialogues as ``side``'s token sequences, its own turns masked for loss."""
     return [
-        Sample(tokens=view_of(tokens, log.scenario, side, log.turns).sequence())
+        Sample(tokens=view_of(tokens, log.scenario, side, log.turns).sequence(), name=log.id)
         for log in logs
         if any(turn.side is side for turn in log.turns[1:])
     ]

@@ -31,6 +31,8 @@ class SampleBatch:
     """[L] weight of the sequence times weight of the token."""
     advantages: NDArray[np.float32]
     """[S]"""
+    sampled: NDArray[np.bool_]
+    """[L] True where an engine sampled the token, and so must have told its log-prob."""
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -44,6 +46,24 @@ class SampleBatch:
     def split(self, flat: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Cut an array over all tokens [L] into one a sequence."""
         return np.split(flat, self.starts[1:-1])
+
+    def not_finite(self) -> dict[int, str]:
+        """Sequences with something that is not a finite number where a number must be, and what that is."""
+        sampler, reference = self.sampler_logprobs, self.reference_logprobs
+        of_tokens = {
+            "log-probs of the sampling engine": np.isinf(sampler) | (np.isnan(sampler) & self.sampled),
+            "log-probs of the reference": np.zeros_like(self.scored) if reference is None else ~np.isfinite(reference),
+            "weights": ~np.isfinite(self.token_weights),
+        }
+        found: dict[int, str] = {}
+        for what, broken in of_tokens.items():
+            found |= dict.fromkeys(np.unique(self.sequence_of[self.scored & broken]).tolist(), what)
+        return found | dict.fromkeys(np.flatnonzero(~np.isfinite(self.advantages)).tolist(), "the advantage")
+
+    @property
+    def weighted(self) -> bool:
+        """Whether scored tokens have weights other than 1."""
+        return bool((self.token_weights[self.scored] != 1).any())
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> "SampleBatch":
@@ -69,6 +89,7 @@ class SampleBatch:
             reference_logprobs=reference,
             token_weights=weights,
             advantages=np.asarray([s.advantage for s in samples], np.float32),
+            sampled=np.concatenate([t.versions >= 0 for t in tokens]),
         )
 
     @classmethod

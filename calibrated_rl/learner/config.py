@@ -51,6 +51,9 @@ class LearnerConfig:
     weights to any machine, as it does in any case for models with adapters."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this global norm; 0 turns it off."""
+    max_skipped_steps: int = 3
+    """Optimizer steps whose loss, gradient or data are not finite are not taken. When there have been more than so many
+    since the learner began, the run ends; 0: at the first."""
     threads: int = 2
     """CPU threads of a rank; results are bit-identical for the same number only."""
     cpus: float = 0.5
@@ -76,3 +79,5 @@ class LearnerConfig:
         for name in ("ranks", "micro_batch_tokens", "threads"):
             if getattr(self, name) < 1:
                 raise UserError(f"learner.{name} is {getattr(self, name)}: it must be at least 1")
+        if self.max_skipped_steps < 0:
+            raise UserError(f"learner.max_skipped_steps is {self.max_skipped_steps}: it must not be negative")

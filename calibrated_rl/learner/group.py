@@ -18,6 +18,8 @@ from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.checkpoint import Snapshot
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.device_memory import DeviceMemory
+from calibrated_rl.learner.losses.base import Loss
+from calibrated_rl.learner.not_finite import SkippedStep, described, keep
 from calibrated_rl.learner.rank import LearnerRank, LossSpec
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.world import LOCALHOST, free_port
@@ -99,6 +101,10 @@ def rank_options(config: LearnerConfig, cluster_gpus: float) -> dict[str, Any]:
     return options | ({"label_selector": dict(config.labels)} if config.labels else {})
 
 
+def _name_of(loss: LossSpec) -> str:
+    return loss if isinstance(loss, str) else type(loss).__name__ if isinstance(loss, Loss) else loss[0]
+
+
 class LearnerGroup:
     """Starts the ranks and calls them together; each call returns when all are done.
 
@@ -109,14 +115,17 @@ class LearnerGroup:
 
     def __init__(
         self, config: LearnerConfig, wait_for_machines: Callable[[Sequence[Need]], None] = lambda needs: None,
-        say: Callable[[str], None] = lambda text: None,
+        say: Callable[[str], None] = lambda text: None, keep_in: Path | None = None,
     ) -> None:
         """
         Args:
             wait_for_machines: returns when the ranks have what they need of the cluster; until then no time-out runs.
             say: is told what users should know.
+            keep_in: folder for the data of optimizer steps that were not taken; None: they are not kept.
         """
-        self.config, self._say = config, say
+        self.config, self._say, self._keep_in = config, say, keep_in
+        self.skipped_steps = 0
+        """Optimizer steps that were not taken, because something was not finite."""
         self.micro_batch_tokens = float(config.micro_batch_tokens)
         """Less than the settings say, once memory has run out."""
         self._bases: dict[str, tuple[str, Any]] = {}
@@ -197,6 +206,10 @@ class LearnerGroup:
             temperature: that at which the samples were drawn.
             minibatches: each epoch is cut into so many optimizer steps, shuffled if more than one.
             learning_rate: replaces the optimizer's; the warm-up still applies.
+
+        Raises:
+            UserError: more steps than ``config.max_skipped_steps`` were not taken, since the group began, because
+                something was not finite.
         """
         if not samples:
             raise UserError(f"learner: no samples to train '{name}' on")
@@ -208,7 +221,27 @@ class LearnerGroup:
         if (now := metrics["micro_batch_tokens"]) < self.micro_batch_tokens:
             self.micro_batch_tokens = now
             self._say(f"the learner ran out of memory and goes on with micro-batches of {now:.0f} tokens")
+        if metrics["skipped_steps"]:
+            self._note_skipped(name, samples, {"loss": _name_of(loss), "temperature": temperature})
         return metrics
+
+    def _note_skipped(self, name: str, samples: Sequence[Sample], what: dict[str, Any]) -> None:
+        most = self.config.max_skipped_steps
+        skipped: list[SkippedStep] = self._call("skipped")
+        for each in skipped:
+            self.skipped_steps += 1
+            told = f"an optimizer step of '{name}' was not taken: {described(each, samples)}"
+            if self._keep_in is not None:
+                try:
+                    told += f"; its data: {keep(self._keep_in, each, samples, {'model': name} | what)}"
+                except OSError as error:
+                    told += f"; its data could not be kept ({error})"
+            if self.skipped_steps > most:
+                raise UserError(
+                    f"{told}. This is number {self.skipped_steps}, and learner.max_skipped_steps is {most}: look at "
+                    "these dialogues, lower the learning rate, or choose a dtype with more room"
+                )
+            self._say(f"{told} ({self.skipped_steps} of at most {most})")
 
     def _score(
         self, name: str, batch: SampleBatch, temperature: float
@@ -246,6 +279,12 @@ class LearnerGroup:
         weights = batch.token_weights[batch.scored].astype(np.float64)
         if not len(logprobs):
             raise UserError(f"learner: no token of the samples to evaluate '{name}' on is masked")
+        if not np.isfinite(logprobs).all():
+            first = int(batch.sequence_of[batch.scored][~np.isfinite(logprobs)][0])
+            raise UserError(
+                f"learner: '{name}' gives log-probs that are not finite, as in {samples[first].name or 'a sample'}: "
+                "its weights are broken, or its dtype has too little room"
+            )
         return {
             "nll": -float(logprobs.mean(dtype=np.float64)),
             "weighted_nll": -float((weights * logprobs).sum() / max(weights.sum(), 1e-12)),

@@ -1,6 +1,7 @@
 """One named model on one rank: trainable under its own DeepSpeed engine, or frozen and whole."""
 
 import gc
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from calibrated_rl.checksums import write_checksums
 from calibrated_rl.errors import UserError
+from calibrated_rl.learner.accumulation import Float32Sums
 from calibrated_rl.learner.attention import layout_of
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.lora import LoRAConfig, adapt, is_adapter, peft_files
@@ -78,6 +80,8 @@ class HostedModel:
             file.name: file.read_bytes() for pattern in FILES for file in sorted(path.glob(pattern)) if file.is_file()
         }
         """Config and tokenizer. Held, because a checkpoint that the model came from may go before it is saved."""
+        self.sums: Float32Sums | None = None
+        """Where this and not DeepSpeed adds up the gradients of micro-batches."""
         if optimizer is None:
             self.module.requires_grad_(False).eval().to(world.device)
             self.engine: Any = None
@@ -137,6 +141,7 @@ class HostedModel:
             "gradient_accumulation_steps": 1,
             "gradient_clipping": self.config.max_grad_norm,
             "bf16": {"enabled": self.config.dtype == "bfloat16"},
+            **({"data_types": {"grad_accum_dtype": "fp32"}} if self.config.zero_stage >= 2 else {}),
             "zero_optimization": {
                 "stage": self.config.zero_stage,
                 "reduce_bucket_size": bucket,
@@ -145,6 +150,8 @@ class HostedModel:
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 10**9,
         }
+        if self.config.dtype == "bfloat16" and self.config.zero_stage < 2:
+            self.sums = Float32Sums(self.parameters().values())
         engine, *_ = deepspeed.initialize(model=self.module, optimizer=optimizer, config=options)
         engine.train()
         return engine
@@ -175,17 +182,24 @@ class HostedModel:
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Accumulate the gradient of this rank's share of the loss; ``last`` is its last of the step."""
         self.engine.set_gradient_accumulation_boundary(last)
+        if self.sums is not None:
+            self.sums.begin(last=last)
         # DeepSpeed averages over the ranks; the shares of the ranks are to be summed.
         self.engine.backward(loss * self.world.size)
+        if self.sums is not None:
+            self.sums.end()
 
     def drop_gradients(self) -> None:
         """Forget what ``backward`` has accumulated."""
         self.engine.zero_grad()
+        if self.sums is not None:
+            self.sums.drop()
         for parameter in self.parameters().values():
             parameter.grad = None
 
-    def update(self, learning_rate: float | None) -> tuple[float, float]:
-        """Take the optimizer step. Return the gradient's norm before clipping and the learning rate used."""
+    def update(self, learning_rate: float | None) -> tuple[float, float] | None:
+        """Take the optimizer step. Return the gradient's norm before clipping and the learning rate used; None if the
+        norm is not finite: then weights and optimizer are as they were, on all ranks, and the gradient is dropped."""
         assert self.optimizer is not None
         rate = self.optimizer.learning_rate if learning_rate is None else learning_rate
         rate *= min(1.0, (self.steps + 1) / max(1, self.optimizer.warmup_steps))
@@ -195,9 +209,14 @@ class HostedModel:
             # Here DeepSpeed hands the step to the plain optimizer and keeps no norm.
             gradients = [p.grad for p in self.parameters().values() if p.grad is not None]
             norm = float(torch.nn.utils.get_total_norm(gradients))
+            if not math.isfinite(norm):
+                self.drop_gradients()
+                return None
             self.engine.step()
         else:
             self.engine.step()
+            if not self.engine.was_step_applied():
+                return None
             norm = float(self.engine.get_global_grad_norm())
         self.steps += 1
         return norm, rate

@@ -5,6 +5,7 @@ computes its share of the micro-batches.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from calibrated_rl.learner.device_memory import DeviceMemory, look_at_device
 from calibrated_rl.learner.hosted import HostedModel
 from calibrated_rl.learner.losses.base import Loss, LossInputs, Totals
 from calibrated_rl.learner.metrics import Sums, collect
+from calibrated_rl.learner.not_finite import SkippedStep
 from calibrated_rl.learner.out_of_memory import OutOfMemory
 from calibrated_rl.learner.packing import EMPTY, PackedBatch, pack
 from calibrated_rl.learner.world import LOCALHOST, World, free_port
@@ -61,6 +63,8 @@ class LearnerRank:
         self.models: dict[str, HostedModel] = {}
         self.micro_batch_tokens = config.micro_batch_tokens
         """Halved where memory runs out."""
+        self._skipped: list[SkippedStep] = []
+        """Of the last call to ``step``."""
         self._blocks: dict[str, WeightsBlocks] = {}
         """Where engines find the weights of each model. They stay when the model is unloaded: a replica that comes back
         needs what was sent last."""
@@ -120,16 +124,24 @@ class LearnerRank:
         epochs: int = 1,
         learning_rate: float | None = None,
     ) -> dict[str, float]:
-        """Take ``minibatches * epochs`` optimizer steps and return metrics, the same on all ranks."""
+        """Take ``minibatches * epochs`` optimizer steps and return metrics, the same on all ranks. A step that is
+        not finite is not taken: ``skipped`` tells which those were."""
         model, loss = self._model(name), resolve_loss(loss)
         assert model.trainable, f"'{name}' was loaded with trainable=False"
+        _check_temperature(temperature)
         if loss.needs_reference and batch.reference_logprobs is None:
             raise UserError(f"the loss {type(loss).__name__} needs samples with reference_logprobs")
+        if batch.weighted and not loss.reads_weights:
+            raise UserError(f"the loss {type(loss).__name__} does not use the weights of samples, and some have them")
         self._check_units(batch, loss.unit)
+        self._skipped = []
+        broken = batch.not_finite()
         sums, scored, old = Sums(), batch.scored, None
         rejects = loss.correction is not None and loss.correction.rejects
         if rejects or (loss.policy_gradient and minibatches * epochs > 1):
             old = self._score(model, batch, temperature)[0]
+            lost = np.unique(batch.sequence_of[batch.scored & ~np.isfinite(old)]).tolist()
+            broken = dict.fromkeys(lost, "log-probs before the update") | broken
         if rejects:
             assert old is not None and loss.correction is not None
             accepted = loss.correction.accepted(torch.from_numpy(old), torch.from_numpy(_sampler(batch, old)))
@@ -137,13 +149,23 @@ class LearnerRank:
         before, left = int(batch.scored.sum()), int(scored.sum())
         taken = 0
         for chosen in self._minibatches(model, batch, loss.unit, minibatches, epochs):
+            if blamed := [each for each in chosen.tolist() if each in broken]:
+                self._skip(" and ".join(sorted({broken[each] for each in blamed})), blamed, chosen)
+                continue
             accumulate = partial(self._accumulate, model, batch, loss, chosen, scored, old, temperature)
-            taken += self._optimizer_step(model, accumulate, learning_rate, sums)
+            taken += self._optimizer_step(model, accumulate, learning_rate, sums, chosen)
         results = self._join(sums).results()
-        results |= {"optimizer_steps": float(taken), "tokens": float(left)}
+        results |= {"optimizer_steps": float(taken), "tokens": float(left), "skipped_steps": float(len(self._skipped))}
         results["micro_batch_tokens"] = float(self.micro_batch_tokens)
         results["masked_share"] = (before - left) / before if before else 0.0
         return results
+
+    def skipped(self) -> list[SkippedStep]:
+        """Optimizer steps of the last call to ``step`` that were not taken."""
+        return self._skipped
+
+    def _skip(self, reason: str, blamed: Sequence[int], chosen: NDArray[np.int64]) -> None:
+        self._skipped.append(SkippedStep(reason=reason, sequences=tuple(blamed), step=tuple(chosen.tolist())))
 
     @staticmethod
     def _check_units(batch: SampleBatch, unit: int) -> None:
@@ -168,27 +190,35 @@ class LearnerRank:
     def _optimizer_step(
         self,
         model: HostedModel,
-        accumulate: Callable[[Sums], bool],
+        accumulate: Callable[[Sums, list[int]], bool],
         learning_rate: float | None,
         sums: Sums,
+        chosen: NDArray[np.int64],
     ) -> int:
-        """One optimizer step along the gradient that ``accumulate`` adds up; returns 1, or 0 if there is none. Where
-        memory runs out before the weights change, it is taken anew with smaller micro-batches."""
+        """One optimizer step over the sequences ``chosen``, along the gradient that ``accumulate`` adds up; returns 1,
+        or 0 if there is none or it is not finite. Where memory runs out before the weights change, it is taken anew
+        with smaller micro-batches."""
         accumulated = None
         while accumulated is None:
-            own = Sums()
+            own, broken = Sums(), list[int]()
             with OutOfMemory() as memory:
-                accumulated = accumulate(own)
+                accumulated = accumulate(own, broken)
             if accumulated is None:
                 self._shrink(memory.message)
                 model.drop_gradients()
         if not accumulated:
             return 0
-        sums.add(own)
+        taken = None
         with OutOfMemory() as memory:
-            norm, rate = model.update(learning_rate)
+            taken = model.update(learning_rate)
         if memory.message:  # halfway through the weights: there is no taking it again
             raise UserError(f"the learner ran out of memory in the optimizer ({memory.message}): leave more to it")
+        if taken is None:  # on all ranks: the norm is that of the gradient of all
+            blamed = sorted({each for part in self.world.gather(broken) for each in part})
+            self._skip("the loss" if blamed else "the gradient", blamed or chosen.tolist(), chosen)
+            return 0
+        sums.add(own)
+        norm, rate = taken
         # Every rank reports the same norm and rate; the loss is a sum over ranks, counted once a step.
         count = 1.0 / self.world.size
         shared = {"loss": 0.0, "grad_norm": norm, "learning_rate": rate}
@@ -220,8 +250,13 @@ class LearnerRank:
         old: NDArray[np.float32] | None,
         temperature: float,
         sums: Sums,
+        broken: list[int],
     ) -> bool:
-        """Add up the gradient of a step over the sequences ``chosen``; False if nothing in them is scored."""
+        """Add up the gradient of a step over the sequences ``chosen``; False if nothing in them is scored.
+
+        Where a loss is not finite, neither is the gradient then, whatever the loss's own would be: so no rank takes the
+        step, whoever has noticed. ``broken`` gets the sequences with such a loss.
+        """
         packs = pack(
             batch, self.micro_batch_tokens,
             ranks=self.world.size, unit=loss.unit, chosen=chosen, scored=scored,
@@ -240,8 +275,12 @@ class LearnerRank:
             if len(packed.source):
                 inputs = self._inputs(batch, packed, logprobs, entropy, old, totals)
                 output = loss(inputs)
-                sums.add(collect(inputs, output, loss))
+                measured = collect(inputs, output, loss)
+                sums.add(measured)
                 value = output.loss
+                if not math.isfinite(measured.means["loss"][0]):
+                    broken += _to_blame(packed, inputs)
+                    value = (logprobs.sum() + entropy.sum()) * math.nan
             else:
                 # Both outputs, as in the losses: under ZeRO-3 an unused one changes what is gathered when.
                 value = (logprobs.sum() + entropy.sum()) * 0.0
@@ -293,6 +332,7 @@ class LearnerRank:
     def _score(
         self, model: HostedModel, batch: SampleBatch, temperature: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        _check_temperature(temperature)
         while True:
             with OutOfMemory() as memory:
                 return self._try_score(model, batch, temperature)
@@ -313,11 +353,13 @@ class LearnerRank:
         return values[0], values[1]
 
     def rehearse(self, lengths: Mapping[str, int]) -> DeviceMemory:
-        """Take a step with each of the models that changes no weights, on a full micro-batch of sequences of so many
+        """Take a step with each of the models that changes no weights, on full micro-batches of sequences of so many
         tokens, of which nothing is shared; what the device then looks like, at the peak."""
         random, loss = np.random.default_rng(0), resolve_loss("calibrated_rl.learner.losses.sft:SFT")
         for name, length in lengths.items():
-            batch = full_micro_batch(self.micro_batch_tokens, length, self._model(name).vocabulary, random)
+            # Sums of gradients take memory as soon as there are two.
+            tokens = self.micro_batch_tokens * (1 if self._model(name).sums is None else 2)
+            batch = full_micro_batch(tokens, length, self._model(name).vocabulary, random)
             self.step(name, batch, loss, learning_rate=0.0)
         return look_at_device(self.world.cuda)
 
@@ -388,6 +430,17 @@ class LearnerRank:
             UserError: the folder is not a whole checkpoint, was altered, or is of another format or dtype.
         """
         read(self.load, self.models, self.world, self.config, Path(folder))
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise UserError(f"the learner cannot score at temperature {temperature}: it must be above 0")
+
+
+def _to_blame(packed: PackedBatch, inputs: LossInputs) -> list[int]:
+    """Sequences of the batch with a log-prob that is not finite; if there is none, all of the micro-batch."""
+    fine = torch.isfinite(inputs.logprobs.detach() + inputs.old_logprobs + inputs.sampler_logprobs).cpu().numpy()
+    return np.unique(packed.sequence[~fine] if not fine.all() else packed.sequence).tolist()  # type: ignore[no-any-return]
 
 
 def full_micro_batch(tokens: int, length: int, words: int, random: np.random.Generator) -> SampleBatch:

@@ -13,6 +13,10 @@ class Sample:
     """A sequence with credit. The mask of ``tokens`` already selects what carries loss."""
 
     tokens: TokenSequence
+    name: str = ""
+    """Id of the dialogue that it comes from, for messages."""
+    group: str = ""
+    """Id of the dialogue's group, for messages."""
     advantage: float = 0.0
     """Credit of every masked token of the sequence (policy-gradient losses)."""
     weight: float = 1.0

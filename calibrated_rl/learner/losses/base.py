@@ -11,7 +11,9 @@ is called, and never decided again inside it:
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,8 +91,20 @@ class Loss(ABC):
     """Whether ``old_logprobs`` and ``sampler_logprobs`` are used and their metrics logged."""
     entropy_gradient: bool = False
     """Whether entropies carry gradient."""
+    reads_weights: bool = False
+    """Whether the weights of samples and tokens are used; samples with weights are refused by the others."""
+    advantages: tuple[str, ...] = ()
+    """Kinds of ``advantages.py`` that the loss is defined with; none: any."""
     correction: Correction | None = None
     """How the step from sampling engine to learner is corrected."""
+
+    def without_effect(self, settings: Mapping[str, Any], steps: int) -> list[str]:
+        """What in ``settings``, as they were written in a config, does nothing: one reason a setting.
+
+        Args:
+            steps: optimizer steps that are taken with the log-probs of one scoring.
+        """
+        return []
 
     @abstractmethod
     def __call__(self, inputs: LossInputs) -> LossOutput:

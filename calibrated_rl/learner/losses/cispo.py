@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 import torch
 
-from calibrated_rl.learner.losses.policy import LossInputs, LossOutput, PolicyLoss, token_mean
+from calibrated_rl.learner.losses.policy import ClippedLoss, LossInputs, LossOutput, token_mean
 
 
-class CISPO(PolicyLoss):
+class CISPO(ClippedLoss):
     """Clipped importance-sampling policy optimisation."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(PolicyLoss.Config):
+    class Config(ClippedLoss.Config):
         clip_low: float = 1.0
-        """ε_low; 1 or more turns the lower bound off."""
+        """ε_low, above 0; 1 turns the lower bound off."""
         clip_high: float = 1.0
-        """ε_high"""
+        """ε_high, above 0."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -11,7 +11,9 @@ staleness they hold different weights. ``w = π_old(token) / π_engine(token)`` 
 - ``none``: no correction (``w`` is still logged).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +39,12 @@ class Correction:
         if not 0 <= config.low < 1 <= config.high:
             raise UserError("correction: needs 0 <= low < 1 <= high")
         self.config = config
+
+    def without_effect(self, settings: Mapping[str, Any]) -> list[str]:
+        """Bounds in ``settings`` that the mode does not use, each with the reason."""
+        mode = self.config.mode
+        unused = {"none": ("low", "high"), "truncate": ("low",), "mask": ()}[mode]
+        return [f"correction.{key} does nothing where correction.mode is {mode}" for key in unused if key in settings]
 
     @property
     def rejects(self) -> bool:

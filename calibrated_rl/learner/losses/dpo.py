@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch.nn.functional import logsigmoid
 
+from calibrated_rl.errors import UserError
 from calibrated_rl.learner.losses.base import Loss, LossInputs, LossOutput
 
 
@@ -25,6 +26,8 @@ class DPO(Loss):
         """How strongly the policy is held to the reference."""
 
     def __init__(self, config: Config) -> None:
+        if not 0 < config.beta < float("inf"):
+            raise UserError(f"beta is {config.beta}: it must be above 0")
         self.config = config
 
     def __call__(self, inputs: LossInputs) -> LossOutput:

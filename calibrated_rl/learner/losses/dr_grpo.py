@@ -2,8 +2,9 @@
 
 ``L = −1/(S · C) Σ_i Σ_t w · min(ρ A, clip(ρ) A) + β · KL`` with a constant ``C`` in place of each
 sequence's own length, so that long wrong answers are not favoured (arXiv 2503.20783, section 3.2; its code
-divides by the generation budget). Its advantages are ``dr_grpo``: the mean is subtracted, nothing is
-divided.
+divides by the generation budget). The other half of its definition is in the advantages, which must not be divided by
+the group's deviation: ``dr_grpo``, or ``rloo``, which is the same up to the factor n / (n − 1) (its section 3.2). With
+other advantages it is refused.
 """
 
 from dataclasses import dataclass
@@ -11,18 +12,16 @@ from dataclasses import dataclass
 import torch
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.learner.losses.policy import LossInputs, LossOutput, PolicyLoss, clip_shares
+from calibrated_rl.learner.losses.policy import ClippedLoss, LossInputs, LossOutput, clip_shares
 
 
-class DrGRPO(PolicyLoss):
+class DrGRPO(ClippedLoss):
     """GRPO done right: a sum over tokens divided by a constant."""
 
+    advantages = ("dr_grpo", "rloo")
+
     @dataclass(frozen=True, kw_only=True)
-    class Config(PolicyLoss.Config):
-        clip_low: float = 0.2
-        """ε_low"""
-        clip_high: float = 0.2
-        """ε_high"""
+    class Config(ClippedLoss.Config):
         max_tokens: int = 256
         """C: most tokens that the policy may speak in a dialogue. It only scales the loss."""
 

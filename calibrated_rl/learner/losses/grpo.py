@@ -11,24 +11,20 @@ import torch
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.losses.policy import (
+    ClippedLoss,
     LossInputs,
     LossOutput,
-    PolicyLoss,
     clip_shares,
     sequence_mean,
     token_mean,
 )  # fmt: skip
 
 
-class GRPO(PolicyLoss):
+class GRPO(ClippedLoss):
     """Group-relative policy optimisation, with the variants of DAPO."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(PolicyLoss.Config):
-        clip_low: float = 0.2
-        """ε_low"""
-        clip_high: float = 0.2
-        """ε_high"""
+    class Config(ClippedLoss.Config):
         aggregation: str = "token"
         """``token``: all tokens count alike; ``sequence``: all sequences do."""
 

@@ -1,26 +1,27 @@
 """GSPO: one ratio for a whole sequence, clipped as a whole.
 
 ``s_i = (π(y_i) / π_old(y_i))^{1/|y_i|} = exp(mean_t log ρ_t)``, ``L = −1/S Σ_i w_i · min(s_i A_i, clip(s_i,
-1 − ε_low, 1 + ε_high) A_i) + β · KL`` (arXiv 2507.18071, eqs. 5, 7). The importance correction is taken per
-sequence too: the mean of its tokens' weights.
+1 − ε_low, 1 + ε_high) A_i) + β · KL`` (arXiv 2507.18071, eqs. 5, 7). The importance correction is taken the same way,
+``w_i = (π_old(y_i) / π_engine(y_i))^{1/|y_i|}``, so that ``w_i s_i`` is the ratio of the policy now to the engine that
+sampled; bounds of the correction apply to it (``truncate``), or to single tokens before (``mask``).
 """
 
 from dataclasses import dataclass
 
 import torch
 
-from calibrated_rl.learner.losses.policy import LossInputs, LossOutput, PolicyLoss, clip_shares, sequence_mean
+from calibrated_rl.learner.losses.policy import ClippedLoss, LossInputs, LossOutput, clip_shares, sequence_mean
 
 
-class GSPO(PolicyLoss):
+class GSPO(ClippedLoss):
     """Group sequence policy optimisation."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(PolicyLoss.Config):
+    class Config(ClippedLoss.Config):
         clip_low: float = 3e-4
-        """ε_low; far smaller than for tokens, because a mean over tokens varies less."""
+        """ε_low, above 0; far smaller than for tokens, because a mean over tokens varies less."""
         clip_high: float = 4e-4
-        """ε_high"""
+        """ε_high, above 0."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -31,7 +32,9 @@ class GSPO(PolicyLoss):
         lengths = inputs.sequence_lengths()
         ratio = torch.exp(inputs.per_sequence(inputs.logprobs - inputs.old_logprobs) / lengths)
         advantages = inputs.per_sequence(inputs.advantages) / lengths
-        importance = inputs.per_sequence(self.importance(inputs)) / lengths
+        assert self.correction is not None
+        old, sampler = (inputs.per_sequence(v) / lengths for v in (inputs.old_logprobs, inputs.sampler_logprobs))
+        importance = self.correction.weights(old, sampler)
         surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
         loss = -(importance * surrogate).sum() / inputs.totals.sequences
         return LossOutput(

@@ -1,6 +1,28 @@
-"""What all policy-gradient losses share: settings, the penalty terms, and how tokens are averaged."""
+"""What all policy-gradient losses share: settings, the penalty terms, and how tokens are averaged.
 
+The penalty is meant to hold ``KL(π ‖ ref)`` down, so its gradient must be that divergence's:
+``E_π[(log π − log ref) · ∇ log π]``. With ``d = log π(y) − log ref(y)`` at a token ``y`` that ``π`` sampled, there are
+three estimators of the value (Schulman 2020, "Approximating KL divergence"):
+
+| | value | in expectation | gradient in expectation, if one differentiates it as it stands |
+|---|---|---|---|
+| ``k1`` | ``d`` | the divergence; single values may be negative | zero: it holds nothing down |
+| ``k2`` | ``d² / 2`` | not the divergence, but near it if that is small | the divergence's |
+| ``k3`` | ``e^−d − 1 + d`` | the divergence; no value is negative | that of ``KL(ref ‖ π)``, another divergence |
+
+(arXiv 2510.01555.) Differentiated together with the probability of having sampled the token (``ρ = π / π_old``, 1 in
+value before the first optimizer step; DeepSeek-V3.2, arXiv 2512.02556, eq. 7), ``ρ k1`` and ``ρ k3`` have the
+divergence's gradient as well, and it is token by token the same as that of ``k2``, up to a term whose expectation is
+zero and which is left out: ``ρ · d · ∇ log π``. So that is the gradient here, and the estimator decides what the value
+of the loss says. After a first step, and under staleness, the tokens come from another policy than ``π``: ``ρ`` and the
+importance correction ``w`` weigh for that, in the penalty as in the surrogate.
+
+Prefixes are held as they were sampled: what an update does to later prefixes is left out, as in all these losses.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,12 +32,34 @@ from calibrated_rl.learner.losses.base import Loss, LossInputs, LossOutput
 from calibrated_rl.learner.losses.correction import Correction
 
 
+def k1(target: Tensor, sampled: Tensor) -> Tensor:
+    """Estimates ``KL(sampled ‖ target)`` from tokens drawn from ``sampled``: ``log sampled − log target``; unbiased in
+    value."""
+    return sampled - target
+
+
+def k2(target: Tensor, sampled: Tensor) -> Tensor:
+    """The same by ``d² / 2``: biased in value, never negative."""
+    return (sampled - target).square() / 2
+
+
 def k3(target: Tensor, sampled: Tensor) -> Tensor:
-    """Estimates ``KL(sampled ‖ target)`` from tokens drawn from ``sampled``: ``e^d − 1 − d`` with
-    ``d = log target − log sampled``; unbiased, never negative (Schulman 2020, "Approximating KL
-    divergence")."""
+    """The same by ``e^−d − 1 + d``: unbiased in value, never negative."""
     difference = target - sampled
     return torch.expm1(difference) - difference
+
+
+ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}
+"""By the names that Schulman gave them."""
+
+
+def kl_penalty(estimator: str, inputs: LossInputs) -> Tensor:
+    """[N] shares of ``KL(π ‖ ref)``: in value ``ρ`` times the estimator, with the gradient ``ρ · d · ∇ log π``."""
+    assert inputs.reference_logprobs is not None, "a KL penalty needs reference log-probs"
+    now = inputs.logprobs.detach()
+    ratio = torch.exp(now - inputs.old_logprobs)
+    value = ESTIMATORS[estimator](inputs.reference_logprobs, now)
+    return ratio * (value + (now - inputs.reference_logprobs) * (inputs.logprobs - now))
 
 
 def token_mean(inputs: LossInputs, values: Tensor) -> Tensor:
@@ -34,20 +78,33 @@ class PolicyLoss(Loss):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         kl_coefficient: float = 0.0
-        """β: weight of the k3 estimate of the KL divergence to the reference."""
+        """β: weight of the KL divergence ``KL(π ‖ ref)`` to the reference."""
+        kl_estimator: str = "k3"
+        """By which estimator the divergence enters the loss's value: `k1`, `k2` or `k3`. The gradient is the
+        divergence's with all three."""
         entropy_coefficient: float = 0.0
         """Weight of the entropy bonus."""
         correction: Correction.Config = field(default_factory=Correction.Config)
         """How the step from sampling engine to learner is corrected."""
 
     def __init__(self, config: Config) -> None:
-        if config.kl_coefficient < 0:
-            raise UserError("kl_coefficient must not be negative")
+        for name in ("kl_coefficient", "entropy_coefficient"):
+            if not 0 <= (value := getattr(config, name)) < float("inf"):
+                raise UserError(f"{name} is {value}: it must be a number that is not negative")
+        if config.kl_estimator not in ESTIMATORS:
+            raise UserError(f"kl_estimator is '{config.kl_estimator}': choose {', '.join(ESTIMATORS)}")
         self.correction = Correction(config.correction)
         self.needs_reference = config.kl_coefficient > 0
         self.entropy_gradient = config.entropy_coefficient != 0
-        self._kl_coefficient = config.kl_coefficient
+        self._kl_coefficient, self._kl_estimator = config.kl_coefficient, config.kl_estimator
         self._entropy_coefficient = config.entropy_coefficient
+
+    def without_effect(self, settings: Mapping[str, Any], steps: int) -> list[str]:
+        assert self.correction is not None
+        reasons = self.correction.without_effect(settings.get("correction") or {})
+        if "kl_estimator" in settings and not self._kl_coefficient:
+            reasons.append("kl_estimator does nothing where kl_coefficient is 0")
+        return reasons
 
     def importance(self, inputs: LossInputs) -> Tensor:
         """[N] weights from the sampling engine to the learner before the update."""
@@ -55,14 +112,42 @@ class PolicyLoss(Loss):
         return self.correction.weights(inputs.old_logprobs, inputs.sampler_logprobs)
 
     def penalties(self, inputs: LossInputs) -> Tensor:
-        """[N] ``β · KL − bonus · entropy``, to be averaged the way the surrogate is."""
+        """[N] ``β · w · KL − bonus · entropy``, to be averaged the way the surrogate is."""
         values = torch.zeros_like(inputs.logprobs)
         if self._kl_coefficient:
-            assert inputs.reference_logprobs is not None, "a KL penalty needs reference log-probs"
-            values = values + self._kl_coefficient * k3(inputs.reference_logprobs, inputs.logprobs)
+            divergence = self.importance(inputs) * kl_penalty(self._kl_estimator, inputs)
+            values = values + self._kl_coefficient * divergence
         if self._entropy_coefficient:
             values = values - self._entropy_coefficient * inputs.entropy
         return values
+
+
+class ClippedLoss(PolicyLoss):
+    """One that clips ``ρ``, the policy now to the policy before the update, to ``[1 − ε_low, 1 + ε_high]``."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PolicyLoss.Config):
+        clip_low: float = 0.2
+        """ε_low, above 0; 1 turns the lower bound off."""
+        clip_high: float = 0.2
+        """ε_high, above 0."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        if not 0 < config.clip_low <= 1:
+            raise UserError(f"clip_low is {config.clip_low}: it must be above 0 and at most 1, which turns it off")
+        if not config.clip_high > 0:
+            raise UserError(f"clip_high is {config.clip_high}: it must be above 0")
+
+    def without_effect(self, settings: Mapping[str, Any], steps: int) -> list[str]:
+        reasons = super().without_effect(settings, steps)
+        if steps == 1:
+            # Clipping takes place between the steps of an update: at the first one ρ is 1.
+            reasons += [
+                f"{key} does nothing where training.minibatches is 1"
+                for key in ("clip_low", "clip_high") if key in settings
+            ]  # fmt: skip
+        return reasons
 
 
 def clip_shares(
@@ -77,5 +162,6 @@ def clip_shares(
 
 
 __all__ = [
-    "LossInputs", "LossOutput", "PolicyLoss", "clip_shares", "k3", "sequence_mean", "token_mean",
+    "ClippedLoss", "LossInputs", "LossOutput", "PolicyLoss", "clip_shares", "k1", "k2", "k3", "kl_penalty",
+    "sequence_mean", "token_mean",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ class SFT(Loss):
     """Weighted negative log-likelihood."""
 
     policy_gradient = False
+    reads_weights = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -1,0 +1,57 @@
+"""Gradients of bfloat16 models added up in float32.
+
+Each micro-batch's gradient comes in bfloat16, with 8 bits of precision. Adding them up in it as well loses what is
+small beside the sum: over 48 micro-batches of a tiny Llama 0.8 % of the gradient; summed in float32 and rounded once,
+0.2 %. DeepSpeed does better only where it shards gradients (``data_types.grad_accum_dtype`` with ZeRO 2 and 3): with
+ZeRO 0 it refuses that setting, and with ZeRO 1 takes another optimizer for it. So here a hook, before DeepSpeed's own,
+takes the gradient of every parameter as soon as it is there and adds it to a sum in float32; with the last micro-batch
+of a step it puts the sum back, for DeepSpeed to reduce and step along.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+class Float32Sums:
+    """Sums of the gradients of some parameters over the micro-batches of a step; no memory until there are two."""
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self._sums: dict[Tensor, Tensor] = {}
+        self._begun: set[Tensor] = set()
+        """Parameters whose sum has something in it."""
+        self._last = True
+        for parameter in parameters:
+            parameter.register_post_accumulate_grad_hook(self._take)
+
+    def begin(self, *, last: bool) -> None:
+        """A backward pass follows; ``last``: of the step."""
+        self._last = last
+
+    def end(self) -> None:
+        """The backward pass is over."""
+        assert not (self._last and self._begun), "parameters had gradients before, and none in the last micro-batch"
+
+    def drop(self) -> None:
+        """Forget what has been added up."""
+        self._begun.clear()
+
+    def _take(self, parameter: Tensor) -> None:
+        gradient = parameter.grad
+        assert gradient is not None
+        if self._last and parameter not in self._begun:
+            return
+        if parameter not in self._sums:
+            self._sums[parameter] = torch.empty_like(gradient, dtype=torch.float32)
+        total = self._sums[parameter]
+        if parameter in self._begun:
+            total.add_(gradient)
+        else:
+            total.copy_(gradient)
+        if self._last:
+            gradient.copy_(total)
+            self._begun.discard(parameter)
+        else:
+            self._begun.add(parameter)
+            parameter.grad = None

@@ -1,0 +1,44 @@
+"""Settings that a policy cannot be trained with are refused before anything starts."""
+
+from pathlib import Path
+
+import pytest
+
+from calibrated_rl.algorithms.accounts import why_nothing_was_learned
+from calibrated_rl.config import load_config
+from calibrated_rl.errors import UserError
+from calibrated_rl.training_check import check_training
+
+ROOT = Path(__file__).parent.parent
+LOSSES = "calibrated_rl.learner.losses"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["policy.sampling.temperature=0"], "policy.sampling.temperature is 0.*a greedy setting of its own"),
+        (["simulator.sampling.temperature=0"], "simulator.sampling.temperature is 0"),
+        ([f"training.loss={LOSSES}.dr_grpo:DrGRPO"], "set training.advantage=dr_grpo"),
+        ([f"training.loss={LOSSES}.sft:SFT"], "SFT is no policy-gradient loss"),
+        (["training.minibatches=1", "training.loss_config.clip_high=0.3"], "training.minibatches is 1"),
+        (["training.loss_config.clip_hihg=0.3"], "did you mean 'clip_high'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(settings: list[str], message: str) -> None:
+    config = load_config(ROOT / "configs" / "dev.yaml", settings)
+    with pytest.raises(UserError, match=message):
+        check_training(config)
+
+
+RUNS = sorted(p for p in (ROOT / "configs").glob("*.yaml") if "training:" in p.read_text())
+
+
+@pytest.mark.parametrize("file", RUNS, ids=lambda file: file.stem)
+def test_configs_of_the_repository_can_be_trained(file: Path) -> None:
+    check_training(load_config(file))
+
+
+def test_an_update_without_a_step_says_why() -> None:
+    assert "no step was finite" in why_nothing_was_learned({"skipped_steps": 4.0, "masked_share": 0.1})
+    assert "rejected every token" in why_nothing_was_learned({"skipped_steps": 0.0, "masked_share": 1.0})
+    assert why_nothing_was_learned({"skipped_steps": 0.0, "masked_share": 0.0}) == "no token of the policy"
