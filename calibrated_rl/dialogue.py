@@ -98,11 +98,16 @@ class Outcome:
     """What a dialogue was worth."""
 
     reward: float
-    """Terminal reward, all costs included."""
+    """Terminal reward, all costs included that ``turn_rewards`` does not have."""
     success: bool
     turn_rewards: tuple[float, ...] = ()
-    """Optional reward after each policy turn, beside the terminal one."""
+    """Optional reward after each policy turn (the greeting is none), beside the terminal one."""
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def episode_return(self) -> float:
+        """The terminal reward and all rewards of turns, undiscounted: what is learned from, compared and reported."""
+        return self.reward + sum(self.turn_rewards)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -102,7 +102,7 @@ def main() -> None:
         print(f"ending: {ending}, which is no doing of the policy: not scored")
         return
     outcome = task.outcome(scenario, turns, ending)
-    print(f"ending: {ending}\nreward: {outcome.reward:+.3f} ({'success' if outcome.success else 'no success'})")
+    print(f"ending: {ending}\nreward: {outcome.episode_return:+.3f} ({'success' if outcome.success else 'no success'})")
 
 
 def with_a_cache(side: "ModelConfig", model: Path) -> "ModelConfig":

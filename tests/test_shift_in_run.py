@@ -2,18 +2,23 @@
 
 import json
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_up_logs import paired, population, terse, wordy
 
+from calibrated_rl.dialogue import Dialogue, Outcome
+from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.shift_summary import latest, records_of, transfer_of
 from calibrated_rl.report.html import write_report
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.in_run import Collected, ExactReplies, bound_of, figures_of
 from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.shift.policy_shift import PolicyLogProbs
+from calibrated_rl.shift.stakes import Stakes, stakes_of
 
 EXACT = ExactReplies(
     human=[0.0, 0.0, 0.0],
@@ -25,7 +30,7 @@ EXACT = ExactReplies(
 
 
 def nothing(**given: Any) -> Collected:
-    empty = dict.fromkeys(("policy", "replies", "exact", "histories", "with_simulator", "with_people", "reward_range"))
+    empty = dict.fromkeys(("policy", "replies", "exact", "histories", "with_simulator", "with_people", "stakes"))
     return Collected(**({"update": 0} | empty | given))
 
 
@@ -36,14 +41,66 @@ def replies(count: int = 12) -> MatchedReplies:
 
 def test_the_bound_sums_over_the_turns_that_dialogues_have() -> None:
     """(0.5 + 0 + 1) / 2 dialogues, times the range; only turn 1 is early, and turn 2 adds nothing."""
-    bound = bound_of(EXACT, 2.0)
+    bound = bound_of(EXACT, Stakes(terminal=2.0))
     assert bound["mean"] == pytest.approx(1.5)
     assert bound["early"] == pytest.approx(1.5) and bound["late"] == pytest.approx(0.0)
     assert bound["low"] <= 1.5 <= bound["high"]
 
 
+def test_a_bound_says_which_rewards_it_is_of() -> None:
+    """Turn 1 of at most 3 comes before three rewards, turn 2 before two."""
+    both = bound_of(EXACT, Stakes(terminal=2.0, per_turn=0.5, horizon=3))
+    assert both["mean"] == pytest.approx((0.5 + 1.0) / 2 * (2.0 + 3 * 0.5))
+    assert both["rewards"] == "terminal and per turn"
+    second = ExactReplies(human=[0.0] * 2, simulator=[0.0, math.log(0.25)], turn=[1, 2], dialogue=["a", "a"])
+    alone = bound_of(second, Stakes(terminal=0.0, per_turn=0.5, horizon=3))
+    assert alone["mean"] == pytest.approx(0.75 * 2 * 0.5) and alone["rewards"] == "per turn"
+    record = figures_of(nothing(replies=replies(), stakes=Stakes(terminal=0.0, per_turn=0.5, horizon=3)))
+    turns = record["simulator_estimated"]["by_turn"]
+    expected = sum(0.5 * max(0, 4 - row["turn"]) * row["mean"] * row["count"] for row in turns) / 12
+    assert record["shift_index"]["mean"] == pytest.approx(expected)
+    assert record["shift_index"]["rewards"] == "per turn"
+
+
+class Rewarding:
+    """As much of a task as its stakes need."""
+
+    name, max_policy_turns = "rewarding", 3
+    terminal, per_turn = (0.0, 1.0), (-0.5, -0.1)
+
+    def scenarios(self, *_: Any) -> Any: ...
+
+    ending = outcome = acts = profile = scenarios
+
+    def reward_range(self) -> tuple[float, float]:
+        return self.terminal
+
+
+class RewardingTurns(Rewarding):
+    def turn_reward_range(self) -> tuple[float, float]:
+        return self.per_turn
+
+
+def worth(reward: float, *turns: float) -> list[Dialogue]:
+    return [replace(population(terse, 1, 1)[0], outcome=Outcome(reward=reward, success=True, turn_rewards=turns))]
+
+
+def test_stakes_are_those_that_the_task_tells_and_keeps_to() -> None:
+    task = RewardingTurns()
+    assert stakes_of(task, worth(0.5, -0.5, -0.1)) == Stakes(terminal=1.0, per_turn=0.5, horizon=3)
+    assert stakes_of(Rewarding(), worth(1.0)) == Stakes(terminal=1.0, horizon=3)
+    assert "rewards turns and has no turn_reward_range()" in str(stakes_of(Rewarding(), worth(1.0, 0.2)))
+    assert re.search(r"gave 1.5 in .* reward_range\(\) says 0 to 1", str(stakes_of(task, worth(1.5))))
+    assert "turn_reward_range() says -0.5 to -0.1" in str(stakes_of(task, worth(1.0, 0.2)))
+    record = figures_of(nothing(exact=EXACT, stakes=stakes_of(task, worth(1.5))))
+    assert record["bound"] is None and "gave 1.5" in record["refused"]["bound"]
+    task.terminal = (1.0, 0.0)
+    with pytest.raises(UserError, match="the least first"):
+        stakes_of(task, [])
+
+
 def test_exact_figures_replace_the_classifiers_and_stand_beside_them() -> None:
-    record = figures_of(nothing(exact=EXACT, replies=replies(), reward_range=1.0), null_halvings=1)
+    record = figures_of(nothing(exact=EXACT, replies=replies(), stakes=Stakes(terminal=1.0)), null_halvings=1)
     assert [row["mean"] for row in record["simulator"]["by_turn"]] == pytest.approx([0.75, 0.0])
     assert record["simulator_estimated"]["mean"] > 0.8
     assert record["bound"]["mean"] == pytest.approx(0.75) and record["shift_index"] is None
@@ -52,14 +109,14 @@ def test_exact_figures_replace_the_classifiers_and_stand_beside_them() -> None:
 
 def test_without_a_program_there_is_an_index_and_no_bound() -> None:
     data = replies()
-    record = figures_of(nothing(replies=data, reward_range=2.0))
+    record = figures_of(nothing(replies=data, stakes=Stakes(terminal=2.0)))
     assert record["bound"] is None and record["exploitation"] is None and record["null_band"] is None
     turns = record["simulator"]["by_turn"]
     expected = 2.0 * sum(row["mean"] * row["count"] for row in turns) / len(set(data.dialogue))
     assert record["shift_index"]["mean"] == pytest.approx(expected)
     assert record["shift_index"]["early"] + record["shift_index"]["late"] == pytest.approx(expected)
     assert "null_band" not in record["shift_index"]
-    banded = figures_of(nothing(replies=data, reward_range=2.0), null_halvings=1)
+    banded = figures_of(nothing(replies=data, stakes=Stakes(terminal=2.0)), null_halvings=1)
     per_dialogue = len(data) / len(set(data.dialogue))
     low, high = banded["shift_index"]["null_band"]
     assert high == pytest.approx(2.0 * per_dialogue * banded["null_band"][1])
@@ -79,7 +136,7 @@ def test_policy_history_and_exploitation() -> None:
 
 def test_what_is_refused_does_not_cost_the_rest() -> None:
     few = DialogueSets(human=population(terse, 2, 1), simulator=population(terse, 2, 2))
-    record = figures_of(nothing(exact=EXACT, replies=replies(2), histories=few, reward_range=1.0))
+    record = figures_of(nothing(exact=EXACT, replies=replies(2), histories=few, stakes=Stakes(terminal=1.0)))
     assert set(record["refused"]) == {"words_tv", "history_shift_tv"} and "12" not in record["refused"]["words_tv"]
     assert record["bound"]["mean"] == pytest.approx(0.75) and record["simulator_estimated"] is None
 
@@ -87,12 +144,13 @@ def test_what_is_refused_does_not_cost_the_rest() -> None:
 def test_nothing_that_people_or_engines_do_costs_the_arm() -> None:
     """Nobody says anything, a score is no number, no scenario in common: each is noted, and the rest is measured."""
     silent = ExactReplies(human=[], simulator=[], turn=[], dialogue=[])
-    record = figures_of(nothing(exact=silent, reward_range=1.0, with_simulator={"a": 1.0}, with_people={"b": 1.0}))
+    scores: dict[str, Any] = {"with_simulator": {"a": 1.0}, "with_people": {"b": 1.0}}
+    record = figures_of(nothing(exact=silent, stakes=Stakes(terminal=1.0), **scores))
     assert set(record["refused"]) == {"exact_tv", "exploitation"}
     assert record["simulator"] is record["bound"] is record["exploitation"] is None
     policy = PolicyLogProbs(logged=[math.nan], policy=[-1.0], turn=[1], dialogue=["a"], drawn_from="policy")
     broken = ExactReplies(human=[-1.0], simulator=[math.nan], turn=[1], dialogue=["a"])
-    record = figures_of(nothing(exact=broken, policy=policy, replies=replies(), reward_range=1.0))
+    record = figures_of(nothing(exact=broken, policy=policy, replies=replies(), stakes=Stakes(terminal=1.0)))
     assert set(record["refused"]) == {"exact_tv", "policy_tv"} and record["policy"] is None
     # The classifier's figure stands beside the exact one, never in its place.
     assert record["simulator"] is None and record["simulator_estimated"]["mean"] > 0.8
@@ -107,7 +165,7 @@ def results() -> list[dict[str, Any]]:
         records = [
             figures_of(
                 nothing(
-                    update=update, exact=exact, replies=replies(), reward_range=1.0,
+                    update=update, exact=exact, replies=replies(), stakes=Stakes(terminal=1.0),
                     with_simulator={"a": 1.0, "b": 0.5}, with_people={"a": 0.5, "b": 0.5},
                 ),
                 null_halvings=int(update == 0),

@@ -235,7 +235,7 @@ class Arm:
         stored = time.monotonic()
         samples, rewards, signal, staleness = [], [], 0, Staleness()
         for group in groups:
-            values = [d.outcome.reward for d in group if d.outcome is not None]
+            values = [d.outcome.episode_return for d in group if d.outcome is not None]
             signal += has_signal(values)
             rewards += values
             for dialogue, advantage in zip(group, group_advantages(values, config.advantage), strict=True):
@@ -247,7 +247,7 @@ class Arm:
                 )
         # The arm earned what was put aside, too: without it, rewards would be those of a selection.
         aside = [dialogue for group in batch.discarded for dialogue in group]
-        rewards += [d.outcome.reward for d in aside if d.outcome is not None]
+        rewards += [d.outcome.episode_return for d in aside if d.outcome is not None]
         scoring = time.monotonic()
         if parts.uses_reference:
             temperature = parts.config.policy.sampling.temperature

@@ -110,7 +110,7 @@ def sample_of(dialogue: Dialogue) -> dict[str, Any]:
         "scenario": {"id": dialogue.scenario.id, "goal": dict(dialogue.scenario.goal)},
         "turns": [[turn.side.value, turn.text] for turn in dialogue.turns],
         "ending": dialogue.ending,
-        "reward": dialogue.outcome.reward,
+        "reward": dialogue.outcome.episode_return,
     }
 
 

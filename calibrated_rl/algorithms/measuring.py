@@ -27,7 +27,8 @@ from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.shift.in_run import Collected, figures_of
 from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.shift.policy_shift import PolicyLogProbs
-from calibrated_rl.tasks.base import BoundedTask, ScriptedHuman
+from calibrated_rl.shift.stakes import stakes_of
+from calibrated_rl.tasks.base import ScriptedHuman
 
 TIMEOUT_S = 1800.0
 OVERALL = ("policy", "simulator", "history_shift", "bound", "shift_index", "exploitation")
@@ -144,13 +145,13 @@ def collected(parts: Parts, policy: PolicyLogProbs | None, held: Held) -> Collec
         with_people=None if people is None else returns(people),
         success_with_simulator=None if with_simulator is None else successes(with_simulator),
         success_with_people=None if people is None else successes(people),
-        reward_range=float(np.ptp(parts.task.reward_range())) if isinstance(parts.task, BoundedTask) else None,
+        stakes=stakes_of(parts.task, [*(held.people or ()), *(held.met or ())]),
     )
 
 
 def returns(dialogues: Sequence[Dialogue]) -> dict[str, float]:
     """Return of each dialogue by its scenario."""
-    return {dialogue.scenario.id: dialogue.outcome.reward for dialogue in dialogues if dialogue.outcome is not None}
+    return {d.scenario.id: d.outcome.episode_return for d in dialogues if d.outcome is not None}
 
 
 def successes(dialogues: Sequence[Dialogue]) -> dict[str, float]:

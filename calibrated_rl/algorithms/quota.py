@@ -64,7 +64,7 @@ class Quota:
                 return 0
             self._replacements_left -= 1
             return 1
-        if self.extra_left and not has_signal([d.outcome.reward for d in group if d.outcome is not None]):
+        if self.extra_left and not has_signal([d.outcome.episode_return for d in group if d.outcome is not None]):
             self.extra_left -= 1
             self.discarded.append(group)
             return 1

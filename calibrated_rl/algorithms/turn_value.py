@@ -70,5 +70,5 @@ def logged_turns(logs: Sequence[Dialogue]) -> tuple[list[Case], NDArray[np.float
         for index, turn in enumerate(log.turns):
             if index and turn.side is Side.POLICY and log.outcome is not None:
                 cases.append((log.scenario, log.turns[:index], turn.text))
-                returns.append(log.outcome.reward)
+                returns.append(log.outcome.episode_return)
     return cases, np.asarray(returns, np.float64)

@@ -57,7 +57,7 @@ def evaluate_policy(
         values: dict[str, dict[str, float]] = {"reward": {}, "success": {}, "turns": {}}
         for dialogue in dialogues:
             assert dialogue.outcome is not None
-            values["reward"][dialogue.scenario.id] = dialogue.outcome.reward
+            values["reward"][dialogue.scenario.id] = dialogue.outcome.episode_return
             values["success"][dialogue.scenario.id] = float(dialogue.outcome.success)
             values["turns"][dialogue.scenario.id] = float(len(dialogue.user_turn_indices()))
         endings = Counter(dialogue.ending for dialogue in dialogues)

@@ -54,6 +54,8 @@ def _average(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         return None
     numbers = [key for key in ("mean", "low", "high", "early", "late") if key in found[0]]
     average: dict[str, Any] = {key: _mean([each[key] for each in found]) for key in numbers}
+    if "rewards" in found[0]:
+        average["rewards"] = found[0]["rewards"]
     if bands := [each["null_band"] for each in found if each.get("null_band")]:
         average["null_band"] = [min(low for low, _ in bands), max(high for _, high in bands)]
     if "by_turn" in found[0]:

@@ -10,6 +10,14 @@ from calibrated_rl.report.values import by_turn, finite, interval, look_up, mapp
 
 MAPS = {"policy": "policy shift ε", "simulator": "simulator shift δ", "history_shift": "history shift"}
 
+STAKES = {
+    "terminal": "One terminal reward of range R, so R · Σ δ over the turns of a dialogue.",
+    "per turn": "A reward of range r after each of at most H turns, so r · Σ (H − t + 1) δ over a dialogue.",
+    "terminal and per turn": "A terminal reward of range R, and one of range r after each of at most H turns, so "
+    "Σ (R + r (H − t + 1)) δ over a dialogue.",
+}
+"""Which rewards there are, and so which bound it is."""
+
 
 def shift_in_training(run: RunFiles) -> str:
     """Heat maps, bound and exploitation; nothing where no arm has measured anything."""
@@ -35,7 +43,7 @@ def shift_in_training(run: RunFiles) -> str:
     if any(bounds.values()) or any(exploitation.values()):
         parts.append(
             markup.note(
-                "One terminal reward of range R, so R · Σ δ over the turns of a dialogue. Exploitation: mean return "
+                f"{STAKES.get(_rewards(records, key), STAKES['terminal'])} Exploitation: mean return "
                 "with the simulator minus with people, on the same scenarios; above 0 the policy earns with the "
                 "simulator what people do not pay."
             )
@@ -78,6 +86,11 @@ def _transfer(run: RunFiles) -> list[str]:
 def _records(run: RunFiles, arm: str) -> list[dict[str, Any]]:
     found = look_up(run.summary, "arms", arm, "shift")
     return [record for record in found if isinstance(record, dict)] if isinstance(found, list) else []
+
+
+def _rewards(records: dict[str, list[dict[str, Any]]], key: str) -> str:
+    found = (look_up(record, key, "rewards") for of_arm in records.values() for record in of_arm)
+    return next((rewards for rewards in found if isinstance(rewards, str)), "terminal")
 
 
 def _known(lines: dict[str, plots_shift.Points]) -> dict[str, plots_shift.Points]:

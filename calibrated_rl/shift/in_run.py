@@ -8,8 +8,9 @@ engines nor Ray, so that it can run beside training.
 - ``simulator``: simulator-induced shift by user turn. Where the people are a program it is exact (``exact.py``), and
   ``simulator_estimated`` is what the classifier on words finds on the same replies; else the classifier's is all.
 - ``history_shift``: the accumulated distance of whole histories; never part of a bound.
-- ``bound`` (program) or ``shift_index`` (otherwise): the return of a dialogue is one terminal reward of range ``R``,
-  so ``|J_real - J_train| <= R * sum_t delta_t`` (``bounds.py``), where a dialogue that is over before turn ``t`` adds
+- ``bound`` (program) or ``shift_index`` (otherwise): with one terminal reward of range ``R``
+  ``|J_real - J_train| <= R * sum_t delta_t``, with rewards of range ``r`` after each turn ``r * sum_t (H - t + 1)
+  delta_t``, with both their sum (``stakes.py``); ``rewards`` says which. A dialogue that is over before turn ``t`` adds
   nothing: ``sum_t delta_t = E[sum of the TVs of the turns that a dialogue has]``. ``early`` and ``late`` are its parts
   up to and after the middle turn. Every figure is on histories of the current policy with people where those are a
   program (then the bound holds for this policy, up to sampling), else on logged ones.
@@ -31,6 +32,7 @@ from calibrated_rl.shift.exact import exact_shift
 from calibrated_rl.shift.history_shift import HistoryShift
 from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.shift.policy_shift import PolicyLogProbs, PolicyShift
+from calibrated_rl.shift.stakes import Stakes
 from calibrated_rl.shift.two_sample_words import WordsTest
 
 T = TypeVar("T")
@@ -73,8 +75,8 @@ class Collected:
     success_with_simulator: Scores | None = None
     """0 or 1 by scenario."""
     success_with_people: Scores | None = None
-    reward_range: float | None
-    """Largest minus least return of a dialogue; None where the task does not tell."""
+    stakes: Stakes | str | None
+    """What user turns can cost or bring; why that is not known; None where the task does not tell."""
 
 
 def figures_of(data: Collected, null_halvings: int = 0) -> dict[str, Any]:
@@ -96,6 +98,9 @@ def figures_of(data: Collected, null_halvings: int = 0) -> dict[str, Any]:
             record["refused"][name] = first_line(error)
             return None
 
+    stakes = data.stakes if isinstance(data.stakes, Stakes) else None
+    if isinstance(data.stakes, str):
+        record["refused"]["bound"] = data.stakes
     if (policy := data.policy) is not None:
         found = measured("policy_tv", lambda: PolicyShift().measure(policy)["policy_tv"])
         record["policy"] = None if found is None else _shown(found)
@@ -107,15 +112,15 @@ def figures_of(data: Collected, null_halvings: int = 0) -> dict[str, Any]:
             record["simulator"] = record["simulator_estimated"] = _shown(tv)
             if tv.null_low is not None:
                 record["null_band"] = [tv.null_low, tv.null_high]
-            if data.exact is None and data.reward_range is not None:
+            if data.exact is None and stakes is not None:
                 people = len(set(replies.dialogue))
-                record["shift_index"] = index_of(figures["words_accuracy"], people, data.reward_range)
+                record["shift_index"] = index_of(figures["words_accuracy"], people, stakes)
     if (exact := data.exact) is not None:
         found = measured("exact_tv", lambda: exact.shift()["tv"])
         # What a classifier finds never stands where the exact figure is meant to.
         record["simulator"] = None if found is None else _shown(found)
-        if (reward_range := data.reward_range) is not None and found is not None:
-            record["bound"] = bound_of(exact, reward_range)
+        if stakes is not None and found is not None:
+            record["bound"] = bound_of(exact, stakes)
     if (histories := data.histories) is not None:
         history = HistoryShift(HistoryShift.Config(null_halvings=null_halvings))
         found = measured("history_shift_tv", lambda: history.measure(histories)["history_shift_tv"])
@@ -131,27 +136,29 @@ def figures_of(data: Collected, null_halvings: int = 0) -> dict[str, Any]:
     return record
 
 
-def bound_of(replies: ExactReplies, reward_range: float) -> dict[str, Any]:
-    """``R * E[sum of TVs of a dialogue]``, its 95 % interval over dialogues, its ``early`` and ``late`` parts."""
+def bound_of(replies: ExactReplies, stakes: Stakes) -> dict[str, Any]:
+    """``E[sum of the TVs of a dialogue, times what is at stake]``, its 95 % interval over dialogues, its ``early`` and
+    ``late`` parts."""
     log_p, log_q = np.asarray(replies.human, np.float64), np.asarray(replies.simulator, np.float64)
     tv = -np.expm1(np.minimum(log_q - log_p, 0.0))
     turn = np.asarray(replies.turn)
+    at_stake = stakes.of(turn) * tv
     # Each dialogue counts once, at its first reply.
     first = turn == 1
-    interval = ratio_interval(reward_range * tv, first.astype(np.float64), list(replies.dialogue))
-    return interval.as_dict() | _halves(turn, reward_range * tv / first.sum())
+    interval = ratio_interval(at_stake, first.astype(np.float64), list(replies.dialogue))
+    return interval.as_dict() | _halves(turn, at_stake / first.sum()) | {"rewards": stakes.case}
 
 
-def index_of(accuracy: Estimate, dialogues: int, reward_range: float) -> dict[str, Any]:
+def index_of(accuracy: Estimate, dialogues: int, stakes: Stakes) -> dict[str, Any]:
     """The same sum with the classifier's ``2a - 1`` in place of the total variations; bounds nothing.
 
     Turn by turn it may be negative: cut off at 0, chance alone would make the sum positive. ``null_band``, where the
     classifier has one, is what the sum would be with the band's limits in every turn.
     """
     turn = np.array([t.turn for t in accuracy.by_turn])
-    turns_R = np.array([reward_range * t.count / dialogues for t in accuracy.by_turn])
+    turns_R = stakes.of(turn) * np.array([t.count / dialogues for t in accuracy.by_turn])
     parts = turns_R * (2 * np.array([t.value for t in accuracy.by_turn]) - 1)
-    index: dict[str, Any] = {"mean": float(parts.sum())} | _halves(turn, parts)
+    index: dict[str, Any] = {"mean": float(parts.sum())} | _halves(turn, parts) | {"rewards": stakes.case}
     if accuracy.null_low is not None and accuracy.null_high is not None:
         limits = (accuracy.null_low, accuracy.null_high)
         index["null_band"] = [(2 * limit - 1) * float(turns_R.sum()) for limit in limits]

@@ -64,10 +64,20 @@ class UserCheckingTask(Task, Protocol):
 
 @runtime_checkable
 class BoundedTask(Task, Protocol):
-    """A task that knows how far returns can differ; without it, no bound is shown."""
+    """A task that knows how far its rewards can differ; without it, no bound is shown."""
 
     def reward_range(self) -> tuple[float, float]:
-        """Least and largest reward of a dialogue."""
+        """Least and largest terminal reward of a dialogue (``Outcome.reward``)."""
+        ...
+
+
+@runtime_checkable
+class TurnBoundedTask(BoundedTask, Protocol):
+    """A task that rewards turns (``Outcome.turn_rewards``) and knows how far those rewards can differ, too. Without it
+    no bound is shown of a task that does."""
+
+    def turn_reward_range(self) -> tuple[float, float]:
+        """Least and largest reward after a single policy turn."""
         ...
 
 
