@@ -3,17 +3,19 @@
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.errors import UserError
+from calibrated_rl.evaluation.replies import exact_replies
 from calibrated_rl.evaluation.statistics import Interval
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.bounds import per_turn_reward_bound, terminal_reward_bound
 from calibrated_rl.shift.classifier import TwoSampleTest, wilson_interval
-from calibrated_rl.shift.exact import exact_shift
+from calibrated_rl.shift.exact import exact_shift, reply_log_prob
 from calibrated_rl.shift.likelihood import human_turn_likelihood
 from calibrated_rl.shift.profile import behaviour_profile
 
@@ -223,6 +225,57 @@ def test_exact_shift_with_impossible_replies() -> None:
         exact_shift([-math.inf], [-1.0], turn=[1], dialogue=["a"])
     with pytest.raises(UserError, match="no human turns"):
         exact_shift([], [], turn=[], dialogue=[])
+
+
+NEXT = {"a": 0.45, "b": 0.3, "": 0.25}
+"""What a simulator says next, whatever it has said; nothing: its end of turn."""
+SAID = {"": 0.1, "a": 0.2, "ba": 0.25, "ab": 0.15, "aba": 0.2, "bbaa": 0.1}
+"""What people say: letters are tokens."""
+
+
+def cut_off(most: int) -> dict[str, float]:
+    """The simulator's replies when it is cut off after ``most`` tokens, by playing all of its turns."""
+    said: dict[str, float] = {}
+    going_on = {"": 1.0}
+    for _ in range(most):
+        longer: dict[str, float] = {}
+        for text, chance in going_on.items():
+            said[text] = said.get(text, 0.0) + chance * NEXT[""]
+            longer |= {text + token: chance * NEXT[token] for token in "ab"}
+        going_on = longer
+    return {text: said.get(text, 0.0) + going_on.get(text, 0.0) for text in said.keys() | going_on.keys()}
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 4, 5])
+def test_replies_that_are_too_long_for_the_simulator_are_out_of_its_reach(most: int) -> None:
+    """The exact shift from people's replies is the total variation of what is said, wherever turns are cut off."""
+    simulator = cut_off(most)
+    assert sum(simulator.values()) == pytest.approx(1.0)
+    expected = sum(max(0.0, chance - simulator.get(text, 0.0)) for text, chance in SAID.items())
+    log_q = [reply_log_prob([math.log(NEXT[token]) for token in (*text, "")], most) for text in SAID]
+    assert [math.exp(value) for value in log_q] == pytest.approx([simulator.get(text, 0.0) for text in SAID])
+    # Each reply as often as people say it: 20 replies in all.
+    counts = [round(20 * chance) for chance in SAID.values()]
+    replies = [np.repeat(values, counts) for values in (np.log(list(SAID.values())), log_q)]
+    found = exact_shift(*replies, turn=np.ones(20), dialogue=[str(i) for i in range(20)])
+    assert found["tv"].value == pytest.approx(expected)
+
+
+def test_exact_replies_know_where_the_simulator_is_cut_off() -> None:
+    """Three tokens and an end of turn, all as likely as not; people always say just that."""
+
+    class Human:
+        def log_prob(self, scenario: Any, turns: Any, reply: str) -> float:
+            return 0.0
+
+    said = spoken("one", "a b c")
+    view = TokenSequence(
+        ids=np.arange(6, dtype=np.int32), mask=np.array([0, 0, 1, 1, 1, 1], np.bool_),
+        logprobs=np.full(6, np.nan, np.float32), versions=np.full(6, -1, np.int32), turns=np.array([0, 0, 1, 1, 1, 1]),
+    )  # fmt: skip
+    log_probs = np.array([np.nan, np.nan, *[math.log(0.5)] * 4], np.float32)
+    found = [exact_replies(Human(), [said], [view], [log_probs], most).simulator[0] for most in (4, 3, 2)]  # type: ignore[arg-type]
+    assert found == pytest.approx([math.log(1 / 16), math.log(1 / 8), -math.inf])
 
 
 def spoken(name: str, *texts: str, ending: str = "closed", tokens: TokenSequence | None = None) -> Dialogue:

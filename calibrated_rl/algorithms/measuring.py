@@ -130,9 +130,9 @@ def collected(parts: Parts, policy: PolicyLogProbs | None, held: Held) -> Collec
     exact = None
     if held.by_simulator and parts.human is not None:
         views = [sample.tokens for sample in log_samples(held.real, Side.USER, parts.simulator_chat)]
-        temperature = parts.config.simulator.sampling.temperature
-        scores = parts.learner.log_probs(SIMULATOR, views, temperature)
-        exact = exact_replies(parts.human, held.real, views, scores)
+        sampling = parts.config.simulator.sampling
+        scores = parts.learner.log_probs(SIMULATOR, views, sampling.temperature)
+        exact = exact_replies(parts.human, held.real, views, scores, sampling.max_turn_tokens)
     with_simulator = held.met if held.by_simulator else None
     people, monitor = held.people, parts.logs[Split.MONITOR]
     return Collected(

@@ -106,7 +106,9 @@ def measure_simulator(
         curve = calibration_curve(endings.probability, endings.ended)
         figures["ending_curve"] = [dataclasses.asdict(point) for point in curve]
     if parts.human is not None:
-        replies = exact_replies(parts.human, spoken, [s.tokens for s in samples], log_probs)
+        replies = exact_replies(
+            parts.human, spoken, [s.tokens for s in samples], log_probs, parts.config.simulator.sampling.max_turn_tokens
+        )
         figures |= {f"exact_{name}": estimate.as_dict() for name, estimate in replies.shift().items()}
     return figures, band
 

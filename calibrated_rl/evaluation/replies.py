@@ -12,6 +12,7 @@ from calibrated_rl.rollout.collector import run_to_end
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.ending import Endings
+from calibrated_rl.shift.exact import reply_log_prob
 from calibrated_rl.shift.in_run import ExactReplies
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 
@@ -105,11 +106,13 @@ def exact_replies(
     real: Sequence[Dialogue],
     views: Sequence[TokenSequence],
     log_probs: Sequence[NDArray[np.float32]],
+    max_turn_tokens: int,
 ) -> ExactReplies:
     """People's replies in ``real`` scored by the program that the people are, and by the simulator.
 
     Args:
         views, log_probs: the user's view of each dialogue, and the simulator's log-probs [T] of its tokens.
+        max_turn_tokens: after so many the simulator's turns are cut off.
     """
     people, simulator, ordinals, names = [], [], [], []
     for dialogue, view, values in zip(real, views, log_probs, strict=True):
@@ -118,7 +121,7 @@ def exact_replies(
             if not own.any():
                 continue  # cut off by the context: the simulator was never asked
             people.append(human.log_prob(dialogue.scenario, dialogue.turns[:index], dialogue.turns[index].text))
-            simulator.append(float(values[own].sum(dtype=np.float64)))
+            simulator.append(reply_log_prob(values[own], max_turn_tokens))
             ordinals.append(ordinal)
             names.append(dialogue.id)
     return ExactReplies(human=people, simulator=simulator, turn=ordinals, dialogue=names)

@@ -8,13 +8,27 @@ both without bias, because ``sum_y p (1 - q/p)_+ = sum_y (p - q)_+``. The first 
 reply, so its mean is well behaved; here, and only here, the word *bound* may be used with it.
 
 Already decided: ``p`` is the probability over the *population* (traits summed out, given the history), and ``q``
-is that of the whole reply, end-of-turn token included, at temperature 1.
+is that of the whole reply as the simulator speaks: at its temperature, and with its turns cut off after
+``max_turn_tokens`` (``reply_log_prob``).
 """
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from calibrated_rl.shift.base import Estimate, ratio_estimate
+
+
+def reply_log_prob(token_logprobs: ArrayLike, max_turn_tokens: int) -> float:
+    """Log-prob in nats that a side says a reply, when its turns are cut off after so many tokens.
+
+    A reply that fits with its end-of-turn token is said by sampling that token. One that takes all the tokens by itself
+    is said whatever would have come next. A longer one is never said: ``-inf``.
+
+    Args:
+        token_logprobs: [n + 1] of the reply's tokens, its end-of-turn token last.
+    """
+    values = np.asarray(token_logprobs, np.float64)
+    return float(values[:max_turn_tokens].sum()) if len(values) <= max_turn_tokens + 1 else -np.inf
 
 
 def exact_shift(
