@@ -19,6 +19,7 @@ from calibrated_rl.config import RunConfig, ShiftConfig, TrainingConfig
 from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.replay.audit import audit_run
+from calibrated_rl.replay.schema import from_table
 from calibrated_rl.replay.store import ReplayStore
 from calibrated_rl.rollout.statistics import RolloutStatistics
 from calibrated_rl.rollout.turns import GenerateRequest
@@ -246,3 +247,29 @@ def test_a_run_without_failures_asks_for_nothing_else(tmp_path: Path) -> None:
     scenarios: Mapping[str, str] = {d.group_id: d.scenario.id for d in dialogues_of(parts) if d.update == 0}
     assert list(scenarios.values()) == first[:wanted]
     assert list(scenarios) == [f"interactive-0-0-{number}" for number in range(wanted)]
+
+
+def test_an_arm_learns_from_rewards_of_turns(tmp_path: Path) -> None:
+    """The terminal reward is always the same: all that differs within a group is what its turns earned."""
+
+    class PayingByTurn(Paying):
+        def outcome(self, scenario: Scenario, turns: Sequence[Turn], ending: str) -> Outcome:
+            earned = super().outcome(scenario, turns, ending).reward
+            return Outcome(reward=0.5, success=True, turn_rewards=(earned,))
+
+    training = TrainingConfig(updates=1, tokens_per_update=60, group_size=3, advantage="dr_grpo")
+    parts, learned = MadeUpParts(tmp_path, training, by_seed, 0), []
+    parts.task = PayingByTurn(0)
+    parts.collector = collector_of(parts.policy, parts.task)
+    step = parts.learner.step
+    parts.learner.step = lambda slot, samples, *rest, **named: learned.extend(samples) or step(slot, samples)  # type: ignore[method-assign, func-returns-value]
+    arm = train(parts)
+    dialogues = {d.id: d for d in from_table(parts.store.table(kind="rollout", arm="interactive", update=0))}
+    assert metrics_of(arm, "groups_with_signal") == [1.0] and len(learned) == len(dialogues) > 0
+    paid = [dialogues[sample.name].outcome.episode_return for sample in learned]  # type: ignore[union-attr]
+    assert metrics_of(arm, "reward") == [pytest.approx(np.mean(paid))]
+    by_group: dict[str, list[float]] = {}
+    for sample, value in zip(learned, paid, strict=True):
+        by_group.setdefault(sample.group, []).append(value)
+    expected = [value - np.mean(by_group[sample.group]) for sample, value in zip(learned, paid, strict=True)]
+    assert [sample.advantage for sample in learned] == pytest.approx(expected, rel=1e-5)

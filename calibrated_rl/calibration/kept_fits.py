@@ -34,7 +34,7 @@ TOTAL_MIB = 2048
 """Beyond that, those that were not used for longest go."""
 COPYING = ".copying-"
 LIBRARIES = ("torch", "transformers", "deepspeed", "numpy", "safetensors")
-NO_MATTER = ("lora", "cpus", "labels", "timeout_seconds", "share_weights")
+NO_MATTER = ("lora", "cpus", "labels", "timeout_seconds", "share_weights", "max_skipped_steps")
 """Settings of the learner that do not bear on a fit; of adapters, only its own model's do."""
 CODE = ("learner", "calibration", "dialogue.py", "weights.py")
 """What of this package computes a fit."""

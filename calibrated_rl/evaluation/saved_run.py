@@ -28,7 +28,7 @@ MAY_CHANGE = (
     )),
     *(f"learner.{key}" for key in (
         "ranks", "zero_stage", "micro_batch_tokens", "gradient_checkpointing", "compile", "threads", "cpus", "gpus",
-        "labels", "timeout", "share_weights",
+        "labels", "timeout", "share_weights", "max_skipped_steps",
     )),
 )  # fmt: skip
 """Settings that a run may go on with changed: what is still to do, and on what it runs."""
