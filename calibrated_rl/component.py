@@ -3,7 +3,6 @@
 A component is a class with a frozen dataclass ``Config`` inside; it is built as ``Class(Class.Config(...))``.
 """
 
-import dataclasses
 import difflib
 import importlib
 import sys
@@ -14,8 +13,11 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from calibrated_rl.errors import UserError
+from calibrated_rl.errors import UserError, printable
 from calibrated_rl.secrets import refuse_hidden
+from calibrated_rl.settings import NotAllowed, from_plain, hints_of, refuse, shown, valid_keys
+
+__all__ = ["build", "configured", "describe_config_error", "import_path", "strict_config", "valid_keys"]
 
 
 def import_path(path: str) -> Any:
@@ -45,48 +47,64 @@ def import_path(path: str) -> Any:
     return getattr(module, name)
 
 
-def strict_config(cls: type, values: Mapping[str, Any] | None, where: str) -> Any:
-    """Build the dataclass ``cls`` from ``values``; an unknown key or a wrong type is refused by name.
+def strict_config(cls: Any, values: Mapping[str, Any] | None, where: str) -> Any:
+    """Build the frozen dataclass ``cls`` from ``values``; what its annotations do not allow is refused by name.
+
+    References to the environment (``${oc.env:NAME}``) are looked up here.
 
     Raises:
-        UserError: names the key, ``where`` it was read, and the nearest valid key.
+        UserError: names each such key, ``where`` it was read, and what is allowed or nearest; or what is wrong with
+            ``cls`` itself, see ``settings.hints_of``.
     """
-    refuse_hidden(values or {}, where)
-    schema = OmegaConf.structured(cls)
     try:
-        merged = OmegaConf.merge(schema, OmegaConf.create(dict(values or {})))
-        return OmegaConf.to_object(merged)
+        hints_of(cls)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    if not isinstance(values or {}, Mapping):
+        raise UserError(f"{where}: is {shown(values)}: write settings as key: value")
+    refuse_hidden(values or {}, where)
+    try:
+        return from_plain(cls, looked_up(values or {}, where))
+    except NotAllowed as error:
+        refuse(error.problems, lambda key: where)
+    raise AssertionError("a refusal names its problems")
+
+
+def looked_up(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """``values`` with what references (``${...}``) stand for.
+
+    Raises:
+        UserError: one stands for nothing.
+    """
+    try:
+        found = OmegaConf.to_container(OmegaConf.create(dict(values)), resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(describe_config_error(error, cls, where)) from error
+        raise UserError(describe_config_error(error, where)) from error
+    assert isinstance(found, dict)
+    return found  # type: ignore[return-value]
 
 
-def describe_config_error(error: OmegaConfBaseException, cls: type, where: str) -> str:
-    """One line for a config error: the key, the file, and the nearest valid key."""
+def describe_config_error(error: OmegaConfBaseException, where: str) -> str:
+    """One line for a value that cannot be looked up (``${...}``): key and place."""
     key = str(getattr(error, "full_key", None) or getattr(error, "key", None) or "?")
-    first_line = str(error).strip().splitlines()[0]
-    if "not in" in first_line:
-        valid = sorted(valid_keys(cls))
-        leaf = key.split(".")[-1]
-        close = difflib.get_close_matches(key, valid, n=1) or [k for k in valid if k.split(".")[-1] == leaf]
-        close = close or difflib.get_close_matches(leaf, valid, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else f"; valid keys: {', '.join(valid[:12])}"
-        return f"{where}: unknown key '{key}'{hint}"
-    return f"{where}: key '{key}': {first_line}"
-
-
-def valid_keys(cls: type, prefix: str = "") -> set[str]:
-    """All dotted keys of a (nested) config dataclass."""
-    keys: set[str] = set()
-    for field in dataclasses.fields(cls):
-        keys.add(prefix + field.name)
-        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
-            keys |= valid_keys(field.type, f"{prefix}{field.name}.")
-    return keys
+    return f"{where}: key '{printable(key)}': {printable(str(error).strip().splitlines()[0])}"
 
 
 def build(path: str, values: Mapping[str, Any] | None = None, where: str = "config", **parts: Any) -> Any:
     """Import the component at ``path`` and build it from ``values`` and the ``parts`` it needs."""
+    cls, config = configured(path, values, where)
+    return cls(config, **parts)
+
+
+def configured(path: str, values: Mapping[str, Any] | None = None, where: str = "config") -> tuple[Any, Any]:
+    """Import the component at ``path`` and its settings from ``values``, without building it.
+
+    Raises:
+        UserError: there is no such component, or it does not take these settings.
+    """
     cls = import_path(path)
+    if not isinstance(cls, type):
+        raise UserError(f"{where}: '{path}' is no class: a component is a class with a frozen dataclass Config inside")
     if not hasattr(cls, "Config"):
-        raise UserError(f"'{path}' is not a component: it has no Config dataclass")
-    return cls(strict_config(cls.Config, values, f"{where} ({path})"), **parts)
+        raise UserError(f"{where}: '{path}' is not a component: it has no Config dataclass")
+    return cls, strict_config(cls.Config, values, f"{where} ({path})")

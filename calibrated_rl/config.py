@@ -1,34 +1,61 @@
 """The whole configuration of a run: composes the parts' own configs and loads YAML, strictly."""
 
-import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from calibrated_rl.calibration.sft import SFTConfig
+from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.component import describe_config_error
-from calibrated_rl.errors import UserError
+from calibrated_rl.config_check import problems_of_parts, problems_together
+from calibrated_rl.errors import UserError, printable
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.replay.config import ReplayConfig
-from calibrated_rl.rollout.conversation import SamplingConfig
-from calibrated_rl.rollout.engine import EngineConfig
+from calibrated_rl.rollout.config import EngineConfig, SamplingConfig
 from calibrated_rl.rollout.scaling import ScalingConfig
-from calibrated_rl.run_copy import check_address
-from calibrated_rl.secrets import keep_references, masked, refuse_readable_secrets
+from calibrated_rl.secrets import HIDDEN, keep_references, masked, refuse_readable_secrets
+from calibrated_rl.settings import (
+    Key,
+    Name,
+    NotAllowed,
+    NotNegative,
+    OneOf,
+    PartPath,
+    PartPathOrNone,
+    Pattern,
+    Positive,
+    Range,
+    Seed,
+    dotted,
+    from_plain,
+    refuse,
+)
+from calibrated_rl.shift.estimators import ESTIMATORS
+from calibrated_rl.shift.sizes import FOLDS, least_to_halve
+from calibrated_rl.yaml_files import Source, parse_yaml, read_yaml
+
+ARMS = (
+    "start", "cloned", "static", "interactive", "calibrated_once", "calibrated", "calibrated_on_policy",
+    "calibrated_more_logs", "oracle",
+)  # fmt: skip
+Arm = Annotated[str, OneOf(ARMS)]
+_SEGMENT = r"(?!\.)[\w.+=@%, -]{1,100}(?<![ .])"
+RunName = Annotated[str, Pattern(rf"{_SEGMENT}(/{_SEGMENT})*", "a name for a folder, or names joined by /, without ..")]
+VariantName = Annotated[str, Pattern(rf"(?!main$){_SEGMENT}", "a name for a folder, and not main")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """One side's model, its replicas, and how it speaks."""
 
-    model: str = "tiny"
+    model: Name = "tiny"
     """`tiny` (made on the spot), a packaged name such as smollm2-135m, a folder, or a hub name."""
-    replicas: int = 1
+    replicas: Positive = 1
     """vLLM replicas, at the start."""
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     """How far their number may change while an arm trains."""
@@ -47,7 +74,7 @@ class ModelConfig:
 class UpbringingConfig:
     """Whom the uncalibrated simulator learned from, where it is trained on the spot."""
 
-    human: str = ""
+    human: PartPathOrNone = ""
     """Import path of the population; empty: the simulator's model is used as it comes."""
     human_config: dict[str, Any] = field(default_factory=dict)
     logs: dict[str, Any] = field(default_factory=dict)
@@ -69,17 +96,17 @@ class ProxyConfig:
 class CalibrationConfig:
     """When and how the simulator is aligned with human logs."""
 
-    method: str = "calibrated_rl.calibration.weighted:WeightedSFT"
+    method: PartPath = "calibrated_rl.calibration.weighted:WeightedSFT"
     """Import path of the method."""
     method_config: dict[str, Any] = field(default_factory=dict)
     """The method's own settings."""
-    every: int = 10
+    every: NotNegative = 10
     """Updates between re-calibrations of the arm `calibrated`; 0: only once, before training."""
-    source: str = "logs"
+    source: Literal["logs", "upbringing"] = "logs"
     """`logs`, or for a placebo `upbringing`: the logs that the uncalibrated simulator comes from."""
-    human_turns: int = 200
+    human_turns: Positive = 200
     """Further human turns at each re-calibration of `calibrated_on_policy` and `calibrated_more_logs`."""
-    reserve: int = 0
+    reserve: NotNegative = 0
     """Calibration logs held back from all arms, for `calibrated_more_logs` alone."""
     sft: SFTConfig = field(default_factory=SFTConfig)
 
@@ -88,36 +115,36 @@ class CalibrationConfig:
 class TrainingConfig:
     """Reinforcement learning; the same for all arms."""
 
-    updates: int = 30
+    updates: Positive = 30
     """Optimizer updates."""
-    tokens_per_update: int = 3000
+    tokens_per_update: Positive = 3000
     """Policy tokens that carry loss in one update; arms differ in how many dialogues that takes."""
-    group_size: int = 8
+    group_size: Positive = 8
     """Dialogues (or turns, for static context RL) that share a scenario."""
-    learning_rate: float = 3e-4
-    learning_rates: dict[str, float] = field(default_factory=dict)
+    learning_rate: Annotated[float, Range(above=0, at_most=1)] = 3e-4
+    learning_rates: dict[Arm, Annotated[float, Range(above=0, at_most=1)]] = field(default_factory=dict)
     """Learning rate of single arms, where the tuning split chose another one."""
-    extra_groups: int = 0
+    extra_groups: NotNegative = 0
     """How many further groups an update may ask for, at most, in place of groups whose rewards are all equal: these
     teach nothing (dynamic sampling, DAPO, arXiv 2503.14476). 0: they are learned from as they are."""
-    max_staleness: int = 0
+    max_staleness: NotNegative = 0
     """By how many updates the weights that sampled a turn may lag behind those that learn from it. 0: rollouts and
     learning take turns. Above 0, rollouts of whole dialogues run on while the learner steps; not with
     `deterministic`."""
-    minibatches: int = 1
+    minibatches: Positive = 1
     """Optimizer steps that one update's dialogues are cut into."""
-    checkpoint_every: int = 5
+    checkpoint_every: NotNegative = 5
     """Updates between checkpoints, from which a stopped run goes on; 0: an arm that was stopped starts over."""
-    checkpoints_kept: int = 2
+    checkpoints_kept: Positive = 2
     """How many of an arm's last checkpoints stay until it is done; beside them stays the best by the reward of the
     arm's own dialogues."""
     checkpoint_store: str = ""
     """Where each checkpoint goes, too, with all of the run folder that it takes to go on from an empty one:
     `s3://BUCKET/PREFIX` (options `region`, `endpoint_override` and `scheme` after a `?`), `gs://BUCKET/PREFIX` or
     `file:///PATH`. Credentials come from the environment. Empty: nowhere."""
-    loss: str = "calibrated_rl.learner.losses.grpo:GRPO"
+    loss: PartPath = "calibrated_rl.learner.losses.grpo:GRPO"
     loss_config: dict[str, Any] = field(default_factory=dict)
-    advantage: str = "grpo"
+    advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
     """`grpo`, `dr_grpo` or `rloo`."""
 
 
@@ -125,16 +152,18 @@ class TrainingConfig:
 class ShiftConfig:
     """How far training is from real dialogues, measured while it goes on."""
 
-    every: int = 10
+    every: NotNegative = 10
     """Updates between measurements; 0: never."""
-    dialogues: int = 40
+    dialogues: Positive = 40
     """Monitor scenarios on which it is measured, at most."""
-    null_halvings: int = 3
+    null_halvings: NotNegative = 3
     """Random halvings of the people's replies for the null band, which is taken at an arm's first measurement."""
-    estimators: list[str] = field(default_factory=lambda: ["likeness", "coverage", "lengths", "act_divergence"])
+    estimators: list[Annotated[str, OneOf(tuple(ESTIMATORS))]] = field(
+        default_factory=lambda: ["likeness", "coverage", "lengths", "act_divergence"]
+    )
     """Names of `shift/compare_sets.py`: what the dialogues of the simulator and of people are compared by, before and
     after calibration."""
-    draws: int = 4
+    draws: Positive = 4
     """Replies of the simulator to each held-out history, before and after calibration: the share that ends the
     dialogue is its probability of ending it. 1: the decision to end is not measured."""
 
@@ -143,15 +172,15 @@ class ShiftConfig:
 class EvaluationConfig:
     """The held-out evaluation."""
 
-    scenarios: int = 200
+    scenarios: Positive = 200
     """Held-out people an arm meets."""
-    shifted: int = 100
+    shifted: NotNegative = 100
     """People of the shifted population; 0 skips them."""
-    logs: int = 200
+    logs: Annotated[int, Range(at_least=least_to_halve(FOLDS))] = 200
     """Held-out human dialogues on which simulators are measured."""
-    profile: int = 200
+    profile: Positive = 200
     """Dialogues on monitor scenarios from which the simulator's behaviour is described, at most."""
-    split: str = "held_out"
+    split: Literal["held_out", "tuning"] = "held_out"
     """`held_out` for what is reported, `tuning` to choose hyperparameters."""
 
 
@@ -159,9 +188,9 @@ class EvaluationConfig:
 class VariantConfig:
     """A side experiment of a study: the same run with a few settings changed, in a folder of its own."""
 
-    arms: list[str] = field(default_factory=lambda: ["interactive", "calibrated"])
-    seeds: list[int] = field(default_factory=lambda: [0])
-    change: list[str] = field(default_factory=list)
+    arms: list[Arm] = field(default_factory=lambda: ["interactive", "calibrated"])
+    seeds: list[Seed] = field(default_factory=lambda: [0])
+    change: list[Name] = field(default_factory=list)
     """Settings as `key=value`."""
 
 
@@ -169,23 +198,23 @@ class VariantConfig:
 class RunConfig:
     """Everything a run needs."""
 
-    name: str = "run"
+    name: RunName = "run"
     """The run's folder is runs/NAME."""
     label: str = ""
     """Printed over the report, such as `demonstration`."""
-    arms: list[str] = field(default_factory=lambda: ["start", "static", "interactive", "calibrated", "oracle"])
-    seeds: list[int] = field(default_factory=lambda: [0])
+    arms: list[Arm] = field(default_factory=lambda: ["start", "static", "interactive", "calibrated", "oracle"])
+    seeds: list[Seed] = field(default_factory=lambda: [0])
     deterministic: bool = False
     """Turns in waves of fixed order: the same seed gives the same run, a little slower."""
-    restarts: int = 3
+    restarts: NotNegative = 3
     """How often a run starts its parts again and goes on from the last checkpoint, when the learner or the replay store
     died. Replicas of policy and simulator are replaced without that."""
     reuse_fits: bool = True
     """Take the fits that a run begins with (cold start, upbringing, proxy) from an earlier run on this machine, where
     nothing that bears on them differs. They are kept in ``~/.cache/calibrated_rl/fits``."""
-    task: str = "calibrated_rl.tasks.front_desk:FrontDesk"
+    task: PartPath = "calibrated_rl.tasks.front_desk:FrontDesk"
     task_config: dict[str, Any] = field(default_factory=dict)
-    human: str = ""
+    human: PartPathOrNone = ""
     """Import path of a scripted population; empty where people are known from logs alone."""
     human_config: dict[str, Any] = field(default_factory=dict)
     logs: dict[str, Any] = field(default_factory=lambda: {"reader": "calibrated_rl.logs.scripted:ScriptedLogs"})
@@ -200,75 +229,126 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     shift: ShiftConfig = field(default_factory=ShiftConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    control_arms: list[str] = field(default_factory=list)
+    control_arms: list[Arm] = field(default_factory=list)
     """Further arms of a study."""
-    control_seeds: list[int] = field(default_factory=lambda: [0])
+    control_seeds: list[Seed] = field(default_factory=lambda: [0])
     """Their seeds."""
-    variants: dict[str, VariantConfig] = field(default_factory=dict)
+    variants: dict[VariantName, VariantConfig] = field(default_factory=dict)
 
 
-ARMS = (
-    "start", "cloned", "static", "interactive", "calibrated_once", "calibrated", "calibrated_on_policy",
-    "calibrated_more_logs", "oracle",
-)  # fmt: skip
-NEEDS_HUMAN = ("oracle", "calibrated_on_policy")
-
-
-def load_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a YAML file and what changes it into a config.
+def load_config(file: str | Path, overrides: Sequence[str] = (), *, parts: bool = True) -> RunConfig:
+    """Read a YAML file and what changes it into a config. Nothing of a run is loaded or started for that.
 
     Args:
         overrides: ``key=value``, or further YAML files (such as ``configs/hardware/one_gpu.yaml``), which are laid
             over ``file`` in their order; ``key=value`` has the last word.
+        parts: import what is named by import path, and check its settings. Not where a run of another machine is only
+            looked at: the files that it was made with need not be here.
 
     Raises:
-        UserError: no such file, not YAML, an unknown key or a wrong type, or a secret that others can read; names key,
-            place and nearest key.
+        UserError: no such file, not YAML (``yaml_files.py``), settings that are not allowed (``settings.py``,
+            ``config_check.py``), those of variants too, or a secret that others can read. Names for each of them place,
+            key, and what is allowed.
     """
+    sources = _sources(file, overrides)
+    config = _merged(sources, parts)
+    for name, variant in config.variants.items():
+        key: Key = ("variants", name, "change")
+        place = _places(sources)(key)
+        if wrong := [text for text in variant.change if "=" not in text]:
+            raise UserError(f"{place}: {dotted(key)} has '{printable(wrong[0])}': write key=value")
+        pairs = [text for text in _as_run(config.name, name, variant) if text.partition("=")[2] != HIDDEN]
+        _merged([*sources, _settings(pairs, f"{place}: {dotted(key)}")], parts)
+    return config
+
+
+def _sources(file: str | Path, overrides: Sequence[str]) -> list[Source]:
     path = Path(file)
     files = [path, *(Path(text) for text in overrides if "=" not in text and text.endswith((".yaml", ".yml")))]
     pairs = [text for text in overrides if Path(text) not in files]
     for text in pairs:
         if "=" not in text:
-            raise UserError(f"'{text}' is neither key=value nor a YAML file")
-    sources = [(str(each), _read(each)) for each in files]
-    for each, (where, source) in zip(files, sources, strict=True):
-        refuse_readable_secrets(source, where, each)
+            raise UserError(f"'{printable(text)}' is neither key=value nor a YAML file")
+    sources = [read_yaml(each) for each in files]
+    for each, source in zip(files, sources, strict=True):
+        refuse_readable_secrets(source.values, source.name, each)
     if pairs:
-        sources.append(("command line", _settings(pairs)))
-        refuse_readable_secrets(sources[-1][1], "command line")
-    merged = OmegaConf.structured(RunConfig)
-    for where, source in sources:
-        try:
-            merged = OmegaConf.merge(merged, source)
-        except OmegaConfBaseException as error:
-            raise UserError(describe_config_error(error, RunConfig, where)) from error
+        sources.append(_settings(pairs, "command line"))
+        refuse_readable_secrets(sources[-1].values, "command line")
+    return sources
+
+
+def _merged(sources: Sequence[Source], parts: bool) -> RunConfig:
+    where = _places(sources)
+    merged: Any = asdict(RunConfig())
+    for source in sources:
+        merged = _laid_over(merged, source.values)
     try:
-        config = OmegaConf.to_object(keep_references(merged))
+        plain = OmegaConf.to_container(keep_references(OmegaConf.create(merged)), resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(describe_config_error(error, RunConfig, str(path))) from error
-    assert isinstance(config, RunConfig)
-    check(config, str(path))
-    return config
+        raise UserError(describe_config_error(error, sources[0].name)) from error
+    try:
+        config = from_plain(RunConfig, plain)  # type: ignore[arg-type]
+    except NotAllowed as error:
+        refuse(error.problems, where)
+    refuse(list(problems_together(config)), where)
+    if parts:
+        refuse(list(problems_of_parts(config)), where)
+    return config  # type: ignore[no-any-return]
 
 
-def _settings(pairs: Sequence[str]) -> Any:
+def _laid_over(below: Any, above: Any) -> Any:
+    """Mappings key by key; everything else as a whole."""
+    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+        return above
+    return {**below, **{key: _laid_over(below[key], own) if key in below else own for key, own in above.items()}}
+
+
+def _places(sources: Sequence[Source]) -> Callable[[Key], str]:
+    """Where a setting was given: by the last source that has it, or else the first."""
+
+    def place(key: Key) -> str:
+        for length in range(len(key), 0, -1):
+            for source in reversed(sources):
+                if source.has(key[:length]):
+                    return source.place(key[:length])
+        return sources[0].name
+
+    return place
+
+
+def _settings(pairs: Sequence[str], where: str) -> Source:
+    """What ``key=value`` say; the last word counts where a key is given twice."""
+    values: Any = {}
     for text in pairs:
+        key = text.partition("=")[0].strip()
+        if not all(key.split(".")):
+            raise UserError(f"{where}: '{printable(text)}' is not key=value: a part of the key is empty")
         try:
-            OmegaConf.from_dotlist([text])
+            # Only to refuse what a file may not say either: keys that stand twice, or are no text.
+            parse_yaml(f"value: {text.partition('=')[2].strip()}", where)
+            own = OmegaConf.to_container(OmegaConf.from_dotlist([text.strip()]))
+        except UserError as error:
+            reason = str(error).removeprefix(where).partition(": ")[2]
+            raise UserError(
+                f"{where}: '{printable(text)}' is not key=value with a value in YAML: {reason}"
+            ) from error
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"command line: '{text}' is not key=value with a value in YAML: {reason}") from error
-    return OmegaConf.from_dotlist(list(pairs))
+            raise UserError(
+                f"{where}: '{printable(text)}' is not key=value with a value in YAML: {printable(reason)}"
+            ) from error
+        values = _laid_over(values, own)
+    return Source(name=where, values=values)
 
 
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise UserError(f"there is no config file {path}")
-    try:
-        return OmegaConf.load(path)
-    except (OSError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
-        raise UserError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from error
+def check(config: RunConfig, where: str) -> None:
+    """Refuse what the settings must not be together (``config_check.py``), for a config made in Python.
+
+    Raises:
+        UserError: names each.
+    """
+    refuse(list(problems_together(config)), lambda key: where)
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -278,7 +358,7 @@ def to_yaml(config: RunConfig) -> str:
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
     """All settings as plain data, without the secrets among them."""
-    settings: dict[str, Any] = masked(OmegaConf.to_container(OmegaConf.structured(config)))
+    settings: dict[str, Any] = masked(asdict(config))
     return settings
 
 
@@ -289,82 +369,17 @@ def variants_of(config: RunConfig, file: str | Path, overrides: Sequence[str]) -
         UserError: as ``load_config``.
     """
     return {
-        name: load_config(
-            file,
-            [
-                *overrides,
-                f"name={config.name}/variants/{name}",
-                f"arms=[{','.join(variant.arms)}]",
-                f"seeds=[{','.join(map(str, variant.seeds))}]",
-                "control_arms=[]",
-                *variant.change,
-            ],
-        )
+        name: _merged(_sources(file, [*overrides, *_as_run(config.name, name, variant)]), parts=True)
         for name, variant in config.variants.items()
     }
 
 
-def check(config: RunConfig, where: str) -> None:
-    """Refuse what the types allow and the run could not do.
-
-    Raises:
-        UserError: names the arm or the key.
-    """
-    for arm in (*config.arms, *config.control_arms):
-        if arm not in ARMS:
-            close = difflib.get_close_matches(arm, ARMS, n=1)
-            raise UserError(f"{where}: unknown arm '{arm}'" + (f"; did you mean '{close[0]}'?" if close else ""))
-        if arm in NEEDS_HUMAN and not config.human:
-            raise UserError(f"{where}: the arm '{arm}' needs a scripted human, and `human` is empty")
-        if arm == "calibrated_more_logs" and config.calibration.reserve < 1:
-            raise UserError(f"{where}: the arm '{arm}' needs calibration.reserve above 0")
-    for role, side in (("policy", config.policy), ("simulator", config.simulator)):
-        fewest, most = side.replica_bounds
-        if not 1 <= fewest <= side.replicas <= most:
-            raise UserError(
-                f"{where}: {role}.replicas is {side.replicas}, {role}.scaling allows {fewest} to {most}: it must start "
-                "with a number that is allowed, at least 1"
-            )
-        if config.deterministic and fewest < most:
-            raise UserError(
-                f"{where}: {role}.scaling allows {fewest} to {most} replicas, and `deterministic` is true: batches "
-                "hang on the number of replicas, so the run would not be the same again; give up one of the two"
-            )
-    for role in ("policy", "simulator", *(("proxy",) if config.proxy.model else ())):
-        if not getattr(config, role).engine.kv_cache_mib:
-            _check_that_memory_can_be_planned(config, f"{where}: {role}.engine.kv_cache_mib is 0")
-    if config.training.max_staleness < 0:
-        raise UserError(f"{where}: training.max_staleness is {config.training.max_staleness}: it must not be negative")
-    if config.training.extra_groups < 0:
-        raise UserError(f"{where}: training.extra_groups is {config.training.extra_groups}: it must not be negative")
-    if config.training.max_staleness and config.deterministic:
-        raise UserError(
-            f"{where}: training.max_staleness is {config.training.max_staleness}, and `deterministic` is true: which "
-            "weights say a turn would hang on the clock, so the run would not be the same again; give up one of the two"
-        )
-    if config.training.checkpoints_kept < 1:
-        raise UserError(f"{where}: training.checkpoints_kept is {config.training.checkpoints_kept}: at least 1 stays")
-    if config.training.checkpoint_store:
-        check_address(config.training.checkpoint_store)
-    if config.evaluation.split not in ("held_out", "tuning"):
-        raise UserError(f"{where}: evaluation.split is '{config.evaluation.split}': write held_out or tuning")
-    if config.proxy.model and config.human:
-        raise UserError(f"{where}: proxy.model is for tasks without a scripted human; leave one of the two empty")
-    if config.proxy.model and config.proxy.model in (config.simulator.model, config.policy.model):
-        raise UserError(f"{where}: the proxy must be a model of another family than policy and simulator")
-    if config.calibration.source not in ("logs", "upbringing"):
-        raise UserError(f"{where}: calibration.source is '{config.calibration.source}': write logs or upbringing")
-    if config.calibration.source == "upbringing" and not config.upbringing.human:
-        raise UserError(f"{where}: calibration.source is upbringing, and `upbringing.human` is empty")
-
-
-def _check_that_memory_can_be_planned(config: RunConfig, what: str) -> None:
-    if config.deterministic:
-        raise UserError(
-            f"{what}, and `deterministic` is true: batches may hang on what is free, so the run would not be the same "
-            "again; give the cache a size"
-        )
-    engines = [config.policy.engine, config.simulator.engine] + ([config.proxy.engine] if config.proxy.model else [])
-    apart = any(engine.num_gpus >= 1 or engine.labels for engine in engines)
-    if config.learner.ranks > 1 or config.learner.labels or apart or len({e.num_gpus > 0 for e in engines}) > 1:
-        raise UserError(f"{what}: it is planned only for a device that learner and engines share; give it a size")
+def _as_run(study: str, name: str, variant: VariantConfig) -> list[str]:
+    """What makes a variant out of its study, as ``key=value``."""
+    return [
+        f"name={json.dumps(f'{study}/variants/{name}')}",
+        f"arms=[{','.join(variant.arms)}]",
+        f"seeds=[{','.join(map(str, variant.seeds))}]",
+        "control_arms=[]",
+        *variant.change,
+    ]

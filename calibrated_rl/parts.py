@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from calibrated_rl.background import BesideTraining, Scribe
 from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.kept_fits import LARGEST_MIB, KeptFits, key_of
 from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
-from calibrated_rl.component import build, import_path
+from calibrated_rl.component import build
 from calibrated_rl.config import EvaluationConfig, RunConfig
+from calibrated_rl.config_check import log_settings
 from calibrated_rl.dialogue import Dialogue, Side, Split, TokenSequence
 from calibrated_rl.errors import PartLost, UserError, first_line, is_no_room
 from calibrated_rl.files import SHARED, wait_for_room
@@ -72,15 +72,6 @@ def copy_of_run(config: RunConfig, folder: Path) -> RunCopy | None:
     if not training.checkpoint_store:
         return None
     return RunCopy(training.checkpoint_store, config.name, folder, max(2, training.checkpoints_kept))
-
-
-def log_settings(config: RunConfig) -> dict[str, Any]:
-    """The log reader's own settings; logs of a scripted human are by default those of the run's own human."""
-    settings = {key: value for key, value in config.logs.items() if key != "reader"}
-    known = {field.name for field in fields(import_path(str(config.logs["reader"])).Config)}
-    if config.human and "human" in known and "human" not in settings:
-        settings |= {"human": config.human, "human_config": config.human_config}
-    return settings
 
 
 class Parts:

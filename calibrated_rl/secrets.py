@@ -74,11 +74,11 @@ def keep_references(settings: Any) -> Any:
     return OmegaConf.merge(settings, escaped)
 
 
-def refuse_readable_secrets(settings: Any, where: str, file: Path | None = None) -> None:
+def refuse_readable_secrets(settings: Mapping[str, Any], where: str, file: Path | None = None) -> None:
     """Refuse secrets that are spelt out where others can read them.
 
     Args:
-        settings: an OmegaConf tree.
+        settings: plain data, references (``${...}``) as they are written.
         file: where it comes from; None for a command line, which every user of the machine can list.
 
     Raises:
@@ -87,7 +87,7 @@ def refuse_readable_secrets(settings: Any, where: str, file: Path | None = None)
     if file is not None and not file.stat().st_mode & 0o044:
         return
     found: list[str] = []
-    _each_secret(OmegaConf.to_container(settings), lambda key, value: found.append(key) if _spelt_out(value) else None)
+    _each_secret(settings, lambda key, value: found.append(key) if _spelt_out(value) else None)
     if found:
         readers = "others can read the command line" if file is None else "others can read this file"
         mend = "" if file is None else ", or take from others the right to read it (chmod 600)"

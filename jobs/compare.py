@@ -41,15 +41,16 @@ def execute(
     config_file: str, overrides: list[str], runs: str, hardware: str, *, side_experiments: bool = True, only: str = ""
 ) -> None:
     """Run the arms of the config, then its variants; print the table. ``only``: just that part of it."""
-    from calibrated_rl.algorithms.compare import add_variants
     from calibrated_rl.config import load_config, variants_of
     from calibrated_rl.errors import UserError
+
+    asked = load_config(config_file, overrides)  # mistakes come to light before anybody looks for devices
+    from calibrated_rl.algorithms.compare import add_variants  # and before anything large is loaded
     from calibrated_rl.inheritance import take_over
     from calibrated_rl.progress import Progress
     from calibrated_rl.report.text import table
     from calibrated_rl.training_check import check_training
 
-    asked = load_config(config_file, overrides)  # mistakes come to light before anybody looks for devices
     overrides = [*_command.hardware(hardware), *overrides]
     config = load_config(config_file, overrides)
     variants = variants_of(config, config_file, overrides) if side_experiments else {}

@@ -12,6 +12,7 @@ import os
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated, Literal
 
 import psutil
 
@@ -28,6 +29,7 @@ from calibrated_rl.config import (
 )
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.rollout.engine import EngineConfig
+from calibrated_rl.settings import NotNegative, Positive, Range
 
 
 class AsynchronousStep:
@@ -35,24 +37,24 @@ class AsynchronousStep:
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        device: str = "cpu"
+        device: Literal["cpu", "cuda"] = "cpu"
         """``cpu`` or ``cuda``."""
-        max_staleness: int = 2
+        max_staleness: NotNegative = 2
         """With 1, all groups that may begin can be complete before the learner is done, and engines idle then."""
-        warm_up: int = 2
+        warm_up: NotNegative = 2
         """Updates that are not counted, of each run."""
-        updates: int = 20
+        updates: Positive = 20
         """Updates that are; their mean counts."""
-        tokens_per_update: int = 3000
-        group_size: int = 8
-        minibatches: int = 4
-        logs: int = 1500
+        tokens_per_update: Positive = 3000
+        group_size: Annotated[int, Range(at_least=2)] = 8
+        minibatches: Positive = 4
+        logs: Positive = 1500
         """Dialogues of people, and of cooperative ones, that policy and simulator are fitted to first."""
         engine: EngineConfig = field(default_factory=lambda: EngineConfig(kv_cache_mib=256))
         """Of both sides."""
         learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(threads=1))
-        learning_rate: float = 1e-6
-        goal: float = 1.1
+        learning_rate: Annotated[float, Range(above=0, at_most=1)] = 1e-6
+        goal: Annotated[float, Range(above=0)] = 1.1
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -12,7 +12,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import ray
@@ -25,6 +25,7 @@ from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.exchange import Answers, TurnServer
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.rollout.turns import Generated, GenerateRequest
+from calibrated_rl.settings import Positive, Range
 from calibrated_rl.tokens import ChatTokens
 
 MAY_GROW = 1.25
@@ -106,16 +107,16 @@ class ControlPlane:
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        replicas: tuple[int, ...] = (10, 100, 1000)
+        replicas: tuple[Annotated[int, Range(at_least=2)], ...] = (10, 100, 1000)
         """Half of them policies, half simulators; there are as many dialogues."""
-        turns_per_second: float = 250.0
+        turns_per_second: Annotated[float, Range(above=0)] = 250.0
         """Decides the mean time of a turn: a dialogue for each replica, and one turn of each at a time."""
-        places: int = 4
+        places: Positive = 4
         """Turns that a replica samples at once."""
-        policy_turns: int = 4
-        group_size: int = 5
+        policy_turns: Positive = 4
+        group_size: Positive = 5
         """Divides the numbers of replicas: there are as many dialogues a replica with few as with many."""
-        hosts: int = 4
+        hosts: Positive = 4
         """Ray actors that carry the stubs."""
 
     def __init__(self, config: Config) -> None:

@@ -10,6 +10,7 @@ from calibrated_rl.dialogue import TokenSequence
 from calibrated_rl.learner.attention import side_by_side
 from calibrated_rl.learner.packing import EMPTY, pack
 from calibrated_rl.learner.sample import Sample
+from calibrated_rl.settings import Positive
 
 
 class LearnerPadding:
@@ -17,12 +18,12 @@ class LearnerPadding:
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        sequences: int = 256
-        longest: int = 4096
+        sequences: Positive = 256
+        longest: Positive = 4096
         """The long tail is cut here, in tokens."""
-        micro_batch_tokens: int = 4096
+        micro_batch_tokens: Positive = 4096
         """As in ``learner.micro_batch_tokens``."""
-        ranks: int = 2
+        ranks: Positive = 2
         """A rank that has fewer micro-batches than the other computes an empty one."""
 
     def __init__(self, config: Config) -> None:

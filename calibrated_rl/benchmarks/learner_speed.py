@@ -5,6 +5,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.learner.sample import Sample
+from calibrated_rl.settings import NotNegative, Positive, Range
 
 CORRECTION = ("calibrated_rl.learner.losses.grpo:GRPO", {"correction": {"mode": "truncate"}})
 
@@ -25,19 +27,19 @@ class LearnerSpeed:
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(MadeModel):
-        device: str = "cpu"
+        device: Literal["cpu", "cuda"] = "cpu"
         """``cpu`` or ``cuda``."""
         learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(micro_batch_tokens=2048))
-        sequences: int = 64
-        shortest: int = 256
-        longest: int = 1024
+        sequences: Positive = 64
+        shortest: Positive = 256
+        longest: Positive = 1024
         """Lengths in tokens, drawn uniformly; half of the tokens, in turns of 32, are the policy's."""
-        warm_up: int = 1
-        steps: int = 3
+        warm_up: NotNegative = 1
+        steps: Positive = 3
         """Their median counts."""
-        peak_tflops: float | None = None
+        peak_tflops: Annotated[float, Range(above=0)] | None = None
         """What the device can do, from its data sheet; none: its rate in a large product of matrices is measured."""
-        goal: float = 0.5
+        goal: Annotated[float, Range(above=0)] = 0.5
 
     def __init__(self, config: Config) -> None:
         self.config = config

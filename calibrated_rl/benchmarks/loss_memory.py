@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from calibrated_rl.benchmarks.base import Row, at_most, require_device
 from calibrated_rl.learner.head import ScoringHead
 from calibrated_rl.learner.losses.base import LossInputs, Totals
 from calibrated_rl.learner.losses.grpo import GRPO
+from calibrated_rl.settings import Positive, Precision
 
 
 class LossMemory:
@@ -20,13 +22,13 @@ class LossMemory:
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        device: str = "cpu"
+        device: Literal["cpu", "cuda"] = "cpu"
         """``cpu`` or ``cuda``."""
-        dtype: str = "float32"
-        vocabulary: int = 49152
-        size: int = 576
+        dtype: Precision = "float32"
+        vocabulary: Positive = 49152
+        size: Positive = 576
         """Of the hidden states. Both are those of SmolLM2-135M."""
-        positions: list[int] = field(default_factory=lambda: [64, 512, 2048])
+        positions: list[Positive] = field(default_factory=lambda: [64, 512, 2048])
         """Scored tokens of a micro-batch; the worst case counts."""
 
     def __init__(self, config: Config) -> None:

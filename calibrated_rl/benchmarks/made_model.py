@@ -5,17 +5,19 @@ from pathlib import Path
 
 import torch
 
+from calibrated_rl.settings import Positive
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeModel:
     """Its sizes; by default those of Qwen2-1.5B."""
 
-    vocabulary: int = 151936
-    hidden: int = 1536
-    intermediate: int = 8960
-    layers: int = 28
-    heads: int = 12
-    key_heads: int = 2
+    vocabulary: Positive = 151936
+    hidden: Positive = 1536
+    intermediate: Positive = 8960
+    layers: Positive = 28
+    heads: Positive = 12
+    key_heads: Positive = 2
     tied: bool = True
 
     def save_model(self, folder: Path, dtype: str) -> None:

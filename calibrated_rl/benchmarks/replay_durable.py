@@ -5,6 +5,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from calibrated_rl.benchmarks.base import Row, at_least
 from calibrated_rl.benchmarks.made_dialogues import GROUP, file_bytes, made_table, renamed
 from calibrated_rl.replay.store import ReplayStore
+from calibrated_rl.settings import NotNegative, Positive, Range
 
 PIECE = 2**20
 """Bytes in one write: 17 MB in one call were seen to take ten times as long as in calls of this size."""
@@ -26,20 +28,20 @@ class ReplayDurable:
         folder: str = ""
         """Where, on the disk in question; empty: the system's folder for temporary files. Needs ``many`` x 2.4 kB, or
         ``appends`` x 65 kB x ``dialogues`` if that is more."""
-        dialogues: int = 1024
+        dialogues: Positive = 1024
         """In one append: an update's, 128 groups of 8."""
-        tokens: int = 1000
+        tokens: Positive = 1000
         """Of each side's view of a dialogue."""
-        appends: int = 32
-        many: int = 1_000_000
+        appends: Positive = 32
+        many: Positive = 1_000_000
         """Dialogues in the store that is opened again."""
-        many_at_once: int = 256
+        many_at_once: Positive = 256
         """Of these, in one append."""
-        short: int = 60
+        short: Positive = 60
         """Tokens of each side's view of these."""
-        max_staleness: int = 8
+        max_staleness: NotNegative = 8
         """With which one group is sampled after each of these appends; older ones are dropped."""
-        seconds_to_open: float = 10.0
+        seconds_to_open: Annotated[float, Range(above=0)] = 10.0
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ from calibrated_rl.benchmarks.base import Row, at_least
 from calibrated_rl.benchmarks.made_dialogues import GROUP, dialogues, file_bytes, made_table, renamed
 from calibrated_rl.replay.schema import to_table
 from calibrated_rl.replay.store import ReplayStore
+from calibrated_rl.settings import Positive, Range
 
 
 class ReplayMemory:
@@ -21,20 +22,20 @@ class ReplayMemory:
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        dialogues: int = 256
+        dialogues: Positive = 256
         """In one append."""
-        tokens: int = 1000
+        tokens: Positive = 1000
         """Of each side's view of a dialogue, where the append is measured."""
-        appends: int = 60
-        small: int = 1000
-        large: int = 1_000_000
+        appends: Positive = 60
+        small: Positive = 1000
+        large: Positive = 1_000_000
         """Dialogues in the two stores that are sampled from."""
-        short: int = 60
+        short: Positive = 60
         """Tokens of each side's view there."""
-        samples: int = 25
-        groups: int = 4
+        samples: Positive = 25
+        groups: Positive = 4
         """In one sample."""
-        flat: float = 1.5
+        flat: Annotated[float, Range(above=0)] = 1.5
         """The large store's sample may take this many times the small one's."""
 
     def __init__(self, config: Config) -> None:

@@ -20,6 +20,7 @@ from calibrated_rl.benchmarks.talk import TalkConfig, collector_of, model_of, tw
 from calibrated_rl.dialogue import Dialogue, Side, Split, TokenSequence
 from calibrated_rl.rollout.engine import Replica, engine_environment
 from calibrated_rl.rollout.pool import ReplicaPool
+from calibrated_rl.settings import NotNegative, Positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +64,9 @@ class Rollout:
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TalkConfig):
-        repeats: int = 3
+        repeats: Positive = 3
         """How often each of the two is measured."""
-        tiny_groups: int = 0
+        tiny_groups: NotNegative = 0
         """Groups of dialogues of tiny models, on which ``how`` reports as well: the engines do least there, so what is
         around them weighs most. 0: none."""
 

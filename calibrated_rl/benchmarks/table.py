@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml  # type: ignore[import-untyped]
 
 from calibrated_rl import component
 from calibrated_rl.benchmarks.base import NotMeasured, Row
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings import PartPath, Range
 
 FIELDS = tuple(each.name for each in dataclasses.fields(Row))
 
@@ -26,11 +27,11 @@ FIELDS = tuple(each.name for each in dataclasses.fields(Row))
 class RowConfig:
     """Where a row comes from."""
 
-    benchmark: str = ""
+    benchmark: PartPath = ""
     """Import path of its class."""
     config: dict[str, Any] = field(default_factory=dict)
     """The class's own settings."""
-    timeout_seconds: float = 900.0
+    timeout_seconds: Annotated[float, Range(above=0)] = 900.0
     """A row that takes longer is ended and counts as not measured."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from calibrated_rl.dialogue import Outcome, Scenario, Split, Turn
 from calibrated_rl.models import make_tiny, read_tokenizer, resolve_model
@@ -15,6 +15,7 @@ from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.pool import ReplicaPool
+from calibrated_rl.settings import Name, Positive, Precision, Range
 from calibrated_rl.tokens import ChatTokens
 
 Pool = TypeVar("Pool", bound=ReplicaPool)
@@ -78,18 +79,18 @@ def _instructions(own: str, other: str, shop: str, number: int) -> str:
 class TalkConfig:
     """Who talks, how much, on what engines."""
 
-    model: str = "smollm2-135m"
+    model: Name = "smollm2-135m"
     """Of both sides; ``tiny``: one made on the spot."""
-    dtype: str = "bfloat16"
-    groups: int = 8
-    group_size: int = 4
-    policy_turns: int = 4
-    max_turn_tokens: int = 24
-    replicas: int = 1
+    dtype: Precision = "bfloat16"
+    groups: Positive = 8
+    group_size: Positive = 4
+    policy_turns: Positive = 4
+    max_turn_tokens: Positive = 24
+    replicas: Positive = 1
     """Engines a side."""
-    max_model_len: int = 1024
-    kv_cache_mib: int = 1024
-    num_gpus: float = 0.0
+    max_model_len: Positive = 1024
+    kv_cache_mib: Positive = 1024
+    num_gpus: Annotated[float, Range(at_least=0)] = 0.0
     """Share of the GPU that each engine gets."""
     eager: bool = True
 

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,7 +20,7 @@ class Settings:
 
     model: str
     """A folder in Hugging Face format."""
-    dtype: str
+    dtype: Literal["float32", "bfloat16"]
     prompts: list[str]
     """One a group; each step takes the next ``groups`` of them."""
     groups: int

@@ -9,6 +9,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
 
@@ -18,6 +19,7 @@ from calibrated_rl.benchmarks.talk import start_ray
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.models import read_tokenizer, tiny_tokenizer
 from calibrated_rl.rollout.engine import EngineConfig
+from calibrated_rl.settings import NotNegative, Positive, Range
 from calibrated_rl.tokens import ChatTokens
 from calibrated_rl.weights_block import WeightsInBlock
 
@@ -27,20 +29,20 @@ class WeightSync:
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(MadeModel):
-        device: str = "cpu"
+        device: Literal["cpu", "cuda"] = "cpu"
         """``cpu`` or ``cuda``."""
         learner: LearnerConfig = field(default_factory=LearnerConfig)
         engine: EngineConfig = field(default_factory=EngineConfig)
-        warm_up: int = 10
+        warm_up: NotNegative = 10
         """The first ones wait for the operating system to give memory to Ray's store, which takes a second for 540 MB
         on a virtual machine, until all of the store has been used once."""
-        syncs: int = 9
+        syncs: Positive = 9
         """Their median counts."""
-        goal: float = 10.0
+        goal: Annotated[float, Range(above=0)] = 10.0
         """At most so many times as long as the copy: this project's own choice, made before anything was measured. On a
         CPU each byte is written three times: into memory shared with the engine's process, into vLLM's joined layers,
         into its packed form; through Ray's object store once more."""
-        goal_ms: float | None = None
+        goal_ms: Annotated[float, Range(above=0)] | None = None
         """Instead of ``goal``: at most so many milliseconds."""
 
     def __init__(self, config: Config) -> None:

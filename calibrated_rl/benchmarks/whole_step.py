@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from calibrated_rl.models import make_tiny, read_tokenizer
 from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.rollout.turns import Generated, GenerateRequest
+from calibrated_rl.settings import NotNegative, Positive, Precision, Range
 from calibrated_rl.tokens import ChatTokens
 
 TRL = "1.16.0"
@@ -64,26 +65,26 @@ class WholeStep:
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        dtype: str = "float32"
-        groups: int = 8
-        group_size: int = 8
-        prompt_tokens: int = 448
-        completion_tokens: int = 32
+        dtype: Precision = "float32"
+        groups: Positive = 8
+        group_size: Annotated[int, Range(at_least=2)] = 8
+        prompt_tokens: Positive = 448
+        completion_tokens: Positive = 32
         """By default as in negotiations (CaSiNo, SmolLM2's tokenizer): a turn of 24 tokens follows on 438, means over
         300 dialogues."""
-        also: tuple[tuple[int, int], ...] = ((64, 64),)
+        also: tuple[tuple[Positive, Positive], ...] = ((64, 64),)
         """Further prompt and completion lengths, which are reported and do not count."""
-        hidden: int = 192
-        layers: int = 2
+        hidden: Positive = 192
+        layers: Positive = 2
         """Of the tiny model, with a vocabulary of 800 tokens at most."""
-        threads: tuple[int, ...] = (1, 2)
+        threads: tuple[Positive, ...] = (1, 2)
         """So many engines of one thread each and a learner with so many, which take turns; and TRL's process with so
         many. The number that suits a side best counts for it: where other work runs beside them, that may be one."""
-        learning_rate: float = 1e-5
-        warm_up: int = 2
-        steps: int = 6
+        learning_rate: Annotated[float, Range(above=0, at_most=1)] = 1e-5
+        warm_up: NotNegative = 2
+        steps: Positive = 6
         """Their median counts."""
-        goal: float = 3.0
+        goal: Annotated[float, Range(above=0)] = 3.0
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -5,12 +5,12 @@ that did best on the monitor split. Which turns count, and how much, is already 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.dialogue import Dialogue, Side
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
@@ -19,31 +19,6 @@ from calibrated_rl.tokens import ChatTokens, view_of
 
 T = TypeVar("T")
 SFT_LOSS = "calibrated_rl.learner.losses.sft:SFT"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SFTConfig:
-    """Length and pace of the fine-tuning."""
-
-    epochs: int = 3
-    """Passes over the logs, at most; 0 leaves the model as it is."""
-    most_dialogues: int = 0
-    """Dialogues used at most, drawn at random; 0 uses all."""
-    most_monitored: int = 0
-    """Dialogues of the monitor split, the first of it, on which epochs are judged at most; 0 uses all."""
-    batch_dialogues: int = 32
-    """Dialogues an optimizer step."""
-    learning_rate: float = 2e-3
-    warmup_steps: int = 20
-    decay: bool = True
-    """Lower the learning rate linearly to a twentieth over all epochs."""
-    patience: int = 1
-    """Epochs without a better monitor likelihood before stopping."""
-    adapters: bool = True
-    """Train by adapters where ``learner.lora`` names the model; false: the whole model, as one made on the spot needs
-    it to learn to speak."""
-    keep: str = "best"
-    """`best` epoch on the monitor split, the start included, or the `last` of all epochs (for a placebo)."""
 
 
 def log_samples(logs: Sequence[Dialogue], side: Side, tokens: ChatTokens) -> list[Sample]:

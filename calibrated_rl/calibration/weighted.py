@@ -6,6 +6,7 @@ split, is weighted by the clipped density ratio of its history (``density_ratio.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from calibrated_rl.calibration.base import CalibrationInputs
 from calibrated_rl.calibration.density_ratio import history_weights
@@ -14,6 +15,7 @@ from calibrated_rl.calibration.sft import log_samples, some_of
 from calibrated_rl.dialogue import Dialogue, Side
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import POLICY
+from calibrated_rl.settings import Range
 
 
 class WeightedSFT(PlainSFT):
@@ -23,7 +25,7 @@ class WeightedSFT(PlainSFT):
     class Config:
         """How far the weights may go."""
 
-        ratio_clip: float = 5.0
+        ratio_clip: Annotated[float, Range(at_least=1)] = 5.0
         """Largest density ratio of a logged history under the current policy."""
 
     def __init__(self, config: Config) -> None:

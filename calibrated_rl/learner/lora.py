@@ -7,7 +7,6 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,27 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.learner.config import LoRAConfig
 from calibrated_rl.weights import A, B
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoRAConfig:
-    """Adapters of one model."""
-
-    rank: int = 16
-    alpha: float = 32.0
-    """What the adapters add is multiplied by ``alpha / rank``."""
-    targets: list[str] = field(default_factory=list)
-    """Last names of the linear maps that get adapters, such as ``q_proj``; none: all in the model's layers, not the
-    vocabulary projection."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise UserError(f"learner.lora: rank is {self.rank}: it must be at least 1")
-
-    @property
-    def scale(self) -> float:
-        return self.alpha / self.rank
 
 
 class AdaptedLinear(nn.Linear):

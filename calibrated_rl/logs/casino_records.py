@@ -16,6 +16,7 @@ from typing import Any
 from calibrated_rl.dialogue import Side, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.base import LogProblem, json_problem
+from calibrated_rl.settings import Name, NotNegative, Seed
 from calibrated_rl.tasks.casino_deals import (
     ITEMS,
     PACKAGES,
@@ -38,15 +39,15 @@ WANTED = (
 class CasinoSource:
     """Which dialogues there are, and how they are split; task and reader must name the same."""
 
-    path: str = "../shared/data/casino"
+    path: Name = "../shared/data/casino"
     """Folder with casino_train.json, or a file like it."""
-    held_out: int = 300
+    held_out: NotNegative = 300
     """Dialogues of the held-out split."""
-    monitor: int = 60
+    monitor: NotNegative = 60
     """Dialogues of the monitor split."""
-    tuning: int = 60
+    tuning: NotNegative = 60
     """Dialogues of the tuning split; the rest is for calibration."""
-    seed: int = 0
+    seed: Seed = 0
     """Draws the splits."""
 
 

@@ -28,6 +28,7 @@ from typing import Any
 from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.base import LogProblem, json_problem
+from calibrated_rl.settings import Name, Seed, Share
 from calibrated_rl.tasks.base import Task
 
 WANTED = (
@@ -170,15 +171,15 @@ class JsonLines:
 
     @dataclass(frozen=True)
     class Config:
-        path: str = "logs.jsonl"
+        path: Name = "logs.jsonl"
         """The file."""
-        held_out: float = 0.3
+        held_out: Share = 0.3
         """Share of the dialogues without a ``split`` that goes to the held-out split."""
-        monitor: float = 0.1
+        monitor: Share = 0.1
         """Their share in the monitor split."""
-        tuning: float = 0.1
+        tuning: Share = 0.1
         """Their share in the tuning split; the rest is for calibration."""
-        seed: int = 0
+        seed: Seed = 0
         """Draws the splits, dialogue by dialogue from its id: adding lines moves no other dialogue."""
         greeting: str = "Hello, how can I help you?"
         """Put before dialogues in which the user speaks first."""

@@ -11,6 +11,7 @@ from calibrated_rl.component import build, import_path
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.base import LogProblem
+from calibrated_rl.settings import Name, NotNegative, PartPath, Seed
 from calibrated_rl.tasks.base import ScriptedHuman, ScriptedTask, Task, count_policy_turns
 
 
@@ -23,21 +24,21 @@ class ScriptedLogs:
 
     @dataclass(frozen=True)
     class Config:
-        human: str = "calibrated_rl.users.front_desk_human:FrontDeskHuman"
+        human: PartPath = "calibrated_rl.users.front_desk_human:FrontDeskHuman"
         """Import path of the scripted human."""
         human_config: dict[str, Any] = field(default_factory=dict)
         """The human's own config."""
-        calibration: int = 3000
+        calibration: NotNegative = 3000
         """Dialogues of the calibration split."""
-        monitor: int = 200
+        monitor: NotNegative = 200
         """Dialogues of the monitor split."""
-        tuning: int = 200
+        tuning: NotNegative = 200
         """Dialogues of the tuning split."""
-        held_out: int = 600
+        held_out: NotNegative = 600
         """Dialogues of the held-out split."""
-        population: str = "same"
+        population: Name = "same"
         """Population of the scenarios."""
-        seed: int = 0
+        seed: Seed = 0
         """Seed of the logged policy."""
 
     def __init__(self, config: Config | None = None, *, task: Task) -> None:

@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml  # type: ignore[import-untyped]
 
 from calibrated_rl.component import strict_config
 from calibrated_rl.config import RunConfig
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings import Name, NotNegative, OneOf, Positive, Range
 
 ROLES = ("policy", "simulator", "learner")
 _NEARLY = 1e-9
@@ -21,29 +22,29 @@ _NEARLY = 1e-9
 class MachinesConfig:
     """Machines of one type."""
 
-    runs: list[str] = field(default_factory=list)
+    runs: list[Annotated[str, OneOf(ROLES)]] = field(default_factory=list)
     """Which of `policy`, `simulator` and `learner` they hold; none: the head, or what else is paid for."""
-    cpus: float = 0.0
+    cpus: Annotated[float, Range(at_least=0)] = 0.0
     """Of one machine, as the next four."""
-    gpus: float = 0.0
-    dollars_per_hour: float = 0.0
+    gpus: Annotated[float, Range(at_least=0)] = 0.0
+    dollars_per_hour: Annotated[float, Range(at_least=0)] = 0.0
     """On demand."""
-    spot_dollars_per_hour: float = 0.0
+    spot_dollars_per_hour: Annotated[float, Range(at_least=0)] = 0.0
     """0: not offered."""
     spot: bool = False
     """Taken at the spot price."""
-    at_least: int = 0
+    at_least: NotNegative = 0
     """So many are paid for in any case."""
-    at_most: int = 1
+    at_most: Positive = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
     """What a plan may use."""
 
-    network_gigabytes_per_second: float = 1.0
+    network_gigabytes_per_second: Annotated[float, Range(above=0)] = 1.0
     """Between two machines."""
-    machines: dict[str, MachinesConfig] = field(default_factory=dict)
+    machines: dict[Name, MachinesConfig] = field(default_factory=dict)
     """By any name."""
 
 

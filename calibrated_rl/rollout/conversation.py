@@ -7,11 +7,10 @@ flaw of which side does to the dialogue stands in ``failures.py``.
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from calibrated_rl.dialogue import Dialogue, Finish, Scenario, Side, Source, Turn
-from calibrated_rl.errors import UserError
+from calibrated_rl.rollout.config import SamplingConfig
 from calibrated_rl.rollout.failures import (
     CONTEXT,
     DEGENERATE,
@@ -26,22 +25,6 @@ from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.rollout.turns import GenerateRequest
 from calibrated_rl.tasks.base import ScriptedHuman, Task, count_policy_turns, last_turn
 from calibrated_rl.tokens import SideView, finish_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingConfig:
-    """How a side speaks."""
-
-    temperature: float = 1.0
-    """0 is greedy. Training uses 1, with nothing cut off, so that importance ratios are unbiased."""
-    max_turn_tokens: int = 16
-    """A longer turn is cut, closed by a masked end-of-turn, and counted."""
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise UserError(f"sampling.temperature is {self.temperature}: it must not be negative")
-        if self.max_turn_tokens < 1:
-            raise UserError(f"sampling.max_turn_tokens is {self.max_turn_tokens}: it must be at least 1")
 
 
 class Speaker(Protocol):

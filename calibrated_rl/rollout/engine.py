@@ -11,15 +11,14 @@ import sys
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrated_rl.errors import UserError
 from calibrated_rl.files import COMPILED
 from calibrated_rl.machines import Need, reserved
+from calibrated_rl.rollout.config import EngineConfig
 from calibrated_rl.rollout.exchange import Answers, TurnServer
 from calibrated_rl.rollout.shared_bucket import SharedBucket
 from calibrated_rl.rollout.turns import Generated, GenerateRequest, pack_answers, unpack_requests
@@ -44,52 +43,6 @@ def plain_errors() -> Iterator[None]:
         raise ValueError(str(error)) from error
     except VLLMServerError as error:
         raise EngineFailure(type(error).__name__) from error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    """One vLLM engine."""
-
-    dtype: str = "float32"
-    """Weights and KV cache: float32 or bfloat16."""
-    max_model_len: int = 512
-    """Longest dialogue in tokens, system prompt included."""
-    max_num_seqs: int = 256
-    """Most dialogues in one batch."""
-    kv_cache_mib: int = 512
-    """Memory of the KV cache. 0: what the learner leaves of the device that both share, which is measured first."""
-    least_kv_cache_mib: int = 0
-    """An engine that does not start with ``kv_cache_mib`` is tried with half of it, and so on, down to this; 0: it is
-    not. Where the program chooses the size, it also chooses this: a quarter, with room for the longest dialogue."""
-    weight_bucket_mib: int = 128
-    """New weights reach the engine's process in blocks of this size, in memory that is kept for two of them; where a
-    single tensor is larger, it is as large."""
-    threads: int = 1
-    """OpenMP threads on CPU."""
-    eager: bool = True
-    """Skip compilation and CUDA graphs: starts faster, runs slower on a GPU."""
-    num_cpus: float = 0.5
-    """CPUs that Ray reserves for a replica."""
-    num_gpus: float = 0.0
-    """Share of a GPU that Ray reserves for a replica; 0: it runs on the CPU."""
-    labels: dict[str, str] = field(default_factory=dict)
-    """Labels of the Ray machines that a replica may run on, such as ``part: rollout``; none: any machine."""
-    timeout_seconds: float = 300.0
-    """For one answer or one weight update; a replica that takes longer is killed and restarted."""
-    start_timeout_seconds: float = 600.0
-    """Longest wait for a replica to load its model; where Ray adds machines on demand, for its machine as well."""
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"engine.dtype is '{self.dtype}': choose float32 or bfloat16")
-        for name in ("kv_cache_mib", "least_kv_cache_mib"):
-            if getattr(self, name) < 0:
-                raise UserError(f"engine.{name} is {getattr(self, name)}: it must not be negative")
-        if self.kv_cache_mib and self.least_kv_cache_mib > self.kv_cache_mib:
-            raise UserError(f"engine.least_kv_cache_mib is more than engine.kv_cache_mib, {self.kv_cache_mib}")
-        for name in ("max_model_len", "max_num_seqs", "weight_bucket_mib", "threads", "timeout_seconds"):
-            if getattr(self, name) < 1:
-                raise UserError(f"engine.{name} is {getattr(self, name)}: it must be at least 1")
 
 
 def cache_sizes(config: EngineConfig) -> list[int]:

@@ -25,8 +25,9 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Annotated
 
-from calibrated_rl.errors import UserError
+from calibrated_rl.settings import NotNegative, Positive, Range, check_settings
 
 DRIFT = 1.5
 """Another load: with the same replicas, rollouts take so many times more or less. On a busy machine the median of a few
@@ -37,33 +38,26 @@ differs by less, and dialogues that become half as long again are another load."
 class ScalingConfig:
     """Between which numbers the replicas of one side may go, and when it is worth it."""
 
-    minimum: int = 0
+    minimum: NotNegative = 0
     """Fewest replicas; 0: `replicas`."""
-    maximum: int = 0
+    maximum: NotNegative = 0
     """Most replicas; 0: `replicas`. With both 0 the number is fixed."""
-    cost: float = 0.2
+    cost: Annotated[float, Range(above=0)] = 0.2
     """What an hour of a replica costs, in hours of all else that is paid for meanwhile: learner, head, people who wait.
     0.2: a GPU at half price beside two learner ranks and their head."""
-    half_batch: float = 16.0
+    half_batch: Annotated[float, Range(above=0)] = 16.0
     """Turns in a replica's batch at which each takes twice as long as alone. Measured: 11 to 17 for models of at
     most 135M parameters on two cores, about 54 for 1.5B on an H100."""
-    margin: float = 0.5
+    margin: Annotated[float, Range(above=0, below=1)] = 0.5
     """By what share of a replica's own cost updates must become cheaper. 0.5: it is added where it saves half again as
     much as it costs, and removed where it saves half of that or less; in between nothing changes."""
-    patience: int = 5
+    patience: Positive = 5
     """Updates that are measured before a decision; their median counts."""
-    retry_seconds: float = 600.0
+    retry_seconds: Annotated[float, Range(at_least=0)] = 600.0
     """Pause before a replica that did not come, since there was no machine for it, is asked for again."""
 
     def __post_init__(self) -> None:
-        for name in ("minimum", "maximum", "retry_seconds"):
-            if getattr(self, name) < 0:
-                raise UserError(f"scaling.{name} is {getattr(self, name)}: it must not be negative")
-        for name in ("cost", "half_batch", "patience"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"scaling.{name} is {getattr(self, name)}: it must be above 0")
-        if not 0 < self.margin < 1:
-            raise UserError(f"scaling.margin is {self.margin}: it must lie between 0 and 1")
+        check_settings(self, "scaling")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from calibrated_rl.dialogue import Dialogue, Side
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings import NotNegative, Seed
 from calibrated_rl.shift.base import Estimate
 from calibrated_rl.shift.interface import DialogueEstimator, DialogueSets, Floats, Statistic, bootstrap, people_of
 from calibrated_rl.shift.shares import between, table
@@ -37,9 +38,9 @@ class ActDivergence(DialogueEstimator):
 
     @dataclass(frozen=True)
     class Config:
-        null_halvings: int = 5
+        null_halvings: NotNegative = 5
         """Random halvings of the human dialogues for the null band; 0 leaves it out."""
-        seed: int = 0
+        seed: Seed = 0
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()

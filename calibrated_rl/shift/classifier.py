@@ -8,13 +8,14 @@ The families to choose from are logistic regressions on hashed words and a fores
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings import NotNegative, Range, Seed
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.features import act_features, act_figures, word_features, word_figures
 from calibrated_rl.shift.labelled import LabelledReplies, both_sides, human_side
@@ -39,13 +40,13 @@ class TwoSampleTest:
 
     @dataclass(frozen=True)
     class Config:
-        inputs: str = "words"
+        inputs: Literal["words", "acts"] = "words"
         """``words`` (the text) or ``acts`` (dialogue acts, blind to typing)."""
-        folds: int = 3
+        folds: Annotated[int, Range(at_least=2)] = 3
         """Cross-fitting folds over dialogues."""
-        null_halvings: int = 5
+        null_halvings: NotNegative = 5
         """How many random halvings of the human data make the null band; 0 leaves it out."""
-        seed: int = 0
+        seed: Seed = 0
 
     def __init__(self, config: Config) -> None:
         if config.inputs not in ("words", "acts"):

@@ -1,35 +1,20 @@
 """All estimators that two sets of dialogues can be given, by a short name each, and the sets measured with them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from calibrated_rl.component import build
 from calibrated_rl.dialogue import Dialogue
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings import nearest
 from calibrated_rl.shift.base import Estimate, MatchedReplies
 from calibrated_rl.shift.encoder import DEFAULT
+from calibrated_rl.shift.estimators import ENCODED, ESTIMATORS
 from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.shift.reading import reading
 from calibrated_rl.shift.sources import matched_replies
 from calibrated_rl.shift.two_sample_replies import ReplyTest
-
-ESTIMATORS: Mapping[str, str] = {
-    "words": "calibrated_rl.shift.two_sample_words:WordsTest",
-    "figures": "calibrated_rl.shift.two_sample_figures:FiguresTest",
-    "acts": "calibrated_rl.shift.two_sample_acts:ActsTest",
-    "tokens": "calibrated_rl.shift.two_sample_tokens:TokenTest",
-    "encoder": "calibrated_rl.shift.two_sample_encoder:EncoderTest",
-    "history": "calibrated_rl.shift.history_shift:HistoryShift",
-    "mauve": "calibrated_rl.shift.mauve:Mauve",
-    "lengths": "calibrated_rl.shift.lengths:Lengths",
-    "act_divergence": "calibrated_rl.shift.act_divergence:ActDivergence",
-    "likeness": "calibrated_rl.shift.likeness:Likeness",
-    "coverage": "calibrated_rl.shift.coverage:Coverage",
-}
-"""Short name to import path."""
-ENCODED = ("encoder", "mauve")
-"""Those that need a sentence encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +42,9 @@ def check_names(names: Sequence[str]) -> None:
         UserError: one of ``names`` is no estimator.
     """
     if unknown := [name for name in names if name not in ESTIMATORS]:
-        raise UserError(f"there is no estimator '{unknown[0]}'; there are {', '.join(ESTIMATORS)}")
+        raise UserError(
+            f"there is no estimator '{unknown[0]}'; there are {', '.join(ESTIMATORS)}{nearest(unknown[0], ESTIMATORS)}"
+        )
 
 
 def compare_sets(

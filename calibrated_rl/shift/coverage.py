@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings import NotNegative, Positive, Seed
 from calibrated_rl.shift.base import Estimate
 from calibrated_rl.shift.interface import DialogueEstimator, DialogueSets, Floats, bootstrap, people_of
 from calibrated_rl.shift.likeness import equal_halves
@@ -43,11 +44,11 @@ class Coverage(DialogueEstimator):
 
     @dataclass(frozen=True)
     class Config:
-        rounds: int = 20
+        rounds: Positive = 20
         """Random draws of the sets."""
-        null_halvings: int = 5
+        null_halvings: NotNegative = 5
         """Random halvings of the human dialogues for the null band; 0 leaves it out."""
-        seed: int = 0
+        seed: Seed = 0
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()

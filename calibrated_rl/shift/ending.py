@@ -16,11 +16,13 @@ whether the person did. Whoever calls this has decided what "end" is (an end-of-
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings import Positive, Range, Seed
 from calibrated_rl.shift.base import Estimate, ratio_estimate
 from calibrated_rl.shift.interface import Estimator, Floats, bootstrap
 from calibrated_rl.shift.symbol_counts import debiased_absolute
@@ -125,11 +127,11 @@ class EndingDecision(Estimator[Endings]):
 
     @dataclass(frozen=True)
     class Config:
-        threshold: float = 0.5
+        threshold: Annotated[float, Range(at_least=0, below=1)] = 0.5
         """Probability above which the simulator is taken to end; never tuned on the data measured."""
-        bins: int = 10
+        bins: Positive = 10
         """Bins of the calibration curve."""
-        seed: int = 0
+        seed: Seed = 0
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()

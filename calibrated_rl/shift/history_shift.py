@@ -18,6 +18,7 @@ import numpy as np
 
 from calibrated_rl.dialogue import Side, Turn
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings import Positive
 from calibrated_rl.shift.base import Estimate
 from calibrated_rl.shift.interface import DialogueSets, Estimator
 from calibrated_rl.shift.labelled import LabelledReplies
@@ -35,9 +36,9 @@ class HistoryShift(Estimator[DialogueSets]):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(FamilyConfig):
-        turns: int = 8
+        turns: Positive = 8
         """User turns up to which histories are compared."""
-        characters: int = 4000
+        characters: Positive = 4000
         """Of a longer history the end is seen."""
 
     def __init__(self, config: Config | None = None) -> None:

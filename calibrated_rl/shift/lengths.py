@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings import NotNegative, Seed
 from calibrated_rl.shift.base import Estimate
 from calibrated_rl.shift.interface import DialogueEstimator, DialogueSets, Floats, bootstrap, people_of, user_texts
 from calibrated_rl.shift.shares import between, shares, table
@@ -58,9 +59,9 @@ class Lengths(DialogueEstimator):
 
     @dataclass(frozen=True)
     class Config:
-        null_halvings: int = 5
+        null_halvings: NotNegative = 5
         """Random halvings of the human dialogues for the null band; 0 leaves it out."""
-        seed: int = 0
+        seed: Seed = 0
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings import NotNegative, Positive, Seed
 from calibrated_rl.shift.base import Estimate
 from calibrated_rl.shift.interface import Band, DialogueEstimator, DialogueSets, Floats, bootstrap, people_of
 from calibrated_rl.shift.traits import DIMENSIONS, TRAITS, trait_tables
@@ -79,13 +80,13 @@ class Likeness(DialogueEstimator):
 
     @dataclass(frozen=True)
     class Config:
-        rounds: int = 20
+        rounds: Positive = 20
         """Random halvings that the human-versus-human distance is a mean over."""
         differences: bool = True
         """Also the difference in means of each trait, with its human-versus-human band."""
-        null_halvings: int = 5
+        null_halvings: NotNegative = 5
         """Random halvings of the human dialogues for the null band; 0 leaves it out."""
-        seed: int = 0
+        seed: Seed = 0
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()

@@ -15,12 +15,14 @@ clusters as given.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings import Name, NotNegative, Range, Seed
 from calibrated_rl.shift.base import Estimate
 from calibrated_rl.shift.encoder import DEFAULT, encoder
 from calibrated_rl.shift.interface import DialogueEstimator, DialogueSets, Floats, bootstrap, people_of, user_texts
@@ -46,15 +48,15 @@ class Mauve(DialogueEstimator):
 
     @dataclass(frozen=True)
     class Config:
-        encoder: str = DEFAULT
+        encoder: Name = DEFAULT
         """Package, folder or ``hashing``; see ``encoder.py``."""
-        clusters: int = 0
+        clusters: NotNegative = 0
         """Clusters of k-means; 0: a tenth of the smaller side's turns, as in the paper, at most 100."""
-        scaling: float = 5.0
+        scaling: Annotated[float, Range(above=0)] = 5.0
         """``c`` of the formula."""
-        null_halvings: int = 5
+        null_halvings: NotNegative = 5
         """Random halvings of the human dialogues for the null band; 0 leaves it out."""
-        seed: int = 0
+        seed: Seed = 0
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()

@@ -18,6 +18,7 @@ from typing import Literal
 
 from calibrated_rl.dialogue import Turn
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings import Seed
 from calibrated_rl.shift.base import Estimate, MatchedReplies
 from calibrated_rl.shift.exact import exact_shift
 from calibrated_rl.shift.interface import Estimator
@@ -48,7 +49,7 @@ class PolicyShift(Estimator[PolicyLogProbs]):
 
     @dataclass(frozen=True)
     class Config:
-        seed: int = 0
+        seed: Seed = 0
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config or self.Config()

@@ -14,7 +14,7 @@ arrive with its next observation; the simulator gets none.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
@@ -29,6 +29,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings import NotNegative, Positive, Range, Seed, Share
 from calibrated_rl.shift.symbolic import Floats, RewardKind, World
 
 POLICY, SIMULATOR = "policy", "simulator"
@@ -150,20 +151,20 @@ _PARALLEL = 10
 class PPOSettings:
     """How long and how fast; the defaults learn a table of some 50 rows within a minute."""
 
-    iterations: int = 50
-    dialogues: int = 300
+    iterations: Positive = 50
+    dialogues: Positive = 300
     """For each iteration; rounded up to what is run side by side."""
-    learning_rate: float = 0.03
+    learning_rate: Annotated[float, Range(above=0, at_most=1)] = 0.03
     """At first; falls in a straight line to a tenth."""
-    entropy: float = 0.005
+    entropy: Annotated[float, Range(at_least=0)] = 0.005
     """Weight of the entropy bonus at first, against deciding too soon; falls in a straight line to 0."""
-    epochs: int = 8
-    minibatch: int = 500
-    lambda_: float = 0.95
+    epochs: NotNegative = 8
+    minibatch: Positive = 500
+    lambda_: Share = 0.95
     """Of generalised advantage estimation; nothing is discounted."""
-    rollouts: int = 1000
+    rollouts: Positive = 1000
     """Dialogues, at least, that the final value is estimated from."""
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -27,6 +27,7 @@ from scipy.stats import kendalltau, rankdata
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.statistics import LEVEL, Scores, ratio_interval
+from calibrated_rl.settings import Positive, Seed
 from calibrated_rl.shift.base import Estimate
 from calibrated_rl.shift.ending import calibration_error
 from calibrated_rl.shift.interface import RESAMPLES, Estimator, Floats
@@ -67,9 +68,9 @@ class OutcomeTransfer(Estimator[Sequence[PolicyOutcomes]]):
 
     @dataclass(frozen=True)
     class Config:
-        bins: int = 10
+        bins: Positive = 10
         """Bins of the calibration curve."""
-        seed: int = 0
+        seed: Seed = 0
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()

@@ -30,6 +30,7 @@ from scipy.special import stdtrit
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.statistics import ratio_interval
 from calibrated_rl.shift.base import Estimate, TurnEstimate
+from calibrated_rl.shift.sizes import least_dialogues
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -85,9 +86,9 @@ def refuse_too_few(dialogues: int, folds: int) -> None:
     Raises:
         UserError: fewer dialogues than two a fold.
     """
-    if dialogues < 2 * folds:
+    if dialogues < (least := least_dialogues(folds)):
         raise UserError(
-            f"the two-sample test with {folds} folds needs at least {2 * folds} human dialogues "
+            f"the two-sample test with {folds} folds needs at least {least} human dialogues "
             f"on each side, not {dialogues}"
         )
 

@@ -15,6 +15,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from calibrated_rl.settings import Name
 from calibrated_rl.shift.encoder import DEFAULT, encoder
 from calibrated_rl.shift.features import last_policy
 from calibrated_rl.shift.labelled import LabelledReplies
@@ -34,7 +35,7 @@ class EncoderTest(ReplyTest):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(FamilyConfig):
-        encoder: str = DEFAULT
+        encoder: Name = DEFAULT
         """Package, folder or ``hashing``; see ``encoder.py``."""
 
     def __init__(self, config: Config | None = None) -> None:

@@ -13,9 +13,10 @@ whatever the histories differ in (other topics, an earlier deviation), so they a
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings import NotNegative, Range, Seed
 from calibrated_rl.shift.base import Estimate, MatchedReplies
 from calibrated_rl.shift.interface import DialogueSets, Estimator
 from calibrated_rl.shift.labelled import LabelledReplies, both_sides, replies_alone
@@ -36,11 +37,11 @@ from calibrated_rl.shift.two_sample import (
 class FamilyConfig:
     """What all families share."""
 
-    folds: int = 3
+    folds: Annotated[int, Range(at_least=2)] = 3
     """Cross-fitting folds over dialogues."""
-    null_halvings: int = 5
+    null_halvings: NotNegative = 5
     """Random halvings of the human dialogues for the null band; 0 leaves it out."""
-    seed: int = 0
+    seed: Seed = 0
 
 
 class ReplyTest(Estimator[MatchedReplies | DialogueSets]):

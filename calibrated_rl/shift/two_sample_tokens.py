@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings import NotNegative, Positive, Range
 from calibrated_rl.shift.features import last_policy
 from calibrated_rl.shift.labelled import LabelledReplies
 from calibrated_rl.shift.two_sample import Fit, Floats, Model, Rows
@@ -80,19 +81,19 @@ class TokenTest(ReplyTest):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(FamilyConfig):
-        null_halvings: int = 3
+        null_halvings: NotNegative = 3
         """Random halvings of the human dialogues for the null band; each trains the network anew."""
-        reply_tokens: int = 40
+        reply_tokens: Positive = 40
         """Tokens of the reply that are seen."""
-        question_tokens: int = 24
+        question_tokens: Positive = 24
         """Tokens of the policy's turn before it that are seen."""
-        vocabulary: int = 4096
+        vocabulary: Annotated[int, Range(at_least=2)] = 4096
         """Numbers that words are hashed to."""
-        width: int = 24
+        width: Positive = 24
         """Size of embeddings and convolution."""
-        epochs: tuple[int, ...] = (4, 12)
+        epochs: tuple[Positive, ...] = (4, 12)
         """Lengths of training to choose from."""
-        learning_rate: float = 0.004
+        learning_rate: Annotated[float, Range(above=0, at_most=1)] = 0.004
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()

@@ -15,6 +15,7 @@ from calibrated_rl.dialogue import Outcome, Scenario, Side, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.base import LogProblem
 from calibrated_rl.logs.casino_records import CasinoRecord, CasinoSource, read_records, split_records
+from calibrated_rl.settings import Positive
 from calibrated_rl.tasks.casino_deals import (
     ACCEPTED,
     ITEMS,
@@ -60,7 +61,7 @@ class Casino:
 
     @dataclass(frozen=True)
     class Config(CasinoSource):
-        max_policy_turns: int = 10
+        max_policy_turns: Positive = 10
         """Policy turns, the greeting not counted; 95 % of the logged negotiations need no more."""
 
     def __init__(self, config: Config | None = None) -> None:

@@ -12,11 +12,13 @@ change applied if and only if the person has uttered it before the booking.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Annotated
 
 import numpy as np
 
 from calibrated_rl.dialogue import Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings import Positive, Range, Seed, Share
 from calibrated_rl.tasks.base import count_policy_turns
 from calibrated_rl.tasks.front_desk_words import (
     CHANGE,
@@ -55,26 +57,26 @@ class FrontDesk:
 
     @dataclass(frozen=True)
     class Config:
-        seed: int = 0
+        seed: Seed = 0
         """Draws the scenarios (goals and changes of mind)."""
-        max_policy_turns: int = 8
+        max_policy_turns: Positive = 8
         """Policy turns, the greeting not counted, after which the dialogue ends."""
-        turn_cost: float = 0.02
+        turn_cost: Annotated[float, Range(at_least=0)] = 0.02
         """Cost of a policy turn: small, so that asking for everything costs about a tenth of a success."""
-        wrong_cost: float = 0.1
+        wrong_cost: Annotated[float, Range(at_least=0)] = 0.1
         """Cost of a wrong booking: below the cost of idling to the end, so that trying remains worthwhile, and
         large enough that guessing is worth less than nothing with people."""
-        change_share: float = 0.2
+        change_share: Share = 0.2
         """Share of scenarios in which the person changes its mind, from its second, third or fourth turn on."""
-        logged_early_book: float = 0.08
+        logged_early_book: Share = 0.08
         """The logged policy: probability, a turn, of booking with guesses for what it does not know."""
-        logged_repeat: float = 0.15
+        logged_repeat: Share = 0.15
         """The logged policy: probability of asking for what it was told already or does not need."""
-        logged_read_back: float = 0.12
+        logged_read_back: Share = 0.12
         """The logged policy: probability of reading back what it knows."""
-        logged_slip: float = 0.25
+        logged_slip: Share = 0.25
         """The logged policy: probability that one value of a complete booking or a read-back is a guess."""
-        logged_chat: float = 0.03
+        logged_chat: Share = 0.03
         """The logged policy: probability of saying something that people do not understand."""
 
     def __init__(self, config: Config | None = None) -> None:

@@ -23,11 +23,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import product
+from typing import Annotated
 
 import numpy as np
 
 from calibrated_rl.dialogue import Scenario, Turn
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings import Range, Seed, Share
 from calibrated_rl.tasks.base import Task
 from calibrated_rl.tasks.front_desk import POPULATIONS, keyed_random
 from calibrated_rl.tasks.front_desk_words import SLOPPY, TIDY, Goal, goal_of
@@ -60,49 +62,49 @@ class FrontDeskHuman:
 
     @dataclass(frozen=True)
     class Config:
-        seed: int = 0
+        seed: Seed = 0
         """Population seed: another seed, other individuals."""
-        cooperativeness: float = 0.0
+        cooperativeness: Share = 0.0
         """0: people. 1: the fully cooperative population. Every parameter is interpolated linearly."""
-        talkative_share: float = 0.5
+        talkative_share: Share = 0.5
         """Share of talkative people; the three shares are independent of each other."""
-        patient_share: float = 0.6
+        patient_share: Share = 0.6
         """Share of patient people."""
-        tidy_share: float = 0.5
+        tidy_share: Share = 0.5
         """Share of people who type tidily."""
-        shifted_talkative_share: float = 0.1
+        shifted_talkative_share: Share = 0.1
         """The same in the ``shifted`` population: terser,"""
-        shifted_patient_share: float = 0.2
+        shifted_patient_share: Share = 0.2
         """less patient,"""
-        shifted_tidy_share: float = 0.1
+        shifted_tidy_share: Share = 0.1
         """sloppier."""
-        tell_one_talkative: float = 0.6
+        tell_one_talkative: Share = 0.6
         """Probability of one slot in the first turn, and of one slot more in an answer: talkative."""
-        tell_one_terse: float = 0.2
+        tell_one_terse: Share = 0.2
         """The same: terse."""
-        please_talkative: float = 0.5
+        please_talkative: Share = 0.5
         """Probability of a polite word: talkative."""
-        please_terse: float = 0.1
+        please_terse: Share = 0.1
         """The same: terse."""
-        please_cooperative: float = 0.5
+        please_cooperative: Share = 0.5
         """The same: fully cooperative."""
-        leave_base: float = 0.02
+        leave_base: Share = 0.02
         """Hazard of leaving at each turn after the first."""
-        leave_bad: float = 0.12
+        leave_bad: Share = 0.12
         """Added to it for each bad policy turn so far."""
-        haste_patient: float = 0.5
+        haste_patient: Annotated[float, Range(at_least=0)] = 0.5
         """Factor on both hazards: patient."""
-        haste_impatient: float = 1.75
+        haste_impatient: Annotated[float, Range(at_least=0)] = 1.75
         """The same: impatient."""
-        typo_tidy: float = 0.03
+        typo_tidy: Share = 0.03
         """Probability of a sloppy spelling: tidy."""
-        typo_sloppy: float = 0.35
+        typo_sloppy: Share = 0.35
         """The same: sloppy."""
-        grumble: float = 0.5
+        grumble: Share = 0.5
         """Probability of a grumble when asked again."""
-        notice: float = 0.5
+        notice: Share = 0.5
         """Probability of noticing a wrong read-back."""
-        utter_change: float = 0.85
+        utter_change: Share = 0.85
         """Probability of uttering a change of mind that is due, at each turn until it is said."""
 
     def __init__(self, config: Config | None = None, task: Task | None = None) -> None:
