@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.component import describe_config_error
-from calibrated_rl.config_check import problems_of_parts, problems_together
+from calibrated_rl.config_check import problems_of_parts, problems_of_sizes, problems_together
 from calibrated_rl.errors import UserError, printable
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.replay.config import ReplayConfig
@@ -236,14 +236,14 @@ class RunConfig:
     variants: dict[VariantName, VariantConfig] = field(default_factory=dict)
 
 
-def load_config(file: str | Path, overrides: Sequence[str] = (), *, parts: bool = True) -> RunConfig:
+def load_config(file: str | Path, overrides: Sequence[str] = (), *, saved: bool = False) -> RunConfig:
     """Read a YAML file and what changes it into a config. Nothing of a run is loaded or started for that.
 
     Args:
         overrides: ``key=value``, or further YAML files (such as ``configs/hardware/one_gpu.yaml``), which are laid
             over ``file`` in their order; ``key=value`` has the last word.
-        parts: import what is named by import path, and check its settings. Not where a run of another machine is only
-            looked at: the files that it was made with need not be here.
+        saved: the settings of a run that is there already, to look at it or to judge its policies. What only training
+            needs is not asked for then: sizes of logs, and parts by import path, which need not be here.
 
     Raises:
         UserError: no such file, not YAML (``yaml_files.py``), settings that are not allowed (``settings.py``,
@@ -251,14 +251,14 @@ def load_config(file: str | Path, overrides: Sequence[str] = (), *, parts: bool 
             key, and what is allowed.
     """
     sources = _sources(file, overrides)
-    config = _merged(sources, parts)
+    config = _merged(sources, saved)
     for name, variant in config.variants.items():
         key: Key = ("variants", name, "change")
         place = _places(sources)(key)
         if wrong := [text for text in variant.change if "=" not in text]:
             raise UserError(f"{place}: {dotted(key)} has '{printable(wrong[0])}': write key=value")
         pairs = [text for text in _as_run(config.name, name, variant) if text.partition("=")[2] != HIDDEN]
-        _merged([*sources, _settings(pairs, f"{place}: {dotted(key)}")], parts)
+        _merged([*sources, _settings(pairs, f"{place}: {dotted(key)}")], saved)
     return config
 
 
@@ -278,7 +278,7 @@ def _sources(file: str | Path, overrides: Sequence[str]) -> list[Source]:
     return sources
 
 
-def _merged(sources: Sequence[Source], parts: bool) -> RunConfig:
+def _merged(sources: Sequence[Source], saved: bool) -> RunConfig:
     where = _places(sources)
     merged: Any = asdict(RunConfig())
     for source in sources:
@@ -292,8 +292,8 @@ def _merged(sources: Sequence[Source], parts: bool) -> RunConfig:
     except NotAllowed as error:
         refuse(error.problems, where)
     refuse(list(problems_together(config)), where)
-    if parts:
-        refuse(list(problems_of_parts(config)), where)
+    if not saved:
+        refuse([*problems_of_sizes(config), *problems_of_parts(config)], where)
     return config  # type: ignore[no-any-return]
 
 
@@ -369,7 +369,7 @@ def variants_of(config: RunConfig, file: str | Path, overrides: Sequence[str]) -
         UserError: as ``load_config``.
     """
     return {
-        name: _merged(_sources(file, [*overrides, *_as_run(config.name, name, variant)]), parts=True)
+        name: _merged(_sources(file, [*overrides, *_as_run(config.name, name, variant)]), saved=False)
         for name, variant in config.variants.items()
     }
 

@@ -38,7 +38,6 @@ def problems_together(config: "RunConfig") -> Iterator[Problem]:
     yield from _arms_and_seeds(config)
     yield from _replicas_and_memory(config)
     yield from _training(config)
-    yield from _sizes(config)
     if config.proxy.model and config.human:
         yield Problem(("proxy", "model"), "is for tasks without a scripted human; leave one of the two empty")
     elif config.proxy.model and config.proxy.model in (config.simulator.model, config.policy.model):
@@ -145,7 +144,7 @@ def _training(config: "RunConfig") -> Iterator[Problem]:
             yield Problem(("training", "checkpoint_store"), str(error), named=False)
 
 
-def _sizes(config: "RunConfig") -> Iterator[Problem]:
+def problems_of_sizes(config: "RunConfig") -> Iterator[Problem]:
     """Sizes of later parts that can be told without the logs."""
     least = least_dialogues(FOLDS)
     if config.shift.every and config.shift.dialogues < least:

@@ -51,8 +51,11 @@ class Source:
         return self.name
 
 
-def read_yaml(path: Path) -> Source:
+def read_yaml(path: Path, kind: str = "config") -> Source:
     """The settings in a file.
+
+    Args:
+        kind: of file, for messages.
 
     Raises:
         UserError: as above, or it cannot be read.
@@ -60,7 +63,7 @@ def read_yaml(path: Path) -> Source:
     if path.is_dir():
         raise UserError(f"{path} is a folder; a YAML file is wanted")
     if not path.exists():
-        raise UserError(f"there is no config file {path}")
+        raise UserError(f"there is no {kind} file {path}")
     if not path.is_file():
         raise UserError(f"{path} is not a regular file; a YAML file is wanted")
     try:

@@ -44,11 +44,11 @@ def compare(folder: Path, logs: str, override: str) -> subprocess.CompletedProce
     return run("compare.py", config, override, "--hardware", "cpu", "--runs", folder)
 
 
-SCRIPTED = "reader: calibrated_rl.logs.scripted:ScriptedLogs, calibration: 40, monitor: 1, tuning: 1, held_out: 1"
+SCRIPTED = "reader: calibrated_rl.logs.scripted:ScriptedLogs, calibration: 40, monitor: 1, tuning: 1, held_out: 12"
 LINES = "reader: calibrated_rl.logs.jsonl:JsonLines, path: "
 CASES = {
     "unknown key": (SCRIPTED, "training.updatez=3", "unknown key 'training.updatez'; did you mean 'training.updates'?"),
-    "wrong type": (SCRIPTED, "training.updates=many", "command line: key 'training.updates': Value 'many'"),
+    "wrong type": (SCRIPTED, "training.updates=many", "command line: training.updates is 'many': write a whole"),
     "no data file": (LINES + "nowhere.jsonl", "name=bad", "there is no file nowhere.jsonl; wanted is one JSON object"),
     "no chat template": (SCRIPTED, "policy.model={no_template}", "has no chat template"),
     "short model": (SCRIPTED, "simulator.engine.max_model_len=600", "a context of 512 tokens, and the run needs 600"),

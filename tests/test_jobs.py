@@ -74,7 +74,7 @@ def test_run_folders_that_do_not_fit(job: str, refuse, saved: Path, tmp_path: Pa
 
 def test_evaluate_refuses(refuse, saved: Path) -> None:
     assert "did you mean 'evaluation.scenarios'" in refuse("evaluate", saved, "evaluation.scenario=3")
-    assert "at least 1 is needed" in refuse("evaluate", saved, "evaluation.scenarios=0")
+    assert "evaluation.scenarios is 0: it must be at least 1" in refuse("evaluate", saved, "evaluation.scenarios=0")
     assert "nobody can judge" in refuse("evaluate", saved, "human=''", "arms=[start]")
     assert "has no model 'proxy'" in refuse("evaluate", saved, "human=''", "arms=[start]", "proxy.model=gemma3-270m")
 
@@ -101,7 +101,7 @@ def test_saved_run(saved: Path) -> None:
     assert run.changed == ["evaluation.shifted"] and run.config.evaluation.shifted == 7
     assert open_run(saved).changed == []
     changed = ["logs.held_out", "policy.sampling.temperature"]
-    other = load_config(saved / "config.yaml", ["policy.sampling.temperature=0.5", "logs.held_out=6"])
+    other = load_config(saved / "config.yaml", ["policy.sampling.temperature=0.5", "logs.held_out=6"], saved=True)
     assert changed_settings(open_run(saved).config, other) == changed
 
 

@@ -177,18 +177,18 @@ def test_dollars_add_up_and_every_part_has_its_room(number: tuple[int, int, int]
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("[1]", "describes no cluster"),
+        ("[1]", ":1:1: the file is a list"),
         ("machines: {a: [}", "not readable as YAML"),
         ("machines: {a: {gpu: 1}}", "did you mean"),
         ("machines: {a: {cpus: many}}", "machines.a.cpus"),
         ("machines: {a: {runs: [policy, simulator], cpus: 8}}", "'learner' must stand in `runs` of exactly one"),
-        ("machines: {a: {runs: [polcy], cpus: 8}}", "there is no 'polcy'"),
+        ("machines: {a: {runs: [polcy], cpus: 8}}", "runs.0. is 'polcy': .*did you mean 'policy'"),
         ("machines: {a: {runs: [policy, simulator, learner], cpus: 0.4}}", "has no room for one policy"),
         ("machines: {a: {dollars_per_hour: -1}}", "dollars_per_hour is -1"),
         ("machines: {a: {dollars_per_hour: .nan}}", "dollars_per_hour is nan"),
         ("machines: {a: {spot: true}}", "spot_dollars_per_hour is missing"),
         ("machines: {a: {at_least: 3}}", "at_most is 1"),
-        ("network_gigabytes_per_second: 0", "network_gigabytes_per_second must be above 0"),
+        ("network_gigabytes_per_second: 0", "network_gigabytes_per_second is 0: it must be above 0"),
     ],
 )
 def test_clusters_that_are_refused(content: str, expected: str, tmp_path: Path) -> None:

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml  # type: ignore[import-untyped]
-
 from calibrated_rl import component
 from calibrated_rl.benchmarks.base import NotMeasured, Row
 from calibrated_rl.errors import UserError
-from calibrated_rl.settings import PartPath, Range
+from calibrated_rl.settings import PartPathOrNone, Range
+from calibrated_rl.yaml_files import read_yaml
 
 FIELDS = tuple(each.name for each in dataclasses.fields(Row))
 
@@ -27,7 +26,7 @@ FIELDS = tuple(each.name for each in dataclasses.fields(Row))
 class RowConfig:
     """Where a row comes from."""
 
-    benchmark: PartPath = ""
+    benchmark: PartPathOrNone = ""
     """Import path of its class."""
     config: dict[str, Any] = field(default_factory=dict)
     """The class's own settings."""
@@ -41,14 +40,8 @@ def read_rows(file: Path) -> dict[str, RowConfig]:
     Raises:
         UserError: the file is missing or malformed, or a row has an unknown key or no class.
     """
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, Mapping):
-        raise UserError(f"{file} names no rows")
     rows = {}
-    for name, values in content.items():
+    for name, values in read_yaml(file, "benchmark").values.items():
         row = component.strict_config(RowConfig, values, f"{file}, row '{name}'")
         component.import_path(row.benchmark)
         rows[str(name)] = row

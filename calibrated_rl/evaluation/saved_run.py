@@ -130,8 +130,8 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> SavedRun:
         written = folder / "arms" / f"{path.name}.json"
         result = read_json(written) if written.is_file() else None
         policies.append(SavedPolicy(arm, seed, path, result))
-    config = load_config(file, overrides)
-    changed = changed_settings(load_config(file), config)
+    config = load_config(file, overrides, saved=True)
+    changed = changed_settings(load_config(file, saved=True), config)
     return SavedRun(folder=folder, config=config, changed=changed, policies=policies)
 
 
@@ -175,7 +175,7 @@ def refuse_other_settings(folder: Path, config: RunConfig) -> None:
         UserError: names the settings that differ.
     """
     file = folder / "config.yaml"
-    changed = changed_settings(load_config(file), config) if file.is_file() else []
+    changed = changed_settings(load_config(file, saved=True), config) if file.is_file() else []
     if deciding := [key for key in changed if not key.startswith(MAY_CHANGE)]:
         raise UserError(
             f"{folder} was begun with other settings ({', '.join(deciding)}): give the run another name "

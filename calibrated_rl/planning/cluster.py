@@ -4,14 +4,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
-
-import yaml  # type: ignore[import-untyped]
+from typing import Annotated
 
 from calibrated_rl.component import strict_config
 from calibrated_rl.config import RunConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.settings import Name, NotNegative, OneOf, Positive, Range
+from calibrated_rl.yaml_files import read_yaml
 
 ROLES = ("policy", "simulator", "learner")
 _NEARLY = 1e-9
@@ -92,8 +91,6 @@ class Cluster:
             UserError: a figure does not make sense, or a role has no machine type, several, or one without room for it.
         """
         self.config, self.needs = config, needs
-        if not config.network_gigabytes_per_second > 0:
-            raise UserError(f"{where}: network_gigabytes_per_second must be above 0")
         for name, machine in config.machines.items():
             _check(f"{where}: machines.{name}", machine)
         self._home: dict[str, str] = {}
@@ -196,15 +193,7 @@ def read_cluster(file: Path) -> ClusterConfig:
     Raises:
         UserError: it is missing or malformed; names the key.
     """
-    try:
-        content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"there is no cluster file {file}") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: not readable as YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} describes no cluster")
-    cluster: ClusterConfig = strict_config(ClusterConfig, content, str(file))
+    cluster: ClusterConfig = strict_config(ClusterConfig, read_yaml(file, "cluster").values, str(file))
     return cluster
 
 
@@ -213,14 +202,7 @@ def _check(where: str, machine: MachinesConfig) -> None:
     Raises:
         UserError: names the key.
     """
-    for key in ("cpus", "gpus", "dollars_per_hour", "spot_dollars_per_hour", "at_least"):
-        value = getattr(machine, key)
-        if not (math.isfinite(value) and value >= 0):
-            raise UserError(f"{where}.{key} is {value}: it must not be negative")
-    if machine.at_most < max(1, machine.at_least):
-        raise UserError(f"{where}.at_most is {machine.at_most}: it must be at least 1, and at_least")
+    if machine.at_most < machine.at_least:
+        raise UserError(f"{where}.at_most is {machine.at_most}: it must be at least at_least")
     if machine.spot and not machine.spot_dollars_per_hour:
         raise UserError(f"{where}.spot is true, and spot_dollars_per_hour is missing")
-    for role in machine.runs:
-        if role not in ROLES:
-            raise UserError(f"{where}.runs: there is no '{role}'; choose among {', '.join(ROLES)}")

@@ -111,7 +111,7 @@ def read_measured(run: Path, arm: str, first: int | None = None) -> Measured:
     Raises:
         UserError: it is no run folder, it has no result of the arm, too few updates, or a file is broken; names it.
     """
-    config = load_config(config_file(run), parts=False)
+    config = load_config(config_file(run), saved=True)
     files = [file for file in _files(run) if _arm(file) == arm]
     if not files:
         raise UserError(f"{run} has no finished arm '{arm}'; there are: {', '.join(trained_arms(run)) or 'none'}")

@@ -18,9 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import yaml  # type: ignore[import-untyped]
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from calibrated_rl.component import build
 from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
@@ -34,6 +31,7 @@ from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.tasks.base import Task
 from calibrated_rl.tasks.casino import Casino
+from calibrated_rl.yaml_files import read_yaml
 
 LOGS = "logs"
 """What a run's human logs are called where an arm would stand."""
@@ -121,9 +119,9 @@ def _task_of(folder: Path) -> Task | None:
     there (then nobody tells dialogue acts)."""
     settings = next((f / "config.yaml" for f in (folder, *folder.parents[:2]) if (f / "config.yaml").is_file()), folder)
     try:
-        config = OmegaConf.to_container(OmegaConf.load(settings))
+        config = read_yaml(settings).values
         return build(config["task"], config.get("task_config"), str(settings))  # type: ignore[no-any-return]
-    except (OSError, OmegaConfBaseException, yaml.YAMLError, KeyError, TypeError, UserError):
+    except (OSError, KeyError, TypeError, UserError):
         return None
 
 
