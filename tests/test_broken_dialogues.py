@@ -170,6 +170,13 @@ def test_a_simulator_without_room_breaks_the_dialogue() -> None:
     }
 
 
+def test_a_policy_that_never_had_room_to_speak_has_broken_nothing() -> None:
+    policy = MadeUpPool("policy", context=40)
+    with pytest.raises(UserError, match="user_overlong 36"):
+        collect(collector_of(policy), MadeUpPool("simulator"), groups=3)
+    assert not policy.asked
+
+
 def test_a_simulator_that_always_breaks_ends_the_run_in_words() -> None:
     for always in (list(BROKEN.values())[0], ""):
         user, collector = MadeUpPool("simulator", lambda r, always=always: always), collector_of(MadeUpPool("policy"))

@@ -14,6 +14,7 @@ from calibrated_rl.rollout.config import SamplingConfig
 from calibrated_rl.rollout.failures import (
     CONTEXT,
     DEGENERATE,
+    OVERLONG,
     Party,
     RolloutFailure,
     broken_by,
@@ -177,6 +178,8 @@ async def converse(
             return turns, "max_turns"
         turn = await speaker.say(turns)
         if turn is None:
+            if speaker is policy and not count_policy_turns(turns):
+                return turns, OVERLONG
             return turns, CONTEXT[Side.POLICY if speaker is policy else Side.USER]
         turns.append(turn)
         listener.hear(turn)

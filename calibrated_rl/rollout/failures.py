@@ -58,6 +58,8 @@ CONTEXT = {Side.POLICY: "policy_context", Side.USER: "user_context"}
 """The dialogue no longer fits into the context of this side's model, with room for one more turn."""
 DEGENERATE = {Side.POLICY: "policy_degenerate", Side.USER: "user_degenerate"}
 """This side sampled a control token other than its end of turn."""
+OVERLONG = "user_overlong"
+"""What the user opened with left the policy no room for a single turn: it has not done anything yet."""
 AGAINST_GOAL = "user_against_goal"
 """The task says that no person with this goal would have said the simulator's last turn (``UserCheckingTask``)."""
 
@@ -73,6 +75,7 @@ _PARTY = {
     CONTEXT[Side.POLICY]: Party.POLICY,
     DEGENERATE[Side.POLICY]: Party.POLICY,
     CONTEXT[Side.USER]: Party.USER,
+    OVERLONG: Party.USER,
     AGAINST_GOAL: Party.USER,
     **dict.fromkeys(_BROKEN_BY_FLAW.values(), Party.USER),
 }
