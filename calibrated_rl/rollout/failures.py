@@ -21,9 +21,9 @@ T = TypeVar("T")
 MAX_TRIES = 3
 """A dialogue that fails so often points at something that a further try will not mend."""
 
-MOST_BROKEN = 0.5
-"""A user model, judge or tool that breaks a larger share of the tries ends the run: what is left is a selection, and
-most of what is sampled is thrown away."""
+MOST_BROKEN = 0.75
+"""A user model, judge or tool that breaks a larger share of the tries ends the run: what is left is a selection, nearly
+all that is sampled is thrown away, and hardly a group of four comes whole."""
 
 FEWEST_TRIES = 20
 """Of fewer tries the share says little."""
