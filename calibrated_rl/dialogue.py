@@ -57,12 +57,14 @@ class Finish(StrEnum):
     LENGTH = "length"
     """The token limit was hit; the end-of-turn token was appended, masked and unscored."""
     DEGENERATE = "degenerate"
-    """A control token other than end-of-turn was sampled, or a guardrail rejected the turn."""
+    """A control token other than end-of-turn was sampled (or one that the tokenizer does not know), or a guardrail
+    rejected the turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One utterance. Text is for people, rewards and logs; the ids are in the dialogue's ``TokenSequence``."""
+    """One utterance. Text is for people, rewards and logs: what is said, without reasoning. The ids, those of reasoning
+    too, are in the dialogue's ``TokenSequence``."""
 
     side: Side
     text: str
@@ -71,7 +73,8 @@ class Turn:
     simulator_version: int | None = None
     """Version of the simulator's weights when the turn was spoken; None unless ``source`` is SIMULATOR."""
     flaw: str | None = None
-    """Which guardrail objected (``empty``, ``repeat``, ``role_confusion``, ``control_token``), if any did."""
+    """Which guardrail objected (``empty``, ``repeat``, ``role_confusion``, ``control_token``,
+    ``unfinished_reasoning``), if any did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,11 @@
 """Chat template, token ids, masks: the only place where a dialogue becomes tokens.
 
-The template is taken apart once, at start, into *scaffold* (control tokens, role headers) and content.
-Scaffold is encoded with control tokens; content is always encoded as plain text, so that a text which
-spells a control token stays text (contract 2). What a side sampled is kept as the sampled ids and never
-encoded again (contract 1).
+The template is taken apart once, at start (``chat_template.py``), into *scaffold* (control tokens, role headers) and
+content. Content is always encoded as plain text (``plain_text.py``), so that a text which spells a control token stays
+text (contract 2); plain text of the template that touches content is encoded together with it, as the tokenizer would
+do it with the whole. What a side sampled is kept as the sampled ids and never encoded again (contract 1), its reasoning
+included: its own next prompt has its own earlier thoughts, where a template may drop them from a history. What it says
+is without them.
 
 Both sides see the dialogue from their own seat. A side's own turns are the template's ``assistant``, the
 other's are ``user``. The fixed greeting opens the simulator's view as the first ``user`` message; in the
@@ -11,79 +13,74 @@ policy's view it stands at the end of the system prompt, because templates want 
 """
 
 import copy
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import os.path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jinja2.exceptions import TemplateError
 
+from calibrated_rl.chat_template import ChatTemplate, own_turn, take_apart
 from calibrated_rl.dialogue import Finish, Scenario, Side, TokenSequence, Turn
-from calibrated_rl.errors import UserError
+from calibrated_rl.plain_text import is_white, plain_encoder
+from calibrated_rl.reasoning import divided, divider, find_marks, without_reasoning
+from calibrated_rl.scaffold import ScaffoldEncoder
 
 REMEMBERED = 4096
 """Instructions whose ids are kept: those of more scenarios than an update has."""
-
-_MARKS = ("qzsystemqz", "qzfirstqz", "qzsecondqz", "qzthirdqz", "qzfourthqz")
-
-
-@dataclass(frozen=True, slots=True)
-class Scaffold:
-    """Token ids between the contents of a conversation."""
-
-    before_system: list[int]
-    system_to_user: list[int]
-    user_to_own: list[int]
-    """After the other side's text: its end of turn, and the header of the own turn."""
-    own_to_user: list[int]
-    """After the own turn's end-of-turn token: up to where the other side's text begins."""
 
 
 class ChatTokens:
     """Encodes dialogues for one tokenizer.
 
     Raises:
-        UserError: the tokenizer has no chat template, or one that is not prefix-preserving, has no system
-            role, does not close a turn with a single control token, or lets the other side's turn end in plain text.
+        UserError: the tokenizer has no chat template, or one that is not prefix-preserving, does not close a turn with
+            a single control token, or lets the other side's turn end in plain text; or ``settings`` has what the
+            template does not know.
     """
 
-    def __init__(self, tokenizer: Any, name: str = "model") -> None:
+    def __init__(
+        self, tokenizer: Any, name: str = "model", *, settings: Mapping[str, Any] | None = None, date: str = ""
+    ) -> None:
+        """
+        Args:
+            name: of the model's part in the config, or of the model.
+            settings: variables of the template (``chat_template_kwargs``), such as ``enable_thinking``.
+            date: what the template takes for today, as YYYY-MM-DD; empty: today.
+        """
         self.tokenizer = tokenizer
         self.name = name
-        if not getattr(tokenizer, "chat_template", None):
-            raise UserError(f"{name}: the tokenizer has no chat template, so turns cannot be told apart")
-        self.control_ids = frozenset(
-            i for i, token in tokenizer.added_tokens_decoder.items() if token.special
-        ) | frozenset(tokenizer.all_special_ids)
-        self.scaffold, self.end_of_turn = self._take_apart()
-        self.control_ids |= self._controls_of_scaffold()
-        self._plain = self._plain_encoder()
+        self.template = ChatTemplate(tokenizer, name, settings or {}, date)
+        added = {number: str(token.content) for number, token in tokenizer.added_tokens_decoder.items()}
+        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        special |= set(tokenizer.all_special_ids)
+        self.control_ids = special | {number for number, content in added.items() if not is_white(content)}
+        """What no text may become: every added token that is not white space, flagged special or not."""
+        names = {added[i] for i in self.control_ids if i in added}
+        self.marks = find_marks(names, self.template.source)
+        self._known = frozenset(tokenizer.get_vocab().values())
+        self._plain = plain_encoder(tokenizer, self.control_ids, name)
+        parts = take_apart(self.template.render, name)
+        self.folds_instructions = parts.folded
+        """Whether the template has no place for instructions, which then open the first user turn."""
+        self._trimmed = parts.trimmed
+        apart = divider([*names, *self.marks.all])
+        self._own = own_turn(parts, lambda text: divided(apart, text), self.marks, name)
+        encoder = ScaffoldEncoder(tokenizer, self._encode_plain, self.control_ids, special, name)
+        self.scaffold, self.ends = encoder.scaffold(parts, self._own)
+        self.end_of_turn = self.ends[0]
+        """What closes an own turn that is known as text, or that was cut."""
+        self._opens, self._closes = (
+            frozenset(tokenizer.convert_tokens_to_ids([*marks])) if self.marks.are_tokens else frozenset()
+            for marks in (self.marks.pairs.keys(), self.marks.pairs.values())
+        )
+        headers = self.control_ids.intersection([*self.scaffold.ids, *self._encode_scaffold(parts.tool)])
+        own = {*self._opens, *self._closes, *self.scaffold.own_lead}
+        self.stop_ids = frozenset(((special | headers) - own) | set(self.ends))
+        """What ends a turn when it is sampled: ends of turns, role headers, everything that is flagged special. Other
+        added tokens, such as those around reasoning and calls of tools, are the side's own to sample."""
         self._instructions: dict[str, list[int]] = {}
 
-    def _controls_of_scaffold(self) -> frozenset[int]:
-        """Added tokens of the scaffold that nobody flagged as special: a role header that text can spell is a role
-        that anybody can take. White space is none; some vocabularies have line breaks as added tokens."""
-        parts = self.scaffold
-        ids = {*parts.before_system, *parts.system_to_user, *parts.user_to_own, *parts.own_to_user, self.end_of_turn}
-        added = self.tokenizer.added_tokens_decoder
-        return frozenset(i for i in ids if i in added and added[i].content.strip())
-
-    def _plain_encoder(self) -> Any:
-        """A copy of the tokenizer that knows no control tokens, so that text can never become one."""
-        from tokenizers import Tokenizer
-
-        if not hasattr(self.tokenizer, "backend_tokenizer"):
-            raise UserError(f"{self.name}: the tokenizer has no fast version (a tokenizer.json)")
-        state = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        for token in state["added_tokens"]:
-            # An end of turn that is not flagged special would be matched in text all the same.
-            token["special"] = token["special"] or token["id"] in self.control_ids
-        plain = Tokenizer.from_str(json.dumps(state))
-        plain.encode_special_tokens = True
-        plain.no_truncation()
-        plain.no_padding()
-        return plain
+    # ---- text to ids ---------------------------------------------------------------------------------
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of ``text`` as plain text, never a control token.
@@ -102,9 +99,14 @@ class ChatTokens:
         ids = self._encode_plain(known)
         if self.control_ids.isdisjoint(ids):
             return ids
-        # The vocabulary itself has the control token as a word: spell by character.
-        spelt = {c: [i for i in self._encode_plain(c) if i not in self.control_ids] for c in set(known)}
-        return [i for c in known for i in spelt[c]]
+        # The vocabulary itself has the control token as a word: that word is spelt by character.
+        whole = self._plain.encode(known, add_special_tokens=False)
+        spelt: list[int] = []
+        for number, (first, last) in zip(whole.ids, whole.offsets, strict=True):
+            letters = known[first:last] if number in self.control_ids else ""
+            spelt += [i for c in letters for i in self._encode_plain(c) if i not in self.control_ids]
+            spelt += [] if number in self.control_ids else [number]
+        return spelt
 
     def encode_instructions(self, text: str) -> list[int]:
         """``encode_text`` of what every dialogue of a scenario begins with, encoded once for all of them."""
@@ -114,73 +116,72 @@ class ChatTokens:
             self._instructions[text] = self.encode_text(text)
         return self._instructions[text]
 
-    def _encode_plain(self, text: str) -> list[int]:
-        return list(self._plain.encode(text, add_special_tokens=False).ids)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text of sampled ids without control tokens."""
-        text = self.tokenizer.decode(
-            [i for i in ids if i not in self.control_ids], clean_up_tokenization_spaces=False
-        )
-        return str(text).strip()
-
     def _encode_scaffold(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def _render(self, messages: Sequence[tuple[str, str]]) -> str:
-        chat = [{"role": role, "content": content} for role, content in messages]
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-            )
-        except (TemplateError, TypeError, ValueError, LookupError) as error:
-            problem = f"the chat template refuses a plain conversation: {error}"
-            raise UserError(f"{self.name}: {problem}") from error
+    def _encode_plain(self, text: str) -> list[int]:
+        return list(self._plain.encode(text, add_special_tokens=False).ids)
 
-    def _take_apart(self) -> tuple[Scaffold, int]:
-        system, first, second, third, fourth = _MARKS
-        short = self._render([("system", system), ("user", first)])
-        longer = self._render([("system", system), ("user", first), ("assistant", second), ("user", third)])
-        longest = self._render(
-            [
-                ("system", system), ("user", first), ("assistant", second),
-                ("user", third), ("assistant", fourth), ("user", first),
-            ]
-        )  # fmt: skip
-        once = all(longer.count(mark) == 1 for mark in (system, first, second, third))
-        if not once or short.count(system) != 1 or short.count(first) != 1 or longest.count(fourth) != 1:
-            raise UserError(f"{self.name}: the chat template drops or repeats a message of the conversation")
-        if not longer.startswith(short) or not longest.startswith(longer):
-            raise UserError(
-                f"{self.name}: the chat template is not prefix-preserving (an earlier turn is rendered "
-                "differently once a later one follows), so sampled tokens could not be kept as they are"
-            )
-        before_system, rest = short.split(system)
-        system_to_user, user_to_own = rest.split(first)
-        after_own = longer.split(second)[1].split(third)[0]
-        if longest.split(fourth)[1].split(first)[0] != after_own or not longer.endswith(third + user_to_own):
-            raise UserError(f"{self.name}: the chat template renders later turns differently from the first")
-        closing = self._encode_scaffold(after_own)
-        if not closing or closing[0] not in self.control_ids:
-            raise UserError(f"{self.name}: the chat template does not close a turn with a control token")
-        header = self._encode_scaffold(user_to_own)
-        if not any(i in self.tokenizer.added_tokens_decoder or i in self.control_ids for i in header):
-            raise UserError(
-                f"{self.name}: the chat template ends the other side's turn in plain text ({user_to_own.strip()!r}), "
-                "which that side could write itself"
-            )
-        bos = self.tokenizer.bos_token or ""
-        if bos and not before_system.startswith(bos) and self.tokenizer("a").input_ids[:1] == [
-            self.tokenizer.bos_token_id
-        ]:
-            before_system = bos + before_system
-        scaffold = Scaffold(
-            before_system=self._encode_scaffold(before_system),
-            system_to_user=self._encode_scaffold(system_to_user),
-            user_to_own=header,
-            own_to_user=closing[1:],
-        )
-        return scaffold, closing[0]
+    def opening(self, instructions: str, text: str) -> tuple[list[int], list[int]]:
+        """Ids of the instructions with what stands before them, and of the first user text up to its end."""
+        scaffold = self.scaffold
+        before, after = scaffold.system_text
+        system, said = self._fit("system", instructions), self._fit("user", text)
+        if scaffold.system_to_user:
+            ids = self.encode_instructions(before + system + after)
+            first = self.encode_text(scaffold.first_text + said + scaffold.after_user)
+            return [*scaffold.before_system, *ids], [*scaffold.system_to_user, *first]
+        content = system + after + scaffold.first_text + said
+        content = self._fit("user", content) if self.folds_instructions else content
+        alone, both = self.encode_instructions(before + system), self.encode_text(before + content + scaffold.after_user)
+        same = len(os.path.commonprefix([alone, both]))
+        return [*scaffold.before_system, *both[:same]], both[same:]
+
+    def heard(self, text: str) -> list[int]:
+        """Ids of a later text of the other side up to its end, after the end of the own turn before it."""
+        said = self.scaffold.user_text + self._fit("user", text) + self.scaffold.after_user
+        return [*self.scaffold.own_to_user, *self.encode_text(said)]
+
+    def said(self, text: str) -> list[int]:
+        """Ids of an own turn that is known as text, its end included: a turn without thoughts."""
+        said = self.encode_text(self.scaffold.own_text + self._fit("assistant", text))
+        return [*self.scaffold.own_lead, *said, self.end_of_turn]
+
+    def _fit(self, role: str, text: str) -> str:
+        return text.strip() if role in self._trimmed else text
+
+    # ---- ids to text ---------------------------------------------------------------------------------
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """What an own turn says: the text of its sampled ids without reasoning and without control tokens."""
+        return self._spoken(ids)[0]
+
+    def is_lost_in_thought(self, ids: Iterable[int]) -> bool:
+        """Whether an own turn ends before its reasoning does."""
+        return self._spoken(ids)[1]
+
+    def _spoken(self, ids: Iterable[int]) -> tuple[str, bool]:
+        inside = self._own.opens_reasoning
+        if not self.marks.are_tokens and self.marks.pairs:
+            opens, closes = self.marks.pairs.keys(), self.marks.pairs.values()
+            pieces = divided(divider(self.marks.all), self._text_of(ids))
+            pieces, inside = without_reasoning(pieces, opens, closes, inside)
+            return "".join(pieces).strip(), inside
+        spoken, inside = without_reasoning(list(ids), self._opens, self._closes, inside)
+        return self._text_of(spoken).strip(), inside
+
+    def _text_of(self, ids: Iterable[int]) -> str:
+        kept = [i for i in ids if i not in self.stop_ids and i in self._known]
+        return str(self.tokenizer.decode(kept, clean_up_tokenization_spaces=False))
+
+    def finish(self, ids: Sequence[int]) -> Finish:
+        """How a sampled turn ended. A token that the tokenizer does not know, from the padding of a model's
+        vocabulary, is no better than a control token."""
+        ended = bool(ids) and ids[-1] in self.ends
+        said = ids[:-1] if ended else ids
+        if not self.stop_ids.isdisjoint(said) or not self._known.issuperset(said):
+            return Finish.DEGENERATE
+        return Finish.STOP if ended else Finish.LENGTH
 
 
 class SideView:
@@ -228,18 +229,17 @@ class SideView:
     def hear(self, turn: Turn) -> None:
         """Append a turn of the other side (or the greeting, whichever side says it)."""
         assert not self._open, "a side cannot hear two turns in a row"
-        scaffold, index = self._tokens.scaffold, self._turn_count
+        tokens, index = self._tokens, self._turn_count
         self._turn_count += 1
         if index == 0 and self.side is Side.POLICY:
             return  # the greeting stands in the policy's system prompt
         if not self._ids:
-            self._extend(scaffold.before_system, -1)
-            self._extend(self._tokens.encode_instructions(self._system), -1)
-            self._extend(scaffold.system_to_user, -1)
+            opening, first = tokens.opening(self._system, turn.text)
+            self._extend(opening, -1)
+            self._extend(first, index)
         else:
-            self._extend(scaffold.own_to_user, index)
-        self._extend(self._tokens.encode_text(turn.text), index)
-        self._extend(scaffold.user_to_own, index)
+            self._extend(tokens.heard(turn.text), index)
+        self._extend(tokens.scaffold.user_to_own, index)
         self._open = True
 
     def speak(
@@ -251,14 +251,14 @@ class SideView:
         """Append this side's own turn as its ids, closing it with a masked end-of-turn if it has none."""
         assert self._open, "a side cannot speak twice in a row"
         self._extend(ids, self._turn_count, own=True, logprobs=logprobs, versions=versions)
-        if not ids or ids[-1] != self._tokens.end_of_turn:
+        if not ids or ids[-1] not in self._tokens.ends:
             self._extend([self._tokens.end_of_turn], self._turn_count)
         self._turn_count += 1
         self._open = False
 
     def speak_text(self, text: str) -> None:
         """Append an own turn that is only known as text: a logged one, or one of a script."""
-        self.speak([*self._tokens.encode_text(text), self._tokens.end_of_turn])
+        self.speak(self._tokens.said(text))
 
     def copy(self) -> "SideView":
         """An independent view with the same tokens."""
@@ -297,10 +297,4 @@ def view_of(tokens: ChatTokens, scenario: Scenario, side: Side, turns: Sequence[
 
 def finish_of(tokens: ChatTokens, ids: Sequence[int]) -> Finish:
     """How a sampled turn ended, read off its ids."""
-    if not tokens.control_ids.isdisjoint(ids[:-1]):
-        return Finish.DEGENERATE
-    if ids and ids[-1] == tokens.end_of_turn:
-        return Finish.STOP
-    if ids and ids[-1] in tokens.control_ids:
-        return Finish.DEGENERATE
-    return Finish.LENGTH
+    return tokens.finish(ids)

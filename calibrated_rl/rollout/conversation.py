@@ -83,7 +83,7 @@ class ModelSpeaker:
             max_tokens=self._config.max_turn_tokens,
             temperature=self._config.temperature,
             seed=stable_seed(self._seed, self._side, self._spoken),
-            stop_ids=tuple(sorted(tokens.control_ids)),
+            stop_ids=tuple(sorted(tokens.stop_ids)),
         )
         generated = await self._pool.generate(self._key, request)
         finish = finish_of(tokens, generated.ids)
@@ -92,7 +92,7 @@ class ModelSpeaker:
             raise RolloutFailure(f"{self._pool.role}: unfinished turn", Party.ENGINE)
         self.view.speak(generated.ids, generated.logprobs.tolist(), generated.versions.tolist())
         text = tokens.decode(generated.ids)
-        flaw = find_flaw(text, finish, last_turn(turns, self._side))
+        flaw = find_flaw(text, finish, last_turn(turns, self._side), tokens.is_lost_in_thought(generated.ids))
         is_user = self._side is Side.USER
         return Turn(
             side=self._side,
@@ -119,10 +119,16 @@ class ScriptedSpeaker:
         return Turn(side=Side.USER, text=text, source=Source.SCRIPTED)
 
 
-def find_flaw(text: str, finish: Finish, previous: Turn | None) -> str | None:
-    """Name of the guardrail that a generated turn trips, or None. Flaws are counted, never repaired."""
+def find_flaw(text: str, finish: Finish, previous: Turn | None, lost_in_thought: bool = False) -> str | None:
+    """Name of the guardrail that a generated turn trips, or None. Flaws are counted, never repaired.
+
+    Args:
+        lost_in_thought: the turn ended before its reasoning did.
+    """
     if finish is Finish.DEGENERATE:
         return "control_token"
+    if lost_in_thought:
+        return "unfinished_reasoning"
     if not text.strip():
         return "empty"
     if confuses_roles(text):

@@ -25,7 +25,7 @@ class GenerateRequest:
     seed: int
     """Decides the draw in deterministic mode, together with the rest of its wave."""
     stop_ids: tuple[int, ...]
-    """Control tokens; sampling any of them ends the turn and stays in the output."""
+    """Ends of turns and role headers; sampling any of them ends the turn and stays in the output."""
 
 
 @dataclass(frozen=True, slots=True)
