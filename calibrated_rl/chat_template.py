@@ -53,7 +53,7 @@ class ChatTemplate:
             date: what it takes for today, as YYYY-MM-DD; empty: today.
         """
         self._tokenizer, self._name, self._settings = tokenizer, name, dict(settings)
-        self._day = datetime.date.fromisoformat(date) if date else datetime.date.today()
+        self.day = datetime.date.fromisoformat(date) if date else datetime.date.today()
         self.uses_date = False
         """Whether it has asked for the date."""
         if not getattr(tokenizer, "chat_template", None):
@@ -80,7 +80,7 @@ class ChatTemplate:
 
     def _strftime_now(self, form: str) -> str:
         self.uses_date = True
-        return datetime.datetime.combine(self._day, datetime.time()).strftime(form)
+        return datetime.datetime.combine(self.day, datetime.time()).strftime(form)
 
     def render(self, messages: Sequence[Message], prompted: bool) -> str:
         """The conversation as text, with a prompt for an answer if it is ``prompted``.

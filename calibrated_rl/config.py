@@ -46,6 +46,7 @@ ARMS = (
 Arm = Annotated[str, OneOf(ARMS)]
 _SEGMENT = r"(?!\.)[\w.+=@%, -]{1,100}(?<![ .])"
 RunName = Annotated[str, Pattern(rf"{_SEGMENT}(/{_SEGMENT})*", "a name for a folder, or names joined by /, without ..")]
+Date = Annotated[str, Pattern(r"(\d{4}-\d\d-\d\d)?", "a day as YYYY-MM-DD, or nothing for today")]
 VariantName = Annotated[str, Pattern(rf"(?!main$){_SEGMENT}", "a name for a folder, and not main")]
 
 
@@ -55,6 +56,11 @@ class ModelConfig:
 
     model: Name = "tiny"
     """`tiny` (made on the spot), a packaged name such as smollm2-135m, a folder, or a hub name."""
+    chat_template: str = ""
+    """File with another chat template (Jinja) than the model comes with; empty: the model's own. The run folder keeps
+    a copy, and saved models have it."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Variables of the chat template, such as `enable_thinking: false`; those that it does not read are refused."""
     replicas: Positive = 1
     """vLLM replicas, at the start."""
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
@@ -88,6 +94,10 @@ class ProxyConfig:
 
     model: str = ""
     """As for the simulator, of another family; empty: no proxy, so arms are not judged where there is no human."""
+    chat_template: str = ""
+    """As for the simulator."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """As for the simulator."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
 
@@ -202,6 +212,9 @@ class RunConfig:
     """The run's folder is runs/NAME."""
     label: str = ""
     """Printed over the report, such as `demonstration`."""
+    date: Date = ""
+    """What chat templates take for today, as YYYY-MM-DD: some print the date in every prompt. Empty: the day on which
+    the run is begun; it stands in the run folder's config.yaml, and resuming and evaluating use it on any other day."""
     arms: list[Arm] = field(default_factory=lambda: ["start", "static", "interactive", "calibrated", "oracle"])
     seeds: list[Seed] = field(default_factory=lambda: [0])
     deterministic: bool = False

@@ -5,6 +5,7 @@ later part will need, and the settings of what is named by import path. What dep
 as soon as these are read (``log_check.py``).
 """
 
+import datetime
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -38,6 +39,10 @@ def problems_together(config: "RunConfig") -> Iterator[Problem]:
     yield from _arms_and_seeds(config)
     yield from _replicas_and_memory(config)
     yield from _training(config)
+    try:
+        datetime.date.fromisoformat(config.date or "2000-01-01")
+    except ValueError:
+        yield Problem(("date",), f"is {config.date}: there is no such day")
     if config.proxy.model and config.human:
         yield Problem(("proxy", "model"), "is for tasks without a scripted human; leave one of the two empty")
     elif config.proxy.model and config.proxy.model in (config.simulator.model, config.policy.model):

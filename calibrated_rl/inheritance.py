@@ -12,8 +12,8 @@ from calibrated_rl.config import RunConfig
 from calibrated_rl.evaluation.saved_run import changed_settings
 
 PEOPLE = ("task", "human", "logs", "learner", "calibration.reserve")
-START = (*PEOPLE, "policy.model", "policy.start")
-UNCALIBRATED = (*PEOPLE, "simulator.model", "simulator.start", "upbringing")
+START = (*PEOPLE, "date", "policy.model", "policy.chat_template", "policy.start")
+UNCALIBRATED = (*PEOPLE, "date", "simulator.model", "simulator.chat_template", "simulator.start", "upbringing")
 CALIBRATED = (*UNCALIBRATED, "calibration")
 MEASURED = (*CALIBRATED, "policy", "simulator", "deterministic", "evaluation.logs", "evaluation.profile")
 

@@ -14,6 +14,7 @@ Code that comes with a model is never run (``trust_remote_code`` stays off).
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -55,6 +56,12 @@ GEMMA_TEMPLATE = (
 the beginning-of-sequence token, without which the model is lost (its tokenizer does not add it by itself)."""
 
 
+TEMPLATE = "chat_template.jinja"
+"""In a model's folder: its chat template, if it has a file of its own."""
+_PLACEHOLDER = re.compile("image|audio|video", re.IGNORECASE)
+"""What tokens are called that stand for pictures and sound (Gemma's 262,144th, ``<image_soft_token>``)."""
+
+
 @dataclass(frozen=True, slots=True)
 class PackagedModel:
     """A GGUF file inside an installed Python package, whole or in numbered parts over several packages."""
@@ -92,13 +99,14 @@ PACKAGED = {
 }
 
 
-def resolve_model(spec: str, cache: Path, *, offline: bool = False) -> Path:
+def resolve_model(spec: str, cache: Path, *, offline: bool = False, chat_template: bool = True) -> Path:
     """Return the folder of the model that ``spec`` names.
 
     Args:
         spec: a name in ``PACKAGED``, a local folder, or a model's name on the hub.
         cache: where converted models are kept, one folder each.
         offline: look for hub models only in the hub's local cache.
+        chat_template: the model must come with one.
 
     Raises:
         UserError: the package is not installed, the folder is incomplete or has no chat template, or the
@@ -117,7 +125,42 @@ def resolve_model(spec: str, cache: Path, *, offline: bool = False) -> Path:
         )
     else:
         folder = _from_hub(spec, offline)
-    check_folder(folder, spec)
+    check_folder(folder, spec, chat_template=chat_template)
+    return folder
+
+
+def with_template(base: Path, file: str, kept: Path, folder: Path, key: str) -> Path:
+    """The model in ``base`` with the chat template in ``file`` instead of its own: in ``folder``, which links to its
+    files.
+
+    Args:
+        kept: the run's copy of the template, written at the first call; a file that has gone since is not missed.
+        key: of the setting, for errors.
+
+    Raises:
+        UserError: there is no such file, it is no text, or it is another one than when the run was begun.
+    """
+    before = kept.read_text(encoding="utf-8") if kept.is_file() else None
+    try:
+        template = Path(file).expanduser().read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        if before is None:
+            raise UserError(f"{key}: there is no file {file}") from error
+        template = before
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{key}: {file} is not readable as text: {error}") from error
+    if before is not None and template != before:
+        raise UserError(
+            f"{key}: {file} is not what it was when the run was begun ({kept}): put that back, or give the run another "
+            "name (name=...)"
+        )
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(template, encoding="utf-8")
+    with _publishing(folder) as work:
+        for source in base.iterdir():
+            if source.is_file() and source.name not in (TEMPLATE, CHECKSUMS):
+                (work / source.name).symlink_to(source.resolve())
+        (work / TEMPLATE).write_text(template, encoding="utf-8")
     return folder
 
 
@@ -149,12 +192,15 @@ def read_tokenizer(folder: Path, name: str) -> Any:
         raise UserError(f"model '{name}': the tokenizer in {folder} cannot be read: {reason}") from error
 
 
-def check_folder(folder: Path, name: str) -> None:
+def check_folder(folder: Path, name: str, *, chat_template: bool = True) -> None:
     """Refuse a folder that could not be served or trained.
 
+    Args:
+        chat_template: there must be one.
+
     Raises:
-        UserError: config, weights, tokenizer or chat template are missing or unreadable, or a file is not as it was
-            written.
+        UserError: config, weights, tokenizer or chat template are missing or unreadable, a file is not as it was
+            written, or the tokenizer has more tokens than the model.
     """
     if not folder.is_dir():
         raise UserError(f"model '{name}': {folder} is not a folder")
@@ -165,15 +211,49 @@ def check_folder(folder: Path, name: str) -> None:
         raise UserError(f"model '{name}': {folder} holds no *.safetensors weights")
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
         raise UserError(f"model '{name}': {folder} holds neither tokenizer.json nor tokenizer.model")
-    if not _has_chat_template(folder):
+    if chat_template and not _has_chat_template(folder):
         raise UserError(
             f"model '{name}': the tokenizer in {folder} has no chat template, so turns cannot be told apart; "
-            "take an instruction-tuned model, or add a chat_template.jinja"
+            "take an instruction-tuned model, or name a file in `chat_template`"
+        )
+    _check_vocabulary(folder, name)
+
+
+def _check_vocabulary(folder: Path, name: str) -> None:
+    """Refuse a tokenizer with tokens that the model has no embedding of. More embeddings than tokens are usual: they
+    pad the vocabulary."""
+    size = _read_config(folder).get("vocab_size")
+    if not isinstance(size, int):  # left out where it is what this kind of model has by default
+        size = int(_text_config(folder).vocab_size)
+    try:
+        beyond = {number: token for token, number in _vocabulary(folder) if number >= size}
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
+        raise UserError(f"model '{name}': the tokenizer's files in {folder} are not in their format") from error
+    # Text models have the place-holders of their multimodal siblings, which nobody is ever shown here.
+    beyond = {number: token for number, token in beyond.items() if not _PLACEHOLDER.search(token)}
+    if beyond:
+        highest = max(beyond)
+        raise UserError(
+            f"model '{name}': config.json in {folder} has a vocab_size of {size}, and the tokenizer's ids go to "
+            f"{highest} ({printable(beyond[highest])!r}): resize the model's embeddings, with "
+            f"model.resize_token_embeddings({highest + 1}) in transformers, and save it again, or remove the token"
         )
 
 
+def _vocabulary(folder: Path) -> Iterator[tuple[str, int]]:
+    """All tokens with their ids, as far as the files of the tokenizer are JSON."""
+    file = folder / "tokenizer.json"
+    content = read_json(file) if file.is_file() else {}
+    words = (content.get("model") or {}).get("vocab") or {}
+    yield from words.items() if isinstance(words, dict) else ((word, at) for at, (word, *_) in enumerate(words))
+    yield from ((token["content"], token["id"]) for token in content.get("added_tokens") or ())
+    file = folder / "tokenizer_config.json"
+    added = read_json(file).get("added_tokens_decoder") if file.is_file() else None
+    yield from ((token["content"], int(number)) for number, token in (added or {}).items())
+
+
 def _has_chat_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").is_file():
+    if (folder / TEMPLATE).is_file():
         return True
     file = folder / "tokenizer_config.json"
     return file.is_file() and bool(read_json(file).get("chat_template"))
@@ -212,6 +292,17 @@ class ModelShape:
     vocabulary: int
 
 
+def _text_config(folder: Path) -> Any:
+    """The language model's config, with what ``config.json`` leaves to the kind of model."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the model in {folder} is of a kind that transformers does not know: {reason}") from error
+
+
 def shape_of(folder: Path) -> ModelShape:
     """The shape of the language model in ``folder``, without loading it.
 
@@ -219,13 +310,8 @@ def shape_of(folder: Path) -> ModelShape:
         UserError: transformers does not know this kind of model, or there are no weights.
     """
     import torch
-    from transformers import AutoConfig
 
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"the model in {folder} is of a kind that transformers does not know: {reason}") from error
+    config = _text_config(folder)
     heads = config.num_attention_heads
     return ModelShape(
         parameters=parameter_bytes(folder) // (config.dtype or torch.float32).itemsize,

@@ -18,7 +18,7 @@ from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.kept_fits import LARGEST_MIB, KeptFits, key_of
 from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
 from calibrated_rl.component import build
-from calibrated_rl.config import EvaluationConfig, RunConfig
+from calibrated_rl.config import EvaluationConfig, ModelConfig, ProxyConfig, RunConfig
 from calibrated_rl.config_check import log_settings
 from calibrated_rl.dialogue import Dialogue, Side, Split, TokenSequence
 from calibrated_rl.errors import PartLost, UserError, first_line, is_no_room
@@ -32,7 +32,7 @@ from calibrated_rl.logs.base import LogReader
 from calibrated_rl.machines import Need, wait_for_machines
 from calibrated_rl.memory import check_memory
 from calibrated_rl.memory_plan import engines_to_plan, rehearsed, with_caches
-from calibrated_rl.models import check_context, make_tiny, read_tokenizer, resolve_model
+from calibrated_rl.models import check_context, make_tiny, read_tokenizer, resolve_model, with_template
 from calibrated_rl.progress import Progress
 from calibrated_rl.replay.actor import start_store
 from calibrated_rl.replay.schema import from_table, to_table
@@ -40,7 +40,6 @@ from calibrated_rl.rollout.collector import Collector, set_aside_what_is_loaded
 from calibrated_rl.rollout.context import check_room, room_for
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.elastic import Elastic
-from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.rollout.waves import WaveGate
 from calibrated_rl.run_copy import RunCopy
@@ -138,33 +137,44 @@ class Parts:
             self.upbringing_logs = {s: raised.read(s) for s in (Split.CALIBRATION, Split.MONITOR)}
         brought_up = [turn.text for log in self.upbringing_logs.get(Split.CALIBRATION, ()) for turn in log.turns]
 
-        def find(spec: str, name: str, seed: int, texts: list[str]) -> Path:
-            if spec != "tiny":
-                return resolve_model(spec, CACHE, offline=False)
-            folder = models / f"{name}_base"
-            if not (folder / "config.json").is_file():
+        def find(side: ModelConfig | ProxyConfig, name: str, seed: int, texts: list[str]) -> Path:
+            if side.model != "tiny":
+                folder = resolve_model(side.model, CACHE, offline=False, chat_template=not side.chat_template)
+            elif not ((folder := models / f"{name}_base") / "config.json").is_file():
                 make_tiny(folder, texts, seed)
-            return folder
+            if not side.chat_template:
+                return folder
+            # A hidden folder: links to a model are no part of the copy of a run (run_copy.py); the template is.
+            kept, linked = self.folder / "templates" / f"{name}.jinja", models / f".{name}_with_template"
+            return with_template(folder, side.chat_template, kept, linked, f"{name}.chat_template")
 
-        self.policy_base = find(self.config.policy.model, POLICY, 0, texts)
-        self.simulator_base = find(self.config.simulator.model, SIMULATOR, 1, texts + brought_up)
+        self.policy_base = find(self.config.policy, POLICY, 0, texts)
+        self.simulator_base = find(self.config.simulator, SIMULATOR, 1, texts + brought_up)
         if self.config.proxy.model:
-            self.proxy_base = find(self.config.proxy.model, PROXY, 2, texts)
+            self.proxy_base = find(self.config.proxy, PROXY, 2, texts)
 
     def _check_context(self) -> None:
         """Read the tokenizers, and refuse models and settings that are too short for the logged dialogues."""
-        def chat(role: str, base: Path, side: Side, engine: EngineConfig, sampling: SamplingConfig) -> ChatTokens:
-            check_context(base, engine.max_model_len)
-            tokens = ChatTokens(read_tokenizer(base, role), role)
+        def chat(
+            role: str, base: Path, side: Side, config: ModelConfig | ProxyConfig, sampling: SamplingConfig
+        ) -> ChatTokens:
+            check_context(base, config.engine.max_model_len)
+            tokens = ChatTokens(
+                read_tokenizer(base, role), role, settings=config.chat_template_kwargs, date=self.config.date
+            )
+            if tokens.folds_instructions:
+                self.say(f"{role}: the chat template has no role for instructions; they open the first user turn")
+            if tokens.template.uses_date:
+                self.say(f"{role}: the chat template prints the date; this run's is {tokens.template.day}")
             needed = room_for(tokens, side, self.logs[Split.CALIBRATION], sampling.max_turn_tokens)
-            check_room(role, engine.max_model_len, needed)
+            check_room(role, config.engine.max_model_len, needed)
             return tokens
 
         policy, simulator, proxy = self.config.policy, self.config.simulator, self.config.proxy
-        self.policy_chat = chat(POLICY, self.policy_base, Side.POLICY, policy.engine, policy.sampling)
-        self.simulator_chat = chat(SIMULATOR, self.simulator_base, Side.USER, simulator.engine, simulator.sampling)
+        self.policy_chat = chat(POLICY, self.policy_base, Side.POLICY, policy, policy.sampling)
+        self.simulator_chat = chat(SIMULATOR, self.simulator_base, Side.USER, simulator, simulator.sampling)
         if proxy.model:
-            self.proxy_chat = chat(PROXY, self.proxy_base, Side.USER, proxy.engine, simulator.sampling)
+            self.proxy_chat = chat(PROXY, self.proxy_base, Side.USER, proxy, simulator.sampling)
 
     def start(self) -> None:
         """Start all actors side by side, and bring the models to where training begins."""

@@ -133,7 +133,8 @@ class ChatTokens:
             return [*scaffold.before_system, *ids], [*scaffold.system_to_user, *first]
         content = system + after + scaffold.first_text + said
         content = self._fit("user", content) if self.folds_instructions else content
-        alone, both = self.encode_instructions(before + system), self.encode_text(before + content + scaffold.after_user)
+        alone = self.encode_instructions(before + system)
+        both = self.encode_text(before + content + scaffold.after_user)
         same = len(os.path.commonprefix([alone, both]))
         return [*scaffold.before_system, *both[:same]], both[same:]
 

@@ -21,7 +21,7 @@ def main() -> int:
         return code
 
     from calibrated_rl.config import load_config
-    from calibrated_rl.evaluation.saved_run import refuse_other_settings
+    from calibrated_rl.evaluation.saved_run import dated, refuse_other_settings
     from calibrated_rl.files import exclusive, read_json, write_json
     from calibrated_rl.progress import Progress
     from calibrated_rl.report.text import simulator_table
@@ -32,6 +32,7 @@ def main() -> int:
     config = load_config(arguments.config, overrides)
     folder, progress = Path(arguments.runs) / config.name, Progress()
     progress.say(f"run folder {folder}")
+    config = dated(config, folder)
     refuse_other_settings(folder, config)
     file = folder / "simulator.json"
     if file.is_file():

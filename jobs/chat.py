@@ -65,7 +65,12 @@ def main() -> None:
         simulator = run.model("calibrated")
         models.append((Side.USER, simulator, with_a_cache(run.config.simulator, simulator)))
     human = run.human(task) if arguments.other == "human" else None
-    chats = [ChatTokens(read_tokenizer(folder, folder.name), folder.name) for _, folder, _ in models]
+    chats = [
+        ChatTokens(
+            read_tokenizer(folder, folder.name), folder.name, settings=side.chat_template_kwargs, date=run.config.date
+        )
+        for _, folder, side in models
+    ]
     check_engines_fit({side.value: (config.engine, folder) for side, folder, config in models})
 
     _command.start_ray()

@@ -46,6 +46,7 @@ def execute(
 
     asked = load_config(config_file, overrides)  # mistakes come to light before anybody looks for devices
     from calibrated_rl.algorithms.compare import add_variants  # and before anything large is loaded
+    from calibrated_rl.evaluation.saved_run import dated
     from calibrated_rl.inheritance import take_over
     from calibrated_rl.progress import Progress
     from calibrated_rl.report.text import table
@@ -66,7 +67,8 @@ def execute(
     for name, variant in variants.items():
         if only in ("", name):
             progress.say(f"variant {name}: {' '.join(config.variants[name].change)}")
-            for taken in take_over(folder, config, Path(runs) / variant.name, variant):
+            variant = dated(variant, Path(runs) / variant.name, folder, today=False)
+            for taken in take_over(folder, dated(config, folder, today=False), Path(runs) / variant.name, variant):
                 progress.say(f"taken over from {folder}, since no setting bears on it: {taken}")
             summary = run(variant, Path(runs) / variant.name, progress)
     folders = {name: Path(runs) / variant.name for name, variant in variants.items()}
@@ -81,10 +83,11 @@ def execute(
 
 def run(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, Any]:
     """Run what is missing of the arms of ``config``, with everything started for it; the summary. Where the folder is
-    empty and ``training.checkpoint_store`` has the run, it goes on from there."""
+    empty and ``training.checkpoint_store`` has the run, it goes on from there. Prompts are of the day on which the run
+    was begun."""
     from calibrated_rl.algorithms.compare import is_done
     from calibrated_rl.background import Scribe
-    from calibrated_rl.evaluation.saved_run import refuse_other_settings
+    from calibrated_rl.evaluation.saved_run import dated, refuse_other_settings
     from calibrated_rl.files import exclusive, read_json
     from calibrated_rl.parts import copy_of_run
 
@@ -93,6 +96,7 @@ def run(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, An
     if copy is not None:
         with exclusive(folder):
             copy.bring_down(progress.say)
+    config = dated(config, folder)
     refuse_other_settings(folder, config)
     if is_done(config, folder):
         progress.say("every arm is there already; the summary and the report are kept")

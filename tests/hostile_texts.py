@@ -8,15 +8,19 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
-CONTROLS = (
-    "<|endoftext|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>",
-    "<|im_start|>", "<|im_end|>", "<|im_start|>system\n", "<|im_end|>\n<|im_start|>assistant\n",
-    "<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>system<|end_header_id|>\n\n",
-    "<start_of_turn>model\n", "<end_of_turn>", "<bos>", "<eos>", "<pad>", "<unk>",
-    "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>",
-    "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<tool_call>", "</think>", "<0x0A>", "[CLS]", "[SEP]", "[MASK]",
+from template_families import FAMILIES
+
+CONTROLS = tuple(
+    sorted(
+        {
+            "<|endoftext|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|im_start|>system\n",
+            "<|im_end|>\n<|im_start|>assistant\n", "<|start_header_id|>system<|end_header_id|>\n\n",
+            "<start_of_turn>model\n", "<eos>", "<pad>", "<unk>", "<<SYS>>", "<</SYS>>", "<0x0A>", "[CLS]", "[SEP]",
+            "[MASK]",
+        }.union(*((*each.special, *(t for t in each.plain if t.strip())) for each in FAMILIES.values()))
+    )
 )  # fmt: skip
-"""Control tokens and role headers of several families of templates."""
+"""Control tokens and role headers of several families of templates: every added token of each of them, and more."""
 WORDS = ("table", "for two", "friday", "seven", "book it", "which day ?", "no thanks", "caf\u00e9", "\u5bff\u53f8")
 INVISIBLE = (
     "\u200b", "\u200d", "\u2060", "\ufeff", "\u00ad", "\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x00", "\x1b[2J",

@@ -29,6 +29,7 @@ from hostile_texts import (
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from made_up_rollouts import resign, rollout
+from template_families import CHATML, FAMILIES, family
 from test_jsonl import Echo
 from test_tokens import TEXTS, smollm2, tiny
 
@@ -67,10 +68,6 @@ def test_the_texts_are_what_they_are_called(texts: list[str]) -> None:
 
 # --- nobody forges a role ----------------------------------------------------------------------------------
 
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 HEADERS = (
     "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>{{ m['content'] }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>{% endif %}"
@@ -105,16 +102,19 @@ def made(template: str, controls: Sequence[str], *, flagged: bool = True, compat
 
 TOKENIZERS: dict[str, Callable[[], Any]] = {
     "tiny": tiny,
-    "chatml": lambda: made(CHATML, ("<|im_start|>", "<|im_end|>")),
     "compatible": lambda: made(CHATML, ("<|im_start|>", "<|im_end|>"), compatible=True),
     "unflagged": lambda: made(HEADERS, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), flagged=False),
     "smollm2": smollm2,
 }
 
 
+FEWER = 8
+"""Of the texts, the families of templates meet each eighth group: no two differ in how they encode text."""
+
+
 @cache
 def tokens_of(name: str) -> ChatTokens:
-    return ChatTokens(TOKENIZERS[name](), name)
+    return family(name) if name in FAMILIES else ChatTokens(TOKENIZERS[name](), name)
 
 
 def conversation(texts: Sequence[str]) -> tuple[Scenario, list[Turn]]:
@@ -132,14 +132,16 @@ def conversation(texts: Sequence[str]) -> tuple[Scenario, list[Turn]]:
 @cache
 def added_ids(tokens: ChatTokens) -> list[int]:
     """Every id that no text may become: here all added tokens, whatever ``ChatTokens`` takes for control tokens."""
-    return sorted(tokens.tokenizer.added_tokens_decoder)
+    return sorted(i for i, token in tokens.tokenizer.added_tokens_decoder.items() if token.content.strip())
 
 
 @cache
-def controls_in_order(tokens: ChatTokens, side: Side, count: int) -> list[int]:
-    """The control ids of a harmless conversation of ``count`` texts: those of its scaffold."""
-    ids = view_of(tokens, *_swapped(conversation(["good day"] * count), side)).sequence().ids
-    return [i for i in ids.tolist() if i in added_ids(tokens)]
+def controls_in_order(tokens: ChatTokens, side: Side, count: int) -> tuple[list[int], int]:
+    """The control ids of a harmless conversation of ``count`` texts, those of its scaffold, and how many of them stand
+    in own turns."""
+    sequence = view_of(tokens, *_swapped(conversation(["good day"] * count), side)).sequence()
+    controls = np.isin(sequence.ids, added_ids(tokens))
+    return sequence.ids[controls].tolist(), int((sequence.mask & controls).sum())
 
 
 def _swapped(made_of: tuple[Scenario, list[Turn]], side: Side) -> tuple[Scenario, Side, list[Turn]]:
@@ -151,19 +153,22 @@ def assert_roles_stand(tokens: ChatTokens, texts: Sequence[str]) -> None:
     for side in Side:
         sequence = view_of(tokens, scenario, side, turns).sequence()
         controls = np.isin(sequence.ids, added_ids(tokens))
-        assert sequence.ids[controls].tolist() == controls_in_order(tokens, side, len(texts))
+        harmless, in_own_turns = controls_in_order(tokens, side, len(texts))
+        assert sequence.ids[controls].tolist() == harmless
         own = [index for index, turn in enumerate(turns) if turn.side is side and index > 0]
         assert sorted(set(sequence.turns[sequence.mask].tolist())) == own
         starts = int((np.diff(sequence.mask.astype(int), prepend=0) == 1).sum())
         assert starts == len(own), "as many stretches of own tokens as own turns"
-        # Of an own turn only the token that ends it is a control token.
-        assert int((sequence.mask & controls).sum()) == len(own)
+        # Of an own turn only the token that ends it is a control token, and what closes reasoning before it.
+        assert int((sequence.mask & controls).sum()) == in_own_turns
+        assert in_own_turns == len(own) * (1 + len(set(tokens.scaffold.own_lead).intersection(added_ids(tokens))))
 
 
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("name", [*TOKENIZERS, *FAMILIES])
 def test_no_text_forges_a_role(name: str, texts: list[str], short: list[str]) -> None:
     tokens = tokens_of(name)
-    for group in in_groups(texts if name == "tiny" else short, 20):
+    groups = in_groups(texts if name == "tiny" else short, 20)
+    for group in groups[:: FEWER if name in FAMILIES else 1]:
         if len(group) > 3:
             assert_roles_stand(tokens, group)
 
@@ -177,7 +182,7 @@ def test_the_check_would_see_a_forged_role(monkeypatch: pytest.MonkeyPatch) -> N
 
 @SLOW_IS_FINE
 @given(
-    name=st.sampled_from(["tiny", "chatml", "compatible", "unflagged"]),
+    name=st.sampled_from(["tiny", "compatible", "unflagged", *FAMILIES]),
     spoken=st.lists(
         st.text(ANY_CHARACTER, max_size=12)
         | st.lists(

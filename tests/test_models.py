@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +199,94 @@ def test_a_conversion_that_dies_leaves_no_folder_that_looks_complete(tmp_path: P
         (work / "config.json").write_text("{}")
         raise RuntimeError("died")
     assert list(tmp_path.iterdir()) == []
+
+
+# --- vocabularies and templates -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("token", "special", "refused"),
+    [("<extra>", True, True), ("<extra>", False, True), ("friday_x", False, True), ("<image_soft_token>", True, False)],
+)
+def test_a_tokenizer_that_outgrew_its_model_is_refused_by_name(
+    token: str, special: bool, refused: bool, folder: Path, tmp_path: Path
+) -> None:
+    from tokenizers import AddedToken
+    from transformers import AutoTokenizer
+
+    grown = Path(shutil.copytree(folder, tmp_path / "grown"))
+    tokenizer = AutoTokenizer.from_pretrained(grown)
+    size = len(tokenizer)
+    tokenizer.add_tokens([AddedToken(token, special=special)])
+    tokenizer.save_pretrained(grown)
+    if not refused:  # only multimodal models are ever shown it
+        models.check_folder(grown, "mine")
+        return
+    with pytest.raises(UserError) as caught:
+        models.check_folder(grown, "mine")
+    message = str(caught.value)
+    assert f"vocab_size of {size}, and the tokenizer's ids go to {size} ('{token}')" in message
+    assert f"model.resize_token_embeddings({size + 1})" in message and "\n" not in message
+
+
+@pytest.mark.parametrize("kind", ["words", "pieces"])
+def test_a_vocabulary_of_words_or_of_pieces_is_measured(kind: str, folder: Path, tmp_path: Path) -> None:
+    grown = Path(shutil.copytree(folder, tmp_path / "grown"))
+    tokenizer = json.loads((grown / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    more = len(words) + 1
+    pieces = [[word, 0.0] for word in (*words, "onemore")]
+    tokenizer["model"]["vocab"] = words | {"onemore": more - 1} if kind == "words" else pieces
+    (grown / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match=f"resize_token_embeddings\\({more}\\)"):
+        models.check_folder(grown, "mine")
+
+
+@pytest.mark.parametrize("place", ["top", "text", "default"])
+def test_more_embeddings_than_tokens_are_padding(place: str, folder: Path, tmp_path: Path) -> None:
+    padded = Path(shutil.copytree(folder, tmp_path / "padded"))
+    config = json.loads((padded / "config.json").read_text())
+    if place == "default":  # a Llama's is 32,000
+        del config["vocab_size"]
+    else:
+        config["vocab_size"] += 64
+    (padded / "config.json").write_text(json.dumps({"text_config": config} if place == "text" else config))
+    models.check_folder(padded, "mine")
+
+
+OTHER = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content | upper + '<|end|>' }}{% endfor %}"
+
+
+def test_another_template_stands_in_a_folder_that_links_to_the_model(folder: Path, tmp_path: Path) -> None:
+    file, kept, linked = tmp_path / "mine.jinja", tmp_path / "templates" / "policy.jinja", tmp_path / ".linked"
+    file.write_text(OTHER)
+    for _ in range(2):  # the second time as a run that goes on
+        made = models.with_template(folder, str(file), kept, linked, "policy.chat_template")
+        assert made == linked and kept.read_text() == OTHER
+        assert models.read_tokenizer(made, "mine").chat_template == OTHER
+        models.check_folder(made, "mine")
+    assert (linked / "model.safetensors").is_symlink() and not (linked / models.TEMPLATE).is_symlink()
+    assert models.read_tokenizer(folder, "its own").chat_template != OTHER, "the model itself is as it was"
+    file.write_text(OTHER + " ")
+    with pytest.raises(UserError, match="^policy.chat_template: .*is not what it was when the run was begun"):
+        models.with_template(folder, str(file), kept, linked, "policy.chat_template")
+    file.unlink()
+    shutil.rmtree(linked)
+    models.with_template(folder, str(file), kept, linked, "policy.chat_template")
+    assert models.read_tokenizer(linked, "mine").chat_template == OTHER, "a run does not miss the file"
+
+
+def test_templates_that_cannot_be_read_are_refused_by_key(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bytes.jinja").write_bytes(b"\xff\xfe\x00")
+    for name, reason in (("none.jinja", "there is no file"), ("bytes.jinja", "not readable as text")):
+        with pytest.raises(UserError, match=f"^policy.chat_template: .*{reason}"):
+            models.with_template(folder, str(tmp_path / name), tmp_path / "k", tmp_path / "l", "policy.chat_template")
+    assert not (tmp_path / "k").exists() and not (tmp_path / "l").exists()
+
+
+def test_a_base_model_may_come_without_a_template_where_one_is_given(folder: Path, tmp_path: Path) -> None:
+    bare = Path(shutil.copytree(folder, tmp_path / "bare"))
+    (bare / models.TEMPLATE).unlink()
+    with pytest.raises(UserError, match="or name a file in `chat_template`"):
+        resolve_model(str(bare), tmp_path)
+    assert resolve_model(str(bare), tmp_path, chat_template=False) == bare

@@ -5,14 +5,13 @@ import asyncio
 import re
 from collections.abc import Sequence
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from template_families import DATE, FAMILIES, Family, byte_level, family
+from template_families import DATE, FAMILIES, Family, family
 from test_tokens import turns_of
 
 from calibrated_rl.dialogue import Finish, Scenario, Side, Source, Split, Turn
@@ -203,7 +202,9 @@ def test_a_word_of_the_vocabulary_that_is_an_added_token_is_spelt_in_pieces() ->
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in ("<b>", "\u2581\u2581")])
     tokenizer.add_special_tokens({"additional_special_tokens": ["<user>", "<own>"]})
     tokenizer.chat_template = (
-        "{% for m in messages %}{{ ('<own>' if m.role == 'assistant' else '<user>') + m.content + '<end>' }}{% endfor %}"
+        "{% for m in messages %}"
+        "{{ ('<own>' if m.role == 'assistant' else '<user>') + m.content + '<end>' }}"
+        "{% endfor %}"
         "{% if add_generation_prompt %}<own>{% endif %}"
     )
     tokens = ChatTokens(tokenizer, "tags")
@@ -215,7 +216,8 @@ def test_where_nothing_helps_only_the_forged_word_is_spelt_by_character() -> Non
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: number for number, word in enumerate(["[END]", "[U]", "[A]", "good", "day", "?", "E", "N", "D"])}
+    words = ["[END]", "[U]", "[A]", "good", "day", "?", "E", "N", "D"]
+    vocabulary = {word: number for number, word in enumerate(words)}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.WhitespaceSplit(), decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(
@@ -227,7 +229,7 @@ def test_where_nothing_helps_only_the_forged_word_is_spelt_by_character() -> Non
     )
     tokens = ChatTokens(tokenizer, "words")
     ids = tokens.encode_text("good [END] day")
-    assert [list(vocabulary)[i] for i in ids] == ["good", "?", "E", "N", "D", "?", "day"]
+    assert [words[i] for i in ids] == ["good", "?", "E", "N", "D", "?", "day"]
 
 
 # --- between prompt and answer -----------------------------------------------------------------------------
@@ -442,7 +444,7 @@ def test_the_day_is_the_run_s_and_not_the_clock_s(name: str) -> None:
 
 def test_a_date_in_the_settings_goes_before_the_run_s() -> None:
     made = Family(**{**vars(FAMILIES["llama"]), "settings": {"date_string": "1 May"}}).tokens("llama")
-    assert "It is 1 May." in made.tokenizer.decode(made.scaffold.before_system + made.encode_text(made.scaffold.system_text[0]))
+    assert made.scaffold.system_text[0].endswith("It is 1 May.\n\n")
     assert not made.template.uses_date
 
 

@@ -1,10 +1,11 @@
 """A run folder read back: its settings, its trained policies, its calibrated simulator. Starts nothing."""
 
+import datetime
 import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,16 @@ def check_engines_fit(engines: Mapping[str, tuple[EngineConfig, Path]]) -> None:
     refuse_too_little(needs | {"Ray and driver": {"processes": RAY_AND_DRIVER}}, psutil.virtual_memory().available)
 
 
+def dated(config: RunConfig, *folders: Path, today: bool = True) -> RunConfig:
+    """``config`` with the day that its prompts are of, where it names none: that of the first of ``folders`` in which a
+    run was begun, or else (if ``today``) this day."""
+    if config.date:
+        return config
+    files = [file for folder in folders if (file := folder / "config.yaml").is_file()]
+    recorded = next((date for file in files if (date := load_config(file, saved=True).date)), "")
+    return replace(config, date=recorded or (datetime.date.today().isoformat() if today else ""))
+
+
 def refuse_other_settings(folder: Path, config: RunConfig) -> None:
     """A run goes on with the settings that it was begun with, but for ``MAY_CHANGE``.
 
@@ -175,7 +186,11 @@ def refuse_other_settings(folder: Path, config: RunConfig) -> None:
         UserError: names the settings that differ.
     """
     file = folder / "config.yaml"
-    changed = changed_settings(load_config(file, saved=True), config) if file.is_file() else []
+    changed = []
+    if file.is_file():
+        begun = load_config(file, saved=True)
+        # Runs of earlier versions have no date, and may go on with that of today.
+        changed = changed_settings(begun if begun.date else replace(begun, date=config.date), config)
     if deciding := [key for key in changed if not key.startswith(MAY_CHANGE)]:
         raise UserError(
             f"{folder} was begun with other settings ({', '.join(deciding)}): give the run another name "

@@ -44,9 +44,9 @@ DECIDING = (
 )  # fmt: skip
 """Settings with which everything takes another time: other dialogues, models or devices, another overlap."""
 KNOWN = (
-    "name", "label", "arms", "seeds", "control_", "variants", "restarts", "evaluation.", "shift.", "calibration.every",
-    "training.updates", "training.tokens_per_update", "training.checkpoint", "learner.ranks", "learner.labels",
-    "learner.cpus", "learner.timeout", "replay.", "proxy.",
+    "name", "label", "date", "arms", "seeds", "control_", "variants", "restarts", "evaluation.", "shift.",
+    "calibration.every", "training.updates", "training.tokens_per_update", "training.checkpoint", "learner.ranks",
+    "learner.labels", "learner.cpus", "learner.timeout", "replay.", "proxy.",
     *(f"{side}.{key}" for side in SIDES for key in (
         "replicas", "scaling", "engine.labels", "engine.num_cpus", "engine.timeout", "engine.start_timeout"
     )),
