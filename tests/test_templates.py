@@ -5,6 +5,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from test_tokens import turns_of
 from calibrated_rl.dialogue import Finish, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.reasoning import find_marks
-from calibrated_rl.rollout.conversation import ModelSpeaker, SamplingConfig
+from calibrated_rl.rollout.conversation import ModelSpeaker, SamplingConfig, find_flaw
+from calibrated_rl.rollout.failures import Party, broken_by, is_scored, party_of
 from calibrated_rl.rollout.turns import Generated, GenerateRequest
 from calibrated_rl.tokens import ChatTokens, SideView, view_of
 
@@ -395,7 +397,7 @@ def test_a_side_keeps_its_thoughts_and_the_other_one_never_hears_them(name: str)
     said = (f"{open_thought}secret plan</think>\n\nfriday ?", f"{open_thought}deep thoughts...", "</think>seven")
     pool = Scripted(tokens, *said)
     scenario, (first, hello) = conversation("rules", ["hello"])
-    speaker = ModelSpeaker(pool, scenario, Side.POLICY, SamplingConfig(), 0, "k")  # type: ignore[arg-type]
+    speaker = ModelSpeaker(pool, scenario, Side.POLICY, SamplingConfig(max_turn_tokens=8), 0, "k")  # type: ignore[arg-type]
     listener = SideView(other, scenario, Side.USER)
     turns, texts = [first, hello], []
     speaker.hear(first)
@@ -423,6 +425,15 @@ def test_a_side_keeps_its_thoughts_and_the_other_one_never_hears_them(name: str)
         own = ids_of(learned, 2 + 2 * number)
         assert own == pool._sampled(text), "sampled ids, all of them and nothing else, carry loss"
     assert set(pool.asked[0].stop_ids) == tokens.stop_ids
+
+
+def test_a_simulator_that_only_thinks_breaks_the_dialogue() -> None:
+    scenario, turns = conversation("rules", [])
+    flaw = find_flaw("", Finish.LENGTH, None, lost_in_thought=True)
+    turn = Turn(side=Side.USER, text="", source=Source.SIMULATOR, finish=Finish.LENGTH, flaw=flaw)
+    ending = broken_by(SimpleNamespace(), scenario, [*turns, turn])  # type: ignore[arg-type]
+    assert ending == "user_unfinished_reasoning" and party_of(ending) is Party.USER and not is_scored(ending)
+    assert find_flaw("", Finish.STOP, None) == "empty" and find_flaw("x", Finish.STOP, None) is None
 
 
 # --- settings and the date ---------------------------------------------------------------------------------

@@ -67,6 +67,7 @@ _BROKEN_BY_FLAW = {
     "control_token": DEGENERATE[Side.USER],
     "empty": "user_empty",
     "role_confusion": "user_role_confusion",
+    "unfinished_reasoning": "user_unfinished_reasoning",
 }
 """Flaws of a simulator's turn after which the dialogue is none. Repeating oneself and being cut at the token limit are
 not among them: people repeat themselves, and what was said until the limit can be answered."""
