@@ -13,12 +13,10 @@ Code that comes with a model is never run (``trust_remote_code`` stays off).
 
 import hashlib
 import importlib.util
-import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,8 @@ from calibrated_rl.checksums import NAME as CHECKSUMS
 from calibrated_rl.checksums import check_checksums
 from calibrated_rl.errors import UserError, printable
 from calibrated_rl.files import read_json
+from calibrated_rl.model_folders import TEMPLATE, vocabulary_of
+from calibrated_rl.model_folders import publishing as _publishing
 
 TINY_TEMPLATE = (
     "{% for message in messages %}"
@@ -56,8 +56,6 @@ GEMMA_TEMPLATE = (
 the beginning-of-sequence token, without which the model is lost (its tokenizer does not add it by itself)."""
 
 
-TEMPLATE = "chat_template.jinja"
-"""In a model's folder: its chat template, if it has a file of its own."""
 _PLACEHOLDER = re.compile("image|audio|video", re.IGNORECASE)
 """What tokens are called that stand for pictures and sound (Gemma's 262,144th, ``<image_soft_token>``)."""
 
@@ -129,41 +127,6 @@ def resolve_model(spec: str, cache: Path, *, offline: bool = False, chat_templat
     return folder
 
 
-def with_template(base: Path, file: str, kept: Path, folder: Path, key: str) -> Path:
-    """The model in ``base`` with the chat template in ``file`` instead of its own: in ``folder``, which links to its
-    files.
-
-    Args:
-        kept: the run's copy of the template, written at the first call; a file that has gone since is not missed.
-        key: of the setting, for errors.
-
-    Raises:
-        UserError: there is no such file, it is no text, or it is another one than when the run was begun.
-    """
-    before = kept.read_text(encoding="utf-8") if kept.is_file() else None
-    try:
-        template = Path(file).expanduser().read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        if before is None:
-            raise UserError(f"{key}: there is no file {file}") from error
-        template = before
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{key}: {file} is not readable as text: {error}") from error
-    if before is not None and template != before:
-        raise UserError(
-            f"{key}: {file} is not what it was when the run was begun ({kept}): put that back, or give the run another "
-            "name (name=...)"
-        )
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(template, encoding="utf-8")
-    with _publishing(folder) as work:
-        for source in base.iterdir():
-            if source.is_file() and source.name not in (TEMPLATE, CHECKSUMS):
-                (work / source.name).symlink_to(source.resolve())
-        (work / TEMPLATE).write_text(template, encoding="utf-8")
-    return folder
-
-
 def _from_hub(spec: str, offline: bool) -> Path:
     """Folder of the hub model ``spec``, downloaded unless it is in the hub's cache."""
     from huggingface_hub import snapshot_download
@@ -225,10 +188,9 @@ def _check_vocabulary(folder: Path, name: str) -> None:
     size = _read_config(folder).get("vocab_size")
     if not isinstance(size, int):  # left out where it is what this kind of model has by default
         size = int(_text_config(folder).vocab_size)
-    try:
-        beyond = {number: token for token, number in _vocabulary(folder) if number >= size}
-    except (AttributeError, TypeError, KeyError, ValueError) as error:
-        raise UserError(f"model '{name}': the tokenizer's files in {folder} are not in their format") from error
+    whole = (folder / "tokenizer.json").is_file()
+    tokens = vocabulary_of(folder) if whole else read_tokenizer(folder, name).get_vocab().items()
+    beyond = {number: token for token, number in tokens if number >= size}
     # Text models have the place-holders of their multimodal siblings, which nobody is ever shown here.
     beyond = {number: token for number, token in beyond.items() if not _PLACEHOLDER.search(token)}
     if beyond:
@@ -238,18 +200,6 @@ def _check_vocabulary(folder: Path, name: str) -> None:
             f"{highest} ({printable(beyond[highest])!r}): resize the model's embeddings, with "
             f"model.resize_token_embeddings({highest + 1}) in transformers, and save it again, or remove the token"
         )
-
-
-def _vocabulary(folder: Path) -> Iterator[tuple[str, int]]:
-    """All tokens with their ids, as far as the files of the tokenizer are JSON."""
-    file = folder / "tokenizer.json"
-    content = read_json(file) if file.is_file() else {}
-    words = (content.get("model") or {}).get("vocab") or {}
-    yield from words.items() if isinstance(words, dict) else ((word, at) for at, (word, *_) in enumerate(words))
-    yield from ((token["content"], token["id"]) for token in content.get("added_tokens") or ())
-    file = folder / "tokenizer_config.json"
-    added = read_json(file).get("added_tokens_decoder") if file.is_file() else None
-    yield from ((token["content"], int(number)) for number, token in (added or {}).items())
 
 
 def _has_chat_template(folder: Path) -> bool:
@@ -404,18 +354,6 @@ def add_turns(tokenizer: Any, model: PackagedModel) -> None:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextmanager
-def _publishing(folder: Path) -> Iterator[Path]:
-    """A folder to write into, whose files move to ``folder`` when the block ends well; config.json comes
-    last, so that a folder with a config is complete even if the process dies half-way."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as work:
-        yield Path(work)
-        folder.mkdir(exist_ok=True)
-        for file in sorted(Path(work).iterdir(), key=lambda file: (file.name == "config.json", file.name)):
-            os.replace(file, folder / file.name)
 
 
 # --- the tiny model --------------------------------------------------------------------------------------

@@ -32,7 +32,8 @@ from calibrated_rl.logs.base import LogReader
 from calibrated_rl.machines import Need, wait_for_machines
 from calibrated_rl.memory import check_memory
 from calibrated_rl.memory_plan import engines_to_plan, rehearsed, with_caches
-from calibrated_rl.models import check_context, make_tiny, read_tokenizer, resolve_model, with_template
+from calibrated_rl.model_folders import with_template
+from calibrated_rl.models import check_context, make_tiny, read_tokenizer, resolve_model
 from calibrated_rl.progress import Progress
 from calibrated_rl.replay.actor import start_store
 from calibrated_rl.replay.schema import from_table, to_table

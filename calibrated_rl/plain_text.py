@@ -6,6 +6,9 @@ from typing import Any
 
 from calibrated_rl.errors import UserError
 
+_LAST_RESORT = -1e6
+"""Log-probability of a piece that a text is not to be cut into."""
+
 
 def is_white(token: str) -> bool:
     """Whether an added token is white space: some vocabularies have line breaks and runs of spaces as added tokens,
@@ -37,9 +40,13 @@ def plain_encoder(tokenizer: Any, control_ids: Collection[int], name: str) -> An
 
 
 def _forget_words(model: dict[str, Any], control_ids: Collection[int]) -> None:
-    """Drop the merges of a BPE that end in a control token: some vocabularies (Gemma's) have control tokens as words
-    too, which text could be merged to."""
+    """Some vocabularies (Gemma's) have control tokens as words, too: drop the merges of a BPE that end in one, and let
+    a unigram model prefer anything else."""
     vocabulary = model.get("vocab")
+    if isinstance(vocabulary, list):
+        for number in control_ids:
+            if number < len(vocabulary):
+                vocabulary[number][1] = _LAST_RESORT
     if not isinstance(vocabulary, dict) or not model.get("merges"):
         return
     words = {word for word, number in vocabulary.items() if number in control_ids}

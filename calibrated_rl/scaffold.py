@@ -25,6 +25,8 @@ class Scaffold:
     """After each."""
     user_to_own: list[int]
     """After the other side's text: its end of turn, and the header of the own turn."""
+    own_header: str
+    """What of that header stands behind its last control token."""
     own_lead: list[int]
     """What an own turn that is known as text begins with: the end of reasoning that the prompt has opened."""
     own_text: str
@@ -88,6 +90,7 @@ class ScaffoldEncoder:
             user_text=user_text,
             after_user=after_user,
             user_to_own=header + self._encode_plain(before_own),
+            own_header=before_own,
             own_lead=self._encode_plain(before_lead) + lead,
             own_text=own_text,
             own_to_user=self._encode_plain(after_own) + own_to_user,

@@ -145,8 +145,13 @@ class ChatTokens:
 
     def said(self, text: str) -> list[int]:
         """Ids of an own turn that is known as text, its end included: a turn without thoughts."""
-        said = self.encode_text(self.scaffold.own_text + self._fit("assistant", text))
-        return [*self.scaffold.own_lead, *said, self.end_of_turn]
+        scaffold, said = self.scaffold, self.scaffold.own_text + self._fit("assistant", text)
+        if scaffold.own_lead or not scaffold.own_header:
+            return [*scaffold.own_lead, *self.encode_text(said), self.end_of_turn]
+        # As it goes on from the header: some tokenizers put a space before every stretch of text.
+        header, both = self.encode_instructions(scaffold.own_header), self.encode_text(scaffold.own_header + said)
+        goes_on = both[: len(header)] == header
+        return [*(both[len(header) :] if goes_on else self.encode_text(said)), self.end_of_turn]
 
     def _fit(self, role: str, text: str) -> str:
         return text.strip() if role in self._trimmed else text
@@ -155,13 +160,10 @@ class ChatTokens:
 
     def decode(self, ids: Iterable[int]) -> str:
         """What an own turn says: the text of its sampled ids without reasoning and without control tokens."""
-        return self._spoken(ids)[0]
+        return self.spoken(ids)[0]
 
-    def is_lost_in_thought(self, ids: Iterable[int]) -> bool:
-        """Whether an own turn ends before its reasoning does."""
-        return self._spoken(ids)[1]
-
-    def _spoken(self, ids: Iterable[int]) -> tuple[str, bool]:
+    def spoken(self, ids: Iterable[int]) -> tuple[str, bool]:
+        """What an own turn says, and whether it ends before its reasoning does."""
         inside = self._own.opens_reasoning
         if not self.marks.are_tokens and self.marks.pairs:
             opens, closes = self.marks.pairs.keys(), self.marks.pairs.values()

@@ -207,6 +207,31 @@ def sentence_pieces() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
 
 
+def unigrams() -> Any:
+    """As SentencePiece's unigram models, which have their control tokens among the pieces."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["\u2581", "\n", *map(chr, range(33, 127)), "\u2581friday", "and"]
+    pieces = ["<unk>", "<|im_start|>", "<|im_end|>", *THINK, *words]
+    backend = Tokenizer(models.Unigram([(piece, -float(1 + len(piece) // 9)) for piece in pieces], unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    backend.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+
+
+def prefixed_pieces() -> Any:
+    """As the older ones of Llama's family: a space is put before every stretch of text between control tokens."""
+    from tokenizers import decoders, normalizers
+
+    made = sentence_pieces()
+    backend = made.backend_tokenizer
+    backend.pre_tokenizer = None  # type: ignore[assignment]
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    return made
+
+
 _QWEN = {"template": QWEN3, "special": ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "plain": (*TOOLS, *THINK)}
 _MISTRAL = {"template": MISTRAL, "special": ("<s>", "[INST]", "[/INST]", "</s>"), "begins": True}
 _GEMMA_TOKENS = {"special": ("<bos>", "<start_of_turn>", "<end_of_turn>"), "plain": ("<b>", "\n\n"), "begins": True}
@@ -219,6 +244,8 @@ FAMILIES: dict[str, Family] = {
     "gemma3": Family(template=GEMMA3, **_GEMMA_TOKENS),
     "mistral": Family(**_MISTRAL),
     "mistral_pieces": Family(**_MISTRAL, make=sentence_pieces),
+    "mistral_prefixed": Family(**_MISTRAL, make=prefixed_pieces),
+    "unigrams": Family(template=CHATML, special=("<|im_start|>", "<|im_end|>"), plain=THINK, make=unigrams),
     "phi3": Family(
         template=PHI3, special=("<|system|>", "<|user|>", "<|assistant|>", "<|endoftext|>", "<|end|>"),
         strips=("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),

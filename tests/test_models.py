@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from calibrated_rl import models
 from calibrated_rl.errors import UserError
+from calibrated_rl.model_folders import TEMPLATE, with_template
 from calibrated_rl.models import (
     TINY_CONTROL_TOKENS,
     check_context,
@@ -261,18 +262,18 @@ def test_another_template_stands_in_a_folder_that_links_to_the_model(folder: Pat
     file, kept, linked = tmp_path / "mine.jinja", tmp_path / "templates" / "policy.jinja", tmp_path / ".linked"
     file.write_text(OTHER)
     for _ in range(2):  # the second time as a run that goes on
-        made = models.with_template(folder, str(file), kept, linked, "policy.chat_template")
+        made = with_template(folder, str(file), kept, linked, "policy.chat_template")
         assert made == linked and kept.read_text() == OTHER
         assert models.read_tokenizer(made, "mine").chat_template == OTHER
         models.check_folder(made, "mine")
-    assert (linked / "model.safetensors").is_symlink() and not (linked / models.TEMPLATE).is_symlink()
+    assert (linked / "model.safetensors").is_symlink() and not (linked / TEMPLATE).is_symlink()
     assert models.read_tokenizer(folder, "its own").chat_template != OTHER, "the model itself is as it was"
     file.write_text(OTHER + " ")
     with pytest.raises(UserError, match="^policy.chat_template: .*is not what it was when the run was begun"):
-        models.with_template(folder, str(file), kept, linked, "policy.chat_template")
+        with_template(folder, str(file), kept, linked, "policy.chat_template")
     file.unlink()
     shutil.rmtree(linked)
-    models.with_template(folder, str(file), kept, linked, "policy.chat_template")
+    with_template(folder, str(file), kept, linked, "policy.chat_template")
     assert models.read_tokenizer(linked, "mine").chat_template == OTHER, "a run does not miss the file"
 
 
@@ -280,13 +281,13 @@ def test_templates_that_cannot_be_read_are_refused_by_key(folder: Path, tmp_path
     (tmp_path / "bytes.jinja").write_bytes(b"\xff\xfe\x00")
     for name, reason in (("none.jinja", "there is no file"), ("bytes.jinja", "not readable as text")):
         with pytest.raises(UserError, match=f"^policy.chat_template: .*{reason}"):
-            models.with_template(folder, str(tmp_path / name), tmp_path / "k", tmp_path / "l", "policy.chat_template")
+            with_template(folder, str(tmp_path / name), tmp_path / "k", tmp_path / "l", "policy.chat_template")
     assert not (tmp_path / "k").exists() and not (tmp_path / "l").exists()
 
 
 def test_a_base_model_may_come_without_a_template_where_one_is_given(folder: Path, tmp_path: Path) -> None:
     bare = Path(shutil.copytree(folder, tmp_path / "bare"))
-    (bare / models.TEMPLATE).unlink()
+    (bare / TEMPLATE).unlink()
     with pytest.raises(UserError, match="or name a file in `chat_template`"):
         resolve_model(str(bare), tmp_path)
     assert resolve_model(str(bare), tmp_path, chat_template=False) == bare

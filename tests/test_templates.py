@@ -24,7 +24,9 @@ from calibrated_rl.rollout.turns import Generated, GenerateRequest
 from calibrated_rl.tokens import ChatTokens, SideView, view_of
 
 PLAIN = [name for name, each in FAMILIES.items() if not each.thinks]
-EXACT = [name for name in FAMILIES if name not in ("phi3", "mistral_pieces", "nemotron")]
+PIECES = ["mistral_pieces", "mistral_prefixed", "unigrams"]
+"""These know no other characters than those of ASCII, and give back a text, but for a space before it."""
+EXACT = [name for name in FAMILIES if name not in ("phi3", "nemotron", *PIECES)]
 """Families whose ids give back every text: the others lose line breaks behind headers, or unknown characters, or what
 looks like their reasoning, which they mark in plain text."""
 
@@ -115,12 +117,12 @@ def test_whatever_is_said_the_view_is_the_template_s_and_only_grows(
         assert grown[: len(shorter)] == shorter
         shorter = grown
     assert shorter == ids
-    if name in EXACT:
-        for index, turn in enumerate(turns[1:], start=1):
-            if turn.side is side:
-                own = ids_of(sequence, index)
-                assert tokens.decode(own) == well_formed(turn.text).strip()
-                assert tokens.finish(own) is Finish.STOP
+    for index, turn in enumerate(turns[1:], start=1):
+        own = ids_of(sequence, index)
+        assert turn.side is not side or tokens.finish(own) is Finish.STOP
+        known = name in EXACT or (name in PIECES and all(" " <= c <= "~" or c == "\n" for c in turn.text))
+        if turn.side is side and known:
+            assert tokens.decode(own) == well_formed(turn.text).strip()
     if name in EXACT and name in PLAIN:
         shown = tokens.tokenizer.decode(ids).replace("<|return|>", "<|end|>")
         whole = well_formed(rendered(tokens, continued(messages_of(tokens, side, system, spoken))))
@@ -313,7 +315,7 @@ def test_reasoning_is_not_spoken(said: str, cut: bool) -> None:
     tokens = family("qwen3")
     ids = tokens.tokenizer.encode(said, add_special_tokens=False) + ([] if cut else [tokens.end_of_turn])
     text, unfinished = SAID[said]
-    assert tokens.decode(ids) == text and tokens.is_lost_in_thought(ids) is unfinished
+    assert tokens.spoken(ids) == (text, unfinished)
     assert tokens.finish(ids) is (Finish.LENGTH if cut else Finish.STOP)
 
 
@@ -334,14 +336,13 @@ def test_reasoning_is_not_spoken(said: str, cut: bool) -> None:
 def test_a_turn_begins_within_reasoning_where_the_prompt_opens_it(name: str, said: str, text: str) -> None:
     tokens = family(name)
     ids = tokens.tokenizer.encode(said, add_special_tokens=False)
-    assert tokens.decode([*ids, tokens.end_of_turn]) == text
-    assert tokens.is_lost_in_thought(ids) is (not text)
+    assert tokens.spoken([*ids, tokens.end_of_turn]) == tokens.spoken(ids) == (text, not text)
 
 
 def test_marks_that_a_side_spells_out_are_words() -> None:
     tokens = family("qwen3")
     ids = tokens.encode_text("write <think> and </think> around it")
-    assert tokens.decode(ids) == "write <think> and </think> around it" and not tokens.is_lost_in_thought(ids)
+    assert tokens.spoken(ids) == ("write <think> and </think> around it", False)
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,8 @@ class ModelSpeaker:
             # Neither the side nor its limit ended the turn: the engine gave the request up in the middle.
             raise RolloutFailure(f"{self._pool.role}: unfinished turn", Party.ENGINE)
         self.view.speak(generated.ids, generated.logprobs.tolist(), generated.versions.tolist())
-        text = tokens.decode(generated.ids)
-        flaw = find_flaw(text, finish, last_turn(turns, self._side), tokens.is_lost_in_thought(generated.ids))
+        text, lost_in_thought = tokens.spoken(generated.ids)
+        flaw = find_flaw(text, finish, last_turn(turns, self._side), lost_in_thought)
         is_user = self._side is Side.USER
         return Turn(
             side=self._side,
