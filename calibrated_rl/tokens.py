@@ -123,20 +123,21 @@ class ChatTokens:
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
     def opening(self, instructions: str, text: str) -> tuple[list[int], list[int]]:
-        """Ids of the instructions with what stands before them, and of the first user text up to its end."""
+        """Ids of the instructions with what stands around them, and of the first user text up to its end."""
         scaffold = self.scaffold
         before, after = scaffold.system_text
         system, said = self._fit("system", instructions), self._fit("user", text)
         if scaffold.system_to_user:
             ids = self.encode_instructions(before + system + after)
-            first = self.encode_text(scaffold.first_text + said + scaffold.after_user)
-            return [*scaffold.before_system, *ids], [*scaffold.system_to_user, *first]
-        content = system + after + scaffold.first_text + said
-        content = self._fit("user", content) if self.folds_instructions else content
-        alone = self.encode_instructions(before + system)
-        both = self.encode_text(before + content + scaffold.after_user)
-        same = len(os.path.commonprefix([alone, both]))
-        return [*scaffold.before_system, *both[:same]], both[same:]
+            opening = [*scaffold.before_system, *ids, *scaffold.system_to_user]
+            alone, content = scaffold.first_text, scaffold.first_text + said
+        else:  # instructions and text are one stretch of plain text
+            opening, alone = scaffold.before_system, before + system
+            content = system + after + scaffold.first_text + said
+            content = before + (self._fit("user", content) if self.folds_instructions else content)
+        ids = self.encode_text(content + scaffold.after_user)
+        same = len(os.path.commonprefix([self.encode_instructions(alone), ids]))
+        return [*opening, *ids[:same]], ids[same:]
 
     def heard(self, text: str) -> list[int]:
         """Ids of a later text of the other side up to its end, after the end of the own turn before it."""
