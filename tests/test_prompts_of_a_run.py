@@ -21,6 +21,7 @@ from calibrated_rl.parts import Parts
 from calibrated_rl.progress import Progress
 from calibrated_rl.tokens import view_of
 
+MICRO = Path(__file__).with_name("micro.yaml")
 DAY, LATER = "2024-02-29", "2026-11-30"
 WITH_DATE = (
     "{% for m in messages %}{{ '<|' + m.role + '|>' + (strftime_now('%d %b %Y ') if loop.first else '') }}"
@@ -60,10 +61,9 @@ def test_a_run_of_an_earlier_version_goes_on_with_the_day_on_which_it_does(tmp_p
 
 
 @pytest.mark.parametrize("date", ["29.2.2024", "2023-02-29", "today"])
-def test_a_date_that_is_none_is_refused(date: str, tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text(f"date: '{date}'\n")
-    with pytest.raises(UserError, match="date is .*: write YYYY-MM-DD"):
-        load_config(tmp_path / "mine.yaml")
+def test_a_date_that_is_none_is_refused(date: str) -> None:
+    with pytest.raises(UserError, match="command line: date is .*: (there is no such day|.*a day as YYYY-MM-DD)"):
+        load_config(MICRO, [f"date='{date}'"])
 
 
 def test_what_is_taken_over_from_a_study_hangs_on_template_and_date() -> None:
@@ -90,17 +90,14 @@ def test_a_fit_of_another_day_is_another_fit(tmp_path: Path) -> None:
 def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     file = tmp_path_factory.mktemp("templates") / "mine.jinja"
     file.write_text(WITH_DATE)
-    return [
-        "logs={reader: calibrated_rl.logs.scripted:ScriptedLogs, calibration: 30, monitor: 2, tuning: 1, held_out: 2}",
-        f"policy.chat_template={file}", "evaluation.scenarios=2", "evaluation.shifted=0", "proxy.model=''",
-    ]  # fmt: skip
+    return [f"policy.chat_template={file}"]
 
 
 def parts_of(folder: Path, settings: list[str], *more: str) -> tuple[Parts, list[str]]:
     said: list[str] = []
     progress = Progress()
     progress.say = said.append  # type: ignore[method-assign]
-    config = load_config(Path(__file__).with_name("micro.yaml"), [*settings, *more])
+    config = load_config(MICRO, [*settings, *more])
     return Parts(config, folder, progress), said
 
 
