@@ -393,7 +393,7 @@ class Arm:
         """Fetch what was measured beside training, write out what TensorBoard reads, and end what ran ahead."""
         if self._ahead is not None:
             self._ahead.close()
-        for group_id in self._left_over:
+        for group_id in sorted(self._left_over):
             self.parts.collector.statistics.drop_group(group_id, LEFT_OVER)
         self.shift = self._watch.records()
         for record in self.shift:
