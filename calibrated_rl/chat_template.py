@@ -25,7 +25,7 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from calibrated_rl.errors import UserError, printable
+from calibrated_rl.errors import UserError, first_line, printable
 from calibrated_rl.reasoning import ReasoningMarks
 
 Message = tuple[str, str]
@@ -97,7 +97,8 @@ class ChatTemplate:
                 )
             )  # fmt: skip
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-            raise Refusal(f"{self._name}: the chat template refuses a plain conversation: {error}") from error
+            reason = printable(first_line(error))
+            raise Refusal(f"{self._name}: the chat template refuses a plain conversation: {reason}") from error
 
 
 class Refusal(UserError):

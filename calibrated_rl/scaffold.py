@@ -72,10 +72,12 @@ class ScaffoldEncoder:
         end, rest = self._end(parts.closing)
         if end not in self._special:
             raise UserError(f"{self._name}: the chat template does not close a turn with a control token")
-        last_end, _ = self._end(parts.last_closing)
-        ends = (last_end, end) if last_end in self._special else (end,)
         after_own, own_to_user, user_text = self._gap(rest)
         after_user, header, before_own = self._gap(own.prompt)
+        last_end, _ = self._end(parts.last_closing)
+        # A header there comes of a template that always asks for an answer.
+        headers = {*opening, *system_to_user, *own_to_user, *header}
+        ends = (last_end, end) if last_end in self._special and last_end not in headers else (end,)
         if not header:
             raise UserError(
                 f"{self._name}: the chat template ends the other side's turn in plain text "

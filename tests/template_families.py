@@ -134,6 +134,41 @@ NEMOTRON = """
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"""
 
+# The first version of Phi-3's: instructions are left out without a word.
+SILENT = """
+{{- bos_token }}
+{%- for m in messages %}
+{%- if m.role == 'user' %}{{- '<|user|>\\n' + m.content + '<|end|>\\n<|assistant|>\\n' }}
+{%- elif m.role == 'assistant' %}{{- m.content + '<|end|>\\n' }}{% endif %}
+{%- endfor %}"""
+# Without reasoning every answer has an empty block, in prompt and history.
+SMOLLM3 = """
+{%- set quiet = enable_thinking is defined and not enable_thinking %}
+{{- '<|im_start|>system\\nIt is ' + strftime_now('%d %b %Y') + ', ' + ('/no_think' if quiet else '/think') + '\\n\\n' }}
+{%- if messages[0].role == 'system' %}{{- messages[0].content }}{% set messages = messages[1:] %}{% endif %}
+{{- '<|im_end|>\\n' }}
+{%- for m in messages %}
+{%- if m.role == 'user' %}{{- '<|im_start|>user\\n' + m.content + '<|im_end|>\\n' }}
+{%- elif m.role == 'assistant' %}
+{{- '<|im_start|>assistant\\n' + ('<think>\\n\\n</think>\\n' if quiet else '') }}
+{{- m.content.lstrip('\\n') + '<|im_end|>\\n' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\\n' + ('<think>\\n\\n</think>\\n' if quiet else '') }}
+{%- endif %}"""
+# An answer has marks of its own within the turn.
+COMMAND = """
+{{- bos_token }}
+{%- for m in messages %}
+{%- set who = {'system': '<|SYSTEM_TOKEN|>', 'user': '<|USER_TOKEN|>', 'assistant': '<|CHATBOT_TOKEN|>'}[m.role] %}
+{{- '<|START_OF_TURN_TOKEN|>' + who }}
+{%- if m.role == 'assistant' %}{{- '<|START_RESPONSE|>' + m.content + '<|END_RESPONSE|>' }}
+{%- else %}{{- m.content }}{% endif %}
+{{- '<|END_OF_TURN_TOKEN|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}{% endif %}"""
+
 TOOLS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 THINK = ("<think>", "</think>")
 DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>")
@@ -232,6 +267,7 @@ def prefixed_pieces() -> Any:
     return made
 
 
+_ALWAYS = QWEN3.replace("is false %}{{- '<think>\\n\\n</think>\\n\\n' }}", "%}{{- '<think>\\n' }}")
 _QWEN = {"template": QWEN3, "special": ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "plain": (*TOOLS, *THINK)}
 _MISTRAL = {"template": MISTRAL, "special": ("<s>", "[INST]", "[/INST]", "</s>"), "begins": True}
 _GEMMA_TOKENS = {"special": ("<bos>", "<start_of_turn>", "<end_of_turn>"), "plain": ("<b>", "\n\n"), "begins": True}
@@ -263,6 +299,19 @@ FAMILIES: dict[str, Family] = {
     "deepseek31": Family(template=DEEPSEEK31, special=DEEPSEEK, plain=THINK, begins=True, thinks=True),
     "deepseek31_thinking": Family(
         template=DEEPSEEK31, special=DEEPSEEK, plain=THINK, begins=True, settings={"thinking": True}, thinks=True
+    ),
+    "qwen3_thinking": Family(**_QWEN | {"template": _ALWAYS}, settings={"enable_thinking": True}, thinks=True),
+    "smollm3": Family(template=SMOLLM3, special=("<|im_start|>", "<|im_end|>"), plain=THINK, thinks=True),
+    "smollm3_silent": Family(
+        template=SMOLLM3, special=("<|im_start|>", "<|im_end|>"), plain=THINK, settings={"enable_thinking": False},
+        thinks=True,
+    ),
+    "silent": Family(template=SILENT, special=("<s>", "<|user|>", "<|assistant|>", "<|end|>"), begins=True),
+    "command": Family(
+        template=COMMAND, begins=True, special=(
+            "<BOS_TOKEN>", "<|START_OF_TURN_TOKEN|>", "<|SYSTEM_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>",
+            "<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_THINKING|>", "<|END_THINKING|>", "<|END_OF_TURN_TOKEN|>",
+        ),
     ),
     "nemotron": Family(template=NEMOTRON, special=LLAMA_TOKENS, begins=True, thinks=True),
 }  # fmt: skip

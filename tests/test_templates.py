@@ -2,6 +2,7 @@
 forges a role. Reasoning stays with the side that thinks."""
 
 import asyncio
+import random
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -146,7 +147,7 @@ def test_a_logged_dialogue_has_the_template_s_own_ids(name: str, side: Side) -> 
         expected = tokens.tokenizer.encode(rendered(tokens, continued(chat)), add_special_tokens=False)
         sampled, kept = (tokens.ends[0], tokens.ends[-1])
         assert [kept if i == sampled else i for i in ids] == expected[: len(ids)]
-        if chat[-1]["role"] == "user" and name != "gpt_oss":
+        if chat[-1]["role"] == "user" and name not in ("gpt_oss", "command"):  # their prompts go further
             assert ids == tokens.tokenizer.encode(rendered(tokens, chat), add_special_tokens=False)
 
 
@@ -154,6 +155,11 @@ THINKING = {
     "qwen3": "<|im_start|>assistant\nA<|im_end|>\n<|im_start|>user\nB<|im_end|>\n<|im_start|>assistant\n",
     "qwen3_silent": "<|im_start|>assistant\n<think>\n\n</think>\n\nA<|im_end|>\n<|im_start|>user\nB<|im_end|>\n"
     "<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    "qwen3_thinking": "<|im_start|>assistant\n<think>\n</think>\n\nA<|im_end|>\n<|im_start|>user\nB<|im_end|>\n"
+    "<|im_start|>assistant\n<think>\n",
+    "smollm3": "<|im_start|>assistant\nA<|im_end|>\n<|im_start|>user\nB<|im_end|>\n<|im_start|>assistant\n",
+    "smollm3_silent": "<|im_start|>assistant\n<think>\n\n</think>\nA<|im_end|>\n<|im_start|>user\nB<|im_end|>\n"
+    "<|im_start|>assistant\n<think>\n\n</think>\n",
     "glm45": "<|assistant|>\n<think></think>\nA<|user|>\nB<|assistant|>",
     "glm45_silent": "<|assistant|>\n<think></think>\nA<|user|>\nB/nothink<|assistant|>\n<think></think>",
     "r1": "<｜Assistant｜><think>\n</think>\n\nA<｜end▁of▁sentence｜><｜User｜>B<｜Assistant｜><think>\n",
@@ -261,6 +267,12 @@ def test_a_channel_is_part_of_the_prompt_and_not_sampled() -> None:
     assert tokens.finish([start, *said, last]) is Finish.DEGENERATE
 
 
+def test_a_template_that_always_asks_for_an_answer_has_no_other_end_of_turn() -> None:
+    made = FAMILIES["glm4"].tokenizer()
+    made.chat_template = made.chat_template.replace("{% if add_generation_prompt %}", "{% if true %}")
+    assert ChatTokens(made, "odd").ends == family("glm4").ends == (made.convert_tokens_to_ids("<|user|>"),)
+
+
 REFUSED = {
     "has what the answers in a history do not have": "{% if add_generation_prompt %}<|im_start|>assistant\nNow: ",
     "not prefix-preserving": "{{ messages | length }}{% if add_generation_prompt %}<|im_start|>assistant\n",
@@ -284,12 +296,64 @@ def test_where_only_the_system_role_is_refused_the_other_reason_is_named() -> No
         ChatTokens(made, "odd")
 
 
-@pytest.mark.parametrize("template", ["{{ 1 // 0 }}", "{{ [1] * 2 ** 80 }}", "{{ messages.x.y }}", "{% for %}"])
+@pytest.mark.parametrize("template", ["{{ 1 // 0 }}", "{{ [1] * 2 ** 80 }}", "{{ raise_exception('a\\nb') }}", "{% for %}"])
 def test_a_template_that_fails_is_refused_in_one_line(template: str) -> None:
     made = FAMILIES["chatml"].tokenizer()
     made.chat_template = template
     with pytest.raises(UserError, match="^odd: the chat template refuses a plain conversation: [^\n]*$"):
         ChatTokens(made, "odd")
+
+
+CHANGES = (
+    "x", "\n", " ", "{{ loop.index }}", "{% if loop.last %}y{% endif %}", "{% if add_generation_prompt %}Go{% endif %}",
+)  # fmt: skip
+
+
+def mutant(template: str, rng: random.Random) -> str:
+    """The template with one or two of its pieces left out, doubled, exchanged or changed, or others between."""
+    pieces = re.findall(r"{%.*?%}|{{.*?}}|[^{]+", template, re.DOTALL)
+    for _ in range(rng.choice((1, 1, 2))):
+        one, other = (rng.randrange(len(pieces)) for _ in range(2))
+        literals = list(re.finditer(r"'([^']*)'", pieces[one]))
+        change = rng.randrange(5)
+        if change == 0:
+            pieces[one] = ""
+        elif change == 1:
+            pieces[one] *= 2
+        elif change == 2:
+            pieces[one] += rng.choice(CHANGES)
+        elif change == 3:
+            pieces[one], pieces[other] = pieces[other], pieces[one]
+        elif literals:
+            old = rng.choice(literals)
+            new = rng.choice(("", f"{old[1]}!", f" {old[1]}", old[1] * 2, f"{old[1]}\\n"))
+            pieces[one] = pieces[one][: old.start(1)] + new + pieces[one][old.end(1) :]
+    return "".join(pieces)
+
+
+def test_changed_templates_are_refused_in_a_line_or_right() -> None:
+    rng, right, refused = random.Random(0), 0, 0
+    names = [name for name in PLAIN if name not in PIECES]
+    tokenizers = {name: FAMILIES[name].tokenizer() for name in names}
+    spoken = ["i want a table", "which day ?", "friday seven", "for two ?", "you are kind", "hello", "two"]
+    for _ in range(250):
+        name = rng.choice(names)
+        tokenizer = tokenizers[name]
+        tokenizer.chat_template = template = mutant(FAMILIES[name].template, rng)
+        known = {key: value for key, value in FAMILIES[name].settings.items() if key in template}
+        try:
+            tokens = ChatTokens(tokenizer, name, settings=known, date=DATE)
+        except UserError as error:
+            assert "\n" not in str(error) and str(error).startswith(f"{name}")
+            refused += 1
+            continue
+        for side in Side:
+            ids = view_of(tokens, *with_side(conversation("rules", spoken), side)).sequence().ids.tolist()
+            shown = tokenizer.decode([tokens.ends[-1] if i == tokens.ends[0] else i for i in ids])
+            whole = rendered(tokens, continued(messages_of(tokens, side, "rules", spoken)))
+            assert tokenizer.decode(tokenizer.encode(whole, add_special_tokens=False)).startswith(shown), template
+        right += 1
+    assert right > 100 < refused + 50
 
 
 # --- reasoning ---------------------------------------------------------------------------------------------
