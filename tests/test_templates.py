@@ -296,7 +296,9 @@ def test_where_only_the_system_role_is_refused_the_other_reason_is_named() -> No
         ChatTokens(made, "odd")
 
 
-@pytest.mark.parametrize("template", ["{{ 1 // 0 }}", "{{ [1] * 2 ** 80 }}", "{{ raise_exception('a\\nb') }}", "{% for %}"])
+@pytest.mark.parametrize(
+    "template", ["{{ 1 // 0 }}", "{{ [1] * 2 ** 80 }}", "{{ raise_exception('a\\nb') }}", "{% for %}"]
+)
 def test_a_template_that_fails_is_refused_in_one_line(template: str) -> None:
     made = FAMILIES["chatml"].tokenizer()
     made.chat_template = template
