@@ -220,6 +220,8 @@ class OwnTurn:
     """What an own turn that is known as text has before it, as the side would have sampled it."""
     opens_reasoning: bool
     """The prompt ends within reasoning: what is sampled first is a thought."""
+    closes_reasoning: bool
+    """The prompt ends behind reasoning, or in the channel of answers: the side is to speak at once."""
 
 
 def own_turn(parts: TemplateParts, split: Callable[[str], list[str]], marks: ReasoningMarks, name: str) -> OwnTurn:
@@ -250,8 +252,8 @@ def own_turn(parts: TemplateParts, split: Callable[[str], list[str]], marks: Rea
         lead = ""  # the prompt ends behind a reasoning block of its own
     elif missing and not any(piece in marks for piece in missing):
         # A channel or the like: not left to the side, which could get wrong what nobody is to hear.
-        return OwnTurn(parts.prompt + lead, "", opens_reasoning=False)
-    return OwnTurn(parts.prompt, lead, opened)
+        return OwnTurn(parts.prompt + lead, "", opens_reasoning=False, closes_reasoning=True)
+    return OwnTurn(parts.prompt, lead, opened, closes_reasoning=bool(last) and not opened)
 
 
 def _without_common(one: list[str], other: list[str]) -> tuple[list[str], list[str]]:

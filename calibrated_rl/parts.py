@@ -167,6 +167,9 @@ class Parts:
                 self.say(f"{role}: the chat template has no role for instructions; they open the first user turn")
             if tokens.template.uses_date:
                 self.say(f"{role}: the chat template prints the date; this run's is {tokens.template.day}")
+            if tokens.may_think:
+                key = f"{SIMULATOR if role == PROXY else role}.sampling.max_turn_tokens"
+                self.say(f"{role}: may think before it speaks; {key} is {sampling.max_turn_tokens} for both together")
             needed = room_for(tokens, side, self.logs[Split.CALIBRATION], sampling.max_turn_tokens)
             check_room(role, config.engine.max_model_len, needed)
             return tokens

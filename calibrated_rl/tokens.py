@@ -65,6 +65,8 @@ class ChatTokens:
         self._trimmed = parts.trimmed
         apart = divider([*names, *self.marks.all])
         self._own = own_turn(parts, lambda text: divided(apart, text), self.marks, name)
+        self.may_think = bool(self.marks.pairs) and not self._own.closes_reasoning
+        """Whether the side may reason before it speaks, as far as its template tells."""
         encoder = ScaffoldEncoder(tokenizer, self._encode_plain, self.control_ids, special, name)
         self.scaffold, self.ends = encoder.scaffold(parts, self._own)
         self.end_of_turn = self.ends[0]

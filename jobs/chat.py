@@ -67,10 +67,11 @@ def main() -> None:
     human = run.human(task) if arguments.other == "human" else None
     chats = [
         ChatTokens(
-            read_tokenizer(folder, folder.name), folder.name, settings=side.chat_template_kwargs, date=run.config.date
+            read_tokenizer(folder, folder.name), "policy" if side is Side.POLICY else "simulator",
+            settings=config.chat_template_kwargs, date=run.config.date,
         )
-        for _, folder, side in models
-    ]
+        for side, folder, config in models
+    ]  # fmt: skip
     check_engines_fit({side.value: (config.engine, folder) for side, folder, config in models})
 
     _command.start_ray()

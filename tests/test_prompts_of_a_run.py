@@ -113,6 +113,7 @@ def test_a_side_has_the_template_the_settings_and_the_date_that_the_run_names(
     assert "29 Feb 2024 be quiet" in prompt(parts.policy_chat)
     assert "2024" not in prompt(parts.simulator_chat)
     assert "policy: the chat template prints the date; this run's is 2024-02-29" in said
+    assert not [line for line in said if "think" in line or "first user turn" in line]
     assert (tmp_path / "templates" / "policy.jinja").read_text() == WITH_DATE
     assert (parts.policy_base / "chat_template.jinja").read_text() == WITH_DATE, "saved models get it from here"
     again, _ = parts_of(tmp_path, settings, f"date={DAY}", "policy.chat_template_kwargs={quiet: true}")

@@ -405,6 +405,12 @@ def test_a_turn_begins_within_reasoning_where_the_prompt_opens_it(name: str, sai
     assert tokens.spoken([*ids, tokens.end_of_turn]) == tokens.spoken(ids) == (text, not text)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_who_may_think_is_known(name: str) -> None:
+    silent = ("qwen3_silent", "smollm3_silent", "glm45_silent", "deepseek31")
+    assert family(name).may_think is (name in (*THINKING, "unigrams") and name not in silent)
+
+
 def test_marks_that_a_side_spells_out_are_words() -> None:
     tokens = family("qwen3")
     ids = tokens.encode_text("write <think> and </think> around it")
