@@ -62,7 +62,8 @@ def learner_needs(
     ``adapted``, which are trained by adapters alone, only the weights: a few percent are forgotten.
 
     AdamW keeps two float32 moments, and under bfloat16 float32 master weights; ZeRO keeps one copy for all
-    ranks of the state (from stage 1), the gradients (2) and the weights (3).
+    ranks of the state (from stage 1), the gradients (2) and the weights (3). Gradients in bfloat16 are summed over
+    micro-batches in float32.
     """
     element, ranks = _bytes(learner.dtype), learner.ranks
 
@@ -72,12 +73,14 @@ def learner_needs(
     state = _adam_bytes(learner)
     trained = element * copies(2) + state * copies(1)
     models = {POLICY: policy, SIMULATOR: simulator} | ({PROXY: proxy} if proxy else {})
+    whole = [shape.parameters for name, shape in models.items() if name not in adapted]
     return {
         "models and optimizers": sum(
             shape.parameters * (element * copies(3) + (0 if name in adapted else trained))
             for name, shape in models.items()
         ),
         "frozen policy": ranks * policy.parameters * element,
+        "sums of gradients": (0 if learner.dtype == "float32" else 4) * copies(2) * max(whole, default=0),
         "micro-batch": ranks * max(activations(learner, shape) for shape in models.values()),
         "processes": ranks * RANK_PROCESS,
     }
