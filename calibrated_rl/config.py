@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.component import describe_config_error
-from calibrated_rl.config_check import problems_of_parts, problems_of_sizes, problems_together
+from calibrated_rl.config_check import problems_of_learning, problems_of_parts, problems_of_sizes, problems_together
 from calibrated_rl.errors import UserError, printable
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.replay.config import ReplayConfig
@@ -307,6 +307,7 @@ def _merged(sources: Sequence[Source], saved: bool) -> RunConfig:
     refuse(list(problems_together(config)), where)
     if not saved:
         refuse([*problems_of_sizes(config), *problems_of_parts(config)], where)
+        refuse(list(problems_of_learning(config)), where)
     return config  # type: ignore[no-any-return]
 
 

@@ -217,6 +217,33 @@ def problems_of_parts(config: "RunConfig") -> Iterator[Problem]:
     yield from _part("training.loss", training.loss, ("training", "loss_config"), training.loss_config)
 
 
+def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:
+    """What a policy cannot be trained with, or what would train it by something else than the settings say.
+
+    Builds the loss, whose own settings are looked at in ``problems_of_parts``.
+    """
+    from calibrated_rl.learner.losses.check import check_policy_loss, resolve_loss
+
+    why = {
+        "policy": "log-probs at temperature 0 are not finite, and a group of greedy dialogues would be one dialogue",
+        "simulator": "its shift is measured by how likely it finds people's replies at the temperature it speaks with",
+    }
+    for role, reason in why.items():
+        if not (temperature := getattr(config, role).sampling.temperature):
+            yield Problem(
+                (role, "sampling", "temperature"), f"is {temperature}: {reason}; set it above 0, such as 1.0 (the "
+                "held-out evaluation has a greedy setting of its own)",
+            )  # fmt: skip
+    training = config.training
+    if _has_absent_secrets(training.loss_config):
+        return
+    try:
+        loss = resolve_loss((training.loss, dict(training.loss_config)))
+        check_policy_loss(loss, training.loss_config, advantage=training.advantage, minibatches=training.minibatches)
+    except UserError as error:
+        yield Problem(("training", "loss"), f"training.loss: {error}", named=False)
+
+
 def _part(
     kind: str | None, path: str, key: Key, values: Any, path_key: Key | None = None
 ) -> Iterator[Problem]:

@@ -25,7 +25,7 @@ from calibrated_rl.errors import PartLost, UserError, first_line, is_no_room
 from calibrated_rl.files import SHARED, wait_for_room
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
-from calibrated_rl.learner.rank import resolve_loss
+from calibrated_rl.learner.losses.check import resolve_loss
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR, START
 from calibrated_rl.logs.base import LogReader
@@ -47,7 +47,6 @@ from calibrated_rl.run_copy import RunCopy
 from calibrated_rl.shift.compare_sets import check_names
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 from calibrated_rl.tokens import ChatTokens
-from calibrated_rl.training_check import check_training
 
 STORE_TIMEOUT_S = 300.0
 CACHE = Path(SHARED).expanduser()
@@ -182,7 +181,6 @@ class Parts:
 
     def start(self) -> None:
         """Start all actors side by side, and bring the models to where training begins."""
-        check_training(self.config)
         proxy = self.proxy_base if self.config.proxy.model else None
         check_memory(self.config, self.policy_base, self.simulator_base, proxy)
         gate = WaveGate() if self.config.deterministic else None

@@ -50,13 +50,10 @@ def execute(
     from calibrated_rl.inheritance import take_over
     from calibrated_rl.progress import Progress
     from calibrated_rl.report.text import table
-    from calibrated_rl.training_check import check_training
 
     overrides = [*_command.hardware(hardware), *overrides]
     config = load_config(config_file, overrides)
     variants = variants_of(config, config_file, overrides) if side_experiments else {}
-    for each in (config, *variants.values()):
-        check_training(each)
     if only and only not in (MAIN, *variants):
         raise UserError(f"{config_file} has no part '{only}'; there are: {', '.join((MAIN, *variants))}")
     progress, folder = Progress(), Path(runs) / config.name

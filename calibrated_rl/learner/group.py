@@ -19,8 +19,9 @@ from calibrated_rl.learner.checkpoint import Snapshot
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.device_memory import DeviceMemory
 from calibrated_rl.learner.losses.base import Loss
+from calibrated_rl.learner.losses.check import LossSpec
 from calibrated_rl.learner.not_finite import SkippedStep, described, keep
-from calibrated_rl.learner.rank import LearnerRank, LossSpec
+from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.world import LOCALHOST, free_port
 from calibrated_rl.machines import Need, answered

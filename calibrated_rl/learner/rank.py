@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calibrated_rl import component
 from calibrated_rl.dialogue import TokenSequence
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.batch import SampleBatch
@@ -25,6 +24,7 @@ from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.device_memory import DeviceMemory, look_at_device
 from calibrated_rl.learner.hosted import HostedModel
 from calibrated_rl.learner.losses.base import Loss, LossInputs, Totals
+from calibrated_rl.learner.losses.check import LossSpec, resolve_loss
 from calibrated_rl.learner.metrics import Sums, collect
 from calibrated_rl.learner.not_finite import SkippedStep
 from calibrated_rl.learner.out_of_memory import OutOfMemory
@@ -32,21 +32,6 @@ from calibrated_rl.learner.packing import EMPTY, PackedBatch, pack
 from calibrated_rl.learner.world import LOCALHOST, World, free_port
 from calibrated_rl.weights import Adapters, Weights
 from calibrated_rl.weights_block import WeightsBlocks, WeightsInBlock
-
-LossSpec = Loss | str | tuple[str, Mapping[str, Any]]
-"""A loss, its import path, or its import path and config."""
-
-
-def resolve_loss(spec: LossSpec) -> Loss:
-    """The loss that ``spec`` names."""
-    if isinstance(spec, Loss):
-        return spec
-    path, values = (spec, None) if isinstance(spec, str) else spec
-    loss = component.build(path, values, "loss")
-    if not isinstance(loss, Loss):
-        raise UserError(f"'{path}' is not a loss: it must derive from calibrated_rl.learner.losses.base:Loss")
-    return loss
-
 
 LEAST_TOKENS = 256
 """Micro-batches are not made smaller than that."""

@@ -1,10 +1,26 @@
-"""Whether loss, advantages and the steps of an update fit each other: what they would do otherwise has another name."""
+"""Which loss is meant, and whether it fits the advantages and the steps of an update: else what they would do together
+has another name."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from calibrated_rl import component
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.losses.base import Loss
+
+LossSpec = Loss | str | tuple[str, Mapping[str, Any]]
+"""A loss, its import path, or its import path and config."""
+
+
+def resolve_loss(spec: LossSpec) -> Loss:
+    """The loss that ``spec`` names."""
+    if isinstance(spec, Loss):
+        return spec
+    path, values = (spec, None) if isinstance(spec, str) else spec
+    loss = component.build(path, values, "loss")
+    if not isinstance(loss, Loss):
+        raise UserError(f"'{path}' is not a loss: it must derive from calibrated_rl.learner.losses.base:Loss")
+    return loss
 
 
 def check_policy_loss(loss: Loss, settings: Mapping[str, Any], *, advantage: str, minibatches: int) -> None:
@@ -20,11 +36,11 @@ def check_policy_loss(loss: Loss, settings: Mapping[str, Any], *, advantage: str
     name = type(loss).__name__
     if not loss.policy_gradient:
         raise UserError(
-            f"training.loss: {name} is no policy-gradient loss: it would pass over all rewards. Choose one of "
+            f"{name} is no policy-gradient loss: it would pass over all rewards. Choose one of "
             "calibrated_rl/learner/losses, such as calibrated_rl.learner.losses.grpo:GRPO"
         )
     if loss.unit != 1:
-        raise UserError(f"training.loss: {name} takes samples in units of {loss.unit}, and rollouts come one by one")
+        raise UserError(f"{name} takes samples in units of {loss.unit}, and rollouts come one by one")
     if loss.advantages and advantage not in loss.advantages:
         raise UserError(
             f"training.advantage is '{advantage}', and {name} is defined with {' or '.join(loss.advantages)}: set "

@@ -6,10 +6,12 @@ alone.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
-from calibrated_rl.learner.losses.policy import ClippedLoss, LossInputs, LossOutput, token_mean
+from calibrated_rl.learner.losses.policy import Clip, ClippedLoss, LossInputs, LossOutput, token_mean
+from calibrated_rl.settings import Range
 
 
 class CISPO(ClippedLoss):
@@ -17,9 +19,9 @@ class CISPO(ClippedLoss):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ClippedLoss.Config):
-        clip_low: float = 1.0
+        clip_low: Clip = 1.0
         """ε_low, above 0; 1 turns the lower bound off."""
-        clip_high: float = 1.0
+        clip_high: Annotated[float, Range(above=0)] = 1.0
         """ε_high, above 0."""
 
     def __init__(self, config: Config) -> None:

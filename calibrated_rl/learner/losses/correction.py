@@ -13,12 +13,12 @@ staleness they hold different weights. ``w = π_old(token) / π_engine(token)`` 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
-from calibrated_rl.errors import UserError
+from calibrated_rl.settings import Range, check_settings
 
 
 class Correction:
@@ -26,18 +26,15 @@ class Correction:
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        mode: str = "truncate"
+        mode: Literal["truncate", "mask", "none"] = "truncate"
         """``truncate``, ``mask`` or ``none``; not `off`, which YAML reads as false."""
-        low: float = 0.5
+        low: Annotated[float, Range(at_least=0, below=1)] = 0.5
         """``mask`` only: smaller ratios are rejected."""
-        high: float = 2.0
+        high: Annotated[float, Range(at_least=1)] = 2.0
         """``truncate``: larger ratios are cut to this; ``mask``: they are rejected."""
 
     def __init__(self, config: Config) -> None:
-        if config.mode not in ("truncate", "mask", "none"):
-            raise UserError(f"correction.mode is '{config.mode}': choose truncate, mask or none")
-        if not 0 <= config.low < 1 <= config.high:
-            raise UserError("correction: needs 0 <= low < 1 <= high")
+        check_settings(config, "loss_config.correction")
         self.config = config
 
     def without_effect(self, settings: Mapping[str, Any]) -> list[str]:

@@ -6,11 +6,12 @@ tokens.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch.nn.functional import logsigmoid
 
-from calibrated_rl.errors import UserError
 from calibrated_rl.learner.losses.base import Loss, LossInputs, LossOutput
+from calibrated_rl.settings import Range, check_settings
 
 
 class DPO(Loss):
@@ -22,12 +23,11 @@ class DPO(Loss):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        beta: float = 0.1
+        beta: Annotated[float, Range(above=0)] = 0.1
         """How strongly the policy is held to the reference."""
 
     def __init__(self, config: Config) -> None:
-        if not 0 < config.beta < float("inf"):
-            raise UserError(f"beta is {config.beta}: it must be above 0")
+        check_settings(config, "loss_config")
         self.config = config
 
     def __call__(self, inputs: LossInputs) -> LossOutput:

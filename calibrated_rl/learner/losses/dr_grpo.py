@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from calibrated_rl.errors import UserError
 from calibrated_rl.learner.losses.policy import ClippedLoss, LossInputs, LossOutput, clip_shares
+from calibrated_rl.settings import Positive
 
 
 class DrGRPO(ClippedLoss):
@@ -22,13 +22,11 @@ class DrGRPO(ClippedLoss):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ClippedLoss.Config):
-        max_tokens: int = 256
+        max_tokens: Positive = 256
         """C: most tokens that the policy may speak in a dialogue. It only scales the loss."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        if config.max_tokens < 1:
-            raise UserError("max_tokens must be at least 1")
         self.config = config
 
     def __call__(self, inputs: LossInputs) -> LossOutput:

@@ -6,10 +6,10 @@ arXiv 2402.03300, eq. 3; sequence mean). ``clip_high > clip_low`` is the clip-hi
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-from calibrated_rl.errors import UserError
 from calibrated_rl.learner.losses.policy import (
     ClippedLoss,
     LossInputs,
@@ -25,13 +25,11 @@ class GRPO(ClippedLoss):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ClippedLoss.Config):
-        aggregation: str = "token"
+        aggregation: Literal["token", "sequence"] = "token"
         """``token``: all tokens count alike; ``sequence``: all sequences do."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        if config.aggregation not in ("token", "sequence"):
-            raise UserError(f"aggregation is '{config.aggregation}': choose token or sequence")
         self.config = config
 
     def __call__(self, inputs: LossInputs) -> LossOutput:

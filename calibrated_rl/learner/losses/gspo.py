@@ -7,10 +7,12 @@ sampled; bounds of the correction apply to it (``truncate``), or to single token
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
-from calibrated_rl.learner.losses.policy import ClippedLoss, LossInputs, LossOutput, clip_shares, sequence_mean
+from calibrated_rl.learner.losses.policy import Clip, ClippedLoss, LossInputs, LossOutput, clip_shares, sequence_mean
+from calibrated_rl.settings import Range
 
 
 class GSPO(ClippedLoss):
@@ -18,9 +20,9 @@ class GSPO(ClippedLoss):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ClippedLoss.Config):
-        clip_low: float = 3e-4
+        clip_low: Clip = 3e-4
         """ε_low, above 0; far smaller than for tokens, because a mean over tokens varies less."""
-        clip_high: float = 4e-4
+        clip_high: Annotated[float, Range(above=0)] = 4e-4
         """ε_high, above 0."""
 
     def __init__(self, config: Config) -> None:

@@ -22,14 +22,17 @@ Prefixes are held as they were sampled: what an update does to later prefixes is
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
-from calibrated_rl.errors import UserError
 from calibrated_rl.learner.losses.base import Loss, LossInputs, LossOutput
 from calibrated_rl.learner.losses.correction import Correction
+from calibrated_rl.settings import Range, check_settings
+
+Clip = Annotated[float, Range(above=0, at_most=1)]
+"""How far below 1 a ratio may lie."""
 
 
 def k1(target: Tensor, sampled: Tensor) -> Tensor:
@@ -77,22 +80,18 @@ class PolicyLoss(Loss):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        kl_coefficient: float = 0.0
+        kl_coefficient: Annotated[float, Range(at_least=0)] = 0.0
         """β: weight of the KL divergence ``KL(π ‖ ref)`` to the reference."""
-        kl_estimator: str = "k3"
+        kl_estimator: Literal["k1", "k2", "k3"] = "k3"
         """By which estimator the divergence enters the loss's value: `k1`, `k2` or `k3`. The gradient is the
         divergence's with all three."""
-        entropy_coefficient: float = 0.0
+        entropy_coefficient: Annotated[float, Range(at_least=0)] = 0.0
         """Weight of the entropy bonus."""
         correction: Correction.Config = field(default_factory=Correction.Config)
         """How the step from sampling engine to learner is corrected."""
 
     def __init__(self, config: Config) -> None:
-        for name in ("kl_coefficient", "entropy_coefficient"):
-            if not 0 <= (value := getattr(config, name)) < float("inf"):
-                raise UserError(f"{name} is {value}: it must be a number that is not negative")
-        if config.kl_estimator not in ESTIMATORS:
-            raise UserError(f"kl_estimator is '{config.kl_estimator}': choose {', '.join(ESTIMATORS)}")
+        check_settings(config, "loss_config")
         self.correction = Correction(config.correction)
         self.needs_reference = config.kl_coefficient > 0
         self.entropy_gradient = config.entropy_coefficient != 0
@@ -127,17 +126,10 @@ class ClippedLoss(PolicyLoss):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PolicyLoss.Config):
-        clip_low: float = 0.2
+        clip_low: Clip = 0.2
         """ε_low, above 0; 1 turns the lower bound off."""
-        clip_high: float = 0.2
+        clip_high: Annotated[float, Range(above=0)] = 0.2
         """ε_high, above 0."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        if not 0 < config.clip_low <= 1:
-            raise UserError(f"clip_low is {config.clip_low}: it must be above 0 and at most 1, which turns it off")
-        if not config.clip_high > 0:
-            raise UserError(f"clip_high is {config.clip_high}: it must be above 0")
 
     def without_effect(self, settings: Mapping[str, Any], steps: int) -> list[str]:
         reasons = super().without_effect(settings, steps)
