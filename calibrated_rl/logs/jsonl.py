@@ -7,7 +7,8 @@
   blank. A side's consecutive turns are joined by line breaks. If the policy's side speaks first, that turn is
   the dialogue's greeting; otherwise the greeting of the config is put before it.
 - ``goal``: optional object; the other side's private goal, as the task understands it.
-- ``reward``, ``success``: optional number and boolean, always together; what the dialogue was worth: its whole return, rewards of turns included.
+- ``reward``, ``success``: optional number and boolean, always together; what the dialogue was worth: its
+  whole return, rewards of turns included.
 - ``ending``: optional string; without it the task says why the dialogue ended, or it is ``log_end``.
 - ``split``: optional; ``calibration``, ``monitor``, ``tuning`` or ``held_out``. Without it the id decides.
 - ``policy_instructions``, ``user_instructions``: optional strings; what each side is told, instead of the
