@@ -31,6 +31,7 @@ from calibrated_rl.settings import (
     Positive,
     Range,
     Seed,
+    converted,
     dotted,
     from_plain,
     refuse,
@@ -357,11 +358,15 @@ def _settings(pairs: Sequence[str], where: str) -> Source:
 
 
 def check(config: RunConfig, where: str) -> None:
-    """Refuse what the settings must not be together (``config_check.py``), for a config made in Python.
+    """For a config made in Python: refuse what its settings must not be, each alone or together (``config_check.py``).
 
     Raises:
         UserError: names each.
     """
+    try:
+        converted(RunConfig, config, ())
+    except NotAllowed as error:
+        refuse(error.problems, lambda key: where)
     refuse(list(problems_together(config)), lambda key: where)
 
 

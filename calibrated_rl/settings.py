@@ -57,7 +57,11 @@ class Range:
 
     def __str__(self) -> str:
         named = (("at least", self.at_least), ("above", self.above), ("at most", self.at_most), ("below", self.below))
-        return " and ".join(f"{words} {limit:g}" for words, limit in named if limit is not None)
+        return " and ".join(f"{words} {_plain(limit)}" for words, limit in named if limit is not None)
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else f"{number:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,8 +290,10 @@ def _real(value: Any, limits: Sequence[Range | Pattern], key: Key) -> float:
 
 
 def _ranged(value: Any, limits: Sequence[Range | Pattern], key: Key) -> Any:
-    if not (-(2**63) <= int(value) < 2**63 if isinstance(value, Integral) else math.isfinite(value)):
-        raise _wrong(value, "a finite number", limits, key)  # of whole numbers, those that 64 bits hold
+    if isinstance(value, Integral) and not -(2**63) <= int(value) < 2**63:
+        raise _wrong(value, "a number that 64 bits can hold", limits, key)
+    if not math.isfinite(value):
+        raise _wrong(value, "a finite number", limits, key)
     for limit in limits:
         if isinstance(limit, Range) and not limit.admits(value):
             raise NotAllowed([Problem(key, f"is {_said(value, key)}: it must be {limit}")])
@@ -411,7 +417,12 @@ def _mapping(inside: Sequence[Any], value: Any, key: Key) -> dict[Any, Any]:
         try:
             if inside[0] is str and not isinstance(name, str):
                 raise NotAllowed([Problem(key, f"has the key {shown(name)}: keys are text; put it in quotes")])
-            found[converted(inside[0], name, below)] = converted(inside[1], own, below)
+            try:
+                own_key = converted(inside[0], name, below)
+            except NotAllowed as error:
+                said = error.problems[0].text.partition(": ")[2]
+                raise NotAllowed([Problem(below, f"unknown key '{dotted(below)}': {said}", named=False)]) from error
+            found[own_key] = converted(inside[1], own, below)
         except NotAllowed as error:
             problems += error.problems
     if problems:

@@ -1,5 +1,6 @@
 """What all jobs share: user errors as one line with exit code 2, Ray, the run folder."""
 
+import argparse
 import logging
 import os
 import signal
@@ -8,12 +9,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from calibrated_rl.errors import PartLost, UserError  # noqa: E402
+from calibrated_rl.settings import NotAllowed, converted  # noqa: E402
 
 if TYPE_CHECKING:
     from calibrated_rl.config import RunConfig
@@ -30,6 +32,28 @@ def run(main: Callable[[], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
     sys.exit(code or 0)
+
+
+class Parser(argparse.ArgumentParser):
+    """What jobs read their command line with: its description is the job's own text, and a mistake is one line, too."""
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter} | named)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (--help says what there is)")
+
+
+def allowed(hint: Any) -> Callable[[str], Any]:
+    """``type`` of an argument that must be what the annotation ``hint`` allows, as a setting must; ``settings.py``."""
+
+    def read(text: str) -> Any:
+        try:
+            return converted(hint, text, ())
+        except NotAllowed as refused:
+            raise argparse.ArgumentTypeError(f"it {refused.problems[0].text}") from refused
+
+    return read
 
 
 CHILD = "CALIBRATED_RL_SUPERVISED"

@@ -6,7 +6,6 @@ Reads what the run left (arms/, replay/) and starts nothing. Prints a line for e
 not add up. Exit code 1: something does not; 2: it is no run folder.
 """
 
-import argparse
 from pathlib import Path
 
 import _command
@@ -17,7 +16,7 @@ SHOWN = 10
 
 def main() -> int:
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _command.Parser(description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run, such as runs/dev")
     arguments = parser.parse_args()
 

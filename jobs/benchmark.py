@@ -18,7 +18,7 @@ import _command
 
 def main() -> int:
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _command.Parser(description=__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--cpu", action="store_const", dest="kind", const="cpu", help="rows for a machine without GPU")
     which.add_argument("--gpu", action="store_const", dest="kind", const="gpu", help="rows for one GPU")

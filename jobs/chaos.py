@@ -21,10 +21,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import _command
 import psutil
+
+from calibrated_rl.settings import Range, Seed
 
 UPDATE, ARM = re.compile(r"update \d+/\d+: reward"), re.compile(r"arm \w+, seed \d+")
 LIGHT_PAUSE_S = 4.0
@@ -96,12 +98,17 @@ def plan(seed: int, only: Sequence[str]) -> Iterator[str]:
 
 def main() -> int:
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0, help="how long (default: 30)")
+    parser = _command.Parser(description=__doc__)
+    parser.add_argument(
+        "--minutes", type=_command.allowed(Annotated[float, Range(above=0)]), default=30.0,
+        help="how long (default: 30)",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
     parser.add_argument("--config", default="configs/chaos.yaml", help="what is trained (default: %(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of the faults (default: 0)")
+    parser.add_argument(
+        "--seed", type=_command.allowed(Seed), default=0, help="of the order of the faults (default: 0)"
+    )
     parser.add_argument("--only", action="append", default=[], metavar="KIND", help="this kind alone; may be repeated")
     arguments = parser.parse_args()
 
@@ -112,8 +119,6 @@ def main() -> int:
     from calibrated_rl.files import write_json
     from calibrated_rl.progress import Progress
 
-    if arguments.minutes <= 0:
-        raise UserError("--minutes must be above 0")
     if unknown := set(arguments.only) - {*_faults.HEAVY, *_faults.LIGHT}:
         kinds = ", ".join(sorted({*_faults.HEAVY, *_faults.LIGHT}))
         raise UserError(f"there is no fault '{min(unknown)}'; kinds: {kinds}")

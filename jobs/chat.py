@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import _command
 
+from calibrated_rl.settings import NotNegative, Seed
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 def parse() -> argparse.Namespace:
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _command.Parser(description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run, such as runs/dev")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. policy.sampling.temperature=0")
     parser.add_argument("--policy", default="", metavar="ARM-SEED", help="default: the run's calibrated policy")
@@ -35,8 +37,13 @@ def parse() -> argparse.Namespace:
         "--with", dest="other", choices=("me", "simulator", "human"), default="me",
         help="who talks to it: you (default), the run's calibrated simulator, or its scripted human",
     )  # fmt: skip
-    parser.add_argument("--scenario", type=int, default=0, metavar="N", help="held-out scenario, from 0 (default: 0)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of what models sample (default: 0)")
+    parser.add_argument(
+        "--scenario", type=_command.allowed(NotNegative), default=0, metavar="N",
+        help="held-out scenario, from 0 (default: 0)",
+    )
+    parser.add_argument(
+        "--seed", type=_command.allowed(Seed), default=0, metavar="S", help="of what models sample (default: 0)"
+    )
     return parser.parse_intermixed_args()
 
 
@@ -44,7 +51,6 @@ def main() -> None:
     arguments = parse()
 
     from calibrated_rl.dialogue import Side, Split
-    from calibrated_rl.errors import UserError
     from calibrated_rl.evaluation.saved_run import check_engines_fit, open_run
     from calibrated_rl.models import read_tokenizer
     from calibrated_rl.progress import Progress
@@ -57,8 +63,6 @@ def main() -> None:
 
     run, progress = open_run(arguments.run, arguments.overrides), Progress()
     policy, task = run.policy(arguments.policy), run.task()
-    if arguments.scenario < 0:
-        raise UserError(f"--scenario {arguments.scenario}: scenarios are counted from 0")
     scenario = task.scenarios(Split.HELD_OUT, arguments.scenario + 1)[arguments.scenario]
     models = [(Side.POLICY, policy.folder, with_a_cache(run.config.policy, policy.folder))]
     if arguments.other == "simulator":

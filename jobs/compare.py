@@ -7,9 +7,11 @@ Writes runs/NAME/ and goes on where it stopped. Prints the table of the arms and
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import _command
+
+from calibrated_rl.settings import NotNegative
 
 if TYPE_CHECKING:
     from calibrated_rl.config import RunConfig
@@ -18,15 +20,16 @@ if TYPE_CHECKING:
 
 def parser_of(description: str) -> argparse.ArgumentParser:
     """What all jobs that run a config understand."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _command.Parser(description=description)
     parser.add_argument("config", help="YAML file, see configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="replace settings, e.g. seeds=[0,1]")
     parser.add_argument(
-        "--hardware", choices=("auto", "cpu", "one_gpu", "cluster"), default="auto",
+        "--hardware", type=_command.allowed(Literal["auto", "cpu", "one_gpu", "cluster"]), default="auto",
+        metavar="{auto,cpu,one_gpu,cluster}",
         help="which of configs/hardware to lay over the config (default: found on this machine or cluster)",
     )  # fmt: skip
     parser.add_argument(
-        "--supervise", type=int, default=0, metavar="N",
+        "--supervise", type=_command.allowed(NotNegative), default=0, metavar="N",
         help="watch over the job and start it again, from its last checkpoint, up to N times if it is killed",
     )  # fmt: skip
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")

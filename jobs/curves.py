@@ -8,7 +8,6 @@ name of your choice before an equals sign. --against seconds (the default) count
 included. Also prints the mean of the last third of each line. Exit code 2: there is no such run, arm or metric.
 """
 
-import argparse
 from pathlib import Path
 
 import _command
@@ -16,7 +15,7 @@ import _command
 
 def main() -> int:
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _command.Parser(description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="[NAME=]RUN[:ARM-SEED]")
     parser.add_argument("--metric", default="reward", help="(default: reward)")
     parser.add_argument("--against", choices=("seconds", "updates"), default="seconds", help="(default: seconds)")

@@ -7,7 +7,6 @@ RUN/evaluation.json, and says whether the figures are those that the run itself 
 mode they are, unless settings were changed.
 """
 
-import argparse
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _command.Parser(description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run, such as runs/dev")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. evaluation.scenarios=500")
     parser.add_argument("--policy", default="", metavar="ARM-SEED", help="judge only this one (default: all)")

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import _command
 
+from calibrated_rl.settings import NotNegative, Positive, Seed
+
 if TYPE_CHECKING:
     from calibrated_rl.evaluation.live_simulator import Asked
     from calibrated_rl.progress import Progress
@@ -32,9 +34,7 @@ def parser_of() -> argparse.ArgumentParser:
     from calibrated_rl.shift.encoder import DEFAULT
 
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        prog="jobs/measure_shift.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _command.Parser(prog="jobs/measure_shift.py", description=__doc__)
     parser.add_argument("people", metavar="PEOPLE", help="the reference set, as a rule human logs")
     parser.add_argument("others", metavar="OTHERS", nargs="?", help="the set to compare (default: halve PEOPLE)")
     parser.add_argument(
@@ -43,13 +43,18 @@ def parser_of() -> argparse.ArgumentParser:
     parser.add_argument(
         "--encoder", default=DEFAULT, help="sentence encoder: a package, a folder or 'hashing' (default: %(default)s)"
     )
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="at most N random dialogues of each set")
-    parser.add_argument("--seed", type=int, default=0, help="of all random draws (default: 0)")
     parser.add_argument(
-        "--null-halvings", type=int, metavar="N", help="random halvings of PEOPLE for the null bands; 0: no bands"
+        "--limit", type=_command.allowed(NotNegative), default=0, metavar="N",
+        help="at most N random dialogues of each set",
+    )
+    parser.add_argument("--seed", type=_command.allowed(Seed), default=0, help="of all random draws (default: 0)")
+    parser.add_argument(
+        "--null-halvings", type=_command.allowed(NotNegative), metavar="N",
+        help="random halvings of PEOPLE for the null bands; 0: no bands"
     )
     parser.add_argument(
-        "--draws", type=int, default=4, metavar="N", help="replies of a live simulator to each history (default: 4)"
+        "--draws", type=_command.allowed(Positive), default=4, metavar="N",
+        help="replies of a live simulator to each history (default: 4)"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
@@ -72,8 +77,6 @@ def read(arguments: argparse.Namespace, progress: "Progress") -> "Asked | tuple[
     from calibrated_rl.shift.interface import halve
     from calibrated_rl.shift.sources import SourceDialogues, read_source, some
 
-    if min(arguments.limit, arguments.seed) < 0 or arguments.draws < 1:
-        raise UserError("--limit and --seed must not be negative, and --draws is at least 1")
     first, second = (live(name) if name else None for name in (arguments.people, arguments.others))
     if first is not None and second is None:
         raise UserError("a live simulator is compared with another one, or stands second: LOGS RUN:MODEL")

@@ -18,25 +18,27 @@ from typing import TYPE_CHECKING, Any
 import _command
 from compare import parser_of
 
+from calibrated_rl.config import Arm
+from calibrated_rl.settings import Positive
+
 if TYPE_CHECKING:
     from calibrated_rl.config import RunConfig
-
-
-def positive(text: str) -> int:
-    """For argparse: a whole number above 0."""
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return int(text)
 
 
 def main() -> int:
     assert __doc__ is not None
     parser = parser_of(__doc__)
-    parser.add_argument("--arm", default="calibrated", help="which arm is planned for (default: calibrated)")
-    parser.add_argument("--run", type=Path, metavar="RUN", help="folder of a run whose updates were measured")
-    parser.add_argument("--first", type=positive, metavar="N", help="use only the first N updates of --run")
     parser.add_argument(
-        "--updates", type=positive, default=8, metavar="N", help="without --run: how many to do (default: 8)"
+        "--arm", type=_command.allowed(Arm), default="calibrated",
+        help="which arm is planned for (default: calibrated)",
+    )
+    parser.add_argument("--run", type=Path, metavar="RUN", help="folder of a run whose updates were measured")
+    parser.add_argument(
+        "--first", type=_command.allowed(Positive), metavar="N", help="use only the first N updates of --run"
+    )
+    parser.add_argument(
+        "--updates", type=_command.allowed(Positive), default=8, metavar="N",
+        help="without --run: how many to do (default: 8)",
     )
     parser.add_argument("--cluster", type=Path, metavar="FILE", help="machines and prices, see configs/clusters/")
     parser.add_argument("--check", type=Path, metavar="RUN", help="compare with what happened in this run")

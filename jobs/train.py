@@ -8,11 +8,16 @@ Writes runs/NAME/ like jobs/compare.py; the policy lies in runs/NAME/checkpoints
 import _command
 from compare import execute, parser_of
 
+from calibrated_rl.config import Arm
+
 
 def main() -> int:
     assert __doc__ is not None
     parser = parser_of(__doc__)
-    parser.add_argument("--arm", default="calibrated", help="start, static, interactive, calibrated_once, ...")
+    parser.add_argument(
+        "--arm", type=_command.allowed(Arm), default="calibrated",
+        help="start, static, interactive, calibrated_once, ...",
+    )
     arguments = parser.parse_intermixed_args()
     if (code := _command.supervise(arguments.supervise)) is not None:
         return code

@@ -7,7 +7,6 @@ minutes on two idle cores; --full, with more constructions, repetitions and RLli
 figure is not what it should be.
 """
 
-import argparse
 import logging
 import os
 import time
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _command
+
+from calibrated_rl.settings import Seed
 
 if TYPE_CHECKING:
     from calibrated_rl.shift.theory import Point
@@ -190,10 +191,12 @@ def table(result: Mapping[str, Any]) -> str:
 
 def main() -> int:
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _command.Parser(description=__doc__)
     parser.add_argument("--out", required=True, metavar="FILE", help="JSON file to write; the plot goes beside it")
     parser.add_argument("--full", action="store_true", help="also what does not fit in five minutes")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same figures (default: 0)")
+    parser.add_argument(
+        "--seed", type=_command.allowed(Seed), default=0, help="the same seed gives the same figures (default: 0)"
+    )
     arguments = parser.parse_args()
 
     from calibrated_rl.errors import UserError
@@ -203,8 +206,6 @@ def main() -> int:
     file = Path(arguments.out)
     if file.suffix != ".json" or file.is_dir():
         raise UserError(f"--out must name a .json file, not '{file}': the plot beside it is named after it")
-    if arguments.seed < 0:
-        raise UserError(f"--seed must not be negative, not {arguments.seed}")
     size = FULL if arguments.full else FAST
     started, used = time.monotonic(), time.process_time()
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)  # it warns of its own defaults

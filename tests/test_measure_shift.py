@@ -105,7 +105,7 @@ def test_what_only_settings_can_get_wrong() -> None:
         compare(people, people, "blue")
     with pytest.raises(UserError, match="no sentence encoder 'nowhere'"):
         compare_sets(DialogueSets(human=people, simulator=people), ["mauve"], encoder="nowhere")
-    with pytest.raises(UserError, match="must not be negative"):
+    with pytest.raises(UserError, match="null_halvings is -1: it must be at least 0"):
         Likeness(Likeness.Config(null_halvings=-1))
     with pytest.raises(UserError, match="at least 1"):
         Likeness(Likeness.Config(rounds=0))

@@ -29,7 +29,7 @@ from typing import Any
 from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.base import LogProblem, json_problem
-from calibrated_rl.settings import Name, Seed, Share
+from calibrated_rl.settings import Name, Seed, Share, check_settings
 from calibrated_rl.tasks.base import Task
 
 WANTED = (
@@ -192,7 +192,8 @@ class JsonLines:
     def __init__(self, config: Config | None = None, *, task: Task) -> None:
         self.config = config = config or self.Config()
         shares = (config.held_out, config.monitor, config.tuning)
-        if min(shares) < 0 or sum(shares) > 1:
+        check_settings(config, "logs")
+        if sum(shares) > 1:
             raise UserError("logs: 'held_out', 'monitor' and 'tuning' are shares that add up to at most 1")
         self.task = task
         records, self.problems = read_jsonl(Path(config.path).expanduser())

@@ -11,7 +11,7 @@ from calibrated_rl.component import build, import_path
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.base import LogProblem
-from calibrated_rl.settings import Name, NotNegative, PartPath, Seed
+from calibrated_rl.settings import Name, NotNegative, PartPath, Seed, check_settings
 from calibrated_rl.tasks.base import ScriptedHuman, ScriptedTask, Task, count_policy_turns
 
 
@@ -48,9 +48,7 @@ class ScriptedLogs:
             raise UserError(
                 f"scripted logs need a task with a logged policy; {task.name} has no 'logged_turn'"
             )
-        for split in Split:
-            if getattr(config, split) < 0:
-                raise UserError(f"scripted logs: '{split}' must not be negative")
+        check_settings(config, "logs")
         self.task: ScriptedTask = task
         missing = [
             name for name in ("reply", "sample", "log_prob") if not hasattr(import_path(config.human), name)

@@ -15,7 +15,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.settings import NotNegative, Range, Seed
+from calibrated_rl.settings import NotNegative, Range, Seed, check_settings
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.features import act_features, act_figures, word_features, word_figures
 from calibrated_rl.shift.labelled import LabelledReplies, both_sides, human_side
@@ -49,10 +49,7 @@ class TwoSampleTest:
         seed: Seed = 0
 
     def __init__(self, config: Config) -> None:
-        if config.inputs not in ("words", "acts"):
-            raise UserError(f"inputs must be 'words' or 'acts', not '{config.inputs}'")
-        if config.folds < 2:
-            raise UserError(f"folds must be at least 2, not {config.folds}")
+        check_settings(config, "two_sample")
         self.config = config
 
     def measure(self, matched: MatchedReplies, null_band: Band | None = None) -> ClassifierResult:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.settings import NotNegative, Positive, Seed
+from calibrated_rl.settings import NotNegative, Positive, Seed, check_settings
 from calibrated_rl.shift.base import Estimate
 from calibrated_rl.shift.interface import DialogueEstimator, DialogueSets, Floats, bootstrap, people_of
 from calibrated_rl.shift.likeness import equal_halves
@@ -52,8 +52,7 @@ class Coverage(DialogueEstimator):
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()
-        if config.rounds < 1:
-            raise UserError(f"coverage: 'rounds' must be at least 1, not {config.rounds}")
+        check_settings(config, "coverage")
         super().__init__(config.null_halvings, config.seed)
 
     def compare(self, sets: DialogueSets) -> dict[str, Estimate]:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.settings import Positive, Range, Seed
+from calibrated_rl.settings import Positive, Range, Seed, check_settings
 from calibrated_rl.shift.base import Estimate, ratio_estimate
 from calibrated_rl.shift.interface import Estimator, Floats, bootstrap
 from calibrated_rl.shift.symbol_counts import debiased_absolute
@@ -135,8 +135,7 @@ class EndingDecision(Estimator[Endings]):
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()
-        if not 0 <= config.threshold < 1 or config.bins < 1:
-            raise UserError("the ending decision: 'threshold' lies in 0 .. 1 and there is at least one bin")
+        check_settings(config, "ending")
 
     def measure(self, data: Endings) -> dict[str, Estimate]:
         p, ended = np.asarray(data.probability, np.float64), np.asarray(data.ended, bool)

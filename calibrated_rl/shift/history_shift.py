@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calibrated_rl.dialogue import Side, Turn
-from calibrated_rl.errors import UserError
-from calibrated_rl.settings import Positive
+from calibrated_rl.settings import Positive, check_settings
 from calibrated_rl.shift.base import Estimate
 from calibrated_rl.shift.interface import DialogueSets, Estimator
 from calibrated_rl.shift.labelled import LabelledReplies
@@ -43,8 +42,7 @@ class HistoryShift(Estimator[DialogueSets]):
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()
-        if config.turns < 1 or config.characters < 1:
-            raise UserError("history shift: 'turns' and 'characters' must be at least 1")
+        check_settings(config, "history_shift")
         own = {name: getattr(config, name) for name in ("folds", "null_halvings", "seed")}
         self._test = WordsTest(WordsTest.Config(**own))
 

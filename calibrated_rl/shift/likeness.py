@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.settings import NotNegative, Positive, Seed
+from calibrated_rl.settings import NotNegative, Positive, Seed, check_settings
 from calibrated_rl.shift.base import Estimate
 from calibrated_rl.shift.interface import Band, DialogueEstimator, DialogueSets, Floats, bootstrap, people_of
 from calibrated_rl.shift.traits import DIMENSIONS, TRAITS, trait_tables
@@ -90,8 +90,7 @@ class Likeness(DialogueEstimator):
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()
-        if config.rounds < 1:
-            raise UserError(f"likeness: 'rounds' must be at least 1, not {config.rounds}")
+        check_settings(config, "likeness")
         super().__init__(config.null_halvings, config.seed)
         self._kept: list[int] | None = None
         """Traits of the whole sets, while halves of them are compared: a band is of the same traits as its figure."""

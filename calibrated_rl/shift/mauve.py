@@ -22,7 +22,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.settings import Name, NotNegative, Range, Seed
+from calibrated_rl.settings import Name, NotNegative, Range, Seed, check_settings
 from calibrated_rl.shift.base import Estimate
 from calibrated_rl.shift.encoder import DEFAULT, encoder
 from calibrated_rl.shift.interface import DialogueEstimator, DialogueSets, Floats, bootstrap, people_of, user_texts
@@ -60,8 +60,9 @@ class Mauve(DialogueEstimator):
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()
-        if config.clusters < 0 or config.clusters == 1 or config.scaling <= 0:
-            raise UserError("MAUVE: 'clusters' must be 0 or at least 2, and 'scaling' above 0")
+        check_settings(config, "mauve")
+        if config.clusters == 1:
+            raise UserError("mauve.clusters is 1: it must be 0 or at least 2")
         super().__init__(config.null_halvings, config.seed)
 
     def compare(self, sets: DialogueSets) -> dict[str, Estimate]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.settings import NotNegative, Range, Seed
+from calibrated_rl.settings import NotNegative, Range, Seed, check_settings
 from calibrated_rl.shift.base import Estimate, MatchedReplies
 from calibrated_rl.shift.interface import DialogueSets, Estimator
 from calibrated_rl.shift.labelled import LabelledReplies, both_sides, replies_alone
@@ -57,8 +57,7 @@ class ReplyTest(Estimator[MatchedReplies | DialogueSets]):
     name: ClassVar[str]
 
     def __init__(self, config: FamilyConfig) -> None:
-        if config.folds < 2 or config.null_halvings < 0:
-            raise UserError(f"{self.name}: 'folds' must be at least 2 and 'null_halvings' not negative")
+        check_settings(config, self.name)
         self.settings = config
 
     @abstractmethod

@@ -15,7 +15,7 @@ from calibrated_rl.dialogue import Outcome, Scenario, Side, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.base import LogProblem
 from calibrated_rl.logs.casino_records import CasinoRecord, CasinoSource, read_records, split_records
-from calibrated_rl.settings import Positive
+from calibrated_rl.settings import Positive, check_settings
 from calibrated_rl.tasks.casino_deals import (
     ACCEPTED,
     ITEMS,
@@ -67,8 +67,7 @@ class Casino:
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()
         self.name = "casino"
-        if config.max_policy_turns < 1:
-            raise UserError(f"Casino: 'max_policy_turns' must be at least 1, not {config.max_policy_turns}")
+        check_settings(config, "Casino")
         self.max_policy_turns = config.max_policy_turns
         records, self.problems = _read(config)
         self.records: dict[Split, list[CasinoRecord]] = split_records(records, config)

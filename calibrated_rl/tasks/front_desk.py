@@ -18,7 +18,7 @@ import numpy as np
 
 from calibrated_rl.dialogue import Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
-from calibrated_rl.settings import Positive, Range, Seed, Share
+from calibrated_rl.settings import Positive, Range, Seed, Share, check_settings
 from calibrated_rl.tasks.base import count_policy_turns
 from calibrated_rl.tasks.front_desk_words import (
     CHANGE,
@@ -82,23 +82,10 @@ class FrontDesk:
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()
         self.name = "front_desk"
-        for key in (
-            "change_share",
-            "logged_early_book",
-            "logged_repeat",
-            "logged_read_back",
-            "logged_slip",
-            "logged_chat",
-        ):
-            if not 0.0 <= getattr(config, key) <= 1.0:
-                raise UserError(f"FrontDesk: '{key}' is a probability, not {getattr(config, key)}")
+        check_settings(config, "FrontDesk")
         moves = ("logged_early_book", "logged_repeat", "logged_read_back", "logged_chat")
         if sum(getattr(config, key) for key in moves) > 1.0:
             raise UserError(f"FrontDesk: {' + '.join(moves)} exceed 1")
-        if config.max_policy_turns < 1:
-            raise UserError(
-                f"FrontDesk: 'max_policy_turns' must be at least 1, not {config.max_policy_turns}"
-            )
         self.max_policy_turns = config.max_policy_turns
 
     def scenarios(self, split: Split, count: int, population: str = "same") -> list[Scenario]:

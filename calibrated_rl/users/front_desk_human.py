@@ -21,7 +21,7 @@ everything in its first turn, confirms everything, never leaves, mistypes or cha
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 from typing import Annotated
 
@@ -29,7 +29,7 @@ import numpy as np
 
 from calibrated_rl.dialogue import Scenario, Turn
 from calibrated_rl.errors import UserError
-from calibrated_rl.settings import Range, Seed, Share
+from calibrated_rl.settings import Range, Seed, Share, check_settings
 from calibrated_rl.tasks.base import Task
 from calibrated_rl.tasks.front_desk import POPULATIONS, keyed_random
 from calibrated_rl.tasks.front_desk_words import SLOPPY, TIDY, Goal, goal_of
@@ -109,12 +109,7 @@ class FrontDeskHuman:
 
     def __init__(self, config: Config | None = None, task: Task | None = None) -> None:
         self.config = config = config or self.Config()
-        for field in fields(config):
-            value = getattr(config, field.name)
-            if field.name == "seed":
-                continue
-            if value < 0.0 or (value > 1.0 and not field.name.startswith("haste")):
-                raise UserError(f"FrontDeskHuman: '{field.name}' must lie in 0..1, not {value}")
+        check_settings(config, "FrontDeskHuman")
         combinations = list(product((True, False), repeat=3))
         self.types: tuple[HumanTraits, ...] = tuple(self._traits(*flags) for flags in combinations)
         self.priors: dict[str, tuple[float, ...]] = {}
