@@ -157,6 +157,9 @@ def problems_of_sizes(config: "RunConfig") -> Iterator[Problem]:
             ("shift", "dialogues"), f"is {config.shift.dialogues}: a classifier is cross-fitted on them in {FOLDS} "
             f"folds; it must be at least {least}, or set shift.every to 0",
         )  # fmt: skip
+    held_back, count = config.calibration.reserve, config.logs.get("calibration")
+    if config.logs.get("reader") == SCRIPTED_LOGS and isinstance(count, int) and held_back >= count > 0:
+        yield Problem(("calibration", "reserve"), f"is {held_back}, of logs.calibration, {count}: no log would be left")
     for key, source, needed in _split_sizes(config):
         count = source.get(str(key[-1]))
         if isinstance(count, int) and not isinstance(count, bool) and 0 <= count < needed[0]:
@@ -170,9 +173,7 @@ def _split_sizes(config: "RunConfig") -> Iterator[tuple[Key, Mapping[str, Any], 
         yield ("logs", "held_out"), config.logs, (halved, f"random halves of them are cross-fitted in {FOLDS} folds")
         yield ("logs", "monitor"), config.logs, (1, "simulators and epochs are judged on them")
         yield ("logs", "tuning"), config.logs, (1, "every split is read")
-        reserve = config.calibration.reserve
-        kept = f"calibration.reserve holds {reserve} of them back" if reserve else "models are fitted to them"
-        yield ("logs", "calibration"), config.logs, (reserve + 1, kept)
+        yield ("logs", "calibration"), config.logs, (1, "models are fitted to them")
     if config.upbringing.human:
         for split in ("calibration", "monitor"):
             yield ("upbringing", "logs", split), config.upbringing.logs, (1, "the simulator is brought up on them")
@@ -282,7 +283,8 @@ def _part(
 def _refuse_other_kinds(cls: Any, path: str, kind: str, wanted: Sequence[str]) -> None:
     if not isinstance(cls, type):
         raise UserError(f"'{path}' is no class: a {kind} is a class with a frozen dataclass Config inside")
-    if missing := [name for name in wanted if not callable(getattr(cls, name, None))]:
+    own = {name for each in cls.__mro__ for name in vars(each)}  # not what every class can do, such as be called
+    if missing := [name for name in wanted if name not in own]:
         raise UserError(f"'{path}' is no {kind}: it has no {', '.join(missing)}")
     if not hasattr(cls, "Config"):
         raise UserError(f"'{path}' is no {kind} that can be configured: it has no frozen dataclass Config inside")

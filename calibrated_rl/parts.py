@@ -21,13 +21,14 @@ from calibrated_rl.component import build
 from calibrated_rl.config import EvaluationConfig, ModelConfig, ProxyConfig, RunConfig
 from calibrated_rl.config_check import log_settings
 from calibrated_rl.dialogue import Dialogue, Side, Split, TokenSequence
-from calibrated_rl.errors import PartLost, UserError, first_line, is_no_room
+from calibrated_rl.errors import PartLost, first_line, is_no_room
 from calibrated_rl.files import SHARED, wait_for_room
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.losses.check import resolve_loss
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR, START
+from calibrated_rl.log_check import check_logs
 from calibrated_rl.logs.base import LogReader
 from calibrated_rl.machines import Need, wait_for_machines
 from calibrated_rl.memory import check_memory
@@ -56,10 +57,8 @@ def check_judging(task: Task, sizes: EvaluationConfig) -> None:
     """Refuse before anything starts what the task cannot judge policies with.
 
     Raises:
-        UserError: no scenario is asked for, or the task does not have so many, or not that population.
+        UserError: the task does not have so many, or not that population.
     """
-    if sizes.scenarios < 1:
-        raise UserError(f"evaluation.scenarios is {sizes.scenarios}: at least 1 is needed to judge a policy")
     for population, count in (("same", sizes.scenarios), ("shifted", sizes.shifted)):
         if count:
             task.scenarios(Split(sizes.split), count, population)
@@ -76,7 +75,13 @@ def copy_of_run(config: RunConfig, folder: Path) -> RunCopy | None:
 class Parts:
     """The running system."""
 
-    def __init__(self, config: RunConfig, folder: Path, progress: Progress) -> None:
+    def __init__(self, config: RunConfig, folder: Path, progress: Progress, *, training: bool = True) -> None:
+        """Read what the run is of. ``training`` is False where a run that is there already is judged or talked to:
+        its logs need not do for what training takes.
+
+        Raises:
+            UserError: task, logs, models or settings do not allow the run.
+        """
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # one bar at a time, and it is ours
@@ -101,9 +106,9 @@ class Parts:
         self.logs = {split: reader.read(split) for split in Split}
         if config.human or config.proxy.model:
             check_judging(self.task, config.evaluation)
-        kept = len(self.logs[Split.CALIBRATION]) - config.calibration.reserve
-        if kept < 1:
-            raise UserError(f"calibration.reserve is {config.calibration.reserve}: no log would be left")
+        if training:
+            check_logs(config, self.task, self.logs)
+        kept = max(0, len(self.logs[Split.CALIBRATION]) - config.calibration.reserve)
         self.reserve = self.logs[Split.CALIBRATION][kept:]
         """Logs that only the arm ``calibrated_more_logs`` sees."""
         self.logs[Split.CALIBRATION] = self.logs[Split.CALIBRATION][:kept]

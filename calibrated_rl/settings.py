@@ -209,8 +209,9 @@ def hints_of(cls: Any) -> dict[str, Any]:
     hints = {field.name: found[field.name] for field in dataclasses.fields(cls) if field.init}
     for field_name, hint in hints.items():
         if (unknown := _not_for_yaml(hint)) is not None:
+            kind = getattr(unknown, "__qualname__", str(unknown))
             raise UserError(
-                f"{name}.{field_name} is annotated with {printable(str(unknown))}, which a YAML file cannot hold: take "
+                f"{name}.{field_name} is annotated with {printable(kind)}, which a YAML file cannot hold: take "
                 "numbers, texts, truth values, Literal, enumerations, frozen dataclasses, or lists, tuples and dicts "
                 "of these"
             )

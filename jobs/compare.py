@@ -134,7 +134,7 @@ def _run_missing(config: "RunConfig", folder: Path, progress: "Progress") -> dic
                 if restarts > config.restarts:
                     raise
                 progress.say(f"{lost}; starting again from the last checkpoint ({restarts} of {config.restarts})")
-        return write_summary(config, parts or Parts(config, folder, progress))
+        return write_summary(config, parts or Parts(config, folder, progress, training=False))
 
 
 def main() -> int:

@@ -46,7 +46,7 @@ def judge(run: "SavedRun", policies: "list[SavedPolicy]", progress: "Progress") 
     from calibrated_rl.rollout.statistics import COUNTED
 
     check_judges(run)
-    parts = Parts(run.config, run.folder, progress)
+    parts = Parts(run.config, run.folder, progress, training=False)
     engines = {"policy": (run.config.policy.engine, policies[0].folder)}
     if run.config.proxy.model:
         engines["proxy"] = (run.config.proxy.engine, parts.proxy_base)

@@ -69,11 +69,11 @@ def no_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty dialogues, and in line 3 one whose turn has no text."""
+    """Dialogues of all splits, and in line 3 one whose turn has no text."""
     file = tmp_path_factory.mktemp("logs") / "mine.jsonl"
     turns = [{"side": "user", "text": "friday seven two"}, {"side": "policy", "text": "booked friday seven two"}]
     lines = [{"id": number, "turns": turns, "split": split} for number, split in enumerate(
-        ["calibration"] * 37 + ["monitor", "tuning", "held_out"]
+        ["calibration"] * 37 + ["monitor", "tuning"] + ["held_out"] * 12
     )]  # fmt: skip
     lines.insert(2, {"id": 99, "turns": [{"side": "user"}]})
     file.write_text("\n".join(map(json.dumps, lines)))
@@ -108,7 +108,7 @@ def test_a_broken_log_line_is_named(refused: dict[str, Any], logs: Path) -> None
     assert f"refused: {reason}" in done.stdout + done.stderr
     checked = run("logs.py", "check", logs)
     assert checked.returncode == 1
-    assert checked.stdout.splitlines() == [reason, f"{logs}: 40 dialogues with 80 turns fit, 1 refused"]
+    assert checked.stdout.splitlines() == [reason, f"{logs}: 51 dialogues with 102 turns fit, 1 refused"]
 
 
 def test_a_few_long_dialogues_need_not_fit() -> None:

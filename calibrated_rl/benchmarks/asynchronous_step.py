@@ -97,7 +97,7 @@ class AsynchronousStep:
         from calibrated_rl.progress import Progress
 
         config = self._settings()
-        parts = Parts(config, folder, Progress())
+        parts = Parts(config, folder, Progress(), training=False)  # no simulator is measured
         found = []
         try:
             parts.start()

@@ -65,7 +65,7 @@ class LiveSimulator:
         """
         self.name = f"{folder}:{model}"
         self.progress = progress
-        self.parts = Parts(load_config(config_file(folder), overrides, saved=True), folder, progress)
+        self.parts = Parts(load_config(config_file(folder), overrides, saved=True), folder, progress, training=False)
         start = folder / "models" / "start"
         self.policy = start if start.is_dir() else self.parts.policy_base
         self.simulator = folder / "models" / model
