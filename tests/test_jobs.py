@@ -81,7 +81,7 @@ def test_evaluate_refuses(refuse, saved: Path) -> None:
 
 def test_chat_refuses(refuse, saved: Path, tmp_path: Path) -> None:
     assert "has no model 'calibrated'" in refuse("chat", saved, "--with", "simulator")
-    assert "counted from 0" in refuse("chat", saved, "--scenario", -1)
+    assert "argument --scenario: it is -1: it must be at least 0" in refuse("chat", saved, "--scenario", -1)
     shutil.copytree(saved, tmp_path / "logs_only")
     (tmp_path / "logs_only" / "config.yaml").write_text("arms: [start]\n")
     assert "no scripted human" in refuse("chat", "logs_only", "--with", "human")

@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "calibrated_rl"
 
 FREE_TEXT = {
+    "ModelConfig.chat_template": "a file, or empty: the model's own",
+    "ProxyConfig.chat_template": "the same",
     "ProxyConfig.model": "a folder or any hub name, or empty: none",
     "TrainingConfig.checkpoint_store": "an address, which run_copy.check_address reads",
     "RunConfig.label": "printed over the report",
@@ -46,6 +48,7 @@ OF_PARTS = {
     "RunConfig.task_config", "RunConfig.human_config", "RunConfig.logs", "UpbringingConfig.human_config",
     "UpbringingConfig.logs", "CalibrationConfig.method_config", "TrainingConfig.loss_config", "RowConfig.config",
     "ScriptedLogs.Config.human_config",
+    "ModelConfig.chat_template_kwargs", "ProxyConfig.chat_template_kwargs",  # what a template reads
 }  # fmt: skip
 """Settings of parts that are named by import path: the part's own ``Config`` says what they may be."""
 BY_PROGRAM = {"trl_step.py"}
