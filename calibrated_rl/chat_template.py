@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import Environment, meta
 from jinja2.exceptions import TemplateError
 
 from calibrated_rl.errors import UserError, first_line, printable
@@ -67,8 +68,7 @@ class ChatTemplate:
     def _check_settings(self) -> None:
         ours = {"messages", "strftime_now", *inspect.signature(self._tokenizer.apply_chat_template).parameters}
         ours |= set(self._tokenizer.special_tokens_map)
-        code = " ".join(re.findall(r"{[{%].*?[%}]}", self.source, re.DOTALL))
-        known = set(re.findall(r"[^\W\d]\w*", code))
+        known = self._variables() if self._settings else set()
         where = f"{self._name}.chat_template_kwargs"
         for key in map(str, self._settings):
             if key in ours:
@@ -77,6 +77,15 @@ class ChatTemplate:
                 close = difflib.get_close_matches(key, sorted(known - ours), n=1)
                 hint = f"; did you mean '{close[0]}'?" if close else ""
                 raise UserError(f"{where}: the chat template does not read '{key}'{hint}")
+
+    def _variables(self) -> set[str]:
+        """Names that the template looks up outside of itself."""
+        source = re.sub(r"{%[-+]?\s*(end)?generation\s*[-+]?%}", "", self.source)  # transformers' own tag
+        try:
+            tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)
+        except TemplateError as error:
+            raise Refusal(f"{self._name}: the chat template is none: {printable(first_line(error))}") from error
+        return meta.find_undeclared_variables(tree)
 
     def _strftime_now(self, form: str) -> str:
         self.uses_date = True

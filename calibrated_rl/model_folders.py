@@ -39,7 +39,7 @@ def with_template(base: Path, file: str, kept: Path, folder: Path, key: str) -> 
     """
     before = kept.read_text(encoding="utf-8") if kept.is_file() else None
     try:
-        template = Path(file).expanduser().read_text(encoding="utf-8")
+        template = Path(file).expanduser().read_text(encoding="utf-8-sig")  # a byte order mark is no text
     except FileNotFoundError as error:
         if before is None:
             raise UserError(f"{key}: there is no file {file}") from error

@@ -260,7 +260,7 @@ OTHER = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content | upper + '<
 
 def test_another_template_stands_in_a_folder_that_links_to_the_model(folder: Path, tmp_path: Path) -> None:
     file, kept, linked = tmp_path / "mine.jinja", tmp_path / "templates" / "policy.jinja", tmp_path / ".linked"
-    file.write_text(OTHER)
+    file.write_text("\ufeff" + OTHER, encoding="utf-8")  # as some editors do
     for _ in range(2):  # the second time as a run that goes on
         made = with_template(folder, str(file), kept, linked, "policy.chat_template")
         assert made == linked and kept.read_text() == OTHER

@@ -537,6 +537,8 @@ def test_a_date_in_the_settings_goes_before_the_run_s() -> None:
     [
         ({"enable_thinkin": False}, "does not read 'enable_thinkin'; did you mean 'enable_thinking'"),
         ({"xyz": 1}, "does not read 'xyz'$"),
+        ({"content": 1}, "does not read 'content'"),
+        ({"ns": 1}, "does not read 'ns'"),
         ({"tools": []}, "'tools' is not a setting, the program decides it"),
         ({"messages": []}, "'messages' is not a setting"),
         ({"add_generation_prompt": False}, "'add_generation_prompt' is not a setting"),
@@ -547,6 +549,18 @@ def test_a_date_in_the_settings_goes_before_the_run_s() -> None:
 def test_settings_that_the_template_does_not_read_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"^policy.chat_template_kwargs: .*{message}"):
         ChatTokens(FAMILIES["qwen3"].tokenizer(), "policy", settings=settings)
+
+
+def test_settings_are_variables_of_the_template_and_not_words_in_it() -> None:
+    made = FAMILIES["chatml"].tokenizer()
+    made.chat_template = "{% if date_string is not defined %}{% set date_string = 'x' %}{% endif %}" + (
+        "{{ date_string }}{% generation %}{{ mood }}{% endgeneration %}" + FAMILIES["chatml"].template
+    )
+    tokens = ChatTokens(made, "policy", settings={"date_string": "1 May", "mood": "good"})
+    assert "1 Maygood" in made.decode(view_of(tokens, *with_side(conversation("r", ["Q"]), Side.POLICY)).prompt_ids)
+    made.chat_template += "{% break"
+    with pytest.raises(UserError, match="^policy: the chat template is none: "):
+        ChatTokens(made, "policy", settings={"mood": "good"})
 
 
 # --- padded vocabularies -----------------------------------------------------------------------------------
