@@ -108,8 +108,8 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
 }
 
 
-FEWER = 8
-"""Of the texts, the families of templates meet each eighth group: no two differ in how they encode text."""
+FEWER = 16
+"""Of the texts, the families of templates meet each sixteenth group: no two differ in how they encode text."""
 
 
 @cache
