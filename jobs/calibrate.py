@@ -21,13 +21,14 @@ def main() -> int:
         return code
 
     from calibrated_rl.config import load_config
+
+    load_config(arguments.config, arguments.overrides)  # mistakes come to light before anybody looks for devices
     from calibrated_rl.evaluation.saved_run import dated, refuse_other_settings
     from calibrated_rl.files import exclusive, read_json, write_json
     from calibrated_rl.progress import Progress
     from calibrated_rl.report.text import simulator_table
     from calibrated_rl.report.values import number
 
-    load_config(arguments.config, arguments.overrides)  # mistakes come to light before anybody looks for devices
     overrides = [*_command.hardware(arguments.hardware), *arguments.overrides]
     config = load_config(arguments.config, overrides)
     folder, progress = Path(arguments.runs) / config.name, Progress()

@@ -19,6 +19,7 @@ from calibrated_rl.settings import NotNegative, Range, Seed, check_settings
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.features import act_features, act_figures, word_features, word_figures
 from calibrated_rl.shift.labelled import LabelledReplies, both_sides, human_side
+from calibrated_rl.shift.sizes import FOLDS
 from calibrated_rl.shift.two_sample import (
     Band,
     ClassifierResult,
@@ -42,7 +43,7 @@ class TwoSampleTest:
     class Config:
         inputs: Literal["words", "acts"] = "words"
         """``words`` (the text) or ``acts`` (dialogue acts, blind to typing)."""
-        folds: Annotated[int, Range(at_least=2)] = 3
+        folds: Annotated[int, Range(at_least=2)] = FOLDS
         """Cross-fitting folds over dialogues."""
         null_halvings: NotNegative = 5
         """How many random halvings of the human data make the null band; 0 leaves it out."""

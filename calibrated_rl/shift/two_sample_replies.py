@@ -20,6 +20,7 @@ from calibrated_rl.settings import NotNegative, Range, Seed, check_settings
 from calibrated_rl.shift.base import Estimate, MatchedReplies
 from calibrated_rl.shift.interface import DialogueSets, Estimator
 from calibrated_rl.shift.labelled import LabelledReplies, both_sides, replies_alone
+from calibrated_rl.shift.sizes import FOLDS
 from calibrated_rl.shift.two_sample import (
     Band,
     Fit,
@@ -37,7 +38,7 @@ from calibrated_rl.shift.two_sample import (
 class FamilyConfig:
     """What all families share."""
 
-    folds: Annotated[int, Range(at_least=2)] = 3
+    folds: Annotated[int, Range(at_least=2)] = FOLDS
     """Cross-fitting folds over dialogues."""
     null_halvings: NotNegative = 5
     """Random halvings of the human dialogues for the null band; 0 leaves it out."""
