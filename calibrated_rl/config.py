@@ -46,6 +46,8 @@ ARMS = (
 )  # fmt: skip
 Arm = Annotated[str, OneOf(ARMS)]
 _SEGMENT = r"(?!\.)[\w.+=@%, -]{1,100}(?<![ .])"
+OF_STUDY = ("name", "variants", "control_arms", "control_seeds")
+"""Settings that a variant cannot change: its folder is below the study's."""
 RunName = Annotated[str, Pattern(rf"{_SEGMENT}(/{_SEGMENT})*", "a name for a folder, or names joined by /, without ..")]
 Date = Annotated[str, Pattern(r"(\d{4}-\d\d-\d\d)?", "a day as YYYY-MM-DD, or nothing for today")]
 VariantName = Annotated[str, Pattern(rf"(?!main$){_SEGMENT}", "a name for a folder, and not main")]
@@ -271,6 +273,8 @@ def load_config(file: str | Path, overrides: Sequence[str] = (), *, saved: bool 
         place = _places(sources)(key)
         if wrong := [text for text in variant.change if "=" not in text]:
             raise UserError(f"{place}: {dotted(key)} has '{printable(wrong[0])}': write key=value")
+        if own := [text for text in variant.change if text.partition("=")[0].strip() in OF_STUDY]:
+            raise UserError(f"{place}: {dotted(key)} has '{printable(own[0])}', which is the study's alone")
         pairs = [text for text in _as_run(config.name, name, variant) if text.partition("=")[2] != HIDDEN]
         _merged([*sources, _settings(pairs, f"{place}: {dotted(key)}")], saved)
     return config

@@ -281,6 +281,7 @@ TOGETHER = {
     "variants={a: {change: [training.advantage=dr_grpoo]}}": "variants.a.change: training.advantage is 'dr_grpoo'",
     "variants={a: {change: [task_config.sead=3]}}": "variants.a.change: unknown key 'task_config.sead'",
     "variants={a: {change: [updates]}}": "variants.a.change has 'updates': write key=value",
+    "variants={a: {change: [name=elsewhere]}}": "variants.a.change has 'name=elsewhere', which is the study's alone",
     "variants={a: {arms: [calibratd]}}": "did you mean 'calibrated'?",
     "variants={a: {seeds: []}}": "seeds is empty",
     "variants={main: {}}": "variants.main",

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import yaml  # type: ignore[import-untyped]
 from pyarrow import ArrowInvalid
 
-from calibrated_rl.errors import UserError
+from calibrated_rl.errors import UserError, first_line
 from calibrated_rl.files import read_json
 from calibrated_rl.report.values import mapping
 
@@ -76,8 +76,8 @@ def _read_config(file: Path) -> dict[str, Any]:
         return {}
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{file} is not valid YAML: {first_line(error)}") from error
     return content if isinstance(content, dict) else {}
 
 
