@@ -1,7 +1,7 @@
 """The whole configuration of a run: composes the parts' own configs and loads YAML, strictly."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,7 +38,7 @@ from calibrated_rl.settings import (
 )
 from calibrated_rl.shift.estimators import ESTIMATORS
 from calibrated_rl.shift.sizes import FOLDS, least_to_halve
-from calibrated_rl.yaml_files import Source, parse_yaml, read_yaml
+from calibrated_rl.yaml_files import Source, laid_over, parse_yaml, places, read_yaml
 
 ARMS = (
     "start", "cloned", "static", "interactive", "calibrated_once", "calibrated", "calibrated_on_policy",
@@ -270,7 +270,7 @@ def load_config(file: str | Path, overrides: Sequence[str] = (), *, saved: bool 
     config = _merged(sources, saved)
     for name, variant in config.variants.items():
         key: Key = ("variants", name, "change")
-        place = _places(sources)(key)
+        place = places(sources)(key)
         if wrong := [text for text in variant.change if "=" not in text]:
             raise UserError(f"{place}: {dotted(key)} has '{printable(wrong[0])}': write key=value")
         if own := [text for text in variant.change if text.partition("=")[0].strip() in OF_STUDY]:
@@ -297,10 +297,10 @@ def _sources(file: str | Path, overrides: Sequence[str]) -> list[Source]:
 
 
 def _merged(sources: Sequence[Source], saved: bool) -> RunConfig:
-    where = _places(sources)
+    where = places(sources)
     merged: Any = asdict(RunConfig())
     for source in sources:
-        merged = _laid_over(merged, source.values)
+        merged = laid_over(merged, source.values)
     try:
         plain = OmegaConf.to_container(keep_references(OmegaConf.create(merged)), resolve=True)
     except OmegaConfBaseException as error:
@@ -314,26 +314,6 @@ def _merged(sources: Sequence[Source], saved: bool) -> RunConfig:
         refuse([*problems_of_sizes(config), *problems_of_parts(config)], where)
         refuse(list(problems_of_learning(config)), where)
     return config  # type: ignore[no-any-return]
-
-
-def _laid_over(below: Any, above: Any) -> Any:
-    """Mappings key by key; everything else as a whole."""
-    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
-        return above
-    return {**below, **{key: _laid_over(below[key], own) if key in below else own for key, own in above.items()}}
-
-
-def _places(sources: Sequence[Source]) -> Callable[[Key], str]:
-    """Where a setting was given: by the last source that has it, or else the first."""
-
-    def place(key: Key) -> str:
-        for length in range(len(key), 0, -1):
-            for source in reversed(sources):
-                if source.has(key[:length]):
-                    return source.place(key[:length])
-        return sources[0].name
-
-    return place
 
 
 def _settings(pairs: Sequence[str], where: str) -> Source:
@@ -357,7 +337,7 @@ def _settings(pairs: Sequence[str], where: str) -> Source:
             raise UserError(
                 f"{where}: '{printable(text)}' is not key=value with a value in YAML: {printable(reason)}"
             ) from error
-        values = _laid_over(values, own)
+        values = laid_over(values, own)
     return Source(name=where, values=values)
 
 

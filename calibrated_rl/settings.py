@@ -18,68 +18,36 @@ then read more into unquoted letters (``off``, ``1e3``, ``12:30``) than was mean
 import dataclasses
 import difflib
 import enum
-import math
-import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Integral, Real
-from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from calibrated_rl.allowed import (
+    SCALARS,
+    Key,
+    NotAllowed,
+    OneOf,
+    Pattern,
+    Problem,
+    Range,
+    chosen,
+    dotted,
+    listed,
+    nearest,
+    quoted,
+    shown,
+)
 from calibrated_rl.errors import UserError, first_line, printable
-from calibrated_rl.secrets import is_secret
 
-Key = tuple[str | int, ...]
-"""Where a setting stands, from the root: names of keys and numbers of list entries."""
+__all__ = [
+    "Key", "Name", "NotAllowed", "NotNegative", "OneOf", "PartPath", "PartPathOrNone", "Pattern", "Positive",
+    "Precision", "Problem", "Range", "Seed", "Share", "check_settings", "converted", "dotted", "from_plain", "hints_of",
+    "listed", "nearest", "refuse", "shown", "unknown_key", "valid_keys",
+]  # fmt: skip
 
 MOST_PROBLEMS = 10
 """Lines of one message: who has more mistakes than that mends those first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Range:
-    """Which numbers are allowed; always finite."""
-
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-    below: float | None = None
-
-    def admits(self, value: float) -> bool:
-        return not (
-            (self.at_least is not None and value < self.at_least)
-            or (self.above is not None and value <= self.above)
-            or (self.at_most is not None and value > self.at_most)
-            or (self.below is not None and value >= self.below)
-        )
-
-    def __str__(self) -> str:
-        named = (("at least", self.at_least), ("above", self.above), ("at most", self.at_most), ("below", self.below))
-        return " and ".join(f"{words} {_plain(limit)}" for words, limit in named if limit is not None)
-
-
-def _plain(number: float) -> str:
-    return str(int(number)) if number == int(number) else f"{number:g}"
-
-
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """Which texts are allowed: those that ``expression`` matches as a whole. ``words`` say it to people."""
-
-    expression: str
-    words: str
-
-    def admits(self, value: str) -> bool:
-        return re.fullmatch(self.expression, value, re.DOTALL) is not None
-
-
-@dataclass(frozen=True, slots=True)
-class OneOf:
-    """Which texts are allowed, where a ``Literal`` will not do: the list is made by the program, or names keys."""
-
-    choices: tuple[str, ...]
 
 
 Positive = Annotated[int, Range(at_least=1)]
@@ -96,34 +64,6 @@ Name = Annotated[str, Pattern(r"\S(.*\S)?", "text that is not empty, without whi
 PartPath = Annotated[str, Pattern(r"[^:\s][^:]*:[^\W\d]\w*", "an import path: package.module:Class or file.py:Class")]
 """Import path of a part; see ``component.py``."""
 PartPathOrNone = Annotated[str, Pattern(r"|[^:\s][^:]*:[^\W\d]\w*", "empty, or package.module:Class or file.py:Class")]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One setting that is not allowed."""
-
-    key: Key
-    text: str
-    """What is wrong with it, and what is allowed; a whole sentence but for the key."""
-    named: bool = True
-    """Whether the line begins with the key, where ``text`` does not name it."""
-
-    def __str__(self) -> str:
-        return f"{dotted(self.key)} {self.text}" if self.key and self.named else self.text
-
-
-def dotted(key: Key) -> str:
-    """``policy.scaling.maximum``, ``arms[2]``."""
-    written = "".join(f"[{part}]" if isinstance(part, int) else f".{printable(part, 80)}" for part in key)
-    return written.removeprefix(".")
-
-
-class NotAllowed(Exception):
-    """Carries problems out of the depths of a tree."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("; ".join(map(str, problems)))
-        self.problems = list(problems)
 
 
 def refuse(problems: Sequence[Problem], where: Callable[[Key], str]) -> None:
@@ -255,130 +195,24 @@ def converted(hint: Any, value: Any, key: Key) -> Any:
     if bare is Any or bare is object:
         return value
     if origin is Literal:
-        return _choice(value, inside, key)
+        return chosen(value, inside, key)
     if origin in (Union, types.UnionType):
         return _one_of(value, inside, key)
     if dataclasses.is_dataclass(bare):
         return _nested(bare, value, key)
     if isinstance(bare, type) and issubclass(bare, enum.Enum):
-        return value if isinstance(value, bare) else bare[_choice(value, [each.name for each in bare], key)]
+        return value if isinstance(value, bare) else bare[chosen(value, [each.name for each in bare], key)]
     if (of := next((each for each in limits if isinstance(each, OneOf)), None)) is not None:
-        return _choice(value, of.choices, key)
-    if bare in _SCALARS:
-        return _SCALARS[bare](value, [each for each in limits if isinstance(each, Range | Pattern)], key)
+        return chosen(value, of.choices, key)
+    if bare in SCALARS:
+        return SCALARS[bare](value, [each for each in limits if isinstance(each, Range | Pattern)], key)
     if (origin or bare) in _MAPPINGS:
         return _mapping(inside or (Any, Any), value, key)
     return _sequence(origin or bare, inside, value, key)
 
 
-def _whole(value: Any, limits: Sequence[Range | Pattern], key: Key) -> int:
-    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?[0-9][0-9_]{0,40}\s*", value):
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise _wrong(value, "a whole number", limits, key)
-    return int(_ranged(value, limits, key))
-
-
-def _real(value: Any, limits: Sequence[Range | Pattern], key: Key) -> float:
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            raise _wrong(value, "a number", limits, key) from None
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise _wrong(value, "a number", limits, key)
-    return float(_ranged(value, limits, key))
-
-
-def _ranged(value: Any, limits: Sequence[Range | Pattern], key: Key) -> Any:
-    if isinstance(value, Integral) and not -(2**63) <= int(value) < 2**63:
-        raise _wrong(value, "a number that 64 bits can hold", limits, key)
-    if not math.isfinite(value):
-        raise _wrong(value, "a finite number", limits, key)
-    for limit in limits:
-        if isinstance(limit, Range) and not limit.admits(value):
-            raise NotAllowed([Problem(key, f"is {_said(value, key)}: it must be {limit}")])
-    return value
-
-
-def _text(value: Any, limits: Sequence[Range | Pattern], key: Key) -> str:
-    if not isinstance(value, str):
-        quotes = " in quotes" if isinstance(value, bool | int | float) else " ('' for none)" if value is None else ""
-        raise _wrong(value, f"text{quotes}", limits, key)
-    for limit in limits:
-        if isinstance(limit, Pattern) and not limit.admits(value):
-            raise NotAllowed([Problem(key, f"is {_said(value, key)}: it must be {limit.words}")])
-    return value
-
-
-def _truth(value: Any, limits: Sequence[Range | Pattern], key: Key) -> bool:
-    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
-        return value.strip().lower() == "true"
-    if not isinstance(value, bool):
-        raise _wrong(value, "true or false", limits, key)
-    return value
-
-
-def _path(value: Any, limits: Sequence[Range | Pattern], key: Key) -> Path:
-    return value if isinstance(value, Path) else Path(_text(value, limits, key))
-
-
-def _nothing(value: Any, limits: Sequence[Range | Pattern], key: Key) -> None:
-    if value is not None:
-        raise _wrong(value, "null", limits, key)
-
-
-_SCALARS: dict[Any, Callable[[Any, Sequence[Range | Pattern], Key], Any]] = {
-    bool: _truth, int: _whole, float: _real, str: _text, Path: _path, types.NoneType: _nothing, None: _nothing,
-}  # fmt: skip
 _SEQUENCES: tuple[Any, ...] = (list, tuple, Sequence, Iterable)
 _MAPPINGS: tuple[Any, ...] = (dict, Mapping)
-
-
-def _wrong(value: Any, wanted: str, limits: Sequence[Range | Pattern], key: Key) -> NotAllowed:
-    also = "".join(f", {limit}" for limit in limits if isinstance(limit, Range) and str(limit))
-    also += "".join(f": {limit.words}" for limit in limits if isinstance(limit, Pattern))
-    return NotAllowed([Problem(key, f"is {_said(value, key)}: write {wanted}{also}")])
-
-
-def shown(value: Any) -> str:
-    """A value as YAML writes it, cut off where it is long."""
-    if isinstance(value, str):
-        return f"'{printable(value, 80)}'"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, Mapping):
-        return "a mapping"
-    if isinstance(value, list | tuple):
-        return "a list"
-    return printable(str(value), 80)
-
-
-def _said(value: Any, key: Key) -> str:
-    return "*** (a secret)" if any(is_secret(str(part)) for part in key) else shown(value)
-
-
-def listed(choices: Iterable[Any], last: str = "or") -> str:
-    """``a, b or c``."""
-    *first, end = (str(each) for each in choices)
-    return f"{', '.join(first)} {last} {end}" if first else end
-
-
-def nearest(value: Any, choices: Iterable[Any]) -> str:
-    """``; did you mean 'b'?``, or nothing where nothing is near."""
-    close = difflib.get_close_matches(str(value), [str(each) for each in choices], n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
-
-
-def _choice(value: Any, choices: Sequence[Any], key: Key) -> Any:
-    for choice in choices:
-        if type(value) is type(choice) and value == choice:
-            return choice
-    if isinstance(value, str) and (number := next((c for c in choices if str(c) == value.strip()), None)) is not None:
-        return number  # a number in quotes, by the rule for numbers
-    quotes = isinstance(value, bool) and not any(isinstance(choice, bool) for choice in choices)
-    hint = " (in quotes: YAML reads off, no, on and yes without them as false and true)" if quotes else ""
-    raise NotAllowed([Problem(key, f"is {_said(value, key)}: choose {listed(choices)}{hint}{nearest(value, choices)}")])
 
 
 def _one_of(value: Any, hints: Sequence[Any], key: Key) -> Any:
@@ -405,13 +239,13 @@ def _nested(cls: Any, value: Any, key: Key) -> Any:
         return value
     if not isinstance(value, Mapping):
         names = ", ".join(list(hints_of(cls))[:8]) or "none"
-        raise NotAllowed([Problem(key, f"is {_said(value, key)}: write settings as key: value; keys: {names}")])
+        raise NotAllowed([Problem(key, f"is {quoted(value, key)}: write settings as key: value; keys: {names}")])
     return from_plain(cls, value, key)
 
 
 def _mapping(inside: Sequence[Any], value: Any, key: Key) -> dict[Any, Any]:
     if not isinstance(value, Mapping):
-        raise NotAllowed([Problem(key, f"is {_said(value, key)}: write settings as key: value")])
+        raise NotAllowed([Problem(key, f"is {quoted(value, key)}: write settings as key: value")])
     problems, found = [], {}
     for name, own in value.items():
         below = (*key, name if isinstance(name, str) else shown(name))
@@ -433,7 +267,7 @@ def _mapping(inside: Sequence[Any], value: Any, key: Key) -> dict[Any, Any]:
 
 def _sequence(kind: Any, inside: Sequence[Any], value: Any, key: Key) -> Any:
     if not isinstance(value, list | tuple):
-        raise NotAllowed([Problem(key, f"is {_said(value, key)}: write a list, [a, b]")])
+        raise NotAllowed([Problem(key, f"is {quoted(value, key)}: write a list, [a, b]")])
     fixed = kind is tuple and inside and Ellipsis not in inside
     if fixed and len(value) != len(inside):
         raise NotAllowed([Problem(key, f"has {len(value)} entries: write {len(inside)}")])
@@ -458,7 +292,7 @@ def _not_for_yaml(hint: Any) -> Any:
     """The first part of an annotation that no YAML value fits; None: all of it can be written."""
     bare, _ = _bare(hint)
     origin = get_origin(bare)
-    if bare in _SCALARS or bare in (Any, object, Ellipsis) or origin is Literal:
+    if bare in SCALARS or bare in (Any, object, Ellipsis) or origin is Literal:
         return None
     if isinstance(bare, type) and (dataclasses.is_dataclass(bare) or issubclass(bare, enum.Enum)):
         return None

@@ -5,7 +5,7 @@ documents; keys that stand twice in one mapping, at any depth; keys that are no 
 quotes among them; whole numbers may be keys inside the settings of a part). Anchors and merge keys mean what YAML says.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,26 @@ class Source:
                 line, column = self.marks[key[:length]]
                 return f"{self.name}:{line}:{column}"
         return self.name
+
+
+def laid_over(below: Any, above: Any) -> Any:
+    """Mappings key by key; everything else as a whole."""
+    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+        return above
+    return {**below, **{key: laid_over(below[key], own) if key in below else own for key, own in above.items()}}
+
+
+def places(sources: Sequence[Source]) -> Callable[[Key], str]:
+    """Where a setting was given: by the last source that has it, or else the first."""
+
+    def place(key: Key) -> str:
+        for length in range(len(key), 0, -1):
+            for source in reversed(sources):
+                if source.has(key[:length]):
+                    return source.place(key[:length])
+        return sources[0].name
+
+    return place
 
 
 def read_yaml(path: Path, kind: str = "config") -> Source:

@@ -430,4 +430,4 @@ def test_the_job_refuses(job: Job, tmp_path: Path) -> None:
     assert "--updates 3: at least 4" in refused(*arm, "--updates", 3)
     assert "did you mean 'training.updates'" in refused(*arm, "training.update=3")
     code, _, err = job(config, *arm, "--first", "0")
-    assert code == 2 and "argument --first: it is '0': it must be at least 1" in err
+    assert code == 2 and "argument --first: it is 0: it must be at least 1" in err
