@@ -51,8 +51,9 @@ def with_template(base: Path, file: str, kept: Path, folder: Path, key: str) -> 
             f"{key}: {file} is not what it was when the run was begun ({kept}): put that back, or give the run another "
             "name (name=...)"
         )
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(template, encoding="utf-8")
+    if before is None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(template, encoding="utf-8")
     with publishing(folder) as work:
         for source in base.iterdir():
             if source.is_file() and source.name not in (TEMPLATE, CHECKSUMS):
