@@ -1,10 +1,13 @@
 """Check the bounds and the estimators of shift where the truth is known: in a world of symbols.
 
-    python jobs/validate_theory.py --out theory.json [--full] [--seed N]
+    python jobs/validate_theory.py --out theory.json [--full] [--seed N] [--part all|intervals]
 
 Writes the figures to FILE and a plot beside it (same name, .png), and prints the main ones. Takes three to five
 minutes on two idle cores; --full, with more constructions, repetitions and RLlib runs, much longer. Exit code 1: a
 figure is not what it should be.
+
+--part intervals: only how often the intervals over training seeds and scenarios hold the truth, in simulated studies
+(calibrated_rl/evaluation/interval_coverage.py), without a plot; half a minute, with --full five.
 """
 
 import logging
@@ -48,17 +51,21 @@ class Size:
     curve: int
     """Repetitions at each number."""
     ppo_rewards: tuple[str, ...]
+    studies: int
+    """Simulated studies for each cell of the table of ``--part intervals``."""
 
 
 FAST = Size(
     constructions=60, regret_constructions=20, coverage=240, lower_bounds=400, words=200,
     populations=201, histories=100,
     dialogues=(50, 100, 200, 400), curve=20, ppo_rewards=("per_turn",),
+    studies=1000,
 )  # fmt: skip
 FULL = Size(
     constructions=300, regret_constructions=100, coverage=1200, lower_bounds=1200, words=800,
     populations=900, histories=400,
     dialogues=(50, 100, 200, 400, 800, 1600), curve=100, ppo_rewards=("per_turn", "terminal"),
+    studies=8000,
 )  # fmt: skip
 WORDS_DIALOGUES = 80
 PPO_HORIZON, PPO_SHIFT = 8, 0.1
@@ -189,6 +196,21 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def intervals(file: Path, size: Size, seed: int) -> int:
+    """Write and print the coverage of intervals over seeds and scenarios; 1 where one is not within its goal."""
+    from calibrated_rl.evaluation import interval_coverage
+    from calibrated_rl.files import write_json
+
+    rows = interval_coverage.table(size.studies, seed)
+    missed = interval_coverage.misses(rows)
+    write_json(file, {"studies": size.studies, "seed": seed, "goal": interval_coverage.GOAL, "rows": rows})
+    print(interval_coverage.as_text(rows))
+    for each in missed:
+        print(f"MISSED: {each}")
+    print(f"figures: {file.resolve()}")
+    return 1 if missed else 0
+
+
 def main() -> int:
     assert __doc__ is not None
     parser = _command.Parser(description=__doc__)
@@ -197,6 +219,10 @@ def main() -> int:
     parser.add_argument(
         "--seed", type=_command.allowed(Seed), default=0, help="the same seed gives the same figures (default: 0)"
     )
+    parser.add_argument(
+        "--part", choices=("all", "intervals"), default="all",
+        help="intervals: only the coverage of those over seeds and scenarios (default: all the rest)",
+    )  # fmt: skip
     arguments = parser.parse_args()
 
     from calibrated_rl.errors import UserError
@@ -207,6 +233,8 @@ def main() -> int:
     if file.suffix != ".json" or file.is_dir():
         raise UserError(f"--out must name a .json file, not '{file}': the plot beside it is named after it")
     size = FULL if arguments.full else FAST
+    if arguments.part == "intervals":
+        return intervals(file, size, arguments.seed)
     started, used = time.monotonic(), time.process_time()
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)  # it warns of its own defaults
     _command.start_ray()  # first, so that a machine on which it does not start says so at once

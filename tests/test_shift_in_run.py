@@ -203,6 +203,21 @@ def test_seeds_are_averaged_update_by_update() -> None:
     assert records_of([{"arm": "start", "seed": 0}]) == []
 
 
+def test_an_interval_over_seeds_knows_that_seeds_differ() -> None:
+    """Seeds of 0 and 0.75 with narrow intervals of their own do not make a narrow one of their mean."""
+    first, _ = records_of(results())
+    simulator = first["simulator"]
+    assert simulator["mean"] == pytest.approx(0.375)
+    half = 12.7062047 * abs(0.75 - 0.0) / 2
+    assert simulator["high"] - simulator["mean"] >= half and simulator["mean"] - simulator["low"] >= half
+    own = results()[0]["shift"][0]["simulator"]
+    assert records_of(results()[:1])[0]["simulator"]["high"] == own["high"]
+    # What both users paid is the same with both seeds: only the scenarios' difference of 0.5 and 0 is uncertain.
+    exploitation = first["exploitation"]
+    assert exploitation["mean"] == pytest.approx(0.25)
+    assert exploitation["high"] - 0.25 == pytest.approx(12.7062047 * math.sqrt(2) * 0.25 / math.sqrt(2))
+
+
 def test_the_summary_shows_the_last_measurement_and_exploitation_over_time() -> None:
     shown = latest({"static": {"shift": []}, "calibrated": {"shift": records_of(results())}})
     assert shown is not None and shown["arm"] == "calibrated" and shown["update"] == 10

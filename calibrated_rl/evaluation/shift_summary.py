@@ -1,12 +1,17 @@
 """What the arms measured of their own distance from real dialogues, put together for ``summary.json``.
 
-Over training seeds means are averaged, and so are the limits of intervals: those are then wider than an interval of
-the average would be.
+Over training seeds means are averaged. The interval of exploitation is that over seeds and scenarios, from what both
+users paid (``statistics.mean_over_seeds``). Of the other figures each seed has left only a mean and its limits, from
+which seeds and dialogues cannot be told apart: half the width is there the root of the sum of the squares of a t
+interval over the seeds' means and of the seeds' mean half width. Noise counts in both, so that the interval is rather
+too wide than too narrow. That of a single seed is its own, and says nothing of other seeds.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from calibrated_rl.evaluation.statistics import mean_over_seeds, t_quantile
 from calibrated_rl.shift.in_run import FIGURES
 from calibrated_rl.shift.transfer import OutcomeTransfer, PolicyOutcomes
 
@@ -17,12 +22,18 @@ BY_TURN = ("policy", "simulator", "simulator_estimated", "history_shift")
 def records_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One record an update, from the results of one arm with all its seeds; as ``in_run.figures_of`` gives them."""
     by_update: dict[int, list[Mapping[str, Any]]] = {}
+    outcomes: dict[int, dict[int, Mapping[str, Any]]] = {}
     for result in results:
         for record in result.get("shift", ()):
             by_update.setdefault(record["update"], []).append(record)
+            if record["exploitation"] is not None and record["outcomes"]:
+                outcomes.setdefault(record["update"], {})[result["seed"]] = record["outcomes"]
     merged = []
     for update, records in sorted(by_update.items()):
         figures = {name: _average([r[name] for r in records if r[name] is not None]) for name in FIGURES}
+        if len(paid := outcomes.get(update, {})) > 1:
+            sides = ({seed: of[f"{side}_reward"] for seed, of in paid.items()} for side in ("simulator", "human"))
+            figures["exploitation"] = mean_over_seeds(*sides).as_dict()
         bands = [r["null_band"] for r in records if r["null_band"] is not None]
         band = [min(low for low, _ in bands), max(high for _, high in bands)] if bands else None
         refused = {name: why for record in records for name, why in record["refused"].items()}
@@ -52,8 +63,9 @@ def transfer_of(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any
 def _average(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     if not found:
         return None
-    numbers = [key for key in ("mean", "low", "high", "early", "late") if key in found[0]]
-    average: dict[str, Any] = {key: _mean([each[key] for each in found]) for key in numbers}
+    average = _pooled(found) | {
+        key: _mean([each[key] for each in found]) for key in ("early", "late") if key in found[0]
+    }
     if "rewards" in found[0]:
         average["rewards"] = found[0]["rewards"]
     if bands := [each["null_band"] for each in found if each.get("null_band")]:
@@ -64,11 +76,29 @@ def _average(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
             for row in each["by_turn"]:
                 turns.setdefault(row["turn"], []).append(row)
         average["by_turn"] = [
-            {"turn": turn, "count": sum(row["count"] for row in rows)}
-            | {key: _mean([row[key] for row in rows]) for key in ("mean", "low", "high")}
+            {"turn": turn, "count": sum(row["count"] for row in rows)} | _pooled(rows)
             for turn, rows in sorted(turns.items())
         ]
     return average
+
+
+def _pooled(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean, and limits where the figure has them, of one figure with several seeds; as the module's docstring says."""
+    known = [each for each in found if each["mean"] is not None]
+    mean = _mean([each["mean"] for each in known])
+    if "low" not in found[0]:
+        return {"mean": mean}
+    bounded = [each for each in known if each["low"] is not None and each["high"] is not None]
+    if mean is None or not bounded:
+        return {"mean": mean, "low": None, "high": None}
+    between = 0.0
+    if len(known) > 1:
+        variance = sum((each["mean"] - mean) ** 2 for each in known) / (len(known) - 1)
+        between = t_quantile(len(known) - 1) * math.sqrt(variance / len(known))
+    below, above = (
+        sum(abs(each[side] - each["mean"]) for each in bounded) / len(bounded) for side in ("low", "high")
+    )
+    return {"mean": mean, "low": mean - math.hypot(between, below), "high": mean + math.hypot(between, above)}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

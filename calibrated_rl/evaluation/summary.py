@@ -5,7 +5,7 @@ from typing import Any
 
 from calibrated_rl.evaluation.held_out import SETTINGS
 from calibrated_rl.evaluation.shift_summary import latest, records_of, transfer_of
-from calibrated_rl.evaluation.statistics import gap_closed, hierarchical_bootstrap
+from calibrated_rl.evaluation.statistics import gap_closed, mean_over_seeds
 
 PAIRS = (
     ("calibrated", "interactive"),
@@ -46,7 +46,7 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dic
             entry[setting] = {}
             for figure in ("reward", "success", "turns"):
                 by_seed = {seed: found[setting][figure] for seed, found in judged.items()}
-                entry[setting][figure] = hierarchical_bootstrap(by_seed).as_dict()
+                entry[setting][figure] = mean_over_seeds(by_seed).as_dict()
         if judged:
             scores[arm] = {seed: found["held_out"]["reward"] for seed, found in judged.items()}
         endings: dict[str, float] = {}
@@ -66,7 +66,7 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dic
     for a, b in PAIRS:
         if a in scores and b in scores and scores[a].keys() & scores[b].keys():
             first, second = common_seeds(scores[a], scores[b])
-            paired[f"{a}-{b}"] = hierarchical_bootstrap(first, second).as_dict()
+            paired[f"{a}-{b}"] = mean_over_seeds(first, second).as_dict()
     closed: dict[str, Any] = {}
     if "static" in scores and "oracle" in scores:
         for arm in scores:

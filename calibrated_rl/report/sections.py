@@ -17,6 +17,7 @@ from calibrated_rl.report.values import (
     look_up,
     mapping,
     number,
+    over_what,
 )
 
 LEARNING = ("reward", "success", "turns")
@@ -123,10 +124,9 @@ def arms_table(run: RunFiles) -> str:
     empty = [column for column, title in enumerate(header)
              if title in OPTIONAL_COLUMNS and all(row[column] == "–" for row in results)]  # fmt: skip
     header, *results = ([cell for column, cell in enumerate(row) if column not in empty] for row in (header, *results))
-    words = (
-        "Means with 95 % confidence intervals. Training reward is that of the last updates and comes from the "
-        "arm's own user (for static: from logged histories); where it lies far above the held-out reward, the "
-        "policy exploits what it was trained on. "
+    words = f"Means with 95 % confidence intervals {over_what(run.summary)}".rstrip() + (
+        ". Training reward is that of the last updates and comes from the arm's own user (for static: from logged "
+        "histories); where it lies far above the held-out reward, the policy exploits what it was trained on. "
     )
     words += "".join(meaning for title, meaning in OPTIONAL_COLUMNS.items() if title in header)
     return markup.section("Arms", markup.note(words + "A dash: not measured."), markup.table(header, results))
@@ -165,7 +165,8 @@ def paired(run: RunFiles) -> str:
     raw = mapping(run.summary, "paired")
     found = {pair: value for pair in raw if (value := interval(raw[pair])) is not None}
     unknown = [pair_label(pair) for pair in raw if pair not in found]
-    note = "Over the same scenarios and people. Filled: the interval excludes 0; hollow: no difference shown."
+    over = f" Intervals {over}." if (over := over_what(run.summary)) else ""
+    note = f"Over the same scenarios and people.{over} Filled: the interval excludes 0; hollow: no difference shown."
     if unknown:
         note += f" Not measured: {', '.join(unknown)}."
     return markup.plot_section("Paired differences", note, found, lambda: plots_results.paired(found))

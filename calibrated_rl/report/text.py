@@ -5,7 +5,17 @@ from typing import Any
 
 from calibrated_rl.errors import printable
 from calibrated_rl.report.arms import in_order, pair_label
-from calibrated_rl.report.values import NOT_MEASURED, Interval, count, duration, interval, look_up, mapping, number
+from calibrated_rl.report.values import (
+    NOT_MEASURED,
+    Interval,
+    count,
+    duration,
+    interval,
+    look_up,
+    mapping,
+    number,
+    over_what,
+)
 
 HEADER = ("arm", "held-out reward", "success", "turns", "train reward", "gap closed", "human turns", "time")
 PAIR = "calibrated-interactive"
@@ -37,6 +47,8 @@ def table(summary: Mapping[str, Any]) -> str:
     variants = mapping(summary, "variants")
     if variants:
         blocks.append(_variants(variants))
+    if differences and (over := over_what(summary)):
+        blocks.append(f"Intervals: 95 %, {over}")
     if summary.get("label"):
         blocks.append(f"Note: {printable(str(summary['label']))}")
     return "\n\n".join(blocks)

@@ -63,6 +63,16 @@ def mapping(tree: Any, *keys: str) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
+def over_what(summary: Any) -> str:
+    """What the intervals of the arms' figures are over; empty where the summary does not tell its seeds."""
+    seeds = look_up(summary, "seeds")
+    if not isinstance(seeds, list) or not seeds:
+        return ""
+    if len(seeds) == 1:
+        return "over scenarios alone: with one training seed they say nothing of what another would give"
+    return "over training seeds and scenarios"
+
+
 def by_turn(raw: Any) -> list[tuple[int, Interval]]:
     """A figure by user turn: a list with a figure for each turn from 1, or with mappings that name their
     ``turn``. Turns without a figure are left out."""

@@ -141,7 +141,7 @@ def population_figures(made: Construction, drawn: Dialogues, seed: int, rng: np.
     found = ActDivergence(ActDivergence.Config(null_halvings=0, seed=seed)).measure(sets)
     found |= Lengths(Lengths.Config(null_halvings=0, seed=seed)).measure(sets)
     figures = {name: (found[name], float(truth)) for name, truth in truths.items()}
-    return figures | _turn_figures(made, drawn, with_human, seed) | _exploitation(made, drawn, training, seed)
+    return figures | _turn_figures(made, drawn, with_human, seed) | _exploitation(made, drawn, training)
 
 
 def _turn_figures(made: Construction, drawn: Dialogues, joint_HSAX: Floats, seed: int) -> Figures:
@@ -172,12 +172,12 @@ def _turn_figures(made: Construction, drawn: Dialogues, joint_HSAX: Floats, seed
     }
 
 
-def _exploitation(made: Construction, drawn: Dialogues, training: Dialogues, seed: int) -> Figures:
+def _exploitation(made: Construction, drawn: Dialogues, training: Dialogues) -> Figures:
     def returns(dialogues: Dialogues) -> dict[str, float]:
         last = made.world.successor_SAX[dialogues.state[:, -1], dialogues.said[:, -1], dialogues.reply[:, -1]]
         return {str(i): float(reward) for i, reward in enumerate(made.world.terminal_S[last])}
 
-    found = paired_difference(returns(training), returns(drawn), seed=seed)
+    found = paired_difference(returns(training), returns(drawn))
     estimate = Estimate(name="exploitation", value=found.mean, low=found.low, high=found.high)
     human, simulator = (value(made.world, made.policy, user, "terminal") for user in (made.human, made.simulator))
     return {"exploitation": (estimate, simulator - human)}

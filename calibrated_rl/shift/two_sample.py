@@ -25,10 +25,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.evaluation.statistics import ratio_interval
+from calibrated_rl.evaluation.statistics import ratio_interval, share_interval
 from calibrated_rl.shift.base import Estimate, TurnEstimate
 from calibrated_rl.shift.sizes import least_dialogues
 
@@ -190,19 +189,8 @@ def _best_threshold(score: Floats, label: NDArray[np.int64]) -> tuple[float, flo
 def wilson_interval(correct: Floats, cluster: NDArray[np.int64]) -> tuple[float, float, float]:
     """Share of ``correct`` [N] (0 or 1) with its 95 % limits, dependent within ``cluster`` [N]; (0, 1) as limits
     where a single cluster cannot tell."""
-    share, count = float(correct.mean()), len(correct)
-    _, index = np.unique(cluster, return_inverse=True)
-    groups = int(index.max()) + 1
-    if groups < 2:
-        return share, 0.0, 1.0
-    residual = np.bincount(index, weights=correct - share)
-    variance = groups / (groups - 1) * float(residual @ residual) / count**2
-    # All alike within every dialogue and across them: count dialogues, not replies.
-    effective = min(count, share * (1 - share) / variance) if variance > 0 else groups
-    z2 = float(stdtrit(groups - 1, 0.975)) ** 2
-    middle = (share + z2 / (2 * effective)) / (1 + z2 / effective)
-    half = math.sqrt(z2 * (share * (1 - share) / effective + z2 / (4 * effective**2))) / (1 + z2 / effective)
-    return share, max(0.0, middle - half), min(1.0, middle + half)
+    found = share_interval(correct, cluster)
+    return (found.mean, 0.0, 1.0) if math.isnan(found.low) else (found.mean, found.low, found.high)
 
 
 def _accuracy(correct: Floats, data: Rows, null_band: Band | None) -> Estimate:
