@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from calibrated_rl.background import BesideTraining, Scribe
 from calibrated_rl.calibration.base import CalibrationMethod
+from calibrated_rl.calibration.folds import fold_of
 from calibrated_rl.calibration.kept_fits import LARGEST_MIB, KeptFits, key_of
 from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
 from calibrated_rl.component import build
@@ -101,6 +102,9 @@ class Parts:
         self.calibration: CalibrationMethod = build(
             config.calibration.method, config.calibration.method_config, "calibration.method_config"
         )
+        again = {"calibrated", "calibrated_on_policy", "calibrated_more_logs"} & {*config.arms, *config.control_arms}
+        if again and config.calibration.every and config.training.updates > config.calibration.every:
+            self.calibration.check(config.policy.start.epochs)
         check_names(config.shift.estimators)
         reader: LogReader = build(str(config.logs["reader"]), log_settings(config), "logs", task=self.task)
         self.logs = {split: reader.read(split) for split in Split}
@@ -411,6 +415,27 @@ class Parts:
         if new:
             views = [sample.tokens for sample in log_samples(list(new.values()), Side.POLICY, self.policy_chat)]
             self.at_start |= dict(zip(new, self.score_at_start(views), strict=True))
+        return [self.at_start[key] for key in keys]
+
+    def log_probs_cross_fitted(self, logs: Sequence[Dialogue], folds: int) -> list[NDArray[np.float32]]:
+        """As ``log_probs_at_start``, under clones of the logged policy: each log, in which the policy speaks, under one
+        that was fitted to the calibration logs of the other ``folds - 1`` folds only. The clones are fitted once a run
+        as the policy's cold start is or, if it has none, as simulators are; in the simulator's place in the learner,
+        which is filled anew afterwards."""
+        keys = [(f"{folds} folds", log.id, *(turn.text for turn in log.turns)) for log in logs]
+        new = {key: log for key, log in zip(keys, logs, strict=True) if key not in self.at_start}
+        start = self.config.policy.start
+        sft = start if start.epochs else self.config.calibration.sft
+        for fold in sorted({fold_of(log.id, folds) for log in new.values()}):
+            others = [log for log in self.logs[Split.CALIBRATION] if fold_of(log.id, folds) != fold]
+            known = self.logs | {Split.CALIBRATION: others}
+            clone = self._fit(
+                f"clone-{fold}-of-{folds}", SIMULATOR, self.policy_base, known, Side.POLICY, self.policy_chat, sft
+            )
+            here = {key: log for key, log in new.items() if fold_of(log.id, folds) == fold}
+            views = [sample.tokens for sample in log_samples(list(here.values()), Side.POLICY, self.policy_chat)]
+            self.learner.load(SIMULATOR, clone, trainable=False)
+            self.at_start |= dict(zip(here, self.learner.log_probs(SIMULATOR, views), strict=True))
         return [self.at_start[key] for key in keys]
 
     def score_at_start(self, views: Sequence[TokenSequence], temperature: float = 1.0) -> list[NDArray[np.float32]]:

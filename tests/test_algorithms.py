@@ -8,7 +8,6 @@ import pytest
 from calibrated_rl.algorithms.arm import TokenBudget, tokens_of_users
 from calibrated_rl.algorithms.compare import side_by_side
 from calibrated_rl.algorithms.turn_value import TurnValue
-from calibrated_rl.calibration.density_ratio import history_weights
 from calibrated_rl.config import load_config, variants_of
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.evaluation.summary import summarise
@@ -25,20 +24,6 @@ def view(turns: list[int], mask: list[bool]) -> TokenSequence:
         ids=np.zeros(size, np.int32), mask=np.asarray(mask), logprobs=np.zeros(size, np.float32),
         versions=np.zeros(size, np.int32), turns=np.asarray(turns, np.int32),
     )  # fmt: skip
-
-
-def test_history_weights_are_ratios_of_the_turns_before() -> None:
-    """Two logs: greeting 0, user 1, policy 2, user 3. The policy's turn is 3 times and 1 times as likely now."""
-    policy = [view([0, 1, 2, 3], [False, False, True, False])] * 2
-    user = [view([0, 1, 2, 3], [False, True, False, True])] * 2
-    old = [np.array([np.nan, np.nan, -2.0, np.nan], np.float32)] * 2
-    now = [old[0] + np.float32(np.log(3.0)), old[1]]
-    weights, share = history_weights(policy, now, old, user, clip=100.0)
-    assert weights[0] == pytest.approx([1, 1, 1, 1.5])  # first user turn: no policy turn before it
-    assert weights[1] == pytest.approx([1, 1, 1, 0.5])
-    assert share == pytest.approx(4.0**2 / (4 * (1 + 1 + 1.5**2 + 0.5**2)))
-    clipped, _ = history_weights(policy, now, old, user, clip=1.2)
-    assert clipped[0][3] == pytest.approx(1.2) and clipped[1][3] == pytest.approx(0.5)
 
 
 def test_the_value_of_a_turn_knows_what_the_policy_was_told() -> None:

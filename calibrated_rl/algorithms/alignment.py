@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from calibrated_rl.algorithms.arm import Arm
-from calibrated_rl.calibration.base import CalibrationInputs
+from calibrated_rl.calibration.base import CalibrationInputs, ExtraTurn
+from calibrated_rl.calibration.density_ratio import LOGS
+from calibrated_rl.calibration.weighted import answered
 from calibrated_rl.dialogue import Dialogue, Side, Split
 from calibrated_rl.files import write_json
 from calibrated_rl.learner.sample import Sample
@@ -19,14 +21,16 @@ from calibrated_rl.parts import Parts
 from calibrated_rl.tokens import view_of
 
 
-def align(arm: Arm, folder: Path, extra: Sequence[Sample] = ()) -> None:
+def align(arm: Arm, folder: Path, extra: Sequence[ExtraTurn] = ()) -> None:
     """Align the simulator for the policy as it is now, keep it in ``folder``, serve it."""
     parts = arm.parts
     shutil.rmtree(folder, ignore_errors=True)
     began = time.monotonic()
     metrics = parts.calibration.align(
         CalibrationInputs(
-            learner=parts.learner, log_probs_at_start=parts.log_probs_at_start, base=parts.uncalibrated_folder,
+            learner=parts.learner, log_probs_at_start=parts.log_probs_at_start,
+            log_probs_cross_fitted=parts.log_probs_cross_fitted,
+            temperature=parts.config.policy.sampling.temperature, base=parts.uncalibrated_folder,
             logs=parts.human_logs(Split.CALIBRATION), monitor=parts.human_logs(Split.MONITOR), extra=extra,
             policy_chat=parts.policy_chat, simulator_chat=parts.simulator_chat, sft=parts.config.calibration.sft,
             update=arm.updates, seed=arm.seed, folder=folder, progress=parts.progress("calibration"),
@@ -49,18 +53,18 @@ def align_before_training(arm: Arm) -> None:
         align(arm, folder)
 
 
-def align_again(arm: Arm, extra: Sequence[Sample] = ()) -> None:
+def align_again(arm: Arm, extra: Sequence[ExtraTurn] = ()) -> None:
     """Align while the policy moves, with ``extra`` human turns beside the logs."""
     arm.log({"extra_human_turns": float(len(extra))})
     align(arm, arm.parts.folder / "models" / f"{arm.name}-{arm.seed}-{arm.updates}", extra)
 
 
-def ask_people(parts: Parts, dialogues: Sequence[Dialogue], count: int, seed: int) -> list[Sample]:
+def ask_people(parts: Parts, dialogues: Sequence[Dialogue], count: int, seed: int) -> list[ExtraTurn]:
     """Replies of people of the training population on histories that the current policy has produced.
 
     Args:
         dialogues: of the latest update; their opening turn is nothing new and is not asked for.
-        count: replies, one a sample; only the reply carries loss.
+        count: replies; of each only the reply carries loss.
     """
     assert parts.human is not None, "the config check admits this only with a scripted human"
     points = [(d, index) for d in dialogues for index in d.user_turn_indices()[1:]]
@@ -74,14 +78,23 @@ def ask_people(parts: Parts, dialogues: Sequence[Dialogue], count: int, seed: in
         reply = parts.human.sample(dialogue.scenario, history, seed + int(number))
         view = view_of(parts.simulator_chat, dialogue.scenario, Side.USER, history).without_mask()
         view.speak_text(reply)
-        samples.append(Sample(tokens=view.sequence(), name=dialogue.id))
+        own = dialogue.policy_tokens
+        assert own is not None, "the collector keeps what the policy sampled"
+        samples.append(
+            ExtraTurn(
+                sample=Sample(tokens=view.sequence(), name=dialogue.id), source=f"update {dialogue.update}",
+                policy=own, spoken=own.logprobs,
+            )
+        )  # fmt: skip
     return samples
 
 
-def more_logs(parts: Parts) -> Iterator[Sample]:
-    """Logged human turns of the reserve, one a sample, as ``ask_people`` gives them."""
-    for log in parts.reserve:
+def more_logs(parts: Parts) -> Iterator[ExtraTurn]:
+    """Logged human turns of the reserve, one by one, as ``ask_people`` gives them."""
+    for log in answered(parts.reserve):
+        policy = view_of(parts.policy_chat, log.scenario, Side.POLICY, log.turns).sequence()
         for index in log.user_turn_indices()[1:]:
             view = view_of(parts.simulator_chat, log.scenario, Side.USER, log.turns[:index]).without_mask()
             view.speak_text(log.turns[index].text)
-            yield Sample(tokens=view.sequence(), name=log.id)
+            sample = Sample(tokens=view.sequence(), name=log.id)
+            yield ExtraTurn(sample=sample, source=LOGS, policy=policy, log=log)

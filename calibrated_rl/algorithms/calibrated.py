@@ -18,7 +18,7 @@ from itertools import islice
 from calibrated_rl.algorithms.alignment import align_again, align_before_training, ask_people, more_logs
 from calibrated_rl.algorithms.arm import Arm
 from calibrated_rl.algorithms.interactive import one_update
-from calibrated_rl.learner.sample import Sample
+from calibrated_rl.calibration.base import ExtraTurn
 from calibrated_rl.parts import Parts
 
 
@@ -27,9 +27,9 @@ def train(parts: Parts, seed: int, *, once: bool = False, extra: str = "") -> Ar
     arm = Arm(parts, "calibrated_once" if once else f"calibrated_{extra}".rstrip("_"), seed)
     every, asked = parts.config.calibration.every, parts.config.calibration.human_turns
     reserve = more_logs(parts)
-    human_turns: list[Sample] = []
+    human_turns: list[ExtraTurn] = []
 
-    def ask(update: int) -> list[Sample]:
+    def ask(update: int) -> list[ExtraTurn]:
         """The further human turns of the re-calibration before ``update``."""
         if extra == "on_policy":
             latest = parts.dialogues_of(arm.name, update - 1)

@@ -14,10 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrated_rl.calibration.sft import SFTConfig
-from calibrated_rl.dialogue import Dialogue
+from calibrated_rl.dialogue import Dialogue, TokenSequence
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.tokens import ChatTokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ExtraTurn:
+    """A human turn gathered during training."""
+
+    sample: Sample
+    """As the simulator sees it; the turn alone is masked."""
+    source: str
+    """Which policy's histories it answers: `logs`, or the update whose policy spoke."""
+    policy: TokenSequence
+    """The dialogue as the policy sees it, at least up to the turn."""
+    spoken: NDArray[np.float32] | None = None
+    """Log-probs [T] of the policy's turns as they were sampled; None where the logged policy spoke them."""
+    log: Dialogue | None = None
+    """The log that it comes from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +44,18 @@ class CalibrationInputs:
     """Holds the current policy as ``POLICY``."""
     log_probs_at_start: Callable[[Sequence[Dialogue]], list[NDArray[np.float32]]]
     """Log-probs [T] of the policy's turns in logs, in which it speaks, under the policy that training starts from."""
+    log_probs_cross_fitted: Callable[[Sequence[Dialogue], int], list[NDArray[np.float32]]]
+    """The same under clones of the logged policy, so many, each log under one that was not fitted to it."""
+    temperature: float
+    """At which the policy speaks."""
     base: Path
     """The uncalibrated simulator."""
     logs: Sequence[Dialogue]
     """Human logs of the calibration split."""
     monitor: Sequence[Dialogue]
     """Human logs of the monitor split, for early stopping."""
-    extra: Sequence[Sample]
-    """Human turns gathered during training, as the simulator sees them, one masked turn a sample."""
+    extra: Sequence[ExtraTurn]
+    """Human turns gathered during training."""
     policy_chat: ChatTokens
     simulator_chat: ChatTokens
     sft: SFTConfig
@@ -52,6 +72,16 @@ class CalibrationInputs:
 
 class CalibrationMethod(ABC):
     """Base of all methods; built as a component (``calibrated_rl.component``), with a ``Config`` inside."""
+
+    def check(self, start_epochs: int) -> None:  # noqa: B027 - most methods have nothing to refuse
+        """Refuse, before anything starts, what the method could not do when it aligns again during training.
+
+        Args:
+            start_epochs: ``policy.start.epochs``; at 0 the policy that training starts from has never seen the logs.
+
+        Raises:
+            UserError: names the key.
+        """
 
     @abstractmethod
     def align(self, inputs: CalibrationInputs) -> dict[str, float]:

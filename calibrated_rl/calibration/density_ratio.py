@@ -2,19 +2,62 @@
 
 The ratio of a logged history ``h_t`` under the current and the logged policy is
 ``w_t = prod_{i<t} pi(a_i | h_i) / pi_log(a_i | h_i)`` over the policy's turns before user turn ``t``; the
-human's factors cancel. ``pi_log`` is estimated by the cold-started policy, which was cloned from these logs.
-Ratios are normalised to mean one within each turn index, so that no turn index loses its share of the data
-(per-decision importance sampling: Precup, Sutton, Singh 2000), and then clipped at ``clip``.
+human's factors cancel (importance sampling per decision: Precup, Sutton, Singh, "Eligibility traces for off-policy
+policy evaluation", ICML 2000). Where the product is too uneven, ``temper`` raises it to a power below 1 and ``window``
+keeps the last few of its factors; both trade variance for bias.
+
+Weights are ``min(c w, clip)``, with the scale ``c`` of each turn index such that their mean over its turns is exactly 1
+(truncated importance sampling: Ionides 2008; with the sum kept, as the waterfilling rule keeps it). So no turn index
+loses data to others, whatever is clipped: normalising first and clipping then would take from late turns, whose ratios
+are the most uneven. Turns of several sources (logs, replies to an earlier policy) are scaled source by source: a turn
+of each counts on average as much as a logged turn at the same place.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from calibrated_rl.dialogue import TokenSequence
+from calibrated_rl.errors import UserError
+
+Floats = NDArray[np.float64]
+LOGS = "logs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnWeights:
+    """Of the turns of one source at one turn index."""
+
+    count: int
+    mean: float
+    """1, up to rounding."""
+    effective_share: float
+    """``(sum w)^2 / (n sum w^2)``: which share of the turns would be as good, were they unweighted."""
+    clipped_share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weighted:
+    """Weights of users' sequences, and what came of them."""
+
+    tokens: list[NDArray[np.float32]]
+    """One array [T] a user sequence: the weight of its turn at each token, 1 where nothing is masked."""
+    by_turn: dict[tuple[str, int], TurnWeights]
+    """By source and user turn of the dialogue, from 1."""
+    effective_share: float
+    """Over all turns."""
+
+    def metrics(self) -> dict[str, float]:
+        """To log: ``effective_share`` of all turns, and share and mean weight of logged ones by turn."""
+        values = {"calibration_effective_share": self.effective_share}
+        for (source, turn), of in sorted(self.by_turn.items()):
+            if source == LOGS:
+                values[f"calibration_effective_share_turn_{turn}"] = of.effective_share
+                values[f"calibration_mean_weight_turn_{turn}"] = of.mean
+        return values
 
 
 def history_weights(
@@ -22,36 +65,91 @@ def history_weights(
     now: Sequence[NDArray[np.float32]],
     logged: Sequence[NDArray[np.float32]],
     users: Sequence[TokenSequence],
+    *,
     clip: float,
-) -> tuple[list[NDArray[np.float32]], float]:
-    """Token weights for the users' sequences, and the effective share of the logs.
+    temper: float = 1.0,
+    window: int = 0,
+    sources: Sequence[str] | None = None,
+) -> Weighted:
+    """Weights of the users' masked turns.
 
     Args:
-        policy: the policy's view of each log.
-        now, logged: log-probs [T] of the policy's tokens under the current and the cloned logged policy.
-        users: the user's view of the same logs.
-        clip: largest weight.
+        policy: the policy's view of each dialogue.
+        now, logged: log-probs [T] of the policy's tokens under the current and the logged policy.
+        users: the user's view of the same dialogues.
+        clip: largest weight, at least 1.
+        temper: power of the ratio, above 0, at most 1.
+        window: how many of the policy's last turns the ratio has; 0: all.
+        sources: where each dialogue comes from; None: all are logs.
 
-    Returns:
-        One array [T] a user sequence (1 where nothing is masked); ``(sum w)^2 / (n sum w^2)`` over turns.
+    Raises:
+        UserError: a ratio is no finite number.
     """
-    logarithms: list[dict[int, float]] = []
-    by_index: dict[int, list[float]] = defaultdict(list)
-    for view, new, old, user in zip(policy, now, logged, users, strict=True):
+    places: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+    log_ratios: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for number, (view, new, old, user) in enumerate(zip(policy, now, logged, users, strict=True)):
         difference = np.where(view.mask, new.astype(np.float64) - old, 0.0)
-        log_ratios: dict[int, float] = {}
-        for turn in sorted({int(t) for t in user.turns[user.mask]}):
-            log_ratios[turn] = float(difference[view.turns < turn].sum())
-            by_index[turn].append(log_ratios[turn])
-        logarithms.append(log_ratios)
-    log_mean = {turn: float(logsumexp(values) - np.log(len(values))) for turn, values in by_index.items()}
-    result, flat = [], []
-    for user, log_ratios in zip(users, logarithms, strict=True):
-        tokens = np.ones(len(user), np.float32)
-        for turn, log_ratio in log_ratios.items():
-            normalised = float(np.exp(min(log_ratio - log_mean[turn], np.log(clip))))
-            tokens[user.turns == turn] = normalised
-            flat.append(normalised)
-        result.append(tokens)
-    values = np.asarray(flat)
-    return result, float(values.sum() ** 2 / (len(values) * (values**2).sum()))
+        spoken = np.unique(view.turns[view.mask])
+        for turn in np.unique(user.turns[user.mask]):
+            before = spoken[spoken < turn]
+            used = np.isin(view.turns, before[-window:] if window else before)
+            # The user's first turn follows the greeting, each later one a turn of the policy.
+            place = (LOGS if sources is None else sources[number], _ordinal(user, int(turn)))
+            places[place].append((number, int(turn)))
+            log_ratios[place].append(temper * float(difference[used].sum()))
+    tokens, by_turn = [np.ones(len(user), np.float32) for user in users], {}
+    for place, at in places.items():
+        weights = scaled_and_clipped(log_ratios[place], clip)
+        for (number, turn), weight in zip(at, weights, strict=True):
+            tokens[number][users[number].turns == turn] = weight
+        by_turn[place] = TurnWeights(
+            count=len(weights), mean=float(weights.mean()), effective_share=_effective_share(weights),
+            clipped_share=float((weights >= clip * (1 - 1e-9)).mean()) if clip > 1 else 0.0,
+        )  # fmt: skip
+    # Each place has mean 1: sum w = n, sum w^2 = n / share.
+    squares = sum(of.count / of.effective_share for of in by_turn.values())
+    share = sum(of.count for of in by_turn.values()) / squares if squares else 1.0
+    return Weighted(tokens=tokens, by_turn=by_turn, effective_share=share)
+
+
+def scaled_and_clipped(log_ratios: Sequence[float] | Floats, clip: float) -> Floats:
+    """``min(c exp(log_ratios), clip)`` [N] with the ``c`` that makes their mean 1.
+
+    The mean grows with ``c`` from 0 to ``clip``, so that there is one ``c`` for every ``clip`` above 1, found exactly:
+    if the ``k`` largest are clipped, the others share ``N - k clip``. At ``clip = 1`` all weights are 1.
+
+    Raises:
+        UserError: a ratio is no finite number.
+        ValueError: ``clip`` is below 1: no such weights have mean 1.
+    """
+    logs = np.asarray(log_ratios, np.float64)
+    if not clip >= 1:
+        raise ValueError(f"weights of at most {clip} cannot have mean 1")
+    if not np.isfinite(logs).all():
+        raise UserError("a logged turn has no finite probability under the policy: its histories cannot be weighted")
+    order = np.argsort(-logs, kind="stable")
+    falling = logs[order]
+    # log sum of what is left without the k largest, for each k.
+    rest = np.logaddexp.accumulate(falling[::-1])[::-1]
+    clipped = 0
+    while True:
+        left = len(falling) - clipped * clip
+        assert left > 0, "as long as more than clip is left, the next one stays below it"
+        log_scale = np.log(left) - rest[clipped]
+        if log_scale + falling[clipped] <= np.log(clip) + 1e-12 or clipped == len(falling) - 1:
+            weights = np.minimum(np.exp(np.minimum(log_scale + falling, np.log(clip))), clip)
+            weights[:clipped] = clip
+            break
+        clipped += 1
+    result = np.empty_like(weights)
+    result[order] = weights
+    return result
+
+
+def _ordinal(user: TokenSequence, turn: int) -> int:
+    """Which turn of the user ``turn`` of its dialogue is, from 1: it speaks at every odd place after the greeting."""
+    return (turn + 1) // 2
+
+
+def _effective_share(weights: Floats) -> float:
+    return float(weights.sum() ** 2 / (len(weights) * (weights**2).sum()))

@@ -27,14 +27,15 @@ class PlainSFT(CalibrationMethod):
     def align(self, inputs: CalibrationInputs) -> dict[str, float]:
         samples, monitor, metrics = self.chosen(inputs)
         fit = fine_tune(
-            inputs.learner, SIMULATOR, inputs.base, [*samples, *inputs.extra], monitor, inputs.sft, inputs.folder,
-            inputs.seed, inputs.progress,
+            inputs.learner, SIMULATOR, inputs.base, samples, monitor, inputs.sft, inputs.folder, inputs.seed,
+            inputs.progress,
         )  # fmt: skip
         return metrics | {"simulator_monitor_nll": fit["nll_after"]}
 
     def chosen(self, inputs: CalibrationInputs) -> tuple[Sequence[Sample], Sequence[Sample], dict[str, float]]:
-        """Logged human turns to fit, those to stop by, and what to log of the choice."""
+        """Human turns to fit, logged and gathered, logged ones to stop by, and what to log of the choice."""
         samples, monitor = (
             log_samples(logs, Side.USER, inputs.simulator_chat) for logs in (inputs.logs, inputs.monitor)
         )
-        return some_of(samples, inputs.sft.most_dialogues, inputs.seed), monitor, {}
+        chosen = some_of(samples, inputs.sft.most_dialogues, inputs.seed)
+        return [*chosen, *(turn.sample for turn in inputs.extra)], monitor, {}
