@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, RayActorError
 from safetensors.torch import load_file
 
+from calibrated_rl.algorithms.turn_value import check_logs
 from calibrated_rl.background import BesideTraining, Scribe
 from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.folds import fold_of
@@ -116,6 +117,8 @@ class Parts:
         self.reserve = self.logs[Split.CALIBRATION][kept:]
         """Logs that only the arm ``calibrated_more_logs`` sees."""
         self.logs[Split.CALIBRATION] = self.logs[Split.CALIBRATION][:kept]
+        if "static" in (*config.arms, *config.control_arms):
+            check_logs(self.logs[Split.CALIBRATION], self.logs[Split.TUNING])
         for problem in reader.problems:
             self.say(f"refused: {problem}")
         self.at_start: dict[tuple[str, ...], NDArray[np.float32]] = {}

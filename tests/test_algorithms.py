@@ -7,7 +7,6 @@ import pytest
 
 from calibrated_rl.algorithms.arm import TokenBudget, tokens_of_users
 from calibrated_rl.algorithms.compare import side_by_side
-from calibrated_rl.algorithms.turn_value import TurnValue
 from calibrated_rl.config import load_config, variants_of
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.evaluation.summary import summarise
@@ -24,24 +23,6 @@ def view(turns: list[int], mask: list[bool]) -> TokenSequence:
         ids=np.zeros(size, np.int32), mask=np.asarray(mask), logprobs=np.zeros(size, np.float32),
         versions=np.zeros(size, np.int32), turns=np.asarray(turns, np.int32),
     )  # fmt: skip
-
-
-def test_the_value_of_a_turn_knows_what_the_policy_was_told() -> None:
-    """Asking for a slot that is needed and untold is worth more than asking for one that is not needed."""
-    task = FrontDesk(FrontDesk.Config())
-    logs = ScriptedLogs(ScriptedLogs.Config(calibration=1500, monitor=150, tuning=150), task=task)
-    value = TurnValue(logs.read(Split.CALIBRATION), logs.read(Split.MONITOR))
-    assert value.explained > 0.0
-    right = total = 0
-    for log in logs.read(Split.TUNING):
-        slots = log.scenario.policy_instructions.split()[2:]
-        others = [slot for slot in ("day", "time", "people", "seat", "meal") if slot not in slots]
-        untold = [slot for slot in slots if not any(slot in turn.text for turn in log.turns[1:])]
-        if others and untold:
-            cases = [(log.scenario, log.turns[:2], f"which {slot} ?") for slot in (untold[0], others[0])]
-            needed, useless = value.value(cases)
-            right, total = right + (needed > useless), total + 1
-    assert total > 20 and right / total > 0.8
 
 
 def test_an_opening_is_charged_once_a_group() -> None:

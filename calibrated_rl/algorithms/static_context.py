@@ -1,7 +1,8 @@
 """Static context RL: on a logged history the policy says one turn; nobody answers.
 
 A turn that closes the dialogue earns the task's terminal reward for the logged person's goal; any other turn
-earns ``Q(history, turn)``, a model fitted on the returns of the calibration logs and frozen. Suffers the
+earns ``Q(history, turn)``, frozen models fitted on the returns of the calibration logs, of which none has seen the
+dialogue that the history is from. Suffers the
 policy-induced shift: the histories are those of the logged policy.
 """
 
@@ -61,7 +62,7 @@ def train(parts: Parts, seed: int) -> Arm:
     """Train on logged histories alone."""
     arm = Arm(parts, "static", seed, single_turns=True)
     histories = logged_histories(parts)
-    value = TurnValue(parts.logs[Split.CALIBRATION], parts.logs[Split.MONITOR])
+    value = TurnValue(parts.logs[Split.CALIBRATION], parts.logs[Split.TUNING])
     arm.log({"turn_value_r2": value.explained})
     while arm.running:
         arm.measure_shift(None)
