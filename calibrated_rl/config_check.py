@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from calibrated_rl.component import import_path, looked_up
+from calibrated_rl.component import build, import_path, looked_up
 from calibrated_rl.errors import UserError
 from calibrated_rl.secrets import HIDDEN, is_reference
 from calibrated_rl.settings import Key, NotAllowed, Problem, dotted, from_plain, hints_of, shown, unknown_key
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from calibrated_rl.config import RunConfig
 
 NEEDS_HUMAN = ("oracle", "calibrated_on_policy")
+ALIGN_AGAIN = ("calibrated", "calibrated_on_policy", "calibrated_more_logs")
+"""Arms whose simulator is aligned again while the policy moves."""
 SCRIPTED_LOGS = "calibrated_rl.logs.scripted:ScriptedLogs"
 OF_KIND: Mapping[str, tuple[str, Sequence[str]]] = {
     "task": ("task", ("scenarios", "ending", "outcome", "acts", "profile")),
@@ -221,7 +223,7 @@ def problems_of_parts(config: "RunConfig") -> Iterator[Problem]:
 def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:
     """What a policy cannot be trained with, or what would train it by something else than the settings say.
 
-    Builds the loss, whose own settings are looked at in ``problems_of_parts``.
+    Builds the loss and the calibration method, whose own settings are looked at in ``problems_of_parts``.
     """
     from calibrated_rl.learner.losses.check import check_policy_loss, resolve_loss
 
@@ -235,7 +237,16 @@ def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:
                 (role, "sampling", "temperature"), f"is {temperature}: {reason}; set it above 0, such as 1.0 (the "
                 "held-out evaluation has a greedy setting of its own)",
             )  # fmt: skip
-    training = config.training
+    training, calibration = config.training, config.calibration
+    again = any(arm in ALIGN_AGAIN for arm in (*config.arms, *config.control_arms))
+    if again and 0 < calibration.every < training.updates and not _has_absent_secrets(calibration.method_config):
+        settings = looked_up(calibration.method_config, "calibration.method_config")
+        method = build(calibration.method, settings, "calibration.method_config")
+        try:
+            if (check := getattr(method, "check", None)) is not None:
+                check(config.policy.start.epochs)
+        except UserError as error:
+            yield Problem(("policy", "start", "epochs"), str(error), named=False)
     if _has_absent_secrets(training.loss_config):
         return
     try:

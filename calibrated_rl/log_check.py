@@ -25,6 +25,10 @@ def check_logs(config: RunConfig, task: Task, logs: Mapping[Split, Sequence[Dial
         UserError: names the part, what it needs and what is there.
     """
     _calibration_logs(config, logs[Split.CALIBRATION])
+    if "static" in (*config.arms, *config.control_arms):
+        from calibrated_rl.algorithms.turn_value import refuse_unscored  # loads scikit-learn
+
+        refuse_unscored(logs[Split.CALIBRATION], logs[Split.TUNING])
     measured = [log for log in logs[Split.HELD_OUT][: config.evaluation.logs] if log.user_turn_indices()]
     if len(measured) < (least := least_to_halve(FOLDS)):
         raise UserError(

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, RayActorError
 from safetensors.torch import load_file
 
-from calibrated_rl.algorithms.turn_value import check_logs
 from calibrated_rl.background import BesideTraining, Scribe
 from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.folds import fold_of
@@ -103,9 +102,6 @@ class Parts:
         self.calibration: CalibrationMethod = build(
             config.calibration.method, config.calibration.method_config, "calibration.method_config"
         )
-        again = {"calibrated", "calibrated_on_policy", "calibrated_more_logs"} & {*config.arms, *config.control_arms}
-        if again and config.calibration.every and config.training.updates > config.calibration.every:
-            self.calibration.check(config.policy.start.epochs)
         check_names(config.shift.estimators)
         reader: LogReader = build(str(config.logs["reader"]), log_settings(config), "logs", task=self.task)
         self.logs = {split: reader.read(split) for split in Split}
@@ -117,8 +113,6 @@ class Parts:
         self.reserve = self.logs[Split.CALIBRATION][kept:]
         """Logs that only the arm ``calibrated_more_logs`` sees."""
         self.logs[Split.CALIBRATION] = self.logs[Split.CALIBRATION][:kept]
-        if "static" in (*config.arms, *config.control_arms):
-            check_logs(self.logs[Split.CALIBRATION], self.logs[Split.TUNING])
         for problem in reader.problems:
             self.say(f"refused: {problem}")
         self.at_start: dict[tuple[str, ...], NDArray[np.float32]] = {}

@@ -142,7 +142,7 @@ def test_what_was_gathered_is_weighted_by_the_policy_that_spoke_and_counts_as_a_
      ({"temper": 1.5}, "temper"), ({"window": -1}, "window"), ({"folds": 1}, "folds")],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(change: dict[str, Any], key: str) -> None:
-    with pytest.raises(UserError, match=rf"calibration.method_config.{key} is"):
+    with pytest.raises(UserError, match=rf"calibration.method_config.*{key}"):
         build("calibrated_rl.calibration.weighted:WeightedSFT", change, "calibration.method_config")
 
 

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from calibrated_rl.algorithms.turn_value import Case, TurnValue, check_logs, logged_turns
+from calibrated_rl.algorithms.turn_value import Case, TurnValue, refuse_unscored, logged_turns
 from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.scripted import ScriptedLogs
@@ -110,4 +110,4 @@ def test_logs_without_scores_are_refused() -> None:
         (logs, unscored, "tuning"), (unscored, logs, "calibration"), (logs, [], "tuning")
     ):  # fmt: skip
         with pytest.raises(UserError, match=rf"logs\.{split}"):
-            check_logs(calibration, tuning)
+            refuse_unscored(calibration, tuning)

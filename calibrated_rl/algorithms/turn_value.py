@@ -64,14 +64,14 @@ def features(scenario: Scenario, turns: Sequence[Turn], words: Sequence[str]) ->
 
 
 class TurnValue:
-    """Fitted on construction; ``value`` is the expected return of the rest of the dialogue.
+    """Fitted on construction; ``value`` is the expected return of the dialogue.
 
     Raises:
         UserError: no turn to fit it to, or none to choose the penalty by.
     """
 
     def __init__(self, logs: Sequence[Dialogue], tuning: Sequence[Dialogue]) -> None:
-        check_logs(logs, tuning)
+        refuse_unscored(logs, tuning)
         self._hasher = FeatureHasher(n_features=2**14, input_type="string", alternate_sign=False)
         cases, returns = logged_turns(logs)
         counted = Counter(
@@ -129,10 +129,10 @@ class TurnValue:
     def value(self, cases: Sequence[Case]) -> NDArray[np.float64]:
         """Values [N] of saying each text after its history, within the range of the logged returns; each by a model
         that has not seen the dialogues of its scenario."""
-        return self._judge(cases, self._rows(cases))
+        return self._judge(cases, self._rows(cases)) if cases else np.empty(0, np.float64)
 
 
-def check_logs(logs: Sequence[Dialogue], tuning: Sequence[Dialogue]) -> None:
+def refuse_unscored(logs: Sequence[Dialogue], tuning: Sequence[Dialogue]) -> None:
     """Refuse logs from which no value can be fitted.
 
     Raises:
@@ -153,7 +153,7 @@ def _explained(predicted: NDArray[np.float64], returns: NDArray[np.float64]) -> 
 
 
 def logged_turns(logs: Sequence[Dialogue]) -> tuple[list[Case], NDArray[np.float64]]:
-    """Every policy turn of ``logs`` and what its dialogue was worth."""
+    """Every policy turn of ``logs`` and the return of its dialogue."""
     cases: list[Case] = []
     returns: list[float] = []
     for log in logs:
