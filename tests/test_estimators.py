@@ -271,6 +271,22 @@ def test_outcome_transfer_by_hand() -> None:
     assert kendall(np.array([1.0, 2, 3]), np.array([1.0, 3, 2])) == pytest.approx(1 / 3)
 
 
+def test_the_noise_of_scenarios_counts_once_in_an_interval_of_ranks() -> None:
+    """Policies with the same mean rewards, from even scores and from uneven ones: how uneven is in the means already."""
+    rng = np.random.default_rng(3)
+    means = rng.normal(size=(2, 8))
+    noise = rng.normal(0, 5, size=(2, 8, 20))
+    noise -= noise.mean(axis=2, keepdims=True)
+    found = []
+    for spread in (0.0, 1.0):
+        scores = means[:, :, None] + spread * noise
+        sides = [[{str(k): float(v) for k, v in enumerate(of)} for of in side] for side in scores]
+        policies = [replace(outcomes(str(i), {}, {}), simulator_reward=a, human_reward=b, simulator_success=a,
+                            human_success=b) for i, (a, b) in enumerate(zip(*sides, strict=True))]  # fmt: skip
+        found.append(OutcomeTransfer()._ranks(policies, {p.policy: p.common() for p in policies})["rank_spearman"])
+    assert (found[0].low, found[0].high) == pytest.approx((found[1].low, found[1].high))
+
+
 def test_policy_shift_from_the_policys_own_turns() -> None:
     """The mean over draws of either policy is the total variation between the two; with a third one's it is not."""
     rng = np.random.default_rng(0)

@@ -5,6 +5,7 @@ import json
 import random
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.report import sections
 from calibrated_rl.report.arms import STYLES
 from calibrated_rl.report.html import write_report
 from calibrated_rl.report.plots_results import running_mean
 from calibrated_rl.report.run_files import read_run
 from calibrated_rl.report.sections_variants import sweeps
 from calibrated_rl.report.text import table
-from calibrated_rl.report.values import Interval, by_turn, count, duration, interval, number
+from calibrated_rl.report.values import Interval, by_turn, count, duration, interval, number, over_what
 
 NASTY = '<script>alert("x")</script> & $\\frac{$'
 
@@ -346,3 +348,15 @@ def test_numbers_as_people_write_them() -> None:
     assert Interval(1.0, 0.0, None).errors == (1.0, 0.0)
     assert interval(True) is None and interval(float("inf")) is None
     assert running_mean(np.array([0.0, 3.0, 6.0]), 1).tolist() == [1.5, 3.0, 4.5]
+
+
+def test_metrics_by_turn_leave_the_panels_to_others() -> None:
+    metrics = {"calibrated": {f"calibration_mean_weight_turn_{turn}": object() for turn in range(1, 30)}}
+    shown = sections.optimisation(SimpleNamespace(metrics=metrics))  # type: ignore[arg-type]
+    assert "not measured" in shown and "<img" not in shown
+
+
+def test_with_one_seed_it_says_that_intervals_are_over_scenarios_alone() -> None:
+    assert "over scenarios alone" in table(summary() | {"seeds": [0]})
+    assert "over training seeds and scenarios" in table(summary() | {"seeds": [0, 1]})
+    assert over_what({}) == ""

@@ -1,6 +1,7 @@
 """The sections of the report. Each takes a run's files and returns HTML in which every text from outside is
 escaped; what is missing is said to be ``not measured``."""
 
+import re
 from html import escape
 from typing import Any
 
@@ -40,6 +41,7 @@ OPTIONAL_COLUMNS = {
 }
 """Columns of the arms' table that are left out where no arm has the figure, and what they mean."""
 MOST_PANELS = 16
+PER_TURN = re.compile(r"_turn_\d+$")
 MOST_SAMPLES = 3
 PAGE_WIDTH = 880
 """Pixels within a section in a window of 1000."""
@@ -184,9 +186,12 @@ def learning(run: RunFiles) -> str:
 
 def optimisation(run: RunFiles) -> str:
     names = [name for by_name in run.metrics.values() for name in by_name if name not in LEARNING]
-    order = plots_results.order_metrics(names, OPTIMISATION_FIRST)
+    # One curve for each turn of the dialogue would leave no panel for anything else.
+    whole = [name for name in names if not PER_TURN.search(name)]
+    order = plots_results.order_metrics(whole, OPTIMISATION_FIRST)
     panels = _panels(run, order[:MOST_PANELS])
-    note = f"Only in metrics.parquet: {', '.join(order[MOST_PANELS:])}." if order[MOST_PANELS:] else ""
+    rest = [*order[MOST_PANELS:], *dict.fromkeys(PER_TURN.sub("_turn_1, 2, ...", n) for n in names if n not in whole)]
+    note = f"Only in metrics.parquet: {', '.join(rest)}." if rest else ""
     return markup.plot_section("Optimisation", note, panels, lambda: plots_results.curves(panels, 4))
 
 

@@ -12,9 +12,10 @@ Given policies (checkpoints of all arms) that each met the training simulator an
   policies, and ``exploitation:POLICY`` for each. Above 0 and growing over training, the policy learns what works with
   the simulator alone.
 
-Scenarios are resampled, jointly for all policies and both sides. For the rank correlations policies are resampled too;
-below ``LEAST_POLICIES`` of them the limits are -1 and 1, because then even a perfect order comes about by chance too
-often, and the note has the probability of that in every case.
+Scenarios are resampled, jointly for all policies and both sides. For the rank correlations it is policies instead:
+their mean rewards have the noise of the scenarios in them already, and resampling both would count it twice. Below
+``LEAST_POLICIES`` of them the limits are -1 and 1, because then even a perfect order comes about by chance too often,
+and the note has the probability of that in every case.
 """
 
 import math
@@ -118,23 +119,15 @@ class OutcomeTransfer(Estimator[Sequence[PolicyOutcomes]]):
     def _ranks(
         self, data: Sequence[PolicyOutcomes], common: Mapping[str, list[str]]
     ) -> dict[str, Estimate]:
-        scenarios = sorted({key for keys in common.values() for key in keys})
-        place = {key: i for i, key in enumerate(scenarios)}
-        rewards, known = np.zeros((2, len(data), len(scenarios))), np.zeros((len(data), len(scenarios)))
-        for i, policy in enumerate(data):
-            for key in common[policy.policy]:
-                rewards[:, i, place[key]] = policy.simulator_reward[key], policy.human_reward[key]
-                known[i, place[key]] = 1
-        means = rewards.sum(axis=2) / known.sum(axis=1)
+        sides = [[(p.simulator_reward, p.human_reward)[side] for p in data] for side in (0, 1)]
+        means = np.array(
+            [[np.mean([of[k] for k in common[p.policy]]) for p, of in zip(data, side, strict=True)] for side in sides]
+        )
         rng = np.random.default_rng(self.config.seed)
-        drawn: list[tuple[float, float]] = []
-        for _ in range(RESAMPLES):
-            weights = rng.multinomial(len(scenarios), np.full(len(scenarios), 1 / len(scenarios)))
-            chosen = rng.integers(len(data), size=len(data))
-            total = known @ weights
-            chosen = chosen[total[chosen] > 0]
-            pair = (rewards @ weights)[:, chosen] / total[chosen]
-            drawn.append((spearman(*pair), kendall(*pair)))
+        drawn = [
+            (spearman(*pair), kendall(*pair))
+            for pair in (means[:, rng.integers(len(data), size=len(data))] for _ in range(RESAMPLES))
+        ]
         return {
             f"rank_{kind}": self._rank(f"rank_{kind}", means, np.array(drawn)[:, i])
             for i, kind in enumerate(("spearman", "kendall"))
