@@ -118,7 +118,8 @@ class CalibrationConfig:
     source: Literal["logs", "upbringing"] = "logs"
     """`logs`, or for a placebo `upbringing`: the logs that the uncalibrated simulator comes from."""
     human_turns: Positive = 200
-    """Further human turns at each re-calibration of `calibrated_on_policy` and `calibrated_more_logs`."""
+    """Further human turns at each re-calibration of `calibrated_on_policy` and `calibrated_more_logs`. Each counts on
+    average as much as a logged turn at the same place in its dialogue."""
     reserve: NotNegative = 0
     """Calibration logs held back from all arms, for `calibrated_more_logs` alone."""
     sft: SFTConfig = field(default_factory=SFTConfig)

@@ -271,8 +271,9 @@ def test_outcome_transfer_by_hand() -> None:
     assert kendall(np.array([1.0, 2, 3]), np.array([1.0, 3, 2])) == pytest.approx(1 / 3)
 
 
-def test_the_noise_of_scenarios_counts_once_in_an_interval_of_ranks() -> None:
-    """Policies with the same mean rewards, from even scores and from uneven ones: how uneven is in the means already."""
+def test_the_noise_of_scenarios_counts_once_in_an_interval_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policies with the same mean rewards, from even scores and from uneven ones: that is in the means already."""
+    monkeypatch.setattr("calibrated_rl.shift.transfer.RESAMPLES", 200)
     rng = np.random.default_rng(3)
     means = rng.normal(size=(2, 8))
     noise = rng.normal(0, 5, size=(2, 8, 20))
