@@ -1,6 +1,8 @@
 """Density-ratio weights: by hand, and as a property of any logs."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,14 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calibrated_rl.algorithms.alignment import ask_people, more_logs
 from calibrated_rl.calibration.base import CalibrationInputs, ExtraTurn
 from calibrated_rl.calibration.density_ratio import LOGS, history_weights, scaled_and_clipped
 from calibrated_rl.calibration.folds import fold_of
 from calibrated_rl.calibration.weighted import WeightedSFT
 from calibrated_rl.component import build
-from calibrated_rl.dialogue import TokenSequence
+from calibrated_rl.config import RunConfig
+from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.sample import Sample
+from calibrated_rl.parts import Parts
 
 
 def view(turns: list[int], mask: list[bool]) -> TokenSequence:
@@ -167,3 +172,76 @@ def test_folds_are_even_and_stay() -> None:
     folds = np.array([fold_of(f"calibration-{i}", 3) for i in range(3000)])
     assert np.bincount(folds).min() > 900
     assert [fold_of(name, 2) for name in "abcd"] == [1, 1, 1, 0]  # a run that goes on finds its clones again
+
+
+class Clones:
+    """In place of the learner: a clone's log-probs are the number of its fold."""
+
+    def __init__(self) -> None:
+        self.loaded: list[str] = []
+        self.scored = 0
+
+    def load(self, slot: str, folder: Path, *, trainable: bool) -> None:
+        assert slot == "simulator" and not trainable
+        self.loaded.append(folder.name)
+
+    def log_probs(self, slot: str, views: list[TokenSequence]) -> list[np.ndarray]:
+        self.scored += len(views)
+        return [np.full(4, float(self.loaded[-1].split("-")[1]), np.float32) for _ in views]
+
+
+def logged(name: str) -> Dialogue:
+    turns = [(Side.POLICY, "hello"), (Side.USER, "hi"), (Side.POLICY, "which day ?"), (Side.USER, "friday")]
+    return Dialogue(
+        id=name, task="t", ending="done", outcome=None, kind="log",
+        turns=tuple(Turn(side=side, text=text, source=Source.LOG) for side, text in turns),
+        scenario=Scenario(
+            id=name, split=Split.CALIBRATION, policy_instructions="", user_instructions="", greeting="hello"
+        ),
+    )  # fmt: skip
+
+
+def test_each_log_is_scored_by_a_clone_that_was_not_fitted_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "calibrated_rl.parts.log_samples", lambda logs, side, chat: [Sample(tokens=POLICY) for _ in logs]
+    )
+    parts: Any = Parts.__new__(Parts)
+    logs, fitted, clones = [logged(str(i)) for i in range(20)], {}, Clones()
+
+    def fit(name: str, slot: str, base: Path, known: dict[Split, list[Dialogue]], *rest: Any) -> Path:
+        fitted[name] = {log.id for log in known[Split.CALIBRATION]}
+        return Path(name)
+
+    parts.logs, parts.at_start, parts.learner, parts._fit = {Split.CALIBRATION: logs}, {}, clones, fit
+    parts.config, parts.policy_base, parts.policy_chat = RunConfig(), Path("base"), None
+    stranger = logged("of another split")
+    found = parts.log_probs_cross_fitted([*logs, stranger], 3)
+    assert len(fitted) == 3
+    for log, values in zip([*logs, stranger], found, strict=True):
+        assert log.id not in fitted[f"clone-{int(values[0])}-of-3"]
+    assert set.union(*fitted.values()) == {log.id for log in logs}
+    assert clones.scored == 21 and len(parts.log_probs_cross_fitted(logs, 3)) == 20
+    assert clones.scored == 21 and len(fitted) == 3  # once a run
+
+
+def test_further_turns_know_which_policy_spoke() -> None:
+    """Replies of people keep the log-probs with which the policy spoke; turns of further logs know their log."""
+    def said(dialogue: Dialogue) -> Dialogue:
+        return replace(dialogue, update=7, policy_tokens=POLICY)
+
+    def view_of_anything(chat: object, scenario: Scenario, side: Side, turns: tuple[Turn, ...]) -> Any:
+        view = SimpleNamespace(speak_text=lambda text: None, sequence=lambda: POLICY if side is Side.POLICY else USER)
+        view.without_mask = lambda: view
+        return view
+
+    people = SimpleNamespace(sample=lambda scenario, history, seed: "friday")
+    parts: Any = SimpleNamespace(
+        human=people, simulator_chat=None, policy_chat=None, reserve=[logged("r")], say=lambda text: None
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("calibrated_rl.algorithms.alignment.view_of", view_of_anything)
+        asked = ask_people(parts, [said(logged("d"))], 1, 0)
+        further = list(more_logs(parts))
+    assert [(turn.source, turn.policy, turn.log) for turn in asked] == [("update 7", POLICY, None)]
+    assert asked[0].spoken is POLICY.logprobs
+    assert [(turn.source, turn.spoken, turn.log) for turn in further] == [(LOGS, None, parts.reserve[0])]
