@@ -240,9 +240,8 @@ def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:
     training, calibration = config.training, config.calibration
     again = any(arm in ALIGN_AGAIN for arm in (*config.arms, *config.control_arms))
     if again and 0 < calibration.every < training.updates and not _has_absent_secrets(calibration.method_config):
-        settings = looked_up(calibration.method_config, "calibration.method_config")
-        method = build(calibration.method, settings, "calibration.method_config")
         try:
+            method = build(calibration.method, calibration.method_config, "calibration.method_config")
             if (check := getattr(method, "check", None)) is not None:
                 check(config.policy.start.epochs)
         except UserError as error:

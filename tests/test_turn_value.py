@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from calibrated_rl.algorithms.turn_value import Case, TurnValue, refuse_unscored, logged_turns
+from calibrated_rl.algorithms.turn_value import Case, TurnValue, logged_turns, refuse_unscored
 from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.scripted import ScriptedLogs
