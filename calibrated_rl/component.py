@@ -5,46 +5,93 @@ A component is a class with a frozen dataclass ``Config`` inside; it is built as
 
 import difflib
 import importlib
-import sys
+import re
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from calibrated_rl import user_files
 from calibrated_rl.errors import UserError, printable
 from calibrated_rl.secrets import refuse_hidden
 from calibrated_rl.settings import NotAllowed, from_plain, hints_of, refuse, shown, valid_keys
+from calibrated_rl.user_code import UserCodeError, call, described, exception_text, lines_of_users
 
 __all__ = ["build", "configured", "describe_config_error", "import_path", "strict_config", "valid_keys"]
 
 
 def import_path(path: str) -> Any:
-    """Return the object that ``package.module:Name`` or ``folder/file.py:Name`` names.
+    """Return the object that ``package.module:Name`` or ``folder/file.py:Name`` names (``user_files.py``).
 
     Raises:
-        UserError: the path is malformed, or the module or the name in it does not exist.
+        UserError: the path is malformed, or the module or the name in it does not exist, or the module cannot be
+            imported; the message then names the line.
     """
     module_name, separator, name = path.rpartition(":")
     if not separator or not module_name or not name:
         raise UserError(f"'{path}' is not an import path: write package.module:Class or file.py:Class")
-    if module_name.endswith(".py"):
-        file = Path(module_name).resolve()
-        if not file.is_file():
-            raise UserError(f"'{path}': there is no file {file}")
-        if str(file.parent) not in sys.path:
-            sys.path.insert(0, str(file.parent))
-        module_name = file.stem
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise UserError(f"'{path}' cannot be imported: {error}") from error
+    file = Path(module_name).expanduser().resolve() if module_name.endswith(".py") else None
+    module = _module(path, module_name if file is None else user_files.module_name(_readable(path, file)), file)
     if not hasattr(module, name):
-        close = difflib.get_close_matches(name, dir(module), n=1)
+        close = difflib.get_close_matches(name, [each for each in dir(module) if not each.startswith("__")], n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
-        raise UserError(f"'{path}': module {module_name} has no '{name}'{hint}")
+        raise UserError(f"'{path}': {file or f'module {module_name}'} has no '{name}'{hint}")
     return getattr(module, name)
+
+
+def located(path: str) -> str:
+    """The same import path for processes with another working directory: a file by its full path."""
+    module_name, _, name = path.rpartition(":")
+    return f"{Path(module_name).expanduser().resolve()}:{name}" if module_name.endswith(".py") else path
+
+
+def _readable(path: str, file: Path) -> Path:
+    try:
+        with file.open("rb"):
+            return file
+    except FileNotFoundError as error:
+        raise UserError(f"'{path}': there is no file {file}") from error
+    except OSError as error:
+        raise UserError(f"'{path}': {file} cannot be read ({error.strerror})") from error
+
+
+def _module(path: str, name: str, file: Path | None) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{name}.".startswith(f"{missing}."):
+            raise UserError(f"'{path}' cannot be imported: {error}") from error
+        if file is None and (name == "calibrated_rl" or name.startswith("calibrated_rl.")) and not missing:
+            raise
+        raise _not_imported(path, error, missing, file) from error
+
+
+def _not_imported(path: str, error: BaseException, missing: str | None, file: Path | None) -> UserCodeError:
+    own = lines_of_users(error)
+    where = f" ({own[-1]})" if own else ""
+    hint = ""
+    if file is not None and missing and (file.parent / f"{missing.partition('.')[0]}.py").is_file():
+        hint = f"; {missing}.py stands beside it: write 'from .{missing} import ...', or put its folder on PYTHONPATH"
+    elif file is not None and isinstance(error, ImportError) and (missing or "").startswith(user_files.PREFIX):
+        hint = (
+            "; a file reaches what stands beside it, as 'from .words import ...', and nothing above its folder: "
+            "install the package, or put it on PYTHONPATH, and write package.module:Class"
+        )
+    failed = UserCodeError(f"'{path}' cannot be imported: {_without_prefix(exception_text(error))}{where}{hint}")
+    failed.details = "".join(traceback.format_exception(error))
+    return failed
+
+
+def _without_prefix(text: str) -> str:
+    """Without the names that ``user_files`` gives to folders: they are long, and nobody's."""
+    return re.sub(rf"{re.escape(user_files.PREFIX)}(_\w*\.?)?", "", text)
 
 
 def strict_config(cls: Any, values: Mapping[str, Any] | None, where: str) -> Any:
@@ -93,7 +140,7 @@ def describe_config_error(error: OmegaConfBaseException, where: str) -> str:
 def build(path: str, values: Mapping[str, Any] | None = None, where: str = "config", **parts: Any) -> Any:
     """Import the component at ``path`` and build it from ``values`` and the ``parts`` it needs."""
     cls, config = configured(path, values, where)
-    return cls(config, **parts)
+    return call(cls, lambda: f"{where}: making {described(cls, 'part')}", cls, config, **parts)
 
 
 def configured(path: str, values: Mapping[str, Any] | None = None, where: str = "config") -> tuple[Any, Any]:
@@ -107,4 +154,5 @@ def configured(path: str, values: Mapping[str, Any] | None = None, where: str = 
         raise UserError(f"{where}: '{path}' is no class: a component is a class with a frozen dataclass Config inside")
     if not hasattr(cls, "Config"):
         raise UserError(f"{where}: '{path}' is not a component: it has no Config dataclass")
-    return cls, strict_config(cls.Config, values, f"{where} ({path})")
+    told = f"{where} ({path})"
+    return cls, call(cls, lambda: f"{told}: the settings", strict_config, cls.Config, values, told)

@@ -19,7 +19,7 @@ from calibrated_rl.learner.checkpoint import Snapshot
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.device_memory import DeviceMemory
 from calibrated_rl.learner.losses.base import Loss
-from calibrated_rl.learner.losses.check import LossSpec
+from calibrated_rl.learner.losses.check import LossSpec, located
 from calibrated_rl.learner.not_finite import SkippedStep, described, keep
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.learner.sample import Sample
@@ -216,7 +216,7 @@ class LearnerGroup:
             raise UserError(f"learner: no samples to train '{name}' on")
         batch = ray.put(SampleBatch.of(samples))
         metrics: dict[str, float] = self._call(
-            "step", name, batch, loss,
+            "step", name, batch, located(loss),
             temperature=temperature, minibatches=minibatches, epochs=epochs, learning_rate=learning_rate,
         )  # fmt: skip
         if (now := metrics["micro_batch_tokens"]) < self.micro_batch_tokens:

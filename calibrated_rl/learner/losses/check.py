@@ -7,6 +7,7 @@ from typing import Any
 from calibrated_rl import component
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.losses.base import Loss
+from calibrated_rl.plain_data import kind_of
 
 LossSpec = Loss | str | tuple[str, Mapping[str, Any]]
 """A loss, its import path, or its import path and config."""
@@ -20,7 +21,19 @@ def resolve_loss(spec: LossSpec) -> Loss:
     loss = component.build(path, values, "loss")
     if not isinstance(loss, Loss):
         raise UserError(f"'{path}' is not a loss: it must derive from calibrated_rl.learner.losses.base:Loss")
+    for name in ("needs_reference", "policy_gradient", "entropy_gradient"):
+        if not isinstance(value := getattr(loss, name), bool):
+            raise UserError(f"'{path}': {name} is {kind_of(value)}: it must be True or False")
+    if not isinstance(loss.unit, int) or isinstance(loss.unit, bool) or loss.unit < 1:
+        raise UserError(f"'{path}': unit is {kind_of(loss.unit)}: it must be an integer of at least 1")
     return loss
+
+
+def located(spec: LossSpec) -> LossSpec:
+    """The same for processes with another working directory: a file by its full path."""
+    if isinstance(spec, Loss):
+        return spec
+    return component.located(spec) if isinstance(spec, str) else (component.located(spec[0]), spec[1])
 
 
 def check_policy_loss(loss: Loss, settings: Mapping[str, Any], *, advantage: str, minibatches: int) -> None:
