@@ -1,15 +1,32 @@
 """The protocol of a log reader: human data in, dialogues out, broken lines named and skipped."""
 
 import json
+import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from calibrated_rl.dialogue import Dialogue, Split
-from calibrated_rl.errors import printable
+from calibrated_rl.errors import UserError, printable
+from calibrated_rl.plain_data import MOST_BITS, MOST_NESTED
 
-MOST_NESTED = 64
-"""Levels of a record's JSON. Python's own limit depends on how deep its caller is: what is read near it could be
-neither stored nor read back elsewhere."""
+MOST_SHOWN = 3
+"""Refused records that are named for each reason; the others are counted."""
+MOST_KINDS = 20
+"""Reasons that are told; a file of something else has as many as lines."""
+_OTHER_FILES = {
+    b"\x1f\x8b": "is compressed (gzip): unpack it first, as with gunzip -k FILE",
+    b"BZh": "is compressed (bzip2): unpack it first, as with bunzip2 -k FILE",
+    b"\xfd7zXZ": "is compressed (xz): unpack it first, as with unxz -k FILE",
+    b"\x28\xb5\x2f\xfd": "is compressed (zstd): unpack it first, as with unzstd FILE",
+    b"PK\x03\x04": "is a ZIP archive: unpack it first",
+    b"PAR1": "is a Parquet file, not JSON",
+    b"\xff\xfe": "is UTF-16, not UTF-8: save it as UTF-8, as with iconv -f UTF-16 -t UTF-8 FILE",
+    b"\xfe\xff": "is UTF-16, not UTF-8: save it as UTF-8, as with iconv -f UTF-16 -t UTF-8 FILE",
+}
+"""What a file begins with that is something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +42,85 @@ class LogProblem:
         """One line; reasons quote the file, which may hold anything."""
         return f"{self.file}:{self.line}: {printable(self.reason)}"
 
+    @property
+    def kind(self) -> str:
+        """The reason without what differs from record to record: quoted words and numbers."""
+        return printable(re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "_", self.reason.partition("\n")[0]))
+
+
+def summed_up(problems: Sequence[LogProblem]) -> list[str]:
+    """Lines to print: of each reason how often it is, and its first records; the most frequent first."""
+    kinds: dict[str, list[LogProblem]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.kind, []).append(problem)
+    lines = []
+    ordered = sorted(kinds.values(), key=len, reverse=True)
+    for same in ordered[:MOST_KINDS]:
+        lines += [f"refused: {problem}" for problem in same[:MOST_SHOWN]]
+        if len(same) > MOST_SHOWN:
+            lines.append(f"refused: {len(same) - MOST_SHOWN} more for this reason, {len(same)} in all")
+    if len(ordered) > MOST_KINDS:
+        rest = sum(map(len, ordered[MOST_KINDS:]))
+        lines.append(f"refused: {rest} more for {len(ordered) - MOST_KINDS} other reasons")
+    return lines
+
+
+def refuse_other_files(file: Path, wanted: str) -> None:
+    """Refuse what is no text in UTF-8 by what it begins with, before each of its lines is named.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, is empty, compressed or in UTF-16.
+    """
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(1024)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {file}; {wanted}") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); {wanted}") from error
+    for mark, what in _OTHER_FILES.items():
+        if head.startswith(mark):
+            raise UserError(f"{file} {what.replace('FILE', str(file))}; {wanted}")
+    if head[:2].count(0) == 1:
+        raise UserError(f"{file} {_OTHER_FILES[bytes((255, 254))].replace('FILE', str(file))}; {wanted}")
+    if not head.removeprefix(b"\xef\xbb\xbf").strip() and len(head) < 1024:
+        raise UserError(f"{file} is empty; {wanted}")
+
+
+class Twice(dict[str, Any]):
+    """A JSON object in which a key stood twice, of which Python keeps the last alone."""
+
+    key: str
+
+
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For ``json.loads(object_pairs_hook=...)``: notes a key that stands twice, for ``json_problem``."""
+    content = dict(pairs)
+    if len(content) == len(pairs):
+        return content
+    twice = Twice(content)
+    seen: set[str] = set()
+    twice.key = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+    return twice
+
 
 def json_problem(content: Any) -> str | None:
-    """Why JSON data cannot be kept as it is, or None: nested too deeply, or with half a surrogate pair, which escapes
-    such as \\ud800 alone spell and UTF-8 cannot."""
+    """Why JSON data cannot be kept as it is, or None: a key twice in an object (read with ``object_of``), nested too
+    deeply, a number that is not finite, or half a surrogate pair, which escapes such as \\ud800 alone spell and UTF-8
+    cannot."""
     level, depth = [content], 0
     while level:
         depth += 1
         if depth > MOST_NESTED:
             return f"it is nested deeper than {MOST_NESTED} levels"
+        if twice := next((node for node in level if isinstance(node, Twice)), None):
+            return f"the key '{twice.key}' stands twice in one object"
+        if any(isinstance(node, float) and not math.isfinite(node) for node in level):
+            return "it holds a number that is not a finite number"
         inner = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)]
         level = [child for children in inner for child in children]
+        if any(isinstance(node, int) and node.bit_length() > MOST_BITS for node in level):
+            return f"it holds an integer of more than {MOST_BITS} bits, which is not a finite number for most programs"
     try:
         json.dumps(content, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:

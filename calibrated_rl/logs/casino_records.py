@@ -15,7 +15,7 @@ from typing import Any
 
 from calibrated_rl.dialogue import Side, Split
 from calibrated_rl.errors import UserError
-from calibrated_rl.logs.base import LogProblem, json_problem
+from calibrated_rl.logs.base import LogProblem, json_problem, object_of, refuse_other_files
 from calibrated_rl.settings import Name, NotNegative, Seed
 from calibrated_rl.tasks.casino_deals import (
     ITEMS,
@@ -82,10 +82,11 @@ def read_records(path: Path) -> tuple[list[CasinoRecord], list[LogProblem]]:
         UserError: there is no such file, it is not a JSON array, or none of its records is usable.
     """
     file = path / FILE if path.is_dir() or not path.suffix else path
+    if not file.exists():
+        raise UserError(f"{file} does not exist; {WANTED}")
+    refuse_other_files(file, WANTED)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{file} does not exist; {WANTED}") from error
+        content = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=object_of)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is not readable JSON ({error}); {WANTED}") from error
     if not isinstance(content, list):

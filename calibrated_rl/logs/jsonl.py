@@ -18,19 +18,23 @@ Other keys are refused, so that a misspelt one is not silently lost. A line that
 ``problems`` and costs no other line.
 """
 
+import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
-from calibrated_rl.errors import UserError
-from calibrated_rl.logs.base import LogProblem, json_problem
+from calibrated_rl.errors import UserError, printable
+from calibrated_rl.logs.base import LogProblem, json_problem, object_of, refuse_other_files
+from calibrated_rl.plain_data import NotPlain, kind_of
 from calibrated_rl.settings import Name, Seed, Share, check_settings
-from calibrated_rl.tasks.base import Task
+from calibrated_rl.tasks.base import BoundedTask, Task
+from calibrated_rl.tasks.checked import checked_outcome, checked_task
+from calibrated_rl.user_code import UserCodeError
 
 WANTED = (
     'wanted is one JSON object a line, at least {"id": ..., "turns": [{"side": "user", "text": ...}, ...]}'
@@ -45,6 +49,13 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
     "policy_instructions": (str,),
     "user_instructions": (str,),
 }
+LONGEST_LINE = 64 * 2**20
+"""Bytes. A dialogue of people is some KiB; what is longer has lost its line breaks."""
+LEAST_ALIKE = 4
+"""Turns of a dialogue that does not stand word for word under two ids by chance."""
+_SIDES = {"user": "user", "human": "user", "customer": "user", "policy": "policy", "assistant": "policy",
+          "agent": "policy", "bot": "policy"}  # fmt: skip
+"""What others call the two sides."""
 _JSON_NAMES = {dict: "object", int: "number", float: "number", bool: "boolean", str: "string"}
 
 
@@ -71,33 +82,54 @@ def read_jsonl(file: Path) -> tuple[list[JsonlRecord], list[LogProblem]]:
     Raises:
         UserError: the file cannot be read, or no line of it fits.
     """
-    try:
-        lines = file.read_bytes().split(b"\n")
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {file}; {WANTED}") from error
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); {WANTED}") from error
+    refuse_other_files(file, WANTED)
     records: dict[str, JsonlRecord] = {}
     problems: list[LogProblem] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in _lines(file):
         try:
+            if line is None:
+                raise _Refused(f"the line is longer than {LONGEST_LINE >> 20} MiB")
             record = _record(line, number)
             if record.id in records:
                 raise _Refused(f"id '{record.id}' occurred before, in line {records[record.id].line}")
             records[record.id] = record
         except _Refused as refusal:
             problems.append(LogProblem(str(file), number, str(refusal)))
-    if not records:
+    one_value = len(problems) > 1 and _is_one_value(file)
+    if not records or one_value:
         first = f"; the first reason: {problems[0]}" if problems else ""
-        raise UserError(f"{file} holds no usable dialogue{first}; {WANTED}")
+        what = "looks like one JSON value over many lines" if one_value else "holds no usable dialogue"
+        raise UserError(f"{file} {what}{first}; {WANTED}")
     return list(records.values()), problems
+
+
+def _lines(file: Path) -> Iterator[tuple[int, bytes | None]]:
+    """Number and bytes of each line that is not blank; None for one that is too long."""
+    try:
+        with file.open("rb") as opened:
+            number = 0
+            while line := opened.readline(LONGEST_LINE + 1):
+                number += 1
+                whole = len(line) <= LONGEST_LINE
+                while len(line) > LONGEST_LINE and not line.endswith(b"\n"):
+                    line = opened.readline(LONGEST_LINE + 1) or b"\n"
+                if not whole:
+                    yield number, None
+                elif line.strip():
+                    yield number, line.rstrip(b"\r\n")
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); {WANTED}") from error
+
+
+def _is_one_value(file: Path) -> bool:
+    """Whether the file's first line alone is none, as in JSON that is spread out for reading."""
+    first = next((line for _, line in _lines(file)), None) or b""
+    return first.removeprefix(b"\xef\xbb\xbf").strip()[:1] in (b"[", b"{") and len(first.strip()) < 3
 
 
 def _record(line: bytes, number: int) -> JsonlRecord:
     try:
-        raw = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        raw = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), object_pairs_hook=object_of)
     except UnicodeDecodeError as error:
         raise _Refused(f"not UTF-8 at byte {error.start + 1} of the line") from error
     except json.JSONDecodeError as error:
@@ -111,20 +143,22 @@ def _record(line: bytes, number: int) -> JsonlRecord:
     if missing := [key for key in ("id", "turns") if key not in raw]:
         raise _Refused(f"'{missing[0]}' is missing")
     if unknown := [key for key in raw if key not in ("id", "turns", *_OPTIONAL)]:
-        raise _Refused(f"unknown key '{unknown[0]}'; known are id, turns, {', '.join(_OPTIONAL)}")
-    if not isinstance(raw["id"], str | int) or isinstance(raw["id"], bool) or raw["id"] == "":
-        raise _Refused("'id' is neither a string nor an integer")
+        raise _Refused(f"unknown key {_unknown(unknown[0], ('id', 'turns', *_OPTIONAL))}")
+    if not isinstance(raw["id"], str | int) or isinstance(raw["id"], bool) or not str(raw["id"]).strip():
+        raise _Refused("'id' is neither a string nor an integer, or blank")
     optional = {key: raw[key] for key in _OPTIONAL if raw.get(key) is not None}
     for key, value in optional.items():
         if not isinstance(value, _OPTIONAL[key]) or (isinstance(value, bool) and key != "success"):
-            raise _Refused(f"'{key}' is not of type {_JSON_NAMES[_OPTIONAL[key][0]]}")
+            raise _Refused(f"'{key}' is not of type {_JSON_NAMES[_OPTIONAL[key][0]]} (it is {kind_of(value)})")
+    if "ending" in optional and not optional["ending"].strip():
+        raise _Refused("'ending' is blank: leave it out, and the task says why the dialogue ended")
     if ("reward" in optional) != ("success" in optional):
         raise _Refused("'reward' and 'success' go together: give both or neither")
     if not _finite(optional.get("reward", 0.0)):
         raise _Refused("'reward' is not a finite number")
     split = optional.get("split")
     if split is not None and split not in list(Split):
-        raise _Refused(f"'split' is '{split}', not one of {', '.join(Split)}")
+        raise _Refused(f"'split' is {_unknown(split, tuple(Split))}")
     return JsonlRecord(
         id=str(raw["id"]),
         line=number,
@@ -132,6 +166,14 @@ def _record(line: bytes, number: int) -> JsonlRecord:
         split=None if split is None else Split(split),
         optional=optional,
     )
+
+
+def _unknown(word: str, known: Sequence[str]) -> str:
+    """``'wrod'; did you mean 'word'?``, or with all that are known."""
+    close = difflib.get_close_matches(word.lower().replace("-", "_").replace(" ", "_"), known, n=1)
+    # Not only the nearest: it may not be what was meant.
+    hint = f"; did you mean '{close[0]}'?" if close else ","
+    return f"'{printable(word, 40)}'{hint} known are {', '.join(known)}"
 
 
 def _finite(number: float) -> bool:
@@ -147,11 +189,17 @@ def _turns(raw: Any) -> tuple[tuple[Side, str], ...]:
     turns: list[tuple[Side, str]] = []
     for index, turn in enumerate(raw):
         where = f"turns[{index}]"
-        if not isinstance(turn, dict) or set(turn) != {"side", "text"}:
-            raise _Refused(f"{where} is not an object of exactly 'side' and 'text'")
+        if not isinstance(turn, dict):
+            raise _Refused(f"{where} is not an object of exactly 'side' and 'text' (it is {kind_of(turn)})")
+        if set(turn) != {"side", "text"}:
+            has = ", ".join(printable(repr(key), 40) for key in list(turn)[:5]) or "no key"
+            raise _Refused(f"{where} is not an object of exactly 'side' and 'text' (it has {has})")
         if turn["side"] not in list(Side):
-            raise _Refused(f"{where}: 'side' is {turn['side']!r}, not 'user' or 'policy'")
-        if not isinstance(turn["text"], str) or not turn["text"].strip():
+            hint = f"; did you mean '{_SIDES[name]}'?" if (name := str(turn["side"]).strip().lower()) in _SIDES else ""
+            raise _Refused(f"{where}: 'side' is {printable(repr(turn['side']), 40)}, not 'user' or 'policy'{hint}")
+        if not isinstance(turn["text"], str):
+            raise _Refused(f"{where}: 'text' is {kind_of(turn['text'])}: 'text' is blank or no string")
+        if not turn["text"].strip():
             raise _Refused(f"{where}: 'text' is blank or no string")
         side, text = Side(turn["side"]), turn["text"].strip()
         if turns and turns[-1][0] is side:
@@ -195,9 +243,12 @@ class JsonLines:
         check_settings(config, "logs")
         if sum(shares) > 1:
             raise UserError("logs: 'held_out', 'monitor' and 'tuning' are shares that add up to at most 1")
-        self.task = task
+        self.task = checked_task(task)
+        self._bounds = self.task.reward_range() if isinstance(self.task, BoundedTask) else None
         records, self.problems = read_jsonl(Path(config.path).expanduser())
         self._dialogues: dict[Split, list[Dialogue]] = {split: [] for split in Split}
+        self._first: dict[tuple[tuple[Side, str], ...], tuple[JsonlRecord, Split]] = {}
+        """Where dialogues of ``LEAST_ALIKE`` turns stand first, by their turns."""
         for record in records:
             try:
                 dialogue = self._dialogue(record)
@@ -214,15 +265,28 @@ class JsonLines:
             UserError: the split has none.
         """
         if not self._dialogues[split]:
+            there = ", ".join(f"{name} {len(found)}" for name, found in self._dialogues.items())
+            first = f"; the first of {len(self.problems)} refused: {self.problems[0]}" if self.problems else ""
             raise UserError(
-                f"{self.config.path}: no dialogue for the {split} split; raise its share or mark lines "
-                f'with "split": "{split}"'
+                f"{self.config.path}: no dialogue for the {split} split (dialogues a split: {there}); raise its share, "
+                f'mark lines with "split": "{split}", or give more dialogues{first}'
             )
         return list(self._dialogues[split])
 
     def _split(self, record: JsonlRecord) -> Split:
-        if record.split is not None:
-            return record.split
+        """The line's own, that of the line that it repeats, or the one that is drawn by its id.
+
+        Raises:
+            _Refused: it repeats a line of another split: what is fitted on the one would be judged on the other.
+        """
+        if len(record.turns) < LEAST_ALIKE:
+            return record.split or self._drawn(record)
+        first, split = self._first.setdefault(record.turns, (record, record.split or self._drawn(record)))
+        if record.split not in (None, split):
+            raise _Refused(f"it is word for word the dialogue of line {first.line}, which is in the {split} split")
+        return split
+
+    def _drawn(self, record: JsonlRecord) -> Split:
         digest = blake2b(f"{self.config.seed}|{record.id}".encode("utf-8", "backslashreplace"), digest_size=8)
         draw = int.from_bytes(digest.digest(), "big") / 2**64
         for split in (Split.HELD_OUT, Split.MONITOR, Split.TUNING):
@@ -266,16 +330,23 @@ class JsonLines:
         self, scenario: Scenario, turns: tuple[Turn, ...], told: Mapping[str, Any]
     ) -> tuple[str, Outcome | None, list[list[str]]]:
         """Ending, outcome (the line's own, else the task's if the line has a goal, else None) and acts."""
+        ending, outcome = str(told.get("ending") or ""), None
         try:
-            ending = str(told.get("ending") or self.task.ending(scenario, turns) or "log_end")
-            outcome = None
             if "reward" in told:
-                outcome = Outcome(reward=float(told["reward"]), success=bool(told["success"]))
-            elif "goal" in told:
+                # Before the task is asked: the line's reward is what most lines differ in.
+                outcome = checked_outcome(
+                    Outcome(reward=told["reward"], success=told["success"]), turns, self._bounds
+                )  # fmt: skip
+            ending = ending or self.task.ending(scenario, turns) or "log_end"
+            if outcome is None and "goal" in told:
                 outcome = self.task.outcome(scenario, turns, ending)
             acts = [list(self.task.acts(scenario, turns, index)) for index in range(len(turns))]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except NotPlain as problem:
+            raise _Refused(f"'{problem.place}' {problem.reason}") from None
+        except (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             # A goal is data of the user's; what a task makes of a foreign one shows as one of these.
-            problem = f"{type(error).__name__}: {error}"
-            raise _Refused(f"the task {self.task.name} cannot use this line's goal ({problem})") from error
+            reason = error.raised if isinstance(error, UserCodeError) else str(error)
+            reason = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
+            what = "cannot use this line's goal" if "goal" in told else "cannot judge this line, which has no goal"
+            raise _Refused(f"the task {self.task.name} {what} ({reason})") from error
         return ending, outcome, acts
