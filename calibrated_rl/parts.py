@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 from calibrated_rl.background import BesideTraining, Scribe
 from calibrated_rl.calibration.base import CalibrationMethod
+from calibrated_rl.calibration.checked import build_method
 from calibrated_rl.calibration.folds import fold_of
 from calibrated_rl.calibration.kept_fits import LARGEST_MIB, KeptFits, key_of
 from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
-from calibrated_rl.component import build
 from calibrated_rl.config import EvaluationConfig, ModelConfig, ProxyConfig, RunConfig
 from calibrated_rl.config_check import log_settings
 from calibrated_rl.dialogue import Dialogue, Side, Split, TokenSequence
@@ -30,7 +30,8 @@ from calibrated_rl.learner.losses.check import resolve_loss
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR, START
 from calibrated_rl.log_check import check_logs
-from calibrated_rl.logs.base import LogReader
+from calibrated_rl.logs.base import LogReader, summed_up
+from calibrated_rl.logs.checked import build_reader
 from calibrated_rl.machines import Need, wait_for_machines
 from calibrated_rl.memory import check_memory
 from calibrated_rl.memory_plan import engines_to_plan, rehearsed, with_caches
@@ -48,6 +49,7 @@ from calibrated_rl.rollout.waves import WaveGate
 from calibrated_rl.run_copy import RunCopy
 from calibrated_rl.shift.compare_sets import check_names
 from calibrated_rl.tasks.base import ScriptedHuman, Task
+from calibrated_rl.tasks.checked import build_human, build_task
 from calibrated_rl.tokens import ChatTokens
 
 STORE_TIMEOUT_S = 300.0
@@ -87,9 +89,9 @@ class Parts:
 
         disable_progress_bar()  # one bar at a time, and it is ours
         self.config, self.folder, self.progress, self.say = config, folder, progress, progress.say
-        self.task: Task = build(config.task, config.task_config, "task_config")
+        self.task: Task = build_task(config.task, config.task_config, "task_config")
         self.human: ScriptedHuman | None = (
-            build(config.human, config.human_config, "human_config", task=self.task) if config.human else None
+            build_human(config.human, config.human_config, "human_config", self.task) if config.human else None
         )
         self.pools: list[ReplicaPool] = []
         self._started = ExitStack()
@@ -99,11 +101,11 @@ class Parts:
         """Folder of the simulator that the replicas have."""
         self.judge: ScriptedHuman | ReplicaPool | None = self.human
         """Whom policies meet when they are judged."""
-        self.calibration: CalibrationMethod = build(
+        self.calibration: CalibrationMethod = build_method(
             config.calibration.method, config.calibration.method_config, "calibration.method_config"
         )
         check_names(config.shift.estimators)
-        reader: LogReader = build(str(config.logs["reader"]), log_settings(config), "logs", task=self.task)
+        reader: LogReader = build_reader(str(config.logs["reader"]), log_settings(config), "logs", self.task)
         self.logs = {split: reader.read(split) for split in Split}
         if config.human or config.proxy.model:
             check_judging(self.task, config.evaluation)
@@ -113,8 +115,8 @@ class Parts:
         self.reserve = self.logs[Split.CALIBRATION][kept:]
         """Logs that only the arm ``calibrated_more_logs`` sees."""
         self.logs[Split.CALIBRATION] = self.logs[Split.CALIBRATION][:kept]
-        for problem in reader.problems:
-            self.say(f"refused: {problem}")
+        for line in summed_up(reader.problems):
+            self.say(line)
         self.at_start: dict[tuple[str, ...], NDArray[np.float32]] = {}
         """What ``log_probs_at_start`` has computed, by id and turns of the log."""
         self._prepare_models()
@@ -137,9 +139,7 @@ class Parts:
                 "human": self.config.upbringing.human,
                 "human_config": self.config.upbringing.human_config,
             }
-            raised = build(
-                "calibrated_rl.logs.scripted:ScriptedLogs", values, "upbringing", task=self.task
-            )
+            raised = build_reader("calibrated_rl.logs.scripted:ScriptedLogs", values, "upbringing", self.task)
             self.upbringing_logs = {s: raised.read(s) for s in (Split.CALIBRATION, Split.MONITOR)}
         brought_up = [turn.text for log in self.upbringing_logs.get(Split.CALIBRATION, ()) for turn in log.turns]
 

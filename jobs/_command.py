@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,15 +24,28 @@ if TYPE_CHECKING:
     from calibrated_rl.progress import Progress
 
 
+TRACEBACK = "--traceback"
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Call ``main`` and exit with its code; a mistake of the user's ends with one line and code 2, a part that died
-    with one line and code 1."""
+    with one line and code 1. A mistake of this program's is not caught."""
     try:
         code = main()
     except (UserError, PartLost) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
+        sys.exit(told(error))
     sys.exit(code or 0)
+
+
+def told(error: UserError | PartLost) -> int:
+    """Print what went wrong; the exit code of the job."""
+    # What a process of Ray raised comes wrapped, with that process's traceback for a message.
+    cause = getattr(error, "cause", None)
+    shown = cause if isinstance(cause, UserError | PartLost) else error
+    print(f"error: {shown}", file=sys.stderr)
+    if TRACEBACK in sys.argv[1:]:
+        print(getattr(shown, "details", "") or "".join(traceback.format_exception(error)), end="", file=sys.stderr)
+    return 2 if isinstance(error, UserError) else 1
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,6 +53,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **named: Any) -> None:
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter} | named)
+        told = "show where a mistake came up, below the line that tells it"
+        self.add_argument(TRACEBACK, action="store_true", default=argparse.SUPPRESS, help=told)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help says what there is)")

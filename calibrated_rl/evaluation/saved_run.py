@@ -11,7 +11,6 @@ from typing import Any
 
 import psutil
 
-from calibrated_rl.component import build
 from calibrated_rl.config import ARMS, RunConfig, load_config, settings_of
 from calibrated_rl.errors import UserError
 from calibrated_rl.files import read_json
@@ -19,6 +18,7 @@ from calibrated_rl.memory import RAY_AND_DRIVER, engine_needs, refuse_too_little
 from calibrated_rl.models import check_folder, shape_of
 from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.tasks.base import ScriptedHuman, Task
+from calibrated_rl.tasks.checked import build_human, build_task
 
 MAY_CHANGE = (
     "arms", "seeds", "control_", "variants", "label", "training.checkpoint", "restarts", "reuse_fits",
@@ -80,8 +80,7 @@ class SavedRun:
         raise UserError(f"{self.folder} has no policy '{name}'{hint}")
 
     def task(self) -> Task:
-        task: Task = build(self.config.task, self.config.task_config, "task_config")
-        return task
+        return build_task(self.config.task, self.config.task_config, "task_config")
 
     def human(self, task: Task) -> ScriptedHuman:
         """The scripted people of the run.
@@ -91,8 +90,7 @@ class SavedRun:
         """
         if not self.config.human:
             raise UserError(f"{self.folder}: the run has no scripted human (`human` is empty)")
-        human: ScriptedHuman = build(self.config.human, self.config.human_config, "human_config", task=task)
-        return human
+        return build_human(self.config.human, self.config.human_config, "human_config", task)
 
     def model(self, name: str) -> Path:
         """A model that was made for the run: ``calibrated`` (the simulator, aligned before training), ``proxy``, ...

@@ -25,6 +25,7 @@ from calibrated_rl.learner.device_memory import DeviceMemory, look_at_device
 from calibrated_rl.learner.hosted import HostedModel
 from calibrated_rl.learner.losses.base import Loss, LossInputs, Totals
 from calibrated_rl.learner.losses.check import LossSpec, resolve_loss
+from calibrated_rl.learner.losses.checked import output_of
 from calibrated_rl.learner.metrics import Sums, collect
 from calibrated_rl.learner.not_finite import SkippedStep
 from calibrated_rl.learner.out_of_memory import OutOfMemory
@@ -259,7 +260,7 @@ class LearnerRank:
             logprobs, entropy = model(packed, temperature=temperature, entropy_gradient=loss.entropy_gradient)
             if len(packed.source):
                 inputs = self._inputs(batch, packed, logprobs, entropy, old, totals)
-                output = loss(inputs)
+                output = output_of(loss, inputs)
                 measured = collect(inputs, output, loss)
                 sums.add(measured)
                 value = output.loss

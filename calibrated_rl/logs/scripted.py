@@ -5,14 +5,15 @@ A dialogue depends on its scenario and on the seeds alone, so that every read gi
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from calibrated_rl.component import build, import_path
+from calibrated_rl.component import import_path
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.base import LogProblem
 from calibrated_rl.settings import Name, NotNegative, PartPath, Seed, check_settings
-from calibrated_rl.tasks.base import ScriptedHuman, ScriptedTask, Task, count_policy_turns
+from calibrated_rl.tasks.base import ScriptedTask, Task, count_policy_turns
+from calibrated_rl.tasks.checked import build_human, checked_task
 
 
 class ScriptedLogs:
@@ -49,13 +50,13 @@ class ScriptedLogs:
                 f"scripted logs need a task with a logged policy; {task.name} has no 'logged_turn'"
             )
         check_settings(config, "logs")
-        self.task: ScriptedTask = task
+        self.task = cast("ScriptedTask", checked_task(task))
         missing = [
             name for name in ("reply", "sample", "log_prob") if not hasattr(import_path(config.human), name)
         ]
         if missing:
             raise UserError(f"'{config.human}' is no scripted human: it has no {', '.join(missing)}")
-        self.human: ScriptedHuman = build(config.human, config.human_config, "logs.human_config", task=task)
+        self.human = build_human(config.human, config.human_config, "logs.human_config", task)
 
     def read(self, split: Split) -> list[Dialogue]:
         """The logged dialogues of ``split``, one for each of its first scenarios.

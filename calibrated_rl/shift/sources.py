@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from calibrated_rl.component import build
 from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.casino import CasinoLogs
@@ -31,6 +30,7 @@ from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.tasks.base import Task
 from calibrated_rl.tasks.casino import Casino
+from calibrated_rl.tasks.checked import build_task
 from calibrated_rl.yaml_files import read_yaml
 
 LOGS = "logs"
@@ -120,7 +120,7 @@ def _task_of(folder: Path) -> Task | None:
     settings = next((f / "config.yaml" for f in (folder, *folder.parents[:2]) if (f / "config.yaml").is_file()), folder)
     try:
         config = read_yaml(settings).values
-        return build(config["task"], config.get("task_config"), str(settings))  # type: ignore[no-any-return]
+        return build_task(config["task"], config.get("task_config"), str(settings))
     except (OSError, KeyError, TypeError, UserError):
         return None
 

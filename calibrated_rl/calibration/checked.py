@@ -1,0 +1,46 @@
+"""Calibration methods behind their checks (``checked.py``)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from calibrated_rl.calibration.base import CalibrationInputs, CalibrationMethod
+from calibrated_rl.checked import CheckedPart
+from calibrated_rl.component import build
+from calibrated_rl.plain_data import NotPlain, kind_of, number, words
+from calibrated_rl.tasks.checked import refuse_missing
+
+METRIC = "simulator_monitor_nll"
+
+
+def build_method(path: str, values: Mapping[str, Any] | None, where: str) -> CalibrationMethod:
+    """The calibration method at import path ``path``, behind its checks.
+
+    Raises:
+        UserError: it cannot be built, or is no calibration method.
+    """
+    return cast("CalibrationMethod", CheckedMethod(build(path, values, where)))
+
+
+class CheckedMethod(CheckedPart):
+    """A calibration method whose metrics, and whose model in its folder, are used or refused."""
+
+    _KIND = "calibration method"
+    _DRIVES = ("align",)
+
+    def __init__(self, part: Any) -> None:
+        refuse_missing(part, self._KIND, ("align",))
+        super().__init__(part)
+
+    def _checks(self) -> Mapping[str, Callable[..., Any]]:
+        return {"align": _aligned}
+
+
+def _aligned(found: Any, inputs: CalibrationInputs) -> dict[str, float]:
+    if not isinstance(found, Mapping):
+        raise NotPlain("it", f"is {kind_of(found)}: it must be a mapping from metrics to numbers")
+    metrics = {words(name, "a name"): number(value, f"[{name!r}]") for name, value in found.items()}
+    if METRIC not in metrics:
+        raise NotPlain("it", f"lacks '{METRIC}', the nats a token on the monitor split")
+    if not (inputs.folder / "config.json").is_file():
+        raise NotPlain(f"{inputs.folder}", "holds no model: the aligned simulator must be saved there")
+    return metrics

@@ -1,0 +1,116 @@
+"""Log readers behind their checks (``checked.py``), and the logs of a run as they are read everywhere."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from calibrated_rl.checked import CheckedPart
+from calibrated_rl.component import build, import_path
+from calibrated_rl.dialogue import Dialogue, Side, Split, Turn
+from calibrated_rl.errors import UserError
+from calibrated_rl.logs.base import LogProblem, LogReader
+from calibrated_rl.plain_data import NotPlain, kind_of, plain, words
+from calibrated_rl.tasks.base import BoundedTask, Task
+from calibrated_rl.tasks.checked import (
+    checked_outcome,
+    checked_scenario,
+    refuse_missing,
+    refuse_twice,
+    refuse_two_splits,
+    unchecked,
+)
+from calibrated_rl.user_code import described, is_ours
+
+
+def build_reader(path: str, values: Mapping[str, Any] | None, where: str, task: Task) -> LogReader:
+    """The log reader at import path ``path``, behind its checks.
+
+    Raises:
+        UserError: it cannot be built, or is no log reader.
+    """
+    cls = import_path(path)
+    theirs = unchecked(task) if isinstance(cls, type) and not is_ours(cls) else task
+    return checked_reader(build(path, values, where, task=theirs), task)
+
+
+def checked_reader(reader: LogReader, task: Task) -> LogReader:
+    """``reader``, whose dialogues are of ``task``, behind its checks.
+
+    Raises:
+        UserError: it lacks a method, or its problems are no list of ``LogProblem``.
+    """
+    return reader if isinstance(reader, CheckedReader) else cast("LogReader", CheckedReader(reader, task))
+
+
+class CheckedReader(CheckedPart):
+    """A log reader of which every dialogue is used or refused."""
+
+    _KIND = "log reader"
+
+    def __init__(self, part: Any, task: Task) -> None:
+        refuse_missing(part, self._KIND, ("read",))
+        super().__init__(part)
+        self.__dict__["_seen"], self.__dict__["_task"] = {}, task
+        problems = getattr(self, "problems", None)
+        if not isinstance(problems, list) or not all(isinstance(each, LogProblem) for each in problems):
+            told = f"{described(type(part), self._KIND)}: problems is {kind_of(problems)}"
+            raise UserError(f"{told}: it must be a list of LogProblem")
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.__dict__["_part"], self.__dict__["_task"])
+
+    def _checks(self) -> Mapping[str, Callable[..., Any]]:
+        return {"read": self._read}
+
+    def _about(self, name: str, arguments: tuple[Any, ...]) -> str:
+        return f", {arguments[0]}" if arguments else ""
+
+    def _read(self, found: Any, split: Split) -> list[Dialogue]:
+        if not isinstance(found, list | tuple):
+            raise NotPlain("it", f"is {kind_of(found)}: it must be a list of dialogues")
+        if not found:
+            raise NotPlain("it", "is empty: a reader must raise UserError and say what is wanted")
+        task: Task = self.__dict__["_task"]
+        bounds = task.reward_range() if isinstance(task, BoundedTask) else None
+        dialogues = [_checked_log(each, f"dialogue {index}", split, bounds) for index, each in enumerate(found)]
+        names = [dialogue.id for dialogue in dialogues]
+        refuse_twice(names, "dialogue")
+        refuse_two_splits(self.__dict__["_seen"], split, names, "dialogue")
+        self.__dict__["_seen"][split] = names
+        return dialogues
+
+
+def _checked_log(log: Any, place: str, split: Split, bounds: tuple[float, float] | None) -> Dialogue:
+    """A logged dialogue of ``split`` that can be learned from and stored.
+
+    Raises:
+        NotPlain: something of it is of another type, or its turns do not alternate.
+    """
+    if not isinstance(log, Dialogue):
+        raise NotPlain(place, f"is {kind_of(log)}: it must be a Dialogue")
+    place = f"dialogue '{words(log.id, f'{place}: id')}'"
+    if log.kind != "log":
+        raise NotPlain(f"{place}: kind", f"is {kind_of(log.kind)}: it must be 'log'")
+    words(log.ending, f"{place}: ending")
+    words(log.group_id, f"{place}: group_id", blank=True)
+    scenario = checked_scenario(log.scenario, f"{place}: scenario", split, None)
+    turns = log.turns
+    if not isinstance(turns, tuple | list) or not all(isinstance(turn, Turn) for turn in turns) or not turns:
+        raise NotPlain(f"{place}: turns", f"is {kind_of(turns)}: it must be a tuple of at least one Turn")
+    for index, turn in enumerate(turns):
+        words(turn.text, f"{place}: turns[{index}].text", blank=not index)
+        if turn.side is not (Side.USER if index % 2 else Side.POLICY):
+            raise NotPlain(
+                f"{place}: turns[{index}].side", f"is {turn.side}: the policy's greeting comes first, then the sides "
+                "take turns",
+            )  # fmt: skip
+    outcome = log.outcome
+    if outcome is not None:
+        try:
+            outcome = checked_outcome(outcome, turns, bounds)
+        except NotPlain as problem:
+            raise NotPlain(f"{place}: outcome.{problem.place}", problem.reason) from None
+    if not isinstance(log.annotations, Mapping):
+        raise NotPlain(f"{place}: annotations", f"is {kind_of(log.annotations)}: it must be a mapping")
+    annotations = plain(log.annotations, f"{place}: annotations")
+    return dataclasses.replace(log, scenario=scenario, turns=tuple(turns), outcome=outcome, annotations=annotations)

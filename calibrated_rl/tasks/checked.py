@@ -1,0 +1,268 @@
+"""Tasks and scripted humans behind their checks (``checked.py``): what each method must return.
+
+Every outcome, ending, scenario, act and reply that a run, an evaluation, a reader or a job gets has passed here.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from calibrated_rl.checked import CheckedPart
+from calibrated_rl.component import build
+from calibrated_rl.dialogue import Outcome, Scenario, Split, Turn
+from calibrated_rl.errors import UserError
+from calibrated_rl.plain_data import NotPlain, flag, kind_of, number, plain, real, words
+from calibrated_rl.tasks.base import ScriptedHuman, Task, count_policy_turns
+from calibrated_rl.user_code import described
+
+SLACK = 1e-6
+"""Share of the range by which a reward may lie outside it: sums are rounded."""
+METHODS = ("scenarios", "ending", "outcome", "acts", "profile")
+
+
+def build_task(path: str, values: Mapping[str, Any] | None, where: str) -> Task:
+    """The task at import path ``path``, behind its checks.
+
+    Raises:
+        UserError: it cannot be built, or is no task.
+    """
+    return checked_task(build(path, values, where))
+
+
+def build_human(path: str, values: Mapping[str, Any] | None, where: str, task: Task) -> ScriptedHuman:
+    """The scripted human at import path ``path``, behind its checks.
+
+    Raises:
+        UserError: it cannot be built, or is no scripted human.
+    """
+    return checked_human(build(path, values, where, task=unchecked(task)))
+
+
+def checked_task(task: Task) -> Task:
+    """``task`` behind its checks; one that is behind them already stays as it is.
+
+    Raises:
+        UserError: it lacks a method, or its name, number of turns or range of rewards cannot be.
+    """
+    return task if isinstance(task, CheckedTask) else cast("Task", CheckedTask(task))
+
+
+def checked_human(human: ScriptedHuman) -> ScriptedHuman:
+    """The same for a scripted human."""
+    return human if isinstance(human, CheckedHuman) else cast("ScriptedHuman", CheckedHuman(human))
+
+
+def unchecked(part: Any) -> Any:
+    """What stands behind the checks: to parts of one author's, each other's ways are known."""
+    return part._part if isinstance(part, CheckedPart) else part
+
+
+def refuse_missing(part: Any, kind: str, methods: Sequence[str]) -> None:
+    """Refuse an object without ``methods``.
+
+    Raises:
+        UserError: names those that it lacks.
+    """
+    if missing := [name for name in methods if not callable(getattr(part, name, None))]:
+        raise UserError(f"{described(type(part), kind)} has no {', '.join(missing)}")
+
+
+class CheckedTask(CheckedPart):
+    """A task of which every returned value is used or refused."""
+
+    _KIND = "task"
+
+    def __init__(self, part: Any) -> None:
+        refuse_missing(part, self._KIND, METHODS)
+        super().__init__(part)
+        self.__dict__["_seen"] = {}
+        try:
+            for name in ("name", "max_policy_turns"):
+                if not hasattr(self, name):
+                    raise NotPlain(name, "is missing")
+            words(self.name, "name")
+            turns = self.max_policy_turns
+            if not isinstance(turns, int) or isinstance(turns, bool) or turns < 1:
+                raise NotPlain("max_policy_turns", f"is {kind_of(turns)}: it must be an integer of at least 1")
+        except NotPlain as problem:
+            raise UserError(f"{described(type(part), self._KIND)}: {problem}") from None
+        for name in ("reward_range", "turn_reward_range"):
+            if name in self.__dict__:
+                getattr(self, name)()
+
+    def _checks(self) -> Mapping[str, Callable[..., Any]]:
+        return {
+            "scenarios": self._scenarios, "ending": _ending, "outcome": self._outcome, "acts": _acts,
+            "profile": _profile, "logged_turn": _said, "against_goal": _against_goal, "reward_range": _range,
+            "turn_reward_range": _range,
+        }  # fmt: skip
+
+    def _about(self, name: str, arguments: tuple[Any, ...]) -> str:
+        if name == "scenarios":
+            return f", {', '.join(map(str, arguments))}" if arguments else ""
+        return of_scenario(arguments)
+
+    def _scenarios(self, found: Any, split: Split, count: int, population: str = "same") -> list[Scenario]:
+        if not isinstance(found, list | tuple):
+            raise NotPlain("it", f"is {kind_of(found)}: it must be a list of scenarios")
+        if len(found) != count:
+            raise NotPlain("it", f"has {len(found)} scenarios where {count} are asked for")
+        scenarios = [checked_scenario(each, f"scenario {index}", split, population) for index, each in enumerate(found)]
+        names = [scenario.id for scenario in scenarios]
+        refuse_twice(names, "scenario")
+        seen: dict[Split, list[str]] = self.__dict__["_seen"].setdefault(population, {})
+        for index, (then, now) in enumerate(zip(seen.get(split, ()), names, strict=False)):
+            if then != now:
+                raise NotPlain(f"scenario {index}", f"is '{now}', and was '{then}' when it was asked for before")
+        if len(names) > len(seen.get(split, ())):
+            refuse_two_splits(seen, split, names, "scenario")
+            seen[split] = names
+        return scenarios
+
+    def _outcome(self, found: Any, scenario: Scenario, turns: Sequence[Turn], ending: str) -> Outcome:
+        ranges = [getattr(self, name)() if name in self.__dict__ else None for name in _RANGES]
+        return checked_outcome(found, turns, *ranges)
+
+
+_RANGES = ("reward_range", "turn_reward_range")
+
+
+def of_scenario(arguments: Sequence[Any]) -> str:
+    """``, scenario 'a'`` for a method that takes a scenario first."""
+    return f", scenario '{arguments[0].id}'" if arguments and isinstance(arguments[0], Scenario) else ""
+
+
+def checked_scenario(scenario: Any, place: str, split: Split, population: str | None) -> Scenario:
+    """A scenario of ``split`` that can be stored.
+
+    Raises:
+        NotPlain: something of it is of another type, or it belongs to another split or population.
+    """
+    if not isinstance(scenario, Scenario):
+        raise NotPlain(place, f"is {kind_of(scenario)}: it must be a Scenario")
+    name = words(scenario.id, f"{place}: id")
+    place = f"{place.rpartition('scenario')[0]}scenario '{name}'"
+    if scenario.split != split:
+        raise NotPlain(f"{place}: split", f"is {kind_of(scenario.split)}, and '{split}' was asked for")
+    if population is not None and scenario.population != population:
+        raise NotPlain(f"{place}: population", f"is {kind_of(scenario.population)}, and '{population}' was asked for")
+    for field in ("policy_instructions", "user_instructions", "greeting"):
+        words(getattr(scenario, field), f"{place}: {field}", blank=True)
+    data = {}
+    for field in ("goal", "persona"):
+        if not isinstance(value := getattr(scenario, field), Mapping):
+            raise NotPlain(f"{place}: {field}", f"is {kind_of(value)}: it must be a mapping")
+        data[field] = plain(value, f"{place}: {field}")
+    return dataclasses.replace(scenario, id=name, split=split, **data)
+
+
+def refuse_twice(names: Sequence[str], what: str) -> None:
+    """Raises ``NotPlain`` where an id occurs twice."""
+    if len(set(names)) < len(names):
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise NotPlain(f"{what} '{twice}'", f"is number {names.index(twice)} and another: ids must be unique")
+
+
+def refuse_two_splits(seen: Mapping[Split, Sequence[str]], split: Split, names: Sequence[str], what: str) -> None:
+    """Raises ``NotPlain`` where one of ``names``, which are of ``split``, is in another split, too."""
+    for other, known in seen.items():
+        if other is not split and (both := set(known).intersection(names)):
+            raise NotPlain(f"{what} '{min(both)}'", f"is in two splits, {other} and {split}")
+
+
+def checked_outcome(
+    found: Any, turns: Sequence[Turn], bounds: tuple[float, float] | None = None,
+    turn_bounds: tuple[float, float] | None = None,
+) -> Outcome:  # fmt: skip
+    """An outcome of a dialogue of ``turns`` that can be learned from and stored; NumPy's types become plain ones.
+
+    Args:
+        bounds: within which its terminal reward must lie, with ``SLACK``.
+        turn_bounds: the same for each of its turns' rewards.
+
+    Raises:
+        NotPlain: names the field.
+    """
+    if not isinstance(found, Outcome):
+        raise NotPlain("it", f"is {kind_of(found)}: it must be an Outcome")
+    reward = number(found.reward, "reward")
+    _refuse_outside(reward, "reward", bounds, "reward_range()")
+    success = flag(found.success, "success")
+    rewards: Any = found.turn_rewards
+    if not isinstance(rewards, tuple | list) and not (hasattr(rewards, "tolist") and getattr(rewards, "ndim", 0) == 1):
+        raise NotPlain("turn_rewards", f"is {kind_of(rewards)}: it must be a tuple of numbers")
+    each = tuple(number(value, f"turn_rewards[{index}]") for index, value in enumerate(rewards))
+    if each and len(each) != (policy_turns := count_policy_turns(turns)):
+        raise NotPlain("turn_rewards", f"has {len(each)} numbers, and the policy spoke {policy_turns} times")
+    for index, value in enumerate(each):
+        _refuse_outside(value, f"turn_rewards[{index}]", turn_bounds, "turn_reward_range()")
+    if not isinstance(found.details, Mapping):
+        raise NotPlain("details", f"is {kind_of(found.details)}: it must be a mapping")
+    return Outcome(reward=reward, success=success, turn_rewards=each, details=plain(found.details, "details"))
+
+
+def _refuse_outside(value: float, place: str, bounds: tuple[float, float] | None, name: str) -> None:
+    if bounds is None:
+        return
+    low, high = bounds
+    slack = SLACK * max(1.0, high - low)
+    if not low - slack <= value <= high + slack:
+        raise NotPlain(place, f"is {value:g}: {name} says {low:g} to {high:g}")
+
+
+def _ending(found: Any, *_: Any) -> str | None:
+    return None if found is None else words(found, "it")
+
+
+def _acts(found: Any, *_: Any) -> tuple[str, ...]:
+    if not isinstance(found, tuple | list):
+        raise NotPlain("it", f"is {kind_of(found)}: it must be a tuple of strings")
+    return tuple(words(each, f"[{index}]") for index, each in enumerate(found))
+
+
+def _profile(found: Any, *_: Any) -> dict[str, float]:
+    if not isinstance(found, Mapping):
+        raise NotPlain("it", f"is {kind_of(found)}: it must be a mapping from names to numbers")
+    return {words(name, "a name"): number(value, f"[{name!r}]") for name, value in found.items()}
+
+
+def _said(found: Any, *_: Any) -> str:
+    return words(found, "it")
+
+
+def _against_goal(found: Any, *_: Any) -> bool:
+    return flag(found, "it")
+
+
+def _range(found: Any) -> tuple[float, float]:
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise NotPlain("it", f"is {kind_of(found)}: it must be a pair of numbers, least and largest")
+    low, high = number(found[0], "[0]"), number(found[1], "[1]")
+    if low > high:
+        raise NotPlain("it", f"is ({low:g}, {high:g}): the least stands first")
+    return low, high
+
+
+class CheckedHuman(CheckedPart):
+    """A scripted human of which every returned value is used or refused."""
+
+    _KIND = "human"
+
+    def __init__(self, part: Any) -> None:
+        refuse_missing(part, self._KIND, ("reply", "sample", "log_prob"))
+        super().__init__(part)
+
+    def _checks(self) -> Mapping[str, Callable[..., Any]]:
+        return {"reply": _said, "sample": _said, "log_prob": _log_prob}
+
+    def _about(self, name: str, arguments: tuple[Any, ...]) -> str:
+        return of_scenario(arguments)
+
+
+def _log_prob(found: Any, *_: Any) -> float:
+    value = real(found, "it")
+    if not value <= SLACK:  # NaN, too
+        raise NotPlain("it", f"is {value:g}: the log of a probability is at most 0")
+    return value
+
+
