@@ -273,6 +273,17 @@ class SideView:
             setattr(other, name, list(getattr(self, name)))
         return other
 
+    def back_to(self, sequence: TokenSequence, turn: int) -> "SideView":
+        """This empty view, brought to where the own turn with the index ``turn`` was asked for in a dialogue whose
+        tokens are known: they stay as they were sampled."""
+        assert not self._ids, "something was said already"
+        before = sequence.turns < turn
+        self._ids, self._mask = sequence.ids[before].tolist(), sequence.mask[before].tolist()
+        self._logprobs, self._versions = sequence.logprobs[before].tolist(), sequence.versions[before].tolist()
+        self._turns = sequence.turns[before].tolist()
+        self._turn_count, self._open = turn, True
+        return self
+
     def without_mask(self) -> "SideView":
         """The same view in which nothing said so far carries loss."""
         other = self.copy()

@@ -21,7 +21,9 @@ from calibrated_rl.config import RunConfig
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.sample import Sample
+from calibrated_rl.models import tiny_tokenizer
 from calibrated_rl.parts import Parts
+from calibrated_rl.tokens import ChatTokens, SideView
 
 
 def view(turns: list[int], mask: list[bool]) -> TokenSequence:
@@ -225,23 +227,28 @@ def test_each_log_is_scored_by_a_clone_that_was_not_fitted_to_it(monkeypatch: py
 
 
 def test_further_turns_know_which_policy_spoke() -> None:
-    """Replies of people keep the log-probs with which the policy spoke; turns of further logs know their log."""
-    def said(dialogue: Dialogue) -> Dialogue:
-        return replace(dialogue, update=7, policy_tokens=POLICY)
-
-    def view_of_anything(chat: object, scenario: Scenario, side: Side, turns: tuple[Turn, ...]) -> Any:
-        view = SimpleNamespace(speak_text=lambda text: None, sequence=lambda: POLICY if side is Side.POLICY else USER)
-        view.without_mask = lambda: view
-        return view
-
+    """Replies of people keep the log-probs with which the policy spoke; turns of further logs know their log. What the
+    simulator said before a reply stays as it sampled it, though its text would be encoded otherwise."""
+    chat = ChatTokens(tiny_tokenizer(["hello i want a table on friday", "which day ?"] * 3, vocab_size=400, context=512))
+    by_byte = [*chat.tokenizer.convert_tokens_to_ids(list("friday")), chat.end_of_turn]
+    assert by_byte != chat.said("friday")
+    log = logged("d")
+    simulator = SideView(chat, log.scenario, Side.USER)
+    simulator.hear(log.turns[0])
+    simulator.speak(by_byte)
+    simulator.hear(log.turns[2])
+    asked_at = list(simulator.prompt_ids)
+    simulator.speak_text(log.turns[3].text)
+    met = replace(log, update=7, policy_tokens=POLICY, user_tokens=simulator.sequence())
     people = SimpleNamespace(sample=lambda scenario, history, seed: "friday")
     parts: Any = SimpleNamespace(
-        human=people, simulator_chat=None, policy_chat=None, reserve=[logged("r")], say=lambda text: None
+        human=people, simulator_chat=chat, policy_chat=chat, reserve=[logged("r")], say=lambda text: None
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("calibrated_rl.algorithms.alignment.view_of", view_of_anything)
-        asked = ask_people(parts, [said(logged("d"))], 1, 0)
-        further = list(more_logs(parts))
-    assert [(turn.source, turn.policy, turn.log) for turn in asked] == [("update 7", POLICY, None)]
-    assert asked[0].spoken is POLICY.logprobs
+    (asked,) = ask_people(parts, [met], 1, 0)
+    further = list(more_logs(parts))
+    assert asked.source == "update 7" and asked.policy is POLICY and asked.spoken is POLICY.logprobs
+    reply = chat.said("friday")
+    assert asked.sample.tokens.ids.tolist() == asked_at + reply
+    assert asked.sample.tokens.ids[asked.sample.tokens.mask].tolist() == reply
+    assert set(asked.sample.tokens.turns[asked.sample.tokens.mask]) == {3}
     assert [(turn.source, turn.spoken, turn.log) for turn in further] == [(LOGS, None, parts.reserve[0])]

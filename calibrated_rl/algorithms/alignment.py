@@ -18,7 +18,7 @@ from calibrated_rl.dialogue import Dialogue, Side, Split
 from calibrated_rl.files import write_json
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.parts import Parts
-from calibrated_rl.tokens import view_of
+from calibrated_rl.tokens import SideView, view_of
 
 
 def align(arm: Arm, folder: Path, extra: Sequence[ExtraTurn] = ()) -> None:
@@ -76,10 +76,11 @@ def ask_people(parts: Parts, dialogues: Sequence[Dialogue], count: int, seed: in
         dialogue, index = points[int(number)]
         history = dialogue.turns[:index]
         reply = parts.human.sample(dialogue.scenario, history, seed + int(number))
-        view = view_of(parts.simulator_chat, dialogue.scenario, Side.USER, history).without_mask()
+        own, simulators = dialogue.policy_tokens, dialogue.user_tokens
+        assert own is not None and simulators is not None, "the collector keeps what both sides sampled"
+        # What the simulator said before stays as it sampled it (contract 1), its thoughts among it.
+        view = SideView(parts.simulator_chat, dialogue.scenario, Side.USER).back_to(simulators, index).without_mask()
         view.speak_text(reply)
-        own = dialogue.policy_tokens
-        assert own is not None, "the collector keeps what the policy sampled"
         samples.append(
             ExtraTurn(
                 sample=Sample(tokens=view.sequence(), name=dialogue.id), source=f"update {dialogue.update}",
