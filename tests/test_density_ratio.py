@@ -229,7 +229,8 @@ def test_each_log_is_scored_by_a_clone_that_was_not_fitted_to_it(monkeypatch: py
 def test_further_turns_know_which_policy_spoke() -> None:
     """Replies of people keep the log-probs with which the policy spoke; turns of further logs know their log. What the
     simulator said before a reply stays as it sampled it, though its text would be encoded otherwise."""
-    chat = ChatTokens(tiny_tokenizer(["hello i want a table on friday", "which day ?"] * 3, vocab_size=400, context=512))
+    texts = ["hello i want a table on friday", "which day ?"] * 3
+    chat = ChatTokens(tiny_tokenizer(texts, vocab_size=400, context=512))
     by_byte = [*chat.tokenizer.convert_tokens_to_ids(list("friday")), chat.end_of_turn]
     assert by_byte != chat.said("friday")
     log = logged("d")
