@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,6 +30,7 @@ from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.losses.check import resolve_loss
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR, START
+from calibrated_rl.learner.supported import check_model_folder
 from calibrated_rl.log_check import check_logs
 from calibrated_rl.logs.base import LogReader, summed_up
 from calibrated_rl.logs.checked import build_reader
@@ -44,6 +46,7 @@ from calibrated_rl.rollout.collector import Collector, set_aside_what_is_loaded
 from calibrated_rl.rollout.context import check_room, room_for
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.elastic import Elastic
+from calibrated_rl.rollout.parity import check_parity
 from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.rollout.waves import WaveGate
 from calibrated_rl.run_copy import RunCopy
@@ -53,6 +56,8 @@ from calibrated_rl.tasks.checked import build_human, build_task
 from calibrated_rl.tokens import ChatTokens
 
 STORE_TIMEOUT_S = 300.0
+LOGS_FOR_PARITY = 64
+"""Among so many logs the longest is looked for at the start."""
 CACHE = Path(SHARED).expanduser()
 
 
@@ -97,6 +102,7 @@ class Parts:
         self._started = ExitStack()
         self.scribe = Scribe(self.say)
         self._copy: RunCopy | None = None
+        self._parity_checked = False
         self.served_simulator: Path | None = None
         """Folder of the simulator that the replicas have."""
         self.judge: ScriptedHuman | ReplicaPool | None = self.human
@@ -165,6 +171,7 @@ class Parts:
             role: str, base: Path, side: Side, config: ModelConfig | ProxyConfig, sampling: SamplingConfig
         ) -> ChatTokens:
             check_context(base, config.engine.max_model_len)
+            check_model_folder(base, config.engine.max_model_len)
             tokens = ChatTokens(
                 read_tokenizer(base, role), role, settings=config.chat_template_kwargs, date=self.config.date
             )
@@ -464,6 +471,33 @@ class Parts:
         version = self.simulator.version + 1 if version is None else version
         self.simulator.publish(self.learner.weights(SIMULATOR), version)
         self.served_simulator = folder
+
+    def check_parity(self) -> dict[str, float]:
+        """At the first call: compare learner and engine on both sides, which hold the same weights by then, and return
+        figures in nats a token; afterwards nothing.
+
+        Raises:
+            UserError: they differ by more than rounding.
+        """
+        if self._parity_checked:
+            return {}
+        self._parity_checked, began = True, time.monotonic()
+        logs, config = self.logs[Split.CALIBRATION][:LOGS_FOR_PARITY], self.config
+        figures: dict[str, float] = {}
+        said: list[str] = []
+        for pool, side, settings in (
+            (self.policy, Side.POLICY, config.policy), (self.simulator, Side.USER, config.simulator),
+        ):  # fmt: skip
+            views = [sample.tokens for sample in log_samples(logs, side, pool.tokens)]
+            dtypes = (config.learner.dtype, settings.engine.dtype)
+            found = check_parity(self.learner, pool, views, model=settings.model, dtypes=dtypes)
+            if found is not None:
+                figures |= {f"parity_mean_{pool.role}": found.mean, f"parity_max_{pool.role}": found.max}
+                said.append(f"{pool.role} {found.mean:.1e} on average and {found.max:.1e} at most")
+        if figures:
+            took = f"{time.monotonic() - began:.1f} s"
+            self.say(f"learner and engines agree ({took}): log-probs differ by {', '.join(said)}, in nats a token")
+        return figures
 
     def write_aside(self, *jobs: tuple[str, Callable[[], None]]) -> None:
         """Write files while training goes on, each job with its name in the log, and then what is new in the run folder

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calibrated_rl.merging import merged
+
 ALIGNMENT = 64
 """Tensors begin at multiples of so many bytes in a bucket: a cache line, and what the widest instructions like best."""
 
@@ -72,7 +74,7 @@ class Adapters:
     """All that a model's training has changed, where it is trained by low-rank adapters."""
 
     factors: Weights
-    """Both matrices of each, under their Hugging Face names."""
+    """Both matrices of each, float32, under their Hugging Face names."""
     scale: float
 
 
@@ -108,9 +110,10 @@ class Merged(Weights):
         weight, adapter = super().__getitem__(name), self._changed.get(name)
         if adapter is None:
             return weight
-        # Added up in float32, rounded once.
-        a, b = self._adapters.factors[adapter + A], self._adapters.factors[adapter + B]
-        return torch.addmm(weight.float(), b.float(), a.float(), alpha=self._adapters.scale).to(weight.dtype)
+        merge: Tensor = merged(
+            weight, self._adapters.factors[adapter + A], self._adapters.factors[adapter + B], self._adapters.scale
+        )
+        return merge
 
 
 def _above(name: str) -> str:

@@ -1,6 +1,7 @@
 """Adapters: exact against plain torch, nothing else changes, what is saved or sent is a model that does the same."""
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from test_learner import ADAM, assert_same, big_epsilon, plain_log_probs, samples, sequences
 from test_resume import state
 
+from calibrated_rl import merging
 from calibrated_rl.algorithms.resume import ArmCheckpoints
 from calibrated_rl.checksums import check_checksums
 from calibrated_rl.errors import UserError
@@ -20,10 +22,13 @@ from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.lora import AdaptedLinear, LoRAConfig, is_adapter
 from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.rank import LearnerRank
+from calibrated_rl.merging import _by_thresholds, arrived, merged
 from calibrated_rl.weights import Adapters, Merged, Weights
 
 pytestmark = pytest.mark.usefixtures("ranks_in_this_process")
 LORA = LoRAConfig(rank=4, alpha=8.0)
+MERGED_BITS = 0
+"""Checksum of the merged weights below: they must not change, or checkpoints would mean other policies."""
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +54,92 @@ def test_an_adapted_map_by_hand() -> None:
     adapted.lora_A.data, adapted.lora_B.data = torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0], [0.0], [-1.0]])
     # A x = 3; times alpha / rank = 2.
     assert adapted(x).tolist() == [[1.0 + 6.0, 2.0, 8.0 - 6.0]]
+
+
+def drawn(out: int = 96, into: int = 64, rank: int = 4, size: float = 1e-4) -> tuple[torch.Tensor, ...]:
+    """A bfloat16 weight and adapters whose change is about ``size`` of it, far below a step of bfloat16 (1/256)."""
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(out, into, generator=random).bfloat16()
+    a = torch.randn(rank, into, generator=random) / rank**0.5
+    return weight, a, size * torch.randn(out, rank, generator=random)
+
+
+def test_a_change_below_a_step_of_bfloat16_arrives_on_average() -> None:
+    weight, a, b = drawn(512, 256)
+    wanted, along, off = arrived(weight, a, b, 1.0).tolist()
+    assert along / wanted == pytest.approx(1, abs=0.1)
+    nearest = (weight.double() + b.double() @ a.double()).bfloat16().double() - weight.double()
+    assert abs(float((nearest * (b @ a)).sum()) / wanted) < 0.2, "what is gained"
+    # Each weight is one of its two neighbours, and no change is none.
+    change = merged(weight, a, b, 1.0).float() - weight.float()
+    assert (change.abs() <= weight.float().abs() / 128 + 1e-3).all() and 0 < (change != 0).float().mean() < 0.2
+    assert torch.equal(merged(weight, a, torch.zeros_like(b), 1.0), weight)
+    assert off > 0
+
+
+def test_thresholds_are_spread_evenly_and_stand_alone() -> None:
+    exact = torch.full((256, 256), 1.0 + 1 / 256)  # half way between two numbers of bfloat16
+    up = _by_thresholds(exact, 0).float() > 1.0
+    assert up.float().mean() == pytest.approx(0.5, abs=0.01)
+    for sums in (up.float().mean(0), up.float().mean(1)):
+        assert sums.std() == pytest.approx((0.25 / 256) ** 0.5, rel=0.25), "rows or columns hang together"
+    centred = up.float() - 0.5
+    assert abs(float((centred[1:] * centred[:-1]).mean())) < 0.005
+    assert torch.linalg.matrix_norm(centred, 2) < 2.5 * 256**0.5 * 0.5, "as large as drawn ones have"
+
+
+def test_the_same_bits_on_every_machine_and_at_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, a, b = drawn()
+    expected = merged(weight, a, b, 2.0)
+    assert zlib.crc32(expected.view(torch.int16).numpy().tobytes()) == MERGED_BITS
+    for threads, at_once in ((1, 64), (2, 1 << 20), (2, 700)):
+        torch.set_num_threads(threads)
+        monkeypatch.setitem(merging.AT_ONCE, "cpu", at_once)
+        assert torch.equal(merged(weight, a, b, 2.0), expected)
+
+
+def test_a_bfloat16_map_is_that_of_the_merged_weights_with_the_gradients_of_the_exact_one() -> None:
+    weight, a, b = drawn(size=0.05)
+    plain = torch.nn.Linear(64, 96, dtype=torch.bfloat16)
+    plain.weight.data = weight
+    adapted = AdaptedLinear(plain, LoRAConfig(rank=4, alpha=8.0), torch.Generator())
+    assert adapted.lora_A.dtype == adapted.lora_B.dtype == torch.float32
+    adapted.requires_grad_(False)
+    adapted.lora_A.data, adapted.lora_B.data = a, b
+    for parameter in (adapted.lora_A, adapted.lora_B):
+        parameter.requires_grad_()
+    x = torch.randn(2, 7, 64, dtype=torch.bfloat16, requires_grad=True)
+    y, by_y = adapted(x), torch.randn(2, 7, 96, dtype=torch.bfloat16)
+    assert torch.equal(y, torch.nn.functional.linear(x, merged(weight, a, b, 2.0), plain.bias))
+    y.backward(by_y)
+    exact_a, exact_b = a.double().requires_grad_(), b.double().requires_grad_()
+    (x.double().detach() @ (2.0 * exact_b @ exact_a).t() * by_y.double()).sum().backward()
+    torch.testing.assert_close(adapted.lora_A.grad.double(), exact_a.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(adapted.lora_B.grad.double(), exact_b.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(x.grad, by_y @ merged(weight, a, b, 2.0))
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_under_bfloat16_engines_get_the_weights_that_the_learner_computes_with(folder: Path, stage: int) -> None:
+    """At a learning rate that moves no weight to the nearest number: the update arrives, and the same on both sides."""
+    made = learner(folder, optimizer=OptimizerConfig(learning_rate=1e-5), dtype="bfloat16", zero_stage=stage)
+    batch = SampleBatch.of_sequences(sequences())
+    before = made.score("policy", batch)[0]
+    for _ in range(3):
+        made.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))
+    error = made.merge_error("policy")
+    assert error["merge_arrived"] == pytest.approx(1, abs=0.5) and error["merge_error"] > 1
+    sent = dict(Merged(made.outgoing("policy"), made.outgoing_adapters("policy"), all=True))
+    model = make_model().bfloat16()
+    model.load_state_dict(sent, strict=False)
+    model.config.get_text_config()._name_or_path = "served"
+    served = LearnerRank(LearnerConfig(micro_batch_tokens=128, dtype="bfloat16"))
+    model.save_pretrained(folder.parent / f"served-{stage}")
+    served.load("policy", folder.parent / f"served-{stage}", trainable=False)
+    now = made.score("policy", batch)[0]
+    np.testing.assert_array_equal(now, served.score("policy", batch)[0])
+    assert np.nanmax(np.abs(now - before)) > 0, "the update does not arrive"
+    assert made.models["policy"].adapters().popitem()[1].dtype == torch.float32
 
 
 def test_merged_weights_by_hand() -> None:

@@ -77,6 +77,9 @@ class Arm:
             self._go_on(saved)
         folder = parts.folder / "tensorboard" / f"{name}-{seed}"
         self._tensorboard = SummaryWriter(str(folder), purge_step=self.updates or None)
+        parity = parts.check_parity()  # both engines have the arm's weights, and nothing has been sampled yet
+        if saved is None:
+            self.log(parity)
         self._elastic = parts.elastic()
         self._at = time.monotonic()
 

@@ -11,7 +11,7 @@ A branch's tokens see the tokens of their path up to themselves, and nothing els
   branch, and pads nothing.
 
 Attention dropout is not applied, whatever the model's config says: the log-probs must be those of the engine that
-sampled.
+sampled. What a model tells its attention beyond what stands here, such as sinks or a bias by position, is refused.
 """
 
 from dataclasses import dataclass
@@ -23,10 +23,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from calibrated_rl.errors import UserError
 from calibrated_rl.learner.packing import PackedBatch
 
 NAME = "calibrated_rl_branches"
 """Under which transformers knows ``attend``."""
+
+WITHOUT_EFFECT = {
+    "dropout", "is_causal", "position_ids", "use_cache", "output_attentions", "cache_position", "past_key_values",
+    "output_hidden_states", "output_router_logits", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",
+    "return_dict", "logits_to_keep",
+}  # fmt: skip
+"""What models tell their attention beside that which ``attend`` uses, and which changes nothing here."""
+
+UNSAID = -1
+"""Some models tell their attention of windows by a mask alone."""
 
 SIMILAR = 0.8
 """Paths of one batch are at least so long as its longest: at most a fifth of a batch is padding, and there are few."""
@@ -193,6 +204,14 @@ def variable_length(packed: PackedBatch) -> VariableLength:
     )
 
 
+def _has_window(attention: nn.Module) -> bool:
+    """Whether the config gives this layer a window."""
+    config: Any = getattr(attention, "config", None)
+    kinds, layer = getattr(config, "layer_types", None), getattr(attention, "layer_idx", None)
+    windowed = kinds is None or layer is None or kinds[layer] == "sliding_attention"
+    return windowed and getattr(config, "sliding_window", None) is not None
+
+
 def attend(
     module: nn.Module,
     query_1HTD: Tensor,
@@ -200,15 +219,28 @@ def attend(
     value_1GTD: Tensor,
     attention_mask: Tensor | None,
     *,
-    layout: Layout,
+    layout: Layout | None = None,
     scaling: float | None = None,
-    sliding_window: int | None = None,
-    **_: Any,
+    sliding_window: int | None = UNSAID,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in every layer, with ``layout`` as it was given to the model: [1, T, H, D].
 
     Not to be compiled: the batches of paths differ in number and size each time.
+
+    Raises:
+        UserError: the model does not pass ``layout`` on, or its attention takes more than is known here.
     """
+    if layout is None:
+        raise UserError(f"models with {type(module).__name__} are not supported: it is not told which tokens see which")
+    told = {name for name, value in others.items() if value is not None and name not in WITHOUT_EFFECT}
+    if told or getattr(module, "is_causal", True) is False:
+        what = ", ".join(sorted(told)) or "no causal order"
+        raise UserError(f"models with {type(module).__name__} are not supported: its attention takes {what}")
+    if sliding_window == UNSAID:
+        if _has_window(module):
+            raise UserError(f"models with {type(module).__name__} are not supported with a 'sliding_window' in the config")
+        sliding_window = None
     query_THD, key_TGD, value_TGD = (x[0].transpose(0, 1) for x in (query_1HTD, key_1GTD, value_1GTD))
     scale = query_THD.shape[-1] ** -0.5 if scaling is None else scaling
     return layout(query_THD, key_TGD, value_TGD, scale, sliding_window)[None], None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 MASTER = "master"
-"""The float32 weights behind a bfloat16 model. A float32 model is its own."""
+"""The float32 weights behind a bfloat16 model. What is trained in float32, such as adapters, is its own."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's running means of the gradients and of their squares, under torch's names."""
 
@@ -55,7 +55,8 @@ def scatter(engine: Any, parameters: Mapping[str, Any], values: Mapping[str, Ten
 
 def kinds(engine: Any, step: int) -> tuple[str, ...]:
     """What there is to keep of each parameter after ``step`` steps."""
-    master = () if engine.module.model.dtype == torch.float32 else (MASTER,)
+    trained = (each for each in engine.module.parameters() if each.requires_grad)
+    master = () if all(each.dtype == torch.float32 for each in trained) else (MASTER,)
     return (*master, *(MOMENTS if step else ()))
 
 

@@ -222,6 +222,8 @@ class LearnerGroup:
         if (now := metrics["micro_batch_tokens"]) < self.micro_batch_tokens:
             self.micro_batch_tokens = now
             self._say(f"the learner ran out of memory and goes on with micro-batches of {now:.0f} tokens")
+        if self.config.dtype != "float32" and name in self.config.lora:
+            metrics |= self._call("merge_error", name)
         if metrics["skipped_steps"]:
             self._note_skipped(name, samples, {"loss": _name_of(loss), "temperature": temperature})
         return metrics

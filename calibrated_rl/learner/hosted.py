@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from calibrated_rl.learner.lora import LoRAConfig, adapt, is_adapter, peft_files
 from calibrated_rl.learner.model import TokenLogProbs
 from calibrated_rl.learner.packing import PackedBatch
 from calibrated_rl.learner.world import World
-from calibrated_rl.weights import Adapters, Merged, Shape, Weights
+from calibrated_rl.merging import arrived
+from calibrated_rl.weights import A, Adapters, B, Merged, Shape, Weights
 
 TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
@@ -74,6 +75,8 @@ class HostedModel:
             adapt(self.module.model, lora, seed)
             if adapters is not None:
                 self._read_adapters(adapters)
+        if config.gradient_checkpointing:
+            self.module.recompute_activations()
         if config.compile:
             self.module.compile_parts()
         self.files = {
@@ -97,6 +100,12 @@ class HostedModel:
     def trainable(self) -> bool:
         return self.engine is not None
 
+    @property
+    def mixed(self) -> bool:
+        """Whether what is trained is in bfloat16, with float32 weights behind it in DeepSpeed's hands. Adapters are
+        float32 themselves: engines and learner must merge the same numbers."""
+        return self.config.dtype == "bfloat16" and self.lora is None
+
     def _read(self, path: Path) -> Any:
         from transformers import AutoModelForCausalLM
 
@@ -113,8 +122,6 @@ class HostedModel:
             )
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be loaded as a causal language model: {error}") from error
-        if self.config.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model
 
     def _read_adapters(self, file: Path) -> None:
@@ -140,7 +147,7 @@ class HostedModel:
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
             "gradient_clipping": self.config.max_grad_norm,
-            "bf16": {"enabled": self.config.dtype == "bfloat16"},
+            "bf16": {"enabled": self.mixed},
             **({"data_types": {"grad_accum_dtype": "fp32"}} if self.config.zero_stage >= 2 else {}),
             "zero_optimization": {
                 "stage": self.config.zero_stage,
@@ -150,7 +157,7 @@ class HostedModel:
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 10**9,
         }
-        if self.config.dtype == "bfloat16" and self.config.zero_stage < 2:
+        if self.mixed and self.config.zero_stage < 2:
             self.sums = Float32Sums(self.parameters().values())
         engine, *_ = deepspeed.initialize(model=self.module, optimizer=optimizer, config=options)
         engine.train()
@@ -170,6 +177,12 @@ class HostedModel:
         self, packed: PackedBatch, *, temperature: float, entropy_gradient: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Log-probs [N] and entropies [N] of the scored tokens of ``packed``."""
+        longest, found = self.module.longest, int(packed.position_ids.max(initial=-1)) + 1
+        if longest is not None and found > longest:
+            raise UserError(
+                f"a sequence of {found} tokens is too long for a model with the rotary positions 'longrope': from "
+                f"{longest} tokens on, others apply; shorten turns or dialogues"
+            )
         forward = self.engine if self.engine is not None else self.module
         tensors = [
             torch.from_numpy(array).to(self.world.device)
@@ -205,7 +218,7 @@ class HostedModel:
         rate *= min(1.0, (self.steps + 1) / max(1, self.optimizer.warmup_steps))
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        if self.config.zero_stage == 0 and self.config.dtype == "float32":
+        if self.config.zero_stage == 0 and not self.mixed:
             # Here DeepSpeed hands the step to the plain optimizer and keeps no norm.
             gradients = [p.grad for p in self.parameters().values() if p.grad is not None]
             norm = float(torch.nn.utils.get_total_norm(gradients))
@@ -266,6 +279,27 @@ class HostedModel:
     def adapters(self, *, copy: bool = True) -> dict[str, Tensor]:
         """The adapters' matrices, as ``weights``; none where all is trained."""
         return {} if self.lora is None else self._on_cpu(self.parameters(), copy)
+
+    def merge_error(self) -> dict[str, float]:
+        """Of a model in bfloat16 that is trained by adapters: what becomes of the change that they make when it is
+        merged into the weights, ``Δ`` as wanted and ``Δ'`` as it is. ``merge_arrived``, ``⟨Δ', Δ⟩ / ⟨Δ, Δ⟩``, is the
+        share that arrives; ``merge_error``, ``|Δ' − Δ| / |Δ|``, how large the rounding is beside the change. Nothing of
+        other models, or before the first step.
+
+        All ranks must call it.
+        """
+        if self.lora is None or self.config.dtype == "float32":
+            return {}
+        named, total = dict(self.module.model.named_parameters()), torch.zeros(3, dtype=torch.float64)
+        for name in (name.removesuffix(A) for name in named if name.endswith(A)):
+            with ExitStack() as gathered:
+                weight, a, b = (
+                    gathered.enter_context(self._whole(named[each])).detach()
+                    for each in (f"{name}.weight", name + A, name + B)
+                )
+                total += arrived(weight, a, b, self.lora.scale).cpu()
+        wanted, along, off = total.tolist()
+        return {"merge_arrived": along / wanted, "merge_error": math.sqrt(off / wanted)} if wanted else {}
 
     def _on_cpu(self, parameters: Mapping[str, Any], copy: bool) -> dict[str, Tensor]:
         full: dict[str, Tensor] = {}

@@ -1,7 +1,13 @@
 """Low-rank adapters: a model is trained by two small matrices beside each linear map, and its own weights stay.
 
 ``y = W x + b + (alpha / rank) B A x`` (Hu et al. 2021, "LoRA", section 4.1), with ``A`` [rank, in] drawn and ``B``
-[out, rank] zero at first, so that training begins at the model itself.
+[out, rank] zero at first, so that training begins at the model itself. Both are float32, whatever the model is.
+
+Engines get the weights merged. In float32 that is the same up to rounding. In bfloat16 it is not: ``W + s B A`` has to
+be rounded, and what is computed apart is not. So there the learner computes with the very weights that the engine gets
+(``merging.py``), bit for bit. Rounding has no gradient; that of ``A`` and ``B`` is taken as if there were none
+(straight-through, Bengio et al. 2013, arXiv 1308.3432): with ``g`` the gradient of ``y``,
+``∂B = s gᵀ (x Aᵀ)`` and ``∂A = s (g B)ᵀ x``.
 """
 
 import json
@@ -12,10 +18,12 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LoRAConfig
+from calibrated_rl.merging import merged
 from calibrated_rl.weights import A, B
 
 
@@ -29,11 +37,40 @@ class AdaptedLinear(nn.Linear):
         self.register_parameter("bias", plain.bias)
         # Drawn on the CPU in float32, so that it is the same on every rank and for every dtype and device.
         drawn = torch.rand(config.rank, plain.in_features, generator=random) * 2 - 1
-        self.lora_A = nn.Parameter((drawn / math.sqrt(plain.in_features)).to(plain.weight))
-        self.lora_B = nn.Parameter(plain.weight.new_zeros(plain.out_features, config.rank))
+        device = plain.weight.device
+        self.lora_A = nn.Parameter((drawn / math.sqrt(plain.in_features)).to(device))
+        self.lora_B = nn.Parameter(torch.zeros(plain.out_features, config.rank, device=device))
 
     def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight, self.bias) + self.scale * linear(linear(input, self.lora_A), self.lora_B)
+        if self.weight.dtype == torch.float32:
+            change = linear(linear(input, self.lora_A), self.lora_B)
+            return linear(input, self.weight, self.bias) + self.scale * change
+        result: Tensor = _AsMerged.apply(input, self.weight, self.bias, self.lora_A, self.lora_B, self.scale)
+        return result
+
+
+class _AsMerged(torch.autograd.Function):
+    """The linear map of the merged weights. They are made again for the backward pass: kept, they would be the model
+    once more."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+    ) -> Tensor:
+        ctx.save_for_backward(input, weight, a, b)
+        ctx.scale = scale
+        return linear(input, merged(weight, a, b, scale), bias)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, by_output: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight, a, b = ctx.saved_tensors
+        by_input = by_output @ merged(weight, a, b, ctx.scale) if ctx.needs_input_grad[0] else None
+        # Added up over the tokens in float32.
+        x_TI, g_TO = input.flatten(0, -2).float(), by_output.flatten(0, -2).float()
+        by_a = ctx.scale * (g_TO @ b).t() @ x_TI
+        by_b = ctx.scale * g_TO.t() @ (x_TI @ a.t())
+        return by_input, None, None, by_a, by_b, None
 
 
 def adapt(model: nn.Module, config: LoRAConfig, seed: int) -> None:

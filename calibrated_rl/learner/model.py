@@ -6,7 +6,10 @@ no sequence sees another (``attention.py``).
 
 import os
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +18,15 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.files import COMPILED
 from calibrated_rl.learner.attention import NAME, Layout, attend
 from calibrated_rl.learner.head import ScoringHead
+from calibrated_rl.learner.probe import Probe
+from calibrated_rl.learner.supported import check_config, longest_short
 
 
 class TokenLogProbs(nn.Module):
     """A Hugging Face causal language model whose forward gives log-probs and entropies of chosen tokens.
 
     Raises:
-        UserError: the model computes attention or logits in a way that is not known here.
+        UserError: the model computes attention, positions or logits in a way that is not known here.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -31,24 +36,54 @@ class TokenLogProbs(nn.Module):
         # Here, not where it is defined: it loads the whole compiler, for which a job's own process would wait 2 s.
         AttentionInterface.register(NAME, torch.compiler.disable(attend))
         self.model = model
+        self._recomputed: list[nn.Module] = []
+        check_config(model.config)
         config = model.config.get_text_config()  # type: ignore[union-attr,operator]
-        for name in ("logit_scale", "logits_scaling"):
-            if getattr(config, name, None) not in (None, 1, 1.0):
-                raise UserError(f"models that set '{name}' ({config.model_type}) are not supported")
-        if getattr(config, "attn_logit_softcapping", None) is not None:
-            raise UserError(f"models that set 'attn_logit_softcapping' ({config.model_type}) are not supported")
         # Flash attention, too, is told windows in words and gets no mask.
         if not model.is_backend_compatible() or not model._supports_flash_attn:  # type: ignore[operator]
             raise UserError(f"models of type {config.model_type} are not supported: their attention needs a mask")
-        mixers = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-        if mixers:
-            raise UserError(f"models with layers of type {', '.join(sorted(mixers))} are not supported")
-        config._attn_implementation = NAME
         head = model.get_output_embeddings()  # type: ignore[operator]
         if not isinstance(head, nn.Linear):
             raise UserError(f"models of type {config.model_type} are not supported: their head is no linear map")
+        self.longest = longest_short(config)
+        """Most tokens of a sequence; None: as many as there are positions."""
+        probe = Probe.of(model)
+        config._attn_implementation = NAME
         softcap = getattr(config, "final_logit_softcapping", None)
         model.set_output_embeddings(ScoringHead(head, softcap))  # type: ignore[operator]
+        self.eval()
+        if probe is not None:
+            probe.compare(self)
+
+    def train(self, mode: bool = True) -> "TokenLogProbs":
+        """Whatever DeepSpeed says, the model itself stays as it is when engines sample from it: no dropout of any kind,
+        no noise in routers. Otherwise the ratio of new to old probabilities would measure the noise."""
+        super().train(mode)
+        self.model.eval()
+        for layer in self._recomputed:
+            layer.training = mode  # by which transformers decides whether to recompute it, see below
+        return self
+
+    def recompute_activations(self) -> None:
+        """Keep only the inputs of each layer for the backward pass.
+
+        Raises:
+            UserError: the model has no layers that transformers can do this for.
+        """
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        model: Any = self.model
+        layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+        if not layers or not model.supports_gradient_checkpointing:
+            raise UserError(
+                f"learner.gradient_checkpointing: models of type {model.config.model_type} cannot be recomputed layer "
+                "by layer; leave it false"
+            )
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._recomputed = layers
+        for layer in layers:
+            layer._gradient_checkpointing_func = partial(_checkpoint_quietly, layer, layer._gradient_checkpointing_func)
+        self.train(self.training)
 
     def compile_parts(self) -> None:
         """Let torch compile the layers, one by one because all are alike, and the loss; attention stays as it is.
@@ -88,6 +123,19 @@ class TokenLogProbs(nn.Module):
             hidden_1TD[0].index_select(0, select_N), targets_N, temperature, entropy_gradient
         )
         return scores
+
+
+def _checkpoint_quietly(layer: nn.Module, checkpoint: Callable[..., Any], call: Callable[..., Any], *given: Any) -> Any:
+    """Compute ``call``, all of ``layer``, by ``checkpoint``, with the layer in evaluation mode both times."""
+
+    def quiet(*given: Any) -> Any:
+        layer.training = False
+        try:
+            return call(*given)
+        finally:
+            layer.training = True
+
+    return checkpoint(quiet, *given)
 
 
 def cpu_instructions() -> bytes:

@@ -398,6 +398,10 @@ class LearnerRank:
         assert model.lora is not None, f"'{name}' has no adapters"
         return Adapters(Weights(model.adapters(copy=False)), model.lora.scale)
 
+    def merge_error(self, name: str) -> dict[str, float]:
+        """See ``HostedModel.merge_error``."""
+        return self._model(name).merge_error()
+
     def save(self, name: str, folder: str | Path) -> None:
         """Write ``name`` in Hugging Face format."""
         Path(folder).parent.mkdir(parents=True, exist_ok=True)

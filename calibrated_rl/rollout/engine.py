@@ -95,6 +95,7 @@ class Replica:
         return AsyncEngineArgs(
             model=model,
             load_format="safetensors",
+            generation_config="vllm",  # how to sample is said with each request, not by a file beside the model
             trust_remote_code=False,
             dtype=config.dtype,  # type: ignore[arg-type]
             seed=seed,
@@ -175,14 +176,13 @@ class Replica:
             versions[span.start : span.end] = int(span.version)
         return Generated(ids, logprobs, versions, final.num_cached_tokens or 0)
 
-    async def _final_output(self, prompt_ids: list[int], parameters: Any) -> Any:
+    async def _final_output(self, prompt_ids: list[int], parameters: Any, **options: Any) -> Any:
         self._counter += 1
         final = None
+        # Of this type it enters the engine as it is; a mere prompt would be looked through in a thread first.
+        prompt = {"type": "token", "prompt_token_ids": prompt_ids, **options}
         with plain_errors():
-            async for output in self.engine.generate(
-                # Of this type it enters the engine as it is; a mere prompt would be looked through in a thread first.
-                {"type": "token", "prompt_token_ids": prompt_ids}, parameters, request_id=str(self._counter)
-            ):
+            async for output in self.engine.generate(prompt, parameters, request_id=str(self._counter)):
                 final = output
         assert final is not None, "the engine ended a request without output"
         return final
@@ -271,11 +271,12 @@ class Replica:
             await asyncio.wait({filling})  # nothing may write into a bucket that another update fills
 
     async def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Log-probs of ``ids[1:]`` given what stands before them, shape [T - 1]: for parity checks."""
+        """Log-probs of ``ids[1:]`` given what stands before them, shape [T - 1]: for parity checks. Nothing is drawn,
+        and no other request finds these prompts in the prefix cache."""
         from vllm import SamplingParams
 
-        parameters = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
-        final = await self._final_output(list(ids), parameters)
+        parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+        final = await self._final_output(list(ids), parameters, cache_salt="score")
         assert final.prompt_logprobs is not None
         entries = final.prompt_logprobs[1:]
         return np.array([e[t].logprob for t, e in zip(ids[1:], entries, strict=True)], np.float32)  # type: ignore[index]

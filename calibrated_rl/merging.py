@@ -1,0 +1,76 @@
+"""Low-rank adapters merged into the weights that they add to: the one way in which learner and engines do it.
+
+Float32: ``W + s B A``. A model in bfloat16 has 8 bits of precision, and at the learning rates of fine-tuning an update
+is a hundredth of the last one: rounded to the nearest, nearly all weights stay where they were and the update does not
+arrive. So each weight is rounded up or down by a *fixed threshold of its own*, ``u`` uniform in [0, 1): up if what is
+cut off is at least ``1 − u`` of a step of bfloat16. A change of a hundredth of a step moves one weight in a hundred by
+a whole step, and over the many weights of a matrix the change arrives as large as it is (stochastic rounding, Gupta et
+al. 2015, arXiv 1502.02551, section 3; but drawn once, by row and column: the same adapters always give the same
+weights, and no change gives the base itself).
+
+Learner and engines are other processes, on other devices and with other numbers of threads, and must get the same bits:
+products are added up in float64, which leaves no last bit to the order of summation, and thresholds are integers.
+"""
+
+import torch
+from torch import Tensor
+
+AT_ONCE = {"cpu": 1 << 18}
+"""Elements in float64 at a time: on a CPU 2 MiB, what fits into its cache (four times as fast as all at once) ..."""
+MOST_AT_ONCE = 1 << 24
+"""... and elsewhere 128 MiB."""
+
+
+# An operator of its own, into which torch's compiler does not look: it might fuse and round otherwise.
+@torch.library.custom_op("calibrated_rl::merged", mutates_args=())  # type: ignore[untyped-decorator]
+def merged(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """``weight + scale · b @ a`` in the dtype of ``weight``, which is float32 or bfloat16; a new tensor.
+
+    Args:
+        weight: [out, in]
+        a: [rank, in] float32
+        b: [out, rank] float32
+    """
+    if weight.dtype == torch.float32:
+        return torch.addmm(weight, b.float(), a.float(), alpha=scale)
+    assert weight.dtype == torch.bfloat16, f"adapters of a model in {weight.dtype}"
+    rows = max(1, AT_ONCE.get(weight.device.type, MOST_AT_ONCE) // weight.shape[1])
+    result = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    for first in range(0, len(weight), rows):
+        chosen = slice(first, min(first + rows, len(weight)))
+        exact = torch.addmm(weight[chosen].double(), b[chosen].double(), a.double(), alpha=scale).float()
+        result[chosen] = _by_thresholds(exact, first)
+    return result
+
+
+@merged.register_fake  # type: ignore[untyped-decorator]
+def _(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    return torch.empty_like(weight, memory_format=torch.contiguous_format)
+
+
+def _by_thresholds(exact: Tensor, first_row: int) -> Tensor:
+    """float32 [rows, in] in bfloat16, which is its upper 16 bits: a carry out of the lower ones rounds up."""
+    rows = _mixed(torch.arange(first_row, first_row + exact.shape[0], device=exact.device), 0x2545F491)
+    columns = _mixed(torch.arange(exact.shape[1], device=exact.device), 0x1B873593)
+    thresholds = ((rows[:, None] ^ columns) * 0x2C1B3C6D).bitwise_right_shift_(16).bitwise_and_(0xFFFF)
+    bits = thresholds.add_(exact.view(torch.int32)).bitwise_and_(-0x10000)
+    return bits.view(torch.float32).to(torch.bfloat16)
+
+
+def _mixed(numbers: Tensor, seed: int) -> Tensor:
+    """Whole numbers [N] (int64) as int32 that look drawn: Thomas Wang's and Bob Jenkins' kind of mixing."""
+    mask = 0xFFFFFFFF
+    mixed = (numbers + seed) & mask
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x2C1B3C6D)):
+        mixed = ((mixed ^ (mixed >> shift)) * factor) & mask
+    mixed = mixed ^ (mixed >> 16)
+    return torch.where(mixed > 0x7FFFFFFF, mixed - (mask + 1), mixed).to(torch.int32)
+
+
+def arrived(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """How much of a change arrives in the merged weights, as sums of which several maps' can be added: ``⟨Δ, Δ⟩``,
+    ``⟨Δ', Δ⟩`` and ``⟨Δ' − Δ, Δ' − Δ⟩``, [3] float64, with ``Δ`` as wanted and ``Δ'`` as merged."""
+    wanted = scale * (b.double() @ a.double())
+    got = merged(weight, a, b, scale).double() - weight.double()
+    off = got - wanted
+    return torch.stack([(wanted * wanted).sum(), (got * wanted).sum(), (off * off).sum()])
