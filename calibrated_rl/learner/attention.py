@@ -239,7 +239,7 @@ def attend(
         raise UserError(f"models with {type(module).__name__} are not supported: its attention takes {what}")
     if sliding_window == UNSAID:
         if _has_window(module):
-            raise UserError(f"models with {type(module).__name__} are not supported with a 'sliding_window' in the config")
+            raise UserError(f"models with {type(module).__name__} and a 'sliding_window' are not supported")
         sliding_window = None
     query_THD, key_TGD, value_TGD = (x[0].transpose(0, 1) for x in (query_1HTD, key_1GTD, value_1GTD))
     scale = query_THD.shape[-1] ** -0.5 if scaling is None else scaling

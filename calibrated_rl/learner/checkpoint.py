@@ -22,7 +22,7 @@ from calibrated_rl.checksums import NAME, check_checksums, write_checksums
 from calibrated_rl.errors import UserError
 from calibrated_rl.files import read_json, to_disk
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
-from calibrated_rl.learner.gathered import gather, kinds, scatter
+from calibrated_rl.learner.gathered import MASTER, gather, kinds, scatter
 from calibrated_rl.learner.hosted import HostedModel
 from calibrated_rl.learner.lora import LoRAConfig
 from calibrated_rl.learner.world import World
@@ -163,6 +163,8 @@ def _read_optimizer(model: HostedModel, file: Path, adam_step: int) -> None:
     parameters = model.parameters()
     with safe_open(file, "pt") as stored:
         wanted = {f"{kind}.{name}" for kind in kinds(model.engine, adam_step) for name in parameters}
+        if model.lora is not None and set(stored.keys()) - wanted == {f"{MASTER}.{name}" for name in parameters}:
+            raise UserError(f"{file} is of adapters in bfloat16, and they are float32 now: start the arm anew")
         if wanted != set(stored.keys()):
             raise UserError(f"{file} does not hold the optimizer state of the model beside it")
         scatter(model.engine, parameters, _Stored(stored), adam_step)
