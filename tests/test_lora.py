@@ -133,7 +133,6 @@ def test_under_bfloat16_engines_get_the_weights_that_the_learner_computes_with(f
     sent = dict(Merged(made.outgoing("policy"), made.outgoing_adapters("policy"), all=True))
     model = make_model().bfloat16()
     model.load_state_dict(sent, strict=False)
-    model.config.get_text_config()._name_or_path = "served"
     served = LearnerRank(LearnerConfig(micro_batch_tokens=128, dtype="bfloat16"))
     model.save_pretrained(folder.parent / f"served-{stage}")
     served.load("policy", folder.parent / f"served-{stage}", trainable=False)
@@ -228,6 +227,18 @@ def test_a_checkpoint_continues_the_same_run(folder: Path, tmp_path: Path, stage
         assert torch.equal(value, again.models["policy"].adapters()[name]), name
     with pytest.raises(UserError, match=r"learner\.lora\.policy .*'rank': 4.* and it is None now"):
         LearnerRank(LearnerConfig(zero_stage=stage, dtype=dtype)).restore(tmp_path / "kept")
+
+
+def test_a_checkpoint_of_adapters_in_bfloat16_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    """As they were before adapters were float32."""
+    made = learner(folder, dtype="bfloat16")
+    snapshot = made.snapshot()
+    assert snapshot is not None
+    state = snapshot.tensors["policy.optimizer.safetensors"]
+    state |= {f"master.{name}": value for name, value in made.models["policy"].adapters().items()}
+    snapshot.write(tmp_path / "kept")
+    with pytest.raises(UserError, match="adapters in bfloat16, and they are float32 now"):
+        made.restore(tmp_path / "kept")
 
 
 def test_a_saved_model_does_the_same(folder: Path, tmp_path: Path) -> None:

@@ -61,8 +61,13 @@ LEARNED = (
     "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "gemma3_text", "granite", "granitemoe", "olmo2", "olmo3",
     "olmoe", "smollm3", "starcoder2", "seed_oss", "exaone4", "glm4", "ernie4_5", "apertus", "nanochat",
 )  # fmt: skip
-UNKNOWN = {"phimoe": ["windows"], "qwen2_moe": ["windows"]}
-"""They tell their windows by a mask alone, which nobody passes on."""
+UNKNOWN = {
+    "phimoe": {"windows": "sliding_window"}, "qwen2_moe": {"windows": "sliding_window"},
+    "qwen2": {"windows": "in some layers only"}, "qwen3": {"windows": "in some layers only"},
+    "qwen3_moe": {"windows": "in some layers only"}, "gemma": {"biased": "attention_bias"},
+    "olmoe": {"biased": "attention_bias", "rough norms": "rms_norm_eps"}, "ernie4_5": {"biased": "use_bias"},
+}  # fmt: skip
+"""What is refused of what transformers can compute: windows that are told by a mask alone, and what vLLM ignores."""
 REFUSED = {
     "cohere": "logit_scale", "gemma2": "attn_logit_softcapping", "stablelm": "needs a mask",
     "nemotron": "not told which tokens see which",
@@ -124,7 +129,7 @@ def packed(module: TokenLogProbs, given: list[TokenSequence], most: int = 4096) 
 
 @pytest.mark.parametrize("kind", LEARNED)
 def test_learner_and_transformers_agree_whatever_is_set(kind: str) -> None:
-    agreed = []
+    agreed, refused = [], list[str]()
     for name, settings in SETTINGS.items():
         given = sequences()
         try:
@@ -138,7 +143,8 @@ def test_learner_and_transformers_agree_whatever_is_set(kind: str) -> None:
         try:
             module = TokenLogProbs(model).train()
         except UserError as error:
-            assert name in UNKNOWN.get(kind, ()) and "sliding_window" in str(error), name
+            assert UNKNOWN[kind][name] in str(error)
+            refused.append(name)
             continue
         with torch.no_grad():
             first, second = packed(module, given), packed(module, given)
@@ -146,6 +152,7 @@ def test_learner_and_transformers_agree_whatever_is_set(kind: str) -> None:
         assert (first - expected).abs().max() < 1e-5, name
         agreed.append(name)
     assert len(agreed) >= 3, agreed
+    assert refused == list(UNKNOWN.get(kind, ()))
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -159,6 +166,16 @@ def test_what_is_not_known_is_refused_in_words(kind: str) -> None:
     [
         ("granite", {"logits_scaling": 8.0}, "'logits_scaling'"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "'dynamic'"),
+        ("gpt2", {"scale_attn_weights": False}, "'scale_attn_weights' False"),
+        ("mixtral", {"hidden_act": "gelu"}, "'hidden_act' 'gelu'"),
+        ("gemma", {"hidden_act": "relu"}, "vLLM computes 'gelu_pytorch_tanh'"),
+        ("gemma", {"attention_bias": True}, "'attention_bias' True"),
+        ("olmoe", {"norm_topk_prob": True}, "'norm_topk_prob' True"),
+        ("olmoe", {"rms_norm_eps": 1e-6}, "'rms_norm_eps' 1e-06"),
+        ("olmoe", {"clip_qkv": 1.0}, "'clip_qkv' 1.0"),
+        ("ernie4_5", {"use_bias": True}, "'use_bias' True"),
+        ("qwen2_moe", {"qkv_bias": False}, "'qkv_bias' False"),
+        ("qwen3", {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1}, "in some layers only"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
     ],
 )

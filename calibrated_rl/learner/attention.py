@@ -209,7 +209,7 @@ def _has_window(attention: nn.Module) -> bool:
     config: Any = getattr(attention, "config", None)
     kinds, layer = getattr(config, "layer_types", None), getattr(attention, "layer_idx", None)
     windowed = kinds is None or layer is None or kinds[layer] == "sliding_attention"
-    return windowed and getattr(config, "sliding_window", None) is not None
+    return windowed and bool(getattr(config, "sliding_window", None))
 
 
 def attend(

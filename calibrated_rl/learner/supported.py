@@ -16,6 +16,21 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope", "proportional")
 MULTIPLIED_LOGITS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "dim_model_base")
 """Settings by which models multiply or divide logits or what the head reads."""
 
+TAKEN_FOR_GRANTED: dict[str, dict[str, Any]] = {
+    "gpt2": {"scale_attn_weights": True},
+    "mixtral": {"hidden_act": "silu"},
+    "gemma": {"attention_bias": False, "hidden_act": "gelu_pytorch_tanh"},
+    "olmoe": {
+        "clip_qkv": None, "hidden_act": "silu", "attention_bias": False, "norm_topk_prob": False, "rms_norm_eps": 1e-5,
+    },
+    "ernie4_5": {"use_bias": False},
+    "qwen2_moe": {"qkv_bias": True},
+}  # fmt: skip
+"""By type of model: settings that transformers reads and vLLM does not, with what vLLM computes in any case (found by
+comparing which settings the source files of both name, vLLM 0.32 and transformers 5.19)."""
+ALL_OR_NO_WINDOWS = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
+"""Types of models in which transformers has windows in some layers, and vLLM in all or none."""
+
 
 def check_config(config: Any, longest: int | None = None) -> None:
     """Refuse settings that learner and engine would take differently.
@@ -44,6 +59,15 @@ def check_config(config: Any, longest: int | None = None) -> None:
     mixers = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if mixers:
         raise UserError(f"models with layers of type {', '.join(sorted(mixers))} are not supported")
+    for name, value in TAKEN_FOR_GRANTED.get(kind, {}).items():
+        if (found := getattr(config, name, value)) != value:
+            raise UserError(f"models of type {kind} with '{name}' {found!r} are not supported: vLLM computes {value!r}")
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kind in ALL_OR_NO_WINDOWS and config.sliding_window and kinds != {"sliding_attention"}:
+        raise UserError(
+            f"models of type {kind} with 'sliding_window' in some layers only are not supported: vLLM has it in all or "
+            "in none"
+        )
     for rope in ropes(config):
         rope_type = rope.get("rope_type", "default")
         # With 'alpha' the frequencies are fixed. With 'factor' transformers computes them anew for each length and
