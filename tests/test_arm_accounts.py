@@ -110,6 +110,9 @@ class MadeUpParts:
     def ask_store(self, method: str, groups: int, *, timeout_s: float = 0, **named: Any) -> list[list[Dialogue]]:
         return self.store.sample(groups, fewer=method == "sample_ready", **named)
 
+    def check_parity(self) -> dict[str, float]:
+        return {"parity_mean_policy": 1e-7}
+
     def elastic(self) -> Elastic:
         return Elastic()
 
@@ -214,6 +217,7 @@ def test_an_arm_that_goes_on_has_all_its_groups(tmp_path: Path, staleness: int) 
     assert any("goes on after update 3" in line for line in other.said)
     account = audited(other, arm)
     assert len(metrics_of(arm, "groups_requested")) == 7
+    assert metrics_of(arm, "parity_mean_policy") == [1e-7], "once, though the check is made at every start"
     assert account.requested == account.delivered + sum(account.dropped.values())
     assert other.collector.statistics.tries["rollout/user"] > 3
 
