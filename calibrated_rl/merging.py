@@ -12,6 +12,8 @@ Learner and engines are other processes, on other devices and with other numbers
 products are added up in float64, which leaves no last bit to the order of summation, and thresholds are integers.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -34,12 +36,10 @@ def merged(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     if weight.dtype == torch.float32:
         return torch.addmm(weight, b.float(), a.float(), alpha=scale)
     assert weight.dtype == torch.bfloat16, f"adapters of a model in {weight.dtype}"
-    rows = max(1, AT_ONCE.get(weight.device.type, MOST_AT_ONCE) // weight.shape[1])
     result = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    for first in range(0, len(weight), rows):
-        chosen = slice(first, min(first + rows, len(weight)))
+    for chosen in _parts_of(weight):
         exact = torch.addmm(weight[chosen].double(), b[chosen].double(), a.double(), alpha=scale).float()
-        result[chosen] = _by_thresholds(exact, first)
+        result[chosen] = _by_thresholds(exact, chosen.start)
     return result
 
 
@@ -70,7 +70,17 @@ def _mixed(numbers: Tensor, seed: int) -> Tensor:
 def arrived(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """How much of a change arrives in the merged weights, as sums of which several maps' can be added: ``⟨Δ, Δ⟩``,
     ``⟨Δ', Δ⟩`` and ``⟨Δ' − Δ, Δ' − Δ⟩``, [3] float64, with ``Δ`` as wanted and ``Δ'`` as merged."""
-    wanted = scale * (b.double() @ a.double())
-    got = merged(weight, a, b, scale).double() - weight.double()
-    off = got - wanted
-    return torch.stack([(wanted * wanted).sum(), (got * wanted).sum(), (off * off).sum()])
+    result, sums = merged(weight, a, b, scale), torch.zeros(3, dtype=torch.float64, device=weight.device)
+    for chosen in _parts_of(weight):
+        wanted = scale * (b[chosen].double() @ a.double())
+        got = result[chosen].double() - weight[chosen].double()
+        off = got - wanted
+        sums += torch.stack([(wanted * wanted).sum(), (got * wanted).sum(), (off * off).sum()])
+    return sums
+
+
+def _parts_of(weight: Tensor) -> Iterator[slice]:
+    """Rows of ``weight``, some at a time."""
+    rows = max(1, AT_ONCE.get(weight.device.type, MOST_AT_ONCE) // weight.shape[1])
+    for first in range(0, len(weight), rows):
+        yield slice(first, min(first + rows, len(weight)))
