@@ -312,7 +312,7 @@ def test_frozen_models_and_those_trained_whole_have_no_adapters(folder: Path) ->
 def test_users_mistakes_are_named(folder: Path) -> None:
     with pytest.raises(UserError, match=r"no linear map 'query'; it has .*q_proj"):
         learner(folder, LoRAConfig(targets=["query"]))
-    with pytest.raises(UserError, match=r"there is no model 'user': choose policy, simulator or proxy"):
+    with pytest.raises(UserError, match=r"'learner.lora.user': choose policy, simulator or proxy"):
         LearnerConfig(lora={"user": LORA})
     with pytest.raises(UserError, match="rank is 0"):
         LoRAConfig(rank=0)
