@@ -102,7 +102,7 @@ class Parts:
         self._started = ExitStack()
         self.scribe = Scribe(self.say)
         self._copy: RunCopy | None = None
-        self._parity_checked = False
+        self._parity: dict[str, float] | None = None
         self.served_simulator: Path | None = None
         """Folder of the simulator that the replicas have."""
         self.judge: ScriptedHuman | ReplicaPool | None = self.human
@@ -473,17 +473,17 @@ class Parts:
         self.served_simulator = folder
 
     def check_parity(self) -> dict[str, float]:
-        """At the first call: compare learner and engine on both sides, which hold the same weights by then, and return
-        figures in nats a token; afterwards nothing.
+        """Compare learner and engine on both sides, which hold the same weights by then, at the first call; figures in
+        nats a token, at each.
 
         Raises:
             UserError: they differ by more than rounding.
         """
-        if self._parity_checked:
-            return {}
-        self._parity_checked, began = True, time.monotonic()
+        if self._parity is not None:
+            return self._parity
+        began = time.monotonic()
         logs, config = self.logs[Split.CALIBRATION][:LOGS_FOR_PARITY], self.config
-        figures: dict[str, float] = {}
+        figures = self._parity = {}
         said: list[str] = []
         for pool, side, settings in (
             (self.policy, Side.POLICY, config.policy), (self.simulator, Side.USER, config.simulator),

@@ -8,6 +8,7 @@ whose like a run would notice at its start are only made with ``CALIBRATED_RL_EV
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from test_learner import samples
 from test_model_shapes import SIZES
 
-from calibrated_rl.dialogue import TokenSequence
+from calibrated_rl.config import RunConfig
+from calibrated_rl.dialogue import Side, Split, TokenSequence
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
@@ -25,6 +27,7 @@ from calibrated_rl.learner.lora import LoRAConfig
 from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.models import tiny_tokenizer
+from calibrated_rl.parts import Parts
 from calibrated_rl.rollout.engine import EngineConfig
 from calibrated_rl.rollout.parity import TOLERANCES, Parity, check_parity, chosen_for_parity
 from calibrated_rl.rollout.pool import ReplicaPool
@@ -52,6 +55,7 @@ class FakeEngine:
 
     def __init__(self, off: float = 0.0) -> None:
         self.off, self.asked = off, 0
+        self.tokens: Any = None
 
     def score(self, ids: list[int]) -> NDArray[np.float32]:
         self.asked += 1
@@ -97,6 +101,30 @@ def gone_wrong_at_one_token() -> Parity:
 def test_one_token_that_is_far_off_is_enough() -> None:
     found = gone_wrong_at_one_token()
     assert found.mean < TOLERANCES["float32"].mean and not found.within(TOLERANCES["float32"])
+
+
+def test_both_sides_are_checked_once_and_every_arm_hears_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides, said = [], list[str]()
+
+    def of_side(logs: Any, side: Side, tokens: Any) -> list[Any]:
+        sides.append(side)
+        return [SimpleNamespace(tokens=view) for view in VIEWS]
+
+    monkeypatch.setattr("calibrated_rl.parts.log_samples", of_side)
+    policy, simulator = FakeEngine(1e-6), FakeEngine(2e-6)
+    simulator.role = "simulator"
+    learner = SimpleNamespace(log_probs=lambda name, sequences: FakeLearner().log_probs("policy", sequences))
+    parts: Any = SimpleNamespace(
+        _parity=None, logs={Split.CALIBRATION: []}, config=RunConfig(), policy=policy, simulator=simulator,
+        learner=learner, say=said.append,
+    )  # fmt: skip
+    found = Parts.check_parity(parts)
+    assert sides == [Side.POLICY, Side.USER] and set(found) == {
+        "parity_mean_policy", "parity_max_policy", "parity_mean_simulator", "parity_max_simulator",
+    }
+    assert Parts.check_parity(parts) == found and policy.asked == simulator.asked == 4
+    (line,) = said
+    assert "learner and engines agree" in line and "policy" in line and "simulator" in line
 
 
 # ---- with engines -------------------------------------------------------------------------------------------
