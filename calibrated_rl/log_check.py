@@ -5,7 +5,7 @@ What would otherwise come to light when a part has its turn, after engines have 
 
 from collections.abc import Mapping, Sequence
 
-from calibrated_rl.config import RunConfig
+from calibrated_rl.config import EvaluationConfig, RunConfig
 from calibrated_rl.dialogue import Dialogue, Side, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.shift.sizes import FOLDS, least_to_halve
@@ -40,6 +40,17 @@ def check_logs(config: RunConfig, task: Task, logs: Mapping[Split, Sequence[Dial
         raise UserError("no user speaks in the monitor split: simulators and epochs could not be judged on it")
     if not config.human and not config.proxy.model:
         task.scenarios(Split.HELD_OUT, SHOWN)
+
+
+def check_judging(task: Task, sizes: EvaluationConfig) -> None:
+    """Refuse before anything starts what the task cannot judge policies with.
+
+    Raises:
+        UserError: the task does not have so many, or not that population.
+    """
+    for population, count in (("same", sizes.scenarios), ("shifted", sizes.shifted)):
+        if count:
+            task.scenarios(Split(sizes.split), count, population)
 
 
 def _calibration_logs(config: RunConfig, logs: Sequence[Dialogue]) -> None:

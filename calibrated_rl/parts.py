@@ -20,7 +20,7 @@ from calibrated_rl.calibration.checked import build_method
 from calibrated_rl.calibration.folds import fold_of
 from calibrated_rl.calibration.kept_fits import LARGEST_MIB, KeptFits, key_of
 from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
-from calibrated_rl.config import EvaluationConfig, ModelConfig, ProxyConfig, RunConfig
+from calibrated_rl.config import ModelConfig, ProxyConfig, RunConfig
 from calibrated_rl.config_check import log_settings
 from calibrated_rl.dialogue import Dialogue, Side, Split, TokenSequence
 from calibrated_rl.errors import PartLost, first_line, is_no_room
@@ -31,7 +31,7 @@ from calibrated_rl.learner.losses.check import resolve_loss
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR, START
 from calibrated_rl.learner.supported import check_model_folder
-from calibrated_rl.log_check import check_logs
+from calibrated_rl.log_check import check_judging, check_logs
 from calibrated_rl.logs.base import LogReader, summed_up
 from calibrated_rl.logs.checked import build_reader
 from calibrated_rl.machines import Need, wait_for_machines
@@ -59,17 +59,6 @@ STORE_TIMEOUT_S = 300.0
 LOGS_FOR_PARITY = 64
 """Among so many logs the longest is looked for at the start."""
 CACHE = Path(SHARED).expanduser()
-
-
-def check_judging(task: Task, sizes: EvaluationConfig) -> None:
-    """Refuse before anything starts what the task cannot judge policies with.
-
-    Raises:
-        UserError: the task does not have so many, or not that population.
-    """
-    for population, count in (("same", sizes.scenarios), ("shifted", sizes.shifted)):
-        if count:
-            task.scenarios(Split(sizes.split), count, population)
 
 
 def copy_of_run(config: RunConfig, folder: Path) -> RunCopy | None:

@@ -56,9 +56,9 @@ def check_config(config_file: str, overrides: Sequence[str], file: Path | None) 
     from calibrated_rl.config_check import log_settings
     from calibrated_rl.dialogue import Split
     from calibrated_rl.errors import UserError
+    from calibrated_rl.log_check import check_judging, check_logs
     from calibrated_rl.logs.base import summed_up
     from calibrated_rl.logs.checked import build_reader
-    from calibrated_rl.parts import check_judging
     from calibrated_rl.tasks.checked import build_task
 
     config = load_config(config_file, overrides)
@@ -68,10 +68,10 @@ def check_config(config_file: str, overrides: Sequence[str], file: Path | None) 
         path, settings = (path, settings | {"path": str(file)}) if has_path else (JSONL, {"path": str(file)})
     task = build_task(config.task, config.task_config, "task_config")
     reader = build_reader(path, settings, "logs", task)
-    refusals, counts = [], []
+    refusals, read, counts = [], {}, []
     for split in Split:
         try:
-            logs = reader.read(split)
+            logs = read[split] = reader.read(split)
         except UserError as error:
             refusals.append(error)
             counts.append(f"{split} 0")
@@ -82,6 +82,7 @@ def check_config(config_file: str, overrides: Sequence[str], file: Path | None) 
     print(f"dialogues a split: {', '.join(counts)}; {len(reader.problems)} refused")
     if refusals:
         raise refusals[0]
+    check_logs(config, task, read)
     if config.human or config.proxy.model:
         check_judging(task, config.evaluation)
     return 1 if reader.problems else 0

@@ -300,7 +300,7 @@ def test_empty_splits_are_told_with_what_is_there(tmp_path: Path) -> None:
 ECHO = """
 from collections.abc import Mapping
 from dataclasses import dataclass
-from calibrated_rl.dialogue import Outcome
+from calibrated_rl.dialogue import Outcome, Scenario
 
 class Shop:
     @dataclass(frozen=True)
@@ -308,7 +308,9 @@ class Shop:
         pass
     name, max_policy_turns = "shop", 3
     def __init__(self, config): pass
-    def scenarios(self, split, count, population="same"): return []
+    def scenarios(self, split, count, population="same"):
+        named = dict(split=split, policy_instructions="", user_instructions="", greeting="hi", population=population)
+        return [Scenario(id=f"{split}-{i}", **named) for i in range(count)]
     def ending(self, scenario, turns): return None
     def outcome(self, scenario, turns, ending): return Outcome(reward=scenario.goal["worth"] + 0, success=True)
     def acts(self, scenario, turns, index): return ()
@@ -319,7 +321,7 @@ class Shop:
 
 def test_the_job_asks_what_a_run_would_ask(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(ECHO)
-    splits = [line(f"{split}{i}", split=split.value, goal={"worth": 1}) for split in Split for i in range(3)]
+    splits = [line(f"{split}{i}", split=split.value, goal={"worth": 1}) for split in Split for i in range(12)]
     bad = [line("g", goal={"word": 1}), line("s", goal={"worth": "1"}), line("r", reward=7, success=True)]
     (tmp_path / "good.jsonl").write_text("\n".join(splits))
     (tmp_path / "bad.jsonl").write_text("\n".join([*splits, *bad]))
@@ -329,12 +331,15 @@ def test_the_job_asks_what_a_run_would_ask(tmp_path: Path) -> None:
     config.write_text(f"name: c\ntask: {tmp_path}/shop.py:Shop\narms: [start]\nlogs: {logs}\n")
     result = check("check", "--config", str(config))
     assert result.returncode == 0, result.stderr
-    assert "calibration 3 (9 turns), monitor 3 (9 turns), tuning 3 (9 turns), held_out 3" in result.stdout
+    assert "calibration 12 (36 turns), monitor 12 (36 turns), tuning 12 (36 turns), held_out 12" in result.stdout
     result = check("check", str(tmp_path / "bad.jsonl"), "--config", str(config))
     assert result.returncode == 1 and "3 refused" in result.stdout
-    assert f"KeyError: 'worth' ({tmp_path}/shop.py:14" in result.stdout
-    assert f"TypeError: can only concatenate str (not \"int\") to str ({tmp_path}/shop.py:14" in result.stdout
+    assert f"KeyError: 'worth' ({tmp_path}/shop.py:16" in result.stdout
+    assert f"TypeError: can only concatenate str (not \"int\") to str ({tmp_path}/shop.py:16" in result.stdout
     assert "'reward' is 7: reward_range() says 0 to 1" in result.stdout
     result = check("check", "--config", str(config), f"logs.path={tmp_path}/few.jsonl")
     assert result.returncode == 2 and "calibration 2 (6 turns), monitor 0" in result.stdout
     assert "no dialogue for the monitor split" in result.stderr and result.stderr.count("\n") == 1
+    (tmp_path / "held.jsonl").write_text("\n".join(splits[:-1]))
+    result = check("check", str(tmp_path / "held.jsonl"), "--config", str(config))
+    assert result.returncode == 2 and "the held-out split has 11 dialogues" in result.stderr

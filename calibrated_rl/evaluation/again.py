@@ -12,7 +12,8 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.held_out import SETTINGS, evaluate_policy
 from calibrated_rl.evaluation.saved_run import SavedPolicy, SavedRun
 from calibrated_rl.evaluation.summary import BUDGET
-from calibrated_rl.parts import Parts, check_judging
+from calibrated_rl.log_check import check_judging
+from calibrated_rl.parts import Parts
 
 
 def check_judges(run: SavedRun) -> None:
