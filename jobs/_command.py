@@ -1,6 +1,7 @@
 """What all jobs share: user errors as one line with exit code 2, Ray, the run folder."""
 
 import argparse
+import atexit
 import logging
 import os
 import signal
@@ -29,12 +30,21 @@ TRACEBACK = "--traceback"
 
 def run(main: Callable[[], int | None]) -> None:
     """Call ``main`` and exit with its code; a mistake of the user's ends with one line and code 2, a part that died
-    with one line and code 1. A mistake of this program's is not caught."""
+    with one line and code 1. A mistake of this program's is not caught. What it tells is the last that is printed."""
+    if TRACEBACK not in sys.argv[1:]:
+        atexit.register(_hear_no_more)  # before all others, so that it is called after them
     try:
         code = main()
     except (UserError, PartLost) as error:
         sys.exit(told(error))
     sys.exit(code or 0)
+
+
+def _hear_no_more() -> None:
+    """Libraries written in C++ list what they have leaked while the process ends, after Python's own part of it: forty
+    lines below the message that counts (nanobind, in triton)."""
+    sys.stderr.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def told(error: UserError | PartLost) -> int:

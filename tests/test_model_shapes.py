@@ -5,13 +5,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
+from hypothesis import HealthCheck, assume
+from hypothesis import strategies as st
 from made_up_models import VOCABULARY, make_model
+from template_families import FAMILIES, family
 
-from calibrated_rl.dialogue import TokenSequence
+from calibrated_rl.dialogue import Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner import probe
 from calibrated_rl.learner.attention import layout_of
@@ -19,6 +23,7 @@ from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.model import TokenLogProbs
 from calibrated_rl.learner.packing import pack
 from calibrated_rl.learner.supported import check_config, check_model_folder
+from calibrated_rl.tokens import view_of
 
 SIZES = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "n_embd": 32, "intermediate_size": 64, "ffn_dim": 64, "n_inner": 64,
@@ -274,3 +279,41 @@ def test_recomputed_activations_give_the_same_gradients(kind: str) -> None:
     assert len(calls) == 2, "each layer once"
     for name, expected in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], expected, msg=name)
+
+
+SAID = st.lists(st.text("abdehiknorstuwy ?", min_size=1, max_size=20), min_size=3, max_size=7)
+
+
+@hypothesis.settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@hypothesis.given(
+    kind=st.sampled_from(LEARNED), chosen=st.sets(st.sampled_from(sorted(SETTINGS)), max_size=3),
+    name=st.sampled_from(sorted(FAMILIES)), dialogues=st.lists(SAID, min_size=2, max_size=4),
+    budget=st.sampled_from((64, 300, 4096)), side=st.sampled_from(list(Side)),
+)  # fmt: skip
+def test_any_model_with_any_template_and_settings(
+    kind: str, chosen: set[str], name: str, dialogues: list[list[str]], budget: int, side: Side
+) -> None:
+    """Refused in words, or the learner scores the turns of real dialogues as transformers does, one by one."""
+    chat = family(name)
+    said = [
+        [Turn(side=list(Side)[number % 2], text=text, source=Source.LOG) for number, text in enumerate(texts)]
+        for texts in dialogues
+    ]
+    scenario = Scenario(id="s", split=Split.CALIBRATION, policy_instructions="be kind", user_instructions="be you",
+                        greeting="hi")  # fmt: skip
+    given = [view_of(chat, scenario, side, turns).sequence() for turns in said]
+    merged = {key: value for each in sorted(chosen) for key, value in SETTINGS[each].items()}
+    room = {"max_position_embeddings": 1024, "n_positions": 1024, "original_max_position_embeddings": 1024}
+    try:
+        model = make(kind, **room | {"vocab_size": len(chat.tokenizer)} | merged)
+        expected = one_by_one(model, given)
+    except (ValueError, KeyError, AttributeError, RuntimeError, StrictDataclassClassValidationError):
+        assume(False)  # transformers itself cannot compute such a model
+        raise
+    try:
+        module = TokenLogProbs(model).train()
+    except UserError as error:
+        assert str(error)
+        return
+    with torch.no_grad():
+        assert (packed(module, given, budget) - expected).abs().max() < 2e-5
