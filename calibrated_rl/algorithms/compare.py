@@ -17,6 +17,7 @@ from calibrated_rl.algorithms import calibrated, cloned, interactive, oracle, st
 from calibrated_rl.algorithms.alignment import align_before_training
 from calibrated_rl.algorithms.arm import Arm
 from calibrated_rl.algorithms.resume import ArmCheckpoints
+from calibrated_rl.arm_results import read_result
 from calibrated_rl.config import RunConfig
 from calibrated_rl.dialogue import Dialogue, Split
 from calibrated_rl.errors import UserError
@@ -27,7 +28,7 @@ from calibrated_rl.evaluation.held_out import (
     profile_scenarios,
     simulator_dialogues,
 )
-from calibrated_rl.evaluation.summary import summarise
+from calibrated_rl.evaluation.summary import BUDGET, summarise
 from calibrated_rl.files import read_json, write_json
 from calibrated_rl.learner.slots import POLICY
 from calibrated_rl.parts import Parts
@@ -177,7 +178,11 @@ def _result_file(folder: Path, arm: str, seed: int) -> Path:
 
 def all_results(folder: Path) -> list[dict[str, Any]]:
     """What every arm and seed of the folder has left, those of earlier sittings too, in the order of the table."""
-    results = [read_json(file) for file in sorted((folder / "arms").glob("*.json"))]
+    files = sorted((folder / "arms").glob("*.json"))
+    results = [read_result(file, "arm", "seed", *BUDGET) for file in files]
+    for file, result in zip(files, results, strict=True):
+        if result["arm"] not in TRAIN or f"{result['arm']}-{result['seed']}" != file.stem:
+            raise UserError(f"{file} is of the arm '{result['arm']}', seed {result['seed']}: take it out of the folder")
     return sorted(results, key=lambda result: (result["seed"], list(TRAIN).index(result["arm"])))
 
 

@@ -14,12 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from calibrated_rl.arm_results import read_result
 from calibrated_rl.config import RunConfig, load_config
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.saved_run import config_file
-from calibrated_rl.files import read_json
 from calibrated_rl.models import parameter_bytes
 
 SIDES = ("policy", "simulator")
@@ -183,23 +182,10 @@ def _values(file: Path) -> dict[int, dict[str, float]]:
     Raises:
         UserError: it is not such a file.
     """
-    metrics = read_json(file).get("metrics")
-    if not isinstance(metrics, list):
-        raise UserError(f"{file} holds no list of metrics")
     found: defaultdict[int, dict[str, float]] = defaultdict(dict)
-    for row in metrics:
-        update, name, value = _row(row, file)
-        found[update][name] = value
+    for row in read_result(file)["metrics"]:
+        update, name, value = row["update"], row["name"], row["value"]
+        if name.startswith(("seconds_", "replicas_")) and not (math.isfinite(value) and value >= 0):
+            raise UserError(f"{file}: metric '{name}' of update {update} is {value}")
+        found[update][name] = float(value)
     return dict(found)
-
-
-def _row(row: Any, file: Path) -> tuple[int, str, float]:
-    if not isinstance(row, dict) or not {"update", "name", "value"} <= row.keys():
-        raise UserError(f"{file}: a metric has no update, name or value")
-    update, name, value = row["update"], row["name"], row["value"]
-    numbers = isinstance(update, int) and isinstance(value, int | float) and not isinstance(value, bool)
-    if not numbers or not isinstance(name, str):
-        raise UserError(f"{file}: metric '{name}' of update '{update}' is not a number")
-    if name.startswith(("seconds_", "replicas_")) and not (math.isfinite(value) and value >= 0):
-        raise UserError(f"{file}: metric '{name}' of update {update} is {value}")
-    return update, name, float(value)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from calibrated_rl.arm_results import read_result
 from calibrated_rl.errors import UserError
-from calibrated_rl.files import read_json
 from calibrated_rl.replay.deliveries import DeliveryLog
 from calibrated_rl.replay.store import ReplayStore
 
@@ -41,7 +41,7 @@ def audit_run(run: Path) -> list[Account]:
     files = sorted((run / "arms").glob("*.json"))
     if not files:
         raise UserError(f"{run} has no finished arm: there is no arms/ARM-SEED.json in it")
-    return [audit_arm(file.stem, read_json(file), run / "replay" / file.stem) for file in files]
+    return [audit_arm(file.stem, read_result(file), run / "replay" / file.stem) for file in files]
 
 
 def audit_arm(name: str, result: Mapping[str, Any], store: Path) -> Account:
