@@ -2,11 +2,13 @@
 
 import argparse
 import atexit
+import errno
 import logging
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from calibrated_rl.errors import PartLost, UserError  # noqa: E402
-from calibrated_rl.settings import NotAllowed, converted  # noqa: E402
+from calibrated_rl.errors import PartLost, UserError, printable  # noqa: E402
+from calibrated_rl.settings import NotAllowed, converted, listed  # noqa: E402
 
 if TYPE_CHECKING:
     from calibrated_rl.config import RunConfig
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 
 
 TRACEBACK = "--traceback"
+OF_FILES = (
+    errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+)  # fmt: skip
+"""What an operating system refuses because of a file's name, place or rights, which are the user's to mend."""
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -37,6 +43,12 @@ def run(main: Callable[[], int | None]) -> None:
         code = main()
     except (UserError, PartLost) as error:
         sys.exit(told(error))
+    except OSError as error:
+        if error.errno not in OF_FILES or error.filename is None:
+            raise
+        refused = UserError(f"{printable(str(error.filename))}: {error.strerror}")
+        refused.__cause__ = error
+        sys.exit(told(refused))
     sys.exit(code or 0)
 
 
@@ -67,7 +79,8 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(TRACEBACK, action="store_true", default=argparse.SUPPRESS, help=told)
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (--help says what there is)")
+        # argparse counts what may be left out among what is missing.
+        raise UserError(f"{message.replace(', key=value', '')} (--help says what there is)")
 
 
 def allowed(hint: Any) -> Callable[[str], Any]:
@@ -80,6 +93,46 @@ def allowed(hint: Any) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"it {refused.problems[0].text}") from refused
 
     return read
+
+
+def result_file(*endings: str) -> Callable[[str], Path]:
+    """``type`` of an argument that names a file to be written, so that a wrong one is told before the work, not after.
+
+    Args:
+        endings: one of which its name must have, such as ``.png``; none: any name.
+    """
+
+    def read(text: str) -> Path:
+        path = Path(text)
+        if not text.strip() or os.path.isdir(path):  # False for names that are too long
+            raise argparse.ArgumentTypeError(f"'{text}' is {'a folder' if text.strip() else 'no name'}: name a file")
+        if endings and path.suffix.lower() not in endings:
+            raise argparse.ArgumentTypeError(f"'{text}': its name must end in {listed(endings)}")
+        return _writable(path, path.parent)
+
+    return read
+
+
+def picture(text: str) -> Path:
+    """``type`` of an argument that names a picture to be drawn."""
+    return result_file(".png", ".svg", ".pdf")(text)
+
+
+def result_folder(text: str) -> Path:
+    """``type`` of an argument that names a folder to be made or written to."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"'{text}' is no name: name a folder")
+    return _writable(Path(text), Path(text))
+
+
+def _writable(path: Path, folder: Path) -> Path:
+    """``path``, if ``folder``, or the nearest above it that is there, can be written to."""
+    try:
+        nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        with tempfile.TemporaryFile(dir=nearest):
+            return path
+    except OSError as error:  # names that are too long among them
+        raise argparse.ArgumentTypeError(f"'{path}' cannot be written ({error.strerror})") from error
 
 
 CHILD = "CALIBRATED_RL_SUPERVISED"

@@ -24,8 +24,9 @@ def main() -> int:
     which.add_argument("--gpu", action="store_const", dest="kind", const="gpu", help="rows for one GPU")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this row alone; may be repeated")
     parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks.json"), metavar="FILE", help="(default: benchmarks.json)"
-    )
+        "--out", type=_command.result_file(), default=Path("benchmarks.json"), metavar="FILE",
+        help="(default: benchmarks.json)",
+    )  # fmt: skip
     parser.add_argument("--row", metavar="NAME", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
 

@@ -103,9 +103,11 @@ def main() -> int:
         "--minutes", type=_command.allowed(Annotated[float, Range(above=0)]), default=30.0,
         help="how long (default: 30)",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
+    parser.add_argument("--out", type=_command.result_file(), required=True, metavar="FILE", help="JSON file to write")
     parser.add_argument("--config", default="configs/chaos.yaml", help="what is trained (default: %(default)s)")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
+    parser.add_argument(
+        "--runs", type=_command.result_folder, default=Path("runs"), help="folder of all runs (default: runs)"
+    )
     parser.add_argument(
         "--seed", type=_command.allowed(Seed), default=0, help="of the order of the faults (default: 0)"
     )

@@ -13,11 +13,11 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import _command
 
-from calibrated_rl.settings import NotNegative, Seed
+from calibrated_rl.settings import Range, Seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from calibrated_rl.config import ModelConfig
     from calibrated_rl.dialogue import Turn
     from calibrated_rl.rollout.conversation import Speaker
+
+
+MOST_SCENARIOS = 100_000
+"""A task makes all scenarios before the one that is asked for."""
 
 
 def parse() -> argparse.Namespace:
@@ -38,8 +42,8 @@ def parse() -> argparse.Namespace:
         help="who talks to it: you (default), the run's calibrated simulator, or its scripted human",
     )  # fmt: skip
     parser.add_argument(
-        "--scenario", type=_command.allowed(NotNegative), default=0, metavar="N",
-        help="held-out scenario, from 0 (default: 0)",
+        "--scenario", type=_command.allowed(Annotated[int, Range(at_least=0, at_most=MOST_SCENARIOS)]), default=0,
+        metavar="N", help="held-out scenario, from 0 (default: 0)",
     )
     parser.add_argument(
         "--seed", type=_command.allowed(Seed), default=0, metavar="S", help="of what models sample (default: 0)"

@@ -32,7 +32,9 @@ def parser_of(description: str) -> argparse.ArgumentParser:
         "--supervise", type=_command.allowed(NotNegative), default=0, metavar="N",
         help="watch over the job and start it again, from its last checkpoint, up to N times if it is killed",
     )  # fmt: skip
-    parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
+    parser.add_argument(
+        "--runs", type=_command.result_folder, default=Path("runs"), help="folder of all runs (default: runs)"
+    )
     return parser
 
 

@@ -8,8 +8,6 @@ name of your choice before an equals sign. --against seconds (the default) count
 included. Also prints the mean of the last third of each line. Exit code 2: there is no such run, arm or metric.
 """
 
-from pathlib import Path
-
 import _command
 
 
@@ -19,14 +17,15 @@ def main() -> int:
     parser.add_argument("runs", nargs="+", metavar="[NAME=]RUN[:ARM-SEED]")
     parser.add_argument("--metric", default="reward", help="(default: reward)")
     parser.add_argument("--against", choices=("seconds", "updates"), default="seconds", help="(default: seconds)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="PNG, SVG or PDF")
+    parser.add_argument("--out", type=_command.picture, required=True, metavar="FILE", help="PNG, SVG or PDF")
     arguments = parser.parse_args()
 
-    from calibrated_rl.report.curve_files import line_of
+    from calibrated_rl.report.curve_files import lines_of
     from calibrated_rl.report.drawing import plot_style
     from calibrated_rl.report.plots_curves import lines
 
-    found = dict(line_of(text, arguments.metric, arguments.against) for text in arguments.runs)
+    found = lines_of(arguments.runs, arguments.metric, arguments.against)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with plot_style():
         lines(found, arguments.metric, arguments.against).savefig(arguments.out, dpi=150)
     width = max(map(len, found))

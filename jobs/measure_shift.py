@@ -14,7 +14,6 @@ which may be called a bound, is in docs/shift.md. Exit code 2: a set cannot be u
 
 import argparse
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _command
@@ -27,6 +26,10 @@ if TYPE_CHECKING:
     from calibrated_rl.shift.base import Estimate
     from calibrated_rl.shift.compare_sets import Comparison
     from calibrated_rl.shift.sources import SourceDialogues
+
+
+DRAWS = 4
+"""Replies of a live simulator to each history, where nothing else is said."""
 
 
 def parser_of() -> argparse.ArgumentParser:
@@ -53,14 +56,16 @@ def parser_of() -> argparse.ArgumentParser:
         help="random halvings of PEOPLE for the null bands; 0: no bands"
     )
     parser.add_argument(
-        "--draws", type=_command.allowed(Positive), default=4, metavar="N",
+        "--draws", type=_command.allowed(Positive), metavar="N",
         help="replies of a live simulator to each history (default: 4)"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="a setting of the runs of live simulators that is to be another one, e.g. simulator.engine.threads=2",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write all figures, by turn too, as JSON")
+    parser.add_argument(
+        "--out", type=_command.result_file(), metavar="FILE", help="write all figures, by turn too, as JSON"
+    )
     return parser
 
 
@@ -78,13 +83,15 @@ def read(arguments: argparse.Namespace, progress: "Progress") -> "Asked | tuple[
     from calibrated_rl.shift.sources import SourceDialogues, read_source, some
 
     first, second = (live(name) if name else None for name in (arguments.people, arguments.others))
+    if second is None and (unread := "--set" if arguments.set else "--draws" if arguments.draws else ""):
+        raise UserError(f"{unread} is for a live simulator, and neither set is one: RUN:MODEL")
     if first is not None and second is None:
         raise UserError("a live simulator is compared with another one, or stands second: LOGS RUN:MODEL")
     people = LiveSimulator(*first, progress, arguments.set) if first is not None else read_source(arguments.people)
     if second is not None:
         others = LiveSimulator(*second, progress, arguments.set)
         _command.start_ray()
-        return ask(people, others, draws=arguments.draws, limit=arguments.limit, seed=arguments.seed)
+        return ask(people, others, draws=arguments.draws or DRAWS, limit=arguments.limit, seed=arguments.seed)
     assert isinstance(people, SourceDialogues)
     if arguments.others is not None:
         sets = people, read_source(arguments.others)
@@ -102,15 +109,21 @@ def read(arguments: argparse.Namespace, progress: "Progress") -> "Asked | tuple[
 
 def main() -> None:
     arguments = parser_of().parse_args()
+    from calibrated_rl.errors import UserError
     from calibrated_rl.evaluation.live_simulator import Asked
     from calibrated_rl.files import write_json
     from calibrated_rl.progress import Progress
-    from calibrated_rl.shift.compare_sets import check_names, compare_sets
+    from calibrated_rl.shift.compare_sets import ESTIMATORS, check_names, compare_sets
+    from calibrated_rl.shift.encoder import DEFAULT, HASHING, model_folder
     from calibrated_rl.shift.interface import DialogueSets
 
     progress = Progress()
     names = [name.strip() for name in arguments.estimators.split(",") if name.strip()]
     check_names(names)  # before engines start
+    if not names:
+        raise UserError(f"no estimator was named; there are {', '.join(ESTIMATORS)}")
+    if arguments.encoder not in (DEFAULT, HASHING):  # without the default one, what needs it is left out
+        model_folder(arguments.encoder)
     told = read(arguments, progress)
     people, others = (told.people, told.others) if isinstance(told, Asked) else told
     for label, source in (("people", people), ("others", others)):

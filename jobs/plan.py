@@ -42,8 +42,10 @@ def main() -> int:
     )
     parser.add_argument("--cluster", type=Path, metavar="FILE", help="machines and prices, see configs/clusters/")
     parser.add_argument("--check", type=Path, metavar="RUN", help="compare with what happened in this run")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write all figures as JSON")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw where the time goes, e.g. step.png")
+    parser.add_argument("--out", type=_command.result_file(), metavar="FILE", help="write all figures as JSON")
+    parser.add_argument(
+        "--picture", type=_command.picture, metavar="FILE", help="draw where the time goes, e.g. step.png"
+    )
     arguments = parser.parse_intermixed_args()
 
     from calibrated_rl.config import load_config

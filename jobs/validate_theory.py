@@ -214,7 +214,10 @@ def intervals(file: Path, size: Size, seed: int) -> int:
 def main() -> int:
     assert __doc__ is not None
     parser = _command.Parser(description=__doc__)
-    parser.add_argument("--out", required=True, metavar="FILE", help="JSON file to write; the plot goes beside it")
+    parser.add_argument(
+        "--out", type=_command.result_file(".json"), required=True, metavar="FILE",
+        help="JSON file to write; the plot goes beside it",
+    )  # fmt: skip
     parser.add_argument("--full", action="store_true", help="also what does not fit in five minutes")
     parser.add_argument(
         "--seed", type=_command.allowed(Seed), default=0, help="the same seed gives the same figures (default: 0)"
@@ -225,13 +228,10 @@ def main() -> int:
     )  # fmt: skip
     arguments = parser.parse_args()
 
-    from calibrated_rl.errors import UserError
     from calibrated_rl.files import write_json
     from calibrated_rl.shift.theory_plot import draw
 
-    file = Path(arguments.out)
-    if file.suffix != ".json" or file.is_dir():
-        raise UserError(f"--out must name a .json file, not '{file}': the plot beside it is named after it")
+    file = arguments.out
     size = FULL if arguments.full else FAST
     if arguments.part == "intervals":
         return intervals(file, size, arguments.seed)

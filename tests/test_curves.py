@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.report.curve_files import line_of
+from calibrated_rl.report.curve_files import line_of, lines_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,7 +32,8 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     finished(tmp_path, "oracle-0", {0: 0.1}, {})
     for text, metric, words in (
         (f"{tmp_path}:start-0", "reward", "there are: oracle-0"),
-        (str(tmp_path / "nothing"), "reward", "there are: none"),
+        (str(tmp_path / "nothing"), "reward", "there is no run folder '.*nothing'"),
+        ("a=", "reward", "there is no run folder ''"),
         (str(tmp_path), "rewards", "there are: reward"),
         (str(tmp_path), "reward", "how long its updates took"),
     ):
@@ -41,6 +42,13 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     finished(tmp_path, "oracle-1", {0: 0.1}, {})
     with pytest.raises(UserError, match="oracle-0, oracle-1"):
         line_of(str(tmp_path), "reward", "updates")
+
+
+def test_two_lines_of_one_name_are_refused(tmp_path: Path) -> None:
+    finished(tmp_path, "oracle-0", {0: 0.1}, {})
+    assert list(lines_of([f"a={tmp_path}", f"b={tmp_path}"], "reward", "updates")) == ["a", "b"]
+    with pytest.raises(UserError, match="another line is called 'a', too"):
+        lines_of([f"a={tmp_path}", f"a={tmp_path}"], "reward", "updates")
 
 
 def test_the_command_draws(tmp_path: Path) -> None:

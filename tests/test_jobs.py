@@ -81,10 +81,52 @@ def test_evaluate_refuses(refuse, saved: Path) -> None:
 
 def test_chat_refuses(refuse, saved: Path, tmp_path: Path) -> None:
     assert "has no model 'calibrated'" in refuse("chat", saved, "--with", "simulator")
+    assert "argument --scenario: it is 99999999: it must be at least 0 and at most 100000" in refuse(
+        "chat", saved, "--scenario", 99999999
+    )
     assert "argument --scenario: it is -1: it must be at least 0" in refuse("chat", saved, "--scenario", -1)
     shutil.copytree(saved, tmp_path / "logs_only")
     (tmp_path / "logs_only" / "config.yaml").write_text("arms: [start]\n")
     assert "no scripted human" in refuse("chat", "logs_only", "--with", "human")
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [("/proc/nobody/x.png", "cannot be written"), (".", "is a folder: name a file"), ("", "is no name"),
+     ("file/x.png", "cannot be written"), ("x" * 300 + "/x.png", "cannot be written")],
+)  # fmt: skip
+def test_places_for_results_are_looked_at_before_the_work(place: str, told: str, refuse, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for job, arguments in (
+        ("curves", ["run", "--out"]), ("measure_shift", ["logs", "--out"]), ("benchmark", ["--cpu", "--out"]),
+        ("plan", [MICRO, "--picture"]), ("plan", [MICRO, "--out"]), ("chaos", ["--out"]),
+    ):  # fmt: skip
+        assert told in refuse(job, *arguments, place)
+    if place.endswith(".png"):
+        assert "argument --runs: " in refuse("compare", MICRO, "--runs", place)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_job_would_pass_over_is_refused(refuse, tmp_path: Path) -> None:
+    assert "its name must end in .png, .svg or .pdf" in refuse("curves", "run", "--out", "x.nope")
+    assert "its name must end in .json" in refuse("validate_theory", "--out", "x.png")
+    assert "'' is no name: name a folder" in refuse("compare", MICRO, "--runs", "")
+    assert "--set is for a live simulator" in refuse("measure_shift", "logs", "--set", "seeds=[1]")
+    assert "--draws is for a live simulator" in refuse("measure_shift", "logs", "others", "--draws", "2")
+    assert "no sentence encoder 'nope'" in refuse("measure_shift", "logs", "--encoder", "nope")
+    assert "no estimator was named" in refuse("measure_shift", "logs", "--estimators", ",")
+    assert "required: config (" in refuse("compare")
+
+
+def test_names_that_no_file_can_have_are_told_in_a_line(refuse, saved: Path) -> None:
+    name = "x" * 300
+    for job, *arguments in (
+        ("compare", name), ("compare", MICRO, f"{name}.yaml"), ("evaluate", name), ("audit", name), ("chat", name),
+        ("curves", name, "--out", "x.png"), ("measure_shift", name), ("logs", "check", name),
+        ("plan", MICRO, "--run", name), ("train", MICRO, f"task={name}:Mine"), ("train", MICRO, f"task={name}.py:Mine"),
+        ("calibrate", MICRO, "name=" + "/".join(["y" * 90] * 60)),
+    ):  # fmt: skip
+        assert "too long" in refuse(job, *arguments)
 
 
 def test_calibrate_refuses(refuse, saved: Path) -> None:

@@ -1,12 +1,28 @@
 """Reads one metric of a run over training from what its arm has left."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from calibrated_rl.arm_results import read_result
 from calibrated_rl.errors import UserError
-from calibrated_rl.files import read_json
 from calibrated_rl.report.plots_curves import Line
+
+
+def lines_of(texts: Sequence[str], metric: str, against: str) -> dict[str, Line]:
+    """Lines by name; see ``line_of``.
+
+    Raises:
+        UserError: two have one name, or as ``line_of``.
+    """
+    found: dict[str, Line] = {}
+    for text in texts:
+        name, line = line_of(text, metric, against)
+        if name in found:
+            raise UserError(f"{text}: another line is called '{name}', too; put a name before it: NAME=RUN")
+        found[name] = line
+    return found
 
 
 def line_of(text: str, metric: str, against: str) -> tuple[str, Line]:
@@ -20,12 +36,14 @@ def line_of(text: str, metric: str, against: str) -> tuple[str, Line]:
     """
     name, _, place = text.rpartition("=")
     folder, _, arm = place.partition(":")
+    if not folder or not Path(folder).is_dir():
+        raise UserError(f"{text}: there is no run folder '{folder}'")
     files = sorted((Path(folder) / "arms").glob("*.json"))
     chosen = [file for file in files if file.stem == arm] if arm else files
     if len(chosen) != 1:
         there = ", ".join(file.stem for file in files) or "none"
         raise UserError(f"{text}: name one finished arm as RUN:ARM-SEED; in {folder} there are: {there}")
-    metrics = read_json(chosen[0])["metrics"]
+    metrics = read_result(chosen[0])["metrics"]
     values = {int(each["update"]): float(each["value"]) for each in metrics if each["name"] == metric}
     if not values:
         names = ", ".join(sorted({each["name"] for each in metrics}))
