@@ -122,8 +122,12 @@ def _ranged(value: Any, limits: Sequence[Range | Pattern], key: Key) -> Any:
 
 def _text(value: Any, limits: Sequence[Range | Pattern], key: Key) -> str:
     if not isinstance(value, str):
-        quotes = " in quotes" if isinstance(value, bool | int | float) else " ('' for none)" if value is None else ""
+        may_be_empty = all(limit.admits("") for limit in limits if isinstance(limit, Pattern))
+        none = " ('' for none)" if value is None and may_be_empty else ""
+        quotes = " in quotes" if isinstance(value, bool | int | float) else none
         raise _wrong(value, f"text{quotes}", limits, key)
+    if "\0" in value:
+        raise NotAllowed([Problem(key, f"is {quoted(value, key)}: it holds the character U+0000")])
     for limit in limits:
         if isinstance(limit, Pattern) and not limit.admits(value):
             raise NotAllowed([Problem(key, f"is {quoted(value, key)}: it must be {limit.words}")])

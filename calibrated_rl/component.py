@@ -7,7 +7,7 @@ import difflib
 import importlib
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,8 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from calibrated_rl import user_files
 from calibrated_rl.errors import UserError, printable
-from calibrated_rl.secrets import refuse_hidden
-from calibrated_rl.settings import NotAllowed, from_plain, hints_of, refuse, shown, valid_keys
+from calibrated_rl.secrets import is_secret, refuse_hidden
+from calibrated_rl.settings import Key, NotAllowed, from_plain, hints_of, refuse, shown, valid_keys
 from calibrated_rl.user_code import UserCodeError, call, described, exception_text, lines_of_users
 
 __all__ = ["build", "configured", "describe_config_error", "import_path", "strict_config", "valid_keys"]
@@ -35,6 +35,8 @@ def import_path(path: str) -> Any:
     if not separator or not module_name or not name:
         raise UserError(f"'{path}' is not an import path: write package.module:Class or file.py:Class")
     file = Path(module_name).expanduser().resolve() if module_name.endswith(".py") else None
+    if file is None and (module_name.startswith(".") or "/" in module_name):
+        raise UserError(f"'{path}' is no import path: write package.module:Class or file.py:Class{_file_like(path)}")
     module = _module(path, module_name if file is None else user_files.module_name(_readable(path, file)), file)
     if not hasattr(module, name):
         close = difflib.get_close_matches(name, [each for each in dir(module) if not each.startswith("__")], n=1)
@@ -47,6 +49,16 @@ def located(path: str) -> str:
     """The same import path for processes with another working directory: a file by its full path."""
     module_name, _, name = path.rpartition(":")
     return f"{Path(module_name).expanduser().resolve()}:{name}" if module_name.endswith(".py") else path
+
+
+def _file_like(path: str) -> str:
+    """A hint where a file is there that may have been meant."""
+    module_name, _, name = path.rpartition(":")
+    stem = module_name.strip().removesuffix(".py")
+    for file in dict.fromkeys((f"{stem}.py", f"{stem.replace('.', '/')}.py")):
+        if Path(file).expanduser().is_file():
+            return f"; did you mean '{file}:{name}'?"
+    return ""
 
 
 def _readable(path: str, file: Path) -> Path:
@@ -67,7 +79,7 @@ def _module(path: str, name: str, file: Path | None) -> ModuleType:
     except (Exception, SystemExit) as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{name}.".startswith(f"{missing}."):
-            raise UserError(f"'{path}' cannot be imported: {error}") from error
+            raise UserError(f"'{path}' cannot be imported: {error}{_file_like(path)}") from error
         if file is None and (name == "calibrated_rl" or name.startswith("calibrated_rl.")) and not missing:
             raise
         raise _not_imported(path, error, missing, file) from error
@@ -131,10 +143,20 @@ def looked_up(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return found  # type: ignore[return-value]
 
 
-def describe_config_error(error: OmegaConfBaseException, where: str) -> str:
-    """One line for a value that cannot be looked up (``${...}``): key and place."""
+def describe_config_error(error: OmegaConfBaseException, where: str | Callable[[Key], str]) -> str:
+    """One line for a value that cannot be looked up (``${...}``): key, place and remedy.
+
+    Args:
+        where: the place, or what gives that of a key.
+    """
     key = str(getattr(error, "full_key", None) or getattr(error, "key", None) or "?")
-    return f"{where}: key '{printable(key)}': {printable(str(error).strip().splitlines()[0])}"
+    reason = re.sub(r"^\w+Error raised while resolving interpolation: ", "", str(error).strip().splitlines()[0])
+    if (absent := re.fullmatch(r"\"Environment variable '(.*)' not found\"", reason)) is not None:
+        other = "" if is_secret(key) else f", or write ${{oc.env:{absent[1]},DEFAULT}}"
+        reason = f"the environment variable {absent[1]} is not set; set it{other}"
+    parts = (part for part in re.split(r"[.\[\]]+", key) if part)
+    place = where if isinstance(where, str) else where(tuple(int(part) if part.isdigit() else part for part in parts))
+    return f"{place}: key '{printable(key)}': {printable(reason)}"
 
 
 def build(path: str, values: Mapping[str, Any] | None = None, where: str = "config", **parts: Any) -> Any:

@@ -1,6 +1,8 @@
 """The whole configuration of a run: composes the parts' own configs and loads YAML, strictly."""
 
+import itertools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -46,6 +48,8 @@ ARMS = (
 )  # fmt: skip
 Arm = Annotated[str, OneOf(ARMS)]
 _SEGMENT = r"(?!\.)[\w.+=@%, -]{1,100}(?<![ .])"
+MOST_DOTS = 64
+"""In a key; Python could not follow much deeper ones."""
 OF_STUDY = ("name", "variants", "control_arms", "control_seeds")
 """Settings that a variant cannot change: its folder is below the study's."""
 RunName = Annotated[str, Pattern(rf"{_SEGMENT}(/{_SEGMENT})*", "a name for a folder, or names joined by /, without ..")]
@@ -274,10 +278,12 @@ def load_config(file: str | Path, overrides: Sequence[str] = (), *, saved: bool 
         place = places(sources)(key)
         if wrong := [text for text in variant.change if "=" not in text]:
             raise UserError(f"{place}: {dotted(key)} has '{printable(wrong[0])}': write key=value")
-        if own := [text for text in variant.change if text.partition("=")[0].strip() in OF_STUDY]:
+        if own := [text for text in variant.change if re.split(r"[.=\[]", text.strip())[0].strip() in OF_STUDY]:
             raise UserError(f"{place}: {dotted(key)} has '{printable(own[0])}', which is the study's alone")
-        pairs = [text for text in _as_run(config.name, name, variant) if text.partition("=")[2] != HIDDEN]
-        _merged([*sources, _settings(pairs, f"{place}: {dotted(key)}")], saved)
+        own_run, change = _as_run(config.name, name, variant)
+        change = [text for text in change if text.partition("=")[2] != HIDDEN]
+        at = f"{places(sources)(key[:2])}: {dotted(key[:2])}"
+        _merged([*sources, _settings(own_run, at), _settings(change, f"{place}: {dotted(key)}")], saved)
     return config
 
 
@@ -305,7 +311,7 @@ def _merged(sources: Sequence[Source], saved: bool) -> RunConfig:
     try:
         plain = OmegaConf.to_container(keep_references(OmegaConf.create(merged)), resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(describe_config_error(error, sources[0].name)) from error
+        raise UserError(describe_config_error(error, where)) from error
     try:
         config = from_plain(RunConfig, plain)  # type: ignore[arg-type]
     except NotAllowed as error:
@@ -321,13 +327,15 @@ def _settings(pairs: Sequence[str], where: str) -> Source:
     """What ``key=value`` say; the last word counts where a key is given twice."""
     values: Any = {}
     for text in pairs:
-        key = text.partition("=")[0].strip()
+        key, _, value = (part.strip() for part in text.partition("="))
         if not all(key.split(".")):
             raise UserError(f"{where}: '{printable(text)}' is not key=value: a part of the key is empty")
+        if key.count(".") > MOST_DOTS:
+            raise UserError(f"{where}: '{printable(text)}': no key has so many parts")
         try:
             # Only to refuse what a file may not say either: keys that stand twice, or are no text.
-            parse_yaml(f"value: {text.partition('=')[2].strip()}", where)
-            own = OmegaConf.to_container(OmegaConf.from_dotlist([text.strip()]))
+            parse_yaml(f"value: {value}", where)
+            own = OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}"]))
         except UserError as error:
             reason = str(error).removeprefix(where).partition(": ")[2]
             raise UserError(
@@ -373,17 +381,16 @@ def variants_of(config: RunConfig, file: str | Path, overrides: Sequence[str]) -
         UserError: as ``load_config``.
     """
     return {
-        name: _merged(_sources(file, [*overrides, *_as_run(config.name, name, variant)]), saved=False)
+        name: _merged(_sources(file, [*overrides, *itertools.chain(*_as_run(config.name, name, variant))]), saved=False)
         for name, variant in config.variants.items()
     }
 
 
-def _as_run(study: str, name: str, variant: VariantConfig) -> list[str]:
-    """What makes a variant out of its study, as ``key=value``."""
+def _as_run(study: str, name: str, variant: VariantConfig) -> tuple[list[str], list[str]]:
+    """What makes a variant out of its study, as ``key=value``: its name, arms and seeds, and what it changes."""
     return [
         f"name={json.dumps(f'{study}/variants/{name}')}",
         f"arms=[{','.join(variant.arms)}]",
         f"seeds=[{','.join(map(str, variant.seeds))}]",
         "control_arms=[]",
-        *variant.change,
-    ]
+    ], list(variant.change)

@@ -285,6 +285,19 @@ TOGETHER = {
     "variants={a: {arms: [calibratd]}}": "did you mean 'calibrated'?",
     "variants={a: {seeds: []}}": "seeds is empty",
     "variants={main: {}}": "variants.main",
+    "variants={a: {change: ['variants.b.seeds=[1]']}}": "has 'variants.b.seeds=[1]', which is the study's alone",
+    "variants={a: {change: ['variants[b]={}']}}": "has 'variants[b]={}', which is the study's alone",
+    "variants={a: {seeds: [0, 0]}}": "variants.a: seeds names 0 twice",
+    "label=${oc.env:NOT_SET}": "key 'label': the environment variable NOT_SET is not set; set it, or write ${oc.env:",
+    "training.updates=${nowhere}": "key 'training.updates': Interpolation key 'nowhere' not found",
+    "label=${label}": "key 'label': Recursive interpolation detected",
+    "label=${oc.env:}": "key 'label': env() missing 1 required",
+    "training." * 2000 + "x=3": "no key has so many parts",
+    "policy.model=null": "policy.model is null: write text: text that is not empty",
+    "policy.sampling.temperature=0.001": "policy.sampling: temperature is 0.001: vLLM samples at no temperature",
+    'label="a\\0b"': "label is 'a\\x00b': it holds the character U+0000",
+    'task="a\\0b.py:Mine"': "task is 'a\\x00b.py:Mine': it holds the character U+0000",
+    "task=./configs/dev:Mine": "is no import path: write package.module:Class or file.py:Class",
     "evaluation.logs=10": "evaluation.logs is 10: it must be at least 12",
     "shift.dialogues=5": "shift.dialogues is 5: a classifier is cross-fitted on them in 3 folds; it must be at least 6",
     "shift.estimators=[likenes]": "did you mean 'likeness'?",
@@ -305,6 +318,18 @@ def test_settings_that_a_run_could_not_use_are_named_at_loading(change: str) -> 
     message = str(refused.value)
     assert TOGETHER[change] in message and message.startswith("command line: "), message
     assert "\n" not in message
+
+
+def test_white_space_around_the_equals_sign_is_nothing() -> None:
+    change = "variants={a: {change: ['training.minibatches = 2']}}"
+    config = load_config(ROOT / "configs" / "dev.yaml", [" training.updates = 7", change])
+    assert config.training.updates == 7
+    assert load_config(ROOT / "configs" / "dev.yaml", ["simulator.sampling.temperature=0.01"])
+
+
+def test_a_secret_that_is_not_there_is_not_advised_to_be_spelt_out(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"key 'password': the environment variable NOT_SET is not set; set it$"):
+        strict_config(Login, {"password": "${oc.env:NOT_SET}"}, "here")
 
 
 def test_the_last_word_is_the_one_that_is_named(tmp_path: Path) -> None:

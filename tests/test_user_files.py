@@ -129,6 +129,18 @@ def test_bytes_that_are_no_text_and_places_without_a_file(tmp_path: Path) -> Non
         import_path(f"{write(tmp_path / 'stop.py', 'raise KeyboardInterrupt')}:x")
 
 
+def test_a_file_that_was_meant_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "parts").mkdir()
+    write(tmp_path / "mine.py"), write(tmp_path / "parts" / "shop.py")
+    monkeypatch.chdir(tmp_path)
+    for path, meant in (("mine", "mine.py"), ("./mine", "./mine.py"), ("parts.shop", "parts/shop.py")):
+        with pytest.raises(UserError, match=f"did you mean '{meant}:Thing'"):
+            import_path(f"{path}:Thing")
+    for path in ("..", ".", "/", "./other"):
+        with pytest.raises(UserError, match=r"is no import path: write package.module:Class or file.py:Class$"):
+            import_path(f"{path}:Thing")
+
+
 def test_another_process_finds_the_same_file(tmp_path: Path) -> None:
     thing = build(f"{write(tmp_path / 'v1.2.py')}:Thing", {"size": 7})
     (tmp_path / "thing").write_bytes(pickle.dumps(thing))

@@ -6,6 +6,9 @@ from typing import Annotated
 from calibrated_rl.errors import UserError
 from calibrated_rl.settings import Name, NotNegative, Positive, Precision, Range, check_settings
 
+LEAST_TEMPERATURE = 0.01
+"""vLLM replaces lower ones by it, but for 0 (``SamplingParams``)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
@@ -51,9 +54,15 @@ class SamplingConfig:
     """How a side speaks."""
 
     temperature: Annotated[float, Range(at_least=0)] = 1.0
-    """0 is greedy. Training uses 1, with nothing cut off, so that importance ratios are unbiased."""
+    """0 is greedy; else at least 0.01, below which vLLM samples at 0.01 all the same. Training uses 1, with nothing cut
+    off, so that importance ratios are unbiased."""
     max_turn_tokens: Positive = 16
     """A longer turn is cut, closed by a masked end-of-turn, and counted."""
 
     def __post_init__(self) -> None:
         check_settings(self, "sampling")
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            raise UserError(
+                f"temperature is {self.temperature:g}: vLLM samples at no temperature between 0 (greedy) and "
+                f"{LEAST_TEMPERATURE:g}: log-probs would be another policy's; take one of the two, or a higher one"
+            )
