@@ -26,7 +26,7 @@ def test_figures_have_the_names_that_others_read_and_are_drawn(job: ModuleType, 
 
     size = job.Size(
         constructions=3, regret_constructions=2, coverage=6, lower_bounds=8, words=4, populations=3, histories=4,
-        dialogues=(30, 40), curve=2, ppo_rewards=("per_turn",),
+        dialogues=(30, 40), curve=2, ppo_rewards=("per_turn",), studies=2,
     )  # fmt: skip
     result, points = job.measure(size, 0)
     result |= {"ppo": PPO, "ppo_by_reward": {"per_turn": PPO}, "full": False, "seed": 0}
