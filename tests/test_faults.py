@@ -23,7 +23,7 @@ from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.engine import EngineConfig, Generated, GenerateRequest, PlacedReplica
 from calibrated_rl.rollout.pool import ReplicaPool
-from calibrated_rl.rollout.stream import GroupStream
+from calibrated_rl.rollout.stream import EndedGroup, GroupStream
 from calibrated_rl.rollout.waves import WaveGate
 from calibrated_rl.tasks.front_desk import FrontDesk
 from calibrated_rl.tokens import ChatTokens
@@ -248,6 +248,12 @@ def test_a_replica_without_a_machine_holds_up_nobody_and_is_given_up(
     assert said == ["a further policy replica is given up after 2 s: GetTimeoutError"]
 
 
+def complete(ended: list[EndedGroup]) -> list[list[Dialogue]]:
+    """Dialogues of groups of which none was dropped."""
+    assert all(group.dialogues is not None for group in ended)
+    return [group.dialogues for group in ended if group.dialogues is not None]
+
+
 @pytest.mark.timeout(300)
 def test_groups_that_run_ahead_live_through_weight_updates(pool: ReplicaPool) -> None:
     """Weights are published again and again while dialogues are held, and others are held from another loop."""
@@ -264,9 +270,9 @@ def test_groups_that_run_ahead_live_through_weight_updates(pool: ReplicaPool) ->
             pool.publish(weights, version)
             beside = collector.collect(scenarios[:2], human, group_size=1, arm="beside", update=version, seed=0)
             assert len(beside) == 2
-            found += stream.take(1, 60)
+            found += complete(stream.take(1, 60))
         if len(found) < 36:
-            found += stream.take(36 - len(found), 60)
+            found += complete(stream.take(36 - len(found), 60))
     finally:
         stream.close()
         pool.publish(weights, 3)
