@@ -105,7 +105,7 @@ class ChatTemplate:
                     **self._settings,
                 )
             )  # fmt: skip
-        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        except Exception as error:  # it is a program of its own
             reason = printable(first_line(error))
             raise Refusal(f"{self._name}: the chat template refuses a plain conversation: {reason}") from error
 

@@ -16,14 +16,14 @@ import importlib.util
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from calibrated_rl.checksums import NAME as CHECKSUMS
 from calibrated_rl.checksums import check_checksums
-from calibrated_rl.errors import UserError, printable
+from calibrated_rl.errors import UserError, first_line, printable
 from calibrated_rl.files import read_json
 from calibrated_rl.model_folders import TEMPLATE, vocabulary_of
 from calibrated_rl.model_folders import publishing as _publishing
@@ -170,8 +170,9 @@ def check_folder(folder: Path, name: str, *, chat_template: bool = True) -> None
     if (folder / CHECKSUMS).is_file():
         check_checksums(folder)
     _read_config(folder)
-    if not any(folder.glob("*.safetensors")):
+    if not (weights := sorted(folder.glob("*.safetensors"))):
         raise UserError(f"model '{name}': {folder} holds no *.safetensors weights")
+    _check_weights(weights, folder, name)
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
         raise UserError(f"model '{name}': {folder} holds neither tokenizer.json nor tokenizer.model")
     if chat_template and not _has_chat_template(folder):
@@ -180,6 +181,27 @@ def check_folder(folder: Path, name: str, *, chat_template: bool = True) -> None
             "take an instruction-tuned model, or name a file in `chat_template`"
         )
     _check_vocabulary(folder, name)
+
+
+def _check_weights(files: Sequence[Path], folder: Path, name: str) -> None:
+    """Reads no more than how the files begin and how long they are.
+
+    Raises:
+        UserError: one of them is torn, or the index names one that is not there.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"model '{name}': {file} cannot be read as safetensors: {first_line(error)}") from error
+    index = folder / "model.safetensors.index.json"
+    named = read_json(index).get("weight_map") if index.is_file() else None
+    for part in sorted(set(named.values())) if isinstance(named, dict) else ():
+        if not (folder / str(part)).is_file():
+            raise UserError(f"model '{name}': {folder} has no {part}, which {index.name} names: it is not whole")
 
 
 def _check_vocabulary(folder: Path, name: str) -> None:
@@ -242,15 +264,28 @@ class ModelShape:
     vocabulary: int
 
 
-def _text_config(folder: Path) -> Any:
-    """The language model's config, with what ``config.json`` leaves to the kind of model."""
+def read_config(folder: Path) -> Any:
+    """The config of the model in ``folder``, as transformers reads it.
+
+    Raises:
+        UserError: transformers does not know this kind of model, or a setting of it is of another type.
+    """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"the model in {folder} is of a kind that transformers does not know: {reason}") from error
+    except (StrictDataclassError, TypeError, AttributeError) as error:
+        reason = printable(" ".join(str(error).split()))
+        raise UserError(f"{folder / 'config.json'} is no config of a model: {reason}") from error
+
+
+def _text_config(folder: Path) -> Any:
+    """The language model's config, with what ``config.json`` leaves to the kind of model."""
+    return read_config(folder).get_text_config()
 
 
 def shape_of(folder: Path) -> ModelShape:

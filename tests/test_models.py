@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 
 from calibrated_rl import models
 from calibrated_rl.errors import UserError
+from calibrated_rl.learner.config import LearnerConfig
+from calibrated_rl.learner.hosted import HostedModel
 from calibrated_rl.model_folders import TEMPLATE, with_template
 from calibrated_rl.models import (
     TINY_CONTROL_TOKENS,
@@ -172,6 +175,8 @@ def test_missing_models_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.
         ("config.json", "{", "not readable JSON"),
         ("config.json", "[]", "does not hold a JSON object"),
         ("model.safetensors", None, "holds no .*safetensors"),
+        ("model.safetensors", "torn", "model.safetensors cannot be read as safetensors"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "2.safetensors"}}', "has no 2.safetensors, which model"),
         ("tokenizer.json", None, "neither tokenizer.json nor"),
         ("chat_template.jinja", None, "no chat template"),
     ],
@@ -193,6 +198,33 @@ def test_incomplete_folders_are_refused(
         settings_file.write_text(json.dumps(kept))
     with pytest.raises(UserError, match=reason):
         resolve_model(str(broken), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [({"hidden_size": "192"}, "config.json is no config of a model: .*hidden_size"),
+     ({"model_type": "nope"}, "is of a kind that transformers does not know")],
+)  # fmt: skip
+def test_configs_that_are_none_are_refused(changed: dict[str, Any], reason: str, folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changed))
+    with pytest.raises(UserError, match=reason):
+        models.read_config(tmp_path)
+
+
+def test_weights_that_are_missing_are_not_drawn_anew(folder: Path, tmp_path: Path) -> None:
+    learner = SimpleNamespace(config=LearnerConfig())
+    assert HostedModel._read(learner, folder).config.num_hidden_layers == 1  # type: ignore[arg-type]
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(folder / name, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    for changed, reason in (
+        ({"num_hidden_layers": 2}, "lacks 9 of the weights .* such as model.layers.1"),
+        ({"intermediate_size": 8}, "cannot be loaded as a causal language model"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | changed))
+        with pytest.raises(UserError, match=reason):
+            HostedModel._read(learner, tmp_path)  # type: ignore[arg-type]
 
 
 def test_a_conversion_that_dies_leaves_no_folder_that_looks_complete(tmp_path: Path) -> None:

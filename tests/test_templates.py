@@ -297,8 +297,9 @@ def test_where_only_the_system_role_is_refused_the_other_reason_is_named() -> No
 
 
 @pytest.mark.parametrize(
-    "template", ["{{ 1 // 0 }}", "{{ [1] * 2 ** 80 }}", "{{ raise_exception('a\\nb') }}", "{% for %}"]
-)
+    "template", ["{{ 1 // 0 }}", "{{ [1] * 2 ** 80 }}", "{{ raise_exception('a\\nb') }}", "{% for %}", "{% break %}",
+     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"],
+)  # fmt: skip
 def test_a_template_that_fails_is_refused_in_one_line(template: str) -> None:
     made = FAMILIES["chatml"].tokenizer()
     made.chat_template = template

@@ -21,6 +21,7 @@ from calibrated_rl.learner.attention import layout_of
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.lora import LoRAConfig, adapt, is_adapter, peft_files
 from calibrated_rl.learner.model import TokenLogProbs
+from calibrated_rl.learner.out_of_memory import is_out_of_memory
 from calibrated_rl.learner.packing import PackedBatch
 from calibrated_rl.learner.world import World
 from calibrated_rl.merging import arrived
@@ -107,21 +108,30 @@ class HostedModel:
         return self.config.dtype == "bfloat16" and self.lora is None
 
     def _read(self, path: Path) -> Any:
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
         if not (path / "config.json").is_file():
             raise UserError(f"{path} holds no model: there is no config.json")
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model, told = AutoModelForCausalLM.from_pretrained(
                 path,
+                output_loading_info=True,
                 dtype=getattr(torch, self.config.dtype),
                 attn_implementation="sdpa",
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            if is_out_of_memory(error):
+                raise
             raise UserError(f"{path} cannot be loaded as a causal language model: {error}") from error
+        if missing := sorted(told["missing_keys"]):  # transformers draws them anew, and only warns
+            raise UserError(
+                f"{path} lacks {len(missing)} of the weights that its config.json asks for, such as {missing[0]}: "
+                "it is another model's config, or not the whole model"
+            )
         return model
 
     def _read_adapters(self, file: Path) -> None:

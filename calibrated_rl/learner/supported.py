@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.models import read_config
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope", "proportional")
 """Rotary positions that do not depend on what else is computed. ``longrope`` does above its first length."""
@@ -112,13 +113,7 @@ def check_model_folder(folder: Path, longest: int) -> None:
     Raises:
         UserError: as ``check_config``, or transformers does not know this kind of model.
     """
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"the model in {folder} is of a kind that transformers does not know: {reason}") from error
+    config = read_config(folder)
     try:
         check_config(config, longest)
     except UserError as error:
