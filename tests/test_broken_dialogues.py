@@ -295,8 +295,10 @@ def test_a_judge_that_fails_is_asked_about_the_same_dialogue_again() -> None:
     groups = collect(collector, MadeUpPool("simulator"))
     assert len(groups) == 12 and collector.statistics.dropped == {"judge: no answer": 2 * 48}
     assert len(policy.asked) == 3 * 48, "no turn was drawn twice"
-    with pytest.raises(UserError, match=r"the judge broke 48 of 108 tries .* Mend the judge"):
-        collect(collector_of(MadeUpPool("policy"), Judged(3)), MadeUpPool("simulator"))
+    collector = collector_of(MadeUpPool("policy"), Judged(3))
+    with pytest.raises(UserError, match=r"the judge broke 48 of 60 tries .* Mend the judge"):
+        collect(collector, MadeUpPool("simulator"))
+    assert collector.statistics.tries_of("rollout") == {"whole": 12, "judge": 48}, "openings; no try counts twice"
 
 
 def test_a_judge_that_fails_on_a_single_turn_drops_its_group() -> None:
@@ -320,6 +322,7 @@ def test_a_judge_that_fails_on_a_single_turn_drops_its_group() -> None:
         closed = sum("friday" in g[0].turns[-1].text for g in turns if g)
         assert 0 < closed < 12 and found.count(None) == (0 if failures == 2 else closed)
         assert len(collector.statistics.groups_dropped) == found.count(None)
+        assert collector.statistics.tries_of("rollout").total() == 12, "no try counts twice"
 
 
 # --- measuring and judging

@@ -6,12 +6,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from made_up_logs import dialogue, policy, population, terse, user, wordy
 
 from calibrated_rl.dialogue import Dialogue
 from calibrated_rl.errors import UserError
+from calibrated_rl.evaluation.live_simulator import LiveSimulator
 from calibrated_rl.replay.store import ReplayStore
 from calibrated_rl.shift.compare_sets import ESTIMATORS, compare_sets, settings_of
 from calibrated_rl.shift.coverage import Coverage
@@ -182,6 +185,18 @@ def test_replies_are_matched_on_the_same_history_of_the_same_person() -> None:
 def job(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "jobs" / "measure_shift.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+def test_likelihood_is_of_the_temperature_at_which_a_simulator_speaks_or_left_out() -> None:
+    """Engines score prompts at temperature 1 alone."""
+    said: list[str] = []
+    sampling, engine = SimpleNamespace(temperature=0.5), SimpleNamespace(max_model_len=64)
+    side = SimpleNamespace(sampling=sampling, engine=engine)
+    live: Any = SimpleNamespace(
+        name="runs/a:calibrated", parts=SimpleNamespace(config=SimpleNamespace(simulator=side)),
+        progress=SimpleNamespace(say=said.append),
+    )  # fmt: skip
+    assert LiveSimulator._likelihood(live, []) == {} and "speaks at temperature 0.5" in said[0]
 
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def rewarded(parts: Parts, value: TurnValue, groups: list[Members | None]) -> li
         try:
             return [judged(partial(one, each), lambda failure: statistics.drop(failure.reason)) for each in group]
         except RolloutFailure as failure:
-            statistics.fail("rollout", failure)
+            statistics.fail_after_all("rollout", failure)
             statistics.drop_group(group[0].group_id, f"with a turn that could not be scored ({failure.reason})")
             return None
 

@@ -122,7 +122,11 @@ class LiveSimulator:
         return [with_acts(dialogue, self.parts.task) for group in groups for dialogue in group]
 
     def _likelihood(self, real: Sequence[Dialogue]) -> dict[str, Estimate]:
-        """Of the people's turns that fit into the engine's context."""
+        """Of the people's turns that fit into the engine's context. Engines score prompts at temperature 1: at another
+        one the simulator is another, and its likelihood is left out."""
+        if (temperature := self.parts.config.simulator.sampling.temperature) != 1:
+            self.progress.say(f"{self.name}: speaks at temperature {temperature:g}; likelihood is measured at 1 alone")
+            return {}
         chat, most = self.parts.simulator_chat, self.parts.config.simulator.engine.max_model_len - 1
         views = [sample.tokens for sample in log_samples(real, Side.USER, chat)]
         kept = [(d, view) for d, view in zip(real, views, strict=True) if len(view) <= most]

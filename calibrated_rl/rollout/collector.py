@@ -383,7 +383,7 @@ class Collector:
         try:
             return judged(score, lambda failure: self.statistics.drop(failure.reason))
         except RolloutFailure as failure:
-            self.statistics.fail(kind, failure)
+            self.statistics.fail_after_all(kind, failure)
             raise
 
 

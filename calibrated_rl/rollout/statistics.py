@@ -47,6 +47,12 @@ class RolloutStatistics:
             self.dropped[failure.reason] += 1
             self.tries[f"{kind}/{failure.party}"] += 1
 
+    def fail_after_all(self, kind: str, failure: RolloutFailure) -> None:
+        """Count a try as failed of which something had come already, and was counted: it could not be scored."""
+        with self._lock:
+            self.tries[f"{kind}/{WHOLE}"] -= 1
+            self.fail(kind, failure)
+
     def succeed(self, kind: str) -> None:
         """Count a try of which something came."""
         with self._lock:
