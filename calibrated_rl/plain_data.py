@@ -32,6 +32,7 @@ class NotPlain(Exception):
     """``reason`` says what is wrong with the value at ``place``."""
 
     def __init__(self, place: str, reason: str) -> None:
+        place = printable(place)
         super().__init__(f"{place} {reason}")
         self.place, self.reason = place, reason
 

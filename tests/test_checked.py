@@ -198,7 +198,16 @@ def test_numbers_of_numpy_become_plain_ones() -> None:
     assert type(found.reward) is float and type(found.success) is bool and type(found.turn_rewards[0]) is float
     json.dumps(dict(found.details), allow_nan=False)
     assert asked("outcome", outcome(reward=np.array(1))).reward == 1.0
+    assert asked("acts", np.array(["ask", "tell"])) == ("ask", "tell")
+    assert checked_task(BoundedShop(reward_range=np.array([0.0, 2.0]))).reward_range() == (0.0, 2.0)  # type: ignore[attr-defined]
+    assert checked_task(type("Whole", (Shop,), {"max_policy_turns": np.int64(3)})()).max_policy_turns == 3
     assert asked("scenarios", (scenario("a", goal={"n": np.int64(3)}), scenario("b")))[0].goal == {"n": 3}
+
+
+def test_a_message_stays_short_whatever_it_quotes() -> None:
+    with pytest.raises(UserError) as refused:
+        asked("outcome", outcome(details={"x" * 10_000: {1}}))
+    assert len(str(refused.value)) < 700
 
 
 def test_a_task_gives_the_same_scenarios_again_and_no_split_shares_them() -> None:

@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
+
 from calibrated_rl.checked import CheckedPart
 from calibrated_rl.component import build
 from calibrated_rl.dialogue import Outcome, Scenario, Split, Turn
@@ -82,7 +84,7 @@ class CheckedTask(CheckedPart):
                     raise NotPlain(name, "is missing")
             words(self.name, "name")
             turns = self.max_policy_turns
-            if not isinstance(turns, int) or isinstance(turns, bool) or turns < 1:
+            if not isinstance(turns, int | np.integer) or isinstance(turns, bool) or turns < 1:
                 raise NotPlain("max_policy_turns", f"is {kind_of(turns)}: it must be an integer of at least 1")
         except NotPlain as problem:
             raise UserError(f"{described(type(part), self._KIND)}: {problem}") from None
@@ -214,7 +216,13 @@ def _ending(found: Any, *_: Any) -> str | None:
     return None if found is None else words(found, "it")
 
 
+def _listed(found: Any) -> Any:
+    """An array of one dimension as a list, everything else as it is."""
+    return found.tolist() if isinstance(found, np.ndarray) and found.ndim == 1 else found
+
+
 def _acts(found: Any, *_: Any) -> tuple[str, ...]:
+    found = _listed(found)
     if not isinstance(found, tuple | list):
         raise NotPlain("it", f"is {kind_of(found)}: it must be a tuple of strings")
     return tuple(words(each, f"[{index}]") for index, each in enumerate(found))
@@ -235,6 +243,7 @@ def _against_goal(found: Any, *_: Any) -> bool:
 
 
 def _range(found: Any) -> tuple[float, float]:
+    found = _listed(found)
     if not isinstance(found, tuple | list) or len(found) != 2:
         raise NotPlain("it", f"is {kind_of(found)}: it must be a pair of numbers, least and largest")
     low, high = number(found[0], "[0]"), number(found[1], "[1]")
