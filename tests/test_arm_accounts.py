@@ -253,6 +253,15 @@ def test_a_run_without_failures_asks_for_nothing_else(tmp_path: Path) -> None:
     assert list(scenarios) == [f"interactive-0-0-{number}" for number in range(wanted)]
 
 
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_logs_that_are_too_few_for_the_tokens_of_an_update_are_told_of_once(tmp_path: Path, staleness: int) -> None:
+    training = TrainingConfig(updates=3, tokens_per_update=20_000, group_size=3, max_staleness=staleness)
+    parts = MadeUpParts(tmp_path, training, by_seed, 0)
+    assert set(metrics_of(train(parts), "groups_requested")) == {60.0}
+    (told,) = [line for line in parts.said if "training.tokens_per_update takes" in line]
+    assert "scenarios or histories for 60" in told
+
+
 def test_an_arm_learns_from_rewards_of_turns(tmp_path: Path) -> None:
     """The terminal reward is always the same: all that differs within a group is what its turns earned."""
 

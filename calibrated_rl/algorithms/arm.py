@@ -69,6 +69,7 @@ class Arm:
         """Rollouts that run on while the learner steps; None: in turn with it."""
         self._ahead_before: AheadState | None = None
         """What the checkpoint says of them that the arm goes on from."""
+        self._told_of_few = False
         self._began = time.monotonic()
         self._checkpoints = ArmCheckpoints(parts.folder, name, seed, parts.config.training.checkpoints_kept)
         if (saved := self._checkpoints.latest(parts.say)) is None:
@@ -203,11 +204,24 @@ class Arm:
                 stream, self.scenarios, max_staleness=training.max_staleness, updates=training.updates,
                 first=self.updates, extra=training.extra_groups, state=self._ahead_before,
             )  # fmt: skip
+        self._tell_if_few(len(self.scenarios()))
         return self._checked(self._ahead.next(self.updates, self.groups_wanted(), until))
 
     def fill(self, ask: Callable[[int, int], Sequence[Members | None]]) -> RolloutBatch:
         """The groups of the next update, as ``ask`` runs them (``quota.filled``); raises as ``collect``."""
-        return self._checked(filled(self.groups_wanted(), self.parts.config.training.extra_groups, ask))
+        batch = filled(self.groups_wanted(), self.parts.config.training.extra_groups, ask)
+        self._tell_if_few(batch.requested)
+        return self._checked(batch)
+
+    def _tell_if_few(self, there: int) -> None:
+        """Say, once, that the calibration logs are too few for ``training.tokens_per_update``: updates are smaller."""
+        if there >= (wanted := self.groups_wanted()) or self._told_of_few:
+            return
+        self._told_of_few = True
+        self.parts.say(
+            f"{self.name} (seed {self.seed}): training.tokens_per_update takes {wanted} groups an update, and the "
+            f"calibration logs have scenarios or histories for {there}: updates are smaller than that"
+        )
 
     def _checked(self, batch: RolloutBatch) -> RolloutBatch:
         statistics = self.parts.collector.statistics
