@@ -58,6 +58,8 @@ def test_weights_are_ratios_of_the_turns_before() -> None:
     # What is clipped of the one goes to the other.
     assert [tokens[3] for tokens in clipped.tokens] == pytest.approx([1.2, 0.8])
     assert clipped.metrics()["calibration_mean_weight_turn_2"] == pytest.approx(1.0)
+    of = clipped.by_turn["logs", 2]
+    assert 0 < of.clipped_share == clipped.metrics()["calibration_clipped_share_turn_2"] < 1
 
 
 def test_scale_by_hand() -> None:

@@ -51,12 +51,13 @@ class Weighted:
     """Over all turns."""
 
     def metrics(self) -> dict[str, float]:
-        """To log: ``effective_share`` of all turns, and share and mean weight of logged ones by turn."""
+        """To log: ``effective_share`` of all turns; share, mean weight and how many are clipped of logged ones by turn."""
         values = {"calibration_effective_share": self.effective_share}
         for (source, turn), of in sorted(self.by_turn.items()):
             if source == LOGS:
                 values[f"calibration_effective_share_turn_{turn}"] = of.effective_share
                 values[f"calibration_mean_weight_turn_{turn}"] = of.mean
+                values[f"calibration_clipped_share_turn_{turn}"] = of.clipped_share
         return values
 
 

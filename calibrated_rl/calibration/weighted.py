@@ -9,7 +9,8 @@ logged one.
 The logged policy is known by a clone. Which one, ``folds`` says:
 
 - 0: the policy that training starts from, which was cloned from these logs (``policy.start``). The current policy comes
-  from it, and what both have learned by heart cancels: before the first update all ratios are 1.
+  from it, and what both have learned by heart cancels: before the first update all ratios are 1 (at
+  temperature 1, at which the clone was fitted).
 - 2 and more: clones that were not fitted to the log they score (cross-fitting). Needed where the start is no clone, and
   right where it has learned its logs by heart: then the ratio at a logged turn is too near to 1.
 """
