@@ -51,7 +51,7 @@ class Weighted:
     """Over all turns."""
 
     def metrics(self) -> dict[str, float]:
-        """To log: ``effective_share`` of all turns; share, mean weight and how many are clipped of logged ones by turn."""
+        """To log: ``effective_share`` of all turns; share, mean weight and clipped share of logged ones by turn."""
         values = {"calibration_effective_share": self.effective_share}
         for (source, turn), of in sorted(self.by_turn.items()):
             if source == LOGS:
