@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -289,3 +290,18 @@ def test_one_thread_looks_until_all_are_back_and_says_why_it_cannot() -> None:
         assert changing.wait_for(lambda: mender.unable, 60) and str(mender.unable) == "the weights are gone"
     wait_for(lambda: not menders())
     assert mender.unable is None and len(looks) == 3 and len(set(looks)) == 1
+
+
+@pytest.mark.parametrize("error", [RayActorError(), ray.exceptions.GetTimeoutError(), TimeoutError()])
+def test_a_replica_that_is_lost_while_it_scores_starts_the_run_again(error: Exception, monkeypatch: Any) -> None:
+    """The parity check asks it when a run begins or goes on: no reason for a run to end."""
+    def lost(reference: object, timeout: float) -> None:
+        raise error
+
+    monkeypatch.setattr(rollout_pool.ray, "get", lost)
+    pool: Any = SimpleNamespace(
+        role="policy", _serving=[0], _timeout_s=1.0,
+        _placed=[SimpleNamespace(actor=SimpleNamespace(score=SimpleNamespace(remote=lambda ids: None)))],
+    )  # fmt: skip
+    with pytest.raises(PartLost, match="a policy replica was lost while it scored"):
+        ReplicaPool.score(pool, [1, 2])

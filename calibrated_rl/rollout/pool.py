@@ -348,9 +348,16 @@ class ReplicaPool:
         return set(self._members) - set(self._serving)
 
     def score(self, ids: list[int]) -> Any:
-        """Log-probs of a sequence under the oldest replica that serves, for parity checks."""
+        """Log-probs of a sequence under the oldest replica that serves, for parity checks.
+
+        Raises:
+            PartLost: it died, or did not answer in time.
+        """
         oldest = (self._serving or self._members)[0]
-        return ray.get(self._placed[oldest].actor.score.remote(ids), timeout=self._timeout_s)
+        try:
+            return ray.get(self._placed[oldest].actor.score.remote(ids), timeout=self._timeout_s)
+        except FAILURES as error:
+            raise PartLost(f"a {self.role} replica was lost while it scored: {cause_of(error)}") from error
 
     # ---- more or fewer -------------------------------------------------------------------------------
 
