@@ -1,6 +1,7 @@
 """What anybody but the policy breaks is dropped, counted by party and run again, never scored (contract 5)."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.held_out import evaluate_policy
 from calibrated_rl.evaluation.replies import answers
 from calibrated_rl.rollout.collector import Collector, draw_seed
+from calibrated_rl.rollout.context import check_room_to_begin
 from calibrated_rl.rollout.conversation import find_flaw, finished, stable_seed
 from calibrated_rl.rollout.failures import Party, RolloutFailure, is_scored, party_of, refuse_mostly_broken
 from calibrated_rl.rollout.statistics import cut_shares
@@ -27,6 +29,7 @@ from calibrated_rl.rollout.waves import WaveGate
 from calibrated_rl.tasks.base import UserCheckingTask
 from calibrated_rl.tasks.casino import Casino
 from calibrated_rl.tasks.front_desk import FrontDesk
+from calibrated_rl.tokens import view_of
 
 SCENARIOS = Chat().scenarios(Split.CALIBRATION, 12)
 BROKEN: dict[str, str | list[int]] = {
@@ -171,10 +174,31 @@ def test_a_simulator_without_room_breaks_the_dialogue() -> None:
 
 
 def test_a_policy_that_never_had_room_to_speak_has_broken_nothing() -> None:
-    policy = MadeUpPool("policy", context=40)
+    policy = MadeUpPool("policy", context=46)  # just what its own instructions need
     with pytest.raises(UserError, match="user_overlong 36"):
         collect(collector_of(policy), MadeUpPool("simulator"), groups=3)
     assert not policy.asked
+
+
+def test_a_context_that_the_policys_own_instructions_fill_is_no_users_fault() -> None:
+    long = [replace(s, policy_instructions="friday seven " * 60) for s in SCENARIOS[:3]]
+    for scenarios, context in ((long, 130), (SCENARIOS[:3], 45)):
+        policy = MadeUpPool("policy", context=context)
+        with pytest.raises(UserError, match=rf"policy\.engine\.max_model_len is {context} .* scenario 0 alone"):
+            collector_of(policy).collect(
+                scenarios, MadeUpPool("simulator"), group_size=4, arm="a", update=0, seed=0
+            )
+        assert not policy.asked
+
+
+def test_room_to_begin_is_exact() -> None:
+    view = view_of(tokens(), SCENARIOS[0], Side.POLICY, [
+        Turn(side=Side.POLICY, text="hello", source=Source.GREETING), Turn(side=Side.USER, text="", source=Source.LOG)
+    ])  # fmt: skip
+    enough = len(view) + 32 + 1
+    check_room_to_begin(tokens(), SCENARIOS[0], 32, enough)
+    with pytest.raises(UserError, match=f"they take {enough}, before"):
+        check_room_to_begin(tokens(), SCENARIOS[0], 32, enough - 1)
 
 
 def test_a_simulator_that_always_breaks_ends_the_run_in_words() -> None:
@@ -296,9 +320,30 @@ def test_a_judge_that_fails_is_asked_about_the_same_dialogue_again() -> None:
     assert len(groups) == 12 and collector.statistics.dropped == {"judge: no answer": 2 * 48}
     assert len(policy.asked) == 3 * 48, "no turn was drawn twice"
     collector = collector_of(MadeUpPool("policy"), Judged(3))
-    with pytest.raises(UserError, match=r"the judge broke 48 of 60 tries .* Mend the judge"):
+    with pytest.raises(UserError, match=r"the judge broke 48 of 48 tries .* Mend the judge"):
         collect(collector, MadeUpPool("simulator"))
-    assert collector.statistics.tries_of("rollout") == {"whole": 12, "judge": 48}, "openings; no try counts twice"
+    assert +collector.statistics.tries_of("rollout") == {"judge": 48}, "no openings; no try counts twice"
+
+
+def test_openings_that_are_said_hide_no_party_that_breaks_all_dialogues() -> None:
+    """With groups of one, openings were half of the tries of a judge that never answers, and a quarter of those of a
+    simulator that breaks each dialogue after its opening: neither share came above three quarters."""
+    openings = {stable_seed(stable_seed(f"a-0-0-{n}", -1), Side.USER, 1) for n in range(12)}
+    after = MadeUpPool("simulator", lambda r: by_seed(r) if r.seed in openings else "")
+    for task, user, expected in (
+        (Judged(3), MadeUpPool("simulator"), {"judge": 12}), (Chat(), after, {"user": 36})
+    ):  # fmt: skip
+        collector = collector_of(MadeUpPool("policy"), task)
+        assert collector.groups(SCENARIOS, user, group_size=1, arm="a", update=0, seed=0) == [None] * 12
+        tries = +collector.statistics.tries_of("rollout")
+        assert tries == expected
+        with pytest.raises(UserError, match=f"the {'judge' if 'judge' in tries else 'user model'} broke"):
+            refuse_mostly_broken(Counter({party: 2 * count for party, count in tries.items()}), {})
+    # An opening that breaks and is said at last is one broken dialogue, and no whole one.
+    user = MadeUpPool("simulator", lambda r: "" if r.seed in openings else by_seed(r))
+    collector = collector_of(MadeUpPool("policy"))
+    collect(collector, user, group_size=1)
+    assert collector.statistics.tries_of("rollout") == {"user": 12, "whole": 12}
 
 
 def test_a_judge_that_fails_on_a_single_turn_drops_its_group() -> None:
@@ -323,6 +368,28 @@ def test_a_judge_that_fails_on_a_single_turn_drops_its_group() -> None:
         assert 0 < closed < 12 and found.count(None) == (0 if failures == 2 else closed)
         assert len(collector.statistics.groups_dropped) == found.count(None)
         assert collector.statistics.tries_of("rollout").total() == 12, "no try counts twice"
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_judge_that_fails_on_all_single_turns_breaks_all_of_them(size: int) -> None:
+    """The first failure of a group ended it, and the other members counted as whole."""
+
+    class Closing(Judged):
+        def ending(self, scenario: Scenario, turns: Sequence[Turn]) -> str | None:
+            return "closed"
+
+    opening = (Turn(side=Side.POLICY, text="hello", source=Source.GREETING),
+               Turn(side=Side.USER, text="table", source=Source.LOG))  # fmt: skip
+    collector = collector_of(MadeUpPool("policy"), Closing(3 * size))
+    parts: Any = SimpleNamespace(collector=collector, task=collector.task)
+    value: Any = SimpleNamespace(value=lambda cases: np.full(len(cases), 0.25))
+    turns = collector.turn_groups(
+        [(scenario, opening) for scenario in SCENARIOS], group_size=size, arm="a", update=0, seed=0
+    )
+    assert rewarded(parts, value, turns) == [None] * 12
+    assert +collector.statistics.tries_of("rollout") == {"judge": 12 * size}
+    assert collector.statistics.dropped == {"judge: no answer": 3 * 12 * size}
+    assert len(collector.statistics.groups_dropped) == 12
 
 
 # --- measuring and judging

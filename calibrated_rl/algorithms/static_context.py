@@ -48,12 +48,14 @@ def rewarded(parts: Parts, value: TurnValue, groups: list[Members | None]) -> li
         return dataclasses.replace(dialogue, outcome=outcome, ending=ending or "one_turn")
 
     def whole(group: Members) -> Members | None:
-        try:
-            return [judged(partial(one, each), lambda failure: statistics.drop(failure.reason)) for each in group]
-        except RolloutFailure as failure:
-            statistics.fail_after_all("rollout", failure)
-            statistics.drop_group(group[0].group_id, f"with a turn that could not be scored ({failure.reason})")
-            return None
+        scored: Members = []
+        for each in group:  # all of them, as in whole dialogues: each that cannot be scored counts as broken
+            try:
+                scored.append(judged(partial(one, each), lambda failure: statistics.drop(failure.reason)))
+            except RolloutFailure as failure:
+                statistics.fail_after_all("rollout", failure)
+                statistics.drop_group(group[0].group_id, f"with a turn that could not be scored ({failure.reason})")
+        return scored if len(scored) == len(group) else None
 
     return [None if group is None else whole(group) for group in groups]
 

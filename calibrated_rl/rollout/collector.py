@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Turn
+from calibrated_rl.rollout.context import check_room_to_begin
 from calibrated_rl.rollout.conversation import (
     ModelSpeaker,
     SamplingConfig,
@@ -26,6 +27,7 @@ from calibrated_rl.rollout.conversation import (
 from calibrated_rl.rollout.failures import (
     CONTEXT,
     MAX_TRIES,
+    OVERLONG,
     Party,
     RolloutFailure,
     broken_by,
@@ -282,7 +284,7 @@ class Collector:
             return opener, turn
 
         try:
-            opener, opening = await self._try(user, f"{place}-first", kind, open_it)
+            opener, opening = await self._try(user, f"{place}-first", kind, open_it, whole=False)
         except RolloutFailure as failure:
             self.statistics.drop("opening")
             self.statistics.drop_group(group_id, f"without an opening turn ({failure.reason})")
@@ -309,10 +311,12 @@ class Collector:
         return group
 
     async def _try(
-        self, user: ReplicaPool | ScriptedHuman, key: str, kind: str, run: Callable[[int], Awaitable[T]]
-    ) -> T:
+        self, user: ReplicaPool | ScriptedHuman, key: str, kind: str, run: Callable[[int], Awaitable[T]], *,
+        whole: bool = True,
+    ) -> T:  # fmt: skip
         """``run(attempt)`` as one running dialogue of the wave gate. Where a replica fails it is run again as it was;
-        where what was drawn is at fault, as the next attempt.
+        where what was drawn is at fault, as the next attempt. ``whole``: what comes of it counts as a whole dialogue;
+        an opening does not, though one that breaks is a broken dialogue.
 
         Raises:
             RolloutFailure: the last one, after ``MAX_TRIES`` of one of the two kinds.
@@ -324,7 +328,8 @@ class Collector:
                 gate.enter()
             try:
                 result = await run(attempt)
-                self.statistics.succeed(kind)
+                if whole:
+                    self.statistics.succeed(kind)
                 return result
             except RolloutFailure as failure:
                 self.statistics.fail(kind, failure)
@@ -365,6 +370,8 @@ class Collector:
             if isinstance(other, ModelSpeaker) and isinstance(opener, ModelSpeaker):
                 other.repeat(opener)
             turns, ending = await converse(self.task, scenario, policy, other, opening)
+            if ending == OVERLONG:
+                check_room_to_begin(self.policy.tokens, scenario, sampling.max_turn_tokens, self.policy.max_model_len)
             if not is_scored(ending) and not self.keep_broken:
                 raise RolloutFailure(ending, party_of(ending) or Party.USER)
             return seed, policy, other, turns, ending

@@ -1,8 +1,9 @@
-"""Whether the engines' context holds the dialogues of a task: asked of its human logs, before anything starts."""
+"""Whether the engines' context holds the dialogues of a task: asked of its human logs, before anything starts, and of a
+scenario that none of them has once the policy finds no room for its first turn."""
 
 from collections.abc import Sequence
 
-from calibrated_rl.dialogue import Dialogue, Scenario, Side, Turn
+from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.tokens import ChatTokens, view_of
 
@@ -39,3 +40,25 @@ def check_room(role: str, max_model_len: int, needed: Sequence[int]) -> None:
         f"fit with one more turn. {enough} would be enough for {1 - MAY_END_EARLY:.0%} of them, {max(needed)} for "
         f"all; raise it, or lower {role}.sampling.max_turn_tokens"
     )
+
+
+def check_room_to_begin(tokens: ChatTokens, scenario: Scenario, max_turn_tokens: int, max_model_len: int) -> None:
+    """Refuse a context that the policy's own instructions and greeting fill, whatever its user opens with.
+
+    Args:
+        tokens: of the policy.
+        max_turn_tokens: of one turn of the policy.
+        max_model_len: of its engine, in tokens.
+
+    Raises:
+        UserError: names the key, the scenario, and what an empty first turn of the user would need.
+    """
+    start = Turn(side=Side.POLICY, text=scenario.greeting, source=Source.GREETING)
+    nothing = Turn(side=Side.USER, text="", source=Source.LOG)
+    needed = len(view_of(tokens, scenario, Side.POLICY, [start, nothing])) + max_turn_tokens + 1
+    if needed > max_model_len:
+        raise UserError(
+            f"policy.engine.max_model_len is {max_model_len} tokens: the instructions and the greeting of scenario "
+            f"{scenario.id} alone leave the policy no room for a turn; with it they take {needed}, before the user has "
+            "said a word. Raise it, lower policy.sampling.max_turn_tokens, or shorten the task's instructions"
+        )

@@ -59,7 +59,8 @@ CONTEXT = {Side.POLICY: "policy_context", Side.USER: "user_context"}
 DEGENERATE = {Side.POLICY: "policy_degenerate", Side.USER: "user_degenerate"}
 """This side sampled a control token other than its end of turn."""
 OVERLONG = "user_overlong"
-"""What the user opened with left the policy no room for a single turn: it has not done anything yet."""
+"""What the user opened with left the policy no room for a single turn: it has not done anything yet. Where its own
+instructions and greeting leave none, that is nobody's turn, and refused (``context.check_room_to_begin``)."""
 AGAINST_GOAL = "user_against_goal"
 """The task says that no person with this goal would have said the simulator's last turn (``UserCheckingTask``)."""
 
@@ -150,7 +151,7 @@ def refuse_mostly_broken(tries: Mapping[str, int], reasons: Mapping[str, int], *
     """End a run, in words, whose user model (or judge, or tool) breaks most of the dialogues.
 
     Args:
-        tries: by party at fault, and ``WHOLE``.
+        tries: by party at fault, and ``WHOLE``: dialogues, without openings that did not break.
         reasons: what was dropped so far, by reason, for the message.
         nothing_left: not one group came about; then it is enough that most of what failed is the fault of one of them.
 

@@ -20,8 +20,9 @@ class RolloutStatistics:
     dropped: Counter[str] = field(default_factory=Counter)
     """Dialogues (or single turns) dropped and run again, by reason."""
     tries: Counter[str] = field(default_factory=Counter)
-    """Tries to run a dialogue, an opening or a single turn, by ``kind/party``: the kind of the dialogues (``rollout``
-    is what is learned from) and whose fault it was that nothing came of it, or ``whole``."""
+    """Tries to run a dialogue or a single turn, by ``kind/party``: the kind of the dialogues (``rollout`` is what is
+    learned from) and whose fault it was that nothing came of it, or ``whole``. An opening that breaks is a dialogue
+    that broke; one that does not is none yet."""
     groups_dropped: dict[str, str] = field(default_factory=dict)
     """Groups that were not delivered, with the reason."""
     flaws: Counter[str] = field(default_factory=Counter)
