@@ -5,7 +5,7 @@ simulator or a scripted human) speaks, then the policy, in turns, until the task
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -176,8 +176,3 @@ class Dialogue:
 
     def user_turn_indices(self) -> list[int]:
         return [i for i, turn in enumerate(self.turns) if turn.side is Side.USER]
-
-
-def transcript(turns: Sequence[Turn]) -> str:
-    """The dialogue as plain text for people, one line a turn."""
-    return "\n".join(f"{turn.side.value:>6}: {turn.text}" for turn in turns)

@@ -20,8 +20,9 @@ from calibrated_rl.dialogue import Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.base import LogReader
 from calibrated_rl.logs.scripted import ScriptedLogs
+from calibrated_rl.rollout.conversation import greeting
 from calibrated_rl.tasks.base import ScriptedHuman, ScriptedTask, count_policy_turns
-from calibrated_rl.tasks.front_desk import FrontDesk, greeting_turn, keyed_random
+from calibrated_rl.tasks.front_desk import FrontDesk, keyed_random
 from calibrated_rl.tasks.front_desk_words import SLOPPY, SLOT_OF, SLOTS, TIDY, Goal, canonical, goal_of, heard
 from calibrated_rl.users.front_desk_human import FrontDeskHuman
 
@@ -61,11 +62,11 @@ def dialogue(*texts: str) -> list[Turn]:
     """The greeting and then ``texts``, the person first."""
     sides = itertools.cycle((Side.USER, Side.POLICY))
     turns = [Turn(side=s, text=t, source=Source.LOG) for s, t in zip(sides, texts, strict=False)]
-    return [greeting_turn(SCENARIO), *turns]
+    return [greeting(SCENARIO), *turns]
 
 
 def play(human: FrontDeskHuman, policy: Policy, scenario: Scenario) -> tuple[list[Turn], str, Outcome]:
-    turns, ending = [greeting_turn(scenario)], None
+    turns, ending = [greeting(scenario)], None
     while ending is None:
         if turns[-1].side is Side.POLICY:
             turns.append(Turn(side=Side.USER, text=human.reply(scenario, turns), source=Source.SCRIPTED))
@@ -287,7 +288,7 @@ text_lists = st.lists(
 @given(text_lists, st.lists(st.sampled_from(list(Side)), min_size=8, max_size=8), st.text(max_size=20))
 def test_nothing_raises_on_any_text(texts: list[str], sides: list[Side], reply: str) -> None:
     turns = [
-        greeting_turn(SCENARIO),
+        greeting(SCENARIO),
         *(Turn(side=s, text=t, source=Source.LOG) for s, t in zip(sides, texts, strict=False)),
     ]
     ending = TASK.ending(SCENARIO, turns)

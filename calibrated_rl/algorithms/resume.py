@@ -55,9 +55,10 @@ class ArmState:
     """Folder of the simulator that is served, below the run folder; empty: the uncalibrated one."""
     simulator_version: int
     reward: float | None = None
-    """Mean reward of the dialogues learned from since the checkpoint before, from the arm's own side; by it the best
-    checkpoint is chosen. Monitor dialogues are not held at every checkpoint, nor by every arm, and held-out ones must
-    choose nothing. None: the arm learns from no dialogues of its own (``cloned``)."""
+    """Mean over the updates since the checkpoint before of the metric ``reward``: the mean reward of the dialogues that
+    were learned from and of those in groups that were put aside, in which all earned the same, from the arm's own side;
+    by it the best checkpoint is chosen. Monitor dialogues are not held at every checkpoint, nor by every arm, and
+    held-out ones must choose nothing. None: the arm learns from no dialogues of its own (``cloned``)."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     shift: list[dict[str, Any]] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)

@@ -5,8 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.dialogue import Dialogue, Scenario, Side, Split
 from calibrated_rl.evaluation.replies import answers, endings_of, exact_replies, matched_with_people
@@ -129,7 +127,3 @@ def simulator_dialogues(parts: Parts) -> list[Dialogue]:
 
 def profile_of(parts: Parts, dialogues: Sequence[Dialogue]) -> dict[str, Any]:
     return {name: value.as_dict() for name, value in behaviour_profile(dialogues, parts.task).items()}
-
-
-def mean_of(values: dict[str, float]) -> float:
-    return float(np.mean(list(values.values())))

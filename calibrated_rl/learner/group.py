@@ -263,15 +263,6 @@ class LearnerGroup:
         batch = SampleBatch.of_sequences(sequences)
         return batch.split(self._score(name, batch, temperature)[0])
 
-    def entropies(
-        self, name: str, sequences: Sequence[TokenSequence], temperature: float = 1.0
-    ) -> list[NDArray[np.float32]]:
-        """Entropies in nats of the distributions that the masked tokens were drawn from, as ``log_probs``."""
-        if not sequences:
-            return []
-        batch = SampleBatch.of_sequences(sequences)
-        return batch.split(self._score(name, batch, temperature)[1])
-
     def evaluate(self, name: str, samples: Sequence[Sample], temperature: float = 1.0) -> dict[str, float]:
         """``nll`` (mean over scored tokens), ``weighted_nll`` (with the samples' weights), ``entropy``, in
         nats a token, and ``tokens``."""

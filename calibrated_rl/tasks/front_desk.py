@@ -16,7 +16,7 @@ from typing import Annotated
 
 import numpy as np
 
-from calibrated_rl.dialogue import Outcome, Scenario, Side, Source, Split, Turn
+from calibrated_rl.dialogue import Outcome, Scenario, Side, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.settings import Positive, Range, Seed, Share, check_settings
 from calibrated_rl.tasks.base import count_policy_turns
@@ -260,8 +260,3 @@ class FrontDesk:
     ) -> str:
         guesses = {slot: str(rng.choice(SLOTS[slot])) for slot in guessed}
         return " ".join(guesses.get(slot) or known[slot] for slot in slots)
-
-
-def greeting_turn(scenario: Scenario) -> Turn:
-    """The fixed turn that opens every dialogue."""
-    return Turn(side=Side.POLICY, text=scenario.greeting, source=Source.GREETING)

@@ -215,7 +215,8 @@ class FrontDeskHuman:
         return math.log(total) if total > 0.0 else -math.inf
 
     def support(self, scenario: Scenario, turns: Sequence[Turn]) -> list[str]:
-        """Every text with a probability above 0 as the next reply, typing variants included."""
+        """Every text with a probability above 0 as the next reply, typing variants included: over it ``log_prob`` sums
+        to one, which is what makes it exact."""
         goal = goal_of(scenario)
         view = read_history(goal, as_history(turns))
         texts: dict[str, None] = {}
