@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_pools import Chat, MadeUpPool, Say, by_seed, collector_of, control_token, tokens
 
+from calibrated_rl.algorithms.compare import meet_simulator
 from calibrated_rl.algorithms.static_context import rewarded
 from calibrated_rl.config import EvaluationConfig
 from calibrated_rl.dialogue import Dialogue, Finish, Outcome, Scenario, Side, Source, Split, Turn
@@ -22,7 +23,14 @@ from calibrated_rl.evaluation.replies import answers
 from calibrated_rl.rollout.collector import Collector, draw_seed
 from calibrated_rl.rollout.context import check_room_to_begin
 from calibrated_rl.rollout.conversation import find_flaw, finished, stable_seed
-from calibrated_rl.rollout.failures import Party, RolloutFailure, is_scored, party_of, refuse_mostly_broken
+from calibrated_rl.rollout.failures import (
+    MostlyBroken,
+    Party,
+    RolloutFailure,
+    is_scored,
+    party_of,
+    refuse_mostly_broken,
+)
 from calibrated_rl.rollout.statistics import cut_shares
 from calibrated_rl.rollout.turns import GenerateRequest
 from calibrated_rl.rollout.waves import WaveGate
@@ -474,3 +482,27 @@ def test_a_side_that_speaks_for_both_confuses_roles() -> None:
     for text in ("the user: friday", "my set-up\nsystem: linux", "friday"):
         assert find_flaw(text, Finish.STOP, None) is None
     assert tokens().control_ids > {tokens().end_of_turn}
+
+
+@pytest.mark.parametrize(
+    ("error", "survived"),
+    [(RolloutFailure("user_empty", Party.USER), True), (MostlyBroken("the user model broke 9 of 9"), True),
+     (UserError("the task Mine: outcome (mine.py:3) failed"), False)],
+)  # fmt: skip
+def test_dialogues_to_look_at_may_be_missing_but_a_mistake_of_the_users_is_not_passed_over(
+    error: Exception, survived: bool
+) -> None:
+    said: list[str] = []
+
+    def collect(*given: Any, **named: Any) -> Any:
+        raise error
+
+    parts: Any = SimpleNamespace(
+        collector=SimpleNamespace(collect=collect), task=SimpleNamespace(scenarios=lambda split, count: []),
+        simulator=None, say=said.append,
+    )  # fmt: skip
+    if survived:
+        assert meet_simulator(parts, "static", 0) == [] and "no dialogue to look at" in said[0]
+        return
+    with pytest.raises(UserError, match="mine.py:3"):
+        meet_simulator(parts, "static", 0)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from calibrated_rl.shift.classifier import TwoSampleTest, wilson_interval
 from calibrated_rl.shift.exact import exact_shift, reply_log_prob
 from calibrated_rl.shift.likelihood import human_turn_likelihood
 from calibrated_rl.shift.profile import behaviour_profile
+from calibrated_rl.shift.sources import _task_of
 
 Reply = Callable[[np.random.Generator, str, int], str]
 QUESTIONS = ("which day ?", "what time ?", "how many people ?", "any name ?")
@@ -350,3 +352,15 @@ def test_profile_by_hand() -> None:
     )
     assert profile["goal_kept"] == Interval(0.5, 0.5, 0.5)
     assert behaviour_profile([], Task()) == {}  # type: ignore[arg-type]
+
+
+def test_a_task_that_cannot_be_made_is_told_and_a_folder_alone_is_no_matter(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    replay = tmp_path / "replay" / "logs"
+    replay.mkdir(parents=True)
+    assert _task_of(replay) is None and not caplog.messages
+    (tmp_path / "config.yaml").write_text("task: gone.py:Task\n")
+    assert _task_of(replay) is None
+    (told,) = caplog.messages
+    assert "without dialogue acts" in told and "gone.py" in told

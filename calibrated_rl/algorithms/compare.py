@@ -33,7 +33,7 @@ from calibrated_rl.files import read_json, write_json
 from calibrated_rl.learner.slots import POLICY
 from calibrated_rl.parts import Parts
 from calibrated_rl.report.html import write_report
-from calibrated_rl.rollout.failures import RolloutFailure
+from calibrated_rl.rollout.failures import MostlyBroken, RolloutFailure
 from calibrated_rl.rollout.statistics import COUNTED, RolloutStatistics
 from calibrated_rl.shift.compare_sets import population_figures
 from calibrated_rl.shift.sources import with_acts
@@ -99,7 +99,7 @@ def meet_simulator(parts: Parts, arm: str, seed: int) -> list[Dialogue]:
             parts.task.scenarios(Split.HELD_OUT, 3), parts.simulator, group_size=1, arm=f"{arm}/look", update=0,
             seed=seed, kind="evaluation",
         )  # fmt: skip
-    except (RolloutFailure, UserError) as failure:
+    except (RolloutFailure, MostlyBroken) as failure:
         parts.say(f"{arm} (seed {seed}): no dialogue to look at ({failure})")  # the arm is trained all the same
         return []
     return [dialogue for group in groups for dialogue in group]

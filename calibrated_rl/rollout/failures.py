@@ -54,6 +54,10 @@ class RolloutFailure(RuntimeError):
         self.party = party
 
 
+class MostlyBroken(UserError):
+    """A user model, judge or tool breaks so many dialogues that the rest says little."""
+
+
 CONTEXT = {Side.POLICY: "policy_context", Side.USER: "user_context"}
 """The dialogue no longer fits into the context of this side's model, with room for one more turn."""
 DEGENERATE = {Side.POLICY: "policy_degenerate", Side.USER: "user_degenerate"}
@@ -156,7 +160,7 @@ def refuse_mostly_broken(tries: Mapping[str, int], reasons: Mapping[str, int], *
         nothing_left: not one group came about; then it is enough that most of what failed is the fault of one of them.
 
     Raises:
-        UserError: more than ``MOST_BROKEN`` of at least ``FEWEST_TRIES`` tries were broken by one of these parties.
+        MostlyBroken: more than ``MOST_BROKEN`` of at least ``FEWEST_TRIES`` tries were broken by one of these parties.
     """
     total = sum(tries.values())
     failed = total - tries.get(WHOLE, 0)
@@ -168,7 +172,7 @@ def refuse_mostly_broken(tries: Mapping[str, int], reasons: Mapping[str, int], *
         # Groups are dropped, too, as a consequence.
         why = ", ".join(f"{why} {count}" for why, count in sorted(reasons.items()) if why not in ("group", "opening"))
         what = "user model" if party is Party.USER else party
-        raise UserError(
+        raise MostlyBroken(
             f"the {what} broke {broken} of {total} tries to run a dialogue ({why}): what is left would be a selection, "
             f"if anything. {_ADVICE if party is Party.USER else f'Mend the {party}, and start the run again'}"
         )

@@ -12,6 +12,7 @@ A source is
 Nothing is written; broken lines and segments are counted and left out.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
-from calibrated_rl.errors import UserError
+from calibrated_rl.errors import UserError, first_line
 from calibrated_rl.logs.casino import CasinoLogs
 from calibrated_rl.logs.casino_records import FILE
 from calibrated_rl.logs.jsonl import JsonlRecord, read_jsonl
@@ -115,13 +116,16 @@ def _replay(name: str, folder: Path, arm: str) -> SourceDialogues:
 
 
 def _task_of(folder: Path) -> Task | None:
-    """The task of the run that a replay folder belongs to; None where it stands alone or its task needs what is not
-    there (then nobody tells dialogue acts)."""
-    settings = next((f / "config.yaml" for f in (folder, *folder.parents[:2]) if (f / "config.yaml").is_file()), folder)
+    """The task of the run that a replay folder belongs to. None where it stands alone, or, with a warning, where the
+    task needs what is not there: then nobody tells dialogue acts."""
+    settings = next((f / "config.yaml" for f in (folder, *folder.parents[:2]) if (f / "config.yaml").is_file()), None)
+    if settings is None:
+        return None
     try:
         config = read_yaml(settings).values
         return build_task(config["task"], config.get("task_config"), str(settings))
-    except (OSError, KeyError, TypeError, UserError):
+    except (OSError, KeyError, TypeError, UserError) as error:
+        logging.warning(f"{folder}: without dialogue acts, because the run's task cannot be made: {first_line(error)}")
         return None
 
 
