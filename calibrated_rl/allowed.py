@@ -1,4 +1,4 @@
-"""Single settings: which numbers and texts are allowed, and what is said of others. Whole configs: ``settings.py``."""
+"""Single settings: which numbers and texts are allowed, and how others are refused. Whole configs: ``settings.py``."""
 
 import difflib
 import math

@@ -178,7 +178,7 @@ def _split_sizes(config: "RunConfig") -> Iterator[tuple[Key, Mapping[str, Any], 
         yield ("logs", "calibration"), config.logs, (1, "models are fitted to them")
     if config.upbringing.human:
         for split in ("calibration", "monitor"):
-            yield ("upbringing", "logs", split), config.upbringing.logs, (1, "the simulator is brought up on them")
+            yield ("upbringing", "logs", split), config.upbringing.logs, (1, "its simulator is fitted to them")
 
 
 def log_settings(config: "RunConfig") -> dict[str, Any]:

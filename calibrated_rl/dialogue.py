@@ -131,6 +131,15 @@ class TokenSequence:
         shapes = {a.shape for a in (self.ids, self.mask, self.logprobs, self.versions, self.turns)}
         assert len(shapes) == 1 and self.ids.ndim == 1, f"arrays of one sequence differ in shape: {shapes}"
 
+    @classmethod
+    def unsampled(cls, ids: NDArray[np.int32]) -> "TokenSequence":
+        """``ids`` [T] as one turn that no engine sampled, all of which carries loss."""
+        length = len(ids)
+        return cls(
+            ids=ids, mask=np.ones(length, np.bool_), logprobs=np.full(length, np.nan, np.float32),
+            versions=np.full(length, -1, np.int32), turns=np.zeros(length, np.int32),
+        )  # fmt: skip
+
     def __len__(self) -> int:
         return len(self.ids)
 

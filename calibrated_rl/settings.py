@@ -130,7 +130,7 @@ def check_settings(config: Any, where: str) -> None:
 
 
 def hints_of(cls: Any) -> dict[str, Any]:
-    """Annotations of the settable fields of ``cls``, with what is said there of ranges.
+    """Annotations of the settable fields of ``cls``, with the ranges that stand there.
 
     Raises:
         UserError: it is no frozen dataclass, or an annotation of it cannot be read or written in YAML.
@@ -159,7 +159,7 @@ def hints_of(cls: Any) -> dict[str, Any]:
 
 
 def unknown_key(cls: type, name: Any, key: Key = ()) -> str:
-    """What is said of a key that ``cls`` does not have: the nearest that it has, at any depth, or all of them."""
+    """The message about a key that ``cls`` does not have: names the nearest that it has, at any depth, or all."""
     valid = sorted(valid_keys(cls))
     leaf = str(name)
     close = difflib.get_close_matches(leaf, [each for each in valid if "." not in each], n=1)

@@ -151,7 +151,7 @@ class ChatTokens:
         scaffold, said = self.scaffold, self.scaffold.own_text + self._fit("assistant", text)
         if scaffold.own_lead or not scaffold.own_header:
             return [*scaffold.own_lead, *self.encode_text(said), self.end_of_turn]
-        # As it goes on from the header: some tokenizers put a space before every stretch of text.
+        # Encoded together with the header: some tokenizers put a space before every stretch of text.
         header, both = self.encode_instructions(scaffold.own_header), self.encode_text(scaffold.own_header + said)
         goes_on = both[: len(header)] == header
         return [*(both[len(header) :] if goes_on else self.encode_text(said)), self.end_of_turn]

@@ -304,7 +304,7 @@ TOGETHER = {
     "logs.held_out=11": "logs.held_out is 11: random halves of them are cross-fitted in 3 folds; it must be at least",
     "logs.monitor=0": "logs.monitor is 0",
     "calibration.reserve=4000": "calibration.reserve is 4000, of logs.calibration, 4000: no log would be left",
-    "upbringing.logs.monitor=0": "upbringing.logs.monitor is 0: the simulator is brought up on them",
+    "upbringing.logs.monitor=0": "upbringing.logs.monitor is 0: its simulator is fitted to them",
     "training..updates=3": "is not key=value",
     "training={updates: 3, updates: 4}": "stands twice",
     "training.updates=": "training.updates is null: write a whole number, at least 1",

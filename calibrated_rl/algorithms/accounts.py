@@ -1,4 +1,4 @@
-"""What an arm is charged for, how many groups fit its budget, and what is said of groups that teach nothing."""
+"""What an arm is charged for, how many groups fit its budget, and the notices about groups without signal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

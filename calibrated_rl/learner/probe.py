@@ -54,7 +54,7 @@ class Probe:
         words = model.config.get_text_config().vocab_size
         ids = random.integers(0, words, (len(LENGTHS), max(LENGTHS))).astype(np.int32)
         ids[:, :SHARED] = ids[0, :SHARED]
-        sequences = [_all_scored(row[:length]) for row, length in zip(ids, LENGTHS, strict=True)]
+        sequences = [TokenSequence.unsampled(row[:length]) for row, length in zip(ids, LENGTHS, strict=True)]
         was_training = model.training
         model.eval()
         expected = [_one_by_one(model, torch.from_numpy(each.ids).long().to(device)) for each in sequences]
@@ -88,14 +88,6 @@ class Probe:
                 f"{tolerance:g} is rounding. Something in its config.json is not known here"
             )
         _seen.add(self.key)
-
-
-def _all_scored(ids: NDArray[np.int32]) -> TokenSequence:
-    nothing = np.full(len(ids), np.nan, np.float32)
-    return TokenSequence(
-        ids=ids, mask=np.ones(len(ids), np.bool_), logprobs=nothing, versions=np.full(len(ids), -1, np.int32),
-        turns=np.zeros(len(ids), np.int32),
-    )  # fmt: skip
 
 
 def _one_by_one(model: Any, ids_T: Tensor) -> NDArray[np.float32]:

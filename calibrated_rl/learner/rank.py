@@ -439,15 +439,8 @@ def full_micro_batch(tokens: int, length: int, words: int, random: np.random.Gen
     lengths = [length] * max(1, tokens // (length - 1))  # the last token of each is predicted, not read
     rest = tokens - (length - 1) * len(lengths)
     lengths += [rest + 1] if rest > 0 else []
-    return SampleBatch.of_sequences([_unsampled(random.integers(0, words, each).astype(np.int32)) for each in lengths])
-
-
-def _unsampled(ids: NDArray[np.int32]) -> TokenSequence:
-    nothing = np.full(len(ids), np.nan, np.float32)
-    return TokenSequence(
-        ids=ids, mask=np.ones(len(ids), np.bool_), logprobs=nothing, versions=np.full(len(ids), -1, np.int32),
-        turns=np.zeros(len(ids), np.int32),
-    )  # fmt: skip
+    drawn = [random.integers(0, words, each).astype(np.int32) for each in lengths]
+    return SampleBatch.of_sequences([TokenSequence.unsampled(ids) for ids in drawn])
 
 
 def _sampler(batch: SampleBatch, old: NDArray[np.float32]) -> NDArray[np.float32]:

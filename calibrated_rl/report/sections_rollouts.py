@@ -1,4 +1,4 @@
-"""What is said of the dialogues themselves: updates that taught nothing, turns that guardrails marked, what broke."""
+"""Notes on the rollouts: updates that taught nothing, turns that guardrails marked, what broke."""
 
 from collections.abc import Sequence
 from html import escape
