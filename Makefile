@@ -42,7 +42,7 @@ study: $(VENV)/.ready  ## All arms over several seeds, a placebo and a sweep; go
 
 test: $(VENV)/.ready  ## Lint, types, tests (pytest options: make test ARGS="-k replay")
 	$(RUN) -m ruff check .
-	$(RUN) -m mypy calibrated_rl
+	$(RUN) -m mypy
 	$(RUN) -m pytest $(ARGS)
 
 clean:  ## Remove caches and build files; keeps .venv and runs

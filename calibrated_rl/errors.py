@@ -2,6 +2,7 @@
 
 import errno
 import re
+from enum import StrEnum
 
 MOST_SHOWN = 300
 """Characters of somebody else's text that a message quotes at most."""
@@ -21,6 +22,28 @@ class PartLost(RuntimeError):
 
     The run starts its parts again and goes on from the last checkpoint, up to ``restarts`` times.
     """
+
+
+class Party(StrEnum):
+    """Who can break a dialogue."""
+
+    POLICY = "policy"
+    USER = "user"
+    """The simulator, or whoever else plays the other side."""
+    JUDGE = "judge"
+    TOOL = "tool"
+    ENGINE = "engine"
+    """A replica of either side: it died or did not answer."""
+
+
+class RolloutFailure(RuntimeError):
+    """A dialogue broke through no fault of the policy: it is dropped and counted, never scored."""
+
+    def __init__(self, reason: str, party: Party = Party.ENGINE) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        """As it is counted: ``policy: EngineDeadError`` (whose engine, and the cause), ``user_empty``."""
+        self.party = party
 
 
 def first_line(error: BaseException) -> str:

@@ -19,12 +19,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from calibrated_rl.errors import PartLost, UserError, printable  # noqa: E402
-from calibrated_rl.settings import NotAllowed, converted, listed  # noqa: E402
+from calibrated_rl.settings.fields import NotAllowed, converted, listed  # noqa: E402
 
 if TYPE_CHECKING:
-    from calibrated_rl.config import RunConfig
-    from calibrated_rl.parts import Parts
-    from calibrated_rl.progress import Progress
+    from calibrated_rl.config.run_config import RunConfig
+    from calibrated_rl.run.parts import Parts
+    from calibrated_rl.runtime.progress import Progress
 
 
 TRACEBACK = "--traceback"
@@ -203,8 +203,8 @@ def start_ray() -> None:
 @contextmanager
 def started(config: "RunConfig", folder: Path, progress: "Progress") -> "Iterator[Parts]":
     """The whole system of a run, started; its settings lie in ``folder``. Stops it in the end."""
-    from calibrated_rl.config import to_yaml
-    from calibrated_rl.parts import Parts
+    from calibrated_rl.config.run_config import to_yaml
+    from calibrated_rl.run.parts import Parts
 
     folder.mkdir(parents=True, exist_ok=True)
     parts = Parts(config, folder, progress)

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from calibrated_rl.rollout.shared_bucket import NAME
+from calibrated_rl.weight_sync.shared_bucket import NAME
 
 ROLE = "CALIBRATED_RL_ROLE"
 ACTORS = {"learner": "ray::_RankActor", "store": "ray::ReplayService"}

@@ -20,8 +20,8 @@ def main() -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run, such as runs/dev")
     arguments = parser.parse_args()
 
-    from calibrated_rl.evaluation.saved_run import config_file
-    from calibrated_rl.replay.audit import audit_run
+    from calibrated_rl.run.audit import audit_run
+    from calibrated_rl.run.saved_run import config_file
 
     config_file(arguments.run)
     accounts = audit_run(arguments.run)

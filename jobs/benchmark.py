@@ -30,9 +30,9 @@ def main() -> int:
     parser.add_argument("--row", metavar="NAME", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
 
-    from calibrated_rl.benchmarks.table import choose, machine, measure, read_rows, run_all, table
-    from calibrated_rl.files import write_json
-    from calibrated_rl.progress import Progress
+    from calibrated_rl.runtime.progress import Progress
+    from calibrated_rl.storage.files import write_json
+    from tools.bench.table import choose, machine, measure, read_rows, run_all, table
 
     file = _command.ROOT / "configs" / "benchmarks" / f"{arguments.kind}.yaml"
     rows = read_rows(file)

@@ -20,14 +20,14 @@ def main() -> int:
     if (code := _command.supervise(arguments.supervise)) is not None:
         return code
 
-    from calibrated_rl.config import load_config
+    from calibrated_rl.config.run_config import load_config
 
     load_config(arguments.config, arguments.overrides)  # mistakes come to light before anybody looks for devices
-    from calibrated_rl.evaluation.saved_run import dated, refuse_other_settings
-    from calibrated_rl.files import exclusive, read_json, write_json
-    from calibrated_rl.progress import Progress
     from calibrated_rl.report.text import simulator_table
     from calibrated_rl.report.values import number
+    from calibrated_rl.run.saved_run import dated, refuse_other_settings
+    from calibrated_rl.runtime.progress import Progress
+    from calibrated_rl.storage.files import exclusive, read_json, write_json
 
     overrides = [*_command.hardware(arguments.hardware), *arguments.overrides]
     config = load_config(arguments.config, overrides)
@@ -39,7 +39,7 @@ def main() -> int:
     if file.is_file():
         progress.say("the simulator was calibrated and measured before; it is kept")
     else:
-        from calibrated_rl.algorithms.compare import measure_simulators
+        from calibrated_rl.study.compare import measure_simulators
 
         with exclusive(folder), _command.started(config, folder, progress) as parts:
             progress.say("measuring, aligning, measuring again")

@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import _command
 import psutil
 
-from calibrated_rl.settings import Range, Seed
+from calibrated_rl.settings.fields import Range, Seed
 
 UPDATE, ARM = re.compile(r"update \d+/\d+: reward"), re.compile(r"arm \w+, seed \d+")
 LIGHT_PAUSE_S = 4.0
@@ -116,10 +116,10 @@ def main() -> int:
 
     import _faults
 
-    from calibrated_rl.config import load_config
+    from calibrated_rl.config.run_config import load_config
     from calibrated_rl.errors import UserError
-    from calibrated_rl.files import write_json
-    from calibrated_rl.progress import Progress
+    from calibrated_rl.runtime.progress import Progress
+    from calibrated_rl.storage.files import write_json
 
     if unknown := set(arguments.only) - {*_faults.HEAVY, *_faults.LIGHT}:
         kinds = ", ".join(sorted({*_faults.HEAVY, *_faults.LIGHT}))
@@ -171,7 +171,7 @@ def inject(
     """Faults one after the other; a heavy one is waited for, a light one is not."""
     import _faults
 
-    from calibrated_rl.replay.audit import audit_run
+    from calibrated_rl.run.audit import audit_run
 
     rng = random.Random(arguments.seed)
 

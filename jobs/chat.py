@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import _command
 
-from calibrated_rl.settings import Range, Seed
+from calibrated_rl.settings.fields import Range, Seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calibrated_rl.config import ModelConfig
-    from calibrated_rl.dialogue import Turn
+    from calibrated_rl.config.run_config import ModelConfig
+    from calibrated_rl.data.dialogue import Turn
     from calibrated_rl.rollout.conversation import Speaker
 
 
@@ -54,15 +54,15 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
 
-    from calibrated_rl.dialogue import Side, Split
-    from calibrated_rl.evaluation.saved_run import check_engines_fit, open_run
-    from calibrated_rl.models import read_tokenizer
-    from calibrated_rl.progress import Progress
+    from calibrated_rl.chat.tokens import ChatTokens
+    from calibrated_rl.data.dialogue import Side, Split
+    from calibrated_rl.inference.pool import ReplicaPool
+    from calibrated_rl.inference.waves import WaveGate
+    from calibrated_rl.models.resolve import read_tokenizer
     from calibrated_rl.rollout.conversation import ModelSpeaker, ScriptedSpeaker, converse, greeting, stable_seed
     from calibrated_rl.rollout.failures import is_scored
-    from calibrated_rl.rollout.pool import ReplicaPool
-    from calibrated_rl.rollout.waves import WaveGate
-    from calibrated_rl.tokens import ChatTokens
+    from calibrated_rl.run.saved_run import check_engines_fit, open_run
+    from calibrated_rl.runtime.progress import Progress
     from calibrated_rl.users.person import STOPPED, Person
 
     run, progress = open_run(arguments.run, arguments.overrides), Progress()
@@ -121,8 +121,8 @@ def main() -> None:
 
 def with_a_cache(side: "ModelConfig", model: Path) -> "ModelConfig":
     """``side``, whose engine has room for the one dialogue that is held, where its size is left to the program."""
-    from calibrated_rl.memory import dialogue_bytes
-    from calibrated_rl.models import shape_of
+    from calibrated_rl.models.resolve import shape_of
+    from calibrated_rl.run.memory import dialogue_bytes
 
     if side.engine.kv_cache_mib:
         return side

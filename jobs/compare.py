@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import _command
 
-from calibrated_rl.settings import NotNegative
+from calibrated_rl.settings.fields import NotNegative
 
 if TYPE_CHECKING:
-    from calibrated_rl.config import RunConfig
-    from calibrated_rl.progress import Progress
+    from calibrated_rl.config.run_config import RunConfig
+    from calibrated_rl.runtime.progress import Progress
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
@@ -46,15 +46,15 @@ def execute(
     config_file: str, overrides: list[str], runs: str, hardware: str, *, side_experiments: bool = True, only: str = ""
 ) -> None:
     """Run the arms of the config, then its variants; print the table. ``only``: just that part of it."""
-    from calibrated_rl.config import load_config, variants_of
+    from calibrated_rl.config.run_config import load_config, variants_of
     from calibrated_rl.errors import UserError
 
     asked = load_config(config_file, overrides)  # mistakes come to light before anybody looks for devices
-    from calibrated_rl.algorithms.compare import add_variants  # and before anything large is loaded
-    from calibrated_rl.evaluation.saved_run import dated
-    from calibrated_rl.inheritance import take_over
-    from calibrated_rl.progress import Progress
     from calibrated_rl.report.text import table
+    from calibrated_rl.run.saved_run import dated
+    from calibrated_rl.runtime.progress import Progress
+    from calibrated_rl.study.compare import add_variants  # and before anything large is loaded
+    from calibrated_rl.study.inheritance import take_over
 
     overrides = [*_command.hardware(hardware), *overrides]
     config = load_config(config_file, overrides)
@@ -87,11 +87,11 @@ def run(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, An
     """Run what is missing of the arms of ``config``, with everything started for it; the summary. Where the folder is
     empty and ``training.checkpoint_store`` has the run, it goes on from there. Prompts are of the day on which the run
     was begun."""
-    from calibrated_rl.algorithms.compare import is_done
-    from calibrated_rl.background import Scribe
-    from calibrated_rl.evaluation.saved_run import dated, refuse_other_settings
-    from calibrated_rl.files import exclusive, read_json
-    from calibrated_rl.parts import copy_of_run
+    from calibrated_rl.run.parts import copy_of_run
+    from calibrated_rl.run.saved_run import dated, refuse_other_settings
+    from calibrated_rl.runtime.background import Scribe
+    from calibrated_rl.storage.files import exclusive, read_json
+    from calibrated_rl.study.compare import is_done
 
     progress.say(f"run folder {folder}")
     copy = copy_of_run(config, folder)
@@ -115,10 +115,10 @@ def run(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, An
 def _run_missing(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, Any]:
     from safetensors import SafetensorError
 
-    from calibrated_rl.algorithms.compare import compare, missing, write_summary
     from calibrated_rl.errors import PartLost, is_no_room
-    from calibrated_rl.files import exclusive, wait_for_room
-    from calibrated_rl.parts import Parts
+    from calibrated_rl.run.parts import Parts
+    from calibrated_rl.storage.files import exclusive, wait_for_room
+    from calibrated_rl.study.compare import compare, missing, write_summary
 
     with exclusive(folder):
         restarts, parts = 0, None

@@ -21,8 +21,8 @@ def main() -> int:
     arguments = parser.parse_args()
 
     from calibrated_rl.report.curve_files import lines_of
-    from calibrated_rl.report.drawing import plot_style
-    from calibrated_rl.report.plots_curves import lines
+    from calibrated_rl.report.plots.curves import lines
+    from calibrated_rl.report.plots.drawing import plot_style
 
     found = lines_of(arguments.runs, arguments.metric, arguments.against)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

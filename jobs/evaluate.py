@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import _command
 
 if TYPE_CHECKING:
-    from calibrated_rl.evaluation.saved_run import SavedPolicy, SavedRun
-    from calibrated_rl.progress import Progress
+    from calibrated_rl.run.saved_run import SavedPolicy, SavedRun
+    from calibrated_rl.runtime.progress import Progress
 
 
 def main() -> None:
@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument("--policy", default="", metavar="ARM-SEED", help="judge only this one (default: all)")
     arguments = parser.parse_intermixed_args()
 
-    from calibrated_rl.evaluation.saved_run import open_run
-    from calibrated_rl.progress import Progress
+    from calibrated_rl.run.saved_run import open_run
+    from calibrated_rl.runtime.progress import Progress
 
     run = open_run(arguments.run, arguments.overrides)
     policies = [run.policy(arguments.policy)] if arguments.policy else run.policies
@@ -36,14 +36,14 @@ def main() -> None:
 
 def judge(run: "SavedRun", policies: "list[SavedPolicy]", progress: "Progress") -> None:
     """Judge ``policies`` one after the other on one engine; print and write what was found."""
-    from calibrated_rl.algorithms.compare import versions
     from calibrated_rl.evaluation.again import check_judges, judge_again
-    from calibrated_rl.evaluation.saved_run import check_engines_fit
     from calibrated_rl.evaluation.summary import summarise
-    from calibrated_rl.files import write_json
-    from calibrated_rl.parts import Parts
     from calibrated_rl.report.text import table
     from calibrated_rl.rollout.statistics import COUNTED
+    from calibrated_rl.run.parts import Parts
+    from calibrated_rl.run.saved_run import check_engines_fit
+    from calibrated_rl.storage.files import write_json
+    from calibrated_rl.study.compare import versions
 
     check_judges(run)
     parts = Parts(run.config, run.folder, progress, training=False)

@@ -27,8 +27,8 @@ def check_file(file: Path, kind: str) -> int:
     Raises:
         UserError: the file is missing or nothing in it is usable.
     """
+    from calibrated_rl.examples.casino.records import read_records
     from calibrated_rl.logs.base import summed_up
-    from calibrated_rl.logs.casino_records import read_records
     from calibrated_rl.logs.jsonl import read_jsonl
 
     if kind == "casino":
@@ -51,14 +51,14 @@ def check_config(config_file: str, overrides: Sequence[str], file: Path | None) 
     Raises:
         UserError: a run would refuse the logs, in the same words.
     """
-    from calibrated_rl.component import import_path
-    from calibrated_rl.config import load_config
-    from calibrated_rl.config_check import log_settings
-    from calibrated_rl.dialogue import Split
+    from calibrated_rl.components.component import import_path
+    from calibrated_rl.config.checks import log_settings
+    from calibrated_rl.config.run_config import load_config
+    from calibrated_rl.data.dialogue import Split
     from calibrated_rl.errors import UserError
-    from calibrated_rl.log_check import check_judging, check_logs
     from calibrated_rl.logs.base import summed_up
     from calibrated_rl.logs.checked import build_reader
+    from calibrated_rl.run.log_checks import check_judging, check_logs
     from calibrated_rl.tasks.checked import build_task
 
     config = load_config(config_file, overrides)

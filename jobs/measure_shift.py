@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import _command
 
-from calibrated_rl.settings import NotNegative, Positive, Seed
+from calibrated_rl.settings.fields import NotNegative, Positive, Seed
 
 if TYPE_CHECKING:
     from calibrated_rl.evaluation.live_simulator import Asked
-    from calibrated_rl.progress import Progress
+    from calibrated_rl.runtime.progress import Progress
     from calibrated_rl.shift.base import Estimate
     from calibrated_rl.shift.compare_sets import Comparison
     from calibrated_rl.shift.sources import SourceDialogues
@@ -34,7 +34,7 @@ DRAWS = 4
 
 def parser_of() -> argparse.ArgumentParser:
     from calibrated_rl.shift.compare_sets import ESTIMATORS
-    from calibrated_rl.shift.encoder import DEFAULT
+    from calibrated_rl.shift.two_sample.sentence_encoder import DEFAULT
 
     assert __doc__ is not None
     parser = _command.Parser(prog="jobs/measure_shift.py", description=__doc__)
@@ -111,11 +111,11 @@ def main() -> None:
     arguments = parser_of().parse_args()
     from calibrated_rl.errors import UserError
     from calibrated_rl.evaluation.live_simulator import Asked
-    from calibrated_rl.files import write_json
-    from calibrated_rl.progress import Progress
+    from calibrated_rl.runtime.progress import Progress
     from calibrated_rl.shift.compare_sets import ESTIMATORS, check_names, compare_sets
-    from calibrated_rl.shift.encoder import DEFAULT, HASHING, model_folder
     from calibrated_rl.shift.interface import DialogueSets
+    from calibrated_rl.shift.two_sample.sentence_encoder import DEFAULT, HASHING, model_folder
+    from calibrated_rl.storage.files import write_json
 
     progress = Progress()
     names = [name.strip() for name in arguments.estimators.split(",") if name.strip()]

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import _command
 from compare import parser_of
 
-from calibrated_rl.config import Arm
-from calibrated_rl.settings import Positive
+from calibrated_rl.config.run_config import Arm
+from calibrated_rl.settings.fields import Positive
 
 if TYPE_CHECKING:
-    from calibrated_rl.config import RunConfig
+    from calibrated_rl.config.run_config import RunConfig
 
 
 def main() -> int:
@@ -48,7 +48,7 @@ def main() -> int:
     )
     arguments = parser.parse_intermixed_args()
 
-    from calibrated_rl.config import load_config
+    from calibrated_rl.config.run_config import load_config
 
     load_config(arguments.config, arguments.overrides)  # mistakes come to light before anybody looks for devices
     overrides = [*_command.hardware(arguments.hardware), *arguments.overrides]
@@ -59,15 +59,15 @@ def main() -> int:
 
 def plan(config: "RunConfig", arguments: argparse.Namespace) -> None:
     """Measure if need be, predict, print, and write what was asked for."""
-    from calibrated_rl.config import ARMS
+    from calibrated_rl.config.run_config import ARMS
     from calibrated_rl.errors import UserError
-    from calibrated_rl.files import write_json
-    from calibrated_rl.planning import text
-    from calibrated_rl.planning.check import check_run
-    from calibrated_rl.planning.cluster import Cluster, ClusterConfig, needs_of, read_cluster
-    from calibrated_rl.planning.measured import FEWEST, WARM_UP, read_measured, trained_arms
-    from calibrated_rl.planning.picture import draw
-    from calibrated_rl.planning.search import Planner, cheapest, counts_of, fastest
+    from calibrated_rl.storage.files import write_json
+    from tools.plan import text
+    from tools.plan.check import check_run
+    from tools.plan.cluster import Cluster, ClusterConfig, needs_of, read_cluster
+    from tools.plan.measured import FEWEST, WARM_UP, read_measured, trained_arms
+    from tools.plan.picture import draw
+    from tools.plan.search import Planner, cheapest, counts_of, fastest
 
     arm = arguments.arm
     if arm not in ARMS or arm in ("start", "cloned"):
@@ -109,10 +109,10 @@ def plan(config: "RunConfig", arguments: argparse.Namespace) -> None:
 
 def measure(config: "RunConfig", arm: str, arguments: argparse.Namespace) -> Path:
     """The folder of a short run of ``arm``; one that is there already is not done again."""
-    from calibrated_rl.evaluation.saved_run import refuse_other_settings
-    from calibrated_rl.files import exclusive
-    from calibrated_rl.planning.probe import probe, probe_config
-    from calibrated_rl.progress import Progress
+    from calibrated_rl.run.saved_run import refuse_other_settings
+    from calibrated_rl.runtime.progress import Progress
+    from calibrated_rl.storage.files import exclusive
+    from tools.plan.probe import probe, probe_config
 
     short = probe_config(config, arm, arguments.updates)
     folder, progress = Path(arguments.runs) / short.name, Progress()

@@ -8,7 +8,7 @@ Writes runs/NAME/ like jobs/compare.py; the policy lies in runs/NAME/checkpoints
 import _command
 from compare import execute, parser_of
 
-from calibrated_rl.config import Arm
+from calibrated_rl.config.run_config import Arm
 
 
 def main() -> int:

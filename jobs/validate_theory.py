@@ -7,7 +7,7 @@ minutes on two idle cores; --full, with more constructions, repetitions and RLli
 figure is not what it should be.
 
 --part intervals: only how often the intervals over training seeds and scenarios hold the truth, in simulated studies
-(calibrated_rl/evaluation/interval_coverage.py), without a plot; half a minute, with --full five.
+(research/theory/interval_coverage.py), without a plot; half a minute, with --full five.
 """
 
 import logging
@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import _command
 
-from calibrated_rl.settings import Seed
+from calibrated_rl.settings.fields import Seed
 
 if TYPE_CHECKING:
-    from calibrated_rl.shift.theory import Point
+    from research.theory.theory import Point
 
 # Before numpy is there: on arrays as small as these, the threads of its matrix library only wait for each other.
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -81,11 +81,11 @@ def ppo(reward: Any, seed: int) -> dict[str, Any]:
     """
     import numpy as np
 
-    from calibrated_rl.evaluation.statistics import mean_interval
     from calibrated_rl.shift.bounds import per_turn_reward_bound, terminal_reward_bound
-    from calibrated_rl.shift.symbolic import optimal_policy, simulator_shift, stationary, value
-    from calibrated_rl.shift.symbolic_env import PPOSettings, train
-    from calibrated_rl.shift.symbolic_worlds import random_construction
+    from calibrated_rl.statistics.intervals import mean_interval
+    from research.theory.symbolic import optimal_policy, simulator_shift, stationary, value
+    from research.theory.symbolic_env import PPOSettings, train
+    from research.theory.symbolic_worlds import random_construction
 
     rng = np.random.default_rng((seed, 4))
     made = random_construction("persistent", rng, horizon=PPO_HORIZON, epsilon=PPO_SHIFT, delta=PPO_SHIFT)
@@ -116,7 +116,7 @@ def ppo(reward: Any, seed: int) -> dict[str, Any]:
 
 def measure(size: Size, seed: int) -> "tuple[dict[str, Any], dict[str, dict[float, list[Point]]]]":
     """Everything but PPO: the result, and the points behind its gaps."""
-    from calibrated_rl.shift import theory, theory_coverage, theory_populations
+    from research.theory import theory, theory_coverage, theory_populations
 
     found = theory.all_points(size.constructions, seed)
     by_family = {
@@ -155,7 +155,7 @@ def measure(size: Size, seed: int) -> "tuple[dict[str, Any], dict[str, dict[floa
 
 def table(result: Mapping[str, Any]) -> str:
     """The main figures, a line each, with what they should be."""
-    from calibrated_rl.shift.theory_coverage import GOAL_LOWER, GOAL_TWO_SIDED, reaches
+    from research.theory.theory_coverage import GOAL_LOWER, GOAL_TWO_SIDED, reaches
 
     def goal(reached: bool) -> str:
         return "ok" if reached else "MISSED"
@@ -198,8 +198,8 @@ def table(result: Mapping[str, Any]) -> str:
 
 def intervals(file: Path, size: Size, seed: int) -> int:
     """Write and print the coverage of intervals over seeds and scenarios; 1 where one is not within its goal."""
-    from calibrated_rl.evaluation import interval_coverage
-    from calibrated_rl.files import write_json
+    from calibrated_rl.storage.files import write_json
+    from research.theory import interval_coverage
 
     rows = interval_coverage.table(size.studies, seed)
     missed = interval_coverage.misses(rows)
@@ -228,8 +228,8 @@ def main() -> int:
     )  # fmt: skip
     arguments = parser.parse_args()
 
-    from calibrated_rl.files import write_json
-    from calibrated_rl.shift.theory_plot import draw
+    from calibrated_rl.storage.files import write_json
+    from research.theory.theory_plot import draw
 
     file = arguments.out
     size = FULL if arguments.full else FAST

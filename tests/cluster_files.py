@@ -6,7 +6,7 @@ from typing import Any
 import ray
 import yaml
 
-from calibrated_rl.config import RunConfig, load_config
+from calibrated_rl.config.run_config import RunConfig, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ROOT / "cluster"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, Turn
+from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split, Turn
 from calibrated_rl.shift.base import MatchedReplies
 
 QUESTIONS = ("Which day do you want?", "What time suits you?", "How many people?")

@@ -5,15 +5,15 @@ from functools import cache
 
 import numpy as np
 
-from calibrated_rl.dialogue import Outcome, Scenario, Side, Split, Turn
-from calibrated_rl.models import tiny_tokenizer
+from calibrated_rl.chat.tokens import ChatTokens
+from calibrated_rl.data.dialogue import Outcome, Scenario, Side, Split, Turn
+from calibrated_rl.inference.pool import ReplicaPool
+from calibrated_rl.inference.turns import Generated, GenerateRequest
+from calibrated_rl.inference.waves import WaveGate
+from calibrated_rl.models.resolve import tiny_tokenizer
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.conversation import SamplingConfig
-from calibrated_rl.rollout.pool import ReplicaPool
-from calibrated_rl.rollout.turns import Generated, GenerateRequest
-from calibrated_rl.rollout.waves import WaveGate
 from calibrated_rl.tasks.base import Task, count_policy_turns
-from calibrated_rl.tokens import ChatTokens
 
 Say = Callable[[GenerateRequest], str | list[int]]
 """What is said to a request: a text, which then ends as it should, or ids as they are."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from calibrated_rl.dialogue import (
+from calibrated_rl.data.dialogue import (
     Dialogue,
     Outcome,
     Scenario,

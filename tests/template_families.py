@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from calibrated_rl.tokens import ChatTokens
+from calibrated_rl.chat.tokens import ChatTokens
 
 WORDS = ["hello i want a table for two on friday", "which day ?", "booked friday seven two", "you are kind"] * 3
 DATE = "2024-02-29"

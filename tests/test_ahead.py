@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_logs import dialogue, policy, user
 
-from calibrated_rl.algorithms.accounts import signal_notice
-from calibrated_rl.algorithms.ahead import AheadState, RolloutsAhead
-from calibrated_rl.algorithms.quota import RolloutBatch, filled
-from calibrated_rl.config import RunConfig, TrainingConfig, check, load_config
-from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, TokenSequence
+from calibrated_rl.config.run_config import RunConfig, TrainingConfig, check, load_config
+from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, TokenSequence
 from calibrated_rl.errors import PartLost, UserError
 from calibrated_rl.learner.staleness import Staleness, fresh_turns
 from calibrated_rl.replay.store import ReplayStore
 from calibrated_rl.rollout.stream import EndedGroup, GroupStream
+from calibrated_rl.training.accounts import signal_notice
+from calibrated_rl.training.ahead import AheadState, RolloutsAhead
+from calibrated_rl.training.quota import RolloutBatch, filled
 
 MADE = dialogue("p", policy("hi"), user("yes"))
 SCENARIO = MADE.scenario

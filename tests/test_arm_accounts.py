@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from made_up_pools import Chat, MadeUpPool, Say, by_seed, collector_of, control_token, tokens
 
-from calibrated_rl.algorithms.arm import Arm
-from calibrated_rl.algorithms.interactive import one_update
-from calibrated_rl.config import RunConfig, ShiftConfig, TrainingConfig
-from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
+from calibrated_rl.arms.interactive import one_update
+from calibrated_rl.config.run_config import RunConfig, ShiftConfig, TrainingConfig
+from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
-from calibrated_rl.replay.audit import audit_run
+from calibrated_rl.inference.turns import GenerateRequest
 from calibrated_rl.replay.schema import from_table
 from calibrated_rl.replay.store import ReplayStore
 from calibrated_rl.rollout.statistics import RolloutStatistics
-from calibrated_rl.rollout.turns import GenerateRequest
+from calibrated_rl.run.audit import audit_run
+from calibrated_rl.training.arm import Arm
 
 
 class Paying(Chat):

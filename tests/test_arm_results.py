@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from calibrated_rl.algorithms.compare import all_results
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.summary import BUDGET
-from calibrated_rl.planning.measured import trained_arms
-from calibrated_rl.replay.audit import audit_run
 from calibrated_rl.report.curve_files import line_of
+from calibrated_rl.run.audit import audit_run
+from calibrated_rl.study.compare import all_results
+from tools.plan.measured import trained_arms
 
 ROW = {"update": 0, "name": "reward", "value": 0.5}
 WHOLE: dict[str, Any] = {"arm": "static", "seed": 0, "metrics": [ROW], **dict.fromkeys(BUDGET, 1)}

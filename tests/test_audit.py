@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from made_up_logs import dialogue, policy, user
 
-from calibrated_rl.dialogue import Dialogue, TokenSequence
-from calibrated_rl.replay.audit import audit_run
+from calibrated_rl.data.dialogue import Dialogue, TokenSequence
 from calibrated_rl.replay.store import ReplayStore
+from calibrated_rl.run.audit import audit_run
 
 SAMPLED = TokenSequence(
     ids=np.zeros(1, np.int32), mask=np.ones(1, np.bool_), logprobs=np.zeros(1, np.float32),

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
-from calibrated_rl.config import RunConfig, TrainingConfig
+from calibrated_rl.config.run_config import RunConfig, TrainingConfig
 from calibrated_rl.errors import UserError
+from calibrated_rl.inference.engine import EngineConfig
 from calibrated_rl.learner.config import LearnerConfig
-from calibrated_rl.memory import (
+from calibrated_rl.models.resolve import ModelShape, make_tiny
+from calibrated_rl.rollout.context import check_room
+from calibrated_rl.run.memory import (
     ENGINE_PROCESSES,
     GIB,
     activations,
@@ -23,9 +26,6 @@ from calibrated_rl.memory import (
     memory_needs,
     refuse_too_little,
 )
-from calibrated_rl.models import ModelShape, make_tiny
-from calibrated_rl.rollout.context import check_room
-from calibrated_rl.rollout.engine import EngineConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 60

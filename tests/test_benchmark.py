@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from calibrated_rl.benchmarks.base import at_least, at_most
-from calibrated_rl.benchmarks.learner_speed import LearnerSpeed
-from calibrated_rl.benchmarks.loss_memory import LossMemory, peak_bytes
-from calibrated_rl.benchmarks.table import RowConfig, choose, read_rows, run_all, table
-from calibrated_rl.component import build
+from calibrated_rl.components.component import build
 from calibrated_rl.errors import UserError
+from tools.bench.base import at_least, at_most
+from tools.bench.learner_speed import LearnerSpeed
+from tools.bench.loss_memory import LossMemory, peak_bytes
+from tools.bench.table import RowConfig, choose, read_rows, run_all, table
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = [ROOT / "configs" / "benchmarks" / f"{kind}.yaml" for kind in ("cpu", "gpu")]
@@ -36,7 +36,7 @@ def test_an_unknown_row_and_a_broken_file_are_refused_by_name(tmp_path: Path) ->
     with pytest.raises(UserError, match="no row 'rolout'"):
         choose({"rollout": RowConfig()}, ["rolout"], CONFIGS[0])
     file = tmp_path / "rows.yaml"
-    file.write_text("rollout: {benchmark: 'calibrated_rl.benchmarks.learner_padding:LearnerPadding', timeout: 1}")
+    file.write_text("rollout: {benchmark: 'tools.bench.learner_padding:LearnerPadding', timeout: 1}")
     with pytest.raises(UserError, match=r"row 'rollout'.*'timeout'.*timeout_seconds"):
         read_rows(file)
 

@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibrated_rl.benchmarks.base import NotMeasured
-from calibrated_rl.benchmarks.control_plane import ControlPlane
-from calibrated_rl.benchmarks.prefix_cache import Asked, servable
-from calibrated_rl.benchmarks.rollout import Line, script_of
-from calibrated_rl.benchmarks.talk import Talk, TalkConfig, model_of
-from calibrated_rl.benchmarks.trl_step import reward_of
-from calibrated_rl.benchmarks.whole_step import WORDS, WholeStep, install_trl, with_credit
-from calibrated_rl.dialogue import Dialogue, Side, Split, TokenSequence
-from calibrated_rl.models import make_tiny, read_tokenizer
-from calibrated_rl.rollout.turns import Generated
-from calibrated_rl.tokens import ChatTokens
+from calibrated_rl.chat.tokens import ChatTokens
+from calibrated_rl.data.dialogue import Dialogue, Side, Split, TokenSequence
+from calibrated_rl.inference.turns import Generated
+from calibrated_rl.models.resolve import make_tiny, read_tokenizer
+from tools.bench.base import NotMeasured
+from tools.bench.control_plane import ControlPlane
+from tools.bench.prefix_cache import Asked, servable
+from tools.bench.rollout import Line, script_of
+from tools.bench.talk import Talk, TalkConfig, model_of
+from tools.bench.trl_step import reward_of
+from tools.bench.whole_step import WORDS, WholeStep, install_trl, with_credit
 
 
 def sequence(*parts: tuple[int, bool, list[int]]) -> TokenSequence:

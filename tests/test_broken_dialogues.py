@@ -13,31 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_pools import Chat, MadeUpPool, Say, by_seed, collector_of, control_token, tokens
 
-from calibrated_rl.algorithms.compare import meet_simulator
-from calibrated_rl.algorithms.static_context import rewarded
-from calibrated_rl.config import EvaluationConfig
-from calibrated_rl.dialogue import Dialogue, Finish, Outcome, Scenario, Side, Source, Split, Turn
-from calibrated_rl.errors import UserError
+from calibrated_rl.arms.static import rewarded
+from calibrated_rl.chat.tokens import view_of
+from calibrated_rl.config.run_config import EvaluationConfig
+from calibrated_rl.data.dialogue import Dialogue, Finish, Outcome, Scenario, Side, Source, Split, Turn
+from calibrated_rl.errors import Party, RolloutFailure, UserError
 from calibrated_rl.evaluation.held_out import evaluate_policy
 from calibrated_rl.evaluation.replies import answers
+from calibrated_rl.examples.casino.task import Casino
+from calibrated_rl.examples.front_desk.task import FrontDesk
+from calibrated_rl.inference.turns import GenerateRequest
+from calibrated_rl.inference.waves import WaveGate
 from calibrated_rl.rollout.collector import Collector, draw_seed
 from calibrated_rl.rollout.context import check_room_to_begin
 from calibrated_rl.rollout.conversation import find_flaw, finished, stable_seed
-from calibrated_rl.rollout.failures import (
-    MostlyBroken,
-    Party,
-    RolloutFailure,
-    is_scored,
-    party_of,
-    refuse_mostly_broken,
-)
+from calibrated_rl.rollout.failures import MostlyBroken, is_scored, party_of, refuse_mostly_broken
 from calibrated_rl.rollout.statistics import cut_shares
-from calibrated_rl.rollout.turns import GenerateRequest
-from calibrated_rl.rollout.waves import WaveGate
+from calibrated_rl.study.compare import meet_simulator
 from calibrated_rl.tasks.base import UserCheckingTask
-from calibrated_rl.tasks.casino import Casino
-from calibrated_rl.tasks.front_desk import FrontDesk
-from calibrated_rl.tokens import view_of
 
 SCENARIOS = Chat().scenarios(Split.CALIBRATION, 12)
 BROKEN: dict[str, str | list[int]] = {

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibrated_rl.component import build
-from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, Turn
+from calibrated_rl.components.component import build
+from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
+from calibrated_rl.examples.casino.deals import ITEMS, deal_line, negotiate, read_deal
+from calibrated_rl.examples.casino.reader import CasinoLogs
+from calibrated_rl.examples.casino.records import read_records
+from calibrated_rl.examples.casino.task import Casino
 from calibrated_rl.logs.base import LogReader
-from calibrated_rl.logs.casino import CasinoLogs
-from calibrated_rl.logs.casino_records import read_records
 from calibrated_rl.tasks.base import Task
-from calibrated_rl.tasks.casino import Casino
-from calibrated_rl.tasks.casino_deals import ITEMS, deal_line, negotiate, read_deal
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "casino"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the CaSiNo data is not on this machine")
@@ -61,8 +61,8 @@ def write(folder: Path, records: list[Any]) -> Path:
 
 def logs_of(folder: Path, **config: Any) -> tuple[Casino, CasinoLogs]:
     values = {"path": str(folder), "held_out": 2, "monitor": 1, "tuning": 1} | config
-    task = build("calibrated_rl.tasks.casino:Casino", values)
-    return task, build("calibrated_rl.logs.casino:CasinoLogs", values, task=task)
+    task = build("calibrated_rl.examples.casino:Casino", values)
+    return task, build("calibrated_rl.examples.casino:CasinoLogs", values, task=task)
 
 
 def turns_of(*texts: str) -> list[Turn]:
@@ -87,8 +87,8 @@ def scenario(small: tuple[Casino, CasinoLogs]) -> Scenario:
 @needs_data
 def test_recomputed_points_equal_the_logged_ones_for_all_participants() -> None:
     values = {"path": str(DATA)}
-    task = build("calibrated_rl.tasks.casino:Casino", values)
-    reader = build("calibrated_rl.logs.casino:CasinoLogs", values, task=task)
+    task = build("calibrated_rl.examples.casino:Casino", values)
+    reader = build("calibrated_rl.examples.casino:CasinoLogs", values, task=task)
     assert reader.problems == []
     raw = {str(r["dialogue_id"]): r for r in json.loads((DATA / "casino_train.json").read_text())}
     compared = 0

@@ -13,9 +13,12 @@ import pytest
 import torch
 
 from calibrated_rl.calibration.checked import CheckedMethod
-from calibrated_rl.component import build, import_path
-from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
+from calibrated_rl.components.component import build, import_path
+from calibrated_rl.components.user_code import UserCodeError
+from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import PartLost, UserError
+from calibrated_rl.examples.front_desk.human import FrontDeskHuman
+from calibrated_rl.examples.front_desk.task import FrontDesk
 from calibrated_rl.learner.losses.base import Loss, LossInputs, LossOutput, Totals
 from calibrated_rl.learner.losses.checked import output_of
 from calibrated_rl.learner.out_of_memory import OutOfMemory
@@ -24,9 +27,6 @@ from calibrated_rl.logs.checked import checked_reader
 from calibrated_rl.rollout.conversation import finished
 from calibrated_rl.tasks.base import BoundedTask, ScriptedTask, Task, UserCheckingTask
 from calibrated_rl.tasks.checked import build_human, build_task, checked_human, checked_task
-from calibrated_rl.tasks.front_desk import FrontDesk
-from calibrated_rl.user_code import UserCodeError
-from calibrated_rl.users.front_desk_human import FrontDeskHuman
 
 TURNS = (
     Turn(side=Side.POLICY, text="hello", source=Source.GREETING),
@@ -371,8 +371,8 @@ def part(folder: Path, body: str, name: str = "mine.py") -> Path:
 
 OWN = """
     from dataclasses import dataclass
-    from calibrated_rl.tasks.front_desk import FrontDesk
-    from calibrated_rl.users.front_desk_human import FrontDeskHuman
+    from calibrated_rl.examples.front_desk.task import FrontDesk
+    from calibrated_rl.examples.front_desk.human import FrontDeskHuman
 
     class Desk(FrontDesk):
         def outcome(self, scenario, turns, ending):
@@ -451,7 +451,7 @@ def test_what_is_meant_for_others_passes(error: BaseException) -> None:
 def test_a_mistake_of_ours_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FrontDesk, "outcome", eval("lambda self, *_: 1 / 0"))
     with pytest.raises(ZeroDivisionError):
-        build_task("calibrated_rl.tasks.front_desk:FrontDesk", {}, "task_config").outcome(scenario(), TURNS, "left")
+        build_task("calibrated_rl.examples.front_desk:FrontDesk", {}, "task_config").outcome(scenario(), TURNS, "left")
 
     def align(self: Any, inputs: Any) -> Any:
         return import_path(inputs)
@@ -498,4 +498,4 @@ def test_a_checked_part_passes_for_its_own_class() -> None:
 
 
 def test_import_path_is_what_it_was_for_installed_modules() -> None:
-    assert import_path("calibrated_rl.tasks.front_desk:FrontDesk") is FrontDesk
+    assert import_path("calibrated_rl.examples.front_desk:FrontDesk") is FrontDesk

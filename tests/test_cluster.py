@@ -37,10 +37,10 @@ from cluster_files import (
 )  # fmt: skip
 from image_files import image_folders, image_user, requirements
 
-from calibrated_rl.config import ARMS, RunConfig, load_config
+from calibrated_rl.config.run_config import ARMS, RunConfig, load_config
+from calibrated_rl.inference.engine import EngineConfig, placement_of
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.group import _RankActor, rank_options
-from calibrated_rl.rollout.engine import EngineConfig, placement_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 

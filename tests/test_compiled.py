@@ -8,12 +8,12 @@ import pytest
 from made_up_models import make_model
 from test_learner import assert_same, big_epsilon, samples
 
+from calibrated_rl.inference.engine import EngineConfig, engine_environment
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.model import cpu_instructions
 from calibrated_rl.learner.rank import LearnerRank
-from calibrated_rl.rollout.engine import EngineConfig, engine_environment
 
 pytestmark = pytest.mark.usefixtures("ranks_in_this_process")
 

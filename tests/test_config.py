@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from calibrated_rl.config import load_config
+from calibrated_rl.config.run_config import load_config
 from calibrated_rl.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibrated_rl.algorithms.alignment import ask_people, more_logs
 from calibrated_rl.calibration.base import CalibrationInputs, ExtraTurn
 from calibrated_rl.calibration.density_ratio import LOGS, history_weights, scaled_and_clipped
 from calibrated_rl.calibration.folds import fold_of
 from calibrated_rl.calibration.weighted import WeightedSFT
-from calibrated_rl.component import build
-from calibrated_rl.config import RunConfig
-from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, TokenSequence, Turn
+from calibrated_rl.chat.tokens import ChatTokens, SideView
+from calibrated_rl.components.component import build
+from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.sample import Sample
-from calibrated_rl.models import tiny_tokenizer
-from calibrated_rl.parts import Parts
-from calibrated_rl.tokens import ChatTokens, SideView
+from calibrated_rl.models.resolve import tiny_tokenizer
+from calibrated_rl.run.parts import Parts
+from calibrated_rl.training.alignment import ask_people, more_logs
 
 
 def view(turns: list[int], mask: list[bool]) -> TokenSequence:
@@ -207,7 +207,7 @@ def logged(name: str) -> Dialogue:
 
 def test_each_log_is_scored_by_a_clone_that_was_not_fitted_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "calibrated_rl.parts.log_samples", lambda logs, side, chat: [Sample(tokens=POLICY) for _ in logs]
+        "calibrated_rl.run.parts.log_samples", lambda logs, side, chat: [Sample(tokens=POLICY) for _ in logs]
     )
     parts: Any = Parts.__new__(Parts)
     logs, fitted, clones = [logged(str(i)) for i in range(20)], {}, Clones()

@@ -18,21 +18,21 @@ from numpy.typing import NDArray
 from test_learner import samples
 from test_model_shapes import SIZES
 
-from calibrated_rl.config import RunConfig
-from calibrated_rl.dialogue import Side, Split, TokenSequence
+from calibrated_rl.chat.tokens import ChatTokens
+from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.data.dialogue import Side, Split, TokenSequence
 from calibrated_rl.errors import UserError
+from calibrated_rl.inference.engine import EngineConfig
+from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.lora import LoRAConfig
 from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.rank import LearnerRank
-from calibrated_rl.models import tiny_tokenizer
-from calibrated_rl.parts import Parts
-from calibrated_rl.rollout.engine import EngineConfig
+from calibrated_rl.models.resolve import tiny_tokenizer
 from calibrated_rl.rollout.parity import TOLERANCES, Parity, check_parity, chosen_for_parity
-from calibrated_rl.rollout.pool import ReplicaPool
-from calibrated_rl.tokens import ChatTokens
-from calibrated_rl.weights import Adapted
+from calibrated_rl.run.parts import Parts
+from calibrated_rl.weight_sync.weights import Adapted
 
 TOKENIZER = tiny_tokenizer(["which day ?", "friday seven two"] * 4, vocab_size=300, context=256)
 
@@ -110,7 +110,7 @@ def test_both_sides_are_checked_once_and_every_arm_hears_the_figures(monkeypatch
         sides.append(side)
         return [SimpleNamespace(tokens=view) for view in VIEWS]
 
-    monkeypatch.setattr("calibrated_rl.parts.log_samples", of_side)
+    monkeypatch.setattr("calibrated_rl.run.parts.log_samples", of_side)
     policy, simulator = FakeEngine(1e-6), FakeEngine(2e-6)
     simulator.role = "simulator"
     learner = SimpleNamespace(log_probs=lambda name, sequences: FakeLearner().log_probs("policy", sequences))

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.exceptions import RayActorError
 
-from calibrated_rl.rollout import mending
-from calibrated_rl.rollout.engine import EngineConfig
-from calibrated_rl.rollout.exchange import NOTHING, Answers, Exchange, TurnServer
-from calibrated_rl.rollout.pool import ReplicaPool, RolloutFailure
-from calibrated_rl.rollout.turns import (
+from calibrated_rl.inference import mending
+from calibrated_rl.inference.engine import EngineConfig
+from calibrated_rl.inference.exchange import NOTHING, Answers, Exchange, TurnServer
+from calibrated_rl.inference.pool import ReplicaPool, RolloutFailure
+from calibrated_rl.inference.turns import (
     Generated,
     GenerateRequest,
     pack_answers,

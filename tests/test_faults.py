@@ -17,19 +17,19 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from calibrated_rl.dialogue import Dialogue, Split
-from calibrated_rl.models import make_tiny
+from calibrated_rl.chat.tokens import ChatTokens
+from calibrated_rl.data.dialogue import Dialogue, Split
+from calibrated_rl.examples.front_desk.human import FrontDeskHuman
+from calibrated_rl.examples.front_desk.task import FrontDesk
+from calibrated_rl.inference.engine import EngineConfig, Generated, GenerateRequest, PlacedReplica
+from calibrated_rl.inference.pool import ReplicaPool
+from calibrated_rl.inference.waves import WaveGate
+from calibrated_rl.models.resolve import make_tiny
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.conversation import SamplingConfig
-from calibrated_rl.rollout.engine import EngineConfig, Generated, GenerateRequest, PlacedReplica
-from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.rollout.stream import EndedGroup, GroupStream
-from calibrated_rl.rollout.waves import WaveGate
-from calibrated_rl.tasks.front_desk import FrontDesk
-from calibrated_rl.tokens import ChatTokens
-from calibrated_rl.users.front_desk_human import FrontDeskHuman
-from calibrated_rl.weights import Adapted, Adapters, Weights
-from calibrated_rl.weights_block import WeightsBlocks
+from calibrated_rl.weight_sync.block import WeightsBlocks
+from calibrated_rl.weight_sync.weights import Adapted, Adapters, Weights
 
 IDS = list(range(5, 25))
 

@@ -12,14 +12,14 @@ import pytest
 from ray.exceptions import RayTaskError
 from safetensors import SafetensorError
 
-from calibrated_rl import files
 from calibrated_rl.errors import UserError, is_no_room
-from calibrated_rl.files import exclusive
+from calibrated_rl.storage import files
+from calibrated_rl.storage.files import exclusive
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from calibrated_rl.files import exclusive
+from calibrated_rl.storage.files import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -15,16 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibrated_rl.component import build
-from calibrated_rl.dialogue import Outcome, Scenario, Side, Source, Split, Turn
+from calibrated_rl.components.component import build
+from calibrated_rl.data.dialogue import Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
+from calibrated_rl.examples.front_desk.human import FrontDeskHuman
+from calibrated_rl.examples.front_desk.task import FrontDesk, keyed_random
+from calibrated_rl.examples.front_desk.words import SLOPPY, SLOT_OF, SLOTS, TIDY, Goal, canonical, goal_of, heard
 from calibrated_rl.logs.base import LogReader
 from calibrated_rl.logs.scripted import ScriptedLogs
 from calibrated_rl.rollout.conversation import greeting
 from calibrated_rl.tasks.base import ScriptedHuman, ScriptedTask, count_policy_turns
-from calibrated_rl.tasks.front_desk import FrontDesk, keyed_random
-from calibrated_rl.tasks.front_desk_words import SLOPPY, SLOT_OF, SLOTS, TIDY, Goal, canonical, goal_of, heard
-from calibrated_rl.users.front_desk_human import FrontDeskHuman
 
 TASK = FrontDesk()
 HUMAN = FrontDeskHuman()
@@ -324,12 +324,12 @@ def test_logs_have_their_shape() -> None:
     with pytest.raises(UserError, match="notise"):
         build("calibrated_rl.logs.scripted:ScriptedLogs", {"human_config": {"notise": 1.0}}, task=TASK)
     with pytest.raises(UserError, match="no scripted human"):
-        ScriptedLogs(ScriptedLogs.Config(human="calibrated_rl.tasks.front_desk:FrontDesk"), task=TASK)
+        ScriptedLogs(ScriptedLogs.Config(human="calibrated_rl.examples.front_desk:FrontDesk"), task=TASK)
 
 
 OUTSIDE = """
 from dataclasses import dataclass
-from calibrated_rl.dialogue import Outcome, Scenario
+from calibrated_rl.data.dialogue import Outcome, Scenario
 
 class Echo:
     @dataclass(frozen=True)
@@ -372,7 +372,7 @@ def test_the_world_separates_the_policies() -> None:
 @pytest.mark.parametrize("values", [{"notice": 1.5}, {"leave_bad": -0.1}, {"cooperativeness": 2.0}])
 def test_bad_settings_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(values))):
-        build("calibrated_rl.users.front_desk_human:FrontDeskHuman", values)
+        build("calibrated_rl.examples.front_desk:FrontDeskHuman", values)
 
 
 def main() -> None:

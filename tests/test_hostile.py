@@ -33,14 +33,14 @@ from template_families import CHATML, FAMILIES, family
 from test_jsonl import Echo
 from test_tokens import TEXTS, smollm2, tiny
 
-from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, Turn
+from calibrated_rl.chat.tokens import ChatTokens, view_of
+from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
+from calibrated_rl.examples.casino.records import read_records
 from calibrated_rl.logs.base import MOST_NESTED
-from calibrated_rl.logs.casino_records import read_records
 from calibrated_rl.logs.jsonl import JsonLines, JsonlRecord, read_jsonl
 from calibrated_rl.replay.schema import from_table, to_table
 from calibrated_rl.replay.store import ReplayStore
-from calibrated_rl.tokens import ChatTokens, view_of
 
 ANY_CHARACTER = st.characters(exclude_categories=())
 """Halves of surrogate pairs too."""

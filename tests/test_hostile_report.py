@@ -19,12 +19,12 @@ from hostile_texts import LONG, hostile_texts, in_groups, through_json, with_que
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibrated_rl.dialogue import Side, Source, Split, Turn
+from calibrated_rl.data.dialogue import Side, Source, Split, Turn
 from calibrated_rl.errors import MOST_SHOWN, printable
+from calibrated_rl.examples.front_desk.task import FrontDesk
 from calibrated_rl.report.html import write_report
 from calibrated_rl.report.text import table
 from calibrated_rl.tasks.base import BoundedTask
-from calibrated_rl.tasks.front_desk import FrontDesk
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from calibrated_rl.config import RunConfig, load_config, variants_of
-from calibrated_rl.inheritance import take_over
+from calibrated_rl.config.run_config import RunConfig, load_config, variants_of
+from calibrated_rl.study.inheritance import take_over
 
 STUDY = Path(__file__).resolve().parents[1] / "configs" / "frontdesk_study.yaml"
 MODELS = ("start", "uncalibrated", "calibrated")

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from calibrated_rl.config import load_config
-from calibrated_rl.dialogue import Side, Source, Turn
+from calibrated_rl.config.run_config import load_config
+from calibrated_rl.data.dialogue import Side, Source, Turn
 from calibrated_rl.evaluation.again import differences
-from calibrated_rl.evaluation.saved_run import changed_settings, open_run
-from calibrated_rl.models import make_tiny
+from calibrated_rl.models.resolve import make_tiny
+from calibrated_rl.run.saved_run import changed_settings, open_run
 from calibrated_rl.users.person import Person
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
 MICRO = Path(__file__).parent / "micro.yaml"
-PEOPLE = "human: calibrated_rl.users.front_desk_human:FrontDeskHuman\n"
+PEOPLE = "human: calibrated_rl.examples.front_desk:FrontDeskHuman\n"
 
 
 @pytest.fixture(scope="module")

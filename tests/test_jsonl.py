@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from calibrated_rl.dialogue import Outcome, Scenario, Side, Source, Split, Turn
+from calibrated_rl.data.dialogue import Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.base import LogProblem, LogReader, summed_up
 from calibrated_rl.logs.jsonl import JsonLines, read_jsonl
@@ -300,7 +300,7 @@ def test_empty_splits_are_told_with_what_is_there(tmp_path: Path) -> None:
 ECHO = """
 from collections.abc import Mapping
 from dataclasses import dataclass
-from calibrated_rl.dialogue import Outcome, Scenario
+from calibrated_rl.data.dialogue import Outcome, Scenario
 
 class Shop:
     @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import pytest
 from calibrated_rl.calibration import kept_fits
 from calibrated_rl.calibration.kept_fits import KeptFits, key_of
 from calibrated_rl.calibration.sft import SFTConfig
-from calibrated_rl.checksums import write_checksums
-from calibrated_rl.dialogue import TokenSequence
+from calibrated_rl.data.dialogue import TokenSequence
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.lora import LoRAConfig
 from calibrated_rl.learner.sample import Sample
+from calibrated_rl.storage.checksums import write_checksums
 
 
 def sample(*ids: int, mask: tuple[bool, ...] | None = None, weight: float = 1.0) -> Sample:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from made_up_models import VOCABULARY, make_gemma, make_hybrid, make_model
 
-from calibrated_rl.dialogue import TokenSequence
+from calibrated_rl.data.dialogue import TokenSequence
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.attention import side_by_side
 from calibrated_rl.learner.batch import SampleBatch
@@ -29,7 +29,7 @@ from calibrated_rl.learner.not_finite import SkippedStep, described, keep
 from calibrated_rl.learner.packing import pack
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.learner.sample import Sample
-from calibrated_rl.weights_block import OpenBlocks, WeightsInBlock
+from calibrated_rl.weight_sync.block import OpenBlocks, WeightsInBlock
 
 FIELDS = ("ids", "mask", "logprobs", "versions", "turns")
 ADAM = OptimizerConfig(learning_rate=1e-3)

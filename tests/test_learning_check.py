@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from calibrated_rl.algorithms.accounts import why_nothing_was_learned
-from calibrated_rl.config import load_config
+from calibrated_rl.config.run_config import load_config
 from calibrated_rl.errors import UserError
+from calibrated_rl.training.accounts import why_nothing_was_learned
 
 ROOT = Path(__file__).parent.parent
 LOSSES = "calibrated_rl.learner.losses"

@@ -7,13 +7,13 @@ import pytest
 from made_up_logs import dialogue, policy, user
 
 from calibrated_rl.calibration.config import SFTConfig
-from calibrated_rl.config import CalibrationConfig, EvaluationConfig, ModelConfig, ProxyConfig, RunConfig
-from calibrated_rl.dialogue import Dialogue, Outcome, Split
+from calibrated_rl.config.run_config import CalibrationConfig, EvaluationConfig, ModelConfig, ProxyConfig, RunConfig
+from calibrated_rl.data.dialogue import Dialogue, Outcome, Split
 from calibrated_rl.errors import UserError
-from calibrated_rl.log_check import SHOWN, check_logs
-from calibrated_rl.tasks.front_desk import FrontDesk
+from calibrated_rl.examples.front_desk.task import FrontDesk
+from calibrated_rl.run.log_checks import SHOWN, check_logs
 
-HUMAN = "calibrated_rl.users.front_desk_human:FrontDeskHuman"
+HUMAN = "calibrated_rl.examples.front_desk:FrontDeskHuman"
 RUN = RunConfig(arms=["start", "static"], human=HUMAN)
 Logs = dict[Split, list[Dialogue]]
 

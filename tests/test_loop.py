@@ -17,8 +17,8 @@ CONTROLS = ("cloned", "calibrated_once", "calibrated_on_policy", "calibrated_mor
 
 OUTSIDE = """
 from calibrated_rl.calibration.plain import PlainSFT
-from calibrated_rl.tasks.front_desk import FrontDesk
-from calibrated_rl.users.front_desk_human import FrontDeskHuman
+from calibrated_rl.examples.front_desk.task import FrontDesk
+from calibrated_rl.examples.front_desk.human import FrontDeskHuman
 
 class Counter(FrontDesk):
     def __init__(self, config):

@@ -13,17 +13,17 @@ from safetensors.torch import load_file
 from test_learner import ADAM, assert_same, big_epsilon, plain_log_probs, samples, sequences
 from test_resume import state
 
-from calibrated_rl import merging
-from calibrated_rl.algorithms.resume import ArmCheckpoints
-from calibrated_rl.checksums import check_checksums
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.lora import AdaptedLinear, LoRAConfig, is_adapter
 from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.rank import LearnerRank
-from calibrated_rl.merging import _by_thresholds, arrived, merged
-from calibrated_rl.weights import Adapters, Merged, Weights
+from calibrated_rl.storage.checksums import check_checksums
+from calibrated_rl.training.checkpoints import ArmCheckpoints
+from calibrated_rl.weight_sync import merging
+from calibrated_rl.weight_sync.merging import _by_thresholds, arrived, merged
+from calibrated_rl.weight_sync.weights import Adapters, Merged, Weights
 
 pytestmark = pytest.mark.usefixtures("ranks_in_this_process")
 LORA = LoRAConfig(rank=4, alpha=8.0)

@@ -9,12 +9,21 @@ import ray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibrated_rl import machines
 from calibrated_rl.errors import UserError
-from calibrated_rl.machines import EVERY_S, FIRST_S, SETTLED_S, Machine, Need, Patience, no_room_ever, wait_for_machines
+from calibrated_rl.inference.engine import EngineConfig, placement_of, resources_of
 from calibrated_rl.replay.actor import start_store
 from calibrated_rl.replay.config import ReplayConfig
-from calibrated_rl.rollout.engine import EngineConfig, placement_of, resources_of
+from calibrated_rl.runtime import capacity as machines
+from calibrated_rl.runtime.capacity import (
+    EVERY_S,
+    FIRST_S,
+    SETTLED_S,
+    Machine,
+    Need,
+    Patience,
+    no_room_ever,
+    wait_for_machines,
+)
 
 
 def need(what: str = "policy replica", cpus: float = 0.5, gpus: float = 0, has_room: Any = bool, **labels: str) -> Need:

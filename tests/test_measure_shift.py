@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from made_up_logs import dialogue, policy, population, terse, user, wordy
 
-from calibrated_rl.dialogue import Dialogue
+from calibrated_rl.data.dialogue import Dialogue
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.live_simulator import LiveSimulator
 from calibrated_rl.replay.store import ReplayStore
 from calibrated_rl.shift.compare_sets import ESTIMATORS, compare_sets, settings_of
-from calibrated_rl.shift.coverage import Coverage
+from calibrated_rl.shift.estimators.coverage import Coverage
+from calibrated_rl.shift.estimators.likeness import Likeness
 from calibrated_rl.shift.interface import DialogueSets
-from calibrated_rl.shift.likeness import Likeness
 from calibrated_rl.shift.reading import reading
 from calibrated_rl.shift.sources import matched_replies, read_source, some
 

@@ -10,17 +10,17 @@ import torch
 from made_up_models import make_model
 
 from calibrated_rl.calibration.sft import SFTConfig
-from calibrated_rl.config import CalibrationConfig, ModelConfig, RunConfig, check
+from calibrated_rl.config.run_config import CalibrationConfig, ModelConfig, RunConfig, check
 from calibrated_rl.errors import UserError
+from calibrated_rl.inference.engine import EngineConfig, cache_sizes
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.device_memory import DeviceMemory
 from calibrated_rl.learner.lora import LoRAConfig
 from calibrated_rl.learner.packing import pack
 from calibrated_rl.learner.rank import LearnerRank, full_micro_batch
-from calibrated_rl.memory import ENGINE_PROCESSES, GIB, never_whole
-from calibrated_rl.memory_plan import GPU_ENGINE, KEPT_FREE, MIB, Demand, describe, plan_caches, with_caches
-from calibrated_rl.models import ModelShape
-from calibrated_rl.rollout.engine import EngineConfig, cache_sizes
+from calibrated_rl.models.resolve import ModelShape
+from calibrated_rl.run.memory import ENGINE_PROCESSES, GIB, never_whole
+from calibrated_rl.run.memory_plan import GPU_ENGINE, KEPT_FREE, MIB, Demand, describe, plan_caches, with_caches
 
 SHAPE = ModelShape(parameters=GIB // 4, layers=8, hidden=8, intermediate=16, keys=512, vocabulary=50)
 """1 GiB of float32 weights; a token's keys and values are 2 * 8 * 512 * 4 bytes, so 32 tokens are a MiB."""
@@ -139,7 +139,7 @@ def test_models_that_a_fit_trains_as_a_whole_are_rehearsed_so() -> None:
 )
 def test_where_nothing_can_be_planned_a_size_is_asked_for(change: dict[str, Any], said: str) -> None:
     side = ModelConfig(engine=EngineConfig(kv_cache_mib=0))
-    human = "calibrated_rl.users.front_desk_human:FrontDeskHuman"
+    human = "calibrated_rl.examples.front_desk:FrontDeskHuman"
     check(RunConfig(policy=side, human=human), "here")
     with pytest.raises(UserError, match=f"here: policy.engine.kv_cache_mib is 0.*{said}"):
         check(RunConfig(policy=side, human=human, **change), "here")

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from ray.exceptions import RayActorError
 
 from calibrated_rl.errors import PartLost
-from calibrated_rl.rollout import mending
-from calibrated_rl.rollout import pool as rollout_pool
-from calibrated_rl.rollout.engine import EngineConfig
-from calibrated_rl.rollout.exchange import Answers, TurnServer
-from calibrated_rl.rollout.mending import Mender
-from calibrated_rl.rollout.pool import ReplicaPool, RolloutFailure
-from calibrated_rl.rollout.turns import Generated, GenerateRequest, pack_answers, unpack_requests
-from calibrated_rl.rollout.waves import WaveGate
+from calibrated_rl.inference import mending
+from calibrated_rl.inference import pool as rollout_pool
+from calibrated_rl.inference.engine import EngineConfig
+from calibrated_rl.inference.exchange import Answers, TurnServer
+from calibrated_rl.inference.mending import Mender
+from calibrated_rl.inference.pool import ReplicaPool, RolloutFailure
+from calibrated_rl.inference.turns import Generated, GenerateRequest, pack_answers, unpack_requests
+from calibrated_rl.inference.waves import WaveGate
 
 DIES = 100
 """A prompt that begins with this ends the replica's process."""

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from made_up_models import VOCABULARY, make_model
 from template_families import FAMILIES, family
 
-from calibrated_rl.dialogue import Scenario, Side, Source, Split, TokenSequence, Turn
+from calibrated_rl.chat.tokens import view_of
+from calibrated_rl.data.dialogue import Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner import probe
 from calibrated_rl.learner.attention import layout_of
@@ -23,7 +24,6 @@ from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.model import TokenLogProbs
 from calibrated_rl.learner.packing import pack
 from calibrated_rl.learner.supported import check_config, check_model_folder
-from calibrated_rl.tokens import view_of
 
 SIZES = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "n_embd": 32, "intermediate_size": 64, "ffn_dim": 64, "n_inner": 64,

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibrated_rl import models
+from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.hosted import HostedModel
-from calibrated_rl.model_folders import TEMPLATE, with_template
-from calibrated_rl.models import (
+from calibrated_rl.models.folders import TEMPLATE, with_template
+from calibrated_rl.models.resolve import (
     TINY_CONTROL_TOKENS,
     check_context,
     make_tiny,
@@ -26,7 +26,7 @@ from calibrated_rl.models import (
     resolve_model,
     tiny_tokenizer,
 )
-from calibrated_rl.tokens import ChatTokens
+from calibrated_rl.models.resolve import resolve as models
 
 TEXTS = ["which day ?", "friday seven two", "booked friday seven two"] * 4
 

@@ -18,13 +18,13 @@ from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.out_of_memory import OutOfMemory, is_out_of_memory
 from calibrated_rl.learner.rank import LearnerRank
-from calibrated_rl.models import make_tiny
+from calibrated_rl.models.resolve import make_tiny
 
 LIMITED = """
 import json, re, resource, sys
 import numpy as np, torch
 from pathlib import Path
-from calibrated_rl.dialogue import TokenSequence
+from calibrated_rl.data.dialogue import TokenSequence
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.losses.sft import SFT
@@ -84,7 +84,7 @@ assert found["tokens"] == expected["tokens"] and found["optimizer_steps"] == 1
 
 ENGINE = """
 import asyncio, os, resource, sys
-from calibrated_rl.rollout.engine import EngineConfig, Replica, engine_environment
+from calibrated_rl.inference.engine import EngineConfig, Replica, engine_environment
 
 async def start():
     config = EngineConfig(kv_cache_mib=4096, least_kv_cache_mib=16)

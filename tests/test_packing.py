@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibrated_rl.dialogue import TokenSequence
+from calibrated_rl.data.dialogue import TokenSequence
 from calibrated_rl.learner.attention import LONG, SHORT, side_by_side, variable_length
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.packing import MOST_PATHS, PackedBatch, pack

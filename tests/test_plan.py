@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibrated_rl.config import load_config
+from calibrated_rl.config.run_config import load_config
 from calibrated_rl.errors import UserError
-from calibrated_rl.planning.check import check_run, paired_ratio, ratio_of_means
-from calibrated_rl.planning.cluster import Cluster, ClusterConfig, MachinesConfig, Need, needs_of, read_cluster
-from calibrated_rl.planning.measured import UpdateMeasured, occasions_in, read_measured, trained_arms
-from calibrated_rl.planning.model import CostModel, Setting, Wires, learning_seconds, rollout_seconds
-from calibrated_rl.planning.picture import draw
-from calibrated_rl.planning.search import Planner, cheapest, counts_of, fastest
+from tools.plan.check import check_run, paired_ratio, ratio_of_means
+from tools.plan.cluster import Cluster, ClusterConfig, MachinesConfig, Need, needs_of, read_cluster
+from tools.plan.measured import UpdateMeasured, occasions_in, read_measured, trained_arms
+from tools.plan.model import CostModel, Setting, Wires, learning_seconds, rollout_seconds
+from tools.plan.picture import draw
+from tools.plan.search import Planner, cheapest, counts_of, fastest
 
 ROOT = Path(__file__).resolve().parents[1]
 HALF_BATCH = {"policy": 16.0, "simulator": 16.0}
@@ -208,7 +208,7 @@ def test_the_clusters_that_come_along_have_room_for_their_hardware(name: str, ha
 # ---- run folders ----------------------------------------------------------------------------------------------------
 
 SETTINGS = """
-human: calibrated_rl.users.front_desk_human:FrontDeskHuman
+human: calibrated_rl.examples.front_desk:FrontDeskHuman
 training: {updates: 6, tokens_per_update: 1000, checkpoint_every: 2}
 shift: {every: 5}
 calibration: {every: 3}

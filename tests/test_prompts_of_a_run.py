@@ -11,15 +11,15 @@ from test_templates import conversation
 
 from calibrated_rl.calibration.kept_fits import key_of
 from calibrated_rl.calibration.sft import SFTConfig, log_samples
-from calibrated_rl.config import RunConfig, load_config, to_yaml
-from calibrated_rl.dialogue import Dialogue, Side, Split
+from calibrated_rl.chat.tokens import view_of
+from calibrated_rl.config.run_config import RunConfig, load_config, to_yaml
+from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.errors import UserError
-from calibrated_rl.evaluation.saved_run import dated, refuse_other_settings
-from calibrated_rl.inheritance import START, UNCALIBRATED
 from calibrated_rl.learner.config import LearnerConfig
-from calibrated_rl.parts import Parts
-from calibrated_rl.progress import Progress
-from calibrated_rl.tokens import view_of
+from calibrated_rl.run.parts import Parts
+from calibrated_rl.run.saved_run import dated, refuse_other_settings
+from calibrated_rl.runtime.progress import Progress
+from calibrated_rl.study.inheritance import START, UNCALIBRATED
 
 MICRO = Path(__file__).with_name("micro.yaml")
 DAY, LATER = "2024-02-29", "2026-11-30"

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from cluster_files import CODE, RAY, ROOT, Tree, load
 
-from calibrated_rl.config import load_config
+from calibrated_rl.config.run_config import load_config
 
 
 def fields_of(file: Path, name: str) -> set[str]:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_up_rollouts import assert_same, filled, group, ids, resign, rollout, tokens_of
 
-from calibrated_rl.dialogue import (
+from calibrated_rl.data.dialogue import (
     Dialogue,
     Finish,
     Outcome,

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from calibrated_rl.benchmarks.made_dialogues import made_table, renamed
-from calibrated_rl.benchmarks.replay_durable import ReplayDurable
-from calibrated_rl.benchmarks.replay_memory import ReplayMemory
 from calibrated_rl.replay.schema import from_table
 from calibrated_rl.replay.store import ReplayStore
+from tools.bench.made_dialogues import made_table, renamed
+from tools.bench.replay_durable import ReplayDurable
+from tools.bench.replay_memory import ReplayMemory
 
 
 def test_made_tables_are_dialogues_with_names_of_their_own() -> None:

@@ -17,7 +17,7 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.report import sections
 from calibrated_rl.report.arms import STYLES
 from calibrated_rl.report.html import write_report
-from calibrated_rl.report.plots_results import running_mean
+from calibrated_rl.report.plots.results import running_mean
 from calibrated_rl.report.run_files import read_run
 from calibrated_rl.report.sections_variants import sweeps
 from calibrated_rl.report.text import table

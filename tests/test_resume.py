@@ -19,14 +19,14 @@ import torch
 from s3_server import S3Server
 from transformers import AutoModelForCausalLM
 
-from calibrated_rl.algorithms.resume import FORMAT, STATE, ArmCheckpoints, ArmState
-from calibrated_rl.background import Scribe
-from calibrated_rl.checksums import check_checksums
 from calibrated_rl.errors import UserError
-from calibrated_rl.files import read_json
 from calibrated_rl.learner.checkpoint import Snapshot
 from calibrated_rl.replay.store import ReplayStore
-from calibrated_rl.run_copy import RunCopy
+from calibrated_rl.runtime.background import Scribe
+from calibrated_rl.storage.checksums import check_checksums
+from calibrated_rl.storage.files import read_json
+from calibrated_rl.storage.run_copy import RunCopy
+from calibrated_rl.training.checkpoints import FORMAT, STATE, ArmCheckpoints, ArmState
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG_PROBS = {("log-1", "hi", "yes"): np.array([np.nan, -0.5], np.float32), ("log-2",): np.zeros(0, np.float32)}

@@ -7,10 +7,10 @@ from pathlib import Path
 from made_up_logs import population, terse
 
 import calibrated_rl
-from calibrated_rl.algorithms.compare import sample_of
-from calibrated_rl.algorithms.measuring import returns
-from calibrated_rl.algorithms.turn_value import logged_turns
-from calibrated_rl.dialogue import Dialogue, Outcome
+from calibrated_rl.data.dialogue import Dialogue, Outcome
+from calibrated_rl.study.compare import sample_of
+from calibrated_rl.training.measuring import returns
+from calibrated_rl.training.turn_value import logged_turns
 
 PACKAGE = Path(calibrated_rl.__file__).parent
 MAY_READ = {"replay/schema.py", "shift/stakes.py"}

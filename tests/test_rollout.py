@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.errors import UserError
-from calibrated_rl.models import make_tiny
-from calibrated_rl.rollout.engine import EngineConfig, Generated, GenerateRequest
-from calibrated_rl.rollout.pool import ReplicaPool
-from calibrated_rl.tokens import ChatTokens
-from calibrated_rl.weights import Adapted, Adapters, Merged, Weights
-from calibrated_rl.weights_block import WeightsBlocks
+from calibrated_rl.inference.engine import EngineConfig, Generated, GenerateRequest
+from calibrated_rl.inference.pool import ReplicaPool
+from calibrated_rl.models.resolve import make_tiny
+from calibrated_rl.weight_sync.block import WeightsBlocks
+from calibrated_rl.weight_sync.weights import Adapted, Adapters, Merged, Weights
 
 IDS = [int(i) for i in np.random.default_rng(0).integers(5, 250, 60)]
 

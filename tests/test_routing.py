@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from calibrated_rl.rollout.routing import Router
+from calibrated_rl.inference.routing import Router
 
 
 def keys(groups: int, members: int) -> list[str]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from s3_server import S3Server
 
-from calibrated_rl.config import load_config
+from calibrated_rl.config.run_config import load_config
 from calibrated_rl.errors import UserError
-from calibrated_rl.run_copy import FORMAT, RunCopy, check_address
+from calibrated_rl.storage.run_copy import FORMAT, RunCopy, check_address
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.rollout.load import LoadMeter
-from calibrated_rl.rollout.routing import preferred
-from calibrated_rl.rollout.scaling import Decision, Scaler, ScalingConfig, SideSeen, UpdateSeen, waited_for
+from calibrated_rl.inference.load import LoadMeter
+from calibrated_rl.inference.routing import preferred
+from calibrated_rl.inference.scaling import Decision, Scaler, ScalingConfig, SideSeen, UpdateSeen, waited_for
 
 SIDES = ("policy", "simulator")
 

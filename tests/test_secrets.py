@@ -10,11 +10,11 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from calibrated_rl.component import strict_config, valid_keys
-from calibrated_rl.config import RunConfig, load_config, to_yaml, variants_of
+from calibrated_rl.components.component import strict_config, valid_keys
+from calibrated_rl.config.run_config import RunConfig, load_config, to_yaml, variants_of
 from calibrated_rl.errors import UserError
-from calibrated_rl.evaluation.saved_run import changed_settings, refuse_other_settings
-from calibrated_rl.secrets import HIDDEN, is_secret, masked
+from calibrated_rl.run.saved_run import changed_settings, refuse_other_settings
+from calibrated_rl.settings.secrets import HIDDEN, is_secret, masked
 
 ROOT = Path(__file__).resolve().parents[1]
 VALUE = "hunter-2-and-a-half"

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 
-from calibrated_rl.component import build, strict_config
-from calibrated_rl.config import RunConfig, load_config
+from calibrated_rl.components.component import build, strict_config
+from calibrated_rl.config.run_config import RunConfig, load_config
 from calibrated_rl.errors import UserError
-from calibrated_rl.settings import (
+from calibrated_rl.settings.fields import (
     NotAllowed,
     OneOf,
     Pattern,
@@ -27,7 +27,7 @@ from calibrated_rl.settings import (
     from_plain,
     hints_of,
 )
-from calibrated_rl.yaml_files import read_yaml
+from calibrated_rl.settings.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "calibrated_rl"
@@ -160,7 +160,7 @@ def test_every_setting_of_a_run_refuses_what_it_may_not_be() -> None:
     assert count > 700
 
 
-HUMAN = "human: calibrated_rl.users.front_desk_human:FrontDeskHuman\n"
+HUMAN = "human: calibrated_rl.examples.front_desk:FrontDeskHuman\n"
 YAML = {
     "list": (b"- a\n- b\n", ":1:1: the file is a list"),
     "value": (b"hello\n", ":1:1: the file is a single value"),
@@ -247,14 +247,14 @@ TOGETHER = {
     "training.group_size=1": "training.group_size is 1: the advantage grpo compares the dialogues of a group",
     "training.learning_rates={calibratd: 1e-4}": "did you mean 'calibrated'?",
     "training.loss=calibrated_rl.learner.losses.grpo:GPRO": "did you mean 'GRPO'?",
-    "training.loss=calibrated_rl.tasks.front_desk:FrontDesk": "is no loss: it has no __call__",
+    "training.loss=calibrated_rl.examples.front_desk:FrontDesk": "is no loss: it has no __call__",
     "training.loss_config.clip_hihg=0.3": "unknown key 'training.loss_config.clip_hihg'; did you mean",
     "training.loss_config.correction.mode=trunkate": "training.loss_config.correction.mode is 'trunkate': choose",
     "training.loss_config.clip_low=1.5": "training.loss_config.clip_low is 1.5: it must be above 0 and at most 1",
     "training.minibatches=4000": "cannot be cut into so many",
     "training.checkpoint_store=s4://bucket": "training.checkpoint_store is 's4://bucket': write s3://",
-    "task=calibrated_rl.tasks.front_desk:FrontDsk": "did you mean 'FrontDesk'?",
-    "task=calibrated_rl.users.front_desk_human:FrontDeskHuman": "is no task: it has no scenarios",
+    "task=calibrated_rl.examples.front_desk:FrontDsk": "did you mean 'FrontDesk'?",
+    "task=calibrated_rl.examples.front_desk:FrontDeskHuman": "is no task: it has no scenarios",
     "task_config.change_share=2": "task_config.change_share is 2: it must be at least 0 and at most 1",
     "task_config.sead=2": "unknown key 'task_config.sead'; did you mean 'task_config.seed'?",
     "human_config.cooperativenes=1": "did you mean 'human_config.cooperativeness'?",

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, TokenSequence, Turn
+from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.replies import exact_replies
-from calibrated_rl.evaluation.statistics import Interval
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.bounds import per_turn_reward_bound, terminal_reward_bound
-from calibrated_rl.shift.classifier import TwoSampleTest, wilson_interval
-from calibrated_rl.shift.exact import exact_shift, reply_log_prob
-from calibrated_rl.shift.likelihood import human_turn_likelihood
+from calibrated_rl.shift.estimators.classifier import TwoSampleTest, wilson_interval
+from calibrated_rl.shift.estimators.exact import exact_shift, reply_log_prob
+from calibrated_rl.shift.estimators.likelihood import human_turn_likelihood
 from calibrated_rl.shift.profile import behaviour_profile
 from calibrated_rl.shift.sources import _task_of
+from calibrated_rl.statistics.intervals import Interval
 
 Reply = Callable[[np.random.Generator, str, int], str]
 QUESTIONS = ("which day ?", "what time ?", "how many people ?", "any name ?")

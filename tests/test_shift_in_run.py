@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from made_up_logs import paired, population, terse, wordy
 
-from calibrated_rl.dialogue import Dialogue, Outcome
+from calibrated_rl.data.dialogue import Dialogue, Outcome
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.shift_summary import latest, records_of, transfer_of
 from calibrated_rl.report.html import write_report
 from calibrated_rl.shift.base import MatchedReplies
+from calibrated_rl.shift.estimators.policy_shift import PolicyLogProbs
 from calibrated_rl.shift.in_run import Collected, ExactReplies, bound_of, figures_of
 from calibrated_rl.shift.interface import DialogueSets
-from calibrated_rl.shift.policy_shift import PolicyLogProbs
 from calibrated_rl.shift.stakes import Stakes, stakes_of
 
 EXACT = ExactReplies(

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
-from calibrated_rl.evaluation.interval_coverage import BINARY, SHARES, Cell, misses, row
-from calibrated_rl.evaluation.statistics import (
+from calibrated_rl.statistics.intervals import (
     Interval,
     expansion,
     gap_closed,
@@ -18,6 +17,7 @@ from calibrated_rl.evaluation.statistics import (
     ratio_interval,
     share_interval,
 )
+from research.theory.interval_coverage import BINARY, SHARES, Cell, misses, row
 
 
 def test_two_values_by_hand() -> None:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.shift import symbol_counts, theory, theory_coverage
-from calibrated_rl.shift.symbol_counts import Pairs, from_counts, table_classifier
-from calibrated_rl.shift.symbolic import (
+from research.theory import symbol_counts, theory, theory_coverage
+from research.theory.symbol_counts import Pairs, from_counts, table_classifier
+from research.theory.symbolic import (
     World,
     distance,
     greedy,
@@ -27,7 +27,7 @@ from calibrated_rl.shift.symbolic import (
     turn_values,
     value,
 )
-from calibrated_rl.shift.symbolic_worlds import (
+from research.theory.symbolic_worlds import (
     LARGEST_SHIFT,
     Construction,
     echo,
@@ -447,7 +447,7 @@ def play(env, one: Construction, rng, dialogues: int) -> np.ndarray:
 
 @pytest.mark.parametrize("reward", REWARDS)
 def test_env_rollouts_agree_with_dynamic_programming(reward) -> None:
-    from calibrated_rl.shift.symbolic_env import SymbolicDialogue
+    from research.theory.symbolic_env import SymbolicDialogue
 
     one = made("persistent", horizon=4, delta=0.3)
     env = SymbolicDialogue({"world": one.world, "horizon": 4, "reward": reward})
@@ -460,7 +460,7 @@ def test_env_rollouts_agree_with_dynamic_programming(reward) -> None:
 
 
 def test_one_iteration_of_ppo_learns_and_leaves_the_simulator_alone(ray_session) -> None:
-    from calibrated_rl.shift.symbolic_env import SIMULATOR, PPOSettings, ppo_config, train
+    from research.theory.symbolic_env import SIMULATOR, PPOSettings, ppo_config, train
 
     one = made("persistent", horizon=3, delta=0.2)
     tiny = PPOSettings(iterations=1, dialogues=30, rollouts=40, minibatch=60, epochs=2)

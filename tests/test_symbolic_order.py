@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from made_up_logs import dialogue, policy, user
 
-from calibrated_rl.dialogue import Dialogue
+from calibrated_rl.data.dialogue import Dialogue
+from calibrated_rl.shift.estimators.mauve import Mauve
 from calibrated_rl.shift.interface import DialogueSets
-from calibrated_rl.shift.mauve import Mauve
-from calibrated_rl.shift.symbolic import Dialogues, sample, simulator_shift
-from calibrated_rl.shift.symbolic_worlds import random_construction
-from calibrated_rl.shift.theory_coverage import as_words
-from calibrated_rl.shift.two_sample_encoder import EncoderTest
-from calibrated_rl.shift.two_sample_tokens import TokenTest
+from calibrated_rl.shift.two_sample.encoder import EncoderTest
+from calibrated_rl.shift.two_sample.tokens import TokenTest
+from research.theory.symbolic import Dialogues, sample, simulator_shift
+from research.theory.symbolic_worlds import random_construction
+from research.theory.theory_coverage import as_words
 
 SHIFTS = (0.0, 0.15, 0.45)
 

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from template_families import DATE, FAMILIES, Family, family
 from test_tokens import turns_of
 
-from calibrated_rl.dialogue import Finish, Scenario, Side, Source, Split, Turn
-from calibrated_rl.errors import UserError
-from calibrated_rl.reasoning import find_marks
+from calibrated_rl.chat.reasoning import find_marks
+from calibrated_rl.chat.tokens import ChatTokens, SideView, view_of
+from calibrated_rl.data.dialogue import Finish, Scenario, Side, Source, Split, Turn
+from calibrated_rl.errors import Party, UserError
+from calibrated_rl.inference.turns import Generated, GenerateRequest
 from calibrated_rl.rollout.conversation import ModelSpeaker, SamplingConfig, find_flaw
-from calibrated_rl.rollout.failures import Party, broken_by, is_scored, party_of
-from calibrated_rl.rollout.turns import Generated, GenerateRequest
-from calibrated_rl.tokens import ChatTokens, SideView, view_of
+from calibrated_rl.rollout.failures import broken_by, is_scored, party_of
 
 PLAIN = [name for name, each in FAMILIES.items() if not each.thinks]
 PIECES = ["mistral_pieces", "mistral_prefixed", "unigrams"]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from calibrated_rl.shift.symbolic import World, sample, stationary
-from calibrated_rl.shift.symbolic_worlds import random_construction
-from calibrated_rl.shift.theory_populations import (
+from research.theory.symbolic import World, sample, stationary
+from research.theory.symbolic_worlds import random_construction
+from research.theory.theory_populations import (
     LEAVE,
     histories,
     history_distance,

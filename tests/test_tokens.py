@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from tokenizers.pre_tokenizers import ByteLevel
 
-from calibrated_rl.dialogue import Finish, Scenario, Side, Source, Split, Turn
+from calibrated_rl.chat.tokens import ChatTokens, SideView, finish_of, view_of
+from calibrated_rl.data.dialogue import Finish, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
-from calibrated_rl.models import PACKAGED, TINY_CONTROL_TOKENS, tiny_tokenizer
-from calibrated_rl.tokens import ChatTokens, SideView, finish_of, view_of
+from calibrated_rl.models.resolve import PACKAGED, TINY_CONTROL_TOKENS, tiny_tokenizer
 
 TEXTS = ["hello i want a table for two on friday", "which day ?", "booked friday seven two"] * 3
 

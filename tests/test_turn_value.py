@@ -6,11 +6,11 @@ from functools import cache
 import numpy as np
 import pytest
 
-from calibrated_rl.algorithms.turn_value import Case, TurnValue, logged_turns, refuse_unscored
-from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
+from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
+from calibrated_rl.examples.front_desk.task import FrontDesk
 from calibrated_rl.logs.scripted import ScriptedLogs
-from calibrated_rl.tasks.front_desk import FrontDesk
+from calibrated_rl.training.turn_value import Case, TurnValue, logged_turns, refuse_unscored
 
 
 @cache

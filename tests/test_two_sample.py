@@ -8,17 +8,17 @@ from made_up_logs import WORDS, act_of, dialogue, paired, policy, population, te
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.shift.base import MatchedReplies
-from calibrated_rl.shift.encoder import Encoder, model_folder
-from calibrated_rl.shift.history_shift import HistoryShift
+from calibrated_rl.shift.estimators.history_shift import HistoryShift
 from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.shift.reading import reading
-from calibrated_rl.shift.two_sample import null_bands
-from calibrated_rl.shift.two_sample_acts import ActsTest
-from calibrated_rl.shift.two_sample_encoder import EncoderTest
-from calibrated_rl.shift.two_sample_figures import FiguresTest
-from calibrated_rl.shift.two_sample_replies import ReplyTest
-from calibrated_rl.shift.two_sample_tokens import TokenTest, token_ids
-from calibrated_rl.shift.two_sample_words import WordsTest
+from calibrated_rl.shift.two_sample.acts import ActsTest
+from calibrated_rl.shift.two_sample.encoder import EncoderTest
+from calibrated_rl.shift.two_sample.figures import FiguresTest
+from calibrated_rl.shift.two_sample.replies import ReplyTest
+from calibrated_rl.shift.two_sample.sentence_encoder import Encoder, model_folder
+from calibrated_rl.shift.two_sample.test import null_bands
+from calibrated_rl.shift.two_sample.tokens import TokenTest, token_ids
+from calibrated_rl.shift.two_sample.words import WordsTest
 
 
 def families(halvings: int = 0) -> dict[str, ReplyTest]:
@@ -91,7 +91,7 @@ def test_the_token_model_sees_the_order_of_words() -> None:
 def test_null_bands_are_wider_where_the_other_side_is_smaller() -> None:
     test = WordsTest()
     human = DialogueSets(human=population(terse, 60, 0), simulator=population(terse, 6, 1, "q"))
-    from calibrated_rl.shift.labelled import replies_alone
+    from calibrated_rl.shift.two_sample.labelled import replies_alone
 
     rows = replies_alone(human).rows(test.see)
     rows = rows.where(rows.label == 0).renumbered()

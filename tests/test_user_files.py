@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from calibrated_rl import user_files
-from calibrated_rl.component import build, import_path, located
+from calibrated_rl.components import user_files
+from calibrated_rl.components.component import build, import_path, located
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.losses.check import located as located_loss
 
@@ -155,7 +155,7 @@ DRIVER = """
 import sys
 import ray
 from ray.cluster_utils import Cluster
-from calibrated_rl.component import build, import_path
+from calibrated_rl.components.component import build, import_path
 
 @ray.remote(num_cpus=0)
 class Worker:

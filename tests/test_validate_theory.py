@@ -22,7 +22,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_figures_have_the_names_that_others_read_and_are_drawn(job: ModuleType, tmp_path: Path) -> None:
-    from calibrated_rl.shift.theory_plot import draw
+    from research.theory.theory_plot import draw
 
     size = job.Size(
         constructions=3, regret_constructions=2, coverage=6, lower_bounds=8, words=4, populations=3, histories=4,

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibrated_rl.rollout.shared_bucket import SharedBucket
-from calibrated_rl.weights import ALIGNMENT, Weights, buckets_of
+from calibrated_rl.weight_sync.shared_bucket import SharedBucket
+from calibrated_rl.weight_sync.weights import ALIGNMENT, Weights, buckets_of
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
 

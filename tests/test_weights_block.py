@@ -16,8 +16,8 @@ from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.lora import LoRAConfig
 from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.rank import LearnerRank
-from calibrated_rl.weights import ALIGNMENT, Weights
-from calibrated_rl.weights_block import OpenBlocks, WeightsBlocks, WeightsInBlock, WeightsReplaced, check_reach
+from calibrated_rl.weight_sync.block import OpenBlocks, WeightsBlocks, WeightsInBlock, WeightsReplaced, check_reach
+from calibrated_rl.weight_sync.weights import ALIGNMENT, Weights
 
 CPU = torch.device("cpu")
 

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrated_rl.calibration.sft import SFTConfig
-from calibrated_rl.dialogue import Dialogue, TokenSequence
+from calibrated_rl.chat.tokens import ChatTokens
+from calibrated_rl.data.dialogue import Dialogue, TokenSequence
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.sample import Sample
-from calibrated_rl.tokens import ChatTokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,7 +71,7 @@ class CalibrationInputs:
 
 
 class CalibrationMethod(ABC):
-    """Base of all methods; built as a component (``calibrated_rl.component``), with a ``Config`` inside."""
+    """Base of all methods; built as a component (``calibrated_rl.components.component``), with a ``Config`` inside."""
 
     def check(self, start_epochs: int) -> None:  # noqa: B027 - most methods have nothing to refuse
         """Refuse, before anything starts, what the method could not do when it aligns again during training.

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from calibrated_rl.calibration.base import CalibrationInputs, CalibrationMethod
-from calibrated_rl.checked import CheckedPart
-from calibrated_rl.component import build
-from calibrated_rl.plain_data import NotPlain, kind_of, number, words
+from calibrated_rl.components.checked import CheckedPart
+from calibrated_rl.components.component import build
+from calibrated_rl.components.plain_data import NotPlain, kind_of, number, words
 from calibrated_rl.tasks.checked import refuse_missing
 
 METRIC = "simulator_monitor_nll"

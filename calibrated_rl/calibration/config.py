@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from calibrated_rl.settings import NotNegative, Positive, Range
+from calibrated_rl.settings.fields import NotNegative, Positive, Range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,11 +22,11 @@ import torch
 
 import calibrated_rl
 from calibrated_rl.calibration.sft import SFTConfig
-from calibrated_rl.checksums import check_checksums
 from calibrated_rl.errors import UserError, first_line
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.sample import Sample
+from calibrated_rl.storage.checksums import check_checksums
 
 LARGEST_MIB = 256
 """Larger ones are not kept: copies of them would fill disks."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from calibrated_rl.calibration.base import CalibrationInputs, CalibrationMethod
 from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
-from calibrated_rl.dialogue import Side
+from calibrated_rl.data.dialogue import Side
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import SIMULATOR
 

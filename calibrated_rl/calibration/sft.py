@@ -11,11 +11,11 @@ from typing import TypeVar
 import numpy as np
 
 from calibrated_rl.calibration.config import SFTConfig
-from calibrated_rl.dialogue import Dialogue, Side
+from calibrated_rl.chat.tokens import ChatTokens, view_of
+from calibrated_rl.data.dialogue import Dialogue, Side
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.sample import Sample
-from calibrated_rl.tokens import ChatTokens, view_of
 
 T = TypeVar("T")
 SFT_LOSS = "calibrated_rl.learner.losses.sft:SFT"

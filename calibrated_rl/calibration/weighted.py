@@ -26,11 +26,11 @@ from calibrated_rl.calibration.base import CalibrationInputs, ExtraTurn
 from calibrated_rl.calibration.density_ratio import LOGS, Weighted, history_weights
 from calibrated_rl.calibration.plain import PlainSFT
 from calibrated_rl.calibration.sft import log_samples, some_of
-from calibrated_rl.dialogue import Dialogue, Side
+from calibrated_rl.data.dialogue import Dialogue, Side
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import POLICY
-from calibrated_rl.settings import Range
+from calibrated_rl.settings.fields import Range
 
 KEYS = "calibration.method_config"
 

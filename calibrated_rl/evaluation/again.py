@@ -10,10 +10,10 @@ from typing import Any
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.held_out import SETTINGS, evaluate_policy
-from calibrated_rl.evaluation.saved_run import SavedPolicy, SavedRun
 from calibrated_rl.evaluation.summary import BUDGET
-from calibrated_rl.log_check import check_judging
-from calibrated_rl.parts import Parts
+from calibrated_rl.run.log_checks import check_judging
+from calibrated_rl.run.parts import Parts
+from calibrated_rl.run.saved_run import SavedPolicy, SavedRun
 
 
 def check_judges(run: SavedRun) -> None:

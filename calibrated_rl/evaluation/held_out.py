@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from calibrated_rl.calibration.sft import log_samples
-from calibrated_rl.dialogue import Dialogue, Scenario, Side, Split
+from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Split
 from calibrated_rl.evaluation.replies import answers, endings_of, exact_replies, matched_with_people
+from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.learner.slots import SIMULATOR
-from calibrated_rl.parts import Parts
-from calibrated_rl.rollout.pool import ReplicaPool
-from calibrated_rl.shift.classifier import TwoSampleTest
-from calibrated_rl.shift.ending import EndingDecision, calibration_curve
-from calibrated_rl.shift.likelihood import human_turn_likelihood
+from calibrated_rl.run.parts import Parts
+from calibrated_rl.shift.estimators.classifier import TwoSampleTest
+from calibrated_rl.shift.estimators.ending import EndingDecision, calibration_curve
+from calibrated_rl.shift.estimators.likelihood import human_turn_likelihood
 from calibrated_rl.shift.profile import behaviour_profile
 from calibrated_rl.tasks.base import ScriptedHuman
 

@@ -14,19 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from calibrated_rl.calibration.sft import log_samples
-from calibrated_rl.config import load_config
-from calibrated_rl.dialogue import Dialogue, Side, Split
-from calibrated_rl.errors import UserError
+from calibrated_rl.config.run_config import load_config
+from calibrated_rl.data.dialogue import Dialogue, Side, Split
+from calibrated_rl.errors import RolloutFailure, UserError
 from calibrated_rl.evaluation.replies import Answer, answers, endings_of, matched_simulators, matched_with_people
-from calibrated_rl.evaluation.saved_run import check_engines_fit, config_file
 from calibrated_rl.learner.slots import POLICY, SIMULATOR
-from calibrated_rl.models import check_folder
-from calibrated_rl.parts import Parts
-from calibrated_rl.progress import Progress
-from calibrated_rl.rollout.failures import RolloutFailure
+from calibrated_rl.models.resolve import check_folder
+from calibrated_rl.run.parts import Parts
+from calibrated_rl.run.saved_run import check_engines_fit, config_file
+from calibrated_rl.runtime.progress import Progress
 from calibrated_rl.shift.base import Estimate, MatchedReplies
-from calibrated_rl.shift.ending import EndingDecision
-from calibrated_rl.shift.likelihood import human_turn_likelihood
+from calibrated_rl.shift.estimators.ending import EndingDecision
+from calibrated_rl.shift.estimators.likelihood import human_turn_likelihood
 from calibrated_rl.shift.sources import SourceDialogues, some, with_acts
 
 KEY = "live"

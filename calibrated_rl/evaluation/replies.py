@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrated_rl.dialogue import Dialogue, Side, TokenSequence, Turn
-from calibrated_rl.parts import Parts
+from calibrated_rl.data.dialogue import Dialogue, Side, TokenSequence, Turn
+from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.rollout.collector import run_to_end
-from calibrated_rl.rollout.pool import ReplicaPool
+from calibrated_rl.run.parts import Parts
 from calibrated_rl.shift.base import MatchedReplies
-from calibrated_rl.shift.ending import Endings
-from calibrated_rl.shift.exact import reply_log_prob
+from calibrated_rl.shift.estimators.ending import Endings
+from calibrated_rl.shift.estimators.exact import reply_log_prob
 from calibrated_rl.shift.in_run import ExactReplies
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from calibrated_rl.evaluation.held_out import SETTINGS
 from calibrated_rl.evaluation.shift_summary import latest, records_of, transfer_of
-from calibrated_rl.evaluation.statistics import gap_closed, mean_over_seeds
+from calibrated_rl.statistics.intervals import gap_closed, mean_over_seeds
 
 PAIRS = (
     ("calibrated", "interactive"),

@@ -18,15 +18,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from calibrated_rl.checksums import NAME, check_checksums, write_checksums
 from calibrated_rl.errors import UserError
-from calibrated_rl.files import read_json, to_disk
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.gathered import MASTER, gather, kinds, scatter
 from calibrated_rl.learner.hosted import HostedModel
 from calibrated_rl.learner.lora import LoRAConfig
 from calibrated_rl.learner.world import World
-from calibrated_rl.weights import Adapters, Merged, Weights
+from calibrated_rl.storage.checksums import NAME, check_checksums, write_checksums
+from calibrated_rl.storage.files import read_json, to_disk
+from calibrated_rl.weight_sync.weights import Adapters, Merged, Weights
 
 INDEX = "learner.json"
 WEIGHTS = "model.safetensors"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
-from calibrated_rl.settings import Name, NotNegative, OneOf, Positive, Precision, Range, check_settings
+from calibrated_rl.settings.fields import Name, NotNegative, OneOf, Positive, Precision, Range, check_settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

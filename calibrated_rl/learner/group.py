@@ -12,7 +12,7 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError
 
-from calibrated_rl.dialogue import TokenSequence
+from calibrated_rl.data.dialogue import TokenSequence
 from calibrated_rl.errors import PartLost, UserError, first_line
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.checkpoint import Snapshot
@@ -24,8 +24,8 @@ from calibrated_rl.learner.not_finite import SkippedStep, described, keep
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.world import LOCALHOST, free_port
-from calibrated_rl.machines import Need, answered
-from calibrated_rl.weights import Adapted
+from calibrated_rl.runtime.capacity import Need, answered
+from calibrated_rl.weight_sync.weights import Adapted
 
 FILES = "files"
 """The group of calls to a rank that run beside the others."""

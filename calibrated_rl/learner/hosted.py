@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from calibrated_rl.checksums import write_checksums
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.accumulation import Float32Sums
 from calibrated_rl.learner.attention import layout_of
@@ -24,8 +23,9 @@ from calibrated_rl.learner.model import TokenLogProbs
 from calibrated_rl.learner.out_of_memory import is_out_of_memory
 from calibrated_rl.learner.packing import PackedBatch
 from calibrated_rl.learner.world import World
-from calibrated_rl.merging import arrived
-from calibrated_rl.weights import A, Adapters, B, Merged, Shape, Weights
+from calibrated_rl.storage.checksums import write_checksums
+from calibrated_rl.weight_sync.merging import arrived
+from calibrated_rl.weight_sync.weights import A, Adapters, B, Merged, Shape, Weights
 
 TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",

@@ -23,8 +23,8 @@ from torch.nn.functional import linear
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LoRAConfig
-from calibrated_rl.merging import merged
-from calibrated_rl.weights import A, B
+from calibrated_rl.weight_sync.merging import merged
+from calibrated_rl.weight_sync.weights import A, B
 
 
 class AdaptedLinear(nn.Linear):

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.files import COMPILED
 from calibrated_rl.learner.attention import NAME, Layout, attend
 from calibrated_rl.learner.head import ScoringHead
 from calibrated_rl.learner.probe import Probe
 from calibrated_rl.learner.supported import check_config, longest_short
+from calibrated_rl.storage.files import COMPILED
 
 
 class TokenLogProbs(nn.Module):

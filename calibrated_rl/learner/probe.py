@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from calibrated_rl.dialogue import TokenSequence
+from calibrated_rl.data.dialogue import TokenSequence
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.attention import layout_of
 from calibrated_rl.learner.batch import SampleBatch

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calibrated_rl.dialogue import TokenSequence
+from calibrated_rl.data.dialogue import TokenSequence
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.checkpoint import Snapshot, read, take
@@ -31,8 +31,8 @@ from calibrated_rl.learner.not_finite import SkippedStep
 from calibrated_rl.learner.out_of_memory import OutOfMemory
 from calibrated_rl.learner.packing import EMPTY, PackedBatch, pack
 from calibrated_rl.learner.world import LOCALHOST, World, free_port
-from calibrated_rl.weights import Adapters, Weights
-from calibrated_rl.weights_block import WeightsBlocks, WeightsInBlock
+from calibrated_rl.weight_sync.block import WeightsBlocks, WeightsInBlock
+from calibrated_rl.weight_sync.weights import Adapters, Weights
 
 LEAST_TOKENS = 256
 """Micro-batches are not made smaller than that."""

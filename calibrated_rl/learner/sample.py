@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrated_rl.dialogue import TokenSequence
+from calibrated_rl.data.dialogue import TokenSequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

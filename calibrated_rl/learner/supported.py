@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.models import read_config
+from calibrated_rl.models.resolve import read_config
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope", "proportional")
 """Rotary positions that do not depend on what else is computed. ``longrope`` does above its first length."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from calibrated_rl.dialogue import Dialogue, Split
+from calibrated_rl.components.plain_data import MOST_BITS, MOST_NESTED
+from calibrated_rl.data.dialogue import Dialogue, Split
 from calibrated_rl.errors import UserError, printable
-from calibrated_rl.plain_data import MOST_BITS, MOST_NESTED
 
 MOST_SHOWN = 3
 """Refused records that are named for each reason; the others are counted."""

@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from calibrated_rl.checked import CheckedPart
-from calibrated_rl.component import build, import_path
-from calibrated_rl.dialogue import Dialogue, Side, Split, Turn
+from calibrated_rl.components.checked import CheckedPart
+from calibrated_rl.components.component import build, import_path
+from calibrated_rl.components.plain_data import NotPlain, kind_of, plain, words
+from calibrated_rl.components.user_code import described, is_ours
+from calibrated_rl.data.dialogue import Dialogue, Side, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.base import LogProblem, LogReader
-from calibrated_rl.plain_data import NotPlain, kind_of, plain, words
 from calibrated_rl.tasks.base import BoundedTask, Task
 from calibrated_rl.tasks.checked import (
     checked_outcome,
@@ -19,7 +20,6 @@ from calibrated_rl.tasks.checked import (
     refuse_two_splits,
     unchecked,
 )
-from calibrated_rl.user_code import described, is_ours
 
 
 def build_reader(path: str, values: Mapping[str, Any] | None, where: str, task: Task) -> LogReader:

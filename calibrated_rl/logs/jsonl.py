@@ -27,14 +27,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
+from calibrated_rl.components.plain_data import NotPlain, kind_of
+from calibrated_rl.components.user_code import UserCodeError
+from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError, printable
 from calibrated_rl.logs.base import LogProblem, json_problem, object_of, refuse_other_files
-from calibrated_rl.plain_data import NotPlain, kind_of
-from calibrated_rl.settings import Name, Seed, Share, check_settings
+from calibrated_rl.settings.fields import Name, Seed, Share, check_settings
 from calibrated_rl.tasks.base import BoundedTask, Task
 from calibrated_rl.tasks.checked import checked_outcome, checked_task
-from calibrated_rl.user_code import UserCodeError
 
 WANTED = (
     'wanted is one JSON object a line, at least {"id": ..., "turns": [{"side": "user", "text": ...}, ...]}'

@@ -7,11 +7,11 @@ A dialogue depends on its scenario and on the seeds alone, so that every read gi
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from calibrated_rl.component import import_path
-from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Split, Turn
+from calibrated_rl.components.component import import_path
+from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.base import LogProblem
-from calibrated_rl.settings import Name, NotNegative, PartPath, Seed, check_settings
+from calibrated_rl.settings.fields import Name, NotNegative, PartPath, Seed, check_settings
 from calibrated_rl.tasks.base import ScriptedTask, Task, count_policy_turns
 from calibrated_rl.tasks.checked import build_human, checked_task
 
@@ -25,7 +25,7 @@ class ScriptedLogs:
 
     @dataclass(frozen=True)
     class Config:
-        human: PartPath = "calibrated_rl.users.front_desk_human:FrontDeskHuman"
+        human: PartPath = "calibrated_rl.examples.front_desk:FrontDeskHuman"
         """Import path of the scripted human."""
         human_config: dict[str, Any] = field(default_factory=dict)
         """The human's own config."""

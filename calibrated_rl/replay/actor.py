@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from calibrated_rl.dialogue import Dialogue
-from calibrated_rl.machines import Need, answered
+from calibrated_rl.data.dialogue import Dialogue
 from calibrated_rl.replay.config import ReplayConfig
 from calibrated_rl.replay.schema import to_table
 from calibrated_rl.replay.store import ReplayStore
+from calibrated_rl.runtime.capacity import Need, answered
 
 
 class ReplayService:

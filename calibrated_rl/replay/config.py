@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from calibrated_rl.settings import Name, Range
+from calibrated_rl.settings.fields import Name, Range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

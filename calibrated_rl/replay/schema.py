@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from calibrated_rl.dialogue import (
+from calibrated_rl.data.dialogue import (
     Dialogue,
     Finish,
     Outcome,

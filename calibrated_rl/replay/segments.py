@@ -17,8 +17,8 @@ import pyarrow as pa
 from blake3 import blake3
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.files import to_disk
 from calibrated_rl.replay.schema import format_problem
+from calibrated_rl.storage.files import to_disk
 
 _SEGMENT = re.compile(r"segment-(\d{6,})\.arrow")
 _OURS = re.compile(r"segment-\d{6,}\.arrow\.(b3|sha256)|index-\d{6,}\.arrow(\.(b3|sha256))?|deliveries\.jsonl")

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calibrated_rl.dialogue import Dialogue
+from calibrated_rl.data.dialogue import Dialogue
 from calibrated_rl.replay.deliveries import DeliveryLog, Event
 from calibrated_rl.replay.index import GroupKey, Index, Span, rows_of
 from calibrated_rl.replay.index_files import SEGMENTS, last_of, read_index, write_index

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from calibrated_rl.arm_results import read_result
 from calibrated_rl.errors import UserError
-from calibrated_rl.report.plots_curves import Line
+from calibrated_rl.report.plots.curves import Line
+from calibrated_rl.run.arm_results import read_result
 
 
 def lines_of(texts: Sequence[str], metric: str, against: str) -> dict[str, Line]:

@@ -11,7 +11,7 @@ from calibrated_rl.report import (
     sections_simulator,
     sections_variants,
 )
-from calibrated_rl.report.drawing import plot_style
+from calibrated_rl.report.plots.drawing import plot_style
 from calibrated_rl.report.run_files import read_run
 
 SECTIONS = (

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from calibrated_rl.report.drawing import data_uri
+from calibrated_rl.report.plots.drawing import data_uri
 from calibrated_rl.report.values import NOT_MEASURED, Interval, number
 
 

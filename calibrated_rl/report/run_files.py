@@ -11,8 +11,8 @@ import yaml  # type: ignore[import-untyped]
 from pyarrow import ArrowInvalid
 
 from calibrated_rl.errors import UserError, first_line
-from calibrated_rl.files import read_json
 from calibrated_rl.report.values import mapping
+from calibrated_rl.storage.files import read_json
 
 _NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 

@@ -5,8 +5,9 @@ import re
 from html import escape
 from typing import Any
 
-from calibrated_rl.report import markup, plots_results
+from calibrated_rl.report import markup
 from calibrated_rl.report.arms import in_order, pair_label, style
+from calibrated_rl.report.plots import results as plots_results
 from calibrated_rl.report.run_files import RunFiles
 from calibrated_rl.report.values import (
     NOT_MEASURED,

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from calibrated_rl.report import markup, plots_populations
+from calibrated_rl.report import markup
+from calibrated_rl.report.plots import populations as plots_populations
 from calibrated_rl.report.run_files import RunFiles
 from calibrated_rl.report.values import Interval, finite, interval, look_up, mapping
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from calibrated_rl.report import markup, plots_shift
+from calibrated_rl.report import markup
 from calibrated_rl.report.arms import in_order, style
+from calibrated_rl.report.plots import shift as plots_shift
 from calibrated_rl.report.run_files import RunFiles
 from calibrated_rl.report.values import by_turn, finite, interval, look_up, mapping
 

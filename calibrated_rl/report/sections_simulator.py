@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from calibrated_rl.report import markup, plots_simulator
-from calibrated_rl.report.plots_simulator import Distance
+from calibrated_rl.report import markup
+from calibrated_rl.report.plots import simulator as plots_simulator
+from calibrated_rl.report.plots.simulator import Distance
 from calibrated_rl.report.run_files import RunFiles
 from calibrated_rl.report.values import Interval, by_turn, finite, interval, look_up, mapping
 

@@ -3,8 +3,9 @@
 from html import escape
 from typing import Any
 
-from calibrated_rl.report import markup, plots_variants
+from calibrated_rl.report import markup
 from calibrated_rl.report.arms import in_order, pair_label, style
+from calibrated_rl.report.plots import variants as plots_variants
 from calibrated_rl.report.run_files import RunFiles
 from calibrated_rl.report.values import Interval, finite, interval, look_up, mapping
 

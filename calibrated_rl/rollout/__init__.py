@@ -1,1 +1,1 @@
-"""vLLM engines in Ray actors, the pool of replicas, the conversation loop."""
+"""Running rollouts: the conversation loop, groups of dialogues, what breaks one and whose fault it is."""

@@ -11,7 +11,10 @@ import gc
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from calibrated_rl.dialogue import Dialogue, Scenario, Side, Turn
+from calibrated_rl.chat.tokens import SideView, view_of
+from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Turn
+from calibrated_rl.errors import Party, RolloutFailure
+from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.rollout.context import check_room_to_begin
 from calibrated_rl.rollout.conversation import (
     ModelSpeaker,
@@ -28,18 +31,14 @@ from calibrated_rl.rollout.failures import (
     CONTEXT,
     MAX_TRIES,
     OVERLONG,
-    Party,
-    RolloutFailure,
     broken_by,
     is_scored,
     judged,
     party_of,
     refuse_mostly_broken,
 )
-from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.rollout.statistics import RolloutStatistics
 from calibrated_rl.tasks.base import ScriptedHuman, Task
-from calibrated_rl.tokens import SideView, view_of
 
 T = TypeVar("T")
 

@@ -3,9 +3,9 @@ scenario that none of them has once the policy finds no room for its first turn.
 
 from collections.abc import Sequence
 
-from calibrated_rl.dialogue import Dialogue, Scenario, Side, Source, Turn
+from calibrated_rl.chat.tokens import ChatTokens, view_of
+from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Turn
 from calibrated_rl.errors import UserError
-from calibrated_rl.tokens import ChatTokens, view_of
 
 MAY_END_EARLY = 0.05
 """Share of the logs that need not fit: the few longest dialogues should not decide what all of them cost."""

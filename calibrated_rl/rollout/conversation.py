@@ -9,23 +9,22 @@ import zlib
 from collections.abc import Sequence
 from typing import Protocol
 
-from calibrated_rl.dialogue import Dialogue, Finish, Scenario, Side, Source, Turn
-from calibrated_rl.rollout.config import SamplingConfig
+from calibrated_rl.chat.tokens import SideView, finish_of
+from calibrated_rl.data.dialogue import Dialogue, Finish, Scenario, Side, Source, Turn
+from calibrated_rl.errors import Party, RolloutFailure
+from calibrated_rl.inference.config import SamplingConfig
+from calibrated_rl.inference.pool import ReplicaPool
+from calibrated_rl.inference.turns import GenerateRequest
 from calibrated_rl.rollout.failures import (
     CONTEXT,
     DEGENERATE,
     OVERLONG,
-    Party,
-    RolloutFailure,
     broken_by,
     confuses_roles,
     ending_of,
     is_scored,
 )
-from calibrated_rl.rollout.pool import ReplicaPool
-from calibrated_rl.rollout.turns import GenerateRequest
 from calibrated_rl.tasks.base import ScriptedHuman, Task, count_policy_turns, last_turn
-from calibrated_rl.tokens import SideView, finish_of
 
 
 class Speaker(Protocol):

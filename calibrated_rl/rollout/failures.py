@@ -9,11 +9,10 @@ too, such as for a judge that does not answer; nothing here needs Ray or an engi
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
 from typing import TypeVar
 
-from calibrated_rl.dialogue import Scenario, Side, Source, Turn
-from calibrated_rl.errors import UserError
+from calibrated_rl.data.dialogue import Scenario, Side, Source, Turn
+from calibrated_rl.errors import Party, RolloutFailure, UserError
 from calibrated_rl.tasks.base import Task, UserCheckingTask
 
 T = TypeVar("T")
@@ -30,28 +29,6 @@ FEWEST_TRIES = 20
 
 WHOLE = "whole"
 """How tries that did not fail are counted, beside the parties."""
-
-
-class Party(StrEnum):
-    """Who can break a dialogue."""
-
-    POLICY = "policy"
-    USER = "user"
-    """The simulator, or whoever else plays the other side."""
-    JUDGE = "judge"
-    TOOL = "tool"
-    ENGINE = "engine"
-    """A replica of either side: it died or did not answer."""
-
-
-class RolloutFailure(RuntimeError):
-    """A dialogue broke through no fault of the policy: it is dropped and counted, never scored."""
-
-    def __init__(self, reason: str, party: Party = Party.ENGINE) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        """As it is counted: ``policy: EngineDeadError`` (whose engine, and the cause), ``user_empty``."""
-        self.party = party
 
 
 class MostlyBroken(UserError):

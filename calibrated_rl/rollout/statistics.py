@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from calibrated_rl.dialogue import Dialogue, Finish, Side, Source, Turn
-from calibrated_rl.rollout.failures import WHOLE, RolloutFailure
+from calibrated_rl.data.dialogue import Dialogue, Finish, Side, Source, Turn
+from calibrated_rl.errors import RolloutFailure
+from calibrated_rl.rollout.failures import WHOLE
 
 COUNTED = ("dropped", "tries", "flaws", "sampled", "cut")
 """Counters of ``RolloutStatistics`` that a run's results and checkpoints keep."""

@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from calibrated_rl.dialogue import Dialogue, Scenario
+from calibrated_rl.data.dialogue import Dialogue, Scenario
 from calibrated_rl.errors import PartLost
+from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.rollout.collector import Collector
-from calibrated_rl.rollout.pool import ReplicaPool
 from calibrated_rl.tasks.base import ScriptedHuman
 
 CLOSE_TIMEOUT_S = 30.0

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from calibrated_rl.dialogue import Turn
+from calibrated_rl.data.dialogue import Turn
 from calibrated_rl.errors import UserError
-from calibrated_rl.evaluation.statistics import Interval, ratio_interval
+from calibrated_rl.statistics.intervals import Interval, ratio_interval
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,17 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from calibrated_rl.component import build
-from calibrated_rl.dialogue import Dialogue
+from calibrated_rl.components.component import build
+from calibrated_rl.data.dialogue import Dialogue
 from calibrated_rl.errors import UserError
-from calibrated_rl.settings import nearest
+from calibrated_rl.settings.fields import nearest
 from calibrated_rl.shift.base import Estimate, MatchedReplies
-from calibrated_rl.shift.encoder import DEFAULT
-from calibrated_rl.shift.estimators import ENCODED, ESTIMATORS
 from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.shift.reading import reading
+from calibrated_rl.shift.registry import ENCODED, ESTIMATORS
 from calibrated_rl.shift.sources import matched_replies
-from calibrated_rl.shift.two_sample_replies import ReplyTest
+from calibrated_rl.shift.two_sample.replies import ReplyTest
+from calibrated_rl.shift.two_sample.sentence_encoder import DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,14 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrated_rl.errors import UserError, first_line
-from calibrated_rl.evaluation.statistics import Scores, paired_difference, ratio_interval
 from calibrated_rl.shift.base import Estimate, MatchedReplies
-from calibrated_rl.shift.exact import exact_shift
-from calibrated_rl.shift.history_shift import HistoryShift
+from calibrated_rl.shift.estimators.exact import exact_shift
+from calibrated_rl.shift.estimators.history_shift import HistoryShift
+from calibrated_rl.shift.estimators.policy_shift import PolicyLogProbs, PolicyShift
 from calibrated_rl.shift.interface import DialogueSets
-from calibrated_rl.shift.policy_shift import PolicyLogProbs, PolicyShift
 from calibrated_rl.shift.stakes import Stakes
-from calibrated_rl.shift.two_sample_words import WordsTest
+from calibrated_rl.shift.two_sample.words import WordsTest
+from calibrated_rl.statistics.intervals import Scores, paired_difference, ratio_interval
 
 T = TypeVar("T")
 FIGURES = (

@@ -28,10 +28,10 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrated_rl.dialogue import Dialogue, Side
+from calibrated_rl.data.dialogue import Dialogue, Side
 from calibrated_rl.errors import UserError
-from calibrated_rl.evaluation.statistics import LEVEL, expansion
 from calibrated_rl.shift.base import Estimate
+from calibrated_rl.statistics.intervals import LEVEL, expansion
 from calibrated_rl.tasks.base import Task
 
 Floats = NDArray[np.float64]

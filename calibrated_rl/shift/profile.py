@@ -8,8 +8,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from calibrated_rl.dialogue import Dialogue, Side
-from calibrated_rl.evaluation.statistics import Interval, ratio_interval
+from calibrated_rl.data.dialogue import Dialogue, Side
+from calibrated_rl.statistics.intervals import Interval, ratio_interval
 from calibrated_rl.tasks.base import Task
 
 SHORT_WORDS = 3

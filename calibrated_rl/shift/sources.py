@@ -20,19 +20,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from calibrated_rl.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
+from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError, first_line
-from calibrated_rl.logs.casino import CasinoLogs
-from calibrated_rl.logs.casino_records import FILE
+from calibrated_rl.examples.casino.reader import CasinoLogs
+from calibrated_rl.examples.casino.records import FILE
+from calibrated_rl.examples.casino.task import Casino
 from calibrated_rl.logs.jsonl import JsonlRecord, read_jsonl
 from calibrated_rl.replay.schema import from_table
 from calibrated_rl.replay.segments import RefusedSegment, list_segments, read_segment
+from calibrated_rl.settings.yaml_files import read_yaml
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.tasks.base import Task
-from calibrated_rl.tasks.casino import Casino
 from calibrated_rl.tasks.checked import build_task
-from calibrated_rl.yaml_files import read_yaml
 
 LOGS = "logs"
 """What a run's human logs are called where an arm would stand."""

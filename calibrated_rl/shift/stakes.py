@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from calibrated_rl.dialogue import Dialogue
+from calibrated_rl.data.dialogue import Dialogue
 from calibrated_rl.errors import UserError
 from calibrated_rl.tasks.base import BoundedTask, Task, TurnBoundedTask
 

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrated_rl.dialogue import Dialogue, Side
+from calibrated_rl.data.dialogue import Dialogue, Side
 from calibrated_rl.errors import UserError
 from calibrated_rl.shift.interface import DialogueSets, Floats
 from calibrated_rl.shift.profile import SHORT_WORDS

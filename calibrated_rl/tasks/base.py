@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from calibrated_rl.dialogue import Outcome, Scenario, Side, Split, Turn
+from calibrated_rl.data.dialogue import Outcome, Scenario, Side, Split, Turn
 
 
 @runtime_checkable

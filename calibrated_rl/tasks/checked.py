@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from calibrated_rl.checked import CheckedPart
-from calibrated_rl.component import build
-from calibrated_rl.dialogue import Outcome, Scenario, Split, Turn
+from calibrated_rl.components.checked import CheckedPart
+from calibrated_rl.components.component import build
+from calibrated_rl.components.plain_data import NotPlain, flag, kind_of, number, plain, real, words
+from calibrated_rl.components.user_code import described
+from calibrated_rl.data.dialogue import Outcome, Scenario, Split, Turn
 from calibrated_rl.errors import UserError
-from calibrated_rl.plain_data import NotPlain, flag, kind_of, number, plain, real, words
 from calibrated_rl.tasks.base import ScriptedHuman, Task, count_policy_turns
-from calibrated_rl.user_code import described
 
 SLACK = 1e-6
 """Share of the range by which a reward may lie outside it: sums are rounded."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from calibrated_rl.dialogue import Side, Source, Turn
+from calibrated_rl.data.dialogue import Side, Source, Turn
 
 STOPPED = "stopped"
 """How a dialogue ended that the person did not go on with."""

@@ -4,10 +4,10 @@ has another name."""
 from collections.abc import Mapping
 from typing import Any
 
-from calibrated_rl import component
+from calibrated_rl.components import component
+from calibrated_rl.components.plain_data import kind_of
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.losses.base import Loss
-from calibrated_rl.plain_data import kind_of
 
 LossSpec = Loss | str | tuple[str, Mapping[str, Any]]
 """A loss, its import path, or its import path and config."""

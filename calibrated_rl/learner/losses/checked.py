@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from calibrated_rl.components.plain_data import NotPlain, kind_of, real
+from calibrated_rl.components.user_code import call, described
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.losses.base import Loss, LossInputs, LossOutput
 from calibrated_rl.learner.out_of_memory import is_out_of_memory
-from calibrated_rl.plain_data import NotPlain, kind_of, real
-from calibrated_rl.user_code import call, described
 
 
 def output_of(loss: Loss, inputs: LossInputs) -> LossOutput:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from calibrated_rl.settings import Range, check_settings
+from calibrated_rl.settings.fields import Range, check_settings
 
 
 class Correction:

@@ -11,7 +11,7 @@ from typing import Annotated
 from torch.nn.functional import logsigmoid
 
 from calibrated_rl.learner.losses.base import Loss, LossInputs, LossOutput
-from calibrated_rl.settings import Range, check_settings
+from calibrated_rl.settings.fields import Range, check_settings
 
 
 class DPO(Loss):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from calibrated_rl.learner.losses.policy import ClippedLoss, LossInputs, LossOutput, clip_shares
-from calibrated_rl.settings import Positive
+from calibrated_rl.settings.fields import Positive
 
 
 class DrGRPO(ClippedLoss):

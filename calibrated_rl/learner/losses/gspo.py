@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 
 from calibrated_rl.learner.losses.policy import Clip, ClippedLoss, LossInputs, LossOutput, clip_shares, sequence_mean
-from calibrated_rl.settings import Range
+from calibrated_rl.settings.fields import Range
 
 
 class GSPO(ClippedLoss):

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from calibrated_rl.learner.losses.base import Loss, LossInputs, LossOutput
 from calibrated_rl.learner.losses.correction import Correction
-from calibrated_rl.settings import Range, check_settings
+from calibrated_rl.settings.fields import Range, check_settings
 
 Clip = Annotated[float, Range(above=0, at_most=1)]
 """How far below 1 a ratio may lie."""

@@ -1,0 +1,1 @@
+"""The arms: one file each, one readable loop that composes the parts. The place to read first."""

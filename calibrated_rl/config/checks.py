@@ -1,0 +1,311 @@
+"""What the settings of a run must be together, where each of them alone is allowed (``settings.py`` sees to that).
+
+Looked at when a config is loaded, before anything of the run is: two settings that contradict each other, sizes that a
+later part will need, and the settings of what is named by import path. What depends on the logs themselves is looked at
+as soon as these are read (``log_check.py``).
+"""
+
+import datetime
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from calibrated_rl.components.component import build, import_path, looked_up
+from calibrated_rl.errors import UserError
+from calibrated_rl.settings.fields import Key, NotAllowed, Problem, dotted, from_plain, hints_of, shown, unknown_key
+from calibrated_rl.settings.secrets import HIDDEN, is_reference
+from calibrated_rl.shift.sizes import FOLDS, least_dialogues, least_to_halve
+
+if TYPE_CHECKING:
+    from calibrated_rl.config.run_config import RunConfig
+
+NEEDS_HUMAN = ("oracle", "calibrated_on_policy")
+ALIGN_AGAIN = ("calibrated", "calibrated_on_policy", "calibrated_more_logs")
+"""Arms whose simulator is aligned again while the policy moves."""
+SCRIPTED_LOGS = "calibrated_rl.logs.scripted:ScriptedLogs"
+OF_KIND: Mapping[str, tuple[str, Sequence[str]]] = {
+    "task": ("task", ("scenarios", "ending", "outcome", "acts", "profile")),
+    "human": ("scripted human", ("reply", "sample", "log_prob")),
+    "upbringing.human": ("scripted human", ("reply", "sample", "log_prob")),
+    "logs.reader": ("log reader", ("read",)),
+    "calibration.method": ("calibration method", ("align",)),
+    "training.loss": ("loss", ("__call__",)),
+}
+"""What the class at an import path must be, and what it must have for that; see ``tasks/base.py``, ``logs/base.py``,
+``calibration/base.py`` and ``learner/losses/base.py``."""
+
+
+def problems_together(config: "RunConfig") -> Iterator[Problem]:
+    """Settings that do not go with each other. Loads nothing."""
+    yield from _arms_and_seeds(config)
+    yield from _replicas_and_memory(config)
+    yield from _training(config)
+    try:
+        datetime.date.fromisoformat(config.date or "2000-01-01")
+    except ValueError:
+        yield Problem(("date",), f"is {config.date}: there is no such day")
+    if config.proxy.model and config.human:
+        yield Problem(("proxy", "model"), "is for tasks without a scripted human; leave one of the two empty")
+    elif config.proxy.model and config.proxy.model in (config.simulator.model, config.policy.model):
+        yield Problem(
+            ("proxy", "model"), f"is '{config.proxy.model}': the proxy must be a model of another family than policy "
+            "and simulator",
+        )  # fmt: skip
+    if config.calibration.source == "upbringing" and not config.upbringing.human:
+        yield Problem(("calibration", "source"), "is upbringing, and `upbringing.human` is empty")
+
+
+def _arms_and_seeds(config: "RunConfig") -> Iterator[Problem]:
+    for key in ("arms", "seeds"):
+        if not getattr(config, key):
+            yield Problem((key,), "is empty: there is nothing to run")
+    for key in ("arms", "seeds", "control_arms", "control_seeds"):
+        values: Sequence[Any] = getattr(config, key)
+        if twice := [value for number, value in enumerate(values) if value in values[:number]]:
+            yield Problem((key,), f"names {twice[0]} twice")
+    if config.control_arms and not config.control_seeds:
+        yield Problem(("control_seeds",), "is empty, and control_arms is not")
+    both = [arm for arm in config.control_arms if arm in config.arms and set(config.seeds) & set(config.control_seeds)]
+    if both:
+        yield Problem(("control_arms",), f"names {both[0]}, which is among the arms, with a seed that both have")
+    for key in ("arms", "control_arms"):
+        for number, arm in enumerate(getattr(config, key)):
+            if arm in NEEDS_HUMAN and not config.human:
+                said = f"the arm '{arm}' needs a scripted human, and `human` is empty"
+                yield Problem((key, number), said, named=False)
+            if arm == "calibrated_more_logs" and config.calibration.reserve < 1:
+                yield Problem((key, number), f"the arm '{arm}' needs calibration.reserve above 0", named=False)
+
+
+def _replicas_and_memory(config: "RunConfig") -> Iterator[Problem]:
+    sides = (("policy", config.policy), ("simulator", config.simulator))
+    for role, side in sides:
+        fewest, most = side.replica_bounds
+        if not fewest <= side.replicas <= most:
+            yield Problem(
+                (role, "replicas"), f"is {side.replicas}, {role}.scaling allows {fewest} to {most}: it must start with "
+                "a number that is allowed",
+            )  # fmt: skip
+        if config.deterministic and fewest < most:
+            yield Problem(
+                (role, "scaling"), f"allows {fewest} to {most} replicas, and `deterministic` is true: batches hang on "
+                "the number of replicas, so the run would not be the same again; give up one of the two",
+            )  # fmt: skip
+        if side.sampling.max_turn_tokens >= side.engine.max_model_len:
+            yield Problem(
+                (role, "sampling", "max_turn_tokens"),
+                f"is {side.sampling.max_turn_tokens}: {role}.engine.max_model_len, "
+                f"{side.engine.max_model_len}, leaves no room for what stands before a turn",
+            )  # fmt: skip
+    roles = [(role, side.engine) for role, side in sides]
+    roles += [("proxy", config.proxy.engine)] if config.proxy.model else []
+    for role, engine in roles:
+        yield from _shares_of_gpus((role, "engine", "num_gpus"), engine.num_gpus)
+        if not engine.kv_cache_mib and (reason := _why_memory_cannot_be_planned(config)):
+            yield Problem((role, "engine", "kv_cache_mib"), f"is 0, and {reason}")
+    yield from _shares_of_gpus(("learner", "gpus"), config.learner.gpus)
+
+
+def _shares_of_gpus(key: Key, count: float) -> Iterator[Problem]:
+    if count > 1 and count != int(count):
+        yield Problem(key, f"is {count:g}: Ray gives shares of one GPU, or whole ones")
+
+
+def _why_memory_cannot_be_planned(config: "RunConfig") -> str:
+    if config.deterministic:
+        return (
+            "`deterministic` is true: batches may hang on what is free, so the run would not be the same again; give "
+            "the cache a size"
+        )
+    engines = [config.policy.engine, config.simulator.engine] + ([config.proxy.engine] if config.proxy.model else [])
+    apart = any(engine.num_gpus >= 1 or engine.labels for engine in engines)
+    if config.learner.ranks > 1 or config.learner.labels or apart or len({e.num_gpus > 0 for e in engines}) > 1:
+        return "it is planned only for a device that learner and engines share; give it a size"
+    return ""
+
+
+def _training(config: "RunConfig") -> Iterator[Problem]:
+    training = config.training
+    if training.group_size < 2:
+        yield Problem(
+            ("training", "group_size"), f"is {training.group_size}: the advantage {training.advantage} compares the "
+            "dialogues of a group; it must be at least 2",
+        )  # fmt: skip
+    if training.max_staleness and config.deterministic:
+        yield Problem(
+            ("training", "max_staleness"), f"is {training.max_staleness}, and `deterministic` is true: which weights "
+            "say a turn would hang on the clock, so the run would not be the same again; give up one of the two",
+        )  # fmt: skip
+    if training.minibatches > training.tokens_per_update:
+        yield Problem(
+            ("training", "minibatches"), f"is {training.minibatches}: an update of training.tokens_per_update, "
+            f"{training.tokens_per_update}, cannot be cut into so many",
+        )  # fmt: skip
+    if training.checkpoint_store:
+        from calibrated_rl.storage.run_copy import check_address  # loads pyarrow
+
+        try:
+            check_address(training.checkpoint_store)
+        except UserError as error:
+            yield Problem(("training", "checkpoint_store"), str(error), named=False)
+
+
+def problems_of_sizes(config: "RunConfig") -> Iterator[Problem]:
+    """Sizes of later parts that can be told without the logs."""
+    least = least_dialogues(FOLDS)
+    if config.shift.every and config.shift.dialogues < least:
+        yield Problem(
+            ("shift", "dialogues"), f"is {config.shift.dialogues}: a classifier is cross-fitted on them in {FOLDS} "
+            f"folds; it must be at least {least}, or set shift.every to 0",
+        )  # fmt: skip
+    held_back, count = config.calibration.reserve, config.logs.get("calibration")
+    if config.logs.get("reader") == SCRIPTED_LOGS and isinstance(count, int) and held_back >= count > 0:
+        yield Problem(("calibration", "reserve"), f"is {held_back}, of logs.calibration, {count}: no log would be left")
+    for key, source, needed in _split_sizes(config):
+        count = source.get(str(key[-1]))
+        if isinstance(count, int) and not isinstance(count, bool) and 0 <= count < needed[0]:
+            yield Problem(key, f"is {count}: {needed[1]}; it must be at least {needed[0]}")
+
+
+def _split_sizes(config: "RunConfig") -> Iterator[tuple[Key, Mapping[str, Any], tuple[int, str]]]:
+    """For logs that are made on the spot, whose sizes are settings: key, settings, least and what for."""
+    if config.logs.get("reader") == SCRIPTED_LOGS:
+        halved = least_to_halve(FOLDS)
+        yield ("logs", "held_out"), config.logs, (halved, f"random halves of them are cross-fitted in {FOLDS} folds")
+        yield ("logs", "monitor"), config.logs, (1, "simulators and epochs are judged on them")
+        yield ("logs", "tuning"), config.logs, (1, "every split is read")
+        yield ("logs", "calibration"), config.logs, (1, "models are fitted to them")
+    if config.upbringing.human:
+        for split in ("calibration", "monitor"):
+            yield ("upbringing", "logs", split), config.upbringing.logs, (1, "its simulator is fitted to them")
+
+
+def log_settings(config: "RunConfig") -> dict[str, Any]:
+    """The log reader's own settings; logs of a scripted human are by default those of the run's own human."""
+    settings = {key: value for key, value in config.logs.items() if key != "reader"}
+    known = {field.name for field in fields(import_path(str(config.logs["reader"])).Config)}
+    if config.human and "human" in known and "human" not in settings:
+        settings |= {"human": config.human, "human_config": config.human_config}
+    return settings
+
+
+def problems_of_parts(config: "RunConfig") -> Iterator[Problem]:
+    """Import paths that lead nowhere or to something else, and settings that the part there does not take.
+
+    Imports the modules that hold them, which is all it loads.
+    """
+    reader = config.logs.get("reader")
+    if not isinstance(reader, str) or not reader:
+        yield Problem(("logs", "reader"), "is missing: write the import path of a log reader")
+    own_logs = {name: value for name, value in config.logs.items() if name != "reader"}
+    yield from _part("task", config.task, ("task_config",), config.task_config)
+    if config.human:
+        yield from _part("human", config.human, ("human_config",), config.human_config)
+    if isinstance(reader, str) and reader:
+        yield from _part("logs.reader", reader, ("logs",), own_logs)
+        if own_logs.get("human") and isinstance(own_logs["human"], str):
+            inner = own_logs.get("human_config")
+            yield from _part("human", own_logs["human"], ("logs", "human_config"), inner, path_key=("logs", "human"))
+    if config.upbringing.human:
+        raised = config.upbringing
+        yield from _part("upbringing.human", raised.human, ("upbringing", "human_config"), raised.human_config)
+        yield from _part(None, SCRIPTED_LOGS, ("upbringing", "logs"), raised.logs)
+        for name in ("human", "human_config"):
+            if name in raised.logs:
+                yield Problem(("upbringing", "logs", name), f"belongs into upbringing.{name}")
+    method = config.calibration
+    yield from _part("calibration.method", method.method, ("calibration", "method_config"), method.method_config)
+    training = config.training
+    yield from _part("training.loss", training.loss, ("training", "loss_config"), training.loss_config)
+
+
+def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:
+    """What a policy cannot be trained with, or what would train it by something else than the settings say.
+
+    Builds the loss and the calibration method, whose own settings are looked at in ``problems_of_parts``.
+    """
+    from calibrated_rl.learner.losses.check import check_policy_loss, resolve_loss
+
+    why = {
+        "policy": "log-probs at temperature 0 are not finite, and a group of greedy dialogues would be one dialogue",
+        "simulator": "its shift is measured by how likely it finds people's replies at the temperature it speaks with",
+    }
+    for role, reason in why.items():
+        if not (temperature := getattr(config, role).sampling.temperature):
+            yield Problem(
+                (role, "sampling", "temperature"), f"is {temperature}: {reason}; set it above 0, such as 1.0 (the "
+                "held-out evaluation has a greedy setting of its own)",
+            )  # fmt: skip
+    training, calibration = config.training, config.calibration
+    again = any(arm in ALIGN_AGAIN for arm in (*config.arms, *config.control_arms))
+    if again and 0 < calibration.every < training.updates and not _has_absent_secrets(calibration.method_config):
+        try:
+            method = build(calibration.method, calibration.method_config, "calibration.method_config")
+            if (check := getattr(method, "check", None)) is not None:
+                check(config.policy.start.epochs)
+        except UserError as error:
+            yield Problem(("policy", "start", "epochs"), str(error), named=False)
+    if _has_absent_secrets(training.loss_config):
+        return
+    try:
+        loss = resolve_loss((training.loss, dict(training.loss_config)))
+        check_policy_loss(loss, training.loss_config, advantage=training.advantage, minibatches=training.minibatches)
+    except UserError as error:
+        yield Problem(("training", "loss"), f"training.loss: {error}", named=False)
+
+
+def _part(
+    kind: str | None, path: str, key: Key, values: Any, path_key: Key | None = None
+) -> Iterator[Problem]:
+    """What is wrong with the part at ``path`` and its settings ``values``, which stand below ``key``.
+
+    Args:
+        kind: key in ``OF_KIND``; None: it is our own.
+        path_key: where the import path stands; None: at ``kind``.
+    """
+    at = path_key or (tuple(kind.split(".")) if kind else key)
+    try:
+        cls = import_path(path)
+        if kind is not None:
+            _refuse_other_kinds(cls, path, *OF_KIND[kind])
+        hints_of(cls.Config)
+    except UserError as error:
+        said = str(error) if f"'{path}'" in str(error) else f"'{path}': {error}"
+        yield Problem(at, f"{dotted(at)}: {said}", named=False)
+        return
+    values = {} if values is None else values
+    if not isinstance(values, Mapping):
+        yield Problem(key, f"is {shown(values)}: write settings as key: value")
+        return
+    if _has_absent_secrets(values):
+        known = hints_of(cls.Config)
+        yield from (Problem((*key, n), unknown_key(cls.Config, n, key), named=False) for n in values if n not in known)
+        return
+    try:
+        from_plain(cls.Config, looked_up(values, dotted(key)), key)
+    except NotAllowed as error:
+        yield from error.problems
+    except UserError as error:
+        yield Problem(key, f"{dotted(key)}: {error}", named=False)
+
+
+def _refuse_other_kinds(cls: Any, path: str, kind: str, wanted: Sequence[str]) -> None:
+    if not isinstance(cls, type):
+        raise UserError(f"'{path}' is no class: a {kind} is a class with a frozen dataclass Config inside")
+    own = {name for each in cls.__mro__ for name in vars(each)}  # not what every class can do, such as be called
+    if missing := [name for name in wanted if name not in own]:
+        raise UserError(f"'{path}' is no {kind}: it has no {', '.join(missing)}")
+    if not hasattr(cls, "Config"):
+        raise UserError(f"'{path}' is no {kind} that can be configured: it has no frozen dataclass Config inside")
+
+
+def _has_absent_secrets(values: Mapping[str, Any]) -> bool:
+    """Whether a secret is not here, as where a run is only looked at: it is missed where it is needed, not before."""
+    for value in values.values():
+        if isinstance(value, Mapping):
+            if _has_absent_secrets(value):
+                return True
+        elif value == HIDDEN or (is_reference(value) and value[len("${oc.env:") : -1].strip() not in os.environ):
+            return True
+    return False

@@ -1,0 +1,1 @@
+"""What a dialogue is: pure data, without Ray, engines or models."""

@@ -1,0 +1,6 @@
+"""CaSiNo: real negotiations over camping supplies; people are known from their logs alone."""
+
+from calibrated_rl.examples.casino.reader import CasinoLogs
+from calibrated_rl.examples.casino.task import Casino
+
+__all__ = ["Casino", "CasinoLogs"]

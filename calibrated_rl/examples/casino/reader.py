@@ -1,0 +1,71 @@
+"""CaSiNo negotiations as logged dialogues of the ``Casino`` task.
+
+Actions become lines of text (``Submit-Deal: I get ...``), so that a language model can say them. The greeting
+is ours, the first speaker of the log is the USER, and a side's consecutive entries are lines of one turn.
+Records that do not fit, do not end, or whose points do not follow from their deal are named in ``problems``
+and skipped.
+"""
+
+from dataclasses import asdict, dataclass, fields
+
+from calibrated_rl.data.dialogue import Dialogue, Side, Source, Split, Turn
+from calibrated_rl.errors import UserError
+from calibrated_rl.examples.casino.records import CasinoRecord, CasinoSource
+from calibrated_rl.examples.casino.task import Casino, scenario_of
+from calibrated_rl.logs.base import LogProblem
+from calibrated_rl.tasks.base import Task
+
+
+class CasinoLogs:
+    """Reads the splits that the task drew.
+
+    Raises:
+        UserError: the task is not ``Casino``, or reads other data or splits than this reader is told to.
+    """
+
+    @dataclass(frozen=True)
+    class Config(CasinoSource):
+        pass
+
+    def __init__(self, config: Config | None = None, *, task: Task) -> None:
+        self.config = config = config or self.Config()
+        if not isinstance(task, Casino):
+            raise UserError(f"CaSiNo logs are of the task Casino, not of {task.name}")
+        told, drawn = asdict(config), asdict(task.config)
+        for field in fields(CasinoSource):
+            if told[field.name] != drawn[field.name]:
+                raise UserError(
+                    f"CaSiNo: the logs' '{field.name}' is {told[field.name]!r} and the task's is "
+                    f"{drawn[field.name]!r}; with different splits, held-out people would be trained on"
+                )
+        self.task = task
+        self.problems: list[LogProblem] = list(task.problems)
+
+    def read(self, split: Split) -> list[Dialogue]:
+        """The logged dialogues of ``split``, in the order of the task's scenarios.
+
+        Raises:
+            UserError: the split has size 0.
+        """
+        records = self.task.records[split]
+        if not records:
+            raise UserError(f"CaSiNo: the {split} split is empty; set '{split}' above 0")
+        return [self._dialogue(record, split) for record in records]
+
+    def _dialogue(self, record: CasinoRecord, split: Split) -> Dialogue:
+        scenario = scenario_of(record, split)
+        greeting = Turn(side=Side.POLICY, text=scenario.greeting, source=Source.GREETING)
+        turns = (greeting, *(Turn(side=side, text=text, source=Source.LOG) for side, text in record.turns))
+        ending = self.task.ending(scenario, turns)
+        assert ending is not None, f"record {record.id} was checked to end"
+        return Dialogue(
+            id=f"log-{scenario.id}",
+            task=self.task.name,
+            scenario=scenario,
+            turns=turns,
+            ending=ending,
+            outcome=self.task.outcome(scenario, turns, ending),
+            kind="log",
+            group_id=f"log-{scenario.id}",
+            annotations={"acts": [list(self.task.acts(scenario, turns, i)) for i in range(len(turns))]},
+        )

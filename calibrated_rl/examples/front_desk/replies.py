@@ -1,0 +1,180 @@
+"""What a person at the front desk says next: its state read off the history, and the enumerated distribution.
+
+The behaviour is described in ``front_desk_human``; here it is spelled out for one manner and one history.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from calibrated_rl.data.dialogue import Side, Turn
+from calibrated_rl.examples.front_desk.words import (
+    CHANGE,
+    LEAVE,
+    SLOPPY,
+    SLOT_OF,
+    Goal,
+    Move,
+    MoveKind,
+    is_leaving,
+    read_move,
+    states_change,
+    told_values,
+)
+
+Words = tuple[str, ...]
+History = tuple[tuple[bool, str], ...]
+"""(is it the person's, text) of each turn, the greeting first."""
+LONGEST_REPLY = 6
+"""``please`` is only added to replies with fewer words than this."""
+MAX_HAZARD = 0.9
+"""Nobody leaves for certain: so every stay keeps a probability above 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """What a type does, apart from how it types. Probabilities, all of them."""
+
+    tell_all: float
+    """Of telling all that was not told yet, in the first turn and in any answer."""
+    tell_one: float
+    """Of telling one slot more (one in the first turn), where not all is told."""
+    please: float
+    """Of ``please`` after an opening or an answer, and of ``sorry what`` instead of ``what``."""
+    leave_base: float
+    """Of leaving, at each turn after the first."""
+    leave_bad: float
+    """Added to it for each bad policy turn so far."""
+    grumble: float
+    """Of ``i said friday`` instead of ``friday`` when asked again."""
+    notice: float
+    """Of noticing a wrong read-back."""
+    utter_change: float
+    """Of speaking the new mind, at each turn from the change's on until it is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that the next reply depends on, read off the history."""
+
+    number: int
+    """Which of the person's turns comes next; 1 is the opening."""
+    move: Move
+    told: frozenset[str]
+    changed: bool
+    """The change of mind was uttered."""
+    bad: int
+    """Bad policy turns so far."""
+    over: bool
+    """The policy has booked or the person has left."""
+
+
+def as_history(turns: Sequence[Turn]) -> History:
+    return tuple((turn.side is Side.USER, turn.text) for turn in turns)
+
+
+@lru_cache(maxsize=20_000)
+def read_history(goal: Goal, history: History) -> View:
+    """The person's state, recomputed from the text of any history."""
+    number, bad, changed, over = 1, 0, False, False
+    move = Move(MoveKind.OTHER)
+    told: set[str] = set()
+    read_back: set[Words] = set()
+    for index, (is_user, text) in enumerate(history):
+        if is_user:
+            number += 1
+            told |= {SLOT_OF[value] for value in told_values(text)}
+            changed |= states_change(goal, text)
+            over |= is_leaving(text)
+            move = Move(MoveKind.OTHER)
+        elif index:
+            move = read_move(text)
+            over |= move.kind is MoveKind.BOOK
+            bad += (
+                move.kind is MoveKind.OTHER
+                or (move.kind is MoveKind.ASK and (move.slot in told or move.slot not in goal.slots))
+                or (move.kind is MoveKind.READ_BACK and move.values in read_back)
+            )
+            read_back |= {move.values} if move.kind is MoveKind.READ_BACK else set()
+    return View(number, move, frozenset(told), changed, bad, over)
+
+
+@lru_cache(maxsize=20_000)
+def reply_distribution(goal: Goal, view: View, manner: Manner) -> dict[Words, float]:
+    """Canonical reply to probability; sums to 1. Leaving comes first, so that common random numbers couple it."""
+    if view.over:
+        return {("bye",): 1.0}
+    replies: dict[Words, float] = {}
+    leave = min(MAX_HAZARD, manner.leave_base + manner.leave_bad * view.bad) if view.number > 1 else 0.0
+    if leave:
+        replies[LEAVE] = leave
+    due = bool(goal.change_turn) and not view.changed and view.number >= goal.change_turn
+    minds = (
+        [(manner.utter_change, True), (1.0 - manner.utter_change, False)] if due else [(1.0, view.changed)]
+    )
+    for weight, changed in minds:
+        if due and changed and goal.change_slot in view.told:
+            content: dict[Words, float] = {(*CHANGE, goal.change_value): 1.0}
+        else:
+            content = _content(goal.wish(changed), view, manner)
+        for words, probability in content.items():
+            if probability * weight > 0.0:
+                replies[words] = replies.get(words, 0.0) + (1.0 - leave) * weight * probability
+    return replies
+
+
+def _content(wish: dict[str, str], view: View, manner: Manner) -> dict[Words, float]:
+    """Replies of a person who stays, wants ``wish`` and has no change to announce."""
+    move = view.move
+    untold = [slot for slot in wish if slot not in view.told]
+    if view.number == 1:
+        return _polite(_with_more(("table",), [wish[slot] for slot in untold], manner), manner)
+    if move.kind is MoveKind.ASK and move.slot in wish:
+        more = [wish[slot] for slot in untold if slot != move.slot]
+        answer = _polite(_with_more((wish[move.slot],), more, manner), manner)
+        if move.slot not in view.told:
+            return answer
+        replies = {words: (1.0 - manner.grumble) * p for words, p in answer.items()}
+        replies["i", "said", wish[move.slot]] = manner.grumble
+        return replies
+    if move.kind is MoveKind.ASK:
+        return {("any",): 1.0}
+    if move.kind is MoveKind.READ_BACK:
+        read = move.by_slot
+        wrong = [wish[slot] for slot in read if wish.get(slot, read[slot]) != read[slot]]
+        if wrong:
+            noticed: dict[Words, float] = {("no", value): manner.notice / len(wrong) for value in wrong}
+            return {**noticed, ("yes",): 1.0 - manner.notice}
+        return _with_more(("yes",), [wish[slot] for slot in untold if slot not in read], manner)
+    return {("what",): 1.0 - manner.please, ("sorry", "what"): manner.please}
+
+
+def _with_more(base: Words, more: Sequence[str], manner: Manner) -> dict[Words, float]:
+    """``base``, alone or with one or all of the values in ``more``."""
+    if not more:
+        return {base: 1.0}
+    one = (1.0 - manner.tell_all) * manner.tell_one
+    replies = {base: (1.0 - manner.tell_all) * (1.0 - manner.tell_one)}
+    for value in more:
+        replies[*base, value] = one / len(more)
+    replies[*base, *more] = replies.get((*base, *more), 0.0) + manner.tell_all
+    return replies
+
+
+def _polite(replies: dict[Words, float], manner: Manner) -> dict[Words, float]:
+    polite: dict[Words, float] = {}
+    for words, probability in replies.items():
+        share = manner.please if len(words) < LONGEST_REPLY else 0.0
+        polite[words] = probability * (1.0 - share)
+        if share:
+            polite[*words, "please"] = probability * share
+    return polite
+
+
+def typing_probability(typed: Sequence[str], words: Words, typo: float) -> float:
+    """Probability that ``words`` are typed as ``typed``, which must be a spelling of them."""
+    probability = 1.0
+    for spelling, word in zip(typed, words, strict=True):
+        if word in SLOPPY:
+            probability *= typo if spelling != word else 1.0 - typo
+    return probability

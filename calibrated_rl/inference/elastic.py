@@ -1,0 +1,74 @@
+"""More or fewer replicas of both sides as training goes on: measures, asks ``Scaler``, tells the pools."""
+
+import time
+from collections.abc import Callable, Mapping
+
+from calibrated_rl.inference.pool import ReplicaPool
+from calibrated_rl.inference.scaling import Scaler, ScalingConfig, SideSeen, UpdateSeen
+
+
+class Elastic:
+    """The replicas of one arm in training: what was measured in another, whose dialogues differ, says nothing."""
+
+    def __init__(
+        self,
+        pools: Mapping[str, ReplicaPool],
+        configs: Mapping[str, ScalingConfig],
+        bounds: Mapping[str, tuple[int, int]],
+        say: Callable[[str], None],
+    ) -> None:
+        """
+        Args:
+            bounds: fewest and most replicas of each side; where they are the same for both, nothing is decided.
+            say: is told every change with its reason.
+        """
+        self._pools, self._say = pools, say
+        varies = any(fewest < most for fewest, most in bounds.values())
+        self._scaler = Scaler(configs, bounds) if varies else None
+        self._turn_seconds = dict.fromkeys(pools, 0.0)
+        self.rollouts_begin()
+
+    def rollouts_begin(self) -> None:
+        """From here on, what is in flight belongs to the next update."""
+        for pool in self._pools.values():
+            pool.load.take()
+
+    def rollouts_end(self) -> None:
+        """What is in flight from here on, such as for measuring shift, does not belong to it."""
+        self._turn_seconds = {name: pool.load.take() for name, pool in self._pools.items()}
+
+    def after_update(self, seconds_rollout: float, seconds_learning: float, seconds: float) -> dict[str, float]:
+        """Decide how many replicas there should be, and let the pools begin to change; nothing waits for that.
+
+        Args:
+            seconds_rollout: for which dialogues were in flight, of the update that is done.
+            seconds_learning: with the sync of the weights.
+            seconds: of the whole update; less than both together where they overlap.
+
+        Returns:
+            metrics: by side, replicas in service during the update, and how long turns were in flight on them while
+            rollouts ran, in turn-seconds: what dialogues waited for.
+        """
+        counts = {name: pool.counts() for name, pool in self._pools.items()}
+        if self._scaler is not None:
+            sides = {
+                name: SideSeen(
+                    ready=ready, starting=starting, lost=lost,
+                    in_flight=self._turn_seconds[name] / max(seconds_rollout, 1e-9),
+                )
+                for name, (ready, starting, lost) in counts.items()
+            }  # fmt: skip
+            decision = self._scaler.decide(
+                UpdateSeen(
+                    at=time.monotonic(), seconds=seconds, seconds_rollout=seconds_rollout,
+                    seconds_learning=seconds_learning, sides=sides,
+                )
+            )  # fmt: skip
+            if decision.reason:
+                self._say(decision.reason)
+            for name, target in decision.targets.items():
+                more = target - sides[name].count
+                self._pools[name].grow(max(0, more))
+                self._pools[name].shrink(max(0, -more))
+        waited = {f"seconds_in_turns_{name}": seconds for name, seconds in self._turn_seconds.items()}
+        return {f"replicas_{name}": float(ready) for name, (ready, _, _) in counts.items()} | waited

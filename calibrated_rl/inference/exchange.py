@@ -1,0 +1,163 @@
+"""Turns go to a replica in batches and come back in batches, without a barrier between turns.
+
+A call to a Ray actor costs about a millisecond of processor time, more than everything else that is done for a turn
+outside the engine. So what has been asked for since the event loop last came round goes out in one call, and the call
+comes back when turns have been sampled, with all that have:
+
+- ``Exchange`` stands on the side of the dialogues. While it waits for turns, one of its calls is with the replica.
+- ``TurnServer`` stands on the side of the engine. It holds a call until a turn is done, and lets it go empty when the
+  next one comes with further turns: those are sampled at once, beside what is being sampled.
+
+Nothing waits for the slowest: each turn enters the engine when it is asked for, and goes back with the first call after
+it is done. If the replica dies, the call fails, and with it every turn that it owes.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import ray
+
+from calibrated_rl.inference.turns import (
+    Generated,
+    GenerateRequest,
+    pack_answers,
+    pack_requests,
+    unpack_answers,
+    unpack_requests,
+)
+
+Answers = tuple[bytes, dict[int, BaseException]]
+"""Sampled turns (``pack_answers``), and the errors of those that could not be sampled, by number."""
+
+NOTHING: Answers = (b"", {})
+
+
+class Exchange:
+    """Asks one replica for turns, from one event loop."""
+
+    def __init__(self, replica: Any) -> None:
+        """``replica``: an actor handle with the method ``exchange`` of ``TurnServer``."""
+        self.loop = asyncio.get_running_loop()
+        self._replica, self._client = replica, uuid4().hex
+        self._asked = 0
+        self._owed: dict[int, asyncio.Future[Generated]] = {}
+        self._unsent: list[tuple[int, GenerateRequest]] = []
+        self._calls: set[asyncio.Task[Answers]] = set()
+
+    def ask(self, request: GenerateRequest) -> asyncio.Future[Generated]:
+        """The turn, once it is sampled; or the replica's error for it, or that of the call that should bring it."""
+        self._asked += 1
+        future = self._owed[self._asked] = self.loop.create_future()
+        if not self._unsent:
+            self.loop.call_soon(self._send)
+        self._unsent.append((self._asked, request))
+        return future
+
+    def _send(self) -> None:
+        if not self._owed:  # what was to be sent has failed with a call before it
+            return
+        batch, self._unsent = self._unsent, []
+        call = self.loop.create_task(self._call(pack_requests(batch)))
+        self._calls.add(call)
+        call.add_done_callback(self._receive)
+
+    async def _call(self, batch: bytes) -> Answers:
+        reference = self._replica.exchange.remote(self._client, batch)
+        try:
+            answers: Answers = await reference
+        except asyncio.CancelledError:  # the loop ends: nobody is left to hear what the replica still samples
+            ray.cancel(reference)
+            raise
+        return answers
+
+    def _receive(self, call: asyncio.Task[Answers]) -> None:
+        self._calls.discard(call)
+        if call.cancelled():
+            return
+        if (error := call.exception()) is not None:
+            owed, self._owed, self._unsent = self._owed, {}, []
+            for future in owed.values():
+                _fail(future, error)
+            return
+        answers, errors = call.result()
+        for number, answer in unpack_answers(answers):
+            future = self._owed.pop(number)
+            if not future.done():
+                future.set_result(answer)
+        for number, error in errors.items():
+            _fail(self._owed.pop(number), error)
+        if self._owed and not self._calls and not self._unsent:
+            self._send()
+
+
+def _fail(future: asyncio.Future[Generated], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+@dataclass(slots=True)
+class _Client:
+    """What is under way for one ``Exchange``."""
+
+    sampling: set[asyncio.Task[Generated]] = field(default_factory=set)
+    done: list[tuple[int, asyncio.Task[Generated]]] = field(default_factory=list)
+    call: asyncio.Future[None] | None = None
+    """The call that is held until a turn is done."""
+
+
+class TurnServer:
+    """Samples turns that arrive in batches; see the module's docstring. All its calls run in one event loop."""
+
+    def __init__(self, generate: Callable[[GenerateRequest], Awaitable[Generated]]) -> None:
+        self._generate = generate
+        self._clients: dict[str, _Client] = {}
+
+    async def exchange(self, name: str, batch: bytes) -> Answers:
+        """Begin to sample ``batch`` (``pack_requests``; may be empty); return what has been sampled for ``name``, as
+        soon as that is anything, or nothing when the next call comes."""
+        client = self._clients.setdefault(name, _Client())
+        for number, request in unpack_requests(batch):
+            self._begin(client, number, request)
+        if client.call is not None and not client.call.done():
+            client.call.set_result(None)
+        if not client.done and client.sampling:
+            client.call = call = asyncio.get_running_loop().create_future()
+            try:
+                await call
+            except asyncio.CancelledError:
+                self._clients.pop(name, None)
+                for task in client.sampling:
+                    task.cancel()
+                raise
+            if client.call is not call:
+                return NOTHING
+        client.call = None
+        done, client.done = client.done, []
+        if not client.sampling:
+            self._clients.pop(name, None)
+        errors = {number: error for number, task in done if (error := task.exception()) is not None}
+        return pack_answers((number, task.result()) for number, task in done if number not in errors), errors
+
+    def _begin(self, client: _Client, number: int, request: GenerateRequest) -> None:
+        async def sample() -> Generated:
+            return await self._generate(request)
+
+        def finished(task: asyncio.Task[Generated]) -> None:
+            client.sampling.discard(task)
+            if task.cancelled():
+                return
+            client.done.append((number, task))
+            if len(client.done) == 1:
+                loop.call_soon(answer)  # with all that the engine's step has finished
+
+        def answer() -> None:
+            if client.call is not None and not client.call.done():
+                client.call.set_result(None)
+
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(sample())
+        client.sampling.add(task)
+        task.add_done_callback(finished)

@@ -1,0 +1,1 @@
+"""Finding, making and checking the models that a run begins with."""

@@ -1,0 +1,85 @@
+"""Folders of models: written whole or not at all, given another chat template, asked for their tokens."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from calibrated_rl.errors import UserError
+from calibrated_rl.storage.checksums import NAME as CHECKSUMS
+from calibrated_rl.storage.files import read_json
+
+TEMPLATE = "chat_template.jinja"
+"""In a model's folder: its chat template, if it has a file of its own."""
+
+
+@contextmanager
+def publishing(folder: Path) -> Iterator[Path]:
+    """A folder to write into, whose files move to ``folder`` when the block ends well; config.json comes
+    last, so that a folder with a config is complete even if the process dies half-way."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as work:
+        yield Path(work)
+        folder.mkdir(exist_ok=True)
+        for file in sorted(Path(work).iterdir(), key=lambda file: (file.name == "config.json", file.name)):
+            os.replace(file, folder / file.name)
+
+
+def with_template(base: Path, file: str, kept: Path, folder: Path, key: str) -> Path:
+    """The model in ``base`` with the chat template in ``file`` instead of its own: in ``folder``, which links to its
+    files.
+
+    Args:
+        kept: the run's copy of the template, written at the first call; a file that has gone since is not missed.
+        key: of the setting, for errors.
+
+    Raises:
+        UserError: there is no such file, it is no text, or it is another one than when the run was begun.
+    """
+    before = kept.read_text(encoding="utf-8") if kept.is_file() else None
+    try:
+        template = Path(file).expanduser().read_text(encoding="utf-8-sig")  # a byte order mark is no text
+    except FileNotFoundError as error:
+        if before is None:
+            raise UserError(f"{key}: there is no file {file}") from error
+        template = before
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{key}: {file} is not readable as text: {error}") from error
+    if before is not None and template != before:
+        raise UserError(
+            f"{key}: {file} is not what it was when the run was begun ({kept}): put that back, or give the run another "
+            "name (name=...)"
+        )
+    if before is None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(template, encoding="utf-8")
+    with publishing(folder) as work:
+        for source in base.iterdir():
+            if source.is_file() and source.name not in (TEMPLATE, CHECKSUMS):
+                (work / source.name).symlink_to(source.resolve())
+        (work / TEMPLATE).write_text(template, encoding="utf-8")
+    return folder
+
+
+def vocabulary_of(folder: Path) -> Iterator[tuple[str, int]]:
+    """All tokens of the tokenizer in ``folder`` with their ids, as far as its files are JSON.
+
+    Raises:
+        UserError: they are not in the format of such files.
+    """
+    try:
+        yield from _tokens_of(folder)
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
+        raise UserError(f"the tokenizer's files in {folder} are not in their format") from error
+
+
+def _tokens_of(folder: Path) -> Iterator[tuple[str, int]]:
+    file = folder / "tokenizer.json"
+    content = read_json(file) if file.is_file() else {}
+    words = (content.get("model") or {}).get("vocab") or {}
+    yield from words.items() if isinstance(words, dict) else ((word, at) for at, (word, *_) in enumerate(words))
+    yield from ((token["content"], token["id"]) for token in content.get("added_tokens") or ())
+    file = folder / "tokenizer_config.json"
+    added = read_json(file).get("added_tokens_decoder") if file.is_file() else None
+    yield from ((token["content"], int(number)) for number, token in (added or {}).items())

@@ -1,0 +1,131 @@
+"""Plots of what an arm measured of its distance from real dialogues while it trained. Called within ``plot_style``."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
+
+from calibrated_rl.report.arms import style
+from calibrated_rl.report.plots.drawing import INK, figure
+from calibrated_rl.report.values import Interval
+
+Points = Sequence[tuple[float, Interval]]
+Map = Mapping[int, Sequence[tuple[int, Interval]]]
+"""By update: figures by turn."""
+
+
+WITHOUT_SIMULATOR = ("static", "oracle")
+"""Arms that train without one."""
+
+
+def heat_maps(panels: Mapping[str, Mapping[str, Map]], band: tuple[float, float] | None) -> Figure:
+    """``panels[figure][arm]``: turn against training step, one row a figure, one column an arm; 0 to 1 in all.
+    ``band``, what a classifier finds between two halves of people, is marked on the scale."""
+    arms = list(dict.fromkeys(arm for by_arm in panels.values() for arm in by_arm))
+    drawn = figure(8.6, 0.5 + 1.9 * len(panels))
+    grid = drawn.subplots(len(panels), len(arms), squeeze=False)
+    shown: AxesImage | None = None
+    for row, (title, by_arm) in zip(grid, panels.items(), strict=True):
+        for axes, arm in zip(row, arms, strict=True):
+            axes.grid(False)
+            # In two lines: names of figures and arms are too long to stand beside their neighbours' in one.
+            axes.set_title(f"{title}\n{style(arm).label}")
+            if arm not in by_arm:
+                words = "none by construction" if arm in WITHOUT_SIMULATOR else "not measured"
+                axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes)
+                axes.set_xticks([])
+                axes.set_yticks([])
+                continue
+            shown = _heat_map(axes, by_arm[arm])
+    if shown is not None:
+        scale = drawn.colorbar(shown, ax=grid, shrink=0.8, label="total variation")
+        if band is not None:
+            scale.ax.axhspan(*band, facecolor="none", edgecolor="#0072B2", linewidth=1.6, hatch="////")
+    return drawn
+
+
+def _heat_map(axes: Axes, found: Map) -> AxesImage:
+    updates = sorted(found)
+    turns = sorted({turn for values in found.values() for turn, _ in values})
+    table = np.full((len(turns), len(updates)), np.nan)
+    for column, update in enumerate(updates):
+        for turn, value in found[update]:
+            table[turns.index(turn), column] = value.mean
+    image = axes.imshow(table, aspect="auto", origin="lower", vmin=0.0, vmax=1.0, cmap="magma_r")
+    for (row, column), value in np.ndenumerate(table):
+        if np.isfinite(value):
+            color = "white" if value > 0.55 else INK
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=6.5)
+    axes.set_xticks(range(len(updates)), [str(update) for update in updates])
+    axes.set_yticks(range(len(turns)), [str(turn) for turn in turns])
+    axes.set_xlabel("update")
+    axes.set_ylabel("turn")
+    return image
+
+
+def over_training(
+    bounds: Mapping[str, Points],
+    exploitation: Mapping[str, Points],
+    halves: Mapping[str, tuple[float, float]],
+    word: str,
+    band: tuple[float, float] | None,
+) -> Figure:
+    """The bound (or index) and exploitation of each arm over training, and the bound's early and late part.
+
+    Args:
+        halves: by arm, the early and the late part of its last figure.
+        word: what the first figure may be called.
+        band: of the first figure, between two halves of people; None where it is exact.
+    """
+    drawn = figure(8.6, 2.8)
+    left, middle, right = drawn.subplots(1, 3, width_ratios=[1.1, 1.1, 0.8])
+    for axes, lines, title in ((left, bounds, word), (middle, exploitation, "exploitation")):
+        for arm, points in lines.items():
+            look = style(arm)
+            errors = [[value.errors[side] for _, value in points] for side in (0, 1)]
+            axes.errorbar(
+                [x for x, _ in points], [value.mean for _, value in points], yerr=errors, color=look.color,
+                marker=look.marker, ms=5, elinewidth=1.2,
+            )  # fmt: skip
+        axes.set_title(title)
+        axes.set_xlabel("update")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if band is not None:
+        left.axhspan(*band, color="#BDBDB8", alpha=0.55, linewidth=0, zorder=0)
+    middle.axhline(0, color="#8A8A86", linewidth=1, zorder=1)
+    for place, (arm, (early, late)) in enumerate(halves.items()):
+        right.bar(place, early, color=style(arm).color, width=0.62)
+        right.bar(place, late, bottom=early, color=style(arm).color, alpha=0.45, width=0.62)
+    right.set_xticks(range(len(halves)), [style(arm).label for arm in halves], rotation=20)
+    right.set_title("last: early turns, late (pale)")
+    handles = []
+    for arm in dict.fromkeys((*bounds, *exploitation)):
+        look = style(arm)
+        handles += left.plot([], [], color=look.color, marker=look.marker, ms=5, label=look.label)
+    drawn.legend(handles=handles, loc="outside upper left", ncols=max(1, min(len(handles), 5)))
+    return drawn
+
+
+def estimated_and_exact(by_arm: Mapping[str, tuple[Points, Points]], band: tuple[float, float] | None) -> Figure:
+    """By turn at the last measurement: what the classifier found, and what is true, for each arm."""
+    drawn = figure(8.6, 2.6)
+    grid = drawn.subplots(1, len(by_arm), squeeze=False, sharey=True)[0]
+    for axes, (arm, (estimated, exact)) in zip(grid, by_arm.items(), strict=True):
+        if band is not None:
+            axes.axhspan(*band, color="#BDBDB8", alpha=0.55, linewidth=0, zorder=0)
+        for points, marker, label in ((exact, "o", "exact"), (estimated, "s", "classifier")):
+            errors = [[value.errors[side] for _, value in points] for side in (0, 1)]
+            axes.errorbar(
+                [x for x, _ in points], [value.mean for _, value in points], yerr=errors, marker=marker, ms=5,
+                color=style(arm).color, mfc="white" if label == "classifier" else style(arm).color,
+                linestyle="--" if label == "classifier" else "-", elinewidth=1.2, label=label,
+            )  # fmt: skip
+        axes.set_title(style(arm).label)
+        axes.set_xlabel("user turn")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    grid[0].set_ylabel("total variation")
+    grid[0].legend()
+    return drawn

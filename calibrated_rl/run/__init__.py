@@ -1,0 +1,1 @@
+"""One run: its inputs, its base models, its running cluster, its folder."""

@@ -1,0 +1,193 @@
+"""What a run on CPU needs of memory, estimated from its models before anything starts.
+
+The figures for processes and activations were measured on Linux with Llama-shaped models of 1 M and 135 M
+parameters; for the latter the estimate was within 2 % of the learner's peak. It is meant to tell a run that
+will be killed half-way from one that fits, not to fill a machine to the last byte.
+"""
+
+import os
+from collections.abc import Mapping, Set
+from pathlib import Path
+
+import psutil
+
+from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.errors import UserError
+from calibrated_rl.inference.engine import EngineConfig
+from calibrated_rl.learner.config import LearnerConfig
+from calibrated_rl.learner.head import strip_width
+from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
+from calibrated_rl.models.resolve import ModelShape, shape_of
+
+GIB = 2**30
+ENGINE_PROCESSES = int(1.25 * GIB)
+"""A replica's two processes, the actor and vLLM's engine core, without weights and KV cache."""
+RANK_PROCESS = int(0.6 * GIB)
+"""A learner rank without a model."""
+RAY_AND_DRIVER = int(0.8 * GIB)
+"""Ray's own processes, the replay store, and what the driver still grows by."""
+
+Needs = dict[str, dict[str, int]]
+"""Bytes by part of the system, and within it by what they are for."""
+
+
+def engine_needs(engine: EngineConfig, model: ModelShape, replicas: int = 1) -> dict[str, int]:
+    """Bytes of the replicas of one side."""
+    bucket = max(engine.weight_bucket_mib * 2**20, model.vocabulary * model.hidden * 4)
+    return {
+        "weights": replicas * model.parameters * _bytes(engine.dtype),
+        "KV cache": replicas * engine.kv_cache_mib * 2**20,
+        "new weights": replicas * 2 * min(bucket, model.parameters * 4),
+        "processes": replicas * ENGINE_PROCESSES,
+    }
+
+
+def _adam_bytes(learner: LearnerConfig) -> int:
+    """Of one parameter, beside the weight in the model's own dtype."""
+    return 8 if learner.dtype == "float32" else 12
+
+
+def never_whole(config: RunConfig) -> set[str]:
+    """The models that are trained by adapters alone, at the start and in calibration, too."""
+    fits = {POLICY: [config.policy.start], SIMULATOR: [config.simulator.start, config.calibration.sft]}
+    fits[PROXY] = [config.proxy.sft]
+    return {name for name in config.learner.lora if all(fit.adapters or not fit.epochs for fit in fits[name])}
+
+
+def learner_needs(
+    learner: LearnerConfig, policy: ModelShape, simulator: ModelShape, proxy: ModelShape | None = None,
+    adapted: Set[str] = frozenset(),
+) -> dict[str, int]:
+    """Bytes of all ranks: every model with AdamW, a frozen copy of the policy, and one micro-batch. Of the models in
+    ``adapted``, which are trained by adapters alone, only the weights: a few percent are forgotten.
+
+    AdamW keeps two float32 moments, and under bfloat16 float32 master weights; ZeRO keeps one copy for all
+    ranks of the state (from stage 1), the gradients (2) and the weights (3). Gradients in bfloat16 are summed over
+    micro-batches in float32.
+    """
+    element, ranks = _bytes(learner.dtype), learner.ranks
+
+    def copies(sharded_from: int) -> int:
+        return 1 if learner.zero_stage >= sharded_from else ranks
+
+    state = _adam_bytes(learner)
+    trained = element * copies(2) + state * copies(1)
+    models = {POLICY: policy, SIMULATOR: simulator} | ({PROXY: proxy} if proxy else {})
+    whole = [shape.parameters for name, shape in models.items() if name not in adapted]
+    return {
+        "models and optimizers": sum(
+            shape.parameters * (element * copies(3) + (0 if name in adapted else trained))
+            for name, shape in models.items()
+        ),
+        "frozen policy": ranks * policy.parameters * element,
+        "sums of gradients": (0 if learner.dtype == "float32" else 4) * copies(2) * max(whole, default=0),
+        "micro-batch": ranks * max(activations(learner, shape) for shape in models.values()),
+        "processes": ranks * RANK_PROCESS,
+    }
+
+
+def activations(learner: LearnerConfig, model: ModelShape) -> int:
+    """Bytes that one rank's full micro-batch keeps for its backward pass.
+
+    A layer keeps about ten vectors of the hidden size, five of the intermediate size and three of the keys'
+    for each token; with gradient checkpointing only its input, and one layer at a time is recomputed. Logits exist
+    for one strip of the vocabulary, in at most three float32 copies. The gradients of the embedding and of the
+    vocabulary projection exist a second time while they are added up.
+    """
+    tokens, element = learner.micro_batch_tokens, _bytes(learner.dtype)
+    layer = (10 * model.hidden + 5 * model.intermediate + 3 * model.keys) * tokens * element
+    kept = model.hidden * tokens * element
+    layers = layer + model.layers * kept if learner.gradient_checkpointing else model.layers * layer
+    logits = 3 * tokens * strip_width(tokens, model.vocabulary) * 4
+    return layers + logits + 2 * model.vocabulary * model.hidden * element
+
+
+def memory_needs(
+    config: RunConfig, policy: ModelShape, simulator: ModelShape, proxy: ModelShape | None = None
+) -> Needs:
+    """What a run needs on one machine without a GPU."""
+    models = [policy, simulator] + ([proxy] if proxy else [])
+    # The last weights of each engine stay with Ray for replicas that restart; new ones come on top, twice while
+    # a replica reads its copy in shared memory.
+    published = sum(model.parameters for model in models) + 2 * max(model.parameters for model in models)
+    engines: Needs = {
+        "policy engine": engine_needs(config.policy.engine, policy, config.policy.replica_bounds[1]),
+        "simulator engine": engine_needs(config.simulator.engine, simulator, config.simulator.replica_bounds[1]),
+    }
+    if proxy:
+        engines["proxy engine"] = engine_needs(config.proxy.engine, proxy)
+    if config.training.checkpoint_every:
+        # A copy of the policy's state, while it is written beside training.
+        each = _bytes(config.learner.dtype) + (0 if POLICY in config.learner.lora else _adam_bytes(config.learner))
+        engines["checkpoint"] = {"copy": policy.parameters * each}
+    return engines | {
+        "learner": learner_needs(config.learner, policy, simulator, proxy, never_whole(config)),
+        "published weights": {"weights": published * _bytes(config.learner.dtype)},
+        "Ray and driver": {"processes": RAY_AND_DRIVER},
+    }
+
+
+def dialogue_bytes(engine: EngineConfig, model: ModelShape) -> int:
+    """Keys and values of a dialogue of the greatest length."""
+    return 2 * model.layers * model.keys * _bytes(engine.dtype) * engine.max_model_len
+
+
+def check_cache(role: str, engine: EngineConfig, model: ModelShape) -> None:
+    """Refuse a KV cache that cannot hold one dialogue of the greatest length.
+
+    Raises:
+        UserError: names the key and what is needed.
+    """
+    dialogue = dialogue_bytes(engine, model)
+    if engine.kv_cache_mib and engine.kv_cache_mib * 2**20 < dialogue:
+        raise UserError(
+            f"{role}.engine.kv_cache_mib is {engine.kv_cache_mib}: one dialogue of max_model_len "
+            f"{engine.max_model_len} takes {-(-dialogue // 2**20)}, and many are held at once"
+        )
+
+
+def refuse_too_little(needs: Needs, available: int) -> None:
+    """Refuse a run that needs more than ``available`` bytes.
+
+    Raises:
+        UserError: says what is needed for what, largest first, and what can be made smaller.
+    """
+    sizes = {name: sum(items.values()) for name, items in needs.items()}
+    if sum(sizes.values()) <= available:
+        return
+
+    def listed(items: Mapping[str, int]) -> str:
+        shown = {name: size for name, size in items.items() if size >= GIB / 20}
+        return ", ".join(f"{name} {shown[name] / GIB:.1f}" for name in sorted(shown, key=lambda name: -shown[name]))
+
+    detail = "; ".join(
+        f"{name} {sizes[name] / GIB:.1f} ({listed(needs[name])})"
+        for name in sorted(sizes, key=lambda name: -sizes[name])
+        if sizes[name] >= GIB / 20
+    )
+    raise UserError(
+        f"this run needs about {sum(sizes.values()) / GIB:.1f} GiB of memory, and {available / GIB:.1f} GiB are "
+        f"available. In GiB: {detail}. What can be made smaller: policy.engine.kv_cache_mib, "
+        "simulator.engine.kv_cache_mib, learner.micro_batch_tokens, the models"
+    )
+
+
+def check_memory(config: RunConfig, policy: Path, simulator: Path, proxy: Path | None = None) -> None:
+    """Refuse a run whose engines and learner do not fit into this machine's memory, given its models' folders.
+
+    Judges the sum only for what will run on this machine's CPU: not on a cluster, and not with engines on a GPU.
+
+    Raises:
+        UserError: see ``refuse_too_little`` and ``check_cache``.
+    """
+    shapes = shape_of(policy), shape_of(simulator), shape_of(proxy) if proxy else None
+    for role, shape in zip(("policy", "simulator", "proxy"), shapes, strict=True):
+        if shape is not None:
+            check_cache(role, getattr(config, role).engine, shape)
+    if "RAY_ADDRESS" in os.environ or config.policy.engine.num_gpus > 0 or config.simulator.engine.num_gpus > 0:
+        return
+    refuse_too_little(memory_needs(config, *shapes), psutil.virtual_memory().available)
+
+
+def _bytes(dtype: str) -> int:
+    return 2 if dtype == "bfloat16" else 4

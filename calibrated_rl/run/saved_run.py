@@ -1,0 +1,211 @@
+"""A run folder read back: its settings, its trained policies, its calibrated simulator. Starts nothing."""
+
+import datetime
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from calibrated_rl.config.run_config import ARMS, RunConfig, load_config, settings_of
+from calibrated_rl.errors import UserError
+from calibrated_rl.inference.engine import EngineConfig
+from calibrated_rl.models.resolve import check_folder, shape_of
+from calibrated_rl.run.memory import RAY_AND_DRIVER, engine_needs, refuse_too_little
+from calibrated_rl.storage.files import read_json
+from calibrated_rl.tasks.base import ScriptedHuman, Task
+from calibrated_rl.tasks.checked import build_human, build_task
+
+MAY_CHANGE = (
+    "arms", "seeds", "control_", "variants", "label", "training.checkpoint", "restarts", "reuse_fits",
+    "policy.replicas", "simulator.replicas", "policy.scaling", "simulator.scaling", "replay.",
+    *(f"{role}.engine.{key}" for role in ("policy", "simulator", "proxy") for key in (
+        "max_num_seqs", "kv_cache_mib", "least_kv_cache_mib", "threads", "eager", "num_cpus", "num_gpus", "labels",
+        "start_timeout", "timeout_seconds",
+    )),
+    *(f"learner.{key}" for key in (
+        "ranks", "zero_stage", "micro_batch_tokens", "gradient_checkpointing", "compile", "threads", "cpus", "gpus",
+        "labels", "timeout", "share_weights", "max_skipped_steps",
+    )),
+)  # fmt: skip
+"""Settings that a run may go on with changed: what is still to do, and on what it runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPolicy:
+    """One trained policy of a run."""
+
+    arm: str
+    seed: int
+    folder: Path
+    """The model in Hugging Face format."""
+    result: Mapping[str, Any] | None
+    """What the run wrote to ``arms/ARM-SEED.json``; None where it was stopped before."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRun:
+    """What a run has left behind."""
+
+    folder: Path
+    config: RunConfig
+    """The run's settings, with what was overridden."""
+    changed: list[str]
+    """Settings that were overridden with other values, as dotted keys."""
+    policies: list[SavedPolicy]
+    """At least one, in the order of ``ARMS`` and of seeds."""
+
+    def policy(self, name: str = "") -> SavedPolicy:
+        """The policy called ``name`` (ARM-SEED); without a name the first ``calibrated`` one, else the last.
+
+        Raises:
+            UserError: there is no such policy; names those there are.
+        """
+        if not name:
+            return next((p for p in self.policies if p.arm == "calibrated"), self.policies[-1])
+        for policy in self.policies:
+            if policy.name == name:
+                return policy
+        names = [policy.name for policy in self.policies]
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(names)}"
+        raise UserError(f"{self.folder} has no policy '{name}'{hint}")
+
+    def task(self) -> Task:
+        return build_task(self.config.task, self.config.task_config, "task_config")
+
+    def human(self, task: Task) -> ScriptedHuman:
+        """The scripted people of the run.
+
+        Raises:
+            UserError: the run knows people from logs alone.
+        """
+        if not self.config.human:
+            raise UserError(f"{self.folder}: the run has no scripted human (`human` is empty)")
+        return build_human(self.config.human, self.config.human_config, "human_config", task)
+
+    def model(self, name: str) -> Path:
+        """A model that was made for the run: ``calibrated`` (the simulator, aligned before training), ``proxy``, ...
+
+        Raises:
+            UserError: the run has none of this name, or not a whole one.
+        """
+        folder = self.folder / "models" / name
+        if not folder.is_dir():
+            raise UserError(f"{self.folder} has no model '{name}': {folder} is not there")
+        check_folder(folder, name)
+        return folder
+
+
+def open_run(folder: Path, overrides: Sequence[str] = ()) -> SavedRun:
+    """Read the run in ``folder``.
+
+    Args:
+        overrides: settings as ``key=value`` that replace the run's own.
+
+    Raises:
+        UserError: it is no run folder, it holds no policy or a broken one, or an override does not fit.
+    """
+    file = config_file(folder)
+    found = [
+        (match[1], int(match[2]), path)
+        for path in (folder / "checkpoints").glob("*")
+        if (match := re.fullmatch(r"(\w+)-(\d+)", path.name)) and path.is_dir()
+    ]
+    if not found:
+        raise UserError(f"{folder} has no trained policy yet: there is no checkpoints/ARM-SEED in it")
+    order = {arm: number for number, arm in enumerate(ARMS)}
+    policies = []
+    for arm, seed, path in sorted(found, key=lambda item: (order.get(item[0], len(order)), item)):
+        check_folder(path, path.name)
+        written = folder / "arms" / f"{path.name}.json"
+        result = read_json(written) if written.is_file() else None
+        policies.append(SavedPolicy(arm, seed, path, result))
+    config = load_config(file, overrides, saved=True)
+    changed = changed_settings(load_config(file, saved=True), config)
+    return SavedRun(folder=folder, config=config, changed=changed, policies=policies)
+
+
+def config_file(folder: Path) -> Path:
+    """The settings that the run in ``folder`` was made with.
+
+    Raises:
+        UserError: it is no run folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no run folder {folder}")
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"{folder} is not a run folder: it holds no config.yaml")
+    return file
+
+
+def check_engines_fit(engines: Mapping[str, tuple[EngineConfig, Path]]) -> None:
+    """Refuse engines that do not fit into this machine's memory; not on a cluster, and not those on a GPU.
+
+    Args:
+        engines: by role, with the folder of the model.
+
+    Raises:
+        UserError: says what is needed for what.
+    """
+    if "RAY_ADDRESS" in os.environ:
+        return
+    needs = {
+        f"{role} engine": engine_needs(engine, shape_of(folder))
+        for role, (engine, folder) in engines.items()
+        if not engine.num_gpus
+    }
+    refuse_too_little(needs | {"Ray and driver": {"processes": RAY_AND_DRIVER}}, psutil.virtual_memory().available)
+
+
+def dated(config: RunConfig, *folders: Path, today: bool = True) -> RunConfig:
+    """``config`` with the day that its prompts are of, where it names none: that of the first of ``folders`` in which a
+    run was begun, or else (if ``today``) this day."""
+    if config.date:
+        return config
+    files = [file for folder in folders if (file := folder / "config.yaml").is_file()]
+    recorded = next((date for file in files if (date := load_config(file, saved=True).date)), "")
+    return replace(config, date=recorded or (datetime.date.today().isoformat() if today else ""))
+
+
+def refuse_other_settings(folder: Path, config: RunConfig) -> None:
+    """A run goes on with the settings that it was begun with, but for ``MAY_CHANGE``.
+
+    Raises:
+        UserError: names the settings that differ.
+    """
+    file = folder / "config.yaml"
+    changed = []
+    if file.is_file():
+        begun = load_config(file, saved=True)
+        # Runs of earlier versions have no date, and may go on with that of today.
+        changed = changed_settings(begun if begun.date else replace(begun, date=config.date), config)
+    if deciding := [key for key in changed if not key.startswith(MAY_CHANGE)]:
+        raise UserError(
+            f"{folder} was begun with other settings ({', '.join(deciding)}): give the run another name "
+            "(name=...), or remove the folder"
+        )
+
+
+def changed_settings(before: RunConfig, now: RunConfig) -> list[str]:
+    """Dotted keys of the settings in which two configs differ."""
+    old, new = (_flat(settings_of(config)) for config in (before, now))
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

@@ -1,0 +1,1 @@
+"""Estimators of the shifts and of how human a simulator is: one file each."""

@@ -1,0 +1,1 @@
+"""Classifier two-sample tests between people and a simulator: one file a family."""

@@ -1,0 +1,1 @@
+"""Comparing arms over seeds, with side experiments that take over what no setting bears on."""

@@ -1,0 +1,73 @@
+"""What a side experiment takes over from the run that it belongs to, because none of its settings bear on it.
+
+Models, the simulator's measurement and whole arms are what they are by some of the settings; where all of those are
+the same, making them again would give the same (in deterministic mode to the last digit) and cost minutes each.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.run.saved_run import changed_settings
+
+PEOPLE = ("task", "human", "logs", "learner", "calibration.reserve")
+START = (*PEOPLE, "date", "policy.model", "policy.chat_template", "policy.start")
+UNCALIBRATED = (*PEOPLE, "date", "simulator.model", "simulator.chat_template", "simulator.start", "upbringing")
+CALIBRATED = (*UNCALIBRATED, "calibration")
+MEASURED = (*CALIBRATED, "policy", "simulator", "deterministic", "evaluation.logs", "evaluation.profile")
+
+MADE: Sequence[tuple[tuple[str, ...], str, tuple[str, ...]]] = (
+    (START, "models/start/fit.json", ("models/policy_base", "models/start")),
+    (UNCALIBRATED, "models/uncalibrated/fit.json", ("models/simulator_base", "models/uncalibrated")),
+    (CALIBRATED, "models/calibrated/fit.json", ("models/calibrated",)),
+    (MEASURED, "simulator.json", ("simulator.json",)),
+)
+"""Settings that decide, by their beginnings; the file that is written last; what is taken over."""
+
+NOT_OF_AN_ARM = ("name", "label", "arms", "seeds", "control_", "variants")
+"""Settings that say which arms there are, and nothing of how one is trained and judged."""
+
+
+def take_over(source: Path, before: RunConfig, folder: Path, now: RunConfig) -> list[str]:
+    """Copy into ``folder``, a run of ``now``, what the run ``before`` in ``source`` has made and ``now`` would make
+    again; returns what that was. What ``folder`` has already is kept.
+
+    Args:
+        before: the settings of ``source``.
+    """
+    changed = changed_settings(before, now)
+    taken = []
+    for settings, witness, paths in MADE:
+        if any(key.startswith(settings) for key in changed) or not (source / witness).is_file():
+            continue
+        if not (folder / witness).is_file():
+            for path in paths:
+                _copy(source / path, folder / path)
+            taken.append(paths[-1])
+    bearing = [key for key in changed if not key.startswith(NOT_OF_AN_ARM)]
+    if all(key.startswith("calibration.") and key != "calibration.reserve" for key in bearing):
+        for arm in now.arms:
+            taken += [] if arm.startswith("calibrated") else _arms(source, folder, arm, now.seeds)
+    return taken
+
+
+def _arms(source: Path, folder: Path, arm: str, seeds: Sequence[int]) -> list[str]:
+    """Take over one arm, which met no calibrated simulator, with each seed that is there."""
+    taken = []
+    for name in (f"{arm}-{seed}" for seed in seeds):
+        result = f"arms/{name}.json"
+        if (source / result).is_file() and not (folder / result).is_file():
+            # The result last: where it is, the arm counts as done.
+            for path in (f"checkpoints/{name}", f"replay/{name}", f"tensorboard/{name}", result):
+                _copy(source / path, folder / path)
+            taken.append(name)
+    return taken
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    elif source.is_file():
+        shutil.copy(source, target)

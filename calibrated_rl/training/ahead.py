@@ -1,0 +1,131 @@
+"""Rollouts that run on while the learner steps: which groups may begin, and which an update learns from.
+
+With ``training.max_staleness = K`` above 0, the groups of update ``u`` begin as soon as ``u - K`` updates are done. An
+update learns from as many groups as were begun for it, in the order in which they became complete: one that takes long
+is learned from later, and what becomes complete early, sooner. So all that are begun are learned from, long ones like
+short ones. No group waits for more than ``K`` updates after its last turn; turns that do are left out of the loss one
+by one (``learner/staleness.py``).
+
+A group that was dropped, or (with ``training.extra_groups``) has no signal, is replaced by a fresh one of the update
+that waits for it (``quota.py``): so the groups in flight do not become fewer, and the last update finds its own.
+
+No group begins for an update before which the user model changes: its turns must come from one simulator (contract 4).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from calibrated_rl.data.dialogue import Scenario
+from calibrated_rl.rollout.stream import GroupStream
+from calibrated_rl.training.quota import Quota, RolloutBatch
+
+TIMEOUT_S = 1800.0
+"""Within which at least one group must become complete."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AheadState:
+    """What a checkpoint keeps: what was begun and is not learned from."""
+
+    admitted: int
+    """The first update for which no group has begun."""
+    requested: dict[str, int] = field(default_factory=dict)
+    """Groups that were begun for updates that are not done, by update."""
+    open: list[list[int]] = field(default_factory=list)
+    """Update and number of the groups that were neither learned from nor dropped."""
+    owed: int = 0
+    """Groups that were dropped and not replaced yet."""
+
+
+class RolloutsAhead:
+    """The groups of one arm."""
+
+    def __init__(
+        self,
+        stream: GroupStream,
+        scenarios: Callable[[int, int], Sequence[Scenario]],
+        *,
+        max_staleness: int,
+        updates: int,
+        first: int,
+        extra: int = 0,
+        state: AheadState | None = None,
+    ) -> None:
+        """
+        Args:
+            scenarios: those of an update, so many; fewer where there are no more.
+            updates: of the whole arm.
+            first: the update that comes next.
+            extra: ``training.extra_groups``.
+            state: of a checkpoint. What was in flight then is held anew; what the replay store has of it already is
+                skipped there when it arrives once more, and handed out in its place.
+        """
+        self._stream, self._scenarios = stream, scenarios
+        self._max_staleness, self._updates, self._extra = max_staleness, updates, extra
+        self._admitted = state.admitted if state else first
+        self._requested = {int(update): count for update, count in state.requested.items()} if state else {}
+        self._open = {(update, number) for update, number in state.open} if state else set()
+        self._owed = state.owed if state else 0
+        for update in sorted({update for update, _ in self._open}):
+            numbers = sorted(number for of, number in self._open if of == update)
+            found = scenarios(update, numbers[-1] + 1)
+            stream.admit(update, [(number, found[number]) for number in numbers])
+
+    def next(self, update: int, wanted: int, until: int | None) -> RolloutBatch:
+        """Begin what may begin, ``wanted`` groups an update, and wait for those of ``update``.
+
+        Args:
+            until: the update before which the user model changes.
+
+        Raises:
+            PartLost: as ``GroupStream.take``.
+        """
+        last = min(update + self._max_staleness, self._updates - 1)
+        if until is not None:
+            last = min(last, until - 1)
+        while self._admitted <= last:
+            self._requested[self._admitted] = self._begin(self._admitted, 0, wanted)
+            self._admitted += 1
+        requested = asked = self._requested.pop(update)
+        quota = Quota(requested, self._extra)
+        more, self._owed = sum(quota.offer(None) for _ in range(self._owed)), 0
+        while True:
+            if more:
+                begun = self._begin(update, asked, more)
+                asked += begun
+                quota.without(more - begun)
+            ended = self._stream.take(quota.missing, TIMEOUT_S) if quota.missing > 0 else []
+            if not ended:
+                return quota.batch(requested, asked)
+            self._open -= {(each.update, each.number) for each in ended}
+            more = sum(quota.offer(each.dialogues) for each in ended)
+
+    def _begin(self, update: int, first: int, count: int) -> int:
+        """Begin ``count`` groups of ``update`` from the number ``first`` on; how many there are scenarios for."""
+        numbered = list(enumerate(self._scenarios(update, first + count)))[first:]
+        if numbered:
+            self._stream.admit(update, numbered)
+            self._open |= {(update, number) for number, _ in numbered}
+        return len(numbered)
+
+    def busy_seconds(self) -> float:
+        """How long groups were in flight since this was last asked."""
+        return self._stream.busy_seconds()
+
+    def close(self) -> None:
+        """The arm is done: nothing begins any more."""
+        self._stream.close()
+
+    def state(self, name: str, dropped: Mapping[str, str]) -> AheadState:
+        """For a checkpoint.
+
+        Args:
+            name: what the ids of the arm's groups begin with, ``ARM-SEED``.
+            dropped: ids of groups that were dropped: they are not run again, but owed.
+        """
+        ids = {each: f"{name}-{each[0]}-{each[1]}" for each in sorted(self._open)}
+        left = [each for each, group_id in ids.items() if group_id not in dropped]
+        return AheadState(
+            admitted=self._admitted, requested={str(u): n for u, n in self._requested.items()},
+            open=[list(each) for each in left], owed=self._owed + len(ids) - len(left),
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Bringing new weights from the learner to the replicas."""

@@ -1,0 +1,231 @@
+"""Experiments in the exact world: do the estimators of ``eps_t`` and ``delta_t`` hold what they promise?
+
+Each repetition draws a new construction of the forgetting family with a known shift, samples dialogues in it, and asks
+every estimator. A two-sided one promises that its 95 % interval contains the truth; a lower bound that its ``low`` lies
+below. Truth and estimate are averages over turns; intervals come from dialogues as they would in a run.
+
+Which histories: ``delta_*`` and ``epsilon_*_counts`` are measured on those of the current policy with the human. The
+estimator ``PolicyShift`` (``epsilon_*_probabilities``) works on *logged* histories, and is compared with the exact
+value there.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from calibrated_rl.data.dialogue import Side, Source, Turn
+from calibrated_rl.shift.base import Estimate, MatchedReplies
+from calibrated_rl.shift.estimators.classifier import TwoSampleTest
+from calibrated_rl.shift.estimators.exact import exact_shift
+from calibrated_rl.shift.estimators.policy_shift import PolicyLogProbs, PolicyShift
+from research.theory.symbol_counts import Pairs, from_counts, table_classifier
+from research.theory.symbolic import Dialogues, Floats, policy_shift, sample, simulator_shift
+from research.theory.symbolic_worlds import Construction, random_construction
+
+SHIFTS = (0.05, 0.15, 0.3)
+"""Two-sided estimators are asked at these sizes in turn."""
+NULL = 0.0
+"""Lower bounds are asked at this one as well: there, anything above 0 is wrong."""
+TURNS = 3
+DIALOGUES = 300
+GOAL_TWO_SIDED, GOAL_LOWER = 0.90, 0.95
+Figures = dict[str, tuple[Estimate, float]]
+"""Estimator to its estimate and the exact value."""
+
+
+@dataclass
+class Tally:
+    """What repetitions of one estimator have shown."""
+
+    inside: list[bool] = field(default_factory=list)
+    """Whether the interval held the truth; for lower bounds, whether ``low`` was below it."""
+    error: list[float] = field(default_factory=list)
+    width: list[float] = field(default_factory=list)
+
+    def add(self, estimate: Estimate, truth: float, *, lower_bound: bool) -> None:
+        reaches = estimate.low <= truth
+        self.inside.append(reaches if lower_bound else reaches and truth <= estimate.high)
+        self.error.append((estimate.low if lower_bound else estimate.value) - truth)
+        self.width.append(estimate.high - estimate.low)
+
+    def summary(self) -> dict[str, float]:
+        """``share`` inside; ``bias`` and its standard error; mean interval ``width``; over ``repetitions``."""
+        error = np.asarray(self.error)
+        return {
+            "share": float(np.mean(self.inside)),
+            "bias": float(error.mean()),
+            "bias_error": float(error.std() / np.sqrt(len(error))),
+            "width": float(np.mean(self.width)),
+            "repetitions": len(error),
+        }
+
+
+def _case(shift: float, seed: tuple[int, ...], dialogues: int) -> tuple[Construction, Dialogues, np.random.Generator]:
+    rng = np.random.default_rng(seed)
+    made = random_construction("forgetting", rng, horizon=TURNS, epsilon=shift, delta=shift)
+    drawn = sample(made.world, made.policy, made.human, made.logged, made.simulator, dialogues, rng)
+    return made, drawn, rng
+
+
+def _truths(made: Construction) -> dict[str, float]:
+    return {
+        f"{kind}_{measure}": float(by_turn.mean())
+        for measure in ("tv", "kl")
+        for kind, by_turn in (
+            ("delta", simulator_shift(made.world, made.policy, made.human, made.simulator, measure)),
+            ("epsilon", policy_shift(made.world, made.policy, made.logged, made.human, measure)),
+            ("epsilon_on_logs", policy_shift(made.world, made.logged, made.policy, made.human, measure)),
+        )
+    }
+
+
+def count_figures(made: Construction, drawn: Dialogues, seed: int, *, plug_in: bool = False) -> Figures:
+    """The two-sided estimators that know samples only; the plug-ins as well where they are wanted."""
+    truths = _truths(made)
+    sides = {"delta": Pairs.of_users(made.world, drawn), "epsilon": Pairs.of_policies(made.world, drawn)}
+    return {
+        f"{kind}_{name}": (estimate, truths[f"{kind}_{name[:2]}"])
+        for kind, pairs in sides.items()
+        for corrected in ((True, False) if plug_in else (True,))
+        for name, estimate in from_counts(pairs, corrected=corrected, seed=seed).items()
+    }
+
+
+def probability_figures(made: Construction, drawn: Dialogues, seed: int, rng: np.random.Generator) -> Figures:
+    """The estimators that know both probabilities of what was said: ``exact_shift`` and ``PolicyShift``."""
+    truths = _truths(made)
+    count = len(drawn.state)
+    dialogue = [str(i) for i in np.repeat(np.arange(count), TURNS)]
+    whole = np.ones(count * TURNS, np.int64)  # one figure over all turns: each by itself would cost as much again
+    at = (np.arange(TURNS), drawn.state, drawn.said, drawn.reply)
+    found = exact_shift(*(_log(u, at) for u in (made.human, made.simulator)), turn=whole, dialogue=dialogue, seed=seed)
+    figures = {f"delta_{name}_probabilities": (found[name], truths[f"delta_{name}"]) for name in ("tv", "kl")}
+    logs = sample(made.world, made.logged, made.human, made.policy, made.simulator, count, rng)
+    said = (np.arange(TURNS), logs.state, logs.said)
+    data = PolicyLogProbs(
+        logged=_log(made.logged, said).tolist(),
+        policy=_log(made.policy, said).tolist(),
+        turn=whole.tolist(),
+        dialogue=dialogue,
+    )
+    of_policy = PolicyShift(PolicyShift.Config(seed=seed)).measure(data)
+    for name in ("tv", "kl"):
+        figures[f"epsilon_{name}_probabilities"] = (of_policy[f"policy_{name}"], truths[f"epsilon_on_logs_{name}"])
+    return figures
+
+
+def _log(table: Floats, index: tuple[Any, ...]) -> Floats:
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(table[index]).ravel())
+
+
+def lower_figures(made: Construction, drawn: Dialogues, seed: int) -> Figures:
+    """Lower bounds of total variation that know the symbols: the table classifier on both sides."""
+    truths = _truths(made)
+    sides = {"delta": Pairs.of_users(made.world, drawn), "epsilon": Pairs.of_policies(made.world, drawn)}
+    return {
+        f"{kind}_table_classifier": (table_classifier(pairs, seed=seed), truths[f"{kind}_tv"])
+        for kind, pairs in sides.items()
+    }
+
+
+def text_figures(made: Construction, drawn: Dialogues, seed: int) -> Figures:
+    """The lower bound that runs use, the test of ``classifier.py``, on the dialogues spelled out as words."""
+    test = TwoSampleTest(TwoSampleTest.Config(null_halvings=0, seed=seed))
+    return {"delta_two_sample_test": (test.measure(as_words(drawn)).tv, _truths(made)["delta_tv"])}
+
+
+def as_words(drawn: Dialogues) -> MatchedReplies:
+    """The dialogues as text: each symbol is a word, the state before each policy turn is the user's last one."""
+    count, turns = drawn.state.shape
+    rows = [(n, t) for n in range(count) for t in range(turns)]
+
+    def history(n: int, t: int) -> tuple[Turn, ...]:
+        state, said = f"state{drawn.state[n, t]}", f"said{drawn.said[n, t]}"
+        return (
+            Turn(side=Side.USER, text=state, source=Source.PERSON),
+            Turn(side=Side.POLICY, text=said, source=Source.POLICY),
+        )
+
+    return MatchedReplies(
+        histories=[history(n, t) for n, t in rows],
+        human=[f"reply{drawn.reply[n, t]}" for n, t in rows],
+        simulator=[f"reply{drawn.simulated[n, t]}" for n, t in rows],
+        turn=[t + 1 for _, t in rows],
+        dialogue=[str(n) for n, _ in rows],
+    )
+
+
+def coverage(repetitions: int, seed: int, dialogues: int = DIALOGUES) -> dict[str, dict[str, Any]]:
+    """Two-sided estimators, each asked ``repetitions`` times, at the sizes of ``SHIFTS`` in turn; by estimator
+    what ``Tally.summary`` says, and ``by_shift`` the share at each size. Plug-ins are there for contrast."""
+    tallies: dict[str, dict[float, Tally]] = {}
+    for i in range(repetitions):
+        shift = SHIFTS[i % len(SHIFTS)]
+        made, drawn, rng = _case(shift, (seed, 1, i), dialogues)
+        figures = count_figures(made, drawn, i, plug_in=True) | probability_figures(made, drawn, i, rng)
+        tally(tallies, shift, figures, lower_bound=False)
+    return summaries(tallies)
+
+
+def lower_bounds(
+    repetitions: int, seed: int, dialogues: int = DIALOGUES, figures: Callable[..., Figures] = lower_figures
+) -> dict[str, dict[str, Any]]:
+    """The lower bounds of ``figures``, each asked ``repetitions`` times, at no shift and at the sizes of ``SHIFTS`` in
+    turn."""
+    tallies: dict[str, dict[float, Tally]] = {}
+    sizes = (NULL, *SHIFTS)
+    for i in range(repetitions):
+        shift = sizes[i % len(sizes)]
+        made, drawn, _ = _case(shift, (seed, 2, i), dialogues)
+        tally(tallies, shift, figures(made, drawn, i), lower_bound=True)
+    return summaries(tallies)
+
+
+def reaches(row: Mapping[str, Any], goal: float) -> bool:
+    """Whether a share reaches ``goal``: over all sizes of shift together, and at none of them significantly less (95 %
+    limit of a binomial share)."""
+    each = row["repetitions"] / len(row["by_shift"])
+    room = 1.96 * np.sqrt(goal * (1 - goal) / each)
+    return bool(row["share"] >= goal and min(row["by_shift"].values()) >= goal - room)
+
+
+def tally(tallies: dict[str, dict[float, Tally]], key: float, figures: Figures, *, lower_bound: bool) -> None:
+    """Note what one repetition at the size of shift ``key`` has found."""
+    for name, (estimate, truth) in figures.items():
+        tallies.setdefault(name, {}).setdefault(key, Tally()).add(estimate, truth, lower_bound=lower_bound)
+
+
+def summaries(tallies: Mapping[str, Mapping[float, Tally]]) -> dict[str, dict[str, Any]]:
+    """By estimator what ``Tally.summary`` says, and ``by_shift`` the share at each size."""
+    result = {}
+    for name, by_shift in tallies.items():
+        whole = Tally()
+        for part in by_shift.values():
+            whole.inside += part.inside
+            whole.error += part.error
+            whole.width += part.width
+        shares = {f"{shift:g}": part.summary()["share"] for shift, part in sorted(by_shift.items())}
+        result[name] = {**whole.summary(), "by_shift": shares}
+    return result
+
+
+def by_dialogues(counts: tuple[int, ...], repetitions: int, seed: int, shift: float = 0.15) -> dict[str, Any]:
+    """Bias (for lower bounds: how far below the truth) and interval width against the number of dialogues.
+
+    Returns:
+        ``dialogues``, ``shift``, and by estimator the summaries at each number.
+    """
+    result: dict[str, Any] = {"dialogues": list(counts), "shift": shift, "estimators": {}}
+    for dialogues in counts:
+        tallies: dict[str, dict[float, Tally]] = {}
+        for i in range(repetitions):
+            made, drawn, rng = _case(shift, (seed, 3, i), dialogues)
+            two_sided = count_figures(made, drawn, i, plug_in=True) | probability_figures(made, drawn, i, rng)
+            tally(tallies, shift, two_sided, lower_bound=False)
+            tally(tallies, shift, lower_figures(made, drawn, i), lower_bound=True)
+        for name, seen in tallies.items():
+            result["estimators"].setdefault(name, []).append(seen[shift].summary())
+    return result

@@ -1,0 +1,162 @@
+"""Updates whose rollouts run on while the learner steps, against the longer one of the two.
+
+All parts are real: both engines, learner, replay store, weight sync; FrontDesk with models made on the spot. First
+rollouts and learning take turns, which gives the time of each alone; then the rollouts run ahead. Where both would
+share the same cores, neither could hide behind the other, whatever the program does. So the engines get one half of
+them and the learner, with driver, store and Ray, the other, in both runs; on a GPU machine they get what the settings
+say. The policy, which was fitted to people before, hardly learns, so that both runs have the same kind of dialogues to
+hold and to learn from; and since they do not have the same number of tokens, times are compared by token.
+"""
+
+import os
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import psutil
+
+from calibrated_rl.calibration.sft import SFTConfig
+from calibrated_rl.config.run_config import (
+    EvaluationConfig,
+    ModelConfig,
+    RunConfig,
+    ShiftConfig,
+    TrainingConfig,
+    UpbringingConfig,
+)
+from calibrated_rl.inference.engine import EngineConfig
+from calibrated_rl.learner.config import LearnerConfig
+from calibrated_rl.settings.fields import NotNegative, Positive, Range
+from tools.bench.base import Row, at_most, require_device
+from tools.bench.talk import start_ray
+
+
+class AsynchronousStep:
+    """``updates`` updates of the arm `interactive` in turn, and as many ahead."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        device: Literal["cpu", "cuda"] = "cpu"
+        """``cpu`` or ``cuda``."""
+        max_staleness: NotNegative = 2
+        """With 1, all groups that may begin can be complete before the learner is done, and engines idle then."""
+        warm_up: NotNegative = 2
+        """Updates that are not counted, of each run."""
+        updates: Positive = 20
+        """Updates that are; their mean counts."""
+        tokens_per_update: Positive = 3000
+        group_size: Annotated[int, Range(at_least=2)] = 8
+        minibatches: Positive = 4
+        logs: Positive = 1500
+        """Dialogues of people, and of cooperative ones, that policy and simulator are fitted to first."""
+        engine: EngineConfig = field(default_factory=lambda: EngineConfig(kv_cache_mib=256))
+        """Of both sides."""
+        learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(threads=1))
+        learning_rate: Annotated[float, Range(above=0, at_most=1)] = 1e-6
+        goal: Annotated[float, Range(above=0)] = 1.1
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def measure(self) -> Row:
+        import ray
+
+        config = self.config
+        require_device(config.device)
+        start_ray(num_cpus=4)
+        with tempfile.TemporaryDirectory(prefix="calibrated_rl_benchmark_") as folder:
+            in_turn, ahead = self._run(Path(folder))
+        ray.shutdown()
+        tokens = {name: sum(run["tokens"]) for name, run in (("turn", in_turn), ("ahead", ahead))}
+        an_update = tokens["turn"] / len(in_turn["tokens"])
+
+        def seconds(run: dict[str, list[float]], name: str, *parts: str) -> float:
+            """Of an update with as many tokens as the mean one in turn."""
+            return an_update * sum(map(sum, (run[part] for part in parts))) / tokens[name]
+
+        rollout = seconds(in_turn, "turn", "seconds_rollout")
+        learning = seconds(in_turn, "turn", "seconds_learning", "seconds_weight_sync")
+        return at_most(
+            seconds(ahead, "ahead", "seconds_update"), max(rollout, learning), config.goal,
+            f"seconds an update of {an_update:.0f} tokens whose rollouts run ahead by up to {config.max_staleness}, "
+            f"mean of {config.updates}; limit: the longer of rollouts alone ({rollout:.2f} s) and learning with weight "
+            f"sync alone ({learning:.2f} s), means of {config.updates} updates in turn, which take "
+            f"{seconds(in_turn, 'turn', 'seconds_update'):.2f} s. {self._cores_words()}",
+        )  # fmt: skip
+
+    def _cores_words(self) -> str:
+        if self.config.device != "cpu":
+            return "Engines and learner share the GPU"
+        return "The engines have one half of the cores; learner, driver, store and Ray the other"
+
+    def _run(self, folder: Path) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+        from calibrated_rl.arms.interactive import one_update
+        from calibrated_rl.run.parts import Parts
+        from calibrated_rl.runtime.progress import Progress
+        from calibrated_rl.training.arm import Arm
+
+        config = self._settings()
+        parts = Parts(config, folder, Progress(), training=False)  # no simulator is measured
+        found = []
+        try:
+            parts.start()
+            if self.config.device == "cpu":
+                _share_the_cores()
+            for staleness in (0, self.config.max_staleness):
+                training = replace(config.training, max_staleness=staleness)
+                parts.config = replace(config, training=training)
+                arm = Arm(parts, "interactive", 0)
+                while arm.running:
+                    one_update(arm, parts.simulator)
+                arm.close()
+                found.append(self._counted(arm.metrics))
+        finally:
+            parts.stop()
+        return found[0], found[1]
+
+    def _counted(self, metrics: list[dict[str, float]]) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {}
+        for metric in metrics:
+            # The last one waits for nothing that runs ahead.
+            if self.config.warm_up <= metric["update"] < self.config.warm_up + self.config.updates:
+                found.setdefault(str(metric["name"]), []).append(metric["value"])
+        return found
+
+    def _settings(self) -> RunConfig:
+        config = self.config
+        side = ModelConfig(
+            engine=config.engine, start=SFTConfig(epochs=2, learning_rate=1.5e-3, batch_dialogues=16)
+        )
+        human = "calibrated_rl.examples.front_desk:FrontDeskHuman"
+        others = {"monitor": 20, "tuning": 10, "held_out": 10}
+        return RunConfig(
+            name="asynchronous_step",
+            arms=["interactive"],
+            human=human,
+            logs={"reader": "calibrated_rl.logs.scripted:ScriptedLogs", "calibration": config.logs} | others,
+            upbringing=UpbringingConfig(
+                human=human, human_config={"cooperativeness": 1.0}, logs={"calibration": config.logs} | others
+            ),
+            policy=side,
+            simulator=side,
+            learner=config.learner,
+            training=TrainingConfig(
+                updates=config.warm_up + config.updates + config.max_staleness, checkpoint_every=0,
+                tokens_per_update=config.tokens_per_update, group_size=config.group_size,
+                minibatches=config.minibatches, learning_rate=config.learning_rate,
+            ),
+            shift=ShiftConfig(every=0),
+            evaluation=EvaluationConfig(scenarios=1, shifted=0, logs=1, profile=1),
+        )  # fmt: skip
+
+
+def _share_the_cores() -> None:
+    """Bind the engines' processes to one half of the cores, and this one with all others it started to the other."""
+    cores = sorted(os.sched_getaffinity(0))
+    first, second = cores[: max(1, len(cores) // 2)], cores[len(cores) // 2 :]
+    own = psutil.Process()
+    for process in (own, *own.children(recursive=True)):
+        half = first if any(word in " ".join(process.cmdline()) for word in ("EngineCore", "ReplicaActor")) else second
+        for thread in process.threads():
+            os.sched_setaffinity(thread.id, half)

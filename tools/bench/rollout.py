@@ -1,0 +1,176 @@
+"""Tokens a second in whole dialogues of two models, against the same turns through bare engines.
+
+Both do the same work. The dialogues are held by ``Collector`` and two pools in Ray; two ``AsyncLLM`` engines with the
+same settings, in one process without Ray, text or tasks, are given the same turns. What limits a dialogue is kept: a
+turn is asked for when the one before it, by the other side, has been said, and the dialogues of a group begin when
+their shared opening has. Each turn has as many prompt and sampled tokens as in its dialogue; the sampled ids are the
+engine's own, so that its prefix cache is of as much use. The two alternate, and medians are compared.
+"""
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from calibrated_rl.data.dialogue import Dialogue, Side, Split, TokenSequence
+from calibrated_rl.inference.engine import Replica, engine_environment
+from calibrated_rl.inference.pool import ReplicaPool
+from calibrated_rl.settings.fields import NotNegative, Positive
+from tools.bench.base import Row, at_least
+from tools.bench.talk import TalkConfig, collector_of, model_of, two_pools
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One turn to sample again."""
+
+    side: Side
+    heard: list[int]
+    """Ids that the side's prompt has grown by since its last turn's sampled ids."""
+    tokens: int
+    """Sampled tokens."""
+
+
+def script_of(dialogue: Dialogue) -> list[Line]:
+    """The turns that models sampled, in the order in which they were said."""
+    turns = []
+    for side in Side:
+        sequence = dialogue.tokens(side)
+        assert sequence is not None
+        turns += [(index, Line(side=side, heard=heard, tokens=count)) for index, heard, count in _turns(sequence)]
+    return [line for _, line in sorted(turns, key=lambda turn: turn[0])]
+
+
+def _turns(sequence: TokenSequence) -> list[tuple[int, list[int], int]]:
+    """For each sampled turn: its index, the ids before it since the last one, how many ids it has."""
+    found: list[tuple[int, list[int], int]] = []
+    heard: list[int] = []
+    for id_, own, turn in zip(sequence.ids.tolist(), sequence.mask.tolist(), sequence.turns.tolist(), strict=True):
+        if not own:
+            heard.append(id_)
+        elif heard:
+            found.append((turn, heard, 1))
+            heard = []
+        else:
+            found[-1] = (turn, found[-1][1], found[-1][2] + 1)
+    return found
+
+
+class Rollout:
+    """Holds groups of dialogues, then samples their turns again without all that is around them."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(TalkConfig):
+        repeats: Positive = 3
+        """How often each of the two is measured."""
+        tiny_groups: NotNegative = 0
+        """Groups of dialogues of tiny models, on which ``how`` reports as well: the engines do least there, so what is
+        around them weighs most. 0: none."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def measure(self) -> Row:
+        config, beside = self.config, ""
+        if config.tiny_groups:
+            tiny = _measure(replace(config, model="tiny", dtype="float32", groups=config.tiny_groups))
+            beside = (
+                f"; {config.tiny_groups} groups with the tiny model: {tiny.dialogues:.0f} of {tiny.bare:.0f} "
+                f"({tiny.dialogues / tiny.bare:.2f})"
+            )
+        found = _measure(config)
+        return at_least(
+            found.dialogues, found.bare, 0.95,
+            f"sampled tokens a second, policy and simulator together ({config.model}, {config.dtype}): "
+            f"{config.groups} groups of {config.group_size} dialogues with {config.policy_turns} policy turns at once, "
+            f"medians of {config.repeats} runs ({found.tokens} tokens); limit: the same turns, prompt and token "
+            "counts, each after the turn that it answers, through two bare AsyncLLM engines in one process, without "
+            f"Ray, text or tasks{beside}",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    dialogues: float
+    """Sampled tokens a second, as the next."""
+    bare: float
+    tokens: int
+
+
+def _measure(config: Rollout.Config) -> _Found:
+    os.environ.update(engine_environment(config.engine(), "benchmark"))
+    with (
+        model_of(config) as (folder, tokens),
+        two_pools(config, folder, tokens, ReplicaPool) as (policy, simulator),
+        asyncio.Runner() as runner,
+    ):
+        bare = runner.run(_bare_engines(str(folder), config))
+        collector = collector_of(config, policy)
+        scenarios = collector.task.scenarios(Split.CALIBRATION, config.groups * (config.repeats + 1))
+        dialogues, limits, sampled = [], [], 0
+        for repeat in range(config.repeats + 1):
+            began = time.perf_counter()
+            groups = collector.collect(
+                scenarios[repeat * config.groups :][: config.groups], simulator,
+                group_size=config.group_size, arm="benchmark", update=repeat, seed=0,
+            )  # fmt: skip
+            held = time.perf_counter() - began
+            scripts = [[script_of(dialogue) for dialogue in group] for group in groups]
+            # The opening was sampled once a group.
+            count = sum(line.tokens for g in scripts for m, s in enumerate(g) for line in s[1 if m else 0 :])
+            began = time.perf_counter()
+            runner.run(_replay(bare, scripts))
+            replayed = time.perf_counter() - began
+            if repeat:  # the first warms up
+                dialogues.append(count / held)
+                limits.append(count / replayed)
+                sampled += count
+        for replica in bare.values():
+            replica.shutdown()
+    return _Found(statistics.median(dialogues), statistics.median(limits), sampled)
+
+
+async def _bare_engines(model: str, config: TalkConfig) -> dict[Side, Replica]:
+    """An engine a side; ``Replica`` is used for its engine's settings alone."""
+    engines = [asyncio.to_thread(Replica, model, config.engine(), seed) for seed in range(len(Side))]
+    bare = dict(zip(Side, await asyncio.gather(*engines), strict=True))
+    for replica in bare.values():
+        await replica.start()
+    return bare
+
+
+async def _replay(bare: dict[Side, Replica], scripts: Sequence[Sequence[list[Line]]]) -> None:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    counter = iter(range(10**9))
+
+    async def say(line: Line, prompt: list[int]) -> None:
+        parameters = SamplingParams(
+            max_tokens=line.tokens, temperature=1.0, logprobs=0, flat_logprobs=True, detokenize=False, ignore_eos=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )  # fmt: skip
+        prompt.extend(line.heard)
+        final: Any = None
+        engine = bare[line.side].engine
+        request = {"type": "token", "prompt_token_ids": prompt}
+        async for output in engine.generate(request, parameters, request_id=str(next(counter))):
+            final = output
+        prompt.extend(final.outputs[0].token_ids)
+
+    async def dialogue(lines: list[Line], prompts: dict[Side, list[int]]) -> None:
+        for line in lines:
+            await say(line, prompts[line.side])
+
+    async def group(members: Sequence[list[Line]]) -> None:
+        opening, *_ = members[0]
+        heard: list[int] = []
+        await say(opening, heard)
+        await asyncio.gather(
+            *(dialogue(lines[1:], {opening.side: list(heard), opening.side.other: []}) for lines in members)
+        )
+
+    await asyncio.gather(*(group(members) for members in scripts))

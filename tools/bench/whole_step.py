@@ -1,0 +1,263 @@
+"""Completions a second of whole GRPO steps, sampling and weight sync included, against TRL's ``GRPOTrainer``.
+
+Both sides do the same on the same machine, one after the other: the same model, the same prompts, groups of the same
+size, completions of exactly the same length, one optimizer step on all of them, the same dtype and number of threads.
+Ours are single turns through an engine in its actor, the learner in its, and the weights' way between them, all of
+which wait for each other: nothing is asynchronous.
+
+TRL is installed on first use, beside the packages that are here, into a folder of its own.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from calibrated_rl.chat.tokens import ChatTokens
+from calibrated_rl.data.dialogue import TokenSequence
+from calibrated_rl.inference.engine import EngineConfig
+from calibrated_rl.inference.pool import ReplicaPool
+from calibrated_rl.inference.turns import Generated, GenerateRequest
+from calibrated_rl.learner.advantages import group_advantages
+from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
+from calibrated_rl.learner.sample import Sample
+from calibrated_rl.models.resolve import make_tiny, read_tokenizer
+from calibrated_rl.settings.fields import NotNegative, Positive, Precision, Range
+from tools.bench.base import NotMeasured, Row, at_least
+from tools.bench.talk import Talk, start_ray
+from tools.bench.trl_step import Settings, reward_of
+
+TRL = "1.16.0"
+NEEDS = (f"trl=={TRL}", "datasets==5.2.0", "multiprocess==0.70.19", "xxhash", "dill==0.4.1")
+"""TRL and what it needs beyond the requirements of this package, which are reused."""
+LOSS: tuple[str, dict[str, Any]] = ("calibrated_rl.learner.losses.grpo:GRPO", {})
+WORDS = ("red", "blue", "green", "white", "black", "brown", "pink", "grey")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one shape gave."""
+
+    ours: dict[int, float]
+    """Completions a second by the number of threads."""
+    theirs: dict[int, float]
+    parts: tuple[float, float, float]
+    """Milliseconds of sampling, learning and weight sync, with the best number of threads."""
+
+    @property
+    def ratio(self) -> float:
+        return max(self.ours.values()) / max(self.theirs.values())
+
+
+class WholeStep:
+    """Single-turn steps on a tiny model."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        dtype: Precision = "float32"
+        groups: Positive = 8
+        group_size: Annotated[int, Range(at_least=2)] = 8
+        prompt_tokens: Positive = 448
+        completion_tokens: Positive = 32
+        """By default as in negotiations (CaSiNo, SmolLM2's tokenizer): a turn of 24 tokens follows on 438, means over
+        300 dialogues."""
+        also: tuple[tuple[Positive, Positive], ...] = ((64, 64),)
+        """Further prompt and completion lengths, which are reported and do not count."""
+        hidden: Positive = 192
+        layers: Positive = 2
+        """Of the tiny model, with a vocabulary of 800 tokens at most."""
+        threads: tuple[Positive, ...] = (1, 2)
+        """So many engines of one thread each and a learner with so many, which take turns; and TRL's process with so
+        many. The number that suits a side best counts for it: where other work runs beside them, that may be one."""
+        learning_rate: Annotated[float, Range(above=0, at_most=1)] = 1e-5
+        warm_up: NotNegative = 2
+        steps: Positive = 6
+        """Their median counts."""
+        goal: Annotated[float, Range(above=0)] = 3.0
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def measure(self) -> Row:
+        config = self.config
+        library = install_trl(Path.home() / ".cache" / "calibrated_rl")
+        with tempfile.TemporaryDirectory(prefix="calibrated_rl_benchmark_") as made:
+            folder = Path(made) / "model"
+            texts = [" ".join(WORDS)] * 20 + Talk(1).texts(20)
+            make_tiny(folder, texts, 0, hidden=config.hidden, layers=config.layers, context=1024)
+            found = self._shape(library, folder, config.prompt_tokens, config.completion_tokens)
+            also = {shape: self._shape(library, folder, *shape) for shape in config.also}
+        others = "; ".join(
+            f"with prompts of {prompt} and completions of {completion} {each.ratio:.2f} "
+            f"({max(each.ours.values()):.1f} against {max(each.theirs.values()):.1f}: {_milliseconds(each)})"
+            for (prompt, completion), each in also.items()
+        )
+        return at_least(
+            max(found.ours.values()), max(found.theirs.values()), config.goal,
+            f"completions a second of whole steps, medians of {config.steps} ({config.groups} prompts of "
+            f"{config.prompt_tokens} tokens, {config.group_size} completions of {config.completion_tokens} each, one "
+            f"optimizer step; a Llama of {config.layers} layers of {config.hidden}, {config.dtype}): sampling, "
+            f"learning and weight sync in turn ({_milliseconds(found)}; with {_by_threads(found.ours)}); limit: "
+            f"GRPOTrainer of TRL {TRL}, sampling with transformers (with {_by_threads(found.theirs)}). Not counted: "
+            f"{others or 'nothing'}. Sampling with vLLM, which TRL can do, too, is left out: by its source it writes "
+            "new weights in a way that vLLM's packed layers on a CPU do not take",
+        )  # fmt: skip
+
+    def _shape(self, library: Path, model: Path, prompt_tokens: int, completion_tokens: int) -> Found:
+        config = self.config
+        theirs, ours, medians = {}, {}, {}
+        for threads in config.threads:
+            settings = Settings(
+                model=str(model), dtype=config.dtype, prompts=self.prompts(prompt_tokens), groups=config.groups,
+                group_size=config.group_size, completion_tokens=completion_tokens,
+                steps=config.warm_up + config.steps, threads=threads, learning_rate=config.learning_rate,
+                folder=str(model.with_name("trl")),
+            )  # fmt: skip
+            theirs[threads] = self._per_second(_steps_of_trl(library, settings))
+            parts = asyncio.run(_our_steps(settings, prompt_tokens))
+            ours[threads] = self._per_second([sum(step) for step in parts])
+            measured = np.asarray(parts[config.warm_up :])
+            medians[threads] = 1000 * np.median(measured, axis=0)
+        sampling, learning, sync = medians[max(ours, key=lambda threads: ours[threads])]
+        return Found(ours, theirs, (float(sampling), float(learning), float(sync)))
+
+    def _per_second(self, seconds: list[float]) -> float:
+        """Completions a second in the median step after those that warm up."""
+        return self.config.groups * self.config.group_size / statistics.median(seconds[self.config.warm_up :])
+
+    def prompts(self, tokens: int) -> list[str]:
+        """Enough for all steps, no two alike; each word is one token."""
+        random = np.random.default_rng(0)
+        count = self.config.groups * (self.config.warm_up + self.config.steps)
+        return [" ".join(random.choice(WORDS, tokens)) for _ in range(count)]
+
+
+def _by_threads(found: Mapping[int, float]) -> str:
+    return ", ".join(f"{threads} thread{'s' * (threads > 1)}: {value:.1f}" for threads, value in found.items())
+
+
+def _milliseconds(found: Found) -> str:
+    sampling, learning, sync = found.parts
+    return f"{sampling:.0f}, {learning:.0f} and {sync:.0f} ms"
+
+
+def install_trl(cache: Path) -> Path:
+    """The folder that has TRL, installed there unless it is.
+
+    Raises:
+        NotMeasured: pip does not get it.
+    """
+    folder = cache / f"trl-{TRL}"
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=f".{folder.name}-") as work:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        done = subprocess.run([*command, "--target", work, *NEEDS], capture_output=True, text=True)
+        if done.returncode:
+            raise NotMeasured(f"pip does not get TRL: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}")
+        shutil.copytree(work, folder, dirs_exist_ok=True)
+    return folder
+
+
+def _steps_of_trl(library: Path, settings: Settings) -> list[float]:
+    """Seconds of each step."""
+    script = Path(__file__).with_name("trl_step.py")
+    environment = os.environ | {
+        "PYTHONPATH": str(library), "OMP_NUM_THREADS": str(settings.threads), "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_OFFLINE": "1",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(script)], input=json.dumps(asdict(settings)), env=environment, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise NotMeasured(f"TRL fails: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}")
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert set(found["lengths"]) == {settings.completion_tokens}, "TRL sampled completions of other lengths"
+    return [float(each) for each in found["seconds"]]
+
+
+async def _our_steps(settings: Settings, prompt_tokens: int) -> list[tuple[float, float, float]]:
+    """Seconds of sampling, of learning and of weight sync in each step."""
+    import ray
+
+    from calibrated_rl.learner.group import LearnerGroup
+
+    tokens = ChatTokens(read_tokenizer(Path(settings.model), "tiny"))
+    prompts = [tokens.encode_text(prompt) for prompt in settings.prompts]
+    assert {len(prompt) for prompt in prompts} == {prompt_tokens}, "a word is not one token"
+    engine = EngineConfig(dtype=settings.dtype, kv_cache_mib=256)
+    start_ray(num_cpus=4)
+    pool = ReplicaPool("policy", settings.model, tokens, engine, replicas=settings.threads)
+    learner = LearnerGroup(LearnerConfig(dtype=settings.dtype, threads=settings.threads))
+    try:
+        learner.load("policy", settings.model, optimizer=OptimizerConfig(learning_rate=settings.learning_rate))
+        pool.wait_until_ready()
+        seconds = []
+        for step in range(settings.steps):
+            began = time.perf_counter()
+            groups = await _sample(pool, prompts[step * settings.groups :][: settings.groups], settings)
+            sampled = time.perf_counter()
+            learner.step("policy", [sample for group in groups for sample in with_credit(group)], LOSS)
+            learned = time.perf_counter()
+            pool.publish(learner.weights("policy"), step + 1)
+            seconds.append((sampled - began, learned - sampled, time.perf_counter() - learned))
+    finally:
+        learner.close()
+        pool.close()
+        ray.shutdown()
+    return seconds
+
+
+async def _sample(
+    pool: ReplicaPool, prompts: Sequence[list[int]], settings: Settings
+) -> list[list[tuple[list[int], Generated]]]:
+    """For each prompt its completions."""
+
+    async def one(number: int, member: int) -> tuple[list[int], Generated]:
+        key, prompt = f"{number:06d}-{member:03d}", prompts[number]
+        answer = await pool.generate(key, GenerateRequest(prompt, settings.completion_tokens, 1.0, 0, ()))
+        pool.leave(key)
+        assert len(answer.ids) == settings.completion_tokens
+        return prompt, answer
+
+    members = range(settings.group_size)
+    return [
+        list(group)
+        for group in await asyncio.gather(
+            *(asyncio.gather(*(one(number, member) for member in members)) for number in range(len(prompts)))
+        )
+    ]
+
+
+def with_credit(group: Sequence[tuple[list[int], Generated]]) -> list[Sample]:
+    advantages = group_advantages([reward_of(answer.ids) for _, answer in group])
+    return [
+        Sample(tokens=_sequence(prompt, answer), advantage=float(advantage))
+        for (prompt, answer), advantage in zip(group, advantages, strict=True)
+    ]
+
+
+def _sequence(prompt: list[int], answer: Generated) -> TokenSequence:
+    """Prompt and completion, of which the completion is the policy's."""
+
+    def after(fill: Any, values: Any, dtype: Any) -> Any:
+        return np.concatenate([np.full(len(prompt), fill, dtype), np.asarray(values, dtype)])
+
+    return TokenSequence(
+        ids=np.asarray([*prompt, *answer.ids], np.int32), mask=after(False, np.ones(len(answer.ids)), np.bool_),
+        logprobs=after(np.nan, answer.logprobs, np.float32), versions=after(-1, answer.versions, np.int32),
+        turns=after(-1, np.zeros(len(answer.ids)), np.int32),
+    )  # fmt: skip

@@ -1,0 +1,38 @@
+"""Measures a few updates of an arm with everything real, where no run has done so yet."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.learner.slots import POLICY
+from calibrated_rl.run.parts import Parts
+from calibrated_rl.storage.files import write_json
+from calibrated_rl.study.compare import TRAIN
+
+
+def probe_config(config: RunConfig, arm: str, updates: int) -> RunConfig:
+    """The same, cut down to so many updates of one arm, in a folder of its own. Checkpoints and measurements of shift
+    come as often as they do in the run itself, if so many updates see any."""
+    training = replace(config.training, updates=updates, checkpoint_store="")
+    return replace(
+        config, name=f"{config.name}-probe-{arm}", arms=[arm], control_arms=[], variants={}, training=training
+    )
+
+
+def probe(parts: Parts, arm: str) -> Path:
+    """Train ``arm`` with its first seed as ``parts.config`` says; nobody judges it.
+
+    Returns:
+        the run folder, with what ``read_measured`` reads.
+    """
+    seed = parts.config.seeds[0]
+    trained = TRAIN[arm](parts, seed)
+    seconds = trained.seconds
+    parts.learner.save(POLICY, parts.folder / "checkpoints" / f"{arm}-{seed}")
+    trained.close()
+    result: dict[str, Any] = {
+        "arm": arm, "seed": seed, "seconds": seconds, "updates": trained.updates, "metrics": trained.metrics
+    }  # fmt: skip
+    write_json(parts.folder / "arms" / f"{arm}-{seed}.json", result)
+    return parts.folder
