@@ -1,1 +1,1 @@
-"""The configuration of a whole run: composed of the parts' own configs, read from YAML, checked before anything starts."""
+"""The configuration of a whole run: composed of the parts' own, read from YAML, checked before anything starts."""
