@@ -23,7 +23,7 @@ from calibrated_rl.settings.fields import NotAllowed, converted, listed  # noqa:
 
 if TYPE_CHECKING:
     from calibrated_rl.config.run_config import RunConfig
-    from calibrated_rl.run.parts import Parts
+    from calibrated_rl.run.training_run import TrainingRun
     from calibrated_rl.runtime.progress import Progress
 
 
@@ -201,18 +201,20 @@ def start_ray() -> None:
 
 
 @contextmanager
-def started(config: "RunConfig", folder: Path, progress: "Progress") -> "Iterator[Parts]":
+def started(config: "RunConfig", folder: Path, progress: "Progress") -> "Iterator[TrainingRun]":
     """The whole system of a run, started; its settings lie in ``folder``. Stops it in the end."""
     from calibrated_rl.config.run_config import to_yaml
-    from calibrated_rl.run.parts import Parts
+    from calibrated_rl.run.base_models import prepare_models
+    from calibrated_rl.run.inputs import read_inputs
+    from calibrated_rl.run.training_run import training_run
 
     folder.mkdir(parents=True, exist_ok=True)
-    parts = Parts(config, folder, progress)
+    inputs = read_inputs(config, folder, progress)
+    models = prepare_models(inputs)
     (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     start_ray()
     try:
-        parts.start()
-        yield parts
+        with training_run(inputs, models) as run:
+            yield run
     finally:
-        parts.stop()
         progress.close()

@@ -41,9 +41,9 @@ def main() -> int:
     else:
         from calibrated_rl.study.compare import measure_simulators
 
-        with exclusive(folder), _command.started(config, folder, progress) as parts:
+        with exclusive(folder), _command.started(config, folder, progress) as run:
             progress.say("measuring, aligning, measuring again")
-            write_json(file, measure_simulators(parts))
+            write_json(file, measure_simulators(run))
     simulator = read_json(file)
     print(simulator_table(simulator))
     print("Accuracy 0.5: a simulator's reply and a person's to the same history cannot be told apart.")

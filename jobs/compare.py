@@ -87,9 +87,9 @@ def run(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, An
     """Run what is missing of the arms of ``config``, with everything started for it; the summary. Where the folder is
     empty and ``training.checkpoint_store`` has the run, it goes on from there. Prompts are of the day on which the run
     was begun."""
-    from calibrated_rl.run.parts import copy_of_run
     from calibrated_rl.run.saved_run import dated, refuse_other_settings
-    from calibrated_rl.runtime.background import Scribe
+    from calibrated_rl.run.writer import copy_of_run
+    from calibrated_rl.runtime.background import BackgroundWriter
     from calibrated_rl.storage.files import exclusive, read_json
     from calibrated_rl.study.compare import is_done
 
@@ -106,9 +106,9 @@ def run(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, An
     else:
         summary = _run_missing(config, folder, progress)
     if copy is not None:
-        scribe = Scribe(progress.say)
-        scribe.write(("the copy of the finished run in the store", copy.send))
-        scribe.close()
+        writer = BackgroundWriter(progress.say)
+        writer.write(("the copy of the finished run in the store", copy.send))
+        writer.close()
     return summary  # type: ignore[no-any-return]
 
 
@@ -116,16 +116,17 @@ def _run_missing(config: "RunConfig", folder: Path, progress: "Progress") -> dic
     from safetensors import SafetensorError
 
     from calibrated_rl.errors import PartLost, is_no_room
-    from calibrated_rl.run.parts import Parts
+    from calibrated_rl.run.inputs import read_inputs
     from calibrated_rl.storage.files import exclusive, wait_for_room
     from calibrated_rl.study.compare import compare, missing, write_summary
 
     with exclusive(folder):
-        restarts, parts = 0, None
+        restarts, inputs = 0, None
         while missing(config, folder) or not (folder / "simulator.json").is_file():
             try:
-                with _command.started(config, folder, progress) as parts:
-                    compare(config, parts)
+                with _command.started(config, folder, progress) as training:
+                    inputs = training.inputs
+                    compare(training)
             except (OSError, SafetensorError) as error:
                 if not is_no_room(error):
                     raise
@@ -136,7 +137,7 @@ def _run_missing(config: "RunConfig", folder: Path, progress: "Progress") -> dic
                 if restarts > config.restarts:
                     raise
                 progress.say(f"{lost}; starting again from the last checkpoint ({restarts} of {config.restarts})")
-        return write_summary(config, parts or Parts(config, folder, progress, training=False))
+        return write_summary(inputs or read_inputs(config, folder, progress, training=False))
 
 
 def main() -> int:

@@ -36,34 +36,37 @@ def main() -> None:
 
 def judge(run: "SavedRun", policies: "list[SavedPolicy]", progress: "Progress") -> None:
     """Judge ``policies`` one after the other on one engine; print and write what was found."""
-    from calibrated_rl.evaluation.again import check_judges, judge_again
+    from calibrated_rl.evaluation.again import check_eval_user, evaluate_again
     from calibrated_rl.evaluation.summary import summarise
     from calibrated_rl.report.text import table
     from calibrated_rl.rollout.statistics import COUNTED
-    from calibrated_rl.run.parts import Parts
+    from calibrated_rl.run.base_models import prepare_models
+    from calibrated_rl.run.cluster import start_cluster
+    from calibrated_rl.run.inputs import read_inputs
     from calibrated_rl.run.saved_run import check_engines_fit
     from calibrated_rl.storage.files import write_json
     from calibrated_rl.study.compare import versions
 
-    check_judges(run)
-    parts = Parts(run.config, run.folder, progress, training=False)
+    check_eval_user(run)
+    inputs = read_inputs(run.config, run.folder, progress, training=False)
+    models = prepare_models(inputs)
     engines = {"policy": (run.config.policy.engine, policies[0].folder)}
     if run.config.proxy.model:
-        engines["proxy"] = (run.config.proxy.engine, parts.proxy_base)
+        fitted = run.folder / "models" / "proxy" if run.config.proxy.sft.epochs else models.folders()["proxy"]
+        engines["proxy"] = (run.config.proxy.engine, fitted)
     check_engines_fit(engines)
     _command.start_ray()
     progress.say("starting the engine" if len(engines) == 1 else "starting the policy's and the proxy's engine")
-    parts.start_judging(policies[0].folder)
+    cluster = start_cluster(inputs, models, {role: folder for role, (_, folder) in engines.items()})
     results, agrees = [], {}
     try:
         for number, policy in enumerate(policies, start=1):
             progress.say(f"judging {policy.name} ({number}/{len(policies)})")
-            results.append(judge_again(parts, policy))
+            results.append(evaluate_again(cluster, policy))
             agrees[policy.name], words = agreement(run, policy, results[-1]["scores"])
             progress.say(f"{policy.name}: {words}")
     finally:
-        for pool in parts.pools:
-            pool.close()
+        cluster.close()
         progress.close()
     split = run.config.evaluation.split
     found = summarise(results, sorted({policy.seed for policy in policies})) | {
@@ -72,7 +75,7 @@ def judge(run: "SavedRun", policies: "list[SavedPolicy]", progress: "Progress") 
         "changed": run.changed,
         "scores": {policy.name: result["scores"] for policy, result in zip(policies, results, strict=True)},
         "agrees_with_run": agrees,
-        **{name: counted for name, counted in parts.collector.statistics.found().items() if name in COUNTED},
+        **{name: counted for name, counted in cluster.collector.statistics.found().items() if name in COUNTED},
         "versions": versions(),
     }
     file = run.folder / "evaluation.json"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import _command
 from compare import parser_of
 
-from calibrated_rl.config.run_config import Arm
+from calibrated_rl.config.run_config import ArmName
 from calibrated_rl.settings.fields import Positive
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def main() -> int:
     assert __doc__ is not None
     parser = parser_of(__doc__)
     parser.add_argument(
-        "--arm", type=_command.allowed(Arm), default="calibrated",
+        "--arm", type=_command.allowed(ArmName), default="calibrated",
         help="which arm is planned for (default: calibrated)",
     )
     parser.add_argument("--run", type=Path, metavar="RUN", help="folder of a run whose updates were measured")
@@ -59,7 +59,7 @@ def main() -> int:
 
 def plan(config: "RunConfig", arguments: argparse.Namespace) -> None:
     """Measure if need be, predict, print, and write what was asked for."""
-    from calibrated_rl.config.run_config import ARMS
+    from calibrated_rl.config.arms import builtin_arms, find_arm, find_arms
     from calibrated_rl.errors import UserError
     from calibrated_rl.storage.files import write_json
     from tools.plan import text
@@ -70,8 +70,9 @@ def plan(config: "RunConfig", arguments: argparse.Namespace) -> None:
     from tools.plan.search import Planner, cheapest, counts_of, fastest
 
     arm = arguments.arm
-    if arm not in ARMS or arm in ("start", "cloned"):
-        raise UserError(f"there is no arm '{arm}' that takes updates; choose among {', '.join(ARMS[2:])}")
+    if not find_arm(arm).runs_rollouts:
+        choices = ", ".join(each.name for each in find_arms(builtin_arms()) if each.runs_rollouts)
+        raise UserError(f"there is no arm '{arm}' that runs rollouts; choose among {choices}")
     asked: ClusterConfig | None = read_cluster(arguments.cluster) if arguments.cluster else None
     needs = needs_of(config)
     if asked is not None:
@@ -121,8 +122,8 @@ def measure(config: "RunConfig", arm: str, arguments: argparse.Namespace) -> Pat
         progress.say(f"measured already: {folder}")
         return folder
     progress.say(f"measuring {arguments.updates} updates of {arm} in {folder}")
-    with exclusive(folder), _command.started(short, folder, progress) as parts:
-        return probe(parts, arm)
+    with exclusive(folder), _command.started(short, folder, progress) as run:
+        return probe(run, arm)
 
 
 if __name__ == "__main__":

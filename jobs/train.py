@@ -8,14 +8,14 @@ Writes runs/NAME/ like jobs/compare.py; the policy lies in runs/NAME/checkpoints
 import _command
 from compare import execute, parser_of
 
-from calibrated_rl.config.run_config import Arm
+from calibrated_rl.config.run_config import ArmName
 
 
 def main() -> int:
     assert __doc__ is not None
     parser = parser_of(__doc__)
     parser.add_argument(
-        "--arm", type=_command.allowed(Arm), default="calibrated",
+        "--arm", type=_command.allowed(ArmName), default="calibrated",
         help="start, static, interactive, calibrated_once, ...",
     )
     arguments = parser.parse_intermixed_args()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from calibrated_rl.training.ahead import AheadState, RolloutsAhead
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_logs import dialogue, policy, user
@@ -22,7 +23,6 @@ from calibrated_rl.learner.staleness import Staleness, fresh_turns
 from calibrated_rl.replay.store import ReplayStore
 from calibrated_rl.rollout.stream import EndedGroup, GroupStream
 from calibrated_rl.training.accounts import signal_notice
-from calibrated_rl.training.ahead import AheadState, RolloutsAhead
 from calibrated_rl.training.quota import RolloutBatch, filled
 
 MADE = dialogue("p", policy("hi"), user("yes"))

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from calibrated_rl.run.parts import Parts
+from calibrated_rl.training.alignment import ask_people, more_logs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,8 +24,6 @@ from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split,
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.models.resolve import tiny_tokenizer
-from calibrated_rl.run.parts import Parts
-from calibrated_rl.training.alignment import ask_people, more_logs
 
 
 def view(turns: list[int], mask: list[bool]) -> TokenSequence:

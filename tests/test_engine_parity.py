@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from calibrated_rl.run.parts import Parts
 from numpy.typing import NDArray
 from test_learner import samples
 from test_model_shapes import SIZES
@@ -31,7 +32,6 @@ from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.models.resolve import tiny_tokenizer
 from calibrated_rl.rollout.parity import TOLERANCES, Parity, check_parity, chosen_for_parity
-from calibrated_rl.run.parts import Parts
 from calibrated_rl.weight_sync.weights import Adapted
 
 TOKENIZER = tiny_tokenizer(["which day ?", "friday seven two"] * 4, vocab_size=300, context=256)

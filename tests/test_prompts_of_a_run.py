@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calibrated_rl.run.parts import Parts
 from template_families import FAMILIES
 from test_templates import conversation
 
@@ -16,7 +17,6 @@ from calibrated_rl.config.run_config import RunConfig, load_config, to_yaml
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LearnerConfig
-from calibrated_rl.run.parts import Parts
 from calibrated_rl.run.saved_run import dated, refuse_other_settings
 from calibrated_rl.runtime.progress import Progress
 from calibrated_rl.study.inheritance import START, UNCALIBRATED

@@ -1,53 +1,61 @@
 """Calibrated interactive RL: the simulator is aligned with human logs before and *during* training.
 
-One update is: measure how far training is from real dialogues (every ``shift.every`` updates), collect groups of
-dialogues with the calibrated simulator, learn from them, sync the policy.
-Every ``calibration.every`` updates the simulator is aligned again, because the policy has moved. How, is up to
-``calibration.method``; by default from its uncalibrated base, on the same human turns, each weighted by how often
-the *current* policy would reach its history (density ratio, clipped), stopping on the monitor split. Nothing of the
-held-out people is seen.
+One update is: *measure* how far training is from real dialogues (every ``shift.every`` updates), *calibrate* if it is
+due, *collect* groups of dialogues with the calibrated simulator, *store* them, give *credit*, *step* the learner,
+*sync* the replicas. Every ``calibration.every`` updates the simulator is aligned again, because the policy has moved.
+How, is up to ``calibration.method``; by default from its uncalibrated base, on the same human turns, each weighted by
+how often the *current* policy would reach its history (density ratio, clipped), stopping on the monitor split. Nothing
+of the held-out people is seen.
 
-``extra`` names further human turns for each re-calibration: ``on_policy`` asks people of the training population
-for replies on the current policy's own histories, ``more_logs`` takes as many from a reserve of logs.
+Arms derived from this one add further human turns to each re-calibration (``further_turns``) or leave it out.
 
 After "From Static Context to Calibrated Interactive RL" (arXiv 2605.26403), which aligns once.
 """
 
-from itertools import islice
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from calibrated_rl.arms.interactive import one_update
-from calibrated_rl.calibration.base import ExtraTurn
-from calibrated_rl.run.parts import Parts
-from calibrated_rl.training.alignment import align_again, align_before_training, ask_people, more_logs
-from calibrated_rl.training.arm import Arm
+from calibrated_rl.config.arms import Arm, ArmStyle
+
+if TYPE_CHECKING:
+    from calibrated_rl.calibration.base import ExtraTurn
+    from calibrated_rl.run.training_run import TrainingRun
+    from calibrated_rl.training.arm_run import ArmRun
 
 
-def train(parts: Parts, seed: int, *, once: bool = False, extra: str = "") -> Arm:
-    """Train against a simulator that is kept aligned; ``once``: aligned before training only."""
-    arm = Arm(parts, "calibrated_once" if once else f"calibrated_{extra}".rstrip("_"), seed)
-    every, asked = parts.config.calibration.every, parts.config.calibration.human_turns
-    reserve = more_logs(parts)
-    human_turns: list[ExtraTurn] = []
+class Calibrated(Arm):
+    """Trains with a simulator that is kept aligned."""
 
-    def ask(update: int) -> list[ExtraTurn]:
-        """The further human turns of the re-calibration before ``update``."""
-        if extra == "on_policy":
-            latest = parts.dialogues_of(arm.name, update - 1)
-            return ask_people(parts, latest, asked, seed * 1000 + update)
-        further = list(islice(reserve, asked)) if extra == "more_logs" else []
-        if extra == "more_logs" and len(further) < asked:
-            parts.say(f"calibration.reserve holds only {len(further)} of the {asked} further human turns")
-        return further
+    name = "calibrated"
+    style = ArmStyle("calibrated", "simulator calibrated again and again", "#0072B2", "^")
+    order = 5
+    compared_with: ClassVar[Sequence[str]] = ("interactive", "static", "cloned", "calibrated_once")
+    calibrates: ClassVar[Literal["never", "once", "again"]] = "again"
 
-    for update in range(every, arm.updates, every) if every else ():  # of an earlier sitting
-        human_turns += ask(update)
-    align_before_training(arm)
-    while arm.running:
-        if not once and every and arm.updates and arm.updates % every == 0:
-            human_turns += ask(arm.updates)
-            align_again(arm, human_turns)
-        again = None if once or not every else (arm.updates // every + 1) * every
-        one_update(arm, parts.simulator, until=again)
-    arm.measure_shift(parts.simulator)
-    arm.human_turns += len(human_turns)
-    return arm
+    def further_turns(self, run: "TrainingRun", arm: "ArmRun", update: int) -> "Sequence[ExtraTurn]":
+        """Human turns beside the logs that the re-calibration before ``update`` adds to those of earlier ones."""
+        return ()
+
+    def train(self, run: "TrainingRun", seed: int) -> "ArmRun":
+        arm = run.begin(self.name, seed)
+        every = run.inputs.config.calibration.every if self.calibrates == "again" else 0
+        user = run.simulator.pool
+        further: list[ExtraTurn] = []
+        for update in range(every, arm.updates, every) if every else ():  # done before the arm was stopped
+            further += self.further_turns(run, arm, update)
+        arm.calibration.before_training()
+        while arm.running:
+            if every and arm.updates and arm.updates % every == 0:
+                further += self.further_turns(run, arm, arm.updates)
+                arm.calibration.again(further)
+            measurement = arm.measure(user)
+            batch = arm.collect(user, until=(arm.updates // every + 1) * every if every else None)
+            groups = arm.store(batch)
+            credited = arm.advantages(groups)
+            metrics = arm.step(credited, measurement)
+            arm.sync()
+            arm.log_update(batch, groups, credited, metrics)
+            arm.checkpoint()
+        arm.measure(user)
+        arm.human_turns += len(further)
+        return arm

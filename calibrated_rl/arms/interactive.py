@@ -3,26 +3,33 @@
 Suffers the simulator-induced shift: the policy learns whatever pleases this user model.
 """
 
-from calibrated_rl.inference.pool import ReplicaPool
-from calibrated_rl.run.parts import Parts
-from calibrated_rl.tasks.base import ScriptedHuman
-from calibrated_rl.training.arm import Arm
+from typing import TYPE_CHECKING
+
+from calibrated_rl.config.arms import Arm, ArmStyle
+
+if TYPE_CHECKING:
+    from calibrated_rl.run.training_run import TrainingRun
+    from calibrated_rl.training.arm_run import ArmRun
 
 
-def one_update(arm: Arm, user: ReplicaPool | ScriptedHuman, until: int | None = None) -> None:
-    """Measure how far ``user`` is from people, collect groups with it up to the token budget, learn from them.
+class Interactive(Arm):
+    """Trains with the simulator as it comes."""
 
-    Args:
-        until: the update before which ``user`` changes; None: it does not.
-    """
-    arm.measure_shift(user)
-    arm.learn(arm.collect(user, until))
+    name = "interactive"
+    style = ArmStyle("interactive", "against the uncalibrated simulator", "#D55E00", "D")
+    order = 3
 
-
-def train(parts: Parts, seed: int) -> Arm:
-    """Train against the simulator as it comes."""
-    arm = Arm(parts, "interactive", seed)
-    while arm.running:
-        one_update(arm, parts.simulator)
-    arm.measure_shift(parts.simulator)
-    return arm
+    def train(self, run: "TrainingRun", seed: int) -> "ArmRun":
+        arm = run.begin(self.name, seed)
+        user = run.simulator.pool
+        while arm.running:
+            measurement = arm.measure(user)
+            batch = arm.collect(user)
+            groups = arm.store(batch)
+            credited = arm.advantages(groups)
+            metrics = arm.step(credited, measurement)
+            arm.sync()
+            arm.log_update(batch, groups, credited, metrics)
+            arm.checkpoint()
+        arm.measure(user)
+        return arm

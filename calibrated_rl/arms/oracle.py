@@ -1,15 +1,35 @@
 """Oracle: interactive RL with people of the training population themselves; only where people are a program."""
 
-from calibrated_rl.arms.interactive import one_update
-from calibrated_rl.run.parts import Parts
-from calibrated_rl.training.arm import Arm
+from typing import TYPE_CHECKING
+
+from calibrated_rl.config.arms import Arm, ArmStyle
+
+if TYPE_CHECKING:
+    from calibrated_rl.run.training_run import TrainingRun
+    from calibrated_rl.training.arm_run import ArmRun
 
 
-def train(parts: Parts, seed: int) -> Arm:
-    """Train against the scripted human; its replies are counted as human turns."""
-    assert parts.human is not None, "the config check admits this arm only with a scripted human"
-    arm = Arm(parts, "oracle", seed)
-    while arm.running:
-        one_update(arm, parts.human)
-    arm.measure_shift(parts.human)
-    return arm
+class Oracle(Arm):
+    """Trains with the scripted human; its replies are counted as human turns."""
+
+    name = "oracle"
+    style = ArmStyle("oracle", "against people of the training population", "#009E73", "*")
+    order = 8
+    compared_with = ("calibrated",)
+    meets = "human"
+
+    def train(self, run: "TrainingRun", seed: int) -> "ArmRun":
+        user = run.inputs.human
+        assert user is not None, "the config check admits this arm only with a scripted human"
+        arm = run.begin(self.name, seed)
+        while arm.running:
+            measurement = arm.measure(user)
+            batch = arm.collect(user)
+            groups = arm.store(batch)
+            credited = arm.advantages(groups)
+            metrics = arm.step(credited, measurement)
+            arm.sync()
+            arm.log_update(batch, groups, credited, metrics)
+            arm.checkpoint()
+        arm.measure(user)
+        return arm

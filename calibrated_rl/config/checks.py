@@ -8,21 +8,31 @@ as soon as these are read (``log_check.py``).
 import datetime
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from calibrated_rl.components.component import build, import_path, looked_up
+from calibrated_rl.config.arms import Arm, builtin_arms, find_arm
 from calibrated_rl.errors import UserError
-from calibrated_rl.settings.fields import Key, NotAllowed, Problem, dotted, from_plain, hints_of, shown, unknown_key
+from calibrated_rl.settings.fields import (
+    Key,
+    NotAllowed,
+    Problem,
+    dotted,
+    from_plain,
+    hints_of,
+    listed,
+    nearest,
+    shown,
+    unknown_key,
+)
 from calibrated_rl.settings.secrets import HIDDEN, is_reference
 from calibrated_rl.shift.sizes import FOLDS, least_dialogues, least_to_halve
 
 if TYPE_CHECKING:
     from calibrated_rl.config.run_config import RunConfig
 
-NEEDS_HUMAN = ("oracle", "calibrated_on_policy")
-ALIGN_AGAIN = ("calibrated", "calibrated_on_policy", "calibrated_more_logs")
-"""Arms whose simulator is aligned again while the policy moves."""
 SCRIPTED_LOGS = "calibrated_rl.logs.scripted:ScriptedLogs"
 OF_KIND: Mapping[str, tuple[str, Sequence[str]]] = {
     "task": ("task", ("scenarios", "ending", "outcome", "acts", "profile")),
@@ -71,11 +81,27 @@ def _arms_and_seeds(config: "RunConfig") -> Iterator[Problem]:
         yield Problem(("control_arms",), f"names {both[0]}, which is among the arms, with a seed that both have")
     for key in ("arms", "control_arms"):
         for number, arm in enumerate(getattr(config, key)):
-            if arm in NEEDS_HUMAN and not config.human:
-                said = f"the arm '{arm}' needs a scripted human, and `human` is empty"
-                yield Problem((key, number), said, named=False)
-            if arm == "calibrated_more_logs" and config.calibration.reserve < 1:
-                yield Problem((key, number), f"the arm '{arm}' needs calibration.reserve above 0", named=False)
+            try:
+                found = find_arm(arm)
+            except UserError as error:
+                yield Problem((key, number), str(error), named=False)
+                continue
+            if found.needs_human() and not config.human:
+                text = f"the arm '{found.name}' needs a scripted human, and `human` is empty"
+                yield Problem((key, number), text, named=False)
+            for text in found().problems(config):
+                yield Problem((key, number), text, named=False)
+    known = {*builtin_arms(), *(arm.name for arm in _arms_that_are_there(config))}
+    for name in config.training.learning_rates:
+        if name not in known:
+            text = f"names no arm: choose {listed(sorted(known))}{nearest(name, known)}"
+            yield Problem(("training", "learning_rates", name), text)
+
+
+def _arms_that_are_there(config: "RunConfig") -> Iterator[type[Arm]]:
+    for name in (*config.arms, *config.control_arms):
+        with suppress(UserError):  # said where it is named
+            yield find_arm(name)
 
 
 def _replicas_and_memory(config: "RunConfig") -> Iterator[Problem]:
@@ -238,7 +264,7 @@ def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:
                 "held-out evaluation has a greedy setting of its own)",
             )  # fmt: skip
     training, calibration = config.training, config.calibration
-    again = any(arm in ALIGN_AGAIN for arm in (*config.arms, *config.control_arms))
+    again = any(arm.calibrates == "again" for arm in _arms_that_are_there(config))
     if again and 0 < calibration.every < training.updates and not _has_absent_secrets(calibration.method_config):
         try:
             method = build(calibration.method, calibration.method_config, "calibration.method_config")

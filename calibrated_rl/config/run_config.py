@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.components.component import describe_config_error
+from calibrated_rl.config.arms import builtin_arms
 from calibrated_rl.config.checks import problems_of_learning, problems_of_parts, problems_of_sizes, problems_together
 from calibrated_rl.errors import UserError, printable
 from calibrated_rl.inference.config import EngineConfig, SamplingConfig
@@ -21,6 +22,7 @@ from calibrated_rl.inference.scaling import ScalingConfig
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.replay.config import ReplayConfig
 from calibrated_rl.settings.fields import (
+    IMPORT_PATH,
     Key,
     Name,
     NotAllowed,
@@ -42,11 +44,8 @@ from calibrated_rl.settings.yaml_files import Source, laid_over, parse_yaml, pla
 from calibrated_rl.shift.registry import ESTIMATORS
 from calibrated_rl.shift.sizes import FOLDS, least_to_halve
 
-ARMS = (
-    "start", "cloned", "static", "interactive", "calibrated_once", "calibrated", "calibrated_on_policy",
-    "calibrated_more_logs", "oracle",
-)  # fmt: skip
-Arm = Annotated[str, OneOf(ARMS)]
+ArmName = Annotated[str, OneOf(builtin_arms(), otherwise=IMPORT_PATH)]
+"""An arm that the package brings, or the import path of another one; see ``arms.py``."""
 _SEGMENT = r"(?!\.)[\w.+=@%, -]{1,100}(?<![ .])"
 MOST_DOTS = 64
 """In a key; Python could not follow much deeper ones."""
@@ -140,8 +139,8 @@ class TrainingConfig:
     group_size: Positive = 8
     """Dialogues (or turns, for static context RL) that share a scenario."""
     learning_rate: Annotated[float, Range(above=0, at_most=1)] = 3e-4
-    learning_rates: dict[Arm, Annotated[float, Range(above=0, at_most=1)]] = field(default_factory=dict)
-    """Learning rate of single arms, where the tuning split chose another one."""
+    learning_rates: dict[Name, Annotated[float, Range(above=0, at_most=1)]] = field(default_factory=dict)
+    """Learning rate of single arms, by name, where the tuning split chose another one."""
     extra_groups: NotNegative = 0
     """How many further groups an update may ask for, at most, in place of groups whose rewards are all equal: these
     teach nothing (dynamic sampling, DAPO, arXiv 2503.14476). 0: they are learned from as they are."""
@@ -206,7 +205,7 @@ class EvaluationConfig:
 class VariantConfig:
     """A side experiment of a study: the same run with a few settings changed, in a folder of its own."""
 
-    arms: list[Arm] = field(default_factory=lambda: ["interactive", "calibrated"])
+    arms: list[ArmName] = field(default_factory=lambda: ["interactive", "calibrated"])
     seeds: list[Seed] = field(default_factory=lambda: [0])
     change: list[Name] = field(default_factory=list)
     """Settings as `key=value`."""
@@ -223,7 +222,7 @@ class RunConfig:
     date: Date = ""
     """What chat templates take for today, as YYYY-MM-DD: some print the date in every prompt. Empty: the day on which
     the run is begun; it stands in the run folder's config.yaml, and resuming and evaluating use it on any other day."""
-    arms: list[Arm] = field(default_factory=lambda: ["start", "static", "interactive", "calibrated", "oracle"])
+    arms: list[ArmName] = field(default_factory=lambda: ["start", "static", "interactive", "calibrated", "oracle"])
     seeds: list[Seed] = field(default_factory=lambda: [0])
     deterministic: bool = False
     """Turns in waves of fixed order: the same seed gives the same run, a little slower."""
@@ -250,7 +249,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     shift: ShiftConfig = field(default_factory=ShiftConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    control_arms: list[Arm] = field(default_factory=list)
+    control_arms: list[ArmName] = field(default_factory=list)
     """Further arms of a study."""
     control_seeds: list[Seed] = field(default_factory=lambda: [0])
     """Their seeds."""

@@ -1,4 +1,4 @@
-"""Judging saved policies again: the same held-out people, with the policy's engine alone.
+"""Evaluating saved policies again: the same held-out people, with the policy's engine alone.
 
 In deterministic mode, with the run's settings on the same kind of machine, the figures are those that the run
 itself wrote, to the last digit.
@@ -11,12 +11,12 @@ from typing import Any
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.held_out import SETTINGS, evaluate_policy
 from calibrated_rl.evaluation.summary import BUDGET
+from calibrated_rl.run.cluster import Cluster
 from calibrated_rl.run.log_checks import check_judging
-from calibrated_rl.run.parts import Parts
 from calibrated_rl.run.saved_run import SavedPolicy, SavedRun
 
 
-def check_judges(run: SavedRun) -> None:
+def check_eval_user(run: SavedRun) -> None:
     """Refuse, before an engine starts, a run whose policies nobody could judge.
 
     Raises:
@@ -32,14 +32,17 @@ def check_judges(run: SavedRun) -> None:
         raise UserError(f"{run.folder} has neither a scripted human nor a proxy, so nobody can judge its policies")
 
 
-def judge_again(parts: Parts, policy: SavedPolicy) -> dict[str, Any]:
+def evaluate_again(cluster: Cluster, policy: SavedPolicy) -> dict[str, Any]:
     """Let ``policy`` meet the held-out people; a record like the run's own, with fresh ``scores``."""
-    assert parts.judge is not None, "check_judges admits only runs that have one"
-    parts.use_policy(policy.folder)
+    user = cluster.eval_user
+    assert user is not None, "check_eval_user admits only runs that have one"
+    cluster.serve_policy(policy.folder)
     recorded = policy.result or {}
     # Sampling is keyed by arm, seed and update: as the run left off, so are the draws.
     updates = int(recorded.get("updates", 0))
-    scores, _ = evaluate_policy(parts, parts.judge, policy.arm, policy.seed, updates)
+    scores, _ = evaluate_policy(
+        cluster.inputs, cluster.collector, user, policy.arm, policy.seed, updates
+    )
     known = dict.fromkeys(BUDGET) | {name: recorded[name] for name in BUDGET if name in recorded}
     return {"arm": policy.arm, "seed": policy.seed, **known, "scores": json.loads(json.dumps(scores))}
 

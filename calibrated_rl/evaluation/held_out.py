@@ -10,23 +10,27 @@ from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Split
 from calibrated_rl.evaluation.replies import answers, endings_of, exact_replies, matched_with_people
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.learner.slots import SIMULATOR
-from calibrated_rl.run.parts import Parts
+from calibrated_rl.rollout.collector import Collector
+from calibrated_rl.run.base_models import BaseModels
+from calibrated_rl.run.cluster import Cluster
+from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.shift.estimators.classifier import TwoSampleTest
 from calibrated_rl.shift.estimators.ending import EndingDecision, calibration_curve
 from calibrated_rl.shift.estimators.likelihood import human_turn_likelihood
 from calibrated_rl.shift.profile import behaviour_profile
-from calibrated_rl.tasks.base import ScriptedHuman
+from calibrated_rl.tasks.base import ScriptedHuman, Task
 
 SETTINGS = (("held_out", "same", None), ("held_out_greedy", "same", 0.0), ("held_out_shifted", "shifted", None))
 """Name in the summary, population, temperature (None: that of training)."""
 
 
 def evaluate_policy(
-    parts: Parts, human: ScriptedHuman | ReplicaPool, arm: str, seed: int, updates: int
+    inputs: RunInputs, collector: Collector, user: ScriptedHuman | ReplicaPool, arm: str, seed: int, updates: int
 ) -> tuple[dict[str, Any], list[Dialogue]]:
     """One dialogue of the served policy on each held-out scenario, in each setting.
 
     Args:
+        user: the held-out people, or the proxy that stands for them.
         arm, seed, updates: whose policy it is and how far it was trained: they key the draws.
 
     Returns:
@@ -41,14 +45,14 @@ def evaluate_policy(
     results: dict[str, Any] = {}
     kept: list[Dialogue] = []
     for name, population, temperature in SETTINGS:
-        sizes = parts.config.evaluation
+        sizes = inputs.config.evaluation
         count = sizes.scenarios if population == "same" else sizes.shifted
         if count == 0:
             continue
-        groups = parts.collector.collect(
-            parts.task.scenarios(Split(sizes.split), count, population), human, group_size=1,
+        groups = collector.collect(
+            inputs.task.scenarios(Split(sizes.split), count, population), user, group_size=1,
             arm=f"{arm}/{name}", update=updates, seed=seed, kind="evaluation",
-            temperature=temperature, on_dialogue=parts.progress.ticks(f"{arm} (seed {seed}) meets {name}", count),
+            temperature=temperature, on_dialogue=inputs.progress.ticks(f"{arm} (seed {seed}) meets {name}", count),
         )  # fmt: skip
         dialogues = [dialogue for group in groups for dialogue in group]
         kept += dialogues
@@ -62,12 +66,12 @@ def evaluate_policy(
         results[name] = values | {"endings": {k: v / len(dialogues) for k, v in sorted(endings.items())}}
         if missing := count - len(dialogues):
             results[name]["not_scored"] = missing
-            parts.say(f"{arm} (seed {seed}), {name}: {missing} of {count} dialogues broke and are not scored")
+            inputs.say(f"{arm} (seed {seed}), {name}: {missing} of {count} dialogues broke and are not scored")
     return results, kept
 
 
 def measure_simulator(
-    parts: Parts, null_band: tuple[float, float] | None, seed: int = 0
+    inputs: RunInputs, models: BaseModels, cluster: Cluster, null_band: tuple[float, float] | None, seed: int = 0
 ) -> tuple[dict[str, Any], tuple[float, float] | None]:
     """How far the served simulator is from held-out people on the same real histories.
 
@@ -75,18 +79,18 @@ def measure_simulator(
         The figures of ``summary.json`` under ``simulator``, and the classifier's null band on words (it
         depends on the human data alone, so that it can be passed to the next measurement).
     """
-    logs = parts.logs[Split.HELD_OUT][: parts.config.evaluation.logs]
-    samples = log_samples(logs, Side.USER, parts.simulator_chat)
+    logs = inputs.logs[Split.HELD_OUT][: inputs.config.evaluation.logs]
+    samples = log_samples(logs, Side.USER, models.simulator.chat)
     spoken = [log for log in logs if log.user_turn_indices()]
     # As it speaks: at another temperature it is another simulator.
-    temperature = parts.config.simulator.sampling.temperature
-    log_probs = parts.learner.log_probs(SIMULATOR, [s.tokens for s in samples], temperature)
+    temperature = inputs.config.simulator.sampling.temperature
+    log_probs = cluster.learner.log_probs(SIMULATOR, [s.tokens for s in samples], temperature)
     likelihood = human_turn_likelihood(
         [dataclasses.replace(log, user_tokens=s.tokens) for log, s in zip(spoken, samples, strict=True)], log_probs
     )
-    draws = parts.config.shift.draws
-    found = answers(parts, parts.simulator, logs, f"measure-{seed}", draws)
-    matched = matched_with_people(parts.task, found)
+    draws = inputs.config.shift.draws
+    found = answers(cluster.collector, cluster.simulator, logs, f"measure-{seed}", draws)
+    matched = matched_with_people(inputs.task, found)
     words = TwoSampleTest(TwoSampleTest.Config(inputs="words"))
     band = null_band or words.null_band(matched)
     result = words.measure(matched, band)
@@ -99,31 +103,32 @@ def measure_simulator(
         "tv_lower_bound_by_turn": [float(t.low) for t in result.tv.by_turn],
     }
     if draws > 1:
-        endings = endings_of(parts.task, found)
+        endings = endings_of(inputs.task, found)
         figures |= {name: estimate.as_dict() for name, estimate in EndingDecision().measure(endings).items()}
         curve = calibration_curve(endings.probability, endings.ended)
         figures["ending_curve"] = [dataclasses.asdict(point) for point in curve]
-    if parts.human is not None:
+    if inputs.human is not None:
         replies = exact_replies(
-            parts.human, spoken, [s.tokens for s in samples], log_probs, parts.config.simulator.sampling.max_turn_tokens
-        )
+            inputs.human, spoken, [s.tokens for s in samples], log_probs,
+            inputs.config.simulator.sampling.max_turn_tokens,
+        )  # fmt: skip
         figures |= {f"exact_{name}": estimate.as_dict() for name, estimate in replies.shift().items()}
     return figures, band
 
 
-def profile_scenarios(parts: Parts) -> list[Scenario]:
+def profile_scenarios(inputs: RunInputs) -> list[Scenario]:
     """On whose behaviour simulator and people are compared."""
-    count = min(len(parts.logs[Split.MONITOR]), parts.config.evaluation.profile)
-    return parts.task.scenarios(Split.MONITOR, count)
+    count = min(len(inputs.logs[Split.MONITOR]), inputs.config.evaluation.profile)
+    return inputs.task.scenarios(Split.MONITOR, count)
 
 
-def simulator_dialogues(parts: Parts) -> list[Dialogue]:
+def simulator_dialogues(inputs: RunInputs, cluster: Cluster) -> list[Dialogue]:
     """The served simulator with the policy that every arm starts from, on monitor scenarios."""
-    groups = parts.collector.collect(
-        profile_scenarios(parts), parts.simulator, group_size=1, arm="profile", update=0, seed=0, kind="evaluation"
+    groups = cluster.collector.collect(
+        profile_scenarios(inputs), cluster.simulator, group_size=1, arm="profile", update=0, seed=0, kind="evaluation"
     )
     return [dialogue for group in groups for dialogue in group]
 
 
-def profile_of(parts: Parts, dialogues: Sequence[Dialogue]) -> dict[str, Any]:
-    return {name: value.as_dict() for name, value in behaviour_profile(dialogues, parts.task).items()}
+def profile_of(task: Task, dialogues: Sequence[Dialogue]) -> dict[str, Any]:
+    return {name: value.as_dict() for name, value in behaviour_profile(dialogues, task).items()}

@@ -20,7 +20,9 @@ from calibrated_rl.errors import RolloutFailure, UserError
 from calibrated_rl.evaluation.replies import Answer, answers, endings_of, matched_simulators, matched_with_people
 from calibrated_rl.learner.slots import POLICY, SIMULATOR
 from calibrated_rl.models.resolve import check_folder
-from calibrated_rl.run.parts import Parts
+from calibrated_rl.run.base_models import prepare_models
+from calibrated_rl.run.cluster import Cluster, start_cluster
+from calibrated_rl.run.inputs import read_inputs
 from calibrated_rl.run.saved_run import check_engines_fit, config_file
 from calibrated_rl.runtime.progress import Progress
 from calibrated_rl.shift.base import Estimate, MatchedReplies
@@ -64,30 +66,40 @@ class LiveSimulator:
         """
         self.name = f"{folder}:{model}"
         self.progress = progress
-        self.parts = Parts(load_config(config_file(folder), overrides, saved=True), folder, progress, training=False)
+        config = load_config(config_file(folder), overrides, saved=True)
+        self.inputs = read_inputs(config, folder, progress, training=False)
+        self._models = prepare_models(self.inputs)
+        self._cluster: Cluster | None = None
         start = folder / "models" / "start"
-        self.policy = start if start.is_dir() else self.parts.policy_base
+        self.policy = start if start.is_dir() else self._models.policy.folder
         self.simulator = folder / "models" / model
         if not self.simulator.is_dir():
             there = sorted(path.name for path in (folder / "models").glob("*") if path.is_dir())
             if model != "uncalibrated":
                 raise UserError(f"{folder} has no model '{model}'; there are uncalibrated, {', '.join(there)}")
-            self.simulator = self.parts.simulator_base
+            self.simulator = self._models.simulator.folder
         check_folder(self.simulator, model)
+
+    @property
+    def cluster(self) -> Cluster:
+        """Both engines."""
+        assert self._cluster is not None, "its engines have not been started"
+        return self._cluster
 
     @contextmanager
     def started(self) -> Iterator[None]:
         """While both engines run. Ray must have been started."""
-        config = self.parts.config
+        config = self.inputs.config
         engines = {POLICY: (config.policy.engine, self.policy), SIMULATOR: (config.simulator.engine, self.simulator)}
         check_engines_fit(engines)
         self.progress.say(f"{self.name}: starting its engine and that of the policy it talks with")
-        self.parts.start_talking(self.policy, self.simulator)
+        self._cluster = start_cluster(
+            self.inputs, self._models, {POLICY: self.policy, SIMULATOR: self.simulator}
+        )
         try:
             yield
         finally:
-            for pool in self.parts.pools:
-                pool.close()
+            self._cluster.close()
 
     def speak(self, people: Sequence[Dialogue], draws: int) -> Spoken:
         """Ask it about ``people``'s dialogues.
@@ -102,31 +114,31 @@ class LiveSimulator:
         if not real:
             raise UserError(f"{self.name}: no user speaks in the dialogues that it is compared with")
         self.progress.say(f"{self.name}: {draws} replies to each human turn in {len(real)} dialogues")
-        found = answers(self.parts, self.parts.simulator, real, KEY, draws)
+        found = answers(self.cluster.collector, self.cluster.simulator, real, KEY, draws)
         figures = self._likelihood(real)
         if found:
-            figures |= EndingDecision().measure(endings_of(self.parts.task, found))
+            figures |= EndingDecision().measure(endings_of(self.inputs.task, found))
         return Spoken(dialogues=self._talk(real), answers=found, figures=figures)
 
     def _talk(self, real: Sequence[Dialogue]) -> list[Dialogue]:
         scenarios = list({dialogue.scenario.id: dialogue.scenario for dialogue in real}.values())
         ticks = self.progress.ticks(f"{self.name} talks", len(scenarios))
         try:
-            groups = self.parts.collector.collect(
-                scenarios, self.parts.simulator, group_size=1, arm=KEY, update=0, seed=0, kind="evaluation",
+            groups = self.cluster.collector.collect(
+                scenarios, self.cluster.simulator, group_size=1, arm=KEY, update=0, seed=0, kind="evaluation",
                 on_dialogue=ticks,
             )  # fmt: skip
         except RolloutFailure as failure:
             raise UserError(f"{self.name}: no dialogue came about ({failure.reason})") from failure
-        return [with_acts(dialogue, self.parts.task) for group in groups for dialogue in group]
+        return [with_acts(dialogue, self.inputs.task) for group in groups for dialogue in group]
 
     def _likelihood(self, real: Sequence[Dialogue]) -> dict[str, Estimate]:
         """Of the people's turns that fit into the engine's context. Engines score prompts at temperature 1: at another
         one the simulator is another, and its likelihood is left out."""
-        if (temperature := self.parts.config.simulator.sampling.temperature) != 1:
+        if (temperature := self.inputs.config.simulator.sampling.temperature) != 1:
             self.progress.say(f"{self.name}: speaks at temperature {temperature:g}; likelihood is measured at 1 alone")
             return {}
-        chat, most = self.parts.simulator_chat, self.parts.config.simulator.engine.max_model_len - 1
+        chat, most = self._models.simulator.chat, self.inputs.config.simulator.engine.max_model_len - 1
         views = [sample.tokens for sample in log_samples(real, Side.USER, chat)]
         kept = [(d, view) for d, view in zip(real, views, strict=True) if len(view) <= most]
         if not kept:
@@ -134,7 +146,7 @@ class LiveSimulator:
         ticks = self.progress.ticks(f"{self.name} reads people's turns", len(kept))
         values = []
         for _, view in kept:
-            scores = np.concatenate([[np.nan], self.parts.simulator.score([int(i) for i in view.ids])])
+            scores = np.concatenate([[np.nan], self.cluster.simulator.score([int(i) for i in view.ids])])
             values.append(np.where(view.mask, scores, np.nan).astype(np.float32))
             ticks()
         return human_turn_likelihood([dataclasses.replace(d, user_tokens=view) for d, view in kept], values)
@@ -161,7 +173,7 @@ def ask(
         UserError: as ``LiveSimulator.speak``.
     """
     if isinstance(people, LiveSimulator):
-        logs = some(people.parts.logs[Split.HELD_OUT], limit, seed)
+        logs = some(people.inputs.logs[Split.HELD_OUT], limit, seed)
         with people.started():
             first = people.speak(logs, draws)
         shown = SourceDialogues(name=people.name, dialogues=first.dialogues)
@@ -170,7 +182,7 @@ def ask(
         shown = dataclasses.replace(people, dialogues=logs)
     with others.started():
         second = others.speak(logs, draws)
-    figures, task = second.figures, others.parts.task
+    figures, task = second.figures, others.inputs.task
     replies = matched_with_people(task, second.answers)
     if first is not None:
         replies = matched_simulators(task, first.answers, second.answers)

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from calibrated_rl.data.dialogue import Dialogue, Side, TokenSequence, Turn
 from calibrated_rl.inference.pool import ReplicaPool
-from calibrated_rl.rollout.collector import run_to_end
-from calibrated_rl.run.parts import Parts
+from calibrated_rl.rollout.collector import Collector, run_to_end
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.estimators.ending import Endings
 from calibrated_rl.shift.estimators.exact import reply_log_prob
@@ -40,7 +39,7 @@ class Answer:
 
 
 def answers(
-    parts: Parts, simulator: ReplicaPool, real: Sequence[Dialogue], key: str, draws: int = 1
+    collector: Collector, simulator: ReplicaPool, real: Sequence[Dialogue], key: str, draws: int = 1
 ) -> list[Answer]:
     """``draws`` fresh replies to every history at which a person replied in ``real``; ``key`` seeds them.
 
@@ -48,7 +47,7 @@ def answers(
     """
     points = [(dialogue, index) for dialogue in real for index in dialogue.user_turn_indices()]
     histories = [(dialogue.scenario, dialogue.turns[:index]) for dialogue, index in points]
-    drawn = run_to_end(parts.collector.next_turns(simulator, Side.USER, histories, draws, key))
+    drawn = run_to_end(collector.next_turns(simulator, Side.USER, histories, draws, key))
     return [
         Answer(dialogue=dialogue, index=index, drawn=[turn for turn, _ in own])
         for (dialogue, index), own in zip(points, drawn, strict=True)

@@ -3,19 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from calibrated_rl.config.arms import builtin_arms, find_arms
 from calibrated_rl.evaluation.held_out import SETTINGS
 from calibrated_rl.evaluation.shift_summary import latest, records_of, transfer_of
 from calibrated_rl.statistics.intervals import gap_closed, mean_over_seeds
 
-PAIRS = (
-    ("calibrated", "interactive"),
-    ("calibrated", "static"),
-    ("calibrated", "cloned"),
-    ("calibrated", "calibrated_once"),
-    ("calibrated_on_policy", "calibrated"),
-    ("calibrated_on_policy", "calibrated_more_logs"),
-    ("oracle", "calibrated"),
-)
 BUDGET = ("policy_tokens", "user_tokens", "human_turns", "updates", "seconds", "train_reward_last")
 
 
@@ -28,10 +20,24 @@ def common_seeds(*arms: SeedScores) -> list[SeedScores]:
     return [{seed: scores for seed, scores in arm.items() if seed in seeds} for arm in arms]
 
 
-def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+def pairs_of(arms: Sequence[str], names: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Which of ``arms`` are compared with which, by what their classes say, in the order of tables.
+
+    Args:
+        names: arms as the configuration names them, for those that the package does not bring.
+    """
+    there = set(arms)
+    classes = find_arms([*(name for name in names if ":" in name), *(arm for arm in arms if arm in builtin_arms())])
+    return [(arm.name, other) for arm in classes for other in arm.compared_with if {arm.name, other} <= there]
+
+
+def summarise(
+    results: Sequence[Mapping[str, Any]], seeds: Sequence[int], names: Sequence[str] = ()
+) -> dict[str, Any]:
     """Figures of all arms.
 
     Args:
+        names: as of ``pairs_of``.
         results: one record an arm and seed, as ``jobs/compare.py`` writes them to ``arms/ARM-SEED.json``.
     """
     arms: dict[str, Any] = {}
@@ -63,8 +69,8 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dic
         entry["shift"] = records_of(list(of_arm.values()))
         arms[arm] = entry
     paired = {}
-    for a, b in PAIRS:
-        if a in scores and b in scores and scores[a].keys() & scores[b].keys():
+    for a, b in pairs_of(list(scores), names):
+        if scores[a].keys() & scores[b].keys():
             first, second = common_seeds(scores[a], scores[b])
             paired[f"{a}-{b}"] = mean_over_seeds(first, second).as_dict()
     closed: dict[str, Any] = {}

@@ -5,6 +5,7 @@ What would otherwise come to light when a part has its turn, after engines have 
 
 from collections.abc import Mapping, Sequence
 
+from calibrated_rl.config.arms import find_arms
 from calibrated_rl.config.run_config import EvaluationConfig, RunConfig
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.errors import UserError
@@ -25,10 +26,10 @@ def check_logs(config: RunConfig, task: Task, logs: Mapping[Split, Sequence[Dial
         UserError: names the part, what it needs and what is there.
     """
     _calibration_logs(config, logs[Split.CALIBRATION])
-    if "static" in (*config.arms, *config.control_arms):
-        from calibrated_rl.training.turn_value import refuse_unscored  # loads scikit-learn
-
-        refuse_unscored(logs[Split.CALIBRATION], logs[Split.TUNING])
+    kept = len(logs[Split.CALIBRATION]) - config.calibration.reserve
+    of_all_arms = {**logs, Split.CALIBRATION: logs[Split.CALIBRATION][:kept]}
+    for arm in find_arms([*config.arms, *config.control_arms]):
+        arm().check_logs(of_all_arms, logs[Split.CALIBRATION][kept:])
     measured = [log for log in logs[Split.HELD_OUT][: config.evaluation.logs] if log.user_turn_indices()]
     if len(measured) < (least := least_to_halve(FOLDS)):
         raise UserError(
@@ -58,12 +59,8 @@ def _calibration_logs(config: RunConfig, logs: Sequence[Dialogue]) -> None:
     if len(logs) <= reserve:
         raise UserError(f"calibration.reserve is {reserve}, of {len(logs)} calibration logs: no log would be left")
     kept = logs[: len(logs) - reserve]
-    arms = {*config.arms, *config.control_arms}
-    learns = [Side.USER] + ([Side.POLICY] if config.policy.start.epochs or arms & {"static", "cloned"} else [])
+    from_logs = any(arm.learns_from_logs for arm in find_arms([*config.arms, *config.control_arms]))
+    learns = [Side.USER] + ([Side.POLICY] if config.policy.start.epochs or from_logs else [])
     for side in learns:
         if not any(turn.side is side for log in kept for turn in log.turns[1:]):
             raise UserError(f"the {side.value} never speaks in the calibration logs: there is nothing to learn from")
-    if "cloned" in arms and not any(log.outcome is not None and log.outcome.success for log in kept):
-        raise UserError("the arm 'cloned' needs successful dialogues in the calibration logs, and there is none")
-    if "calibrated_more_logs" in arms and not any(log.user_turn_indices()[1:] for log in logs[len(kept) :]):
-        raise UserError("the arm 'calibrated_more_logs' needs second user turns in calibration.reserve; there is none")

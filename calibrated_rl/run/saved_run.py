@@ -11,7 +11,8 @@ from typing import Any
 
 import psutil
 
-from calibrated_rl.config.run_config import ARMS, RunConfig, load_config, settings_of
+from calibrated_rl.config.arms import table_order
+from calibrated_rl.config.run_config import RunConfig, load_config, settings_of
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference.engine import EngineConfig
 from calibrated_rl.models.resolve import check_folder, shape_of
@@ -61,7 +62,7 @@ class SavedRun:
     changed: list[str]
     """Settings that were overridden with other values, as dotted keys."""
     policies: list[SavedPolicy]
-    """At least one, in the order of ``ARMS`` and of seeds."""
+    """At least one, in the order of tables and of seeds."""
 
     def policy(self, name: str = "") -> SavedPolicy:
         """The policy called ``name`` (ARM-SEED); without a name the first ``calibrated`` one, else the last.
@@ -122,9 +123,8 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> SavedRun:
     ]
     if not found:
         raise UserError(f"{folder} has no trained policy yet: there is no checkpoints/ARM-SEED in it")
-    order = {arm: number for number, arm in enumerate(ARMS)}
     policies = []
-    for arm, seed, path in sorted(found, key=lambda item: (order.get(item[0], len(order)), item)):
+    for arm, seed, path in sorted(found, key=lambda item: (table_order(item[0]), item)):
         check_folder(path, path.name)
         written = folder / "arms" / f"{path.name}.json"
         result = read_json(written) if written.is_file() else None

@@ -23,7 +23,7 @@ class _Yielding:
         return function(*arguments)
 
 
-class BesideTraining:
+class BackgroundWorker:
     """Runs functions one after the other. It is started once: a Ray task would begin with seconds of imports, each
     time, at the priority of everything else."""
 
@@ -52,7 +52,7 @@ class BesideTraining:
         ray.kill(self._actor)
 
 
-class Scribe:
+class BackgroundWriter:
     """Writes files in a thread while training goes on, one thing at a time.
 
     What cannot be written (a full disk, a store out of reach, data that went with its machine) is said and given up:
@@ -62,7 +62,7 @@ class Scribe:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="scribe")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="background-writer")
         self._last: Future[None] | None = None
 
     def write(self, *jobs: tuple[str, Callable[[], None]]) -> None:

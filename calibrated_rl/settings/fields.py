@@ -41,9 +41,9 @@ from calibrated_rl.settings.ranges import (
 )
 
 __all__ = [
-    "Key", "Name", "NotAllowed", "NotNegative", "OneOf", "PartPath", "PartPathOrNone", "Pattern", "Positive",
-    "Precision", "Problem", "Range", "Seed", "Share", "check_settings", "converted", "dotted", "from_plain", "hints_of",
-    "listed", "nearest", "refuse", "shown", "unknown_key", "valid_keys",
+    "IMPORT_PATH", "Key", "Name", "NotAllowed", "NotNegative", "OneOf", "PartPath", "PartPathOrNone", "Pattern",
+    "Positive", "Precision", "Problem", "Range", "Seed", "Share", "check_settings", "converted", "dotted", "from_plain",
+    "hints_of", "listed", "nearest", "refuse", "shown", "unknown_key", "valid_keys",
 ]  # fmt: skip
 
 MOST_PROBLEMS = 10
@@ -61,7 +61,8 @@ Share = Annotated[float, Range(at_least=0, at_most=1)]
 """A share or a probability."""
 Name = Annotated[str, Pattern(r"\S(.*\S)?", "text that is not empty, without white space around it")]
 """Free text that must not be empty."""
-PartPath = Annotated[str, Pattern(r"[^:\s][^:]*:[^\W\d]\w*", "an import path: package.module:Class or file.py:Class")]
+IMPORT_PATH = Pattern(r"[^:\s][^:]*:[^\W\d]\w*", "an import path: package.module:Class or file.py:Class")
+PartPath = Annotated[str, IMPORT_PATH]
 """Import path of a part; see ``component.py``."""
 PartPathOrNone = Annotated[str, Pattern(r"|[^:\s][^:]*:[^\W\d]\w*", "empty, or package.module:Class or file.py:Class")]
 
@@ -203,6 +204,8 @@ def converted(hint: Any, value: Any, key: Key) -> Any:
     if isinstance(bare, type) and issubclass(bare, enum.Enum):
         return value if isinstance(value, bare) else bare[chosen(value, [each.name for each in bare], key)]
     if (of := next((each for each in limits if isinstance(each, OneOf)), None)) is not None:
+        if isinstance(value, str) and of.otherwise is not None and of.otherwise.admits(value):
+            return value
         return chosen(value, of.choices, key)
     if bare in SCALARS:
         return SCALARS[bare](value, [each for each in limits if isinstance(each, Range | Pattern)], key)

@@ -60,6 +60,8 @@ class OneOf:
     """Which texts are allowed, where a ``Literal`` will not do: the list is made by the program, or names keys."""
 
     choices: tuple[str, ...]
+    otherwise: Pattern | None = None
+    """Allowed beside them, such as an import path."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,15 @@ Goes on where it stopped: an arm and seed whose result file is there is not run 
 import importlib.metadata
 import platform
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calibrated_rl.arms import calibrated, cloned, interactive, oracle
-from calibrated_rl.arms import static as static_context
+from calibrated_rl.config.arms import Arm, builtin_arms, find_arm, table_order
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.data.dialogue import Dialogue, Split
 from calibrated_rl.errors import RolloutFailure, UserError
@@ -31,25 +31,13 @@ from calibrated_rl.report.html import write_report
 from calibrated_rl.rollout.failures import MostlyBroken
 from calibrated_rl.rollout.statistics import COUNTED, RolloutStatistics
 from calibrated_rl.run.arm_results import read_result
-from calibrated_rl.run.parts import Parts
+from calibrated_rl.run.cluster import Cluster
+from calibrated_rl.run.inputs import RunInputs
+from calibrated_rl.run.training_run import TrainingRun
 from calibrated_rl.shift.compare_sets import population_figures
 from calibrated_rl.shift.sources import with_acts
 from calibrated_rl.storage.files import read_json, write_json
-from calibrated_rl.training.alignment import align_before_training
-from calibrated_rl.training.arm import Arm
 from calibrated_rl.training.checkpoints import ArmCheckpoints
-
-TRAIN: dict[str, Callable[[Parts, int], Arm]] = {
-    "start": lambda parts, seed: Arm(parts, "start", seed),
-    "cloned": cloned.train,
-    "static": static_context.train,
-    "interactive": interactive.train,
-    "calibrated_once": lambda parts, seed: calibrated.train(parts, seed, once=True),
-    "calibrated": calibrated.train,
-    "calibrated_on_policy": lambda parts, seed: calibrated.train(parts, seed, extra="on_policy"),
-    "calibrated_more_logs": lambda parts, seed: calibrated.train(parts, seed, extra="more_logs"),
-    "oracle": oracle.train,
-}
 
 POPULATIONS_TIMEOUT_S = 1800.0
 
@@ -67,41 +55,46 @@ def versions() -> dict[str, str]:
     return found
 
 
-def run_arm(parts: Parts, arm: str, seed: int) -> dict[str, Any]:
+def run_arm(run: TrainingRun, arm: Arm, seed: int) -> dict[str, Any]:
     """Train one arm with one seed, save its policy, meet the held-out people."""
-    parts.collector.statistics = RolloutStatistics()
-    trained = TRAIN[arm](parts, seed)
+    inputs, cluster = run.inputs, run.cluster
+    cluster.collector.statistics = RolloutStatistics()
+    trained = arm.train(run, seed)
     seconds = trained.seconds
-    parts.learner.save(POLICY, parts.folder / "checkpoints" / f"{arm}-{seed}")
+    cluster.learner.save(POLICY, inputs.folder / "checkpoints" / f"{arm.name}-{seed}")
     rewards = [m["value"] for m in trained.metrics if m["name"] == "reward"]
     result: dict[str, Any] = {
-        "arm": arm, "seed": seed, "seconds": seconds, "updates": trained.updates,
+        "arm": arm.name, "seed": seed, "seconds": seconds, "updates": trained.updates,
         "policy_tokens": trained.policy_tokens, "user_tokens": trained.user_tokens,
-        "human_turns": trained.human_turns, "metrics": trained.metrics, "groups_extra": trained.groups_extra,
-        "policy_tokens_discarded": trained.policy_tokens_discarded,
+        "human_turns": trained.human_turns, "metrics": trained.metrics,
+        "groups_extra": trained.rollouts.groups_extra,
+        "policy_tokens_discarded": trained.rollouts.policy_tokens_discarded,
         "train_reward_last": sum(rewards[-5:]) / len(rewards[-5:]) if rewards else None,
+        "style": asdict(arm.style),
     }  # fmt: skip
-    if parts.judge is not None:
-        result["scores"], dialogues = evaluate_policy(parts, parts.judge, arm, seed, trained.updates)
+    if cluster.eval_user is not None:
+        result["scores"], dialogues = evaluate_policy(
+            inputs, cluster.collector, cluster.eval_user, arm.name, seed, trained.updates
+        )
     else:
-        dialogues = meet_simulator(parts, arm, seed)
-    parts.keep(dialogues)
+        dialogues = meet_simulator(inputs, cluster, arm.name, seed)
+    cluster.store.append(dialogues)
     trained.close()
-    result["shift"] = trained.shift
-    result |= parts.collector.statistics.found()
+    result["shift"] = trained.shift_records
+    result |= cluster.collector.statistics.found()
     result["samples"] = [sample_of(dialogue) for dialogue in dialogues[:3]]
     return result
 
 
-def meet_simulator(parts: Parts, arm: str, seed: int) -> list[Dialogue]:
+def meet_simulator(inputs: RunInputs, cluster: Cluster, arm: str, seed: int) -> list[Dialogue]:
     """Three dialogues on held-out scenarios with the arm's own simulator, to look at: no figure comes of them."""
     try:
-        groups = parts.collector.collect(
-            parts.task.scenarios(Split.HELD_OUT, 3), parts.simulator, group_size=1, arm=f"{arm}/look", update=0,
+        groups = cluster.collector.collect(
+            inputs.task.scenarios(Split.HELD_OUT, 3), cluster.simulator, group_size=1, arm=f"{arm}/look", update=0,
             seed=seed, kind="evaluation",
         )  # fmt: skip
     except (RolloutFailure, MostlyBroken) as failure:
-        parts.say(f"{arm} (seed {seed}): no dialogue to look at ({failure})")  # the arm is trained all the same
+        inputs.say(f"{arm} (seed {seed}): no dialogue to look at ({failure})")  # the arm is trained all the same
         return []
     return [dialogue for group in groups for dialogue in group]
 
@@ -116,100 +109,110 @@ def sample_of(dialogue: Dialogue) -> dict[str, Any]:
     }
 
 
-def measure_simulators(parts: Parts) -> dict[str, Any]:
+def measure_simulators(run: TrainingRun) -> dict[str, Any]:
     """The simulator before and after calibration, on held-out logs and in dialogues, beside the people themselves."""
-    statistics = parts.collector.statistics = RolloutStatistics()
-    arm, people = Arm(parts, "measure", 0), people_to_compare(parts)
-    before, band = measure_simulator(parts, None)
-    before["profile"], of_before = compare_populations(parts, people)
-    align_before_training(arm)
-    after, _ = measure_simulator(parts, band)
-    after["profile"], of_after = compare_populations(parts, people)
-    before["populations"], after["populations"] = parts.beside.fetch([of_before, of_after], POPULATIONS_TIMEOUT_S)
+    inputs, models, cluster = run.inputs, run.models, run.cluster
+    statistics = cluster.collector.statistics = RolloutStatistics()
+    arm, people = run.begin("measure", 0), people_to_compare(inputs, cluster)
+    before, band = measure_simulator(inputs, models, cluster, None)
+    before["profile"], of_before = compare_populations(inputs, cluster, people)
+    arm.calibration.before_training()
+    after, _ = measure_simulator(inputs, models, cluster, band)
+    after["profile"], of_after = compare_populations(inputs, cluster, people)
+    before["populations"], after["populations"] = cluster.background.fetch(
+        [of_before, of_after], POPULATIONS_TIMEOUT_S
+    )
     return {
         "before": before,
         "after": after,
-        "human": {"profile": profile_of(parts, people)},
+        "human": {"profile": profile_of(inputs.task, people)},
         "null_band": {"low": band[0], "high": band[1]} if band else None,
         **{name: found for name, found in statistics.found().items() if name in COUNTED},
     }
 
 
-def people_to_compare(parts: Parts) -> list[Dialogue]:
+def people_to_compare(inputs: RunInputs, cluster: Cluster) -> list[Dialogue]:
     """People as simulators are compared with them: with the starting policy where they are a program, or else the
     monitor logs."""
-    if parts.human is None:
-        return parts.logs[Split.MONITOR]
-    groups = parts.collector.collect(
-        profile_scenarios(parts), parts.human, group_size=1, arm="profile", update=0, seed=0, kind="evaluation"
+    if inputs.human is None:
+        return inputs.logs[Split.MONITOR]
+    groups = cluster.collector.collect(
+        profile_scenarios(inputs), inputs.human, group_size=1, arm="profile", update=0, seed=0, kind="evaluation"
     )
     return [dialogue for group in groups for dialogue in group]
 
 
-def compare_populations(parts: Parts, people: Sequence[Dialogue]) -> tuple[dict[str, Any], Any]:
+def compare_populations(
+    inputs: RunInputs, cluster: Cluster, people: Sequence[Dialogue]
+) -> tuple[dict[str, Any], Any]:
     """Dialogues of the served simulator beside those of ``people``: its profile, and a reference to the figures of
     ``shift.estimators``, which are estimated beside the run."""
-    dialogues = simulator_dialogues(parts)
-    sets = [[with_acts(dialogue, parts.task) for dialogue in own] for own in (people, dialogues)]
-    figures = parts.beside.run(population_figures, *sets, list(parts.config.shift.estimators))
-    return profile_of(parts, dialogues), figures
+    dialogues = simulator_dialogues(inputs, cluster)
+    sets = [[with_acts(dialogue, inputs.task) for dialogue in own] for own in (people, dialogues)]
+    figures = cluster.background.run(population_figures, *sets, list(inputs.config.shift.estimators))
+    return profile_of(inputs.task, dialogues), figures
 
 
-def work_of(config: RunConfig) -> list[tuple[str, int]]:
+def work_of(config: RunConfig) -> list[tuple[Arm, int]]:
     """Every arm with every seed, seed by seed, then the controls."""
-    main = [(arm, seed) for seed in config.seeds for arm in config.arms]
-    return main + [(arm, seed) for seed in config.control_seeds for arm in config.control_arms]
+    arms, controls = ([find_arm(name)() for name in names] for names in (config.arms, config.control_arms))
+    main = [(arm, seed) for seed in config.seeds for arm in arms]
+    return main + [(arm, seed) for seed in config.control_seeds for arm in controls]
 
 
 def is_done(config: RunConfig, folder: Path) -> bool:
     """Whether nothing is left to run, and the summary knows of all of it."""
     file = folder / "summary.json"
     done = read_json(file).get("done", []) if file.is_file() else []
-    return {tuple(each) for each in done} >= set(work_of(config))
+    return {tuple(each) for each in done} >= {(arm.name, seed) for arm, seed in work_of(config)}
 
 
-def missing(config: RunConfig, folder: Path) -> list[tuple[str, int]]:
+def missing(config: RunConfig, folder: Path) -> list[tuple[Arm, int]]:
     """Arms and seeds that ``folder`` has no result of."""
-    return [(arm, seed) for arm, seed in work_of(config) if not _result_file(folder, arm, seed).is_file()]
+    return [(arm, seed) for arm, seed in work_of(config) if not _result_file(folder, arm.name, seed).is_file()]
 
 
 def _result_file(folder: Path, arm: str, seed: int) -> Path:
     return folder / "arms" / f"{arm}-{seed}.json"
 
 
-def all_results(folder: Path) -> list[dict[str, Any]]:
-    """What every arm and seed of the folder has left, those of earlier sittings too, in the order of the table."""
+def all_results(folder: Path, config: RunConfig) -> list[dict[str, Any]]:
+    """What every arm and seed of the folder has left, whenever it was run, in the order of the table."""
+    of_config = {arm.name for arm, _ in work_of(config)}
     files = sorted((folder / "arms").glob("*.json"))
     results = [read_result(file, "arm", "seed", *BUDGET) for file in files]
     for file, result in zip(files, results, strict=True):
-        if result["arm"] not in TRAIN or f"{result['arm']}-{result['seed']}" != file.stem:
+        if result["arm"] not in (*builtin_arms(), *of_config) or f"{result['arm']}-{result['seed']}" != file.stem:
             raise UserError(f"{file} is of the arm '{result['arm']}', seed {result['seed']}: take it out of the folder")
-    return sorted(results, key=lambda result: (result["seed"], list(TRAIN).index(result["arm"])))
+    return sorted(results, key=lambda result: (result["seed"], table_order(result["arm"]), result["arm"]))
 
 
-def compare(config: RunConfig, parts: Parts) -> None:
-    """Measure the simulators, and run every arm and seed that is not there yet. ``parts`` has been started."""
-    simulator_file = parts.folder / "simulator.json"
-    if not simulator_file.is_file():
-        parts.say("measuring the simulator before and after calibration")
-        write_json(simulator_file, measure_simulators(parts))
-        parts.write_aside()
-    for arm, seed in missing(config, parts.folder):
-        parts.say(f"arm {arm}, seed {seed}")
-        write_json(_result_file(parts.folder, arm, seed), run_arm(parts, arm, seed))
-        checkpoints = ArmCheckpoints(parts.folder, arm, seed, config.training.checkpoints_kept)
-        parts.write_aside((f"the best policy of {arm} (seed {seed})", checkpoints.finish))
-
-
-def write_summary(config: RunConfig, parts: Parts) -> dict[str, Any]:
-    """Summary, metrics and report of what the run folder holds; ``parts`` need not have been started."""
-    folder = parts.folder
+def compare(run: TrainingRun) -> None:
+    """Measure the simulators, and run every arm and seed that is not there yet."""
+    config, inputs, folder = run.inputs.config, run.inputs, run.inputs.folder
     simulator_file = folder / "simulator.json"
-    results, simulator = all_results(folder), read_json(simulator_file)
+    if not simulator_file.is_file():
+        inputs.say("measuring the simulator before and after calibration")
+        write_json(simulator_file, measure_simulators(run))
+        run.writer.write()
+    for arm, seed in missing(config, folder):
+        inputs.say(f"arm {arm.name}, seed {seed}")
+        write_json(_result_file(folder, arm.name, seed), run_arm(run, arm, seed))
+        checkpoints = ArmCheckpoints(folder, arm.name, seed, config.training.checkpoints_kept)
+        run.writer.write((f"the best policy of {arm.name} (seed {seed})", checkpoints.finish))
+
+
+def write_summary(inputs: RunInputs) -> dict[str, Any]:
+    """Summary, metrics and report of what the run folder holds; nothing need have been started."""
+    config, folder = inputs.config, inputs.folder
+    simulator_file = folder / "simulator.json"
+    results, simulator = all_results(folder, config), read_json(simulator_file)
     counted = [simulator, *results]
-    summary = summarise(results, sorted({result["seed"] for result in results})) | {
+    names = [*config.arms, *config.control_arms]
+    summary = summarise(results, sorted({result["seed"] for result in results}), names) | {
         "done": [[result["arm"], result["seed"]] for result in results],
-        "name": config.name, "task": parts.task.name, "label": config.label, "versions": versions(),
+        "name": config.name, "task": inputs.task.name, "label": config.label, "versions": versions(),
+        "styles": {result["arm"]: result["style"] for result in results if "style" in result},
         "simulator": simulator,
         **{name: dict(sum((Counter(each.get(name)) for each in counted), Counter())) for name in COUNTED},
     }  # fmt: skip
@@ -219,7 +222,7 @@ def write_summary(config: RunConfig, parts: Parts) -> dict[str, Any]:
     metrics = [row for result in results for row in result["metrics"]]
     if metrics:
         pq.write_table(pa.Table.from_pylist(metrics), folder / "metrics.parquet")
-    write_json(folder / "samples.json", side_by_side(results, results[0]["seed"], parts.logs[Split.HELD_OUT]))
+    write_json(folder / "samples.json", side_by_side(results, results[0]["seed"], inputs.logs[Split.HELD_OUT]))
     write_report(folder)
     return summary
 

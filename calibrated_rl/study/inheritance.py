@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from calibrated_rl.config.arms import find_arms
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.run.saved_run import changed_settings
 
@@ -47,8 +48,8 @@ def take_over(source: Path, before: RunConfig, folder: Path, now: RunConfig) -> 
             taken.append(paths[-1])
     bearing = [key for key in changed if not key.startswith(NOT_OF_AN_ARM)]
     if all(key.startswith("calibration.") and key != "calibration.reserve" for key in bearing):
-        for arm in now.arms:
-            taken += [] if arm.startswith("calibrated") else _arms(source, folder, arm, now.seeds)
+        for arm in find_arms(now.arms):
+            taken += _arms(source, folder, arm.name, now.seeds) if arm.calibrates == "never" else []
     return taken
 
 

@@ -29,11 +29,11 @@ from calibrated_rl.learner.checkpoint import merge_adapters
 from calibrated_rl.learner.slots import POLICY
 from calibrated_rl.storage.checksums import check_checksums, write_checksums
 from calibrated_rl.storage.files import read_json, to_disk, write_json
-from calibrated_rl.training.ahead import AheadState
+from calibrated_rl.training.rollout_source import InFlight
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever another program would misread or miss something. 1 had DeepSpeed's own files, 2 no ``ahead``, 3 no
-``groups_extra``, without which the account of a run does not add up."""
+``groups_extra``, without which the account of a run does not add up; 4 called ``in_flight`` by another name."""
 STATE, LEARNER, LOG_PROBS = "arm.json", "learner", "log_probs.npz"
 PARTIAL = ".partial"
 LogProbs = Mapping[tuple[str, ...], NDArray[np.float32]]
@@ -71,8 +71,8 @@ class ArmState:
     """Ids of groups that were asked for in place of others."""
     policy_tokens_discarded: int = 0
     """In groups that others took the place of."""
-    ahead: AheadState | None = None
-    """Groups in flight, where rollouts run on while the learner steps."""
+    in_flight: InFlight | None = None
+    """Groups that were begun and not learned from; None: the arm runs no dialogues of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +196,6 @@ def _read(place: Path) -> Saved:
         keys = [tuple(key) for key in json.loads(str(stored["keys"]))]
         log_probs = {key: stored[str(number)] for number, key in enumerate(keys)}
     state = dict(content["state"])
-    if state["ahead"] is not None:
-        state["ahead"] = AheadState(**state["ahead"])
+    if state["in_flight"] is not None:
+        state["in_flight"] = InFlight(**state["in_flight"])
     return Saved(state=ArmState(**state), learner=place / LEARNER, log_probs=log_probs)

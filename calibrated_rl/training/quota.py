@@ -27,7 +27,7 @@ class RolloutBatch:
     """What an update learns from, and what it asked for to get it."""
 
     groups: list[Members]
-    """Complete; in turn with learning in the order of their numbers, else in that in which they became complete."""
+    """Complete; of a synchronous source in the order of their numbers, else in that in which they became complete."""
     requested: int
     """Groups asked for at first: numbers 0 to ``requested - 1`` of the update."""
     extra: tuple[int, ...] = ()

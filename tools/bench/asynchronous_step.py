@@ -91,28 +91,24 @@ class AsynchronousStep:
         return "The engines have one half of the cores; learner, driver, store and Ray the other"
 
     def _run(self, folder: Path) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-        from calibrated_rl.arms.interactive import one_update
-        from calibrated_rl.run.parts import Parts
+        from calibrated_rl.arms.interactive import Interactive
+        from calibrated_rl.run.base_models import prepare_models
+        from calibrated_rl.run.inputs import read_inputs
+        from calibrated_rl.run.training_run import training_run
         from calibrated_rl.runtime.progress import Progress
-        from calibrated_rl.training.arm import Arm
 
         config = self._settings()
-        parts = Parts(config, folder, Progress(), training=False)  # no simulator is measured
+        inputs = read_inputs(config, folder, Progress(), training=False)  # no simulator is measured
         found = []
-        try:
-            parts.start()
+        with training_run(inputs, prepare_models(inputs)) as run:
             if self.config.device == "cpu":
                 _share_the_cores()
             for staleness in (0, self.config.max_staleness):
                 training = replace(config.training, max_staleness=staleness)
-                parts.config = replace(config, training=training)
-                arm = Arm(parts, "interactive", 0)
-                while arm.running:
-                    one_update(arm, parts.simulator)
+                now = replace(inputs, config=replace(config, training=training))
+                arm = Interactive().train(replace(run, inputs=now), 0)
                 arm.close()
                 found.append(self._counted(arm.metrics))
-        finally:
-            parts.stop()
         return found[0], found[1]
 
     def _counted(self, metrics: list[dict[str, float]]) -> dict[str, list[float]]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from calibrated_rl.config.arms import find_arm
 from calibrated_rl.config.run_config import RunConfig, load_config
 from calibrated_rl.errors import UserError
 from calibrated_rl.models.resolve import parameter_bytes
@@ -22,7 +23,6 @@ from calibrated_rl.run.arm_results import read_result
 from calibrated_rl.run.saved_run import config_file
 
 SIDES = ("policy", "simulator")
-ALIGNING_ARMS = ("calibrated", "calibrated_on_policy", "calibrated_more_logs")
 """Arms that align their simulator while they train."""
 WARM_UP = 1
 """An arm's first updates, which load and warm up what the others find there: not used."""
@@ -83,7 +83,7 @@ class Measured:
 def occasions_in(config: RunConfig, arm: str) -> dict[str, int]:
     """How often an arm of this config measures shift, keeps a checkpoint, and aligns its simulator again."""
     updates, training = config.training.updates, config.training
-    every = config.calibration.every if arm in ALIGNING_ARMS else 0
+    every = config.calibration.every if find_arm(arm).calibrates == "again" else 0
     return {
         "measuring": updates // config.shift.every + 1 if config.shift.every else 0,
         "checkpoint": (updates - 1) // training.checkpoint_every if training.checkpoint_every else 0,
@@ -135,7 +135,7 @@ def _add_seed(
     found: Mapping[int, Mapping[str, float]], config: RunConfig, arm: str, file: Path,
     updates: list[UpdateMeasured], occasions: dict[str, list[float]],
 ) -> None:  # fmt: skip
-    every = config.calibration.every if arm in ALIGNING_ARMS else 0
+    every = config.calibration.every if find_arm(arm).calibrates == "again" else 0
     complete = {u: of for u, of in sorted(found.items()) if "seconds_rollout" in of}
     usual = {u: of for u, of in complete.items() if u >= WARM_UP and not (every and u % every == 0)}
     for update, of in found.items():

@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from calibrated_rl.config.arms import find_arm
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.learner.slots import POLICY
-from calibrated_rl.run.parts import Parts
+from calibrated_rl.run.training_run import TrainingRun
 from calibrated_rl.storage.files import write_json
-from calibrated_rl.study.compare import TRAIN
 
 
 def probe_config(config: RunConfig, arm: str, updates: int) -> RunConfig:
@@ -20,19 +20,19 @@ def probe_config(config: RunConfig, arm: str, updates: int) -> RunConfig:
     )
 
 
-def probe(parts: Parts, arm: str) -> Path:
-    """Train ``arm`` with its first seed as ``parts.config`` says; nobody judges it.
+def probe(run: TrainingRun, arm: str) -> Path:
+    """Train ``arm`` with its first seed as the run's configuration says; it is not evaluated.
 
     Returns:
         the run folder, with what ``read_measured`` reads.
     """
-    seed = parts.config.seeds[0]
-    trained = TRAIN[arm](parts, seed)
+    folder, seed = run.inputs.folder, run.inputs.config.seeds[0]
+    trained = find_arm(arm)().train(run, seed)
     seconds = trained.seconds
-    parts.learner.save(POLICY, parts.folder / "checkpoints" / f"{arm}-{seed}")
+    run.cluster.learner.save(POLICY, folder / "checkpoints" / f"{arm}-{seed}")
     trained.close()
     result: dict[str, Any] = {
         "arm": arm, "seed": seed, "seconds": seconds, "updates": trained.updates, "metrics": trained.metrics
     }  # fmt: skip
-    write_json(parts.folder / "arms" / f"{arm}-{seed}.json", result)
-    return parts.folder
+    write_json(folder / "arms" / f"{arm}-{seed}.json", result)
+    return folder

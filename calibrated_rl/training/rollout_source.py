@@ -1,15 +1,18 @@
-"""Rollouts that run on while the learner steps: which groups may begin, and which an update learns from.
+"""Where an update's groups of dialogues come from: which may begin, and which an update learns from.
 
-With ``training.max_staleness = K`` above 0, the groups of update ``u`` begin as soon as ``u - K`` updates are done. An
-update learns from as many groups as were begun for it, in the order in which they became complete: one that takes long
-is learned from later, and what becomes complete early, sooner. So all that are begun are learned from, long ones like
-short ones. No group waits for more than ``K`` updates after its last turn; turns that do are left out of the loss one
-by one (``learner/staleness.py``).
+With ``training.max_staleness = K``, the groups of update ``u`` begin as soon as ``u - K`` updates are done. ``K = 0``
+is the synchronous source: an update's groups begin when the one before is done, all are waited for, and they are
+learned from in the order of their numbers. Above 0, rollouts run on while the learner steps:
+
+- An update learns from as many groups as were begun for it, in the order in which they became complete: one that takes
+  long is learned from later, and what becomes complete early, sooner. So all that are begun are learned from, long ones
+  like short ones. No group waits for more than ``K`` updates after its last turn; turns that do are left out of the
+  loss one by one (``learner/staleness.py``).
+- No group begins for an update before which the user model changes: its turns must come from one simulator (contract
+  4).
 
 A group that was dropped, or (with ``training.extra_groups``) has no signal, is replaced by a fresh one of the update
 that waits for it (``quota.py``): so the groups in flight do not become fewer, and the last update finds its own.
-
-No group begins for an update before which the user model changes: its turns must come from one simulator (contract 4).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +27,7 @@ TIMEOUT_S = 1800.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class AheadState:
+class InFlight:
     """What a checkpoint keeps: what was begun and is not learned from."""
 
     admitted: int
@@ -37,7 +40,7 @@ class AheadState:
     """Groups that were dropped and not replaced yet."""
 
 
-class RolloutsAhead:
+class RolloutSource:
     """The groups of one arm."""
 
     def __init__(
@@ -49,7 +52,7 @@ class RolloutsAhead:
         updates: int,
         first: int,
         extra: int = 0,
-        state: AheadState | None = None,
+        state: InFlight | None = None,
     ) -> None:
         """
         Args:
@@ -57,11 +60,11 @@ class RolloutsAhead:
             updates: of the whole arm.
             first: the update that comes next.
             extra: ``training.extra_groups``.
-            state: of a checkpoint. What was in flight then is held anew; what the replay store has of it already is
+            state: of a checkpoint. What was in flight then is run again; what the replay store has of it already is
                 skipped there when it arrives once more, and handed out in its place.
         """
         self._stream, self._scenarios = stream, scenarios
-        self._max_staleness, self._updates, self._extra = max_staleness, updates, extra
+        self.max_staleness, self._updates, self._extra = max_staleness, updates, extra
         self._admitted = state.admitted if state else first
         self._requested = {int(update): count for update, count in state.requested.items()} if state else {}
         self._open = {(update, number) for update, number in state.open} if state else set()
@@ -80,7 +83,7 @@ class RolloutsAhead:
         Raises:
             PartLost: as ``GroupStream.take``.
         """
-        last = min(update + self._max_staleness, self._updates - 1)
+        last = min(update + self.max_staleness, self._updates - 1)
         if until is not None:
             last = min(last, until - 1)
         while self._admitted <= last:
@@ -96,9 +99,15 @@ class RolloutsAhead:
                 quota.without(more - begun)
             ended = self._stream.take(quota.missing, TIMEOUT_S) if quota.missing > 0 else []
             if not ended:
-                return quota.batch(requested, asked)
+                return self._in_order(quota.batch(requested, asked))
             self._open -= {(each.update, each.number) for each in ended}
             more = sum(quota.offer(each.dialogues) for each in ended)
+
+    def _in_order(self, batch: RolloutBatch) -> RolloutBatch:
+        """Of one update alone, in the order of their numbers: what became complete first hangs on the machine."""
+        if not self.max_staleness:
+            batch.groups.sort(key=lambda group: int(group[0].group_id.rpartition("-")[2]))
+        return batch
 
     def _begin(self, update: int, first: int, count: int) -> int:
         """Begin ``count`` groups of ``update`` from the number ``first`` on; how many there are scenarios for."""
@@ -116,7 +125,7 @@ class RolloutsAhead:
         """The arm is done: nothing begins any more."""
         self._stream.close()
 
-    def state(self, name: str, dropped: Mapping[str, str]) -> AheadState:
+    def state(self, name: str, dropped: Mapping[str, str]) -> InFlight:
         """For a checkpoint.
 
         Args:
@@ -125,7 +134,7 @@ class RolloutsAhead:
         """
         ids = {each: f"{name}-{each[0]}-{each[1]}" for each in sorted(self._open)}
         left = [each for each, group_id in ids.items() if group_id not in dropped]
-        return AheadState(
+        return InFlight(
             admitted=self._admitted, requested={str(u): n for u, n in self._requested.items()},
             open=[list(each) for each in left], owed=self._owed + len(ids) - len(left),
         )  # fmt: skip

@@ -1,0 +1,102 @@
+"""The models that a run begins with, before any actor starts: found or made, checked, with their tokenizers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from calibrated_rl.chat.tokens import ChatTokens
+from calibrated_rl.config.run_config import ModelConfig, ProxyConfig
+from calibrated_rl.data.dialogue import Side, Split
+from calibrated_rl.inference.config import SamplingConfig
+from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
+from calibrated_rl.learner.supported import check_model_folder
+from calibrated_rl.models.folders import with_template
+from calibrated_rl.models.resolve import check_context, make_tiny, read_tokenizer, resolve_model
+from calibrated_rl.rollout.context import check_room, room_for
+from calibrated_rl.run.inputs import RunInputs
+from calibrated_rl.storage.files import SHARED
+
+CACHE = Path(SHARED).expanduser()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModel:
+    """One side's model before any training."""
+
+    folder: Path
+    chat: ChatTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModels:
+    """Those of all sides."""
+
+    policy: BaseModel
+    simulator: BaseModel
+    proxy: BaseModel | None
+    """The stand-in for people, where there is one."""
+
+    def folders(self) -> dict[str, Path]:
+        """By role."""
+        proxy = {} if self.proxy is None else {PROXY: self.proxy.folder}
+        return {POLICY: self.policy.folder, SIMULATOR: self.simulator.folder} | proxy
+
+
+def prepare_models(inputs: RunInputs) -> BaseModels:
+    """Find or make the base models, and read their tokenizers.
+
+    Raises:
+        UserError: a model cannot be found or used, or is too short for the logged dialogues.
+    """
+    config = inputs.config
+    calibration = inputs.logs[Split.CALIBRATION]
+    texts = [turn.text for log in calibration for turn in log.turns]
+    texts += [
+        text for log in calibration for text in (log.scenario.policy_instructions, log.scenario.user_instructions)
+    ]
+    pretraining = [turn.text for log in inputs.pretraining_logs.get(Split.CALIBRATION, ()) for turn in log.turns]
+    policy = _find(inputs, config.policy, POLICY, 0, texts)
+    simulator = _find(inputs, config.simulator, SIMULATOR, 1, texts + pretraining)
+    proxy = _find(inputs, config.proxy, PROXY, 2, texts) if config.proxy.model else None
+    of_users = config.simulator.sampling
+    return BaseModels(
+        policy=_read(inputs, POLICY, policy, Side.POLICY, config.policy, config.policy.sampling),
+        simulator=_read(inputs, SIMULATOR, simulator, Side.USER, config.simulator, of_users),
+        proxy=None if proxy is None else _read(inputs, PROXY, proxy, Side.USER, config.proxy, of_users),
+    )
+
+
+def _find(
+    inputs: RunInputs, side: ModelConfig | ProxyConfig, name: str, seed: int, texts: Sequence[str]
+) -> Path:
+    models = inputs.folder / "models"
+    if side.model != "tiny":
+        folder = resolve_model(side.model, CACHE, offline=False, chat_template=not side.chat_template)
+    elif not ((folder := models / f"{name}_base") / "config.json").is_file():
+        make_tiny(folder, list(texts), seed)
+    if not side.chat_template:
+        return folder
+    # A hidden folder: links to a model are no part of the copy of a run (run_copy.py); the template is.
+    kept, linked = inputs.folder / "templates" / f"{name}.jinja", models / f".{name}_with_template"
+    return with_template(folder, side.chat_template, kept, linked, f"{name}.chat_template")
+
+
+def _read(
+    inputs: RunInputs, role: str, base: Path, side: Side, config: ModelConfig | ProxyConfig, sampling: SamplingConfig
+) -> BaseModel:
+    """Refuses models and settings that are too short for the logged dialogues."""
+    check_context(base, config.engine.max_model_len)
+    check_model_folder(base, config.engine.max_model_len)
+    chat = ChatTokens(
+        read_tokenizer(base, role), role, settings=config.chat_template_kwargs, date=inputs.config.date
+    )
+    if chat.folds_instructions:
+        inputs.say(f"{role}: the chat template has no role for instructions; they open the first user turn")
+    if chat.template.uses_date:
+        inputs.say(f"{role}: the chat template prints the date; this run's is {chat.template.day}")
+    if chat.may_think:
+        key = f"{SIMULATOR if role == PROXY else role}.sampling.max_turn_tokens"
+        inputs.say(f"{role}: may think before it speaks; {key} is {sampling.max_turn_tokens} for both together")
+    needed = room_for(chat, side, inputs.logs[Split.CALIBRATION], sampling.max_turn_tokens)
+    check_room(role, config.engine.max_model_len, needed)
+    return BaseModel(folder=base, chat=chat)

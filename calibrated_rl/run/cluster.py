@@ -1,0 +1,192 @@
+"""The running system: engines, learner and replay store, started together for whatever a job needs of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import ray
+from safetensors.torch import load_file
+
+from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.inference.pool import ReplicaPool
+from calibrated_rl.inference.waves import WaveGate
+from calibrated_rl.learner.group import LearnerGroup
+from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
+from calibrated_rl.replay.actor import start_store
+from calibrated_rl.replay.client import StoreClient
+from calibrated_rl.rollout.collector import Collector
+from calibrated_rl.run.base_models import BaseModels
+from calibrated_rl.run.inputs import RunInputs
+from calibrated_rl.run.memory import check_memory
+from calibrated_rl.run.memory_plan import engines_to_plan, rehearsed, with_caches
+from calibrated_rl.runtime.background import BackgroundWorker
+from calibrated_rl.runtime.capacity import Need, wait_for_machines
+from calibrated_rl.tasks.base import ScriptedHuman
+
+
+class Cluster:
+    """What has been started; made by ``start_cluster``."""
+
+    def __init__(self, inputs: RunInputs, models: BaseModels) -> None:
+        self.inputs, self.models = inputs, models
+        self.config: RunConfig = inputs.config
+        """The run's, with the sizes of KV caches filled in that were left to the program."""
+        self.pools: dict[str, ReplicaPool] = {}
+        """By role."""
+        self._scheduler = WaveGate() if inputs.config.deterministic else None
+        self._learner: LearnerGroup | None = None
+        self._store: StoreClient | None = None
+        self._background: BackgroundWorker | None = None
+        self._collector: Collector | None = None
+        self._started = ExitStack()
+
+    @property
+    def policy(self) -> ReplicaPool:
+        return self.pools[POLICY]
+
+    @property
+    def simulator(self) -> ReplicaPool:
+        return self.pools[SIMULATOR]
+
+    @property
+    def proxy(self) -> ReplicaPool | None:
+        """The model that stands for people, where there is one."""
+        return self.pools.get(PROXY)
+
+    @property
+    def eval_user(self) -> ScriptedHuman | ReplicaPool | None:
+        """Whom policies meet when they are evaluated."""
+        return self.proxy or self.inputs.human
+
+    @property
+    def learner(self) -> LearnerGroup:
+        assert self._learner is not None, "this job has started no learner"
+        return self._learner
+
+    @property
+    def store(self) -> StoreClient:
+        assert self._store is not None, "this job has started no replay store"
+        return self._store
+
+    @property
+    def background(self) -> BackgroundWorker:
+        assert self._background is not None, "this job has started no background worker"
+        return self._background
+
+    @property
+    def collector(self) -> Collector:
+        assert self._collector is not None, "the engines have not been started"
+        return self._collector
+
+    def on_close(self, end: Callable[[], None]) -> None:
+        """Call ``end`` before what has been started up to now is ended."""
+        self._started.callback(end)
+
+    def close(self) -> None:
+        """End what has been started, though starting may have failed half way: it would keep the next from starting."""
+        self._started.close()
+
+    def start_training_parts(self) -> Need:
+        """The replay store and the background worker; what the store needs of the cluster."""
+        handle, need = start_store(self.config.replay)
+        self._started.callback(ray.kill, handle)
+        self._store = StoreClient(handle, self.inputs.folder, self.inputs.say)
+        self._background = BackgroundWorker()
+        self._started.callback(self._background.close)
+        return need
+
+    def start_learner(self, *others: Need) -> None:
+        """The learner's ranks, once they and ``others`` have what they need of the cluster."""
+        self._learner = LearnerGroup(
+            self.config.learner, lambda ranks: self.wait_for_capacity(*others, *ranks), self.inputs.say,
+            keep_in=self.inputs.folder / "not_finite",
+        )  # fmt: skip
+        self._started.callback(self._learner.close)
+
+    def plan_caches(self, served: Mapping[str, Path]) -> None:
+        """Fill in the sizes of KV caches that are left to the program; with a learner, from what it leaves."""
+        if self._learner is None:
+            self.config = with_caches(self.config, served, self.inputs.say)
+            return
+        device, others = rehearsed(self.config, self._learner, dict(served))
+        self.config = with_caches(self.config, served, self.inputs.say, device, others)
+
+    def start_engines(self, served: Mapping[str, Path]) -> None:
+        """A pool of replicas for each role; returns at once."""
+        config, models = self.config, self.models
+        for role, folder in served.items():
+            model = {POLICY: models.policy, SIMULATOR: models.simulator, PROXY: models.proxy}[role]
+            assert model is not None
+            side = getattr(config, role)
+            replicas = 1 if role == PROXY else side.replicas
+            pool = ReplicaPool(
+                role, str(folder), model.chat, side.engine, replicas=replicas, gate=self._scheduler,
+                say=self.inputs.say,
+            )  # fmt: skip
+            self.pools[role] = pool
+            self._started.callback(pool.close)
+        self._collector = Collector(
+            self.inputs.task, self.policy, config.policy.sampling, config.simulator.sampling
+        )
+
+    def wait_for_capacity(self, *others: Need) -> None:
+        """Until all replicas and ``others`` have what they need of the cluster."""
+        needs = [need for pool in self.pools.values() for need in pool.needs()]
+        wait_for_machines([*others, *needs], self.inputs.say)
+
+    def wait_until_ready(self) -> None:
+        """Until all replicas serve."""
+        for pool in self.pools.values():
+            pool.wait_until_ready()
+
+    def serve_policy(self, folder: Path) -> None:
+        """Serve the saved policy in ``folder``, without the learner; its version counts up."""
+        files = sorted(folder.glob("*.safetensors"))
+        weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+        self.policy.publish(ray.put(weights), self.policy.version + 1)
+
+
+def start_cluster(
+    inputs: RunInputs, models: BaseModels, served: Mapping[str, Path] | None = None, *, training: bool = False
+) -> Cluster:
+    """Start engines, and what training needs beside them. Ray must be running.
+
+    Args:
+        served: the model that each role's engines begin with, of the roles that are wanted; None: all base models.
+        training: with learner, replay store and background worker. Engines may still be starting when this returns
+            (``wait_until_ready``): what the learner does first runs beside that.
+
+    Raises:
+        UserError: memory or the cluster do not allow it.
+    """
+    served = {role: folder.resolve() for role, folder in served.items()} if served else models.folders()
+    cluster = Cluster(inputs, models)
+    try:
+        _start(cluster, served, training)
+    except BaseException:
+        cluster.close()
+        raise
+    return cluster
+
+
+def _start(cluster: Cluster, served: Mapping[str, Path], training: bool) -> None:
+    config = cluster.config
+    if not training:
+        cluster.plan_caches(served)
+        cluster.start_engines(served)
+        cluster.wait_for_capacity()
+        cluster.wait_until_ready()
+        return
+    proxy = None if cluster.models.proxy is None else cluster.models.proxy.folder
+    check_memory(config, cluster.models.policy.folder, cluster.models.simulator.folder, proxy)
+    cluster.inputs.say("starting two vLLM engines, the learner and the replay store")
+    need = cluster.start_training_parts()
+    planned: Sequence[str] = engines_to_plan(config)
+    if planned:
+        cluster.start_learner(need)
+        cluster.plan_caches(served)
+    cluster.start_engines(served)
+    if planned:
+        cluster.wait_for_capacity()
+    else:
+        cluster.start_learner(need)

@@ -1,0 +1,91 @@
+"""Supervised fits that a run begins with: the policy's warm start, the uncalibrated simulator's pretraining, the proxy.
+
+Each is done once a run, or taken from an earlier run on this machine in which nothing that bears on it differs
+(``calibration/kept_fits.py``).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import ray
+
+from calibrated_rl.calibration.config import SFTConfig
+from calibrated_rl.calibration.kept_fits import LARGEST_MIB, KeptFits, key_of
+from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
+from calibrated_rl.chat.tokens import ChatTokens
+from calibrated_rl.data.dialogue import Dialogue, Side, Split
+from calibrated_rl.learner.group import LearnerGroup
+from calibrated_rl.learner.sample import Sample
+from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
+from calibrated_rl.run.base_models import CACHE, BaseModels
+from calibrated_rl.run.inputs import RunInputs
+
+
+class Fits:
+    """Makes or finds the fitted models of a run, below its ``models``."""
+
+    def __init__(self, inputs: RunInputs, models: BaseModels, learner: LearnerGroup) -> None:
+        self._inputs, self._models, self._learner = inputs, models, learner
+
+    def start_policy(self) -> Path:
+        """The policy that every arm starts from: the base model, fitted to the logged policy's turns."""
+        return self.fit_policy("start", POLICY, self._inputs.logs, self._inputs.config.policy.start)
+
+    def uncalibrated_simulator(self) -> Path:
+        """The simulator as it comes: its base model, or that fitted to the population of ``upbringing``."""
+        model, logs = self._models.simulator, self._inputs.pretraining_logs
+        if not logs:
+            return model.folder
+        sft = self._inputs.config.simulator.start
+        return self._fit("uncalibrated", SIMULATOR, model.folder, logs, Side.USER, model.chat, sft)
+
+    def proxy(self) -> Path:
+        """The proxy, fitted to held-out human turns, which nothing else has seen."""
+        assert self._models.proxy is not None
+        logs = self._inputs.logs[Split.HELD_OUT]
+        rest = len(logs) // 10
+        halves = {Split.CALIBRATION: logs[rest:], Split.MONITOR: logs[: max(1, rest)]}
+        model, sft = self._models.proxy, self._inputs.config.proxy.sft
+        return self._fit(PROXY, PROXY, model.folder, halves, Side.USER, model.chat, sft)
+
+    def fit_policy(self, name: str, slot: str, logs: Mapping[Split, Sequence[Dialogue]], sft: SFTConfig) -> Path:
+        """The policy's base model fitted to the policy's turns in ``logs``, by the learner's ``slot``."""
+        model = self._models.policy
+        return self._fit(name, slot, model.folder, logs, Side.POLICY, model.chat, sft)
+
+    def _fit(
+        self, name: str, slot: str, base: Path, logs: Mapping[Split, Sequence[Dialogue]], side: Side, chat: ChatTokens,
+        sft: SFTConfig,
+    ) -> Path:  # fmt: skip
+        inputs, folder = self._inputs, self._inputs.folder / "models" / name
+        if sft.epochs == 0:
+            return base
+        if (folder / "fit.json").is_file():
+            return folder
+        train, monitor = (log_samples(logs[split], side, chat) for split in (Split.CALIBRATION, Split.MONITOR))
+        train = list(some_of(train, sft.most_dialogues, 0))
+        kept, key = None, ""
+        if inputs.config.reuse_fits and self._is_reproducible(base, train, monitor):
+            kept = KeptFits(CACHE / "fits", inputs.say)
+            key = key_of(slot, base, train, monitor, sft, inputs.config.learner)
+            if kept.take(key, folder):
+                inputs.say(
+                    f"{name}: the same fit was done before on this machine, and is taken from {CACHE / 'fits'}"
+                )
+                return folder
+        result = fine_tune(
+            self._learner, slot, base, train, monitor, sft, folder, 0, inputs.progress(f"fitting {name}")
+        )
+        inputs.say(f"{name}: monitor NLL {result['nll_before']:.3f} -> {result['nll_after']:.3f} nats a token")
+        (folder / "fit.json").write_text(json.dumps(result))
+        if kept is not None and self._learner.micro_batch_tokens == inputs.config.learner.micro_batch_tokens:
+            kept.keep(key, folder)
+        return folder
+
+    def _is_reproducible(self, base: Path, train: Sequence[Sample], monitor: Sequence[Sample]) -> bool:
+        """Whether the fit is the same again, bit for bit, and worth keeping: on CPUs, not on any machine of a cluster,
+        small."""
+        if self._inputs.config.learner.labels or ray.cluster_resources().get("GPU", 0) or not (train and monitor):
+            return False
+        return sum(file.stat().st_size for file in base.iterdir()) <= LARGEST_MIB * 2**20

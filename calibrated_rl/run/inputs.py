@@ -1,0 +1,94 @@
+"""What a run is of: its task, its people, its logs, as the configuration names them. Nothing is started for that."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from calibrated_rl.calibration.base import CalibrationMethod
+from calibrated_rl.calibration.checked import build_method
+from calibrated_rl.config.checks import log_settings
+from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.data.dialogue import Dialogue, Split
+from calibrated_rl.logs.base import summed_up
+from calibrated_rl.logs.checked import build_reader
+from calibrated_rl.run.log_checks import check_judging, check_logs
+from calibrated_rl.runtime.progress import Progress
+from calibrated_rl.shift.compare_sets import check_names
+from calibrated_rl.tasks.base import ScriptedHuman, Task
+from calibrated_rl.tasks.checked import build_human, build_task
+
+Logs = Mapping[Split, list[Dialogue]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInputs:
+    """Read once, the same for all arms."""
+
+    config: RunConfig
+    folder: Path
+    progress: Progress
+    task: Task
+    human: ScriptedHuman | None
+    """The people, where they are a program."""
+    calibration: CalibrationMethod
+    logs: Logs
+    reserve: list[Dialogue]
+    """Calibration logs that no arm sees but those that ask for further ones (``calibration.reserve``)."""
+    pretraining_logs: Logs
+    """Of the population that the uncalibrated simulator comes from; empty where its model is used as it comes."""
+
+    @property
+    def say(self) -> Callable[[str], None]:
+        return self.progress.say
+
+    def human_logs(self, split: Split) -> list[Dialogue]:
+        """The logs that simulators are aligned with; a placebo run takes those that the simulator comes from."""
+        placebo = self.config.calibration.source == "upbringing"
+        return self.pretraining_logs[split] if placebo else self.logs[split]
+
+
+def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training: bool = True) -> RunInputs:
+    """Read what a run is of.
+
+    Args:
+        training: False where a run that is there already is judged or talked to: its logs need not do for what
+            training takes.
+
+    Raises:
+        UserError: task, people, logs or settings do not allow the run.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # one bar at a time, and it is ours
+    task = build_task(config.task, config.task_config, "task_config")
+    human = build_human(config.human, config.human_config, "human_config", task) if config.human else None
+    calibration = build_method(
+        config.calibration.method, config.calibration.method_config, "calibration.method_config"
+    )
+    check_names(config.shift.estimators)
+    reader = build_reader(str(config.logs["reader"]), log_settings(config), "logs", task)
+    logs = {split: reader.read(split) for split in Split}
+    if config.human or config.proxy.model:
+        check_judging(task, config.evaluation)
+    kept = max(0, len(logs[Split.CALIBRATION]) - config.calibration.reserve)
+    reserve = logs[Split.CALIBRATION][kept:]
+    if training:
+        check_logs(config, task, logs)
+    logs[Split.CALIBRATION] = logs[Split.CALIBRATION][:kept]
+    for line in summed_up(reader.problems):
+        progress.say(line)
+    return RunInputs(
+        config=config, folder=folder, progress=progress, task=task, human=human, calibration=calibration, logs=logs,
+        reserve=reserve, pretraining_logs=_pretraining_logs(config, task),
+    )  # fmt: skip
+
+
+def _pretraining_logs(config: RunConfig, task: Task) -> Logs:
+    if not config.upbringing.human:
+        return {}
+    values = dict(config.upbringing.logs) | {
+        "human": config.upbringing.human,
+        "human_config": config.upbringing.human_config,
+    }
+    reader = build_reader("calibrated_rl.logs.scripted:ScriptedLogs", values, "upbringing", task)
+    return {split: reader.read(split) for split in (Split.CALIBRATION, Split.MONITOR)}

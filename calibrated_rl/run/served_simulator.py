@@ -1,0 +1,39 @@
+"""The simulator that a run serves at the moment: which folder it comes from, and how another one takes its place."""
+
+from pathlib import Path
+
+from calibrated_rl.inference.pool import ReplicaPool
+from calibrated_rl.learner.config import OptimizerConfig
+from calibrated_rl.learner.group import LearnerGroup
+from calibrated_rl.learner.slots import SIMULATOR
+
+
+class ServedSimulator:
+    """In the learner and on the replicas alike."""
+
+    def __init__(self, run: Path, uncalibrated: Path, learner: LearnerGroup, pool: ReplicaPool) -> None:
+        """
+        Args:
+            run: the run's folder.
+            uncalibrated: folder of the simulator as it comes.
+        """
+        self._run, self._learner = run, learner
+        self.uncalibrated = uncalibrated
+        self.pool = pool
+        self._folder: Path | None = None
+
+    def load(self, folder: Path, version: int | None = None) -> None:
+        """Load the simulator in ``folder`` and serve it, as ``version`` or the next one."""
+        self._learner.load(SIMULATOR, folder, optimizer=OptimizerConfig(), seed=0)
+        self.serve(folder, version)
+
+    def serve(self, folder: Path, version: int | None = None) -> None:
+        """Send the learner's simulator, which was saved in ``folder``, to the replicas."""
+        self.pool.publish(self._learner.weights(SIMULATOR), self.pool.version + 1 if version is None else version)
+        self._folder = folder
+
+    @property
+    def path_in_run(self) -> str:
+        """Its folder below the run's, as a run that resumes elsewhere needs it; empty: the uncalibrated one."""
+        assert self._folder is not None, "no simulator is served yet"
+        return "" if self._folder == self.uncalibrated else self._folder.relative_to(self._run).as_posix()

@@ -1,0 +1,128 @@
+"""A run in training: its inputs and models, the running cluster, and what the arms share beside them."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from calibrated_rl.calibration.sft import log_samples
+from calibrated_rl.data.dialogue import Side, Split
+from calibrated_rl.inference.elastic import Elastic
+from calibrated_rl.learner.losses.check import resolve_loss
+from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
+from calibrated_rl.rollout.collector import set_aside_what_is_loaded
+from calibrated_rl.rollout.parity import check_parity
+from calibrated_rl.run.base_models import BaseModels
+from calibrated_rl.run.cluster import Cluster, start_cluster
+from calibrated_rl.run.fits import Fits
+from calibrated_rl.run.inputs import RunInputs
+from calibrated_rl.run.served_simulator import ServedSimulator
+from calibrated_rl.run.start_policy import StartPolicy
+from calibrated_rl.run.writer import RunWriter
+
+if TYPE_CHECKING:
+    from calibrated_rl.training.arm_run import ArmRun
+
+LOGS_FOR_PARITY = 64
+"""Among so many logs the longest is looked for at the start."""
+
+
+@dataclass(kw_only=True)
+class TrainingRun:
+    """What an arm trains on; made by ``training_run``."""
+
+    inputs: RunInputs
+    models: BaseModels
+    cluster: Cluster
+    start: StartPolicy
+    """The policy that every arm starts from."""
+    simulator: ServedSimulator
+    writer: RunWriter
+    _parity: dict[str, float] | None = field(default=None, init=False)
+
+    def begin(self, arm: str, seed: int, *, single_turns: bool = False) -> "ArmRun":
+        """One arm with one seed, at its start or at its last checkpoint. ``single_turns``: it learns from single turns,
+        not from whole dialogues."""
+        from calibrated_rl.training.arm_run import ArmRun
+
+        return ArmRun(self, arm, seed, single_turns=single_turns)
+
+    def elastic(self) -> Elastic:
+        """What scales the replicas of both sides while an arm trains."""
+        config = self.cluster.config
+        sides = {POLICY: config.policy, SIMULATOR: config.simulator}
+        return Elastic(
+            {role: self.cluster.pools[role] for role in sides},
+            {role: side.scaling for role, side in sides.items()},
+            {role: side.replica_bounds for role, side in sides.items()},
+            self.inputs.say,
+        )
+
+    def check_parity(self) -> dict[str, float]:
+        """Compare learner and engine on both sides, which hold the same weights by then, at the first call; figures in
+        nats a token, at each.
+
+        Raises:
+            UserError: they differ by more than rounding.
+        """
+        if self._parity is not None:
+            return self._parity
+        began = time.monotonic()
+        logs, config = self.inputs.logs[Split.CALIBRATION][:LOGS_FOR_PARITY], self.cluster.config
+        figures = self._parity = {}
+        found_words: list[str] = []
+        for role, side in ((POLICY, Side.POLICY), (SIMULATOR, Side.USER)):
+            pool, settings = self.cluster.pools[role], getattr(config, role)
+            views = [sample.tokens for sample in log_samples(logs, side, pool.tokens)]
+            dtypes = (config.learner.dtype, settings.engine.dtype)
+            found = check_parity(self.cluster.learner, pool, views, model=settings.model, dtypes=dtypes)
+            if found is not None:
+                figures |= {f"parity_mean_{role}": found.mean, f"parity_max_{role}": found.max}
+                found_words.append(f"{role} {found.mean:.1e} on average and {found.max:.1e} at most")
+        if figures:
+            took = f"{time.monotonic() - began:.1f} s"
+            self.inputs.say(
+                f"learner and engines agree ({took}): log-probs differ by {', '.join(found_words)}, in nats a token"
+            )
+        return figures
+
+
+@contextmanager
+def training_run(inputs: RunInputs, models: BaseModels) -> Iterator[TrainingRun]:
+    """Start all that training takes, bring the models to where it begins, and end it all. Ray must be running.
+
+    Raises:
+        UserError: memory, the cluster or a model do not allow it.
+        PartLost: a process that the run cannot go on without died.
+    """
+    config = inputs.config
+    with ExitStack() as stack:
+        cluster = start_cluster(inputs, models, training=True)
+        stack.callback(cluster.close)
+        writer = RunWriter(config, inputs.folder, inputs.say)
+        stack.callback(writer.close)  # first: a checkpoint of a run that is going down is worth waiting for
+        if not cluster.store.folder("logs").is_dir():
+            cluster.store.open("logs")
+            cluster.store.append([log for split in Split for log in inputs.logs[split]])
+        fits = Fits(inputs, models, cluster.learner)
+        loss = resolve_loss((config.training.loss, dict(config.training.loss_config)))
+        stays_loaded = loss.needs_reference or config.shift.every > 0
+        start = StartPolicy(inputs, models, cluster.learner, fits, stays_loaded=stays_loaded)
+        uncalibrated = fits.uncalibrated_simulator()
+        start.load()
+        cluster.wait_until_ready()
+        if cluster.proxy is not None:
+            _serve_proxy(cluster, fits)
+        set_aside_what_is_loaded()
+        simulator = ServedSimulator(inputs.folder, uncalibrated, cluster.learner, cluster.simulator)
+        yield TrainingRun(
+            inputs=inputs, models=models, cluster=cluster, start=start, simulator=simulator, writer=writer
+        )
+
+
+def _serve_proxy(cluster: Cluster, fits: Fits) -> None:
+    assert cluster.proxy is not None
+    cluster.learner.load(PROXY, fits.proxy(), trainable=False)
+    cluster.proxy.publish(cluster.learner.weights(PROXY), 1)
+    cluster.learner.unload(PROXY)

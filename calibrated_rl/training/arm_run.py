@@ -1,0 +1,261 @@
+"""One arm with one seed in training: where it stands, and the parts that one update is made of.
+
+An update, as each file in ``arms/`` spells it out: *measure* how far training is from real dialogues (``shift``),
+*collect* groups of rollouts, *store* them, give credit (``policy.advantages``), *step* the learner, *sync* the
+replicas, *log* and *checkpoint*.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calibrated_rl.data.dialogue import Dialogue
+from calibrated_rl.inference.pool import ReplicaPool
+from calibrated_rl.learner.config import OptimizerConfig
+from calibrated_rl.learner.slots import POLICY
+from calibrated_rl.rollout.statistics import COUNTED, cut_shares
+from calibrated_rl.tasks.base import ScriptedHuman
+from calibrated_rl.training.accounts import signal_notice, tokens_of_users, turns_of_people, why_nothing_was_learned
+from calibrated_rl.training.arm_log import ArmLog
+from calibrated_rl.training.checkpoints import ArmCheckpoints, ArmState, Saved
+from calibrated_rl.training.policy_update import CreditedSamples, PolicyUpdate
+from calibrated_rl.training.quota import Members, RolloutBatch
+from calibrated_rl.training.rollouts import Rollouts, first_budget
+from calibrated_rl.training.shift_watch import Measurement, ShiftWatch, overall
+from calibrated_rl.training.simulator_calibration import SimulatorCalibration
+from calibrated_rl.training.timers import UpdateTimers
+
+if TYPE_CHECKING:
+    from calibrated_rl.run.training_run import TrainingRun
+
+
+class ArmRun:
+    """Making it puts the policy and both engines where every arm starts, or, where the arm was stopped, where its last
+    checkpoint was taken."""
+
+    def __init__(self, run: "TrainingRun", name: str, seed: int, *, single_turns: bool = False) -> None:
+        """``single_turns``: the arm learns from single turns, not from whole dialogues."""
+        self.run, self.name, self.seed = run, name, seed
+        self.updates = self.policy_tokens = self.user_tokens = self.human_turns = 0
+        """Done; the policy's tokens that carried loss; the simulator's; replies that people gave during training."""
+        cluster, inputs = run.cluster, run.inputs
+        self._checkpoints = ArmCheckpoints(inputs.folder, name, seed, inputs.config.training.checkpoints_kept)
+        saved = self._checkpoints.latest(inputs.say)
+        self.timers = UpdateTimers(saved.state.seconds if saved else 0.0)
+        self.shift = ShiftWatch(inputs, run.models, cluster, run.start, name, seed)
+        self.shift_records: list[dict[str, Any]] = []
+        """How far training was from real dialogues, one record a measurement; filled by ``close``."""
+        self.policy = PolicyUpdate(inputs.config, cluster.learner, cluster.policy, self.timers)
+        self.calibration = SimulatorCalibration(self)
+        self._budget = first_budget(inputs, run.models.policy.chat, single_turns=single_turns)
+        if saved is None:
+            self._begin()
+        else:
+            self._resume(saved)
+        self.rollouts = Rollouts(
+            inputs, cluster, self._budget, name, seed, saved.state.in_flight if saved else None
+        )
+        if saved is not None:
+            self.rollouts.policy_tokens_discarded = saved.state.policy_tokens_discarded
+            self.rollouts.groups_extra = list(saved.state.groups_extra)
+        self._log = ArmLog(
+            inputs.folder, name, seed, list(saved.state.metrics) if saved else [], self.updates
+        )
+        parity = run.check_parity()  # both engines have the arm's weights, and nothing has been sampled yet
+        if saved is None:
+            self.log(parity)
+        self._elastic = run.elastic()
+        self.timers.start_update()
+
+    def _begin(self) -> None:
+        run, training = self.run, self.run.inputs.config.training
+        run.cluster.store.open(f"{self.name}-{self.seed}")
+        rate = training.learning_rates.get(self.name, training.learning_rate)
+        optimizer = OptimizerConfig(learning_rate=rate, warmup_steps=2)
+        run.cluster.learner.load(POLICY, run.start.folder, optimizer=optimizer, seed=self.seed)
+        self.policy.sync(version=0)
+        # Counted anew in each arm: otherwise what a dialogue says of its simulator would hang on what ran before.
+        run.simulator.load(run.simulator.uncalibrated, version=0)
+
+    def _resume(self, saved: Saved) -> None:
+        run, state = self.run, saved.state
+        run.inputs.say(f"{self.name} (seed {self.seed}) goes on after update {state.updates}")
+        run.cluster.store.open(f"{self.name}-{self.seed}", rewind_to=state.updates)
+        run.start.known |= saved.log_probs
+        served = run.inputs.folder / state.simulator if state.simulator else run.simulator.uncalibrated
+        run.simulator.load(served, state.simulator_version)
+        run.cluster.learner.restore(saved.learner)
+        self.policy.sync(version=state.updates)
+        self.updates, self.policy_tokens = state.updates, state.policy_tokens
+        self.user_tokens, self.human_turns = state.user_tokens, state.human_turns
+        self.shift.done = list(state.shift)
+        self._budget.per_group, self._budget.seen = state.tokens_per_group, state.seen_own_tokens
+        counted = {name: getattr(state, name) for name in (*COUNTED, "groups_dropped")}
+        run.cluster.collector.statistics.restore(counted)
+
+    # ---- one update --------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether updates are left to do."""
+        return self.updates < self.run.inputs.config.training.updates
+
+    def measure(self, user: ReplicaPool | ScriptedHuman | None) -> Measurement | None:
+        """The measurement of shift that is due before the next update, for ``step``; None: none is. After the last
+        update there is no step that it could run beside: it is run at once.
+
+        Args:
+            user: whom the arm trains with; None: nobody answers it.
+        """
+        measurement = self.shift.due(self.updates, user)
+        if measurement is None or self.running:
+            return measurement
+        with self.timers.measure("measuring"):
+            measurement.run()
+        self.log({"seconds_measuring": self.timers.seconds["measuring"]})
+        return None
+
+    def collect(self, user: ReplicaPool | ScriptedHuman, until: int | None = None) -> RolloutBatch:
+        """Groups of rollouts with ``user`` for the next update; ``until``: the update before which ``user`` changes."""
+        return self.rollouts.collect(self.updates, user, until)
+
+    def store(self, batch: RolloutBatch) -> list[Members]:
+        """The groups that the next update learns from, which have gone through the replay store."""
+        self.timers.rollouts_ready()
+        if not self.rollouts.overlap_learning:
+            self._elastic.rollouts_end()
+        requested = {
+            int(metric["update"]): int(metric["value"])
+            for metric in self.metrics if metric["name"] == "groups_requested"
+        }  # fmt: skip
+        with self.timers.measure("store"):
+            groups = self.rollouts.store(self.updates, batch)
+            self._accounts = self.rollouts.account_for(self.updates, batch, groups, requested)
+        return groups
+
+    def advantages(self, groups: Sequence[Members]) -> CreditedSamples:
+        """The dialogues of ``groups`` with their credit."""
+        return self.policy.advantages(groups, self.updates)
+
+    def step(self, credited: CreditedSamples, measurement: Measurement | None = None) -> dict[str, float]:
+        """The learner's step, with the ``measurement`` that is due beside it; its metrics."""
+        return self.policy.step(credited, measurement)
+
+    def sync(self) -> None:
+        """The learner's weights go to the replicas; the update is done but for its notes."""
+        self.policy.sync(version=self.updates + 1)
+
+    def log_update(
+        self, batch: RolloutBatch, groups: Sequence[Members], credited: CreditedSamples, metrics: dict[str, float]
+    ) -> None:
+        """Count what the update cost, and keep how it went; the next one begins."""
+        tokens = credited.tokens
+        self._budget.saw(tokens, len(groups))
+        self.policy_tokens += tokens
+        self.user_tokens += sum(map(tokens_of_users, [*groups, *batch.discarded]))
+        self.human_turns += sum(map(turns_of_people, [*groups, *batch.discarded]))
+        busy = None
+        if self.rollouts.overlap_learning:
+            busy = self.rollouts.busy_seconds()
+            self._elastic.rollouts_end()
+        seconds = self.timers.metrics(busy)
+        learning = seconds["seconds_learning"] + seconds["seconds_weight_sync"]
+        replicas = self._elastic.after_update(
+            seconds["seconds_rollout"], learning, seconds["seconds_waiting"] + learning
+        )
+        # The arm earned what was put aside, too: without it, rewards would be those of a selection.
+        aside = [dialogue for group in batch.discarded for dialogue in group]
+        dialogues = [*(dialogue for group in groups for dialogue in group), *aside]
+        rewards = credited.rewards + [d.outcome.episode_return for d in aside if d.outcome is not None]
+        self.log(
+            metrics
+            | replicas
+            | credited.staleness.metrics()
+            | {
+                "reward": float(np.mean(rewards)),
+                "success": float(np.mean([d.outcome.success for d in dialogues if d.outcome])),
+                "turns": float(np.mean([len(d.user_turn_indices()) for d in dialogues])),
+                "groups_with_signal": credited.groups_with_signal / credited.groups,
+                "groups_requested": float(batch.requested),
+            }
+            | self._accounts
+            | cut_shares(groups)
+            | seconds
+        )
+        self.updates += 1
+        self._report()
+
+    def checkpoint(self) -> None:
+        """Every ``training.checkpoint_every`` updates: keep what it takes to resume from here. It is written while
+        training goes on; the next one waits for it. What is timed from here on belongs to the next update."""
+        every = self.run.inputs.config.training.checkpoint_every
+        if every and self.updates % every == 0 and self.running:
+            self._checkpoint(every)
+        self._elastic.rollouts_begin()
+        self.timers.start_update()
+
+    def _checkpoint(self, every: int) -> None:
+        run, timers = self.run, self.timers
+        with timers.measure("waiting_for_shift"):
+            records = list(self.shift.records())  # those still being estimated are waited for, as a rule none
+        with timers.measure("checkpoint"):
+            # All that training will change is copied here; what takes long, the files, is written while it goes on.
+            run.writer.wait()
+            run.cluster.learner.snapshot([POLICY])
+        self.log(
+            {f"seconds_{name}": timers.seconds[name] for name in ("waiting_for_shift", "checkpoint")},
+            self.updates - 1,
+        )
+        rewards = self._log.series("reward", since=self.updates - every)
+        counted = run.cluster.collector.statistics.found()
+        state = ArmState(
+            updates=self.updates, policy_tokens=self.policy_tokens, user_tokens=self.user_tokens,
+            human_turns=self.human_turns, tokens_per_group=self._budget.per_group, seen_own_tokens=self._budget.seen,
+            seconds=timers.total, simulator=run.simulator.path_in_run, simulator_version=run.simulator.pool.version,
+            reward=float(np.mean(rewards)) if rewards else None, metrics=list(self.metrics), shift=records,
+            policy_tokens_discarded=self.rollouts.policy_tokens_discarded,
+            groups_extra=list(self.rollouts.groups_extra), in_flight=self.rollouts.in_flight(counted["groups_dropped"]),
+            **counted,
+        )  # fmt: skip
+        log_probs, what = dict(run.start.known), f"the checkpoint of {self.name} (seed {self.seed}) at {self.updates}"
+        write_learner = run.cluster.learner.write_snapshot
+        run.writer.write((what, lambda: self._checkpoints.save(state, log_probs, write_learner)))
+
+    # ---- how it went -------------------------------------------------------------------------------
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """All that were logged, in their order."""
+        return self._log.metrics
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the arm, also before it was stopped."""
+        return self.timers.total
+
+    def log(self, values: dict[str, float], update: int | None = None) -> None:
+        """Keep metrics of an update, by default of the one that is going on."""
+        self._log.add(values, self.updates if update is None else update)
+
+    def _report(self) -> None:
+        last = self._log.of_update(self.updates - 1)
+        updates, who = self.run.inputs.config.training.updates, f"{self.name} (seed {self.seed})"
+        self.run.inputs.progress.show(who, self.updates, updates)
+        entropy = f"entropy {last['entropy']:.2f}" if "entropy" in last else why_nothing_was_learned(last)
+        figures = f"reward {last['reward']:+.3f}, success {last['success']:.2f}, {entropy}"
+        self.run.inputs.say(f"{who} update {self.updates}/{updates}: {figures}")
+        if words := signal_notice(self._log.series("groups_with_signal")):
+            self.run.inputs.say(f"{who}: {words}")
+
+    def latest_dialogues(self) -> list[Dialogue]:
+        """What the arm collected for the update before."""
+        return self.run.cluster.store.rollouts_of(self.name, self.updates - 1)
+
+    def close(self) -> None:
+        """Fetch what was measured beside training, write out what TensorBoard reads, and end what is in flight."""
+        self.rollouts.close()
+        self.shift_records = self.shift.records()
+        for record in self.shift_records:
+            self.log(overall(record), record["update"])
+        self._log.close()

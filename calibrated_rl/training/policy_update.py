@@ -1,0 +1,111 @@
+"""One update of the policy: credit for its dialogues, the learner's step, new weights for the replicas."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.data.dialogue import Dialogue
+from calibrated_rl.inference.pool import ReplicaPool
+from calibrated_rl.learner.advantages import group_advantages, has_signal
+from calibrated_rl.learner.group import LearnerGroup
+from calibrated_rl.learner.losses.check import resolve_loss
+from calibrated_rl.learner.sample import Sample
+from calibrated_rl.learner.slots import POLICY, START
+from calibrated_rl.learner.staleness import Staleness, fresh_turns
+from calibrated_rl.training.shift_watch import Measurement
+from calibrated_rl.training.timers import UpdateTimers
+
+
+def uses_reference(config: RunConfig) -> bool:
+    """Whether the loss keeps the policy near its start, whose log-probs are then needed at every update."""
+    return resolve_loss((config.training.loss, dict(config.training.loss_config))).needs_reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreditedSamples:
+    """What the learner's step is made of."""
+
+    samples: list[Sample]
+    """One a dialogue: the policy's tokens, of which those that are fresh enough carry loss, and their advantage."""
+    rewards: list[float]
+    """Of all dialogues, group by group."""
+    groups: int
+    groups_with_signal: int
+    staleness: Staleness = field(default_factory=Staleness)
+
+    @property
+    def tokens(self) -> int:
+        """Policy tokens that carry loss."""
+        return sum(int(sample.tokens.mask.sum()) for sample in self.samples)
+
+
+class PolicyUpdate:
+    """Updates one arm's policy; its weights have the version of the updates that are done."""
+
+    def __init__(self, config: RunConfig, learner: LearnerGroup, pool: ReplicaPool, timers: UpdateTimers) -> None:
+        self._config, self._learner, self._pool, self._timers = config, learner, pool, timers
+        self._uses_reference = uses_reference(config)
+
+    def advantages(self, groups: Sequence[Sequence[Dialogue]], update: int) -> CreditedSamples:
+        """Credit by group, and the reference policy's log-probs where the loss asks for them."""
+        with self._timers.measure("advantages"):
+            credited = self._credited(groups, update)
+        if not self._uses_reference:
+            return credited
+        with self._timers.measure("reference"):
+            temperature = self._config.policy.sampling.temperature
+            reference = self._learner.log_probs(START, [s.tokens for s in credited.samples], temperature)
+            samples = [replace(s, reference_logprobs=r) for s, r in zip(credited.samples, reference, strict=True)]
+        return replace(credited, samples=samples)
+
+    def _credited(self, groups: Sequence[Sequence[Dialogue]], update: int) -> CreditedSamples:
+        training = self._config.training
+        samples: list[Sample] = []
+        rewards: list[float] = []
+        signal, staleness = 0, Staleness()
+        for group in groups:
+            returns = [dialogue.outcome.episode_return for dialogue in group if dialogue.outcome is not None]
+            signal += has_signal(returns)
+            rewards += returns
+            for dialogue, advantage in zip(group, group_advantages(returns, training.advantage), strict=True):
+                assert dialogue.policy_tokens is not None
+                tokens, own = fresh_turns(dialogue.policy_tokens, update, training.max_staleness)
+                staleness += own
+                samples.append(
+                    Sample(tokens=tokens, advantage=float(advantage), name=dialogue.id, group=dialogue.group_id)
+                )
+        return CreditedSamples(
+            samples=samples, rewards=rewards, groups=len(groups), groups_with_signal=signal, staleness=staleness
+        )
+
+    def step(self, credited: CreditedSamples, measurement: Measurement | None = None) -> dict[str, float]:
+        """The learner's optimizer steps; its metrics. A ``measurement`` that is due runs beside them, when the engines,
+        which serve the weights from before the step until ``sync``, would have nothing to do."""
+        if measurement is None:
+            return self._step(credited)
+        with self._timers.measure("measuring"):
+            measurement.draw()  # is scored with the weights that the step replaces
+        with ThreadPoolExecutor(1) as beside:
+            stepping = beside.submit(self._step, credited)
+            with self._timers.measure("measuring and stepping"):
+                measurement.run_rollouts()
+                metrics = stepping.result()
+        with self._timers.measure("measuring"):
+            measurement.estimate()
+        seconds = self._timers.seconds
+        seconds["measuring"] += max(0.0, seconds.pop("measuring and stepping") - seconds["step"])
+        return metrics | {"seconds_measuring": seconds["measuring"]}
+
+    def _step(self, credited: CreditedSamples) -> dict[str, float]:
+        training = self._config.training
+        with self._timers.measure("step"):
+            return self._learner.step(
+                POLICY, credited.samples, (training.loss, dict(training.loss_config)),
+                minibatches=training.minibatches, temperature=self._config.policy.sampling.temperature,
+            )  # fmt: skip
+
+    def sync(self, version: int) -> None:
+        """Send the learner's weights to the replicas, as ``version``: the number of updates that are done."""
+        with self._timers.measure("weight_sync"):
+            self._pool.publish(self._learner.weights(POLICY), version)

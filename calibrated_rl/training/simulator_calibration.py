@@ -1,0 +1,113 @@
+"""Aligning the simulator that a run serves, and the human turns that are gathered for it during training.
+
+How a simulator is aligned is the method's affair (``calibrated_rl/calibration/``, one file a method).
+"""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from calibrated_rl.calibration.base import CalibrationInputs, ExtraTurn
+from calibrated_rl.calibration.density_ratio import LOGS
+from calibrated_rl.calibration.weighted import answered
+from calibrated_rl.chat.tokens import SideView, view_of
+from calibrated_rl.data.dialogue import Dialogue, Side, Split
+from calibrated_rl.learner.sample import Sample
+from calibrated_rl.run.base_models import BaseModels
+from calibrated_rl.run.inputs import RunInputs
+from calibrated_rl.storage.files import write_json
+
+if TYPE_CHECKING:
+    from calibrated_rl.training.arm_run import ArmRun
+
+
+class SimulatorCalibration:
+    """Aligns the simulator of one arm."""
+
+    def __init__(self, arm: "ArmRun") -> None:
+        self._arm, self._run = arm, arm.run
+
+    def before_training(self) -> None:
+        """Align with the calibration logs as they are; done once a run and shared by all arms that need it. An arm that
+        resumes has its simulator already."""
+        if self._arm.updates:
+            return
+        folder = self._run.inputs.folder / "models" / "calibrated"
+        if (folder / "fit.json").is_file():
+            self._run.simulator.load(folder)
+        else:
+            self._align(folder)
+
+    def again(self, extra: Sequence[ExtraTurn] = ()) -> None:
+        """Align for the policy as it is now, with ``extra`` human turns beside the logs."""
+        arm = self._arm
+        arm.log({"extra_human_turns": float(len(extra))})
+        self._align(self._run.inputs.folder / "models" / f"{arm.name}-{arm.seed}-{arm.updates}", extra)
+
+    def _align(self, folder: Path, extra: Sequence[ExtraTurn] = ()) -> None:
+        """Align for the policy as it is now, keep the simulator in ``folder``, serve it."""
+        arm, run, inputs = self._arm, self._run, self._run.inputs
+        shutil.rmtree(folder, ignore_errors=True)
+        began = time.monotonic()
+        metrics = inputs.calibration.align(
+            CalibrationInputs(
+                learner=run.cluster.learner, log_probs_at_start=run.start.log_probs,
+                log_probs_cross_fitted=run.start.cross_fitted_log_probs,
+                temperature=inputs.config.policy.sampling.temperature, base=run.simulator.uncalibrated,
+                logs=inputs.human_logs(Split.CALIBRATION), monitor=inputs.human_logs(Split.MONITOR), extra=extra,
+                policy_chat=run.models.policy.chat, simulator_chat=run.models.simulator.chat,
+                sft=inputs.config.calibration.sft, update=arm.updates, seed=arm.seed, folder=folder,
+                progress=inputs.progress("calibration"),
+            )
+        )  # fmt: skip
+        write_json(folder / "fit.json", metrics)
+        run.simulator.serve(folder)
+        arm.log(metrics | {"seconds_aligning": time.monotonic() - began})
+
+
+def ask_humans(
+    inputs: RunInputs, models: BaseModels, dialogues: Sequence[Dialogue], count: int, seed: int
+) -> list[ExtraTurn]:
+    """Replies of people of the training population on histories that the current policy has produced.
+
+    Args:
+        dialogues: of the latest update; their opening turn is nothing new and is not asked for.
+        count: replies; of each only the reply carries loss.
+    """
+    assert inputs.human is not None, "the config check admits this only with a scripted human"
+    points = [(d, index) for d in dialogues for index in d.user_turn_indices()[1:]]
+    random = np.random.default_rng(seed)
+    if len(points) < count:
+        inputs.say(f"the latest update offers only {len(points)} of the {count} histories that people are to answer")
+    samples = []
+    for number in random.permutation(len(points))[:count]:
+        dialogue, index = points[int(number)]
+        history = dialogue.turns[:index]
+        reply = inputs.human.sample(dialogue.scenario, history, seed + int(number))
+        own, simulators = dialogue.policy_tokens, dialogue.user_tokens
+        assert own is not None and simulators is not None, "the collector keeps what both sides sampled"
+        # What the simulator said before stays as it sampled it (contract 1), its thoughts among it.
+        view = SideView(models.simulator.chat, dialogue.scenario, Side.USER).back_to(simulators, index).without_mask()
+        view.speak_text(reply)
+        samples.append(
+            ExtraTurn(
+                sample=Sample(tokens=view.sequence(), name=dialogue.id), source=f"update {dialogue.update}",
+                policy=own, spoken=own.logprobs,
+            )
+        )  # fmt: skip
+    return samples
+
+
+def more_logs(inputs: RunInputs, models: BaseModels) -> Iterator[ExtraTurn]:
+    """Logged human turns of the reserve, one by one, as ``ask_humans`` gives them."""
+    for log in answered(inputs.reserve):
+        policy = view_of(models.policy.chat, log.scenario, Side.POLICY, log.turns).sequence()
+        for index in log.user_turn_indices()[1:]:
+            view = view_of(models.simulator.chat, log.scenario, Side.USER, log.turns[:index]).without_mask()
+            view.speak_text(log.turns[index].text)
+            sample = Sample(tokens=view.sequence(), name=log.id)
+            yield ExtraTurn(sample=sample, source=LOGS, policy=policy, log=log)
