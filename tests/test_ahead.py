@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from calibrated_rl.training.ahead import AheadState, RolloutsAhead
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_logs import dialogue, policy, user
@@ -24,6 +23,7 @@ from calibrated_rl.replay.store import ReplayStore
 from calibrated_rl.rollout.stream import EndedGroup, GroupStream
 from calibrated_rl.training.accounts import signal_notice
 from calibrated_rl.training.quota import RolloutBatch, filled
+from calibrated_rl.training.rollout_source import InFlight, RolloutSource
 
 MADE = dialogue("p", policy("hi"), user("yes"))
 SCENARIO = MADE.scenario
@@ -236,7 +236,7 @@ def test_all_that_begin_are_learned_from_none_too_early_and_none_too_late(
     store, learned, updates = ReplayStore(), [], len(wanted)
     instant = Instant(seed, drops, equal)
     dropped: dict[str, str] = instant.dropped
-    ahead = RolloutsAhead(
+    ahead = RolloutSource(
         instant, scenarios, max_staleness=most, updates=updates, first=0, extra=extra  # type: ignore[arg-type]
     )
     asked: dict[int, int] = {}
@@ -269,7 +269,7 @@ def test_all_that_begin_are_learned_from_none_too_early_and_none_too_late(
                 instant.end_one()  # some of it dropped, which nobody has looked at yet
             saved = ahead.state("arm-0", dropped)
             known = dict(dropped)
-            state = AheadState(**json.loads(json.dumps(asdict(saved))))
+            state = InFlight(**json.loads(json.dumps(asdict(saved))))
             if update + 1 < updates:
                 instant.version = update + 1
                 lost = held(update + 1)
@@ -278,7 +278,7 @@ def test_all_that_begin_are_learned_from_none_too_early_and_none_too_late(
             instant = Instant(seed + 1, 0.0 if drops < 0.5 else drops, 0.0)
             instant.version, dropped = update + 1, known
             instant.dropped = dropped
-            ahead = RolloutsAhead(
+            ahead = RolloutSource(
                 instant, scenarios, max_staleness=most, updates=updates, first=update + 1, extra=extra,
                 state=state,  # type: ignore[arg-type]
             )  # fmt: skip
@@ -296,7 +296,7 @@ def test_a_dropped_group_is_replaced_and_the_last_update_finds_its_own() -> None
     """12 updates of 2 groups, of which 2 are dropped: the last update found none."""
     for most in (1, 3):
         instant = Instant(0)
-        ahead = RolloutsAhead(instant, scenarios, max_staleness=most, updates=12, first=0)  # type: ignore[arg-type]
+        ahead = RolloutSource(instant, scenarios, max_staleness=most, updates=12, first=0)  # type: ignore[arg-type]
         for update in range(12):
             if update in (3, 7):
                 instant.shares = (1.0, 0.0)
@@ -311,21 +311,21 @@ def test_a_dropped_group_is_replaced_and_the_last_update_finds_its_own() -> None
 
 def test_what_always_fails_is_not_asked_for_for_ever() -> None:
     instant = Instant(0, dropped=1.0)
-    ahead = RolloutsAhead(instant, scenarios, max_staleness=1, updates=3, first=0)  # type: ignore[arg-type]
+    ahead = RolloutSource(instant, scenarios, max_staleness=1, updates=3, first=0)  # type: ignore[arg-type]
     batch = ahead.next(0, 4, None)
     assert batch.groups == [] and batch.requested == 4 and batch.extra == tuple(range(4, 12))
 
 
-def test_groups_that_were_dropped_are_owed_and_not_held_again() -> None:
+def test_groups_that_were_dropped_are_owed_and_not_run_again() -> None:
     instant = Instant(0)
-    ahead = RolloutsAhead(instant, scenarios, max_staleness=1, updates=5, first=0)  # type: ignore[arg-type]
+    ahead = RolloutSource(instant, scenarios, max_staleness=1, updates=5, first=0)  # type: ignore[arg-type]
     ahead.next(0, 2, None)
     open_before = {tuple(each) for each in ahead.state("arm-0", {}).open}
     (update, number) = min(open_before)
     left = ahead.state("arm-0", {f"arm-0-{update}-{number}": "without an opening turn"})
     assert {tuple(each) for each in left.open} == open_before - {(update, number)} and left.owed == 1
     again = Instant(1)
-    ahead = RolloutsAhead(again, scenarios, max_staleness=1, updates=5, first=1, state=left)  # type: ignore[arg-type]
+    ahead = RolloutSource(again, scenarios, max_staleness=1, updates=5, first=1, state=left)  # type: ignore[arg-type]
     batch = ahead.next(1, 2, None)
     assert len(batch.groups) == 2 and batch.extra == (2,)
     assert ahead.state("arm-0", {}).owed == 0

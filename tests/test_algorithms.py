@@ -4,15 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from calibrated_rl.run.parts import log_settings
-from calibrated_rl.training.arm import TokenBudget, tokens_of_users
 
+from calibrated_rl.config.checks import log_settings
 from calibrated_rl.config.run_config import load_config, variants_of
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.evaluation.summary import summarise
 from calibrated_rl.examples.front_desk.task import FrontDesk
 from calibrated_rl.logs.scripted import ScriptedLogs
 from calibrated_rl.study.compare import side_by_side
+from calibrated_rl.training.accounts import TokenBudget, tokens_of_users
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

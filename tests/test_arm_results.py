@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.summary import BUDGET
 from calibrated_rl.report.curve_files import line_of
@@ -20,7 +21,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "jobs/audit.py": audit_run,
     "jobs/curves.py": lambda run: line_of(f"{run}:static-0", "reward", "updates"),
     "jobs/plan.py": trained_arms,
-    "jobs/compare.py": all_results,
+    "jobs/compare.py": lambda run: all_results(run, RunConfig()),
 }
 FOREIGN = {
     "{}": "", "[]": "does not hold a JSON object", '{"metrics"': "is not readable JSON",
@@ -47,10 +48,11 @@ def test_a_result_of_something_else_is_named(reader: str, tmp_path: Path) -> Non
 
 def test_a_table_of_arms_takes_their_own_files_alone(tmp_path: Path) -> None:
     run_with(tmp_path, "static-0.json", json.dumps(WHOLE))
-    assert [result["arm"] for result in all_results(tmp_path)] == ["static"]
+    assert [result["arm"] for result in all_results(tmp_path, RunConfig())] == ["static"]
     for name in ("static-0 (copy).json", "static-7.json"):
         with pytest.raises(UserError, match=r"is of the arm 'static', seed 0: take it out of the folder"):
-            all_results(run_with(tmp_path, name, json.dumps(WHOLE)))
+            all_results(run_with(tmp_path, name, json.dumps(WHOLE)), RunConfig())
         (tmp_path / "arms" / name).unlink()
     with pytest.raises(UserError, match=r"has no 'human_turns': it is no result of an arm, or of another version"):
-        all_results(run_with(tmp_path, "static-0.json", json.dumps({k: v for k, v in WHOLE.items() if k[0] != "h"})))
+        short = {name: value for name, value in WHOLE.items() if name[0] != "h"}
+        all_results(run_with(tmp_path, "static-0.json", json.dumps(short)), RunConfig())

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_pools import Chat, MadeUpPool, Say, by_seed, collector_of, control_token, tokens
 
-from calibrated_rl.arms.static import rewarded
 from calibrated_rl.chat.tokens import view_of
 from calibrated_rl.config.run_config import EvaluationConfig
 from calibrated_rl.data.dialogue import Dialogue, Finish, Outcome, Scenario, Side, Source, Split, Turn
@@ -31,6 +30,7 @@ from calibrated_rl.rollout.failures import MostlyBroken, is_scored, party_of, re
 from calibrated_rl.rollout.statistics import cut_shares
 from calibrated_rl.study.compare import meet_simulator
 from calibrated_rl.tasks.base import UserCheckingTask
+from calibrated_rl.training.turn_reward import reward_turns
 
 SCENARIOS = Chat().scenarios(Split.CALIBRATION, 12)
 BROKEN: dict[str, str | list[int]] = {
@@ -358,12 +358,11 @@ def test_a_judge_that_fails_on_a_single_turn_drops_its_group() -> None:
                Turn(side=Side.USER, text="table", source=Source.LOG))  # fmt: skip
     for failures in (2, 3):
         collector = collector_of(MadeUpPool("policy"), Closing(failures))
-        parts: Any = SimpleNamespace(collector=collector, task=collector.task)
         value: Any = SimpleNamespace(value=lambda cases: np.full(len(cases), 0.25))
         turns = collector.turn_groups(
             [(scenario, opening) for scenario in SCENARIOS], group_size=1, arm="a", update=0, seed=0
         )
-        found = rewarded(parts, value, turns)
+        found = reward_turns(collector.task, value, turns, collector.statistics)
         assert {g[0].outcome.reward for g in found if g and g[0].ending == "one_turn" and g[0].outcome} == {0.25}
         closed = sum("friday" in g[0].turns[-1].text for g in turns if g)
         assert 0 < closed < 12 and found.count(None) == (0 if failures == 2 else closed)
@@ -382,12 +381,11 @@ def test_a_judge_that_fails_on_all_single_turns_breaks_all_of_them(size: int) ->
     opening = (Turn(side=Side.POLICY, text="hello", source=Source.GREETING),
                Turn(side=Side.USER, text="table", source=Source.LOG))  # fmt: skip
     collector = collector_of(MadeUpPool("policy"), Closing(3 * size))
-    parts: Any = SimpleNamespace(collector=collector, task=collector.task)
     value: Any = SimpleNamespace(value=lambda cases: np.full(len(cases), 0.25))
     turns = collector.turn_groups(
         [(scenario, opening) for scenario in SCENARIOS], group_size=size, arm="a", update=0, seed=0
     )
-    assert rewarded(parts, value, turns) == [None] * 12
+    assert reward_turns(collector.task, value, turns, collector.statistics) == [None] * 12
     assert +collector.statistics.tries_of("rollout") == {"judge": 12 * size}
     assert collector.statistics.dropped == {"judge: no answer": 3 * 12 * size}
     assert len(collector.statistics.groups_dropped) == 12
@@ -408,11 +406,10 @@ def test_replies_that_a_simulator_broke_are_no_replies() -> None:
         for s in SCENARIOS
     ]
     collector = collector_of(MadeUpPool("policy"))
-    parts: Any = SimpleNamespace(collector=collector)
-    found = answers(parts, MadeUpPool("simulator", now_and_then([control_token()], 0.2)), logs, "key", 3)
+    found = answers(collector, MadeUpPool("simulator", now_and_then([control_token()], 0.2)), logs, "key", 3)
     assert 20 < len(found) <= 24 and all(turn.flaw is None for answer in found for turn in answer.drawn)
     assert collector.statistics.tries["evaluation/user"] > 5
-    assert answers(parts, MadeUpPool("simulator", lambda r: ""), logs, "key") == []
+    assert answers(collector, MadeUpPool("simulator", lambda r: ""), logs, "key") == []
     # The policy's turns are what they are.
     policy = MadeUpPool("policy", lambda r: [control_token()])
     histories = [(log.scenario, log.turns[:2]) for log in logs]
@@ -439,11 +436,11 @@ def test_a_proxy_that_breaks_a_dialogue_costs_the_policy_nothing() -> None:
     seeds = {stable_seed(seed, Side.USER, 1) for seed in bad}
     proxy = MadeUpPool("proxy", lambda r: [control_token()] if r.seed in seeds else by_seed(r))
     said: list[str] = []
-    parts: Any = SimpleNamespace(
+    inputs: Any = SimpleNamespace(
         config=SimpleNamespace(evaluation=EvaluationConfig(scenarios=12, shifted=0)), task=Chat(), say=said.append,
-        collector=collector_of(MadeUpPool("policy")), progress=SimpleNamespace(ticks=lambda words, count: None),
+        progress=SimpleNamespace(ticks=lambda words, count: None),
     )  # fmt: skip
-    results, dialogues = evaluate_policy(parts, proxy, "arm", 0, 7)
+    results, dialogues = evaluate_policy(inputs, collector_of(MadeUpPool("policy")), proxy, "arm", 0, 7)
     assert results["held_out"]["not_scored"] == 1 and "not_scored" not in results["held_out_greedy"]
     assert len(dialogues) == 23 and "3" not in results["held_out"]["reward"]
     assert set(results["held_out"]["reward"].values()) == {3.0}
@@ -490,12 +487,10 @@ def test_dialogues_to_look_at_may_be_missing_but_a_mistake_of_the_users_is_not_p
     def collect(*given: Any, **named: Any) -> Any:
         raise error
 
-    parts: Any = SimpleNamespace(
-        collector=SimpleNamespace(collect=collect), task=SimpleNamespace(scenarios=lambda split, count: []),
-        simulator=None, say=said.append,
-    )  # fmt: skip
+    inputs: Any = SimpleNamespace(task=SimpleNamespace(scenarios=lambda split, count: []), say=said.append)
+    cluster: Any = SimpleNamespace(collector=SimpleNamespace(collect=collect), simulator=None)
     if survived:
-        assert meet_simulator(parts, "static", 0) == [] and "no dialogue to look at" in said[0]
+        assert meet_simulator(inputs, cluster, "static", 0) == [] and "no dialogue to look at" in said[0]
         return
     with pytest.raises(UserError, match="mine.py:3"):
-        meet_simulator(parts, "static", 0)
+        meet_simulator(inputs, cluster, "static", 0)

@@ -37,7 +37,8 @@ from cluster_files import (
 )  # fmt: skip
 from image_files import image_folders, image_user, requirements
 
-from calibrated_rl.config.run_config import ARMS, RunConfig, load_config
+from calibrated_rl.config.arms import builtin_arms
+from calibrated_rl.config.run_config import RunConfig, load_config
 from calibrated_rl.inference.engine import EngineConfig, placement_of
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.group import _RankActor, rank_options
@@ -395,7 +396,7 @@ def problems_of(words: list[str], jobs: dict[str, set[str]]) -> list[str]:
         known = jobs[Path(words[1]).name]
         values = dict(zip(words, words[1:], strict=False))
         wrong = [w for w in words if w.startswith("--") and w not in known]
-        wrong += [values["--arm"]] if values.get("--arm", "start") not in ARMS else []
+        wrong += [values["--arm"]] if values.get("--arm", "start") not in builtin_arms() else []
         return wrong + ([] if values.get("--hardware") == "cluster" else ["hardware is not named"])
     command: Any = cli
     for depth, word in enumerate(words[1:], start=1):

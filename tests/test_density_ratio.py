@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from calibrated_rl.run.parts import Parts
-from calibrated_rl.training.alignment import ask_people, more_logs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +22,8 @@ from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split,
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.models.resolve import tiny_tokenizer
+from calibrated_rl.run.start_policy import StartPolicy
+from calibrated_rl.training.simulator_calibration import ask_humans, more_logs
 
 
 def view(turns: list[int], mask: list[bool]) -> TokenSequence:
@@ -207,24 +207,25 @@ def logged(name: str) -> Dialogue:
 
 def test_each_log_is_scored_by_a_clone_that_was_not_fitted_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "calibrated_rl.run.parts.log_samples", lambda logs, side, chat: [Sample(tokens=POLICY) for _ in logs]
+        "calibrated_rl.run.start_policy.log_samples", lambda logs, side, chat: [Sample(tokens=POLICY) for _ in logs]
     )
-    parts: Any = Parts.__new__(Parts)
     logs, fitted, clones = [logged(str(i)) for i in range(20)], {}, Clones()
 
-    def fit(name: str, slot: str, base: Path, known: dict[Split, list[Dialogue]], *rest: Any) -> Path:
+    def fit(name: str, slot: str, known: dict[Split, list[Dialogue]], sft: Any) -> Path:
         fitted[name] = {log.id for log in known[Split.CALIBRATION]}
         return Path(name)
 
-    parts.logs, parts.at_start, parts.learner, parts._fit = {Split.CALIBRATION: logs}, {}, clones, fit
-    parts.config, parts.policy_base, parts.policy_chat = RunConfig(), Path("base"), None
+    inputs: Any = SimpleNamespace(config=RunConfig(), logs={Split.CALIBRATION: logs})
+    models: Any = SimpleNamespace(policy=SimpleNamespace(chat=None))
+    fits: Any = SimpleNamespace(fit_policy=fit, start_policy=lambda: Path("start"))
+    start = StartPolicy(inputs, models, clones, fits, stays_loaded=True)  # type: ignore[arg-type]
     stranger = logged("of another split")
-    found = parts.log_probs_cross_fitted([*logs, stranger], 3)
+    found = start.cross_fitted_log_probs([*logs, stranger], 3)
     assert len(fitted) == 3
     for log, values in zip([*logs, stranger], found, strict=True):
         assert log.id not in fitted[f"clone-{int(values[0])}-of-3"]
     assert set.union(*fitted.values()) == {log.id for log in logs}
-    assert clones.scored == 21 and len(parts.log_probs_cross_fitted(logs, 3)) == 20
+    assert clones.scored == 21 and len(start.cross_fitted_log_probs(logs, 3)) == 20
     assert clones.scored == 21 and len(fitted) == 3  # once a run
 
 
@@ -244,14 +245,14 @@ def test_further_turns_know_which_policy_spoke() -> None:
     simulator.speak_text(log.turns[3].text)
     met = replace(log, update=7, policy_tokens=POLICY, user_tokens=simulator.sequence())
     people = SimpleNamespace(sample=lambda scenario, history, seed: "friday")
-    parts: Any = SimpleNamespace(
-        human=people, simulator_chat=chat, policy_chat=chat, reserve=[logged("r")], say=lambda text: None
-    )
-    (asked,) = ask_people(parts, [met], 1, 0)
-    further = list(more_logs(parts))
+    inputs: Any = SimpleNamespace(human=people, reserve=[logged("r")], say=lambda text: None)
+    side = SimpleNamespace(chat=chat)
+    models: Any = SimpleNamespace(policy=side, simulator=side)
+    (asked,) = ask_humans(inputs, models, [met], 1, 0)
+    further = list(more_logs(inputs, models))
     assert asked.source == "update 7" and asked.policy is POLICY and asked.spoken is POLICY.logprobs
     reply = chat.said("friday")
     assert asked.sample.tokens.ids.tolist() == asked_at + reply
     assert asked.sample.tokens.ids[asked.sample.tokens.mask].tolist() == reply
     assert set(asked.sample.tokens.turns[asked.sample.tokens.mask]) == {3}
-    assert [(turn.source, turn.spoken, turn.log) for turn in further] == [(LOGS, None, parts.reserve[0])]
+    assert [(turn.source, turn.spoken, turn.log) for turn in further] == [(LOGS, None, inputs.reserve[0])]

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from calibrated_rl.run.parts import Parts
 from numpy.typing import NDArray
 from test_learner import samples
 from test_model_shapes import SIZES
@@ -32,6 +31,7 @@ from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.models.resolve import tiny_tokenizer
 from calibrated_rl.rollout.parity import TOLERANCES, Parity, check_parity, chosen_for_parity
+from calibrated_rl.run.training_run import TrainingRun
 from calibrated_rl.weight_sync.weights import Adapted
 
 TOKENIZER = tiny_tokenizer(["which day ?", "friday seven two"] * 4, vocab_size=300, context=256)
@@ -110,19 +110,23 @@ def test_both_sides_are_checked_once_and_every_arm_hears_the_figures(monkeypatch
         sides.append(side)
         return [SimpleNamespace(tokens=view) for view in VIEWS]
 
-    monkeypatch.setattr("calibrated_rl.run.parts.log_samples", of_side)
+    monkeypatch.setattr("calibrated_rl.run.training_run.log_samples", of_side)
     policy, simulator = FakeEngine(1e-6), FakeEngine(2e-6)
     simulator.role = "simulator"
     learner = SimpleNamespace(log_probs=lambda name, sequences: FakeLearner().log_probs("policy", sequences))
-    parts: Any = SimpleNamespace(
-        _parity=None, logs={Split.CALIBRATION: []}, config=RunConfig(), policy=policy, simulator=simulator,
-        learner=learner, say=said.append,
-    )  # fmt: skip
-    found = Parts.check_parity(parts)
+    inputs: Any = SimpleNamespace(logs={Split.CALIBRATION: []}, say=said.append)
+    cluster: Any = SimpleNamespace(
+        config=RunConfig(), pools={"policy": policy, "simulator": simulator}, learner=learner
+    )
+    nothing: Any = None
+    run = TrainingRun(
+        inputs=inputs, models=nothing, cluster=cluster, start=nothing, simulator=nothing, writer=nothing
+    )
+    found = run.check_parity()
     assert sides == [Side.POLICY, Side.USER] and set(found) == {
         "parity_mean_policy", "parity_max_policy", "parity_mean_simulator", "parity_max_simulator",
     }
-    assert Parts.check_parity(parts) == found and policy.asked == simulator.asked == 4
+    assert run.check_parity() == found and policy.asked == simulator.asked == 4
     (line,) = said
     assert "learner and engines agree" in line and "policy" in line and "simulator" in line
 

@@ -422,7 +422,7 @@ def test_the_job_refuses(job: Job, tmp_path: Path) -> None:
         return err
 
     arm = ("--arm", "interactive")
-    assert "there is no arm 'start' that takes updates" in refused("--arm", "start")
+    assert "there is no arm 'start' that runs rollouts" in refused("--arm", "start")
     assert "there is no run folder nowhere" in refused(*arm, "--run", "nowhere")
     assert "no finished arm 'oracle'; there are: interactive" in refused("--arm", "oracle", "--run", "before")
     assert "there is no run folder nowhere" in refused(*arm, "--run", "before", "--check", "nowhere")

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calibrated_rl.run.parts import Parts
 from template_families import FAMILIES
 from test_templates import conversation
 
-from calibrated_rl.calibration.kept_fits import key_of
+from calibrated_rl.calibration.fit_cache import key_of
 from calibrated_rl.calibration.sft import SFTConfig, log_samples
 from calibrated_rl.chat.tokens import view_of
 from calibrated_rl.config.run_config import RunConfig, load_config, to_yaml
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LearnerConfig
+from calibrated_rl.run.base_models import BaseModels, prepare_models
+from calibrated_rl.run.inputs import RunInputs, read_inputs
 from calibrated_rl.run.saved_run import dated, refuse_other_settings
 from calibrated_rl.runtime.progress import Progress
 from calibrated_rl.study.inheritance import START, UNCALIBRATED
@@ -93,31 +94,32 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [f"policy.chat_template={file}"]
 
 
-def parts_of(folder: Path, settings: list[str], *more: str) -> tuple[Parts, list[str]]:
+def prepared(folder: Path, settings: list[str], *more: str) -> tuple[RunInputs, BaseModels, list[str]]:
     said: list[str] = []
     progress = Progress()
     progress.say = said.append  # type: ignore[method-assign]
     config = load_config(MICRO, [*settings, *more])
-    return Parts(config, folder, progress), said
+    inputs = read_inputs(config, folder, progress)
+    return inputs, prepare_models(inputs), said
 
 
 def test_a_side_has_the_template_the_settings_and_the_date_that_the_run_names(
     settings: list[str], tmp_path: Path
 ) -> None:
-    parts, said = parts_of(tmp_path, settings, f"date={DAY}", "policy.chat_template_kwargs={quiet: true}")
-    log = parts.logs[Split.CALIBRATION][0]
+    inputs, models, said = prepared(tmp_path, settings, f"date={DAY}", "policy.chat_template_kwargs={quiet: true}")
+    log = inputs.logs[Split.CALIBRATION][0]
 
     def prompt(chat: Any) -> str:
         return str(chat.tokenizer.decode(view_of(chat, log.scenario, Side.POLICY, log.turns[:2]).prompt_ids))
 
-    assert "29 Feb 2024 be quiet" in prompt(parts.policy_chat)
-    assert "2024" not in prompt(parts.simulator_chat)
+    assert "29 Feb 2024 be quiet" in prompt(models.policy.chat)
+    assert "2024" not in prompt(models.simulator.chat)
     assert "policy: the chat template prints the date; this run's is 2024-02-29" in said
     assert not [line for line in said if "think" in line or "first user turn" in line]
     assert (tmp_path / "templates" / "policy.jinja").read_text() == WITH_DATE
-    assert (parts.policy_base / "chat_template.jinja").read_text() == WITH_DATE, "saved models get it from here"
-    again, _ = parts_of(tmp_path, settings, f"date={DAY}", "policy.chat_template_kwargs={quiet: true}")
-    assert again.policy_base == parts.policy_base and prompt(again.policy_chat) == prompt(parts.policy_chat)
+    assert (models.policy.folder / "chat_template.jinja").read_text() == WITH_DATE, "saved models get it from here"
+    _, again, _ = prepared(tmp_path, settings, f"date={DAY}", "policy.chat_template_kwargs={quiet: true}")
+    assert again.policy.folder == models.policy.folder and prompt(again.policy.chat) == prompt(models.policy.chat)
 
 
 @pytest.mark.parametrize(
@@ -132,4 +134,4 @@ def test_what_no_template_knows_is_refused_before_anything_starts(
     change: str, message: str, settings: list[str], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=f"^{message}"):
-        parts_of(tmp_path, settings, change)
+        prepared(tmp_path, settings, change)

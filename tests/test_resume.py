@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.checkpoint import Snapshot
 from calibrated_rl.replay.store import ReplayStore
-from calibrated_rl.runtime.background import Scribe
+from calibrated_rl.runtime.background import BackgroundWriter
 from calibrated_rl.storage.checksums import check_checksums
 from calibrated_rl.storage.files import read_json
 from calibrated_rl.storage.run_copy import RunCopy
@@ -104,19 +104,19 @@ def files_no_larger_than(size: int) -> Iterator[None]:
 def test_a_full_disk_ends_nothing_and_harms_no_checkpoint(tmp_path: Path, tensors: int) -> None:
     """Of 20,000 numbers the weights are too large; of 20 only ``log_probs.npz`` is, which comes after them."""
     said: list[str] = []
-    scribe, made = Scribe(said.append), checkpoints(tmp_path, 5)
+    writer, made = BackgroundWriter(said.append), checkpoints(tmp_path, 5)
     snapshot = Snapshot(index={}, files={}, tensors={"policy.safetensors": {"a": torch.ones(tensors)}})
     large = {("log",): np.zeros(20_000, np.float32)}
     with files_no_larger_than(40_000):
-        scribe.write(("checkpoint 10", lambda: made.save(state(10), large, snapshot.write)))
-        scribe.wait()
+        writer.write(("checkpoint 10", lambda: made.save(state(10), large, snapshot.write)))
+        writer.wait()
     assert len(said) == 1 and said[0].startswith("checkpoint 10 could not be written, and the run goes on: ")
     assert "File too large" in said[0]
     assert names(made) == ["update-000005"], "nothing takes room on the full disk"
     saved = made.latest(said.append)
     assert saved is not None and saved.state == state(5)
-    scribe.write(("checkpoint 15", lambda: made.save(state(15), large, snapshot.write)))
-    scribe.close()
+    writer.write(("checkpoint 15", lambda: made.save(state(15), large, snapshot.write)))
+    writer.close()
     saved = made.latest(said.append)
     assert saved is not None and saved.state == state(15) and len(said) == 1
 
@@ -131,15 +131,15 @@ def test_files_are_written_one_after_the_other_and_mistakes_come_up() -> None:
         assert go.wait(60)
         order.append("first")
 
-    scribe = Scribe(said.append)
-    scribe.write(("first", first), ("after it", lambda: order.append("after it")))
+    writer = BackgroundWriter(said.append)
+    writer.write(("first", first), ("after it", lambda: order.append("after it")))
     assert entered.wait(60) and not order, "whoever asks for it goes on at once"
     go.set()
-    scribe.write(("second", lambda: order.append("second")))
-    scribe.write(("third", lambda: order.append(str(order[7]))))
+    writer.write(("second", lambda: order.append("second")))
+    writer.write(("third", lambda: order.append(str(order[7]))))
     assert order == ["first", "after it", "second"]
     with pytest.raises(IndexError):
-        scribe.close()
+        writer.close()
     assert not said
 
 

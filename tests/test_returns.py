@@ -4,12 +4,12 @@ import ast
 from dataclasses import replace
 from pathlib import Path
 
-from calibrated_rl.training.measuring import returns
 from made_up_logs import population, terse
 
 import calibrated_rl
 from calibrated_rl.data.dialogue import Dialogue, Outcome
 from calibrated_rl.study.compare import sample_of
+from calibrated_rl.training.shift_watch import returns
 from calibrated_rl.training.turn_value import logged_turns
 
 PACKAGE = Path(calibrated_rl.__file__).parent

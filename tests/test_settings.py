@@ -30,7 +30,7 @@ from calibrated_rl.settings.fields import (
 from calibrated_rl.settings.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "calibrated_rl"
+PACKAGES = ("calibrated_rl", "research", "tools")
 
 FREE_TEXT = {
     "ModelConfig.chat_template": "a file, or empty: the model's own",
@@ -56,9 +56,9 @@ BY_PROGRAM = {"trl_step.py"}
 
 
 def all_configs() -> list[Any]:
-    """Every config dataclass of the package."""
+    """Every config dataclass of the package, and of what lives beside it."""
     found = []
-    for file in sorted(PACKAGE.rglob("*.py")):
+    for file in sorted(file for folder in PACKAGES for file in (ROOT / folder).rglob("*.py")):
         text = file.read_text()
         if file.name in BY_PROGRAM or not re.search(r"class (\w*(Config|Settings)|CasinoSource|MadeModel)\b", text):
             continue

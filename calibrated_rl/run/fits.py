@@ -1,7 +1,7 @@
 """Supervised fits that a run begins with: the policy's warm start, the uncalibrated simulator's pretraining, the proxy.
 
 Each is done once a run, or taken from an earlier run on this machine in which nothing that bears on it differs
-(``calibration/kept_fits.py``).
+(``calibration/fit_cache.py``).
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 import ray
 
 from calibrated_rl.calibration.config import SFTConfig
-from calibrated_rl.calibration.kept_fits import LARGEST_MIB, KeptFits, key_of
+from calibrated_rl.calibration.fit_cache import LARGEST_MIB, FitCache, key_of
 from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
 from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
@@ -67,7 +67,7 @@ class Fits:
         train = list(some_of(train, sft.most_dialogues, 0))
         kept, key = None, ""
         if inputs.config.reuse_fits and self._is_reproducible(base, train, monitor):
-            kept = KeptFits(CACHE / "fits", inputs.say)
+            kept = FitCache(CACHE / "fits", inputs.say)
             key = key_of(slot, base, train, monitor, sft, inputs.config.learner)
             if kept.take(key, folder):
                 inputs.say(

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibrated_rl.calibration import kept_fits
-from calibrated_rl.calibration.kept_fits import KeptFits, key_of
+import calibrated_rl
+from calibrated_rl.calibration import fit_cache
+from calibrated_rl.calibration.fit_cache import FitCache, key_of
 from calibrated_rl.calibration.sft import SFTConfig
 from calibrated_rl.data.dialogue import TokenSequence
 from calibrated_rl.learner.config import LearnerConfig
@@ -74,21 +75,22 @@ def test_everything_that_bears_on_a_fit_is_in_its_key(base: Path, monkeypatch: p
     keys.append(key())
     (base / "model.safetensors").rename(base / "other.safetensors")
     keys.append(key())
-    monkeypatch.setattr(kept_fits, "LIBRARIES", ("torch",))
+    monkeypatch.setattr(fit_cache, "LIBRARIES", ("torch",))
     keys.append(key())
     assert len({first, *keys}) == len(keys) + 1
 
 
 def test_the_code_that_computes_fits_is_in_the_key(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "package"
-    for part in ("learner", "calibration"):
+    parts = ("learner", "calibration", "data", "weight_sync")
+    assert all((Path(calibrated_rl.__file__).parent / part).is_dir() for part in parts)
+    for part in parts:
         (package / part).mkdir(parents=True)
         (package / part / "code.py").write_text("1")
-    for part in ("dialogue.py", "weights.py", "__init__.py"):
-        (package / part).write_text("1")
-    monkeypatch.setattr(kept_fits.calibrated_rl, "__file__", str(package / "__init__.py"))
+    (package / "__init__.py").write_text("1")
+    monkeypatch.setattr(fit_cache.calibrated_rl, "__file__", str(package / "__init__.py"))
     keys = set()
-    for changed in (None, "learner/code.py", "calibration/code.py", "dialogue.py", "weights.py"):
+    for changed in (None, *(f"{part}/code.py" for part in parts)):
         if changed:
             (package / changed).write_text("2")
         keys.add(key_of("policy", base, [sample(1, 2)], [sample(3, 4)], SFTConfig(), LearnerConfig()))
@@ -97,7 +99,7 @@ def test_the_code_that_computes_fits_is_in_the_key(base: Path, tmp_path: Path, m
 
 def test_a_kept_fit_comes_back_and_a_torn_one_does_not(tmp_path: Path) -> None:
     said: list[str] = []
-    fits, folder = KeptFits(tmp_path / "kept", said.append), fitted(tmp_path / "run" / "start")
+    fits, folder = FitCache(tmp_path / "kept", said.append), fitted(tmp_path / "run" / "start")
     assert not fits.take("key", tmp_path / "other")
     fits.keep("key", folder)
     fits.keep("key", folder)  # as another run that began at the same time
@@ -115,7 +117,7 @@ def test_a_kept_fit_comes_back_and_a_torn_one_does_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", ["a file", "full"])
 def test_where_nothing_can_be_kept_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
     said: list[str] = []
-    fits, folder = KeptFits(tmp_path / "kept", said.append), fitted(tmp_path / "run" / "start")
+    fits, folder = FitCache(tmp_path / "kept", said.append), fitted(tmp_path / "run" / "start")
     if wrong == "a file":
         (tmp_path / "kept").write_text("no folder")
         fits.keep("key", folder)
@@ -134,17 +136,17 @@ def test_where_nothing_can_be_kept_the_run_goes_on(tmp_path: Path, monkeypatch: 
 
 
 def test_others_that_copy_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_fits, "TOTAL_MIB", 0)
-    fits = KeptFits(tmp_path / "kept")
+    monkeypatch.setattr(fit_cache, "TOTAL_MIB", 0)
+    fits = FitCache(tmp_path / "kept")
     other = fitted(tmp_path / "kept" / ".copying-x" / "whole")
     fits.keep("key", fitted(tmp_path / "start"))
     assert other.is_dir() and sorted(os.listdir(tmp_path / "kept")) == [".copying-x", "key"]
 
 
 def test_what_is_large_or_long_unused_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_fits, "LARGEST_MIB", 1)
-    monkeypatch.setattr(kept_fits, "TOTAL_MIB", 2)
-    fits = KeptFits(tmp_path / "kept")
+    monkeypatch.setattr(fit_cache, "LARGEST_MIB", 1)
+    monkeypatch.setattr(fit_cache, "TOTAL_MIB", 2)
+    fits = FitCache(tmp_path / "kept")
     fits.keep("large", fitted(tmp_path / "large", bytes(2**20 + 1)))
     assert not (tmp_path / "kept").exists()
     for index, name in enumerate("abc"):

@@ -36,7 +36,7 @@ COPYING = ".copying-"
 LIBRARIES = ("torch", "transformers", "deepspeed", "numpy", "safetensors")
 NO_MATTER = ("lora", "cpus", "labels", "timeout_seconds", "share_weights", "max_skipped_steps")
 """Settings of the learner that do not bear on a fit; of adapters, only its own model's do."""
-CODE = ("learner", "calibration", "dialogue.py", "weights.py")
+CODE = ("learner", "calibration", "data", "weight_sync")
 """What of this package computes a fit."""
 
 
@@ -58,7 +58,7 @@ def key_of(
     add(torch.cuda.get_device_name() if torch.cuda.is_available() else "")
     package = Path(calibrated_rl.__file__).parent
     for part in CODE:
-        for file in sorted((package / part).rglob("*.py")) or [package / part]:
+        for file in sorted((package / part).rglob("*.py")):
             add(file.relative_to(package).as_posix(), file.read_bytes())
     for file in sorted(file for file in base.iterdir() if file.is_file()):
         add(file.name, _file_digest(file))
@@ -75,7 +75,7 @@ def _file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-class KeptFits:
+class FitCache:
     """Folders of fitted models, by key."""
 
     def __init__(self, folder: Path, say: Callable[[str], None] = lambda text: None) -> None:
