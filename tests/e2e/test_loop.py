@@ -1,0 +1,186 @@
+"""The whole loop with real engines, learner and store; task, people and calibration method come from a file outside
+the repository."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from transformers import AutoModelForCausalLM
+
+from tests.support.paths import MICRO, ROOT
+
+CONTROLS = ("cloned", "calibrated_once", "calibrated_on_policy", "calibrated_more_logs")
+
+OUTSIDE = """
+from calibrated_rl.calibration.plain import PlainSFT
+from calibrated_rl.examples.front_desk.task import FrontDesk
+from calibrated_rl.examples.front_desk.human import FrontDeskHuman
+
+class Counter(FrontDesk):
+    def __init__(self, config):
+        super().__init__(config)
+        self.name = "counter"
+
+class Guest(FrontDeskHuman):
+    pass
+
+class HalfOfTheLogs(PlainSFT):
+    def chosen(self, inputs):
+        samples, monitor, metrics = super().chosen(inputs)
+        return samples[::2], monitor, metrics | {"left_out": len(samples) - len(samples[::2])}
+"""
+
+STUDY = f"""
+control_arms: [{", ".join(CONTROLS)}]
+variants:
+  placebo: {{arms: [calibrated], change: [calibration.source=upbringing, training.updates=1]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outside")
+    (folder / "outside_task.py").write_text(OUTSIDE)
+    (folder / "study.yaml").write_text(STUDY)
+    return folder
+
+
+def run(outside: Path, runs: Path, *changes: str) -> Path:
+    file = outside / "outside_task.py"
+    done = subprocess.run(
+        [
+            sys.executable, str(ROOT / "jobs/compare.py"), str(MICRO), *changes,
+            f"task={file}:Counter", "--runs", str(runs), "--hardware", "cpu",
+        ],
+        capture_output=True, text=True, timeout=600, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    (runs / "printed.txt").write_text(done.stdout + done.stderr)
+    return runs / "micro"
+
+
+@pytest.fixture(scope="module")
+def study(outside: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all arms, controls and a side experiment."""
+    guest = f"human={outside / 'outside_task.py'}:Guest"
+    return run(outside, tmp_path_factory.mktemp("study"), str(outside / "study.yaml"), guest)
+
+
+@pytest.mark.timeout(700)
+def test_every_part_leaves_what_it_should(study: Path) -> None:
+    summary = json.loads((study / "summary.json").read_text())
+    arms = summary["arms"]
+    assert set(arms) == {"start", "static", "interactive", "calibrated", "oracle", *CONTROLS}
+    assert summary["task"] == "counter"
+    assert arms["calibrated"]["updates"] == 2
+    assert arms["calibrated"]["user_tokens"] > 0 and arms["calibrated"]["human_turns"] == 0
+    assert arms["oracle"]["human_turns"] > 0
+    assert arms["calibrated_on_policy"]["human_turns"] == arms["calibrated_more_logs"]["human_turns"] == 10
+    budgets = [arms[arm]["policy_tokens"] for arm in arms if arm != "start"]
+    assert min(budgets) > 0.3 * max(budgets), f"budgets differ: {budgets}"
+    assert set(summary["variants"]["placebo"]["arms"]) == {"calibrated"}
+    assert [record["update"] for record in arms["calibrated"]["shift"]] == [0, 1, 2]
+    for arm in ("interactive", "calibrated"):
+        last = arms[arm]["shift"][-1]
+        assert last["bound"]["mean"] > 0 and last["refused"] == {} and -2 < last["exploitation"]["mean"] < 2
+    found = json.loads((study / "arms" / "interactive-0.json").read_text())["metrics"]
+    last_update = {metric["name"]: metric["value"] for metric in found if metric["update"] == 1}
+    most = last_update["groups_requested"] * 4 * last_update["seconds_rollout"]
+    assert 0 < last_update["seconds_in_turns_policy"] + last_update["seconds_in_turns_simulator"] <= most
+    assert arms["static"]["shift"][-1]["simulator"] is None and arms["static"]["shift"][-1]["policy"]["mean"] > 0
+    transfer = summary["shift"]["transfer"]
+    assert transfer["all"]["policies"] == 3 * (len(transfer) - 1) and "calibrated" in transfer
+    assert summary["shift"]["arm"] == "calibrated" and len(summary["shift"]["exploitation"]) == 3
+    for when in ("before", "after"):
+        found = summary["simulator"][when]
+        assert 0 <= found["exact_tv"]["mean"] <= 1 and 0 <= found["ending_ece"]["mean"] <= 1
+        replies = sum(row["count"] for row in found["nll_per_byte"]["by_turn"])
+        assert sum(point["count"] for point in found["ending_curve"]) == replies
+        assert {"likeness_total", "coverage", "wasserstein_user_turns"} <= set(found["populations"]["figures"])
+    assert (study / "report.html").stat().st_size > 10_000
+    assert list((study / "tensorboard" / "calibrated-0").glob("events*"))
+    AutoModelForCausalLM.from_pretrained(study / "checkpoints" / "calibrated-0")
+    segments = sorted((study / "replay").rglob("*.arrow"))
+    rows = sum(pa.ipc.open_file(str(segment)).read_all().num_rows for segment in segments)
+    assert rows > 100
+
+
+@pytest.mark.timeout(700)
+def test_the_summary_is_written_again_without_engines(outside: Path, study: Path, tmp_path: Path) -> None:
+    """As after a run that was stopped between its last arm and its summary."""
+    shutil.copytree(study, tmp_path / "micro")
+    (tmp_path / "micro" / "summary.json").unlink()
+    folder = run(outside, tmp_path, str(outside / "study.yaml"), f"human={outside / 'outside_task.py'}:Guest")
+    assert "starting two vLLM engines" not in (tmp_path / "printed.txt").read_text()
+    was, now = (json.loads((each / "summary.json").read_text()) for each in (study, folder))
+    assert was == now
+
+
+def measure_shift(study: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
+    """What the command prints and writes."""
+    out = study.parent / "shift.json"
+    command = [sys.executable, str(ROOT / "jobs/measure_shift.py"), *arguments, "--out", str(out), "--limit", "16"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout, json.loads(out.read_text())
+
+
+@pytest.mark.timeout(700)
+def test_a_live_simulator_is_compared_with_the_people_of_the_logs(study: Path) -> None:
+    names = ("--estimators", "words,lengths,likeness")
+    printed, found = measure_shift(study, f"{study}@logs/held_out", f"{study}:uncalibrated", *names)
+    assert found["people"]["dialogues"] == found["others"]["dialogues"] == 16
+    assert found["matched_replies"] > 16 and "words_tv" in found["figures"] and "likeness_total" in printed
+    assert found["figures"]["nll_per_byte"]["mean"] > 0 and 0 <= found["figures"]["ending_ece"]["mean"] <= 1
+    assert "shares of 4 draws" in found["figures"]["ending_ece"]["notes"][-1]
+
+
+@pytest.mark.timeout(700)
+def test_two_live_simulators_are_compared_on_held_out_logs(study: Path) -> None:
+    names = ("--estimators", "words", "--draws", "1", "--null-halvings", "0")
+    _, found = measure_shift(study, f"{study}:calibrated", f"{study}:calibrated", *names)
+    # The same simulator with the same random numbers says the same.
+    assert found["figures"]["words_tv"]["mean"] == 0 and found["figures"]["words_auc"]["mean"] == 0.5
+    assert {"nll_per_byte, PEOPLE", "nll_per_byte, OTHERS"} <= set(found["figures"])
+    command = [sys.executable, str(ROOT / "jobs/measure_shift.py"), f"{study}:calibrated", f"{study}@logs"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert refused.returncode == 2 and "stands second: LOGS RUN:MODEL" in refused.stderr
+    command = [*command[:2], f"{study}@logs", f"{study}:blue"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert refused.returncode == 2 and "has no model 'blue'; there are uncalibrated, calibrated" in refused.stderr
+
+
+@pytest.mark.timeout(700)
+def test_same_seed_same_figures(outside: Path, study: Path, tmp_path: Path) -> None:
+    """Two of its arms alone: also, what runs before an arm does not change it."""
+    again = run(outside, tmp_path, f"human={outside / 'outside_task.py'}:Guest", "arms=[static,calibrated]")
+    first, second = (json.loads((folder / "summary.json").read_text()) for folder in (study, again))
+    assert first["simulator"] == second["simulator"]
+    for arm, figures in second["arms"].items():
+        assert without_seconds(first["arms"][arm]) == without_seconds(figures), arm
+    for pair, difference in second["paired"].items():
+        assert first["paired"][pair] == difference, pair
+
+
+def without_seconds(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in figures.items() if name != "seconds"}
+
+
+@pytest.mark.timeout(700)
+def test_a_proxy_judges_where_there_is_no_human(outside: Path, study: Path, tmp_path: Path) -> None:
+    proxy = study / "models" / "policy_base"
+    changes = ("human=''", "arms=[start,interactive]", "training.updates=1", "upbringing.human=''")
+    method = f"calibration.method={outside / 'outside_task.py'}:HalfOfTheLogs"
+    folder = run(outside, tmp_path, *changes, method, f"proxy.model={proxy}", "evaluation.shifted=0")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert "proxy" in summary["held_out_user"]
+    assert summary["gap_closed"] == {}
+    assert -1 <= summary["arms"]["interactive"]["held_out"]["reward"]["mean"] <= 1
+    assert "exact_tv" not in summary["simulator"]["after"]
+    fit = json.loads((folder / "models" / "calibrated" / "fit.json").read_text())
+    assert fit["left_out"] > 0 and fit["simulator_monitor_nll"] > 0

@@ -1,0 +1,1 @@
+"""What tests share: made-up dialogues, models, replicas, runs and stores; the smallest run's configuration."""

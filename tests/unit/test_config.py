@@ -1,0 +1,75 @@
+"""Config errors end with one line that names key, place and nearest key, before anything starts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from calibrated_rl.config.run_config import load_config
+from calibrated_rl.errors import UserError
+from tests.support.paths import ROOT
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("trainin: {updates: 3}", "training"),
+        ("training: {updatez: 3}", "training.updates"),
+        ("training: {updates: many}", "training.updates"),
+        ("arms: [calibratd]", "calibrated"),
+        ("arms: [oracle]", "scripted human"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, content: str, expected: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=expected):
+        load_config(file)
+
+
+def test_shipped_configs_load() -> None:
+    for file in (ROOT / "configs").glob("*.yaml"):
+        load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["policy.scaling.maximum=2"], "policy.scaling .*deterministic"),
+        (["deterministic=false", "simulator.scaling.minimum=2"], "simulator.replicas is 1"),
+        (["deterministic=false", "policy.replicas=3", "policy.scaling.maximum=2"], "policy.replicas is 3"),
+        (["policy.replicas=0"], "policy.replicas is 0"),
+        (["deterministic=false", "policy.scaling.margin=2"], "margin"),
+        (["policy.scaling.maximun=2"], "policy.scaling.maximum"),
+    ],
+)
+def test_replicas_that_contradict_each_other_are_refused(changes: list[str], expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        load_config(ROOT / "configs/dev.yaml", changes)
+
+
+def test_replicas_are_fixed_unless_scaling_says_otherwise() -> None:
+    fixed = load_config(ROOT / "configs/dev.yaml", ["policy.replicas=3"])
+    assert fixed.policy.replica_bounds == (3, 3) and fixed.simulator.replica_bounds == (1, 1)
+    cluster = load_config(ROOT / "configs/dev.yaml", [str(ROOT / "configs/hardware/cluster.yaml")])
+    assert cluster.policy.replica_bounds == (1, 4) and not cluster.deterministic
+
+
+def test_override_wins() -> None:
+    assert load_config(ROOT / "configs/dev.yaml", ["training.updates=7"]).training.updates == 7
+
+
+def test_job_exits_with_code_2(tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("trainin: {}")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "jobs/compare.py"), str(file)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error:") and "training" in done.stderr
+
+
+def test_a_value_that_is_no_yaml_is_named() -> None:
+    with pytest.raises(UserError, match="command line: 'training.loss_config={a:{b:1}}' is not key=value"):
+        load_config(ROOT / "configs" / "dev.yaml", ["training.loss_config={a:{b:1}}"])
