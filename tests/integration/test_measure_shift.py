@@ -193,7 +193,7 @@ def test_likelihood_is_of_the_temperature_at_which_a_simulator_speaks_or_left_ou
     sampling, engine = SimpleNamespace(temperature=0.5), SimpleNamespace(max_model_len=64)
     side = SimpleNamespace(sampling=sampling, engine=engine)
     live: Any = SimpleNamespace(
-        name="runs/a:calibrated", parts=SimpleNamespace(config=SimpleNamespace(simulator=side)),
+        name="runs/a:calibrated", inputs=SimpleNamespace(config=SimpleNamespace(simulator=side)),
         progress=SimpleNamespace(say=said.append),
     )  # fmt: skip
     assert LiveSimulator._likelihood(live, []) == {} and "speaks at temperature 0.5" in said[0]

@@ -17,6 +17,7 @@ from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.hosted import HostedModel
+from calibrated_rl.models import resolve as models
 from calibrated_rl.models.folders import TEMPLATE, with_template
 from calibrated_rl.models.resolve import (
     TINY_CONTROL_TOKENS,
@@ -26,7 +27,6 @@ from calibrated_rl.models.resolve import (
     resolve_model,
     tiny_tokenizer,
 )
-from calibrated_rl.models.resolve import resolve as models
 
 TEXTS = ["which day ?", "friday seven two", "booked friday seven two"] * 4
 
