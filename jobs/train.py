@@ -1,30 +1,7 @@
-"""Train one arm of a config and judge it on held-out people.
+"""Entry point for ``python`` and ``ray job submit``: the same as ``calibrated-rl train``."""
 
-    python jobs/train.py configs/dev.yaml --arm calibrated [key=value ...]
-
-Writes runs/NAME/ like jobs/compare.py; the policy lies in runs/NAME/checkpoints/ARM-SEED in Hugging Face format.
-"""
-
-import _command
-from compare import execute, parser_of
-
-from calibrated_rl.config.run_config import ArmName
-
-
-def main() -> int:
-    assert __doc__ is not None
-    parser = parser_of(__doc__)
-    parser.add_argument(
-        "--arm", type=_command.allowed(ArmName), default="calibrated",
-        help="start, static, interactive, calibrated_once, ...",
-    )
-    arguments = parser.parse_intermixed_args()
-    if (code := _command.supervise(arguments.supervise)) is not None:
-        return code
-    overrides = [*arguments.overrides, f"arms=[{arguments.arm}]", "control_arms=[]"]
-    execute(arguments.config, overrides, arguments.runs, arguments.hardware, side_experiments=False)
-    return 0
-
+from calibrated_rl.cli.command import run
+from calibrated_rl.cli.train import main
 
 if __name__ == "__main__":
-    _command.run(main)
+    run(main)

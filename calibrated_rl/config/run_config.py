@@ -260,8 +260,8 @@ def load_config(file: str | Path, overrides: Sequence[str] = (), *, saved: bool 
     """Read a YAML file and what changes it into a config. Nothing of a run is loaded or started for that.
 
     Args:
-        overrides: ``key=value``, or further YAML files (such as ``configs/hardware/one_gpu.yaml``), which are laid
-            over ``file`` in their order; ``key=value`` has the last word.
+        overrides: ``key=value``, or further YAML files (such as ``calibrated_rl/config/hardware/one_gpu.yaml``), which
+            are laid over ``file`` in their order; ``key=value`` has the last word.
         saved: the settings of a run that is there already, to look at it or to judge its policies. What only training
             needs is not asked for then: sizes of logs, and parts by import path, which need not be here.
 

@@ -360,7 +360,8 @@ def missing_paths(text: str) -> list[str]:
     return [path for path in PATHS.findall(text) if not (ROOT / path).exists()]
 
 
-@pytest.mark.parametrize("name", [*STARTING, "README.md", "../Dockerfile", "../configs/hardware/labelled.yaml"])
+@pytest.mark.parametrize("name", [*STARTING, "README.md", "../Dockerfile",
+"../calibrated_rl/config/hardware/labelled.yaml"])
 def test_paths_exist(name: str) -> None:
     assert missing_paths(text_of(name)) == []
 

@@ -52,7 +52,7 @@ def test_replicas_that_contradict_each_other_are_refused(changes: list[str], exp
 def test_replicas_are_fixed_unless_scaling_says_otherwise() -> None:
     fixed = load_config(ROOT / "configs/dev.yaml", ["policy.replicas=3"])
     assert fixed.policy.replica_bounds == (3, 3) and fixed.simulator.replica_bounds == (1, 1)
-    cluster = load_config(ROOT / "configs/dev.yaml", [str(ROOT / "configs/hardware/cluster.yaml")])
+    cluster = load_config(ROOT / "configs/dev.yaml", [str(ROOT / "calibrated_rl/config/hardware/cluster.yaml")])
     assert cluster.policy.replica_bounds == (1, 4) and not cluster.deterministic
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def full_disk(target: Target) -> None:
 
     def make_room() -> None:
         for name, process in processes.items():
-            _quietly(lambda name=name, process=process: process.rlimit(psutil.RLIMIT_FSIZE, limits[name]))
+            _quietly(partial(process.rlimit, psutil.RLIMIT_FSIZE, limits[name]))
 
     threading.Timer(NO_ROOM_S, make_room).start()
 
@@ -147,7 +148,7 @@ def second_driver(target: Target) -> None:
         NotRefused: it was not.
     """
     done = subprocess.run(
-        [sys.executable, *target.command], capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[1]
+        [sys.executable, *target.command], capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2]
     )
     refused = done.returncode == 2 and "is being written by another job" in done.stderr
     if not refused:

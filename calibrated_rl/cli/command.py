@@ -15,11 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from calibrated_rl.errors import PartLost, UserError, printable  # noqa: E402
-from calibrated_rl.settings.fields import NotAllowed, converted, listed  # noqa: E402
+from calibrated_rl import config
+from calibrated_rl.errors import PartLost, UserError, printable
+from calibrated_rl.settings.fields import NotAllowed, converted, listed
 
 if TYPE_CHECKING:
     from calibrated_rl.config.run_config import RunConfig
@@ -148,7 +146,7 @@ def supervise(times: int) -> int | None:
     if not times or CHILD in os.environ:
         return None
     for left in reversed(range(times + 1)):
-        with subprocess.Popen([sys.executable, *sys.argv], env={**os.environ, CHILD: "1"}) as job:
+        with subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env={**os.environ, CHILD: "1"}) as job:
             signal.signal(signal.SIGTERM, lambda number, _, job=job: job.send_signal(number))  # type: ignore[misc]
             code = job.wait()
         if code >= 0 or code in (-signal.SIGTERM, -signal.SIGINT) or not left:
@@ -157,17 +155,19 @@ def supervise(times: int) -> int | None:
     return None
 
 
+HARDWARE = Path(config.__file__).parent / "hardware"
+
 CLUSTER_GPUS = 7
-"""What configs/hardware/cluster.yaml asks for: two replicas a side, two learner ranks, a proxy."""
+"""What ``config/hardware/cluster.yaml`` asks for: two replicas a side, two learner ranks, a proxy."""
 
 
 def hardware(name: str) -> list[str]:
-    """The file of ``configs/hardware`` to lay over a config, as a list of one; ``auto`` looks what is there, and
-    takes ``cluster`` only where each of its parts finds a GPU."""
+    """The file of ``calibrated_rl/config/hardware`` to lay over a config, as a list of one; ``auto`` looks what is
+    there, and takes ``cluster`` only where each of its parts finds a GPU."""
     if name == "auto":
         count = _gpus()
         name = "cpu" if not count else "cluster" if count >= CLUSTER_GPUS else "one_gpu"
-    return [str(ROOT / "configs" / "hardware" / f"{name}.yaml")]
+    return [str(HARDWARE / f"{name}.yaml")]
 
 
 def _gpus() -> int:
@@ -188,7 +188,7 @@ def start_ray() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, object] = {
         "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(p for p in (str(ROOT), *sys.path) if p)}},
+        "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}},
     }
     if ray.is_initialized():
         return

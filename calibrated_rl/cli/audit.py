@@ -1,0 +1,40 @@
+"""Was every group of dialogues that a run asked for learned from exactly once, or dropped for a reason?
+
+    python jobs/audit.py runs/dev
+
+Reads what the run left (arms/, replay/) and starts nothing. Prints a line for each finished arm and seed, and what does
+not add up. Exit code 1: something does not; 2: it is no run folder.
+"""
+
+from pathlib import Path
+
+from calibrated_rl.cli import command
+
+SHOWN = 10
+"""Problems of an arm that are printed; the number of the others follows."""
+
+
+def main() -> int:
+    assert __doc__ is not None
+    parser = command.Parser(description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run, such as runs/dev")
+    arguments = parser.parse_args()
+
+    from calibrated_rl.run.audit import audit_run
+    from calibrated_rl.run.saved_run import config_file
+
+    config_file(arguments.run)
+    accounts = audit_run(arguments.run)
+    width = max(len(account.name) for account in accounts)
+    print(f"{'arm':<{width}}  groups asked for  learned from once  dropped")
+    for account in accounts:
+        dropped = ", ".join(f"{number} {reason}" for reason, number in sorted(account.dropped.items())) or "0"
+        print(f"{account.name:<{width}}  {account.requested:>16}  {account.delivered:>17}  {dropped}")
+    problems = [problem for account in accounts for problem in _shown(account.name, account.problems)]
+    print("\n".join(problems) or "it adds up")
+    return 1 if problems else 0
+
+
+def _shown(name: str, problems: tuple[str, ...]) -> list[str]:
+    more = [f"{name}: and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+    return [f"{name}: {problem}" for problem in problems[:SHOWN]] + more

@@ -1,0 +1,53 @@
+"""Align a simulator with human logs, without training a policy, and measure it before and after.
+
+    python jobs/calibrate.py configs/dev.yaml [key=value ...]
+
+Makes the models that the config names (with the policy's cold start, since a simulator is also judged by how it
+behaves in dialogues with it), measures on held-out logs, and writes runs/NAME/simulator.json and the calibrated
+simulator in Hugging Face format to runs/NAME/models/calibrated. What is there already is kept: jobs/compare.py with
+the same config goes on from it.
+"""
+
+from pathlib import Path
+
+from calibrated_rl.cli import command
+from calibrated_rl.cli.compare import parser_of
+
+
+def main() -> int:
+    assert __doc__ is not None
+    arguments = parser_of(__doc__).parse_intermixed_args()
+    if (code := command.supervise(arguments.supervise)) is not None:
+        return code
+
+    from calibrated_rl.config.run_config import load_config
+
+    load_config(arguments.config, arguments.overrides)  # mistakes come to light before anybody looks for devices
+    from calibrated_rl.report.text import simulator_table
+    from calibrated_rl.report.values import number
+    from calibrated_rl.run.saved_run import dated, refuse_other_settings
+    from calibrated_rl.runtime.progress import Progress
+    from calibrated_rl.storage.files import exclusive, read_json, write_json
+
+    overrides = [*command.hardware(arguments.hardware), *arguments.overrides]
+    config = load_config(arguments.config, overrides)
+    folder, progress = Path(arguments.runs) / config.name, Progress()
+    progress.say(f"run folder {folder}")
+    config = dated(config, folder)
+    refuse_other_settings(folder, config)
+    file = folder / "simulator.json"
+    if file.is_file():
+        progress.say("the simulator was calibrated and measured before; it is kept")
+    else:
+        from calibrated_rl.study.compare import measure_simulators
+
+        with exclusive(folder), command.started(config, folder, progress) as run:
+            progress.say("measuring, aligning, measuring again")
+            write_json(file, measure_simulators(run))
+    simulator = read_json(file)
+    print(simulator_table(simulator))
+    print("Accuracy 0.5: a simulator's reply and a person's to the same history cannot be told apart.")
+    if band := simulator.get("null_band"):
+        print(f"Two halves of the people's own words give {number(band['low'])} to {number(band['high'])}.")
+    print(f"calibrated simulator: {(folder / 'models' / 'calibrated').resolve()}")
+    return 0

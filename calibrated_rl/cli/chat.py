@@ -1,0 +1,169 @@
+"""Talk to a trained policy in the terminal, or listen to it talking to a simulator or to the scripted human.
+
+    python jobs/chat.py runs/dev [--policy calibrated-0] [--with me|simulator|human] [--scenario 3] [--seed 1]
+
+You are the other side: your goal and what the policy was told are shown first. An empty line or Ctrl-D ends the
+conversation; then its ending and its reward are printed. The lines may also come from a pipe. The same scenario,
+seed and lines give the same conversation.
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from calibrated_rl.cli import command
+from calibrated_rl.settings.fields import Range, Seed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calibrated_rl.config.run_config import ModelConfig
+    from calibrated_rl.data.dialogue import Turn
+    from calibrated_rl.rollout.conversation import Speaker
+
+
+MOST_SCENARIOS = 100_000
+"""A task makes all scenarios before the one that is asked for."""
+
+
+def parse() -> argparse.Namespace:
+    assert __doc__ is not None
+    parser = command.Parser(description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run, such as runs/dev")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. policy.sampling.temperature=0")
+    parser.add_argument("--policy", default="", metavar="ARM-SEED", help="default: the run's calibrated policy")
+    parser.add_argument(
+        "--with", dest="other", choices=("me", "simulator", "human"), default="me",
+        help="who talks to it: you (default), the run's calibrated simulator, or its scripted human",
+    )  # fmt: skip
+    parser.add_argument(
+        "--scenario", type=command.allowed(Annotated[int, Range(at_least=0, at_most=MOST_SCENARIOS)]), default=0,
+        metavar="N", help="held-out scenario, from 0 (default: 0)",
+    )
+    parser.add_argument(
+        "--seed", type=command.allowed(Seed), default=0, metavar="S", help="of what models sample (default: 0)"
+    )
+    return parser.parse_intermixed_args()
+
+
+def main() -> None:
+    arguments = parse()
+
+    from calibrated_rl.chat.tokens import ChatTokens
+    from calibrated_rl.data.dialogue import Side, Split
+    from calibrated_rl.inference.pool import ReplicaPool
+    from calibrated_rl.inference.waves import WaveGate
+    from calibrated_rl.models.resolve import read_tokenizer
+    from calibrated_rl.rollout.conversation import ModelSpeaker, ScriptedSpeaker, converse, greeting, stable_seed
+    from calibrated_rl.rollout.failures import is_scored
+    from calibrated_rl.run.saved_run import check_engines_fit, open_run
+    from calibrated_rl.runtime.progress import Progress
+    from calibrated_rl.users.person import STOPPED, Person
+
+    run, progress = open_run(arguments.run, arguments.overrides), Progress()
+    policy, task = run.policy(arguments.policy), run.task()
+    scenario = task.scenarios(Split.HELD_OUT, arguments.scenario + 1)[arguments.scenario]
+    models = [(Side.POLICY, policy.folder, with_a_cache(run.config.policy, policy.folder))]
+    if arguments.other == "simulator":
+        simulator = run.model("calibrated")
+        models.append((Side.USER, simulator, with_a_cache(run.config.simulator, simulator)))
+    human = run.human(task) if arguments.other == "human" else None
+    chats = [
+        ChatTokens(
+            read_tokenizer(folder, folder.name), "policy" if side is Side.POLICY else "simulator",
+            settings=config.chat_template_kwargs, date=run.config.date,
+        )
+        for side, folder, config in models
+    ]  # fmt: skip
+    check_engines_fit({side.value: (config.engine, folder) for side, folder, config in models})
+
+    command.start_ray()
+    progress.say(f"starting {'one vLLM engine' if len(models) == 1 else 'two vLLM engines'}")
+    gate = WaveGate()
+    pools = [
+        ReplicaPool(side.value, str(folder.resolve()), chat, config.engine, gate=gate)
+        for (side, folder, config), chat in zip(models, chats, strict=True)
+    ]
+    try:
+        for pool in pools:
+            pool.wait_until_ready()
+        speakers: list[Speaker] = [
+            Aloud(ModelSpeaker(pool, scenario, side, config.sampling, stable_seed(arguments.seed, side), scenario.id))
+            for pool, (side, _, config) in zip(pools, models, strict=True)
+        ]
+        person = Person(ask)
+        if len(speakers) == 1:
+            speakers.append(person if human is None else Aloud(ScriptedSpeaker(human, scenario)))
+        progress.say(f"policy {policy.name}, scenario {scenario.id}")
+        print(f"What the other side wants: {scenario.user_instructions}")
+        print(f"What the policy was told:  {scenario.policy_instructions}")
+        if arguments.other == "me":
+            print("You are the other side. An empty line or Ctrl-D ends the conversation.")
+        show(greeting(scenario))
+        gate.running = 1  # a turn at a time is a wave of one, in which the seed decides what is drawn
+        turns, ending = asyncio.run(converse(task, scenario, speakers[0], speakers[1]))
+    finally:
+        for pool in pools:
+            pool.close()
+    if person.stopped:
+        ending = STOPPED
+    if not is_scored(ending):
+        print(f"ending: {ending}, which is no doing of the policy: not scored")
+        return
+    outcome = task.outcome(scenario, turns, ending)
+    print(f"ending: {ending}\nreward: {outcome.episode_return:+.3f} ({'success' if outcome.success else 'no success'})")
+
+
+def with_a_cache(side: "ModelConfig", model: Path) -> "ModelConfig":
+    """``side``, whose engine has room for the one dialogue that is held, where its size is left to the program."""
+    from calibrated_rl.models.resolve import shape_of
+    from calibrated_rl.run.memory import dialogue_bytes
+
+    if side.engine.kv_cache_mib:
+        return side
+    needed = 1 + dialogue_bytes(side.engine, shape_of(model)) // 2**20
+    return replace(side, engine=replace(side.engine, kv_cache_mib=max(64, needed)))
+
+
+class Aloud:
+    """A speaker whose turns are printed as they are said."""
+
+    def __init__(self, speaker: "Speaker") -> None:
+        self.speaker = speaker
+
+    def hear(self, turn: "Turn") -> None:
+        self.speaker.hear(turn)
+
+    async def say(self, turns: "Sequence[Turn]") -> "Turn | None":
+        turn = await self.speaker.say(turns)
+        if turn is not None:
+            show(turn)
+        return turn
+
+
+def show(turn: "Turn") -> None:
+    """Print a turn, with the guardrail that it tripped, if any. Its further lines are indented, so that it cannot pass
+    for two turns, and the terminal only shows what is said."""
+    from calibrated_rl.errors import printable
+
+    flaw = f"  [{turn.flaw}]" if turn.flaw else ""
+    text = "\n        ".join(printable(line, None) for line in turn.text.split("\n"))
+    print(f"{turn.side.value:>6}: {text}{flaw}", flush=True)
+
+
+def ask() -> str | None:
+    """A line from the standard input; None for an empty line, its end, or Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's would wait for the line
+    try:
+        line, on_screen = input("   you: ").strip(), sys.stdin.isatty()
+    except (EOFError, KeyboardInterrupt):
+        line, on_screen = "", False
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if not on_screen:
+        print(line, flush=True)
+    return line or None

@@ -1,0 +1,188 @@
+"""How far apart are two sets of dialogues?
+
+    python jobs/measure_shift.py PEOPLE OTHERS [--estimators words,mauve] [--out FILE] [--limit N] [--seed N]
+    python jobs/measure_shift.py PEOPLE            two random halves of one set, which should not be told apart
+    python jobs/measure_shift.py runs/dev@logs/held_out runs/dev:calibrated      people and a simulator
+    python jobs/measure_shift.py runs/dev:uncalibrated runs/dev:calibrated       two simulators
+
+A set is a file of JSON Lines (calibrated_rl/logs/jsonl.py), the CaSiNo folder, or a run folder, with @ARM for the
+dialogues of one arm: runs/dev@calibrated. These need no engine. RUN:MODEL is a simulator of a run, which is started:
+it replies to the people's histories (two simulators: to those of the run's held-out logs) and talks with the policy
+that the run started from. The first set is the reference: null bands are drawn from it. What each figure means, and
+which may be called a bound, is in docs/shift.md. Exit code 2: a set cannot be used.
+"""
+
+import argparse
+import os
+from typing import TYPE_CHECKING, Any
+
+from calibrated_rl.cli import command
+from calibrated_rl.settings.fields import NotNegative, Positive, Seed
+
+if TYPE_CHECKING:
+    from calibrated_rl.evaluation.live_simulator import Asked
+    from calibrated_rl.runtime.progress import Progress
+    from calibrated_rl.shift.base import Estimate
+    from calibrated_rl.shift.compare_sets import Comparison
+    from calibrated_rl.shift.sources import SourceDialogues
+
+
+DRAWS = 4
+"""Replies of a live simulator to each history, where nothing else is said."""
+
+
+def parser_of() -> argparse.ArgumentParser:
+    from calibrated_rl.shift.compare_sets import ESTIMATORS
+    from calibrated_rl.shift.two_sample.sentence_encoder import DEFAULT
+
+    assert __doc__ is not None
+    parser = command.Parser(prog="jobs/measure_shift.py", description=__doc__)
+    parser.add_argument("people", metavar="PEOPLE", help="the reference set, as a rule human logs")
+    parser.add_argument("others", metavar="OTHERS", nargs="?", help="the set to compare (default: halve PEOPLE)")
+    parser.add_argument(
+        "--estimators", default=",".join(ESTIMATORS), metavar="NAMES", help="some of %(default)s (default: all)"
+    )
+    parser.add_argument(
+        "--encoder", default=DEFAULT, help="sentence encoder: a package, a folder or 'hashing' (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--limit", type=command.allowed(NotNegative), default=0, metavar="N",
+        help="at most N random dialogues of each set",
+    )
+    parser.add_argument("--seed", type=command.allowed(Seed), default=0, help="of all random draws (default: 0)")
+    parser.add_argument(
+        "--null-halvings", type=command.allowed(NotNegative), metavar="N",
+        help="random halvings of PEOPLE for the null bands; 0: no bands"
+    )
+    parser.add_argument(
+        "--draws", type=command.allowed(Positive), metavar="N",
+        help="replies of a live simulator to each history (default: 4)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="a setting of the runs of live simulators that is to be another one, e.g. simulator.engine.threads=2",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=command.result_file(), metavar="FILE", help="write all figures, by turn too, as JSON"
+    )
+    return parser
+
+
+def read(arguments: argparse.Namespace, progress: "Progress") -> "Asked | tuple[SourceDialogues, SourceDialogues]":
+    """Both sets, cut down to ``--limit``; live simulators have spoken.
+
+    Raises:
+        UserError: a set cannot be used, or a number is out of range.
+    """
+    import numpy as np
+
+    from calibrated_rl.errors import UserError
+    from calibrated_rl.evaluation.live_simulator import LiveSimulator, ask, live
+    from calibrated_rl.shift.interface import halve
+    from calibrated_rl.shift.sources import SourceDialogues, read_source, some
+
+    first, second = (live(name) if name else None for name in (arguments.people, arguments.others))
+    if second is None and (unread := "--set" if arguments.set else "--draws" if arguments.draws else ""):
+        raise UserError(f"{unread} is for a live simulator, and neither set is one: RUN:MODEL")
+    if first is not None and second is None:
+        raise UserError("a live simulator is compared with another one, or stands second: LOGS RUN:MODEL")
+    people = LiveSimulator(*first, progress, arguments.set) if first is not None else read_source(arguments.people)
+    if second is not None:
+        others = LiveSimulator(*second, progress, arguments.set)
+        command.start_ray()
+        return ask(people, others, draws=arguments.draws or DRAWS, limit=arguments.limit, seed=arguments.seed)
+    assert isinstance(people, SourceDialogues)
+    if arguments.others is not None:
+        sets = people, read_source(arguments.others)
+    else:
+        halves = halve(people.dialogues, len(people.dialogues), np.random.default_rng((arguments.seed, 7)))
+        one, other = (
+            SourceDialogues(name=f"{people.name}, {which} half", dialogues=half, left_out=people.left_out)
+            for which, half in zip(("one", "other"), halves, strict=True)
+        )
+        sets = one, other
+    for source in sets:
+        source.dialogues[:] = some(source.dialogues, arguments.limit, arguments.seed)
+    return sets
+
+
+def main() -> None:
+    arguments = parser_of().parse_args()
+    from calibrated_rl.errors import UserError
+    from calibrated_rl.evaluation.live_simulator import Asked
+    from calibrated_rl.runtime.progress import Progress
+    from calibrated_rl.shift.compare_sets import ESTIMATORS, check_names, compare_sets
+    from calibrated_rl.shift.interface import DialogueSets
+    from calibrated_rl.shift.two_sample.sentence_encoder import DEFAULT, HASHING, model_folder
+    from calibrated_rl.storage.files import write_json
+
+    progress = Progress()
+    names = [name.strip() for name in arguments.estimators.split(",") if name.strip()]
+    check_names(names)  # before engines start
+    if not names:
+        raise UserError(f"no estimator was named; there are {', '.join(ESTIMATORS)}")
+    if arguments.encoder not in (DEFAULT, HASHING):  # without the default one, what needs it is left out
+        model_folder(arguments.encoder)
+    told = read(arguments, progress)
+    people, others = (told.people, told.others) if isinstance(told, Asked) else told
+    for label, source in (("people", people), ("others", others)):
+        left_out = f", {source.left_out} records left out" if source.left_out else ""
+        progress.say(f"{label}: {len(source.dialogues)} dialogues of {source.name}{left_out}")
+    found = compare_sets(
+        DialogueSets(human=people.dialogues, simulator=others.dialogues),
+        names,
+        encoder=arguments.encoder,
+        seed=arguments.seed,
+        null_halvings=arguments.null_halvings,
+        replies=told.replies if isinstance(told, Asked) else None,
+        on_start=lambda name: progress.say(f"measuring: {name}"),
+    )
+    if isinstance(told, Asked):
+        found.figures.update(told.figures)
+    progress.close()
+    if arguments.out is not None:
+        write_json(arguments.out, as_dict(arguments, people, others, found))
+    print(table(found))
+    if arguments.out is not None:
+        print(f"all figures, by turn too: {arguments.out.resolve()}")
+
+
+def as_dict(
+    arguments: argparse.Namespace, people: "SourceDialogues", others: "SourceDialogues", found: "Comparison"
+) -> dict[str, Any]:
+    """What ``--out`` holds; figures that are no number are null."""
+    from calibrated_rl.shift.reading import reading
+
+    sources = {
+        label: {"source": source.name, "dialogues": len(source.dialogues), "left_out": source.left_out}
+        for label, source in (("people", people), ("others", others))
+    }
+    figures = {name: {**figure.as_dict(), "reading": reading(figure)} for name, figure in found.figures.items()}
+    told = {"seed": arguments.seed, "limit": arguments.limit, "encoder": arguments.encoder}
+    return sources | told | {"matched_replies": found.matched, "figures": figures, "not_measured": found.refused}
+
+
+def table(found: "Comparison") -> str:
+    """The figures as lines of text, then what was not measured and why."""
+    from calibrated_rl.shift.reading import reading
+
+    head = ("figure", "value", "95 % interval", "null band", "reading")
+    rows = [head, *((name, *_numbers(figure), reading(figure)) for name, figure in found.figures.items())]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [f"not measured: {name}: {why}" for name, why in found.refused.items()]
+    lines.append(
+        f"{found.matched} replies of both sides to the same histories"
+        + ("" if found.matched else ": no figure here is a per-turn shift, and none is a bound on one")
+    )
+    return "\n".join(lines)
+
+
+def _numbers(figure: "Estimate") -> tuple[str, str, str]:
+    band = "-" if figure.null_low is None else f"{figure.null_low:.3f} .. {figure.null_high:.3f}"
+    return f"{figure.value:.3f}", f"{figure.low:.3f} .. {figure.high:.3f}", band
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    command.run(main)
