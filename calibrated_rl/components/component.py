@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from calibrated_rl.components import user_files
+from calibrated_rl.components.moved import where_now
 from calibrated_rl.components.user_code import UserCodeError, call, described, exception_text, lines_of_users
 from calibrated_rl.errors import UserError, printable
 from calibrated_rl.settings.fields import Key, NotAllowed, from_plain, hints_of, refuse, shown, valid_keys
@@ -79,7 +80,8 @@ def _module(path: str, name: str, file: Path | None) -> ModuleType:
     except (Exception, SystemExit) as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{name}.".startswith(f"{missing}."):
-            raise UserError(f"'{path}' cannot be imported: {error}{_file_like(path)}") from error
+            hint = where_now(path) or _file_like(path)
+            raise UserError(f"'{path}' cannot be imported: {error}{hint}") from error
         if file is None and (name == "calibrated_rl" or name.startswith("calibrated_rl.")) and not missing:
             raise
         raise _not_imported(path, error, missing, file) from error

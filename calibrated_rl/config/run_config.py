@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.components.component import describe_config_error
+from calibrated_rl.components.moved import with_new_paths
 from calibrated_rl.config.arms import builtin_arms
 from calibrated_rl.config.checks import problems_of_learning, problems_of_parts, problems_of_sizes, problems_together
 from calibrated_rl.errors import UserError, printable
@@ -263,7 +264,8 @@ def load_config(file: str | Path, overrides: Sequence[str] = (), *, saved: bool 
         overrides: ``key=value``, or further YAML files (such as ``calibrated_rl/config/hardware/one_gpu.yaml``), which
             are laid over ``file`` in their order; ``key=value`` has the last word.
         saved: the settings of a run that is there already, to look at it or to judge its policies. What only training
-            needs is not asked for then: sizes of logs, and parts by import path, which need not be here.
+            needs is not asked for then: sizes of logs, and parts by import path, which need not be here. What an
+            earlier version called otherwise is read (``components/moved.py``).
 
     Raises:
         UserError: no such file, not YAML (``yaml_files.py``), settings that are not allowed (``settings.py``,
@@ -306,7 +308,7 @@ def _merged(sources: Sequence[Source], saved: bool) -> RunConfig:
     where = places(sources)
     merged: Any = asdict(RunConfig())
     for source in sources:
-        merged = laid_over(merged, source.values)
+        merged = laid_over(merged, with_new_paths(source.values) if saved else source.values)
     try:
         plain = OmegaConf.to_container(keep_references(OmegaConf.create(merged)), resolve=True)
     except OmegaConfBaseException as error:
