@@ -5,6 +5,7 @@ by its import path (``arms: [start, my_package.arms:Curious]``). Nothing else ha
 """
 
 import pkgutil
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from calibrated_rl.training.arm_run import ArmRun
 
 PACKAGE = "calibrated_rl.arms"
+FILLED_MARKERS = tuple("ov^<>8spPhHXDd*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,15 @@ class ArmStyle:
     label: str
     meaning: str
     color: str = "#555555"
+    """As ``#RRGGBB``."""
     marker: str = "h"
+    """Matplotlib's, of those that are filled."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"#[0-9a-fA-F]{6}", self.color):
+            raise UserError(f"the colour of the arm '{self.label}' is {self.color!r}: write #RRGGBB")
+        if self.marker not in FILLED_MARKERS:
+            raise UserError(f"the marker of the arm '{self.label}' is {self.marker!r}: choose among {FILLED_MARKERS}")
 
 
 class Arm(ABC):

@@ -1,54 +1,65 @@
 """The arms in the order in which they are shown, with the words and the colour that each has everywhere.
 
-Colours are Okabe and Ito's (and two of Tol's), which colour-blind readers can tell apart; every arm also has
-a marker of its own, so that nothing hangs on colour alone.
+Both stand in the arms' own classes (``config/arms.py``). Of an arm that the package does not bring, the run's summary
+has what its class said when it was trained (``arms_of``): a report needs no code of the user's.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class ArmStyle:
-    """How an arm is named and drawn."""
-
-    label: str
-    meaning: str
-    color: str
-    marker: str
-
-
-STYLES: dict[str, ArmStyle] = {
-    "start": ArmStyle("start", "the checkpoint that every arm starts from", "#8A8A8A", "o"),
-    "cloned": ArmStyle("cloned", "imitates successful logged dialogues", "#CC79A7", "v"),
-    "static": ArmStyle("static", "one turn at a time on logged histories", "#E69F00", "s"),
-    "interactive": ArmStyle("interactive", "against the uncalibrated simulator", "#D55E00", "D"),
-    "calibrated_once": ArmStyle("calibrated once", "simulator calibrated before training only", "#56B4E9", "<"),
-    "calibrated": ArmStyle("calibrated", "simulator calibrated again and again", "#0072B2", "^"),
-    "calibrated_on_policy": ArmStyle(
-        "calibrated, on-policy", "and people answer the policy's own histories", "#332288", "P"
-    ),
-    "calibrated_more_logs": ArmStyle("calibrated, more logs", "and as many extra logged human turns", "#882255", "X"),
-    "oracle": ArmStyle("oracle", "against people of the training population", "#009E73", "*"),
-}
+from calibrated_rl.config.arms import ArmStyle, builtin_arms, find_arm, find_arms
+from calibrated_rl.errors import UserError
 
 LOGGED = ArmStyle("logged", "the dialogue that the logs have with the same person", "#B4B4AE", "o")
 """No arm, but shown beside the arms' dialogues."""
 HUMAN_COLOR = LOGGED.color
-BEFORE_COLOR = STYLES["interactive"].color
+BEFORE_COLOR = find_arm("interactive").style.color
 """The uncalibrated simulator is the one that ``interactive`` trains against."""
-AFTER_COLOR = STYLES["calibrated"].color
+AFTER_COLOR = find_arm("calibrated").style.color
+
+_others: ContextVar[Mapping[str, ArmStyle]] = ContextVar("_others")
+
+
+@cache
+def builtin_styles() -> dict[str, ArmStyle]:
+    """Of the arms that the package brings, in the order of tables."""
+    return {arm.name: arm.style for arm in find_arms(builtin_arms())}
+
+
+@contextmanager
+def arms_of(summary: Mapping[str, Any]) -> Iterator[None]:
+    """Within, arms are shown as they were called in the run of this summary; what is no style in it is passed over."""
+    found = {}
+    styles = summary.get("styles")
+    for name, given in styles.items() if isinstance(styles, dict) else ():
+        if isinstance(given, dict) and given.keys() == {"label", "meaning", "color", "marker"}:
+            with suppress(UserError):
+                found[name] = ArmStyle(**{key: str(value) for key, value in given.items()})
+    before = _others.set(found)
+    try:
+        yield
+    finally:
+        _others.reset(before)
 
 
 def style(arm: str) -> ArmStyle:
     """The style of ``arm``; an arm that we do not know is drawn in grey under its own name."""
-    return (STYLES | {"logged": LOGGED}).get(arm) or ArmStyle(arm.replace("_", " "), "", "#555555", "h")
+    known = {**_others.get({}), **builtin_styles(), "logged": LOGGED}
+    return known.get(arm) or ArmStyle(arm.replace("_", " "), "")
+
+
+def answers_to_a_simulator(arm: str) -> bool:
+    """Whether a simulator answers ``arm`` while it trains; of arms that we do not know it is taken to be so."""
+    return arm not in builtin_arms() or find_arm(arm).meets == "simulator"
 
 
 def in_order(arms: Iterable[str]) -> list[str]:
     """``arms`` without repeats, the known ones first and in the order of the table."""
     given = list(dict.fromkeys(arms))
-    known = ("logged", *STYLES)
+    known = ("logged", *builtin_styles())
     return [arm for arm in known if arm in given] + [arm for arm in given if arm not in known]
 
 

@@ -11,6 +11,7 @@ from calibrated_rl.report import (
     sections_simulator,
     sections_variants,
 )
+from calibrated_rl.report.arms import arms_of
 from calibrated_rl.report.plots.drawing import plot_style
 from calibrated_rl.report.run_files import read_run
 
@@ -46,7 +47,7 @@ def write_report(run: Path) -> Path:
     """
     files = read_run(run)
     css = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-    with plot_style():
+    with plot_style(), arms_of(files.summary):
         body = "\n".join(part for section in SECTIONS if (part := section(files)))
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calibrated_rl.errors import printable
-from calibrated_rl.report.arms import in_order, pair_label
+from calibrated_rl.report.arms import arms_of, in_order, pair_label
 from calibrated_rl.report.values import (
     NOT_MEASURED,
     Interval,
@@ -33,6 +33,11 @@ def table(summary: Mapping[str, Any]) -> str:
     """The arms of ``summary`` (the content of ``summary.json``) with 95 % CIs, one line an arm; below it what was
     measured of paired differences, of the simulator before and after calibration, and of a study's variants, and
     the run's label. A dash stands for what was not measured."""
+    with arms_of(summary):
+        return _table(summary)
+
+
+def _table(summary: Mapping[str, Any]) -> str:
     arms = mapping(summary, "arms")
     blocks = [_grid([HEADER, *(_arm(summary, arm) for arm in in_order(arms))])] if arms else ["no arm was measured"]
     differences = [

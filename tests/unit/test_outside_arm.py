@@ -8,6 +8,8 @@ from calibrated_rl.config.arms import builtin_arms, find_arm, find_arms
 from calibrated_rl.config.run_config import load_config
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.summary import pairs_of
+from calibrated_rl.report.arms import arms_of, style
+from calibrated_rl.report.text import table
 from tests.support.paths import MICRO
 
 CURIOUS = '''
@@ -66,3 +68,17 @@ def test_every_module_of_the_package_is_an_arm_of_its_name() -> None:
     assert all(arm.name == name for name, arm in found.items()) and len(found) == 9
     assert len({arm.order for arm in found.values()}) == 9, "no two stand in one place"
     assert len({(arm.style.color, arm.style.marker) for arm in found.values()}) == 9
+
+
+def test_reports_show_it_as_it_called_itself_and_need_none_of_its_code() -> None:
+    found = {"label": "curious & bold", "meaning": "asks first", "color": "#123456", "marker": "p"}
+    strange = found | {"color": "red; }"}
+    summary = {
+        "arms": {"interactive": {}, "curious": {}, "strange": {}}, "styles": {"curious": found, "strange": strange},
+        "paired": {"curious-interactive": {"value": 0.2, "low": 0.1, "high": 0.3}},
+    }  # fmt: skip
+    assert "curious & bold − interactive" in table(summary)
+    with arms_of(summary):
+        assert (style("curious").color, style("strange").color) == ("#123456", "#555555")
+        assert style("curious") != style("oracle") == find_arm("oracle").style
+    assert style("curious").label == "curious", "of another run it is unknown"

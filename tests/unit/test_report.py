@@ -15,7 +15,7 @@ import pytest
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.report import sections
-from calibrated_rl.report.arms import STYLES
+from calibrated_rl.report.arms import builtin_styles
 from calibrated_rl.report.html import write_report
 from calibrated_rl.report.plots.results import running_mean
 from calibrated_rl.report.run_files import read_run
@@ -36,7 +36,7 @@ def held_out(reward: float) -> dict[str, Any]:
 
 def summary() -> dict[str, Any]:
     arms = {}
-    for index, arm in enumerate(STYLES):
+    for index, arm in enumerate(builtin_styles()):
         reward = 0.1 + 0.08 * index
         arms[arm] = {
             "held_out": held_out(reward),
@@ -139,7 +139,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_page_shows_arms_training_reward_and_verdicts(run: Path) -> None:
     page = write_report(run).read_text()
-    for look in STYLES.values():
+    for look in builtin_styles().values():
         assert look.label in page and look.color in page
     assert "0.34<small>[0.29, 0.39]</small></td><td>0.91</td>" in page  # interactive: held-out, then training
     assert "calibrated earns more than interactive on held-out people: +0.16 [0.11, 0.21]" in page
@@ -328,7 +328,7 @@ def test_a_repeated_metric_row_counts_once(tmp_path: Path) -> None:
 
 def test_text_table() -> None:
     lines = table(summary() | {"variants": variants()}).splitlines()
-    assert [line.split()[0] for line in lines[2:11]] == list(STYLES)
+    assert [line.split()[0] for line in lines[2:11]] == list(builtin_styles())
     assert "0.50 [0.45, 0.55]" in lines[7] and "0.62" in lines[7] and "950" in lines[7]
     assert len({len(line) for line in lines[:11]}) == 1
     below = [" ".join(line.split()) for line in lines]

@@ -8,17 +8,13 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from calibrated_rl.report.arms import style
+from calibrated_rl.report.arms import answers_to_a_simulator, style
 from calibrated_rl.report.plots.drawing import INK, figure
 from calibrated_rl.report.values import Interval
 
 Points = Sequence[tuple[float, Interval]]
 Map = Mapping[int, Sequence[tuple[int, Interval]]]
 """By update: figures by turn."""
-
-
-WITHOUT_SIMULATOR = ("static", "oracle")
-"""Arms that train without one."""
 
 
 def heat_maps(panels: Mapping[str, Mapping[str, Map]], band: tuple[float, float] | None) -> Figure:
@@ -34,7 +30,7 @@ def heat_maps(panels: Mapping[str, Mapping[str, Map]], band: tuple[float, float]
             # In two lines: names of figures and arms are too long to stand beside their neighbours' in one.
             axes.set_title(f"{title}\n{style(arm).label}")
             if arm not in by_arm:
-                words = "none by construction" if arm in WITHOUT_SIMULATOR else "not measured"
+                words = "none by construction" if not answers_to_a_simulator(arm) else "not measured"
                 axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes)
                 axes.set_xticks([])
                 axes.set_yticks([])
