@@ -13,6 +13,7 @@ be rounded, and what is computed apart is not. So there the learner computes wit
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from torch.nn.functional import linear
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LoRAConfig
+from calibrated_rl.settings.fields import nearest
 from calibrated_rl.weight_sync.merging import merged
 from calibrated_rl.weight_sync.weights import A, B
 
@@ -80,19 +82,39 @@ def adapt(model: nn.Module, config: LoRAConfig, seed: int) -> None:
         UserError: it has no linear map of a name in ``config.targets``, or none in its layers.
     """
     model.requires_grad_(False)
-    layers = getattr(model.get_decoder(), "layers", nn.ModuleList())  # type: ignore[operator]
+    layers, maps = _linear_maps(model, config)
+    random = torch.Generator().manual_seed(seed)
+    for name, plain in maps.items():
+        parent, _, own = name.rpartition(".")
+        if not config.targets or own in config.targets:
+            setattr(layers.get_submodule(parent), own, AdaptedLinear(plain, config, random))
+
+
+def check_targets(folder: Path, config: LoRAConfig) -> None:
+    """Refuse adapters that the model in ``folder`` has no linear maps for, before anything is started or loaded.
+
+    Raises:
+        UserError: as ``adapt``.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    _linear_maps(model, config)
+
+
+def _linear_maps(model: nn.Module, config: LoRAConfig) -> tuple[nn.Module, dict[str, nn.Linear]]:
+    """The model's layers, and their linear maps by name; those of ``config.targets`` are among them."""
+    layers: nn.Module = getattr(model.get_decoder(), "layers", nn.ModuleList())  # type: ignore[operator]
     maps = {name: module for name, module in layers.named_modules() if isinstance(module, nn.Linear)}
     known = sorted({name.rpartition(".")[2] for name in maps})
     if not known:
         raise UserError(f"learner.lora: {type(model).__name__} has no layers with linear maps to adapt")
     for target in config.targets:
         if target not in known:
-            raise UserError(f"learner.lora: the model has no linear map '{target}'; it has {', '.join(known)}")
-    random = torch.Generator().manual_seed(seed)
-    for name, plain in maps.items():
-        parent, _, own = name.rpartition(".")
-        if not config.targets or own in config.targets:
-            setattr(layers.get_submodule(parent), own, AdaptedLinear(plain, config, random))
+            there = f"{', '.join(known)}{nearest(target, known)}"
+            raise UserError(f"learner.lora: the model has no linear map '{target}'; it has {there}")
+    return layers, maps
 
 
 def is_adapter(parameter: str) -> bool:

@@ -8,6 +8,7 @@ from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.config.run_config import ModelConfig, ProxyConfig
 from calibrated_rl.data.dialogue import Side, Split
 from calibrated_rl.inference.config import SamplingConfig
+from calibrated_rl.learner.lora import check_targets
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
 from calibrated_rl.learner.supported import check_model_folder
 from calibrated_rl.models.folders import with_template
@@ -87,6 +88,8 @@ def _read(
     """Refuses models and settings that are too short for the logged dialogues."""
     check_context(base, config.engine.max_model_len)
     check_model_folder(base, config.engine.max_model_len)
+    if (adapters := inputs.config.learner.lora.get(role)) is not None:
+        check_targets(base, adapters)
     chat = ChatTokens(
         read_tokenizer(base, role), role, settings=config.chat_template_kwargs, date=inputs.config.date
     )

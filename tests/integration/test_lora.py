@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
-from calibrated_rl.learner.lora import AdaptedLinear, LoRAConfig, is_adapter
+from calibrated_rl.learner.lora import AdaptedLinear, LoRAConfig, check_targets, is_adapter
 from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.storage.checksums import check_checksums
@@ -313,6 +313,9 @@ def test_frozen_models_and_those_trained_whole_have_no_adapters(folder: Path) ->
 def test_users_mistakes_are_named(folder: Path) -> None:
     with pytest.raises(UserError, match=r"no linear map 'query'; it has .*q_proj"):
         learner(folder, LoRAConfig(targets=["query"]))
+    with pytest.raises(UserError, match=r"no linear map 'q_porj'; it has .*did you mean 'q_proj'"):
+        check_targets(folder, LoRAConfig(targets=["q_porj"]))
+    check_targets(folder, LoRAConfig(targets=["q_proj"]))
     with pytest.raises(UserError, match=r"'learner.lora.user': choose policy, simulator or proxy"):
         LearnerConfig(lora={"user": LORA})
     with pytest.raises(UserError, match="rank is 0"):
