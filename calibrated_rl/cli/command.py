@@ -37,6 +37,8 @@ def run(main: Callable[[], int | None]) -> None:
     with one line and code 1. A mistake of this program's is not caught. What it tells is the last that is printed."""
     if TRACEBACK not in sys.argv[1:]:
         atexit.register(_hear_no_more)  # before all others, so that it is called after them
+    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/kfd").exists():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns, in every process, that it finds no GPU
     try:
         code = main()
     except (UserError, PartLost) as error:

@@ -90,7 +90,7 @@ def check_config(config_file: str, overrides: Sequence[str], file: Path | None) 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command.Parser(
-        prog="jobs/logs.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     checker = commands.add_parser("check", help="does this file fit, and if not which line")

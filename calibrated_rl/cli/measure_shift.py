@@ -36,7 +36,7 @@ def parser_of() -> argparse.ArgumentParser:
     from calibrated_rl.shift.two_sample.sentence_encoder import DEFAULT
 
     assert __doc__ is not None
-    parser = command.Parser(prog="jobs/measure_shift.py", description=__doc__)
+    parser = command.Parser(description=__doc__)
     parser.add_argument("people", metavar="PEOPLE", help="the reference set, as a rule human logs")
     parser.add_argument("others", metavar="OTHERS", nargs="?", help="the set to compare (default: halve PEOPLE)")
     parser.add_argument(
