@@ -173,7 +173,7 @@ def without_seconds(figures: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.timeout(700)
 def test_a_proxy_judges_where_there_is_no_human(outside: Path, study: Path, tmp_path: Path) -> None:
-    proxy = study / "models" / "policy_base"
+    proxy = study / "models" / "uncalibrated"  # one that speaks as people do: of 46 logs alone it would learn silence
     changes = ("human=''", "arms=[start,interactive]", "training.updates=1", "upbringing.human=''")
     method = f"calibration.method={outside / 'outside_task.py'}:HalfOfTheLogs"
     folder = run(outside, tmp_path, *changes, method, f"proxy.model={proxy}", "evaluation.shifted=0")
