@@ -17,7 +17,9 @@ from tests.support.paths import MICRO, ROOT
 CONTROLS = ("cloned", "calibrated_once", "calibrated_on_policy", "calibrated_more_logs")
 
 OUTSIDE = """
+from calibrated_rl.arms.interactive import Interactive
 from calibrated_rl.calibration.plain import PlainSFT
+from calibrated_rl.config.arms import ArmStyle
 from calibrated_rl.examples.front_desk.task import FrontDesk
 from calibrated_rl.examples.front_desk.human import FrontDeskHuman
 
@@ -28,6 +30,11 @@ class Counter(FrontDesk):
 
 class Guest(FrontDeskHuman):
     pass
+
+class Curious(Interactive):
+    name = "curious"
+    style = ArmStyle("curious", "from a file outside the repository", "#123456", "p")
+    compared_with = ("start",)
 
 class HalfOfTheLogs(PlainSFT):
     def chosen(self, inputs):
@@ -173,14 +180,18 @@ def without_seconds(figures: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.timeout(700)
 def test_a_proxy_judges_where_there_is_no_human(outside: Path, study: Path, tmp_path: Path) -> None:
+    """And the arm that it judges comes from outside the repository."""
     proxy = study / "models" / "uncalibrated"  # one that speaks as people do: of 46 logs alone it would learn silence
-    changes = ("human=''", "arms=[start,interactive]", "training.updates=1", "upbringing.human=''")
+    changes = ("human=''", f"arms=[start,{outside / 'outside_task.py'}:Curious]", "training.updates=1",
+               "upbringing.human=''")  # fmt: skip
     method = f"calibration.method={outside / 'outside_task.py'}:HalfOfTheLogs"
     folder = run(outside, tmp_path, *changes, method, f"proxy.model={proxy}", "evaluation.shifted=0")
     summary = json.loads((folder / "summary.json").read_text())
     assert "proxy" in summary["held_out_user"]
     assert summary["gap_closed"] == {}
-    assert -1 <= summary["arms"]["interactive"]["held_out"]["reward"]["mean"] <= 1
+    assert -1 <= summary["arms"]["curious"]["held_out"]["reward"]["mean"] <= 1
+    assert set(summary["paired"]) == {"curious-start"} and summary["styles"]["curious"]["color"] == "#123456"
+    assert "from a file outside the repository" in (folder / "report.html").read_text()
     assert "exact_tv" not in summary["simulator"]["after"]
     fit = json.loads((folder / "models" / "calibrated" / "fit.json").read_text())
     assert fit["left_out"] > 0 and fit["simulator_monitor_nll"] > 0
