@@ -2,7 +2,7 @@
 
     python jobs/train.py configs/dev.yaml --arm calibrated [key=value ...]
 
-Writes runs/NAME/ like jobs/compare.py; the policy lies in runs/NAME/checkpoints/ARM-SEED in Hugging Face format.
+Writes runs/NAME/ like jobs/compare.py; the policy lies in runs/NAME/policies/ARM-SEED in Hugging Face format.
 """
 
 from calibrated_rl.cli import command

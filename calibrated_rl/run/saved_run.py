@@ -16,6 +16,7 @@ from calibrated_rl.config.run_config import RunConfig, load_config, settings_of
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference.engine import EngineConfig
 from calibrated_rl.models.resolve import check_folder, shape_of
+from calibrated_rl.run.layout import POLICIES, refuse_old_layout
 from calibrated_rl.run.memory import RAY_AND_DRIVER, engine_needs, refuse_too_little
 from calibrated_rl.storage.files import read_json
 from calibrated_rl.tasks.base import ScriptedHuman, Task
@@ -116,13 +117,14 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> SavedRun:
         UserError: it is no run folder, it holds no policy or a broken one, or an override does not fit.
     """
     file = config_file(folder)
+    refuse_old_layout(folder)
     found = [
         (match[1], int(match[2]), path)
-        for path in (folder / "checkpoints").glob("*")
+        for path in (folder / POLICIES).glob("*")
         if (match := re.fullmatch(r"(\w+)-(\d+)", path.name)) and path.is_dir()
     ]
     if not found:
-        raise UserError(f"{folder} has no trained policy yet: there is no checkpoints/ARM-SEED in it")
+        raise UserError(f"{folder} has no trained policy yet: there is no policies/ARM-SEED in it")
     policies = []
     for arm, seed, path in sorted(found, key=lambda item: (table_order(item[0]), item)):
         check_folder(path, path.name)
@@ -181,8 +183,9 @@ def refuse_other_settings(folder: Path, config: RunConfig) -> None:
     """A run goes on with the settings that it was begun with, but for ``MAY_CHANGE``.
 
     Raises:
-        UserError: names the settings that differ.
+        UserError: names the settings that differ, or the folder is laid out as an earlier version did.
     """
+    refuse_old_layout(folder)
     file = folder / "config.yaml"
     changed = []
     if file.is_file():

@@ -33,6 +33,7 @@ from calibrated_rl.rollout.statistics import COUNTED, RolloutStatistics
 from calibrated_rl.run.arm_results import read_result
 from calibrated_rl.run.cluster import Cluster
 from calibrated_rl.run.inputs import RunInputs
+from calibrated_rl.run.layout import POLICIES
 from calibrated_rl.run.training_run import TrainingRun
 from calibrated_rl.shift.compare_sets import population_figures
 from calibrated_rl.shift.sources import with_acts
@@ -61,7 +62,7 @@ def run_arm(run: TrainingRun, arm: Arm, seed: int) -> dict[str, Any]:
     cluster.collector.statistics = RolloutStatistics()
     trained = arm.train(run, seed)
     seconds = trained.seconds
-    cluster.learner.save(POLICY, inputs.folder / "checkpoints" / f"{arm.name}-{seed}")
+    cluster.learner.save(POLICY, inputs.folder / POLICIES / f"{arm.name}-{seed}")
     rewards = [m["value"] for m in trained.metrics if m["name"] == "reward"]
     result: dict[str, Any] = {
         "arm": arm.name, "seed": seed, "seconds": seconds, "updates": trained.updates,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from calibrated_rl.config.arms import find_arms
 from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.run.layout import POLICIES
 from calibrated_rl.run.saved_run import changed_settings
 
 PEOPLE = ("task", "human", "logs", "learner", "calibration.reserve")
@@ -60,7 +61,7 @@ def _arms(source: Path, folder: Path, arm: str, seeds: Sequence[int]) -> list[st
         result = f"arms/{name}.json"
         if (source / result).is_file() and not (folder / result).is_file():
             # The result last: where it is, the arm counts as done.
-            for path in (f"checkpoints/{name}", f"replay/{name}", f"tensorboard/{name}", result):
+            for path in (f"{POLICIES}/{name}", f"replay/{name}", f"tensorboard/{name}", result):
                 _copy(source / path, folder / path)
             taken.append(name)
     return taken

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.checkpoint import merge_adapters
 from calibrated_rl.learner.slots import POLICY
+from calibrated_rl.run.layout import CHECKPOINTS
 from calibrated_rl.storage.checksums import check_checksums, write_checksums
 from calibrated_rl.storage.files import read_json, to_disk, write_json
 from calibrated_rl.training.rollout_source import InFlight
@@ -89,7 +90,7 @@ class ArmCheckpoints:
 
     def __init__(self, run: Path, arm: str, seed: int, kept: int) -> None:
         """``kept``: how many of the last ones stay beside the best; the one before the last is for a broken last."""
-        self.folder = run / "resume" / f"{arm}-{seed}"
+        self.folder = run / CHECKPOINTS / f"{arm}-{seed}"
         self.best_policy = run / "best" / f"{arm}-{seed}"
         self._kept = kept
 

@@ -111,7 +111,7 @@ def test_every_part_leaves_what_it_should(study: Path) -> None:
         assert {"likeness_total", "coverage", "wasserstein_user_turns"} <= set(found["populations"]["figures"])
     assert (study / "report.html").stat().st_size > 10_000
     assert list((study / "tensorboard" / "calibrated-0").glob("events*"))
-    AutoModelForCausalLM.from_pretrained(study / "checkpoints" / "calibrated-0")
+    AutoModelForCausalLM.from_pretrained(study / "policies" / "calibrated-0")
     segments = sorted((study / "replay").rglob("*.arrow"))
     rows = sum(pa.ipc.open_file(str(segment)).read_all().num_rows for segment in segments)
     assert rows > 100

@@ -271,11 +271,11 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, monke
     assert printed.count(f"{arm} update 1/4") == 2 and printed.count(f"{arm} goes on after update 2") == 1
     whole, resumed = tmp_path / "whole" / "micro", runs / "micro"
     for arm in ("calibrated_on_policy", "cloned"):
-        weights = [run / "checkpoints" / f"{arm}-0" / "model.safetensors" for run in (whole, resumed)]
+        weights = [run / "policies" / f"{arm}-0" / "model.safetensors" for run in (whole, resumed)]
         assert weights[0].read_bytes() == weights[1].read_bytes(), arm
         assert arm_of(whole, arm) == arm_of(resumed, arm)
         assert rollouts(whole, arm) == rollouts(resumed, arm), arm
-        assert not (resumed / "resume" / f"{arm}-0").exists()
+        assert not (resumed / "checkpoints" / f"{arm}-0").exists()
         best = resumed / "best" / f"{arm}-0"
         assert best.exists() == (arm != "cloned"), "cloned has no dialogues of its own to be judged by"
     saved = [run / "best" / "calibrated_on_policy-0" / "model.safetensors" for run in (whole, resumed)]

@@ -18,8 +18,8 @@ def made_by(folder: Path) -> Path:
         (folder / "models" / name / "fit.json").write_text(name)
     (folder / "simulator.json").write_text("{}")
     for arm in ("interactive-0", "calibrated-0"):
-        (folder / "checkpoints" / arm).mkdir(parents=True)
-        (folder / "checkpoints" / arm / "weights").write_text(arm)
+        (folder / "policies" / arm).mkdir(parents=True)
+        (folder / "policies" / arm / "weights").write_text(arm)
         (folder / "arms").mkdir(exist_ok=True)
         (folder / "arms" / f"{arm}.json").write_text("{}")
     return folder
@@ -34,7 +34,7 @@ def test_a_placebo_shares_all_but_what_it_is_aligned_with(tmp_path: Path) -> Non
     source, folder = made_by(tmp_path / "study"), tmp_path / "placebo"
     taken = take_over(source, config, folder, variants["placebo"])
     assert taken == ["models/start", "models/uncalibrated", "interactive-0"]
-    assert (folder / "checkpoints" / "interactive-0" / "weights").read_text() == "interactive-0"
+    assert (folder / "policies" / "interactive-0" / "weights").read_text() == "interactive-0"
     assert not (folder / "models" / "calibrated").exists() and not (folder / "simulator.json").exists()
     assert not (folder / "arms" / "calibrated-0.json").exists()
     assert take_over(source, config, folder, variants["placebo"]) == []

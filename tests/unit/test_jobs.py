@@ -26,8 +26,8 @@ PEOPLE = "human: calibrated_rl.examples.front_desk:FrontDeskHuman\n"
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with two policies and nothing else."""
     folder = tmp_path_factory.mktemp("runs") / "small"
-    make_tiny(folder / "checkpoints" / "start-0", ["which day ?", "table please"] * 20, 0)
-    shutil.copytree(folder / "checkpoints" / "start-0", folder / "checkpoints" / "calibrated-10")
+    make_tiny(folder / "policies" / "start-0", ["which day ?", "table please"] * 20, 0)
+    shutil.copytree(folder / "policies" / "start-0", folder / "policies" / "calibrated-10")
     (folder / "config.yaml").write_text(PEOPLE + "logs: {calibration: 5, monitor: 5, tuning: 5, held_out: 5}\n")
     (folder / "arms").mkdir()
     (folder / "arms" / "start-0.json").write_text(json.dumps({"updates": 0}))
@@ -67,7 +67,7 @@ def test_run_folders_that_do_not_fit(job: str, refuse, saved: Path, tmp_path: Pa
     assert "holds no config.yaml" in refuse(job, "empty")
     (tmp_path / "empty" / "config.yaml").write_text(PEOPLE)
     assert "no trained policy yet" in refuse(job, "empty")
-    (tmp_path / "empty" / "checkpoints" / "start-0").mkdir(parents=True)
+    (tmp_path / "empty" / "policies" / "start-0").mkdir(parents=True)
     assert "start-0 has no config.json" in refuse(job, "empty")
     assert "did you mean 'calibrated-10'" in refuse(job, saved, "--policy", "calibrated-1")
 

@@ -1,13 +1,16 @@
 """Runs and configs of earlier versions: runs are read, configs are told what has moved."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from calibrated_rl.components.component import import_path
 from calibrated_rl.components.moved import MOVED
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.run_config import RunConfig, load_config
 from calibrated_rl.errors import UserError
+from calibrated_rl.run.layout import refuse_old_layout
+from calibrated_rl.run.saved_run import open_run, refuse_other_settings
 
 OLD = """
 task: calibrated_rl.tasks.front_desk:FrontDesk
@@ -30,3 +33,18 @@ def test_an_old_run_is_read_and_an_old_config_is_told(tmp_path: Path) -> None:
     assert saved.human == "calibrated_rl.examples.front_desk:FrontDeskHuman"
     with pytest.raises(UserError, match="config.yaml:2.*task.*it has moved: write calibrated_rl.examples.front_desk"):
         load_config(file)
+
+
+def test_an_old_run_folder_says_how_it_is_brought_up_to_date(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("arms: [start]")
+    policy = tmp_path / "checkpoints" / "start-0"
+    policy.mkdir(parents=True)
+    (policy / "config.json").write_text("{}")
+    (tmp_path / "resume" / "calibrated-0" / "update-000005").mkdir(parents=True)
+    for read in (lambda: open_run(tmp_path), lambda: refuse_other_settings(tmp_path, RunConfig(arms=["start"]))):
+        with pytest.raises(UserError, match="was written by an earlier version. To bring it up to date: ") as told:
+            read()
+    subprocess.run(["sh", "-ec", str(told.value).partition("up to date: ")[2]], check=True, timeout=60)
+    assert (tmp_path / "policies" / "start-0" / "config.json").is_file()
+    assert (tmp_path / "checkpoints" / "calibrated-0" / "update-000005").is_dir()
+    refuse_old_layout(tmp_path)

@@ -235,7 +235,7 @@ def write(run: Path, rows: list[dict[str, Any]], arm: str = "interactive", setti
     (run / "arms").mkdir(parents=True, exist_ok=True)
     (run / "arms" / f"{arm}-0.json").write_text(json.dumps({"metrics": rows}))
     (run / "config.yaml").write_text(settings)
-    weights = run / "checkpoints" / f"{arm}-0"
+    weights = run / "policies" / f"{arm}-0"
     weights.mkdir(parents=True, exist_ok=True)
     (weights / "model.safetensors").write_bytes(bytes(1000))
     return run

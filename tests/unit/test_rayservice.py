@@ -74,10 +74,10 @@ def test_service_serves_a_policy_that_a_config_trains() -> None:
     service = load("kuberay-rayservice.yaml")
     (application,) = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]
     (model,) = application["args"]["llm_configs"]
-    run, checkpoints, policy = Path(model["model_loading_config"]["model_source"]).relative_to(CODE + "runs").parts
+    run, policies, policy = Path(model["model_loading_config"]["model_source"]).relative_to(CODE + "runs").parts
     config = load_config(ROOT / "configs" / f"{run}.yaml")
     arm, _, seed = policy.rpartition("-")
-    assert (checkpoints, config.name) == ("checkpoints", run) and arm in config.arms and int(seed) in config.seeds
+    assert (policies, config.name) == ("policies", run) and arm in config.arms and int(seed) in config.seeds
     assert model["engine_kwargs"]["max_model_len"] == config.policy.engine.max_model_len
     (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
     assert group["maxReplicas"] >= model["deployment_config"]["autoscaling_config"]["max_replicas"]

@@ -41,7 +41,7 @@ def make_run(folder: Path) -> Path:
     for name, content in {
         "config.yaml": "name: micro", "models/start/model.safetensors": "w" * 100_000, "models/again": "w" * 100_000,
         "replay/calibrated-0/segment-000001.arrow": "one", "replay/calibrated-0/deliveries.jsonl": "{}\n",
-        "resume/calibrated-0/update-000005/arm.json": "{}", "arms/start-0.json": "{}",
+        "checkpoints/calibrated-0/update-000005/arm.json": "{}", "arms/start-0.json": "{}",
         ".lock": "process 1", "models/.policy.partial-3/half": "?", "summary.json.part": "?",
         "variants/a/config.yaml": "",
     }.items():  # fmt: skip

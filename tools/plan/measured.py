@@ -20,6 +20,7 @@ from calibrated_rl.config.run_config import RunConfig, load_config
 from calibrated_rl.errors import UserError
 from calibrated_rl.models.resolve import parameter_bytes
 from calibrated_rl.run.arm_results import read_result
+from calibrated_rl.run.layout import POLICIES, refuse_old_layout
 from calibrated_rl.run.saved_run import config_file
 
 SIDES = ("policy", "simulator")
@@ -98,6 +99,7 @@ def trained_arms(run: Path) -> list[str]:
         UserError: it is no run folder, or one of its files is broken.
     """
     config_file(run)
+    refuse_old_layout(run)
     return sorted({_arm(file) for file in _files(run) if any(_values(file).values())})
 
 
@@ -111,6 +113,7 @@ def read_measured(run: Path, arm: str, first: int | None = None) -> Measured:
         UserError: it is no run folder, it has no result of the arm, too few updates, or a file is broken; names it.
     """
     config = load_config(config_file(run), saved=True)
+    refuse_old_layout(run)
     files = [file for file in _files(run) if _arm(file) == arm]
     if not files:
         raise UserError(f"{run} has no finished arm '{arm}'; there are: {', '.join(trained_arms(run)) or 'none'}")
@@ -127,7 +130,7 @@ def read_measured(run: Path, arm: str, first: int | None = None) -> Measured:
     return Measured(
         source=str(run), arm=arm, config=config, updates=tuple(updates),
         occasions={name: sum(values) / len(values) for name, values in occasions.items()},
-        weight_bytes=parameter_bytes(run / "checkpoints" / files[0].stem),
+        weight_bytes=parameter_bytes(run / POLICIES / files[0].stem),
     )  # fmt: skip
 
 

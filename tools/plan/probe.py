@@ -7,6 +7,7 @@ from typing import Any
 from calibrated_rl.config.arms import find_arm
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.learner.slots import POLICY
+from calibrated_rl.run.layout import POLICIES
 from calibrated_rl.run.training_run import TrainingRun
 from calibrated_rl.storage.files import write_json
 
@@ -29,7 +30,7 @@ def probe(run: TrainingRun, arm: str) -> Path:
     folder, seed = run.inputs.folder, run.inputs.config.seeds[0]
     trained = find_arm(arm)().train(run, seed)
     seconds = trained.seconds
-    run.cluster.learner.save(POLICY, folder / "checkpoints" / f"{arm}-{seed}")
+    run.cluster.learner.save(POLICY, folder / POLICIES / f"{arm}-{seed}")
     trained.close()
     result: dict[str, Any] = {
         "arm": arm, "seed": seed, "seconds": seconds, "updates": trained.updates, "metrics": trained.metrics
