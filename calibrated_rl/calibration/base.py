@@ -77,7 +77,8 @@ class CalibrationMethod(ABC):
         """Refuse, before anything starts, what the method could not do when it aligns again during training.
 
         Args:
-            start_epochs: ``policy.start.epochs``; at 0 the policy that training starts from has never seen the logs.
+            start_epochs: ``policy.warm_start.epochs``; at 0 the policy that training starts from has never seen the
+            logs.
 
         Raises:
             UserError: names the key.

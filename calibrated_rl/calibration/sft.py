@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on one side's turns of human logs: calibration, cold start, a tiny model's upbringing.
+"""Supervised fine-tuning on one side's turns of human logs: calibration, warm start, a tiny model's pretraining.
 
 Minimises the weighted negative log-likelihood of that side's tokens, and keeps the weights of the epoch
 that did best on the monitor split. Which turns count, and how much, is already decided in the samples.

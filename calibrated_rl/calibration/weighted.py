@@ -8,9 +8,9 @@ logged one.
 
 The logged policy is known by a clone. Which one, ``folds`` says:
 
-- 0: the policy that training starts from, which was cloned from these logs (``policy.start``). The current policy comes
-  from it, and what both have learned by heart cancels: before the first update all ratios are 1 (at
-  temperature 1, at which the clone was fitted).
+- 0: the policy that training starts from, which was cloned from these logs (``policy.warm_start``). The current policy
+  comes from it, and what both have learned by heart cancels: before the first update all ratios are 1 (at temperature
+  1, at which the clone was fitted).
 - 2 and more: clones that were not fitted to the log they score (cross-fitting). Needed where the start is no clone, and
   right where it has learned its logs by heart: then the ratio at a logged turn is too near to 1.
 """
@@ -53,7 +53,7 @@ class WeightedSFT(PlainSFT):
         window: Annotated[int, Range(at_least=0)] = 0
         """How many of the policy's last turns before a human turn the ratio has; 0: all."""
         folds: Annotated[int, Range(at_least=0)] = 0
-        """Clones of the logged policy, each fitted to the logs of the other folds; 0: the policy's cold start stands
+        """Clones of the logged policy, each fitted to the logs of the other folds; 0: the policy's warm start stands
         for it. They are fitted once a run, before the simulator is first aligned again."""
 
     def __init__(self, config: Config) -> None:
@@ -66,9 +66,9 @@ class WeightedSFT(PlainSFT):
     def check(self, start_epochs: int) -> None:
         if start_epochs == 0 and not self.settings.folds:
             raise UserError(
-                "policy.start.epochs is 0, so the policy that training starts from is no clone of the logged one, and "
-                f"logs cannot be weighted by it: set {KEYS}.folds=2 (clones are fitted), calibration.every=0 (aligned "
-                f"once) or calibration.method=calibrated_rl.calibration.plain:PlainSFT (without weights)"
+                "policy.warm_start.epochs is 0, so the policy that training starts from is no clone of the logged one, "
+                f"and logs cannot be weighted by it: set {KEYS}.folds=2 (clones are fitted), calibration.every=0 "
+                "(aligned once) or calibration.method=calibrated_rl.calibration.plain:PlainSFT (without weights)"
             )
 
     def chosen(self, inputs: CalibrationInputs) -> tuple[Sequence[Sample], Sequence[Sample], dict[str, float]]:

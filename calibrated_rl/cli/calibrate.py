@@ -2,7 +2,7 @@
 
     python jobs/calibrate.py configs/dev.yaml [key=value ...]
 
-Makes the models that the config names (with the policy's cold start, since a simulator is also judged by how it
+Makes the models that the config names (with the policy's warm start, since a simulator is also judged by how it
 behaves in dialogues with it), measures on held-out logs, and writes runs/NAME/simulator.json and the calibrated
 simulator in Hugging Face format to runs/NAME/models/calibrated. What is there already is kept: jobs/compare.py with
 the same config goes on from it.

@@ -16,10 +16,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from calibrated_rl.components import user_files
-from calibrated_rl.components.moved import where_now
 from calibrated_rl.components.user_code import UserCodeError, call, described, exception_text, lines_of_users
 from calibrated_rl.errors import UserError, printable
 from calibrated_rl.settings.fields import Key, NotAllowed, from_plain, hints_of, refuse, shown, valid_keys
+from calibrated_rl.settings.moved import where_now
 from calibrated_rl.settings.secrets import is_secret, refuse_hidden
 
 __all__ = ["build", "configured", "describe_config_error", "import_path", "strict_config", "valid_keys"]

@@ -37,7 +37,7 @@ SCRIPTED_LOGS = "calibrated_rl.logs.scripted:ScriptedLogs"
 OF_KIND: Mapping[str, tuple[str, Sequence[str]]] = {
     "task": ("task", ("scenarios", "ending", "outcome", "acts", "profile")),
     "human": ("scripted human", ("reply", "sample", "log_prob")),
-    "upbringing.human": ("scripted human", ("reply", "sample", "log_prob")),
+    "pretraining.human": ("scripted human", ("reply", "sample", "log_prob")),
     "logs.reader": ("log reader", ("read",)),
     "calibration.method": ("calibration method", ("align",)),
     "training.loss": ("loss", ("__call__",)),
@@ -62,8 +62,8 @@ def problems_together(config: "RunConfig") -> Iterator[Problem]:
             ("proxy", "model"), f"is '{config.proxy.model}': the proxy must be a model of another family than policy "
             "and simulator",
         )  # fmt: skip
-    if config.calibration.source == "upbringing" and not config.upbringing.human:
-        yield Problem(("calibration", "source"), "is upbringing, and `upbringing.human` is empty")
+    if config.calibration.source == "pretraining" and not config.pretraining.human:
+        yield Problem(("calibration", "source"), "is pretraining, and `pretraining.human` is empty")
 
 
 def _arms_and_seeds(config: "RunConfig") -> Iterator[Problem]:
@@ -202,9 +202,9 @@ def _split_sizes(config: "RunConfig") -> Iterator[tuple[Key, Mapping[str, Any], 
         yield ("logs", "monitor"), config.logs, (1, "simulators and epochs are judged on them")
         yield ("logs", "tuning"), config.logs, (1, "every split is read")
         yield ("logs", "calibration"), config.logs, (1, "models are fitted to them")
-    if config.upbringing.human:
+    if config.pretraining.human:
         for split in ("calibration", "monitor"):
-            yield ("upbringing", "logs", split), config.upbringing.logs, (1, "its simulator is fitted to them")
+            yield ("pretraining", "logs", split), config.pretraining.logs, (1, "its simulator is fitted to them")
 
 
 def log_settings(config: "RunConfig") -> dict[str, Any]:
@@ -233,13 +233,13 @@ def problems_of_parts(config: "RunConfig") -> Iterator[Problem]:
         if own_logs.get("human") and isinstance(own_logs["human"], str):
             inner = own_logs.get("human_config")
             yield from _part("human", own_logs["human"], ("logs", "human_config"), inner, path_key=("logs", "human"))
-    if config.upbringing.human:
-        raised = config.upbringing
-        yield from _part("upbringing.human", raised.human, ("upbringing", "human_config"), raised.human_config)
-        yield from _part(None, SCRIPTED_LOGS, ("upbringing", "logs"), raised.logs)
+    if config.pretraining.human:
+        raised = config.pretraining
+        yield from _part("pretraining.human", raised.human, ("pretraining", "human_config"), raised.human_config)
+        yield from _part(None, SCRIPTED_LOGS, ("pretraining", "logs"), raised.logs)
         for name in ("human", "human_config"):
             if name in raised.logs:
-                yield Problem(("upbringing", "logs", name), f"belongs into upbringing.{name}")
+                yield Problem(("pretraining", "logs", name), f"belongs into pretraining.{name}")
     method = config.calibration
     yield from _part("calibration.method", method.method, ("calibration", "method_config"), method.method_config)
     training = config.training
@@ -269,9 +269,9 @@ def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:
         try:
             method = build(calibration.method, calibration.method_config, "calibration.method_config")
             if (check := getattr(method, "check", None)) is not None:
-                check(config.policy.start.epochs)
+                check(config.policy.warm_start.epochs)
         except UserError as error:
-            yield Problem(("policy", "start", "epochs"), str(error), named=False)
+            yield Problem(("policy", "warm_start", "epochs"), str(error), named=False)
     if _has_absent_secrets(training.loss_config):
         return
     try:

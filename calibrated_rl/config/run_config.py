@@ -14,7 +14,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.components.component import describe_config_error
-from calibrated_rl.components.moved import with_new_paths
 from calibrated_rl.config.arms import builtin_arms
 from calibrated_rl.config.checks import problems_of_learning, problems_of_parts, problems_of_sizes, problems_together
 from calibrated_rl.errors import UserError, printable
@@ -33,6 +32,7 @@ from calibrated_rl.settings.fields import (
     PartPathOrNone,
     Pattern,
     Positive,
+    Problem,
     Range,
     Seed,
     converted,
@@ -40,6 +40,7 @@ from calibrated_rl.settings.fields import (
     from_plain,
     refuse,
 )
+from calibrated_rl.settings.moved import old_keys, up_to_date
 from calibrated_rl.settings.secrets import HIDDEN, keep_references, masked, refuse_readable_secrets
 from calibrated_rl.settings.yaml_files import Source, laid_over, parse_yaml, places, read_yaml
 from calibrated_rl.shift.registry import ESTIMATORS
@@ -74,8 +75,8 @@ class ModelConfig:
     """How far their number may change while an arm trains."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    start: SFTConfig = field(default_factory=SFTConfig)
-    """Training before everything else: the policy's cold start, the tiny simulator's own upbringing."""
+    warm_start: SFTConfig = field(default_factory=SFTConfig)
+    """Training before everything else: the policy's warm start, the tiny simulator's own pretraining."""
 
     @property
     def replica_bounds(self) -> tuple[int, int]:
@@ -84,7 +85,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UpbringingConfig:
+class PretrainingConfig:
     """Whom the uncalibrated simulator learned from, where it is trained on the spot."""
 
     human: PartPathOrNone = ""
@@ -119,8 +120,8 @@ class CalibrationConfig:
     """The method's own settings."""
     every: NotNegative = 10
     """Updates between re-calibrations of the arm `calibrated`; 0: only once, before training."""
-    source: Literal["logs", "upbringing"] = "logs"
-    """`logs`, or for a placebo `upbringing`: the logs that the uncalibrated simulator comes from."""
+    source: Literal["logs", "pretraining"] = "logs"
+    """`logs`, or for a placebo `pretraining`: the logs that the uncalibrated simulator comes from."""
     human_turns: Positive = 200
     """Further human turns at each re-calibration of `calibrated_on_policy` and `calibrated_more_logs`. Each counts on
     average as much as a logged turn at the same place in its dialogue."""
@@ -231,7 +232,7 @@ class RunConfig:
     """How often a run starts its parts again and goes on from the last checkpoint, when the learner or the replay store
     died. Replicas of policy and simulator are replaced without that."""
     reuse_fits: bool = True
-    """Take the fits that a run begins with (cold start, upbringing, proxy) from an earlier run on this machine, where
+    """Take the fits that a run begins with (warm start, pretraining, proxy) from an earlier run on this machine, where
     nothing that bears on them differs. They are kept in ``~/.cache/calibrated_rl/fits``."""
     task: PartPath = "calibrated_rl.examples.front_desk:FrontDesk"
     task_config: dict[str, Any] = field(default_factory=dict)
@@ -243,7 +244,7 @@ class RunConfig:
     policy: ModelConfig = field(default_factory=ModelConfig)
     simulator: ModelConfig = field(default_factory=ModelConfig)
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
-    upbringing: UpbringingConfig = field(default_factory=UpbringingConfig)
+    pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
@@ -265,7 +266,7 @@ def load_config(file: str | Path, overrides: Sequence[str] = (), *, saved: bool 
             are laid over ``file`` in their order; ``key=value`` has the last word.
         saved: the settings of a run that is there already, to look at it or to judge its policies. What only training
             needs is not asked for then: sizes of logs, and parts by import path, which need not be here. What an
-            earlier version called otherwise is read (``components/moved.py``).
+            earlier version called otherwise is read (``settings/moved.py``).
 
     Raises:
         UserError: no such file, not YAML (``yaml_files.py``), settings that are not allowed (``settings.py``,
@@ -308,7 +309,11 @@ def _merged(sources: Sequence[Source], saved: bool) -> RunConfig:
     where = places(sources)
     merged: Any = asdict(RunConfig())
     for source in sources:
-        merged = laid_over(merged, with_new_paths(source.values) if saved else source.values)
+        if saved:
+            merged = laid_over(merged, up_to_date(source.values))
+            continue
+        refuse([Problem(key, f"is called {new} now") for key, new in old_keys(source.values)], where)
+        merged = laid_over(merged, source.values)
     try:
         plain = OmegaConf.to_container(keep_references(OmegaConf.create(merged)), resolve=True)
     except OmegaConfBaseException as error:

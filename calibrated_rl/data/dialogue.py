@@ -29,7 +29,7 @@ class Split(StrEnum):
     """The four splits by dialogue (DESIGN.md, contract 9)."""
 
     CALIBRATION = "calibration"
-    """Fits simulators and the cold start; training scenarios come from here."""
+    """Fits simulators and the warm start; training scenarios come from here."""
     MONITOR = "monitor"
     """Early stopping and triggers."""
     TUNING = "tuning"

@@ -2,4 +2,4 @@
 
 POLICY, SIMULATOR, PROXY = "policy", "simulator", "proxy"
 START = "start"
-"""The frozen cold-started policy: reference of the policy, and stand-in for the policy that was logged."""
+"""The frozen warm-started policy: reference of the policy, and stand-in for the policy that was logged."""

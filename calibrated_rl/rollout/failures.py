@@ -156,7 +156,7 @@ def refuse_mostly_broken(tries: Mapping[str, int], reasons: Mapping[str, int], *
 
 
 _ADVICE = (
-    "Look at what it says (jobs/chat.py RUN --with simulator); a better start or alignment (simulator.start, "
+    "Look at what it says (jobs/chat.py RUN --with simulator); a better start or alignment (simulator.warm_start, "
     "calibration.sft), more room (simulator.sampling.max_turn_tokens, simulator.engine.max_model_len) or another "
     "simulator.model (where a proxy stands for people: proxy.model, proxy.sft) may help"
 )

@@ -30,14 +30,14 @@ class Fits:
 
     def start_policy(self) -> Path:
         """The policy that every arm starts from: the base model, fitted to the logged policy's turns."""
-        return self.fit_policy("start", POLICY, self._inputs.logs, self._inputs.config.policy.start)
+        return self.fit_policy("start", POLICY, self._inputs.logs, self._inputs.config.policy.warm_start)
 
     def uncalibrated_simulator(self) -> Path:
-        """The simulator as it comes: its base model, or that fitted to the population of ``upbringing``."""
+        """The simulator as it comes: its base model, or that fitted to the population of ``pretraining``."""
         model, logs = self._models.simulator, self._inputs.pretraining_logs
         if not logs:
             return model.folder
-        sft = self._inputs.config.simulator.start
+        sft = self._inputs.config.simulator.warm_start
         return self._fit("uncalibrated", SIMULATOR, model.folder, logs, Side.USER, model.chat, sft)
 
     def proxy(self) -> Path:

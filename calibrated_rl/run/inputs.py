@@ -43,7 +43,7 @@ class RunInputs:
 
     def human_logs(self, split: Split) -> list[Dialogue]:
         """The logs that simulators are aligned with; a placebo run takes those that the simulator comes from."""
-        placebo = self.config.calibration.source == "upbringing"
+        placebo = self.config.calibration.source == "pretraining"
         return self.pretraining_logs[split] if placebo else self.logs[split]
 
 
@@ -84,11 +84,11 @@ def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training
 
 
 def _pretraining_logs(config: RunConfig, task: Task) -> Logs:
-    if not config.upbringing.human:
+    if not config.pretraining.human:
         return {}
-    values = dict(config.upbringing.logs) | {
-        "human": config.upbringing.human,
-        "human_config": config.upbringing.human_config,
+    values = dict(config.pretraining.logs) | {
+        "human": config.pretraining.human,
+        "human_config": config.pretraining.human_config,
     }
-    reader = build_reader("calibrated_rl.logs.scripted:ScriptedLogs", values, "upbringing", task)
+    reader = build_reader("calibrated_rl.logs.scripted:ScriptedLogs", values, "pretraining", task)
     return {split: reader.read(split) for split in (Split.CALIBRATION, Split.MONITOR)}

@@ -60,7 +60,7 @@ def _calibration_logs(config: RunConfig, logs: Sequence[Dialogue]) -> None:
         raise UserError(f"calibration.reserve is {reserve}, of {len(logs)} calibration logs: no log would be left")
     kept = logs[: len(logs) - reserve]
     from_logs = any(arm.learns_from_logs for arm in find_arms([*config.arms, *config.control_arms]))
-    learns = [Side.USER] + ([Side.POLICY] if config.policy.start.epochs or from_logs else [])
+    learns = [Side.USER] + ([Side.POLICY] if config.policy.warm_start.epochs or from_logs else [])
     for side in learns:
         if not any(turn.side is side for log in kept for turn in log.turns[1:]):
             raise UserError(f"the {side.value} never speaks in the calibration logs: there is nothing to learn from")

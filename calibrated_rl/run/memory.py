@@ -49,7 +49,7 @@ def _adam_bytes(learner: LearnerConfig) -> int:
 
 def never_whole(config: RunConfig) -> set[str]:
     """The models that are trained by adapters alone, at the start and in calibration, too."""
-    fits = {POLICY: [config.policy.start], SIMULATOR: [config.simulator.start, config.calibration.sft]}
+    fits = {POLICY: [config.policy.warm_start], SIMULATOR: [config.simulator.warm_start, config.calibration.sft]}
     fits[PROXY] = [config.proxy.sft]
     return {name for name in config.learner.lora if all(fit.adapters or not fit.epochs for fit in fits[name])}
 

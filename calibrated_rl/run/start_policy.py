@@ -54,7 +54,7 @@ class StartPolicy:
         keys = [(f"{folds} folds", log.id, *(turn.text for turn in log.turns)) for log in logs]
         new = {key: log for key, log in zip(keys, logs, strict=True) if key not in self.known}
         config = self._inputs.config
-        sft = config.policy.start if config.policy.start.epochs else config.calibration.sft
+        sft = config.policy.warm_start if config.policy.warm_start.epochs else config.calibration.sft
         for fold in sorted({fold_of(log.id, folds) for log in new.values()}):
             others = [log for log in self._inputs.logs[Split.CALIBRATION] if fold_of(log.id, folds) != fold]
             known = {**self._inputs.logs, Split.CALIBRATION: others}

@@ -14,8 +14,8 @@ from calibrated_rl.run.layout import POLICIES
 from calibrated_rl.run.saved_run import changed_settings
 
 PEOPLE = ("task", "human", "logs", "learner", "calibration.reserve")
-START = (*PEOPLE, "date", "policy.model", "policy.chat_template", "policy.start")
-UNCALIBRATED = (*PEOPLE, "date", "simulator.model", "simulator.chat_template", "simulator.start", "upbringing")
+START = (*PEOPLE, "date", "policy.model", "policy.chat_template", "policy.warm_start")
+UNCALIBRATED = (*PEOPLE, "date", "simulator.model", "simulator.chat_template", "simulator.warm_start", "pretraining")
 CALIBRATED = (*UNCALIBRATED, "calibration")
 MEASURED = (*CALIBRATED, "policy", "simulator", "deterministic", "evaluation.logs", "evaluation.profile")
 

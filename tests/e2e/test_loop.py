@@ -45,7 +45,7 @@ class HalfOfTheLogs(PlainSFT):
 STUDY = f"""
 control_arms: [{", ".join(CONTROLS)}]
 variants:
-  placebo: {{arms: [calibrated], change: [calibration.source=upbringing, training.updates=1]}}
+  placebo: {{arms: [calibrated], change: [calibration.source=pretraining, training.updates=1]}}
 """
 
 
@@ -183,7 +183,7 @@ def test_a_proxy_judges_where_there_is_no_human(outside: Path, study: Path, tmp_
     """And the arm that it judges comes from outside the repository."""
     proxy = study / "models" / "uncalibrated"  # one that speaks as people do: of 46 logs alone it would learn silence
     changes = ("human=''", f"arms=[start,{outside / 'outside_task.py'}:Curious]", "training.updates=1",
-               "upbringing.human=''")  # fmt: skip
+               "pretraining.human=''")  # fmt: skip
     method = f"calibration.method={outside / 'outside_task.py'}:HalfOfTheLogs"
     folder = run(outside, tmp_path, *changes, method, f"proxy.model={proxy}", "evaluation.shifted=0")
     summary = json.loads((folder / "summary.json").read_text())

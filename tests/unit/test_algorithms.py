@@ -55,8 +55,8 @@ def test_logs_are_of_the_runs_own_people() -> None:
 def test_variants_change_one_thing_and_keep_to_their_folder() -> None:
     config = load_config(CONFIGS / "frontdesk_study.yaml")
     variants = variants_of(config, CONFIGS / "frontdesk_study.yaml", [])
-    assert variants["cooperative_050"].upbringing.human_config["cooperativeness"] == 0.5
-    assert variants["placebo"].calibration.source == "upbringing"
+    assert variants["cooperative_050"].pretraining.human_config["cooperativeness"] == 0.5
+    assert variants["placebo"].calibration.source == "pretraining"
     assert variants["placebo"].name == "frontdesk_study/variants/placebo"
     assert variants.pop("longer").training.updates == 2 * config.training.updates
     assert all(variant.training == config.training for variant in variants.values())

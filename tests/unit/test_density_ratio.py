@@ -156,7 +156,7 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any], key: str) -> 
 
 
 def test_a_start_that_is_no_clone_of_the_logged_policy_is_refused() -> None:
-    with pytest.raises(UserError, match="policy.start.epochs is 0.*folds=2"):
+    with pytest.raises(UserError, match="policy.warm_start.epochs is 0.*folds=2"):
         WeightedSFT(WeightedSFT.Config()).check(start_epochs=0)
     WeightedSFT(WeightedSFT.Config()).check(start_epochs=1)
     WeightedSFT(WeightedSFT.Config(folds=2)).check(start_epochs=0)

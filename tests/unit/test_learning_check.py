@@ -23,7 +23,7 @@ LOSSES = "calibrated_rl.learner.losses"
         (["training.loss_config.clip_low=1.5"], "clip_low is 1.5"),
         (["training.loss_config.kl_estimator=k4"], "kl_estimator is 'k4'"),
         (["training.loss_config.clip_hihg=0.3"], "did you mean 'training.loss_config.clip_high'"),
-        (["policy.start.epochs=0"], "policy.start.epochs is 0.*calibration.method_config.folds=2"),
+        (["policy.warm_start.epochs=0"], "policy.warm_start.epochs is 0.*calibration.method_config.folds=2"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(settings: list[str], message: str) -> None:
@@ -39,7 +39,7 @@ def test_what_cannot_be_trained_is_refused(settings: list[str], message: str) ->
      ["arms=[start,interactive,calibrated_once]"], ["calibration.method=calibrated_rl.calibration.plain:PlainSFT"]],
 )  # fmt: skip
 def test_a_start_that_is_no_clone_is_refused_only_where_logs_are_weighted_by_it(settings: list[str]) -> None:
-    load_config(ROOT / "configs" / "dev.yaml", ["policy.start.epochs=0", *settings])
+    load_config(ROOT / "configs" / "dev.yaml", ["policy.warm_start.epochs=0", *settings])
 
 
 RUNS = sorted(p for p in (ROOT / "configs").glob("*.yaml") if "training:" in p.read_text())

@@ -44,7 +44,7 @@ def test_logs_that_do() -> None:
     reserve = CalibrationConfig(reserve=2)
     check_logs(replace(RUN, arms=["calibrated_more_logs"], calibration=reserve), FrontDesk(), logs())
     unheard = silent(logs(), Split.CALIBRATION, policy)
-    check_logs(replace(RUN, arms=["start"], policy=ModelConfig(start=SFTConfig(epochs=0))), FrontDesk(), unheard)
+    check_logs(replace(RUN, arms=["start"], policy=ModelConfig(warm_start=SFTConfig(epochs=0))), FrontDesk(), unheard)
 
 
 def test_logs_that_a_later_part_cannot_work_with() -> None:

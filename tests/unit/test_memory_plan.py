@@ -120,9 +120,9 @@ def test_a_rehearsal_changes_no_weights_and_sees_the_peak(tmp_path: Path) -> Non
 def test_models_that_a_fit_trains_as_a_whole_are_rehearsed_so() -> None:
     lora = LearnerConfig(lora={"policy": LoRAConfig(), "simulator": LoRAConfig()})
     assert never_whole(RunConfig(learner=lora)) == {"policy", "simulator"}
-    whole = ModelConfig(start=SFTConfig(adapters=False))
+    whole = ModelConfig(warm_start=SFTConfig(adapters=False))
     assert never_whole(RunConfig(learner=lora, policy=whole)) == {"simulator"}
-    assert never_whole(RunConfig(learner=lora, policy=ModelConfig(start=SFTConfig(adapters=False, epochs=0)))) == {
+    assert never_whole(RunConfig(learner=lora, policy=ModelConfig(warm_start=SFTConfig(adapters=False, epochs=0)))) == {
         "policy", "simulator"
     }  # fmt: skip
     calibration = CalibrationConfig(sft=SFTConfig(adapters=False))

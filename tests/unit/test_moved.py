@@ -6,15 +6,22 @@ from pathlib import Path
 import pytest
 
 from calibrated_rl.components.component import import_path
-from calibrated_rl.components.moved import MOVED
 from calibrated_rl.config.run_config import RunConfig, load_config
 from calibrated_rl.errors import UserError
 from calibrated_rl.run.layout import refuse_old_layout
 from calibrated_rl.run.saved_run import open_run, refuse_other_settings
+from calibrated_rl.settings.moved import MOVED
+from tests.support.paths import MICRO
 
 OLD = """
 task: calibrated_rl.tasks.front_desk:FrontDesk
 human: calibrated_rl.users.front_desk_human:FrontDeskHuman
+"""
+OLD_KEYS = """
+arms: [start]
+upbringing: {logs: {calibration: 7}, human: calibrated_rl.users.front_desk_human:FrontDeskHuman}
+policy: {start: {epochs: 3}}
+calibration: {source: upbringing}
 """
 
 
@@ -48,3 +55,16 @@ def test_an_old_run_folder_says_how_it_is_brought_up_to_date(tmp_path: Path) -> 
     assert (tmp_path / "policies" / "start-0" / "config.json").is_file()
     assert (tmp_path / "checkpoints" / "calibrated-0" / "update-000005").is_dir()
     refuse_old_layout(tmp_path)
+
+
+def test_old_keys_are_read_in_runs_and_told_in_configs(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(OLD_KEYS)
+    saved = load_config(file, ["policy.start.batch_dialogues=5"], saved=True)
+    assert saved.pretraining.logs == {"calibration": 7} and saved.calibration.source == "pretraining"
+    assert (saved.policy.warm_start.epochs, saved.policy.warm_start.batch_dialogues) == (3, 5)
+    with pytest.raises(UserError, match="config.yaml:3:1: upbringing is called pretraining now") as told:
+        load_config(file)
+    assert "policy.start is called warm_start now" in str(told.value)
+    with pytest.raises(UserError, match="command line: simulator.start is called warm_start now"):
+        load_config(MICRO, ["simulator.start.epochs=1"])

@@ -107,8 +107,8 @@ def variants() -> dict[str, Any]:
                 "simulator": simulator, "seeds": [1, 2, 3]}  # fmt: skip
 
     return {
-        "cooperative_050": variant("upbringing.human_config.cooperativeness=0.5", 0.37),
-        "cooperative_000": variant("upbringing.human_config.cooperativeness=0", 0.48),
+        "cooperative_050": variant("pretraining.human_config.cooperativeness=0.5", 0.37),
+        "cooperative_000": variant("pretraining.human_config.cooperativeness=0", 0.48),
         "placebo": variant(f"calibration.source={NASTY}", 0.12),
         "one_of_a_kind": variant("training.updates=60", 0.2),
     }
@@ -116,7 +116,7 @@ def variants() -> dict[str, Any]:
 
 def with_variants(run: Path) -> Path:
     (run / "summary.json").write_text(json.dumps(summary() | {"variants": variants()}))
-    (run / "config.yaml").write_text("upbringing: {human_config: {cooperativeness: 1.0}}\ntraining: {updates: 30}\n")
+    (run / "config.yaml").write_text("pretraining: {human_config: {cooperativeness: 1.0}}\ntraining: {updates: 30}\n")
     return run
 
 
@@ -268,11 +268,11 @@ def test_parts_that_are_missing_do_not_cost_the_rest(tmp_path: Path) -> None:
 def test_variants_are_tabled_and_swept_numbers_plotted(run: Path) -> None:
     page = write_report(with_variants(run)).read_text()
     row = "0.37<small>[0.32, 0.42]</small></td><td>0.50<small>[0.45, 0.55]</small></td><td>+0.13"
-    assert "upbringing.<wbr>human_config.<wbr>cooperativeness=0.5</small></td><td>3</td><td>" + row in page
+    assert "pretraining.<wbr>human_config.<wbr>cooperativeness=0.5</small></td><td>3</td><td>" + row in page
     assert "<script" not in page and "this run itself has 1." in page and "By updates" not in page
     assert len(re.findall("data:image", page)) == 9
     (key, points), *others = sweeps(read_run(run)).items()
-    assert key == "upbringing.human_config.cooperativeness" and not others
+    assert key == "pretraining.human_config.cooperativeness" and not others
     rewards = [figures["arms"]["interactive"]["held_out"]["reward"]["mean"] for _, figures in points]
     assert [x for x, _ in points] == [0, 0.5, 1] and rewards == pytest.approx([0.48, 0.37, 0.34])
 

@@ -45,8 +45,8 @@ FREE_TEXT = {
 }
 """Texts that may be anything, and why."""
 OF_PARTS = {
-    "RunConfig.task_config", "RunConfig.human_config", "RunConfig.logs", "UpbringingConfig.human_config",
-    "UpbringingConfig.logs", "CalibrationConfig.method_config", "TrainingConfig.loss_config", "RowConfig.config",
+    "RunConfig.task_config", "RunConfig.human_config", "RunConfig.logs", "PretrainingConfig.human_config",
+    "PretrainingConfig.logs", "CalibrationConfig.method_config", "TrainingConfig.loss_config", "RowConfig.config",
     "ScriptedLogs.Config.human_config",
     "ModelConfig.chat_template_kwargs", "ProxyConfig.chat_template_kwargs",  # what a template reads
 }  # fmt: skip
@@ -190,7 +190,7 @@ YAML = {
     "tag": (b"name: !!python/object:os.system x", ":1:7: not readable as YAML: could not determine a constructor"),
     "open": (b"arms: [start", "not readable as YAML"),
     "off for text": (b"name: off", ":1:1: name is false: write text in quotes"),
-    "no for a choice": (b"calibration: {source: no}", ":1:15: calibration.source is false: choose logs or upbringing"),
+    "no for a choice": (b"calibration: {source: no}", ":1:15: calibration.source is false: choose logs or pretraining"),
     "number for text": (b"label: 12:30", ":1:1: label is 750: write text in quotes"),
     "nan": (b"training:\n  learning_rate: .nan\n", ":2:3: training.learning_rate is nan: write a finite number"),
     "merged in": (b"training: {<<: {updates: 0}}", ":1:17: training.updates is 0: it must be at least 1"),
@@ -260,8 +260,8 @@ TOGETHER = {
     "human_config.cooperativenes=1": "did you mean 'human_config.cooperativeness'?",
     "logs.calibratoin=9": "unknown key 'logs.calibratoin'; did you mean 'logs.calibration'?",
     "logs.reader=null": "logs.reader is missing",
-    "upbringing.logs.calibratoin=9": "did you mean 'upbringing.logs.calibration'?",
-    "upbringing.human_config.grumbel=1": "did you mean 'upbringing.human_config.grumble'?",
+    "pretraining.logs.calibratoin=9": "did you mean 'pretraining.logs.calibration'?",
+    "pretraining.human_config.grumbel=1": "did you mean 'pretraining.human_config.grumble'?",
     "calibration.method=calibrated_rl.calibration.plain:PlainSFt": "did you mean 'PlainSFT'?",
     "calibration.method_config.ratio_clip=0": "calibration.method_config.ratio_clip is 0: it must be at least 1",
     "learner.lora={polcy: {}}": "did you mean 'policy'?",
@@ -304,7 +304,7 @@ TOGETHER = {
     "logs.held_out=11": "logs.held_out is 11: random halves of them are cross-fitted in 3 folds; it must be at least",
     "logs.monitor=0": "logs.monitor is 0",
     "calibration.reserve=4000": "calibration.reserve is 4000, of logs.calibration, 4000: no log would be left",
-    "upbringing.logs.monitor=0": "upbringing.logs.monitor is 0: its simulator is fitted to them",
+    "pretraining.logs.monitor=0": "pretraining.logs.monitor is 0: its simulator is fitted to them",
     "training..updates=3": "is not key=value",
     "training={updates: 3, updates: 4}": "stands twice",
     "training.updates=": "training.updates is null: write a whole number, at least 1",

@@ -20,10 +20,10 @@ from calibrated_rl.calibration.sft import SFTConfig
 from calibrated_rl.config.run_config import (
     EvaluationConfig,
     ModelConfig,
+    PretrainingConfig,
     RunConfig,
     ShiftConfig,
     TrainingConfig,
-    UpbringingConfig,
 )
 from calibrated_rl.inference.engine import EngineConfig
 from calibrated_rl.learner.config import LearnerConfig
@@ -122,7 +122,7 @@ class AsynchronousStep:
     def _settings(self) -> RunConfig:
         config = self.config
         side = ModelConfig(
-            engine=config.engine, start=SFTConfig(epochs=2, learning_rate=1.5e-3, batch_dialogues=16)
+            engine=config.engine, warm_start=SFTConfig(epochs=2, learning_rate=1.5e-3, batch_dialogues=16)
         )
         human = "calibrated_rl.examples.front_desk:FrontDeskHuman"
         others = {"monitor": 20, "tuning": 10, "held_out": 10}
@@ -131,7 +131,7 @@ class AsynchronousStep:
             arms=["interactive"],
             human=human,
             logs={"reader": "calibrated_rl.logs.scripted:ScriptedLogs", "calibration": config.logs} | others,
-            upbringing=UpbringingConfig(
+            pretraining=PretrainingConfig(
                 human=human, human_config={"cooperativeness": 1.0}, logs={"calibration": config.logs} | others
             ),
             policy=side,

@@ -25,7 +25,7 @@ class Plan:
     """Of an update, in seconds."""
     seconds: float
     """Of all updates with all occasions. What comes before and after an arm's updates is not in it: starting the
-    engines, cold start, evaluation."""
+    engines, warm start, evaluation."""
 
     @property
     def dollars(self) -> float:

@@ -98,7 +98,7 @@ def notes(planner: Planner) -> str:
     lines = [f"assumed: {'; '.join(ASSUMED)}"]
     lines.append(
         "brackets: 95 % over the measured updates, and half_batch wrong by a factor of "
-        f"{HALF_BATCH_WITHIN:g}; not in the run: starting, cold start, evaluation"
+        f"{HALF_BATCH_WITHIN:g}; not in the run: starting, warm start, evaluation"
     )
     if planner.beside:
         lines.append(f"not taken into account, though they differ from the measured run: {', '.join(planner.beside)}")
