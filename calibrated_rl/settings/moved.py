@@ -17,7 +17,7 @@ RENAMED: Mapping[tuple[str, ...], str] = {
     ("simulator", "start"): "warm_start",
 }
 """Keys, with the last part that they have now."""
-VALUES = {("calibration", "source"): {"upbringing": "pretraining"}}
+VALUES: Mapping[tuple[str, ...], Mapping[str, str]] = {("calibration", "source"): {"upbringing": "pretraining"}}
 """Choices of a setting."""
 
 
