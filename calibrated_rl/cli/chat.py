@@ -56,7 +56,7 @@ def main() -> None:
     from calibrated_rl.chat.tokens import ChatTokens
     from calibrated_rl.data.dialogue import Side, Split
     from calibrated_rl.inference.pool import ReplicaPool
-    from calibrated_rl.inference.waves import WaveGate
+    from calibrated_rl.inference.lockstep import LockstepScheduler
     from calibrated_rl.models.resolve import read_tokenizer
     from calibrated_rl.rollout.conversation import ModelSpeaker, ScriptedSpeaker, converse, greeting, stable_seed
     from calibrated_rl.rollout.failures import is_scored
@@ -83,9 +83,9 @@ def main() -> None:
 
     command.start_ray()
     progress.say(f"starting {'one vLLM engine' if len(models) == 1 else 'two vLLM engines'}")
-    gate = WaveGate()
+    lockstep = LockstepScheduler()
     pools = [
-        ReplicaPool(side.value, str(folder.resolve()), chat, config.engine, gate=gate)
+        ReplicaPool(side.value, str(folder.resolve()), chat, config.engine, lockstep=lockstep)
         for (side, folder, config), chat in zip(models, chats, strict=True)
     ]
     try:
@@ -104,7 +104,7 @@ def main() -> None:
         if arguments.other == "me":
             print("You are the other side. An empty line or Ctrl-D ends the conversation.")
         show(greeting(scenario))
-        gate.running = 1  # a turn at a time is a wave of one, in which the seed decides what is drawn
+        lockstep.running = 1  # a turn at a time is a batch of one, in which the seed decides what is drawn
         turns, ending = asyncio.run(converse(task, scenario, speakers[0], speakers[1]))
     finally:
         for pool in pools:

@@ -3,17 +3,17 @@
 RLlib's ``FaultTolerantActorManager`` watches and restores the actors; dialogues call the replicas directly,
 because the manager allows few requests in flight. Two ways to send a turn:
 
-- at once (``wave=False``): real continuous batching, nothing waits for anything. Where a dialogue goes is decided by
-  who has room (``routing.py``); turns share the calls that carry them (``exchange.py``);
-- in waves (``wave=True``, deterministic mode): turns are held until every running dialogue waits for one,
-  then enter the engines together in the order of their keys, so that batches are the same in every run.
+- at once (``lockstep=None``): real continuous batching, nothing waits for anything. Where a dialogue goes is decided by
+  who has room (``routing.py``); turns share the calls that carry them (``request_batcher.py``);
+- in lockstep (``lockstep.py``, deterministic mode): turns are kept until every running dialogue waits for one, then
+  enter the engines together in the order of their keys, so that batches are the same in every run.
 
 A replica that is added starts beside the others and gets the current weights before its first dialogue. One that is
 removed gets no further turn. Those in flight on it finish; the next turns of their dialogues go to the others, which
 have to read the dialogue anew but speak under the same weights.
 
 One that is lost is brought back beside training, with the weights that are current by then: as long as another serves,
-nothing waits for it, neither a weight update nor a dialogue. In waves everything does, see ``mending.py``.
+nothing waits for it, neither a weight update nor a dialogue. In lockstep everything does, see ``recovery.py``.
 """
 
 import asyncio
@@ -29,13 +29,15 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayE
 
 from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.errors import PartLost, RolloutFailure, UserError, first_line
-from calibrated_rl.inference.engine import EngineConfig, EngineFailure, PlacedReplica
-from calibrated_rl.inference.exchange import Exchange
+from calibrated_rl.inference.config import EngineConfig
+from calibrated_rl.inference.engine_health import EngineFailure
 from calibrated_rl.inference.load import LoadMeter
-from calibrated_rl.inference.mending import Mender
+from calibrated_rl.inference.lockstep import LockstepScheduler
+from calibrated_rl.inference.placement import PlacedReplica
+from calibrated_rl.inference.recovery import Recovery
+from calibrated_rl.inference.request_batcher import RequestBatcher
 from calibrated_rl.inference.routing import Router, preferred
 from calibrated_rl.inference.turns import Generated, GenerateRequest, pack_requests, unpack_answers
-from calibrated_rl.inference.waves import WaveGate
 from calibrated_rl.runtime.capacity import Need
 
 T = TypeVar("T")
@@ -76,13 +78,13 @@ class ReplicaPool:
         *,
         replicas: int = 1,
         seed: int = 0,
-        gate: WaveGate | None = None,
+        lockstep: LockstepScheduler | None = None,
         say: Callable[[str], None] = lambda line: None,
         start: Callable[[str, EngineConfig, str, int], PlacedReplica] = PlacedReplica,
     ) -> None:
         """
         Args:
-            gate: turns go in waves of fixed order; see the module's docstring.
+            lockstep: turns go in batches of fixed order; see the module's docstring.
             say: is told, in a line, which replica died and when it is back.
             start: starts a replica of a model, with its config, role and seed.
         """
@@ -92,7 +94,7 @@ class ReplicaPool:
         self.tokens = tokens
         self.max_model_len = config.max_model_len
         self.version = 0
-        self.gate = gate
+        self.lockstep = lockstep
         self._say = say
         self._timeout_s = config.timeout_seconds
         self._start_timeout_s = config.start_timeout_seconds
@@ -116,7 +118,7 @@ class ReplicaPool:
         """Members that are healthy."""
         self._router = Router(max(1, config.max_num_seqs // FEW_MORE))
         self._router.serve(self._serving)
-        self._exchanges: dict[tuple[int, asyncio.AbstractEventLoop], tuple[int, Exchange]] = {}
+        self._batchers: dict[tuple[int, asyncio.AbstractEventLoop], tuple[int, RequestBatcher]] = {}
         """How turns reach each replica from each event loop, with the life of the replica that it belongs to."""
         self._newcomers: list[PlacedReplica] = []
         """Replicas that were started and serve nobody yet."""
@@ -125,7 +127,7 @@ class ReplicaPool:
         self._closed = threading.Event()
         self._changing = threading.Condition(threading.RLock())
         """Held for moments, where it is decided who is a member and who serves; told when that has changed."""
-        self._mender = Mender(
+        self._recovery = Recovery(
             self._unhealthy, self._look_for, self._start_timeout_s, self._say_given_up, self._changing, self._closed
         )
 
@@ -157,7 +159,8 @@ class ReplicaPool:
     def route(self, key: str) -> int:
         """Replica of a dialogue: the same for all its turns, so that its prefix cache is there."""
         with self._changing:
-            if self.gate is not None or not self._serving:  # by the key alone, so that waves are the same in every run
+            # In lockstep by the key alone, so that batches are the same in every run.
+            if self.lockstep is not None or not self._serving:
                 return preferred(key, self._serving or self._members)
             return self._router.route(key)
 
@@ -179,13 +182,15 @@ class ReplicaPool:
             RolloutFailure: the replica died or did not answer in time; it is being restarted.
             ValueError: the prompt does not fit into the context.
         """
-        if self.gate is not None:
-            return await self.gate.generate(self, key, request)
-        return await self._call(key, 1, lambda index, life: self._exchange(index, life).ask(request))
+        if self.lockstep is not None:
+            return await self.lockstep.generate(self, key, request)
+        return await self._call(key, 1, lambda index, life: self._batcher(index, life).submit(request))
 
-    async def generate_wave(self, key: str, requests: list[GenerateRequest]) -> list[Generated]:
+    async def generate_lockstep(self, key: str, requests: list[GenerateRequest]) -> list[Generated]:
         packed = pack_requests(enumerate(requests))
-        answers = await self._call(key, len(requests), lambda i, _: self._placed[i].actor.sample_wave.remote(packed))
+        answers = await self._call(
+            key, len(requests), lambda i, _: self._placed[i].actor.sample_lockstep.remote(packed)
+        )
         return [answer for _, answer in unpack_answers(answers)]
 
     async def _call(self, key: str, size: int, send: Callable[[int, int], Awaitable[T]]) -> T:
@@ -206,16 +211,16 @@ class ReplicaPool:
         finally:
             self.load.add(index, -size)
 
-    def _exchange(self, index: int, life: int) -> Exchange:
-        """The exchange with a replica in its present life, from the running event loop."""
+    def _batcher(self, index: int, life: int) -> RequestBatcher:
+        """The batcher of requests to a replica in its present life, from the running event loop."""
         loop = asyncio.get_running_loop()
         with self._changing:
-            known, exchange = self._exchanges.get((index, loop), (life, None))
-            if exchange is None or known != life:
-                self._exchanges = {at: each for at, each in self._exchanges.items() if not at[1].is_closed()}
-                exchange = Exchange(self._placed[index].actor)
-                self._exchanges[index, loop] = life, exchange
-            return exchange
+            known, batcher = self._batchers.get((index, loop), (life, None))
+            if batcher is None or known != life:
+                self._batchers = {at: each for at, each in self._batchers.items() if not at[1].is_closed()}
+                batcher = RequestBatcher(self._placed[index].actor)
+                self._batchers[index, loop] = life, batcher
+            return batcher
 
     def _retire(self, index: int, life: int, cause: str) -> None:
         """Take a replica out of service and let Ray restart it, unless another call has done so since ``life``."""
@@ -224,27 +229,27 @@ class ReplicaPool:
                 return
             self._lives[index] += 1
             self._last_failure = cause
-            self._mender.mark(index)
+            self._recovery.mark(index)
             self._say(f"{self.role} replica {index} failed ({cause}): it is started again, its dialogues are held anew")
             self._manager.set_actor_state(index, healthy=False)
             self._look_who_serves()
             # Also where its process is alive: a dead or stuck engine does not mend.
             ray.kill(self._placed[index].actor, no_restart=False)
-            if self.gate is None:
-                self._mender.begin()
+            if self.lockstep is None:
+                self._recovery.begin()
 
     def publish(self, weights: Any, version: int) -> None:
         """Send ``weights`` (an ObjectRef of the learner) to all replicas that serve; they go on speaking meanwhile.
 
-        A lost replica gets them when it is back. With the wave gate, or where none serves, ``restore`` comes first.
+        A lost replica gets them when it is back. In lockstep, or where none serves, ``restore`` comes first.
 
         Raises:
             PartLost: no replica could be updated in time, or the weights are gone.
             UserError: a replica cannot reach memory that the learner shares.
         """
         with self._changing:
-            self._weights, self.version, self._mender.unable = weights, version, None
-        if self.gate is not None or not self._serving:
+            self._weights, self.version, self._recovery.unable = weights, version, None
+        if self.lockstep is not None or not self._serving:
             self.restore()
         with self._changing:
             lives = {i: self._lives[i] for i in self._serving}
@@ -261,23 +266,23 @@ class ReplicaPool:
             self.restore()
 
     def restore(self) -> None:
-        """Wait until a replica serves; with the wave gate, until all do, or after a time-out at least one.
+        """Wait until a replica serves; in lockstep, until all do, or after a time-out at least one.
 
         Raises:
             PartLost: none does after the time-out, or the weights that a lost one should get are gone.
         """
-        if self.gate is not None:
-            self._mender.until_all_are_back()
+        if self.lockstep is not None:
+            self._recovery.until_all_are_back()
         else:
             with self._changing:
-                self._mender.begin()
-                mender, closed = self._mender, self._closed
+                self._recovery.begin()
+                recovering, closed = self._recovery, self._closed
                 self._changing.wait_for(
-                    lambda: self._serving or mender.unable or mender.has_given_up_all() or closed.is_set(),
+                    lambda: self._serving or recovering.unable or recovering.has_given_up_all() or closed.is_set(),
                     self._start_timeout_s,
                 )
-                if mender.unable is not None and not self._serving:
-                    raise mender.unable
+                if recovering.unable is not None and not self._serving:
+                    raise recovering.unable
         if not self._serving:
             cause = f" (the last failed with {self._last_failure})" if self._last_failure else ""
             raise PartLost(f"no {self.role} replica came back within {self._start_timeout_s:g} s{cause}")
@@ -320,9 +325,9 @@ class ReplicaPool:
                 return True
             if not self._is_current(has):
                 return False
-            took, version = self._mender.lost_for(index), self.version
+            took, version = self._recovery.lost_for(index), self.version
             self._manager.set_actor_state(index, healthy=True)
-            self._mender.forget(index)
+            self._recovery.forget(index)
             self._look_who_serves()
         self._say(f"{self.role} replica {index} is back after {took:.0f} s, with weights of version {version}")
         return True
@@ -340,7 +345,7 @@ class ReplicaPool:
 
     async def recover(self) -> None:
         """``restore``, off the event loop, if dialogues have to wait for a lost replica."""
-        if self._unhealthy() if self.gate is not None else not self._serving:
+        if self._unhealthy() if self.lockstep is not None else not self._serving:
             await asyncio.get_running_loop().run_in_executor(None, self.restore)
 
     def _unhealthy(self) -> set[int]:
@@ -442,11 +447,11 @@ class ReplicaPool:
                 return
         cut_off = self.load.in_flight(index)
         self._placed[index].end()
-        with self._mender.looking, self._changing:
+        with self._recovery.looking, self._changing:
             del self._placed[index], self._lives[index]
-            self._exchanges = {at: each for at, each in self._exchanges.items() if at[0] != index}
+            self._batchers = {at: each for at, each in self._batchers.items() if at[0] != index}
             self._manager.remove_actor(index)
-            self._mender.forget(index)
+            self._recovery.forget(index)
         self._say(f"{self.role} replica {index} has left" + (f"; {cut_off} turns were cut off" if cut_off else ""))
 
     def close(self) -> None:
@@ -461,7 +466,7 @@ class ReplicaPool:
             placed.end()
         for thread in self._threads:
             thread.join(timeout=CLOSE_TIMEOUT_S)
-        self._mender.join(CLOSE_TIMEOUT_S)
+        self._recovery.join(CLOSE_TIMEOUT_S)
 
 
 def cause_of(error: Exception) -> str:

@@ -23,7 +23,7 @@ class GenerateRequest:
     max_tokens: int
     temperature: float
     seed: int
-    """Decides the draw in deterministic mode, together with the rest of its wave."""
+    """Decides the draw in deterministic mode, together with the other turns of its batch."""
     stop_ids: tuple[int, ...]
     """Ends of turns and role headers; sampling any of them ends the turn and stays in the output."""
 

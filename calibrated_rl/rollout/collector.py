@@ -313,18 +313,18 @@ class Collector:
         self, user: ReplicaPool | ScriptedHuman, key: str, kind: str, run: Callable[[int], Awaitable[T]], *,
         whole: bool = True,
     ) -> T:  # fmt: skip
-        """``run(attempt)`` as one running dialogue of the wave gate. Where a replica fails it is run again as it was;
-        where what was drawn is at fault, as the next attempt. ``whole``: what comes of it counts as a whole dialogue;
-        an opening does not, though one that breaks is a broken dialogue.
+        """``run(attempt)`` as one running dialogue of the lockstep scheduler. Where a replica fails it is run again as
+        it was; where what was drawn is at fault, as the next attempt. ``whole``: what comes of it counts as a whole
+        dialogue; an opening does not, though one that breaks is a broken dialogue.
 
         Raises:
             RolloutFailure: the last one, after ``MAX_TRIES`` of one of the two kinds.
         """
-        gate, pools = self.policy.gate, [pool for pool in (self.policy, user) if isinstance(pool, ReplicaPool)]
+        lockstep, pools = self.policy.lockstep, [pool for pool in (self.policy, user) if isinstance(pool, ReplicaPool)]
         attempt = lost = 0
         while True:
-            if gate is not None:
-                gate.enter()
+            if lockstep is not None:
+                lockstep.enter()
             try:
                 result = await run(attempt)
                 if whole:
@@ -343,8 +343,8 @@ class Collector:
             finally:
                 for pool in pools:
                     pool.leave(key)
-                if gate is not None:
-                    gate.leave()
+                if lockstep is not None:
+                    lockstep.leave()
 
     async def _dialogue(
         self,

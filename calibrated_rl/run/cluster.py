@@ -8,8 +8,8 @@ import ray
 from safetensors.torch import load_file
 
 from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.inference.lockstep import LockstepScheduler
 from calibrated_rl.inference.pool import ReplicaPool
-from calibrated_rl.inference.waves import WaveGate
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
 from calibrated_rl.replay.actor import start_store
@@ -33,7 +33,7 @@ class Cluster:
         """The run's, with the sizes of KV caches filled in that were left to the program."""
         self.pools: dict[str, ReplicaPool] = {}
         """By role."""
-        self._scheduler = WaveGate() if inputs.config.deterministic else None
+        self._scheduler = LockstepScheduler() if inputs.config.deterministic else None
         self._learner: LearnerGroup | None = None
         self._store: StoreClient | None = None
         self._background: BackgroundWorker | None = None
@@ -120,7 +120,7 @@ class Cluster:
             side = getattr(config, role)
             replicas = 1 if role == PROXY else side.replicas
             pool = ReplicaPool(
-                role, str(folder), model.chat, side.engine, replicas=replicas, gate=self._scheduler,
+                role, str(folder), model.chat, side.engine, replicas=replicas, lockstep=self._scheduler,
                 say=self.inputs.say,
             )  # fmt: skip
             self.pools[role] = pool

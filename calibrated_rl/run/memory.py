@@ -13,7 +13,7 @@ import psutil
 
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.errors import UserError
-from calibrated_rl.inference.engine import EngineConfig
+from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.head import strip_width
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.errors import UserError
-from calibrated_rl.inference.engine import EngineConfig
+from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.device_memory import DeviceMemory, look_at_device
 from calibrated_rl.learner.group import LearnerGroup

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from calibrated_rl.inference.engine import EngineConfig, engine_environment
+from calibrated_rl.inference.config import EngineConfig
+from calibrated_rl.inference.engine_arguments import engine_environment
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.losses.sft import SFT

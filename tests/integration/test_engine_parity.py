@@ -20,7 +20,7 @@ from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.data.dialogue import Side, Split, TokenSequence
 from calibrated_rl.errors import UserError
-from calibrated_rl.inference.engine import EngineConfig
+from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig

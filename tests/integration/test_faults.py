@@ -21,9 +21,11 @@ from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.data.dialogue import Dialogue, Split
 from calibrated_rl.examples.front_desk.human import FrontDeskHuman
 from calibrated_rl.examples.front_desk.task import FrontDesk
-from calibrated_rl.inference.engine import EngineConfig, Generated, GenerateRequest, PlacedReplica
+from calibrated_rl.inference.config import EngineConfig
+from calibrated_rl.inference.lockstep import LockstepScheduler
+from calibrated_rl.inference.placement import PlacedReplica
 from calibrated_rl.inference.pool import ReplicaPool
-from calibrated_rl.inference.waves import WaveGate
+from calibrated_rl.inference.turns import Generated, GenerateRequest
 from calibrated_rl.models.resolve import make_tiny
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.conversation import SamplingConfig
@@ -127,7 +129,7 @@ def test_a_silent_engine_is_given_up_after_the_time_out(
     pool.publish(Adapted(ray.put(Weights(weights)), "base", ray.put(adapters)), 3)
     expected = pool.score(IDS)
     assert np.abs(expected - plain).max() > 1e-3
-    monkeypatch.setattr(pool, "gate", WaveGate())
+    monkeypatch.setattr(pool, "lockstep", LockstepScheduler())
     monkeypatch.setattr(pool, "_timeout_s", 10.0)
     before = processes(pool)
     collector, groups = collect_with_fault(pool, lambda: os.kill(before[1], signal.SIGSTOP))
@@ -138,16 +140,16 @@ def test_a_silent_engine_is_given_up_after_the_time_out(
     pool.publish(ray.put(weights), 3)
 
 
-@pytest.mark.parametrize("gate", [None, WaveGate()])
+@pytest.mark.parametrize("lockstep", [None, LockstepScheduler()])
 def test_a_refused_prompt_is_no_failure_of_the_replica(
-    pool: ReplicaPool, monkeypatch: pytest.MonkeyPatch, gate: WaveGate | None
+    pool: ReplicaPool, monkeypatch: pytest.MonkeyPatch, lockstep: LockstepScheduler | None
 ) -> None:
-    monkeypatch.setattr(pool, "gate", gate)
+    monkeypatch.setattr(pool, "lockstep", lockstep)
     too_long = GenerateRequest([7] * 600, 16, 1.0, 0, (1,))
 
     async def ask() -> None:
-        if gate is not None:
-            gate.enter()
+        if lockstep is not None:
+            lockstep.enter()
         await asyncio.wait_for(pool.generate("key", too_long), 60)
 
     before = processes(pool)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.inference.engine import EngineConfig, placement_of, resources_of
+from calibrated_rl.inference.config import EngineConfig
+from calibrated_rl.inference.placement import placement_of, resources_of
 from calibrated_rl.replay.actor import start_store
 from calibrated_rl.replay.config import ReplayConfig
 from calibrated_rl.runtime import capacity as machines

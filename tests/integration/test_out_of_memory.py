@@ -84,7 +84,9 @@ assert found["tokens"] == expected["tokens"] and found["optimizer_steps"] == 1
 
 ENGINE = """
 import asyncio, os, resource, sys
-from calibrated_rl.inference.engine import EngineConfig, Replica, engine_environment
+from calibrated_rl.inference.config import EngineConfig
+from calibrated_rl.inference.engine import Replica
+from calibrated_rl.inference.engine_arguments import engine_environment
 
 async def start():
     config = EngineConfig(kv_cache_mib=4096, least_kv_cache_mib=16)

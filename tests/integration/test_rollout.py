@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.errors import UserError
-from calibrated_rl.inference.engine import EngineConfig, Generated, GenerateRequest
+from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.pool import ReplicaPool
+from calibrated_rl.inference.turns import Generated, GenerateRequest
 from calibrated_rl.models.resolve import make_tiny
 from calibrated_rl.weight_sync.block import WeightsBlocks
 from calibrated_rl.weight_sync.weights import Adapted, Adapters, Merged, Weights
@@ -90,7 +91,7 @@ def test_weights_arrive_while_a_request_is_in_flight(pool: ReplicaPool, tiny_mod
 
 def test_waves_are_reproducible(pool: ReplicaPool) -> None:
     async def wave(first_seed: int) -> list[list[int]]:
-        results = await pool.generate_wave("key", [request(first_seed + i, 8) for i in range(48)])
+        results = await pool.generate_lockstep("key", [request(first_seed + i, 8) for i in range(48)])
         return [result.ids for result in results]
 
     first = asyncio.run(wave(0))

@@ -7,9 +7,9 @@ import numpy as np
 
 from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.data.dialogue import Outcome, Scenario, Side, Split, Turn
+from calibrated_rl.inference.lockstep import LockstepScheduler
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.inference.turns import Generated, GenerateRequest
-from calibrated_rl.inference.waves import WaveGate
 from calibrated_rl.models.resolve import tiny_tokenizer
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.conversation import SamplingConfig
@@ -38,10 +38,12 @@ def by_seed(request: GenerateRequest) -> str:
 
 
 class MadeUpPool(ReplicaPool):
-    """Answers with ``say``, at once or (with a gate) in waves."""
+    """Answers with ``say``, at once or in lockstep."""
 
-    def __init__(self, role: str, say: Say = by_seed, *, gate: WaveGate | None = None, context: int = 512) -> None:
-        self.role, self.say, self.gate = role, say, gate
+    def __init__(
+        self, role: str, say: Say = by_seed, *, lockstep: LockstepScheduler | None = None, context: int = 512
+    ) -> None:
+        self.role, self.say, self.lockstep = role, say, lockstep
         self.tokens, self.max_model_len, self.version = tokens(), context, 0
         self.asked: list[GenerateRequest] = []
 
@@ -55,9 +57,9 @@ class MadeUpPool(ReplicaPool):
         pass
 
     async def generate(self, key: str, request: GenerateRequest) -> Generated:
-        return self.answer(request) if self.gate is None else await self.gate.generate(self, key, request)
+        return self.answer(request) if self.lockstep is None else await self.lockstep.generate(self, key, request)
 
-    async def generate_wave(self, key: str, requests: list[GenerateRequest]) -> list[Generated]:
+    async def generate_lockstep(self, key: str, requests: list[GenerateRequest]) -> list[Generated]:
         return [self.answer(request) for request in requests]
 
     def answer(self, request: GenerateRequest) -> Generated:

@@ -20,8 +20,8 @@ from calibrated_rl.evaluation.held_out import evaluate_policy
 from calibrated_rl.evaluation.replies import answers
 from calibrated_rl.examples.casino.task import Casino
 from calibrated_rl.examples.front_desk.task import FrontDesk
+from calibrated_rl.inference.lockstep import LockstepScheduler
 from calibrated_rl.inference.turns import GenerateRequest
-from calibrated_rl.inference.waves import WaveGate
 from calibrated_rl.rollout.collector import Collector, draw_seed
 from calibrated_rl.rollout.context import check_room_to_begin
 from calibrated_rl.rollout.conversation import find_flaw, finished, stable_seed
@@ -243,12 +243,12 @@ def test_whatever_breaks_groups_come_whole_or_with_a_reason(share: float, seed: 
 
 def test_waves_with_broken_dialogues_are_the_same_again() -> None:
     def run() -> tuple[list[list[Dialogue]], list[int]]:
-        gate = WaveGate()
-        policy = MadeUpPool("policy", gate=gate)
+        lockstep = LockstepScheduler()
+        policy = MadeUpPool("policy", lockstep=lockstep)
         groups = collect(
-            collector_of(policy), MadeUpPool("simulator", now_and_then([control_token()], 0.05), gate=gate)
+            collector_of(policy), MadeUpPool("simulator", now_and_then([control_token()], 0.05), lockstep=lockstep)
         )
-        assert gate.running == 0 and not gate.waiting
+        assert lockstep.running == 0 and not lockstep.waiting
         return groups, [request.seed for request in policy.asked]
 
     first, second = run(), run()

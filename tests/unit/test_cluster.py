@@ -23,7 +23,8 @@ import yaml
 
 from calibrated_rl.config.arms import builtin_arms
 from calibrated_rl.config.run_config import RunConfig, load_config
-from calibrated_rl.inference.engine import EngineConfig, placement_of
+from calibrated_rl.inference.config import EngineConfig
+from calibrated_rl.inference.placement import placement_of
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.group import _RankActor, rank_options
 from tests.support.cluster_files import (

@@ -11,7 +11,8 @@ import torch
 from calibrated_rl.calibration.sft import SFTConfig
 from calibrated_rl.config.run_config import CalibrationConfig, ModelConfig, RunConfig, check
 from calibrated_rl.errors import UserError
-from calibrated_rl.inference.engine import EngineConfig, cache_sizes
+from calibrated_rl.inference.config import EngineConfig
+from calibrated_rl.inference.engine_arguments import cache_sizes
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.device_memory import DeviceMemory
 from calibrated_rl.learner.lora import LoRAConfig

@@ -25,7 +25,7 @@ from calibrated_rl.config.run_config import (
     ShiftConfig,
     TrainingConfig,
 )
-from calibrated_rl.inference.engine import EngineConfig
+from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.settings.fields import NotNegative, Positive, Range
 from tools.bench.base import Row, at_most, require_device

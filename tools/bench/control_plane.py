@@ -1,8 +1,9 @@
-"""Dialogues over many replicas that only wait: what routing, exchange and the conversation loop cost.
+"""Dialogues over many replicas that only wait: what routing, batching of requests and the conversation loop cost.
 
 A stub replica is an asyncio object that answers a turn after a drawn time, and takes so many at once as an engine's
 batch has places. A process of its own for each of a thousand needs more memory than a small machine has, so a few Ray
-actors carry them; each stub has its own place in the pool, its own exchange and its own calls, as if it were alone.
+actors carry them; each stub has its own place in the pool, its own request batcher and its own calls, as if it were
+alone.
 
 A perfect scheduler would let no turn wait: a dialogue takes as long as its turns, and all take as long as the longest.
 """
@@ -19,9 +20,9 @@ import ray
 
 from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
-from calibrated_rl.inference.engine import EngineConfig
-from calibrated_rl.inference.exchange import Answers, TurnServer
+from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.pool import ReplicaPool
+from calibrated_rl.inference.request_batcher import Answers, TurnServer
 from calibrated_rl.inference.turns import Generated, GenerateRequest
 from calibrated_rl.rollout.collector import set_aside_what_is_loaded
 from calibrated_rl.settings.fields import Positive, Range
@@ -56,10 +57,10 @@ class StubHost:
         self._new: Callable[[], StubReplica] = lambda: StubReplica(mean_s, places, ids)
         self._stubs: dict[int, StubReplica] = {}
 
-    async def exchange(self, number: int, client: str, batch: bytes) -> Answers:
+    async def sample_turns(self, number: int, client: str, batch: bytes) -> Answers:
         if number not in self._stubs:
             self._stubs[number] = self._new()
-        return await self._stubs[number].turns.exchange(client, batch)
+        return await self._stubs[number].turns.sample_turns(client, batch)
 
 
 class _Method:
@@ -67,14 +68,14 @@ class _Method:
         self._host, self._number = host, number
 
     def remote(self, client: str, batch: bytes) -> Any:
-        return self._host.exchange.remote(self._number, client, batch)
+        return self._host.sample_turns.remote(self._number, client, batch)
 
 
 class StubHandle:
     """Looks to the pool like the handle of an actor of its own."""
 
     def __init__(self, host: Any, number: int) -> None:
-        self.exchange = _Method(host, number)
+        self.sample_turns = _Method(host, number)
 
 
 class PlacedStub:

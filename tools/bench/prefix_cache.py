@@ -8,7 +8,8 @@ from typing import Any
 import ray
 
 from calibrated_rl.data.dialogue import Split
-from calibrated_rl.inference.engine import Replica, engine_environment
+from calibrated_rl.inference.engine import Replica
+from calibrated_rl.inference.engine_arguments import engine_environment
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.inference.turns import Generated, GenerateRequest
 from tools.bench.base import Row, at_least

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from calibrated_rl.data.dialogue import Dialogue, Side, Split, TokenSequence
-from calibrated_rl.inference.engine import Replica, engine_environment
+from calibrated_rl.inference.engine import Replica
+from calibrated_rl.inference.engine_arguments import engine_environment
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.settings.fields import NotNegative, Positive
 from tools.bench.base import Row, at_least

@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 
 from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.data.dialogue import Outcome, Scenario, Split, Turn
-from calibrated_rl.inference.engine import EngineConfig
+from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.models.resolve import make_tiny, read_tokenizer, resolve_model
 from calibrated_rl.rollout.collector import Collector

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import torch
 
 from calibrated_rl.chat.tokens import ChatTokens
-from calibrated_rl.inference.engine import EngineConfig
+from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.models.resolve import read_tokenizer, tiny_tokenizer
 from calibrated_rl.settings.fields import NotNegative, Positive, Range

@@ -26,7 +26,7 @@ import numpy as np
 
 from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.data.dialogue import TokenSequence
-from calibrated_rl.inference.engine import EngineConfig
+from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.inference.turns import Generated, GenerateRequest
 from calibrated_rl.learner.advantages import group_advantages

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from ray.exceptions import RayActorError
 
 from calibrated_rl.errors import PartLost
-from calibrated_rl.inference import mending
 from calibrated_rl.inference import pool as rollout_pool
-from calibrated_rl.inference.engine import EngineConfig
-from calibrated_rl.inference.exchange import Answers, TurnServer
-from calibrated_rl.inference.mending import Mender
+from calibrated_rl.inference import recovery
+from calibrated_rl.inference.config import EngineConfig
+from calibrated_rl.inference.lockstep import LockstepScheduler
 from calibrated_rl.inference.pool import ReplicaPool, RolloutFailure
+from calibrated_rl.inference.recovery import Recovery
+from calibrated_rl.inference.request_batcher import Answers, TurnServer
 from calibrated_rl.inference.turns import Generated, GenerateRequest, pack_answers, unpack_requests
-from calibrated_rl.inference.waves import WaveGate
 
 DIES = 100
 """A prompt that begins with this ends the replica's process."""
@@ -62,10 +62,10 @@ class Stub:
             await asyncio.sleep(0.02)
         self._version = version
 
-    async def exchange(self, client: str, batch: bytes) -> Answers:
-        return await self._turns.exchange(client, batch)
+    async def sample_turns(self, client: str, batch: bytes) -> Answers:
+        return await self._turns.sample_turns(client, batch)
 
-    async def sample_wave(self, batch: bytes) -> bytes:
+    async def sample_lockstep(self, batch: bytes) -> bytes:
         return pack_answers([(number, await self.generate(request)) for number, request in unpack_requests(batch)])
 
     async def generate(self, request: GenerateRequest) -> Generated:
@@ -87,12 +87,12 @@ class PlacedStub:
 
 def pool_of(
     folder: Path, said: list[str], *, replicas: int, start_timeout: float = 60, seed: int = 0,
-    gate: WaveGate | None = None,
+    lockstep: LockstepScheduler | None = None,
 ) -> ReplicaPool:  # fmt: skip
     config = EngineConfig(timeout_seconds=60, start_timeout_seconds=start_timeout)
     pool = ReplicaPool(
         "policy", "", None, config,  # type: ignore[arg-type]
-        replicas=replicas, seed=seed, say=said.append, start=partial(PlacedStub, folder), gate=gate,
+        replicas=replicas, seed=seed, say=said.append, start=partial(PlacedStub, folder), lockstep=lockstep,
     )  # fmt: skip
     ray.get([placed.actor.start.remote() for placed in pool._placed.values()], timeout=60)
     return pool
@@ -111,13 +111,13 @@ def test_a_smaller_cache_than_was_planned_is_said(ray_session: None, tmp_path: P
 
 
 async def turn(pool: ReplicaPool, key: str, first: int = 7) -> int:
-    if pool.gate is not None:
-        pool.gate.enter()
+    if pool.lockstep is not None:
+        pool.lockstep.enter()
     try:
         answer = await asyncio.wait_for(pool.generate(key, GenerateRequest([first], 1, 1.0, 0, (1,))), 60)
     finally:
-        if pool.gate is not None:
-            pool.gate.leave()
+        if pool.lockstep is not None:
+            pool.lockstep.leave()
     return answer.ids[0]
 
 
@@ -148,13 +148,13 @@ def asked(pool: ReplicaPool, index: int) -> list[int]:
     return versions
 
 
-def menders() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "mender"]
+def recovery_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "recovery"]
 
 
 @pytest.fixture(autouse=True)
 def looked_for_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mending, "PROBE_S", 0.1)
+    monkeypatch.setattr(recovery, "PROBE_S", 0.1)
     monkeypatch.setattr(rollout_pool, "LOOK_S", 0.1)
 
 
@@ -178,7 +178,7 @@ def test_a_lost_replica_holds_up_nobody_and_comes_back_with_the_newest_weights(
     wait_for(lambda: asked(pool, 1) == [3])
     pool.publish(weights, 4)
     (tmp_path / "update-3").unlink()
-    wait_for(lambda: pool.counts() == (2, 0, 0) and not menders())
+    wait_for(lambda: pool.counts() == (2, 0, 0) and not recovery_threads())
     assert asked(pool, 1) == [3, 4] and asyncio.run(turn(pool, key_of(pool, 1))) == 4
     assert [line.partition(" after ")[0].partition(" (")[0] for line in said] == [
         "policy replica 1 failed",
@@ -201,11 +201,11 @@ def test_where_none_serves_everybody_waits_until_the_time_out(
         pool.publish(weights, 1)
     wait_for(lambda: "given up" in said[-1])
     monkeypatch.setattr(pool, "_start_timeout_s", 1000.0)
-    monkeypatch.setattr(pool._mender, "_patience_s", 1000.0)
+    monkeypatch.setattr(pool._recovery, "_patience_s", 1000.0)
     with pytest.raises(PartLost):  # one that was given up is not waited for again
         asyncio.run(turn(pool, key))
     (tmp_path / "start").unlink()
-    wait_for(lambda: pool.counts() == (1, 0, 0) and not menders())
+    wait_for(lambda: pool.counts() == (1, 0, 0) and not recovery_threads())
     assert asyncio.run(turn(pool, key)) == 1
     pool.publish(weights, 2)
     (tmp_path / "start").touch()
@@ -214,24 +214,24 @@ def test_where_none_serves_everybody_waits_until_the_time_out(
     pool.publish(weights, 3)
     assert asyncio.run(turn(pool, key)) == 3
     (tmp_path / "start").touch()
-    wait_for(lambda: not menders())
+    wait_for(lambda: not recovery_threads())
     lose(pool, 0)
     lines = len(said)
-    assert menders()
+    assert recovery_threads()
     pool.close()
-    wait_for(lambda: not menders())
+    wait_for(lambda: not recovery_threads())
     assert len(said) == lines and said[-1].startswith("policy replica 0 failed")
 
 
 @pytest.mark.timeout(200)
-def test_in_waves_everything_waits_for_a_lost_replica(ray_session: None, tmp_path: Path) -> None:
+def test_in_lockstep_everything_waits_for_a_lost_replica(ray_session: None, tmp_path: Path) -> None:
     """Which dialogue goes where depends on who serves: it must not depend on when somebody came back."""
     said: list[str] = []
-    pool, weights = pool_of(tmp_path, said, replicas=2, gate=WaveGate()), ray.put({})
+    pool, weights = pool_of(tmp_path, said, replicas=2, lockstep=LockstepScheduler()), ray.put({})
     pool.publish(weights, 1)
     (tmp_path / "start").touch()
     lose(pool, 1)
-    assert not menders()
+    assert not recovery_threads()
     publishing = threading.Thread(target=pool.publish, args=(weights, 2), daemon=True)
     publishing.start()
     publishing.join(0.5)
@@ -256,14 +256,16 @@ def test_all_come_back_or_are_given_up_once(looks: dict[int, int], patient: bool
             left[index] -= 1
             if not left[index]:
                 del left[index]
-                mender.forget(index)
+                recovering.forget(index)
 
     changing = threading.Condition(threading.RLock())
-    mender = Mender(lambda: left, look, math.inf if patient else 0.0, given_up.append, changing, threading.Event())
+    recovering = Recovery(
+        lambda: left, look, math.inf if patient else 0.0, given_up.append, changing, threading.Event()
+    )
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(mending, "PROBE_S", 0.0)
+        patched.setattr(recovery, "PROBE_S", 0.0)
         for call in range(1, 8):
-            mender.until_all_are_back()
+            recovering.until_all_are_back()
             late = {index for index, count in looks.items() if count > 1}
             assert given_up == ([] if patient else sorted(late))
             assert set(left) == (set() if patient else {index for index, count in looks.items() if count > call})
@@ -281,15 +283,15 @@ def test_one_thread_looks_until_all_are_back_and_says_why_it_cannot() -> None:
         with changing:
             lost.clear()
 
-    mender = Mender(lambda: lost, look, math.inf, lambda index: None, changing, threading.Event())
+    recovering = Recovery(lambda: lost, look, math.inf, lambda index: None, changing, threading.Event())
     with changing:
-        mender.mark(0)
-        mender.mark(1)
-        mender.begin()
-        mender.begin()
-        assert changing.wait_for(lambda: mender.unable, 60) and str(mender.unable) == "the weights are gone"
-    wait_for(lambda: not menders())
-    assert mender.unable is None and len(looks) == 3 and len(set(looks)) == 1
+        recovering.mark(0)
+        recovering.mark(1)
+        recovering.begin()
+        recovering.begin()
+        assert changing.wait_for(lambda: recovering.unable, 60) and str(recovering.unable) == "the weights are gone"
+    wait_for(lambda: not recovery_threads())
+    assert recovering.unable is None and len(looks) == 3 and len(set(looks)) == 1
 
 
 @pytest.mark.parametrize("error", [RayActorError(), ray.exceptions.GetTimeoutError(), TimeoutError()])

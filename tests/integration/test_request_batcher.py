@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.exceptions import RayActorError
 
-from calibrated_rl.inference import mending
-from calibrated_rl.inference.engine import EngineConfig
-from calibrated_rl.inference.exchange import NOTHING, Answers, Exchange, TurnServer
+from calibrated_rl.inference import recovery
+from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.pool import ReplicaPool, RolloutFailure
+from calibrated_rl.inference.request_batcher import NO_ANSWERS, Answers, RequestBatcher, TurnServer
 from calibrated_rl.inference.turns import (
     Generated,
     GenerateRequest,
@@ -93,7 +93,7 @@ class ByHand:
             self.sampling[seed].set_result(said(ask_for(seed)))
 
     def call(self, *seeds: int, name: str = "a") -> asyncio.Task[Answers]:
-        return asyncio.ensure_future(self.server.exchange(name, pack_requests((s, ask_for(s)) for s in seeds)))
+        return asyncio.ensure_future(self.server.sample_turns(name, pack_requests((s, ask_for(s)) for s in seeds)))
 
 
 async def settle() -> None:
@@ -116,7 +116,7 @@ def test_a_call_brings_all_turns_of_a_step_and_waits_for_no_other() -> None:
         engine.finish(4)
         await settle()
         assert numbers(await engine.call()) == [4]
-        assert await engine.call() == NOTHING and not engine.server._clients
+        assert await engine.call() == NO_ANSWERS and not engine.server._clients
 
     run(talk())
 
@@ -128,7 +128,7 @@ def test_further_turns_enter_while_others_are_sampled_and_each_comes_back_once()
         await settle()
         second = engine.call(2)
         await settle()
-        assert first.result() == NOTHING and not second.done() and set(engine.sampling) == {1, 2}
+        assert first.result() == NO_ANSWERS and not second.done() and set(engine.sampling) == {1, 2}
         engine.finish(1)  # in the same step of the loop as the next call
         third = engine.call(3)
         await settle()
@@ -165,9 +165,9 @@ class Echo:
         self.calls = 0
         self.hanging = 0
 
-    async def exchange(self, client: str, batch: bytes) -> Answers:
+    async def sample_turns(self, client: str, batch: bytes) -> Answers:
         self.calls += 1
-        return await self.server.exchange(client, batch)
+        return await self.server.sample_turns(client, batch)
 
     def counts(self) -> tuple[int, int]:
         return self.calls, self.hanging
@@ -210,14 +210,14 @@ def echo(ray_session: None) -> Iterator[Any]:
 
 
 def test_every_dialogue_gets_its_own_turns_and_calls_are_shared(echo: Any) -> None:
-    async def dialogue(exchange: Exchange, number: int) -> None:
+    async def dialogue(batcher: RequestBatcher, number: int) -> None:
         for turn in range(20):
-            assert (await exchange.ask(ask_for(number % 7 + turn % 3))).ids == [number % 7 + turn % 3]
+            assert (await batcher.submit(ask_for(number % 7 + turn % 3))).ids == [number % 7 + turn % 3]
 
     async def talk() -> None:
-        exchange = Exchange(echo)
-        await asyncio.gather(*(dialogue(exchange, number) for number in range(50)))
-        assert not exchange._owed
+        batcher = RequestBatcher(echo)
+        await asyncio.gather(*(dialogue(batcher, number) for number in range(50)))
+        assert not batcher._awaited
 
     run(talk())
     run(talk())  # from another event loop
@@ -227,8 +227,8 @@ def test_every_dialogue_gets_its_own_turns_and_calls_are_shared(echo: Any) -> No
 
 def test_an_error_of_a_turn_is_that_turns_alone_and_keeps_its_class(echo: Any) -> None:
     async def talk() -> list[Any]:
-        exchange = Exchange(echo)
-        asked = [exchange.ask(ask_for(5, first)) for first in (7, Echo.REFUSED, Echo.BUG)]
+        batcher = RequestBatcher(echo)
+        asked = [batcher.submit(ask_for(5, first)) for first in (7, Echo.REFUSED, Echo.BUG)]
         return await asyncio.gather(*asked, return_exceptions=True)
 
     right, refused, bug = run(talk())
@@ -239,10 +239,10 @@ def test_an_error_of_a_turn_is_that_turns_alone_and_keeps_its_class(echo: Any) -
 
 def test_a_replica_that_dies_fails_all_that_it_owes(echo: Any) -> None:
     async def talk() -> list[Any]:
-        exchange = Exchange(echo)
-        owed = [exchange.ask(ask_for(5, Echo.HANGS)) for _ in range(3)]
-        await exchange.ask(ask_for(1))
-        return await asyncio.gather(*owed, exchange.ask(ask_for(1, Echo.DIES)), return_exceptions=True)
+        batcher = RequestBatcher(echo)
+        owed = [batcher.submit(ask_for(5, Echo.HANGS)) for _ in range(3)]
+        await batcher.submit(ask_for(1))
+        return await asyncio.gather(*owed, batcher.submit(ask_for(1, Echo.DIES)), return_exceptions=True)
 
     errors = run(talk())
     assert len(errors) == 4 and all(isinstance(error, RayActorError) for error in errors)
@@ -250,9 +250,9 @@ def test_a_replica_that_dies_fails_all_that_it_owes(echo: Any) -> None:
 
 def test_a_loop_that_ends_leaves_nothing_being_sampled(echo: Any) -> None:
     async def leave() -> None:
-        exchange = Exchange(echo)
-        hangs = exchange.ask(ask_for(0, Echo.HANGS))
-        await exchange.ask(ask_for(1))
+        batcher = RequestBatcher(echo)
+        hangs = batcher.submit(ask_for(0, Echo.HANGS))
+        await batcher.submit(ask_for(1))
         assert await asyncio.to_thread(lambda: ray.get(echo.counts.remote(), timeout=30)[1]) == 1
         assert not hangs.done()
 
@@ -267,7 +267,7 @@ def test_a_loop_that_ends_leaves_nothing_being_sampled(echo: Any) -> None:
 def test_a_replica_that_hangs_fails_its_own_dialogues_alone(
     ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mending, "PROBE_S", 60.0)  # it is not looked for: it would come back
+    monkeypatch.setattr(recovery, "PROBE_S", 60.0)  # it is not looked for: it would come back
     config = EngineConfig(max_num_seqs=1000, timeout_seconds=8)
     pool = ReplicaPool("policy", "", None, config, replicas=2, start=PlacedEcho)  # type: ignore[arg-type]
 

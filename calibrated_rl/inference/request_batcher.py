@@ -1,15 +1,16 @@
 """Turns go to a replica in batches and come back in batches, without a barrier between turns.
 
 A call to a Ray actor costs about a millisecond of processor time, more than everything else that is done for a turn
-outside the engine. So what has been asked for since the event loop last came round goes out in one call, and the call
-comes back when turns have been sampled, with all that have:
+outside the engine. So the requests since the event loop last came round go out in one call, and the call comes back
+when turns have been sampled, with all that have:
 
-- ``Exchange`` stands on the side of the dialogues. While it waits for turns, one of its calls is with the replica.
-- ``TurnServer`` stands on the side of the engine. It holds a call until a turn is done, and lets it go empty when the
-  next one comes with further turns: those are sampled at once, beside what is being sampled.
+- ``RequestBatcher`` stands on the side of the dialogues. While it waits for turns, one of its calls is with the
+  replica.
+- ``TurnServer`` stands on the side of the engine. It answers a call once a turn is done; when the next call comes with
+  further turns, it answers the first one at once, without turns: the new ones are sampled beside those under way.
 
-Nothing waits for the slowest: each turn enters the engine when it is asked for, and goes back with the first call after
-it is done. If the replica dies, the call fails, and with it every turn that it owes.
+Nothing waits for the slowest: each turn enters the engine when it is requested, and goes back with the first call after
+it is done. If the replica dies, the call fails, and with it every turn that is still awaited.
 """
 
 import asyncio
@@ -32,32 +33,32 @@ from calibrated_rl.inference.turns import (
 Answers = tuple[bytes, dict[int, BaseException]]
 """Sampled turns (``pack_answers``), and the errors of those that could not be sampled, by number."""
 
-NOTHING: Answers = (b"", {})
+NO_ANSWERS: Answers = (b"", {})
 
 
-class Exchange:
-    """Asks one replica for turns, from one event loop."""
+class RequestBatcher:
+    """Requests turns of one replica, from one event loop."""
 
     def __init__(self, replica: Any) -> None:
-        """``replica``: an actor handle with the method ``exchange`` of ``TurnServer``."""
+        """``replica``: an actor handle with the method ``sample_turns`` of ``TurnServer``."""
         self.loop = asyncio.get_running_loop()
         self._replica, self._client = replica, uuid4().hex
-        self._asked = 0
-        self._owed: dict[int, asyncio.Future[Generated]] = {}
+        self._submitted = 0
+        self._awaited: dict[int, asyncio.Future[Generated]] = {}
         self._unsent: list[tuple[int, GenerateRequest]] = []
         self._calls: set[asyncio.Task[Answers]] = set()
 
-    def ask(self, request: GenerateRequest) -> asyncio.Future[Generated]:
+    def submit(self, request: GenerateRequest) -> asyncio.Future[Generated]:
         """The turn, once it is sampled; or the replica's error for it, or that of the call that should bring it."""
-        self._asked += 1
-        future = self._owed[self._asked] = self.loop.create_future()
+        self._submitted += 1
+        future = self._awaited[self._submitted] = self.loop.create_future()
         if not self._unsent:
             self.loop.call_soon(self._send)
-        self._unsent.append((self._asked, request))
+        self._unsent.append((self._submitted, request))
         return future
 
     def _send(self) -> None:
-        if not self._owed:  # what was to be sent has failed with a call before it
+        if not self._awaited:  # what was to be sent has failed with a call before it
             return
         batch, self._unsent = self._unsent, []
         call = self.loop.create_task(self._call(pack_requests(batch)))
@@ -65,7 +66,7 @@ class Exchange:
         call.add_done_callback(self._receive)
 
     async def _call(self, batch: bytes) -> Answers:
-        reference = self._replica.exchange.remote(self._client, batch)
+        reference = self._replica.sample_turns.remote(self._client, batch)
         try:
             answers: Answers = await reference
         except asyncio.CancelledError:  # the loop ends: nobody is left to hear what the replica still samples
@@ -78,18 +79,18 @@ class Exchange:
         if call.cancelled():
             return
         if (error := call.exception()) is not None:
-            owed, self._owed, self._unsent = self._owed, {}, []
-            for future in owed.values():
+            awaited, self._awaited, self._unsent = self._awaited, {}, []
+            for future in awaited.values():
                 _fail(future, error)
             return
         answers, errors = call.result()
         for number, answer in unpack_answers(answers):
-            future = self._owed.pop(number)
+            future = self._awaited.pop(number)
             if not future.done():
                 future.set_result(answer)
         for number, error in errors.items():
-            _fail(self._owed.pop(number), error)
-        if self._owed and not self._calls and not self._unsent:
+            _fail(self._awaited.pop(number), error)
+        if self._awaited and not self._calls and not self._unsent:
             self._send()
 
 
@@ -100,12 +101,12 @@ def _fail(future: asyncio.Future[Generated], error: BaseException) -> None:
 
 @dataclass(slots=True)
 class _Client:
-    """What is under way for one ``Exchange``."""
+    """What is under way for one ``RequestBatcher``."""
 
     sampling: set[asyncio.Task[Generated]] = field(default_factory=set)
     done: list[tuple[int, asyncio.Task[Generated]]] = field(default_factory=list)
     call: asyncio.Future[None] | None = None
-    """The call that is held until a turn is done."""
+    """The call that waits until a turn is done."""
 
 
 class TurnServer:
@@ -115,7 +116,7 @@ class TurnServer:
         self._generate = generate
         self._clients: dict[str, _Client] = {}
 
-    async def exchange(self, name: str, batch: bytes) -> Answers:
+    async def sample_turns(self, name: str, batch: bytes) -> Answers:
         """Begin to sample ``batch`` (``pack_requests``; may be empty); return what has been sampled for ``name``, as
         soon as that is anything, or nothing when the next call comes."""
         client = self._clients.setdefault(name, _Client())
@@ -133,7 +134,7 @@ class TurnServer:
                     task.cancel()
                 raise
             if client.call is not call:
-                return NOTHING
+                return NO_ANSWERS
         client.call = None
         done, client.done = client.done, []
         if not client.sampling:

@@ -1,7 +1,7 @@
 """Who brings lost replicas back, and who waits for them. What a look for them is, the pool knows; no actors here.
 
 - Beside training (``begin``): one thread for all, while any is lost. Nobody waits for it as long as another serves.
-- With the wave gate (``until_all_are_back``): whoever calls, because who serves decides which dialogue goes where.
+- In lockstep (``until_all_are_back``): whoever calls, because who serves decides which dialogue goes where.
 
 A replica that does not come back in time is given up: that is said, and nobody waits for it any more. It is looked for
 all the same, since the machine that it needs may come much later.
@@ -17,7 +17,7 @@ PROBE_S = 1.0
 """Pause between looks whether a replica is back; it takes tens of seconds to load its model."""
 
 
-class Mender:
+class Recovery:
     """Looks for lost replicas until none is lost."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Mender:
     def begin(self) -> None:
         """Look from now on in a thread, until none is lost; the lock is held."""
         if self._thread is None and not self._closed.is_set():
-            self._thread = threading.Thread(target=self._beside, name="mender", daemon=True)
+            self._thread = threading.Thread(target=self._beside, name="recovery", daemon=True)
             self._thread.start()
 
     def _beside(self) -> None:

@@ -1,0 +1,76 @@
+"""The Ray actor of a replica: a thin shell around ``Replica``.
+
+Control calls (weights, health) have a concurrency group of their own, because behind hundreds of waiting calls for
+turns they would starve.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+from calibrated_rl.inference.config import EngineConfig
+from calibrated_rl.inference.engine import Replica
+from calibrated_rl.inference.engine_arguments import engine_environment
+from calibrated_rl.inference.request_batcher import Answers, TurnServer
+from calibrated_rl.inference.turns import pack_answers, unpack_requests
+from calibrated_rl.weight_sync.block import WeightsInBlock
+from calibrated_rl.weight_sync.weights import Adapted
+
+
+class ReplicaActor(Replica):
+    """What Ray runs. RLlib's ``FaultTolerantActorManager`` calls ``ping`` and ``apply``.
+
+    Ray gives each concurrency group an event loop of its own, and vLLM's engine lives in one loop: control
+    calls arrive in theirs and are carried out in the engine's.
+    """
+
+    async def start(self) -> int:
+        self._loop = asyncio.get_running_loop()
+        self._turns = TurnServer(self.generate)
+        return await super().start()
+
+    async def sample_turns(self, client: str, batch: bytes) -> Answers:
+        """Turns in batches; see ``request_batcher.py``."""
+        return await self._turns.sample_turns(client, batch)
+
+    async def _in_engine_loop(self, call: Coroutine[Any, Any, Any]) -> Any:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._loop))
+
+    async def sample_lockstep(self, batch: bytes) -> bytes:
+        """``generate_lockstep`` of packed requests, with packed answers; see ``turns.py``."""
+        answers = await self.generate_lockstep([request for _, request in unpack_requests(batch)])
+        return pack_answers(enumerate(answers))
+
+    async def update_weights(
+        self, weights: Mapping[str, Any] | Adapted | WeightsInBlock, version: int, timeout_s: float = 600.0
+    ) -> None:
+        await self._in_engine_loop(super().update_weights(weights, version, timeout_s))
+
+    async def apply(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """What ``FaultTolerantActorManager`` calls, with ``func`` by name; its probe calls ``ping``."""
+        result = func(self, *args, **kwargs)
+        return await result if inspect.isawaitable(result) else result
+
+
+CONTROL = ("update_weights", "ping", "apply")
+"""Calls that must not wait behind ``generate``."""
+
+
+def start_replica(model: str, config: EngineConfig, group: Any, seed: int, role: str) -> Any:
+    """Start a replica actor for ``role`` in the placement group ``group`` and return its handle at once."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    for method in CONTROL:
+        setattr(ReplicaActor, method, ray.method(concurrency_group="control")(getattr(ReplicaActor, method)))
+    actor_class = ray.remote(concurrency_groups={"control": 4})(ReplicaActor)
+    return actor_class.options(
+        num_cpus=config.num_cpus,
+        num_gpus=config.num_gpus,
+        max_concurrency=4096,
+        max_restarts=-1,
+        max_task_retries=0,
+        runtime_env={"env_vars": engine_environment(config, role)},
+        scheduling_strategy=PlacementGroupSchedulingStrategy(group),
+    ).remote(model, config, seed)
