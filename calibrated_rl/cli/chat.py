@@ -55,8 +55,8 @@ def main() -> None:
 
     from calibrated_rl.chat.tokens import ChatTokens
     from calibrated_rl.data.dialogue import Side, Split
-    from calibrated_rl.inference.pool import ReplicaPool
     from calibrated_rl.inference.lockstep import LockstepScheduler
+    from calibrated_rl.inference.pool import ReplicaPool
     from calibrated_rl.models.resolve import read_tokenizer
     from calibrated_rl.rollout.conversation import ModelSpeaker, ScriptedSpeaker, converse, greeting, stable_seed
     from calibrated_rl.rollout.failures import is_scored
