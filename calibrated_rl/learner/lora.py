@@ -24,6 +24,7 @@ from torch.nn.functional import linear
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LoRAConfig
+from calibrated_rl.models.resolve import read_config
 from calibrated_rl.settings.fields import nearest
 from calibrated_rl.weight_sync.merging import merged
 from calibrated_rl.weight_sync.weights import A, B
@@ -96,10 +97,10 @@ def check_targets(folder: Path, config: LoRAConfig) -> None:
     Raises:
         UserError: as ``adapt``.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        model = AutoModelForCausalLM.from_config(read_config(folder), trust_remote_code=False)
     _linear_maps(model, config)
 
 
