@@ -4,16 +4,14 @@ An arm of ours is the one module of ``calibrated_rl/arms/`` that bears its name;
 by its import path (``arms: [start, my_package.arms:Curious]``). Nothing else has a list of arms.
 """
 
-import pkgutil
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from calibrated_rl.components.component import import_path
+from calibrated_rl.components.short_names import short_names
 from calibrated_rl.data.dialogue import Dialogue, Split
 from calibrated_rl.errors import UserError
 
@@ -97,12 +95,9 @@ class Arm(ABC):
         with the trained policy served and in the learner."""
 
 
-@cache
 def builtin_arms() -> tuple[str, ...]:
     """Names of the arms that the package brings, in alphabetical order. Imports none of them."""
-    package = find_spec(PACKAGE)
-    assert package is not None
-    return tuple(sorted(each.name for each in pkgutil.iter_modules(package.submodule_search_locations)))
+    return short_names(PACKAGE)
 
 
 def find_arm(name: str) -> type[Arm]:

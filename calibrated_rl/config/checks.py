@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from calibrated_rl.components.component import build, import_path, looked_up
 from calibrated_rl.config.arms import Arm, builtin_arms, find_arm
 from calibrated_rl.errors import UserError
+from calibrated_rl.learner.advantages.checked import advantage_path
 from calibrated_rl.settings.fields import (
     Key,
     NotAllowed,
@@ -41,9 +42,10 @@ OF_KIND: Mapping[str, tuple[str, Sequence[str]]] = {
     "logs.reader": ("log reader", ("read",)),
     "calibration.method": ("calibration method", ("align",)),
     "training.loss": ("loss", ("__call__",)),
+    "training.advantage": ("advantage", ("__call__",)),
 }
 """What the class at an import path must be, and what it must have for that; see ``tasks/base.py``, ``logs/base.py``,
-``calibration/base.py`` and ``learner/losses/base.py``."""
+``calibration/base.py``, ``learner/losses/base.py`` and ``learner/advantages/base.py``."""
 
 
 def problems_together(config: "RunConfig") -> Iterator[Problem]:
@@ -244,6 +246,8 @@ def problems_of_parts(config: "RunConfig") -> Iterator[Problem]:
     yield from _part("calibration.method", method.method, ("calibration", "method_config"), method.method_config)
     training = config.training
     yield from _part("training.loss", training.loss, ("training", "loss_config"), training.loss_config)
+    advantage = advantage_path(training.advantage)
+    yield from _part("training.advantage", advantage, ("training", "advantage_config"), training.advantage_config)
 
 
 def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:

@@ -14,11 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.components.component import describe_config_error
+from calibrated_rl.components.short_names import short_names
 from calibrated_rl.config.arms import builtin_arms
 from calibrated_rl.config.checks import problems_of_learning, problems_of_parts, problems_of_sizes, problems_together
 from calibrated_rl.errors import UserError, printable
 from calibrated_rl.inference.config import EngineConfig, SamplingConfig
 from calibrated_rl.inference.scaling import ScalingConfig
+from calibrated_rl.learner.advantages.base import PACKAGE as ADVANTAGES
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.replay.config import ReplayConfig
 from calibrated_rl.settings.fields import (
@@ -48,6 +50,8 @@ from calibrated_rl.shift.sizes import FOLDS, least_to_halve
 
 ArmName = Annotated[str, OneOf(builtin_arms(), otherwise=IMPORT_PATH)]
 """An arm that the package brings, or the import path of another one; see ``arms.py``."""
+AdvantageName = Annotated[str, OneOf(short_names(ADVANTAGES), otherwise=IMPORT_PATH)]
+"""A module of ``learner/advantages/``, or the import path of another advantage."""
 _SEGMENT = r"(?!\.)[\w.+=@%, -]{1,100}(?<![ .])"
 MOST_DOTS = 64
 """In a key; Python could not follow much deeper ones."""
@@ -163,8 +167,9 @@ class TrainingConfig:
     `file:///PATH`. Credentials come from the environment. Empty: nowhere."""
     loss: PartPath = "calibrated_rl.learner.losses.grpo:GRPO"
     loss_config: dict[str, Any] = field(default_factory=dict)
-    advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
-    """`grpo`, `dr_grpo` or `rloo`."""
+    advantage: AdvantageName = "grpo"
+    """`grpo`, `dr_grpo` or `rloo` (modules of `learner/advantages/`), or the import path of another one."""
+    advantage_config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

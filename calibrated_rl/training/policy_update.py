@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.data.dialogue import Dialogue
 from calibrated_rl.inference.pool import ReplicaPool
-from calibrated_rl.learner.advantages import group_advantages, has_signal
+from calibrated_rl.learner.advantages.base import has_signal
+from calibrated_rl.learner.advantages.checked import build_advantage, group_advantages
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.losses.check import resolve_loss
 from calibrated_rl.learner.sample import Sample
@@ -46,6 +47,7 @@ class PolicyUpdate:
     def __init__(self, config: RunConfig, learner: LearnerGroup, pool: ReplicaPool, timers: UpdateTimers) -> None:
         self._config, self._learner, self._pool, self._timers = config, learner, pool, timers
         self._uses_reference = uses_reference(config)
+        self._advantage = build_advantage(config.training.advantage, config.training.advantage_config)
 
     def advantages(self, groups: Sequence[Sequence[Dialogue]], update: int) -> CreditedSamples:
         """Credit by group, and the reference policy's log-probs where the loss asks for them."""
@@ -68,7 +70,7 @@ class PolicyUpdate:
             returns = [dialogue.outcome.episode_return for dialogue in group if dialogue.outcome is not None]
             signal += has_signal(returns)
             rewards += returns
-            for dialogue, advantage in zip(group, group_advantages(returns, training.advantage), strict=True):
+            for dialogue, advantage in zip(group, group_advantages(returns, self._advantage), strict=True):
                 assert dialogue.policy_tokens is not None
                 tokens, own = fresh_turns(dialogue.policy_tokens, update, training.max_staleness)
                 staleness += own

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from calibrated_rl.data.dialogue import Dialogue
-from calibrated_rl.learner.advantages import has_signal
+from calibrated_rl.learner.advantages.base import has_signal
 
 Members = list[Dialogue]
 

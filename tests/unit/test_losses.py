@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.learner.advantages import group_advantages, has_signal
+from calibrated_rl.learner.advantages.base import has_signal
+from calibrated_rl.learner.advantages.checked import build_advantage, group_advantages
 from calibrated_rl.learner.losses.base import Loss, LossInputs, Totals
 from calibrated_rl.learner.losses.check import check_policy_loss, resolve_loss
 from calibrated_rl.learner.losses.cispo import CISPO
@@ -304,20 +305,24 @@ def test_settings_that_fit_are_not_refused(
     )
 
 
+def credit(rewards: list[float], kind: str) -> Any:
+    return group_advantages(rewards, build_advantage(kind, {}))
+
+
 def test_advantages_by_hand() -> None:
     rewards = [1.0, 0.0, 0.0, 0.0]
-    assert group_advantages(rewards, "dr_grpo").tolist() == pytest.approx([0.75, -0.25, -0.25, -0.25])
-    assert group_advantages(rewards, "rloo").tolist() == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3])
+    assert credit(rewards, "dr_grpo").tolist() == pytest.approx([0.75, -0.25, -0.25, -0.25])
+    assert credit(rewards, "rloo").tolist() == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3])
     deviation = math.sqrt(3) / 4
     expected = [0.75 / deviation, *[-0.25 / deviation] * 3]
-    assert group_advantages(rewards, "grpo").tolist() == pytest.approx(expected, rel=1e-5)
+    assert credit(rewards, "grpo").tolist() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo"])
 @pytest.mark.parametrize("rewards", [[0.3] * 4, [1.0]])
 def test_groups_without_variance_teach_nothing(kind: str, rewards: list[float]) -> None:
     assert not has_signal(rewards)
-    np.testing.assert_array_equal(group_advantages(rewards, kind), np.zeros(len(rewards), np.float32))
+    np.testing.assert_array_equal(credit(rewards, kind), np.zeros(len(rewards), np.float32))
 
 
 def test_bad_settings_are_refused() -> None:
@@ -334,8 +339,8 @@ def test_bad_settings_are_refused() -> None:
         CISPO(CISPO.Config(entropy_coefficient=-0.1))
     with pytest.raises(UserError, match="beta is 0"):
         DPO(DPO.Config(beta=0.0))
-    with pytest.raises(UserError, match="choose grpo"):
-        group_advantages([0.0, 1.0], "ppo")
+    with pytest.raises(UserError, match="there is no advantage 'ppo'; there are dr_grpo, grpo, rloo"):
+        build_advantage("ppo", {})
     with pytest.raises(UserError, match="not a loss"):
         resolve_loss(("calibrated_rl.learner.losses.correction:Correction", {}))
 

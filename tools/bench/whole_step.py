@@ -29,7 +29,8 @@ from calibrated_rl.data.dialogue import TokenSequence
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.inference.turns import Generated, GenerateRequest
-from calibrated_rl.learner.advantages import group_advantages
+from calibrated_rl.learner.advantages.checked import group_advantages
+from calibrated_rl.learner.advantages.grpo import GRPO
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.models.resolve import make_tiny, read_tokenizer
@@ -243,7 +244,7 @@ async def _sample(
 
 
 def with_credit(group: Sequence[tuple[list[int], Generated]]) -> list[Sample]:
-    advantages = group_advantages([reward_of(answer.ids) for _, answer in group])
+    advantages = group_advantages([reward_of(answer.ids) for _, answer in group], GRPO(GRPO.Config()))
     return [
         Sample(tokens=_sequence(prompt, answer), advantage=float(advantage))
         for (prompt, answer), advantage in zip(group, advantages, strict=True)

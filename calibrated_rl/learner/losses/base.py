@@ -94,7 +94,7 @@ class Loss(ABC):
     reads_weights: bool = False
     """Whether the weights of samples and tokens are used; samples with weights are refused by the others."""
     advantages: tuple[str, ...] = ()
-    """Kinds of ``advantages.py`` that the loss is defined with; none: any."""
+    """Short names of the ``advantages`` that the loss is defined with; none: any."""
     correction: Correction | None = None
     """How the step from sampling engine to learner is corrected."""
 

@@ -1,0 +1,55 @@
+"""Parts that the package brings are known by a short name, that of their module: the folder is the list.
+
+``grpo`` in ``calibrated_rl.learner.advantages`` stands for the one class with settings in ``grpo.py`` there. Adding a
+file adds a name; nothing else has to be touched.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from functools import cache
+from importlib.util import find_spec
+
+from calibrated_rl.errors import UserError
+from calibrated_rl.settings.fields import nearest
+
+NO_PARTS = ("base", "checked")
+"""Modules of such a folder that hold the protocol and its checks."""
+
+
+@cache
+def short_names(package: str) -> tuple[str, ...]:
+    """The short names in ``package``, in alphabetical order. Imports none of their modules."""
+    found = find_spec(package)
+    assert found is not None, f"there is no package {package}"
+    modules = (each.name for each in pkgutil.iter_modules(found.submodule_search_locations))
+    return tuple(sorted(name for name in modules if name not in NO_PARTS))
+
+
+def full_path(package: str, name: str, kind: str) -> str:
+    """The import path of the part that a short name of ``package`` stands for; any import path stays as it is.
+
+    Args:
+        kind: what it is called in messages.
+
+    Raises:
+        UserError: there is no such name.
+    """
+    if ":" in name:
+        return name
+    if name not in (names := short_names(package)):
+        there = f"there are {', '.join(names)}, or package.module:Class"
+        raise UserError(f"there is no {kind} '{name}'; {there}{nearest(name, names)}")
+    module = importlib.import_module(f"{package}.{name}")
+    parts = [
+        found for _, found in inspect.getmembers(module, inspect.isclass)
+        if found.__module__ == module.__name__ and hasattr(found, "Config")
+    ]  # fmt: skip
+    assert len(parts) == 1, f"{module.__name__} must hold one class with a Config, not {len(parts)}"
+    return f"{module.__name__}:{parts[0].__name__}"
+
+
+def short_names_of(package: str, cls: type) -> tuple[str, ...]:
+    """Short names of the parts in ``package`` that ``cls`` is or derives from; none for one of somebody's own."""
+    modules = (each.__module__.rpartition(".") for each in cls.__mro__)
+    return tuple(name for where, _, name in modules if where == package and name in short_names(package))
