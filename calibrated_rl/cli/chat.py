@@ -57,7 +57,7 @@ def main() -> None:
     from calibrated_rl.data.dialogue import Side, Split
     from calibrated_rl.inference.lockstep import LockstepScheduler
     from calibrated_rl.inference.pool import ReplicaPool
-    from calibrated_rl.models.resolve import read_tokenizer
+    from calibrated_rl.models.tokenizer import read_tokenizer
     from calibrated_rl.rollout.conversation import ModelSpeaker, ScriptedSpeaker, converse, greeting, stable_seed
     from calibrated_rl.rollout.failures import is_scored
     from calibrated_rl.run.saved_run import check_engines_fit, open_run
@@ -120,7 +120,7 @@ def main() -> None:
 
 def with_a_cache(side: "ModelConfig", model: Path) -> "ModelConfig":
     """``side``, whose engine has room for the one dialogue that is held, where its size is left to the program."""
-    from calibrated_rl.models.resolve import shape_of
+    from calibrated_rl.models.shape import shape_of
     from calibrated_rl.run.memory import dialogue_bytes
 
     if side.engine.kv_cache_mib:

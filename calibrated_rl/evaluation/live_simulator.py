@@ -19,7 +19,7 @@ from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.errors import RolloutFailure, UserError
 from calibrated_rl.evaluation.replies import Answer, answers, endings_of, matched_simulators, matched_with_people
 from calibrated_rl.learner.slots import POLICY, SIMULATOR
-from calibrated_rl.models.resolve import check_folder
+from calibrated_rl.models.checks import check_folder
 from calibrated_rl.run.base_models import prepare_models
 from calibrated_rl.run.cluster import Cluster, start_cluster
 from calibrated_rl.run.inputs import read_inputs

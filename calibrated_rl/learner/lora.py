@@ -24,7 +24,7 @@ from torch.nn.functional import linear
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LoRAConfig
-from calibrated_rl.models.resolve import read_config
+from calibrated_rl.models.shape import read_config
 from calibrated_rl.settings.fields import nearest
 from calibrated_rl.weight_sync.merging import merged
 from calibrated_rl.weight_sync.weights import A, B
@@ -95,7 +95,7 @@ def check_targets(folder: Path, config: LoRAConfig) -> None:
     """Refuse adapters that the model in ``folder`` has no linear maps for, before anything is started or loaded.
 
     Raises:
-        UserError: as ``adapt``.
+        UserError: as ``adapt`` and ``read_config``.
     """
     from transformers import AutoModelForCausalLM
 

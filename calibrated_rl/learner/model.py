@@ -18,7 +18,7 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.learner.attention import NAME, Layout, attend
 from calibrated_rl.learner.head import ScoringHead
 from calibrated_rl.learner.probe import Probe
-from calibrated_rl.learner.supported import check_config, longest_short
+from calibrated_rl.models.supported import check_config, longest_short
 from calibrated_rl.storage.files import COMPILED
 
 

@@ -1,4 +1,4 @@
-"""Folders of models: written whole or not at all, given another chat template, asked for their tokens."""
+"""Folders of models: written whole or not at all, given another chat template."""
 
 import os
 import tempfile
@@ -8,7 +8,6 @@ from pathlib import Path
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.storage.checksums import NAME as CHECKSUMS
-from calibrated_rl.storage.files import read_json
 
 TEMPLATE = "chat_template.jinja"
 """In a model's folder: its chat template, if it has a file of its own."""
@@ -60,26 +59,3 @@ def with_template(base: Path, file: str, kept: Path, folder: Path, key: str) -> 
                 (work / source.name).symlink_to(source.resolve())
         (work / TEMPLATE).write_text(template, encoding="utf-8")
     return folder
-
-
-def vocabulary_of(folder: Path) -> Iterator[tuple[str, int]]:
-    """All tokens of the tokenizer in ``folder`` with their ids, as far as its files are JSON.
-
-    Raises:
-        UserError: they are not in the format of such files.
-    """
-    try:
-        yield from _tokens_of(folder)
-    except (AttributeError, TypeError, KeyError, ValueError) as error:
-        raise UserError(f"the tokenizer's files in {folder} are not in their format") from error
-
-
-def _tokens_of(folder: Path) -> Iterator[tuple[str, int]]:
-    file = folder / "tokenizer.json"
-    content = read_json(file) if file.is_file() else {}
-    words = (content.get("model") or {}).get("vocab") or {}
-    yield from words.items() if isinstance(words, dict) else ((word, at) for at, (word, *_) in enumerate(words))
-    yield from ((token["content"], token["id"]) for token in content.get("added_tokens") or ())
-    file = folder / "tokenizer_config.json"
-    added = read_json(file).get("added_tokens_decoder") if file.is_file() else None
-    yield from ((token["content"], int(number)) for number, token in (added or {}).items())

@@ -10,9 +10,12 @@ from calibrated_rl.data.dialogue import Side, Split
 from calibrated_rl.inference.config import SamplingConfig
 from calibrated_rl.learner.lora import check_targets
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
-from calibrated_rl.learner.supported import check_model_folder
 from calibrated_rl.models.folders import with_template
-from calibrated_rl.models.resolve import check_context, make_tiny, read_tokenizer, resolve_model
+from calibrated_rl.models.resolve import resolve_model
+from calibrated_rl.models.shape import check_context
+from calibrated_rl.models.supported import check_model_folder
+from calibrated_rl.models.tiny import make_tiny
+from calibrated_rl.models.tokenizer import read_tokenizer
 from calibrated_rl.rollout.context import check_room, room_for
 from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.storage.files import SHARED

@@ -17,7 +17,7 @@ from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.head import strip_width
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
-from calibrated_rl.models.resolve import ModelShape, shape_of
+from calibrated_rl.models.shape import ModelShape, shape_of
 
 GIB = 2**30
 ENGINE_PROCESSES = int(1.25 * GIB)

@@ -16,7 +16,7 @@ from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.device_memory import DeviceMemory, look_at_device
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import POLICY, PROXY, START
-from calibrated_rl.models.resolve import ModelShape, shape_of
+from calibrated_rl.models.shape import ModelShape, shape_of
 from calibrated_rl.run.memory import GIB, RAY_AND_DRIVER, dialogue_bytes, engine_needs, memory_needs, never_whole
 
 GPU_ENGINE = 2 * GIB

@@ -15,7 +15,8 @@ from calibrated_rl.config.arms import table_order
 from calibrated_rl.config.run_config import RunConfig, load_config, settings_of
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference.config import EngineConfig
-from calibrated_rl.models.resolve import check_folder, shape_of
+from calibrated_rl.models.checks import check_folder
+from calibrated_rl.models.shape import shape_of
 from calibrated_rl.run.layout import POLICIES, refuse_old_layout
 from calibrated_rl.run.memory import RAY_AND_DRIVER, engine_needs, refuse_too_little
 from calibrated_rl.storage.files import read_json

@@ -14,7 +14,8 @@ from calibrated_rl.config.run_config import RunConfig, TrainingConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.learner.config import LearnerConfig
-from calibrated_rl.models.resolve import ModelShape, make_tiny
+from calibrated_rl.models.shape import ModelShape
+from calibrated_rl.models.tiny import make_tiny
 from calibrated_rl.rollout.context import check_room
 from calibrated_rl.run.memory import (
     ENGINE_PROCESSES,

@@ -27,7 +27,7 @@ from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.lora import LoRAConfig
 from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.rank import LearnerRank
-from calibrated_rl.models.resolve import tiny_tokenizer
+from calibrated_rl.models.tiny import tiny_tokenizer
 from calibrated_rl.rollout.parity import TOLERANCES, Parity, check_parity, chosen_for_parity
 from calibrated_rl.run.training_run import TrainingRun
 from calibrated_rl.weight_sync.weights import Adapted

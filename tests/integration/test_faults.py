@@ -26,7 +26,7 @@ from calibrated_rl.inference.lockstep import LockstepScheduler
 from calibrated_rl.inference.placement import PlacedReplica
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.inference.turns import Generated, GenerateRequest
-from calibrated_rl.models.resolve import make_tiny
+from calibrated_rl.models.tiny import make_tiny
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.stream import EndedGroup, GroupStream

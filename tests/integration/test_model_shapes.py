@@ -21,7 +21,7 @@ from calibrated_rl.learner.attention import layout_of
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.model import TokenLogProbs
 from calibrated_rl.learner.packing import pack
-from calibrated_rl.learner.supported import check_config, check_model_folder
+from calibrated_rl.models.supported import check_config, check_model_folder
 from tests.support.made_up_models import VOCABULARY, make_model
 from tests.support.template_families import FAMILIES, family
 

@@ -17,7 +17,7 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.inference.turns import Generated, GenerateRequest
-from calibrated_rl.models.resolve import make_tiny
+from calibrated_rl.models.tiny import make_tiny
 from calibrated_rl.weight_sync.block import WeightsBlocks
 from calibrated_rl.weight_sync.weights import Adapted, Adapters, Merged, Weights
 

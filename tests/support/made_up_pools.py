@@ -10,7 +10,7 @@ from calibrated_rl.data.dialogue import Outcome, Scenario, Side, Split, Turn
 from calibrated_rl.inference.lockstep import LockstepScheduler
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.inference.turns import Generated, GenerateRequest
-from calibrated_rl.models.resolve import tiny_tokenizer
+from calibrated_rl.models.tiny import tiny_tokenizer
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.tasks.base import Task, count_policy_turns

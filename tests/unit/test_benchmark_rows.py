@@ -8,7 +8,8 @@ import pytest
 from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.data.dialogue import Dialogue, Side, Split, TokenSequence
 from calibrated_rl.inference.turns import Generated
-from calibrated_rl.models.resolve import make_tiny, read_tokenizer
+from calibrated_rl.models.tiny import make_tiny
+from calibrated_rl.models.tokenizer import read_tokenizer
 from tools.bench.base import NotMeasured
 from tools.bench.control_plane import ControlPlane
 from tools.bench.prefix_cache import Asked, servable

@@ -21,7 +21,7 @@ from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.sample import Sample
-from calibrated_rl.models.resolve import tiny_tokenizer
+from calibrated_rl.models.tiny import tiny_tokenizer
 from calibrated_rl.run.start_policy import StartPolicy
 from calibrated_rl.training.simulator_calibration import ask_humans, more_logs
 

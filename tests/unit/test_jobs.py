@@ -13,7 +13,7 @@ import pytest
 from calibrated_rl.config.run_config import load_config
 from calibrated_rl.data.dialogue import Side, Source, Turn
 from calibrated_rl.evaluation.again import differences
-from calibrated_rl.models.resolve import make_tiny
+from calibrated_rl.models.tiny import make_tiny
 from calibrated_rl.run.saved_run import changed_settings, open_run
 from calibrated_rl.users.person import Person
 from tests.support.paths import MICRO, ROOT

@@ -18,7 +18,7 @@ from calibrated_rl.learner.device_memory import DeviceMemory
 from calibrated_rl.learner.lora import LoRAConfig
 from calibrated_rl.learner.packing import pack
 from calibrated_rl.learner.rank import LearnerRank, full_micro_batch
-from calibrated_rl.models.resolve import ModelShape
+from calibrated_rl.models.shape import ModelShape
 from calibrated_rl.run.memory import ENGINE_PROCESSES, GIB, never_whole
 from calibrated_rl.run.memory_plan import GPU_ENGINE, KEPT_FREE, MIB, Demand, describe, plan_caches, with_caches
 from tests.support.made_up_models import make_model

@@ -17,16 +17,13 @@ from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.hosted import HostedModel
-from calibrated_rl.models import resolve as models
-from calibrated_rl.models.folders import TEMPLATE, with_template
-from calibrated_rl.models.resolve import (
-    TINY_CONTROL_TOKENS,
-    check_context,
-    make_tiny,
-    parameter_bytes,
-    resolve_model,
-    tiny_tokenizer,
-)
+from calibrated_rl.models.checks import check_folder
+from calibrated_rl.models.folders import TEMPLATE, publishing, with_template
+from calibrated_rl.models.gguf import PACKAGED, PackagedModel, add_turns
+from calibrated_rl.models.resolve import resolve_model
+from calibrated_rl.models.shape import check_context, parameter_bytes, read_config
+from calibrated_rl.models.tiny import TINY_CONTROL_TOKENS, make_tiny, tiny_tokenizer
+from calibrated_rl.models.tokenizer import read_tokenizer
 
 TEXTS = ["which day ?", "friday seven two", "booked friday seven two"] * 4
 
@@ -89,7 +86,7 @@ def gemma_like() -> Any:
     tokenizer = tiny_tokenizer(TEXTS, vocab_size=300, context=128)
     tokenizer.chat_template = None
     tokenizer.add_special_tokens({"bos_token": "<bos>"})
-    turn_tokens = models.PACKAGED["gemma3-270m"].turn_tokens
+    turn_tokens = PACKAGED["gemma3-270m"].turn_tokens
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in turn_tokens])
     return tokenizer
 
@@ -99,7 +96,7 @@ def test_a_packaged_base_model_gets_turns_that_nobody_can_forge(tmp_path: Path) 
 
     made = gemma_like()
     size = len(made)
-    models.add_turns(made, models.PACKAGED["gemma3-270m"])
+    add_turns(made, PACKAGED["gemma3-270m"])
     made.save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)  # the flags must outlive saving
     assert len(tokenizer) == size
@@ -122,7 +119,7 @@ def test_a_packaged_base_model_gets_turns_that_nobody_can_forge(tmp_path: Path) 
 
 def test_a_template_alone_is_not_enough_for_a_base_model() -> None:
     tokenizer = gemma_like()
-    models.add_turns(tokenizer, dataclasses.replace(models.PACKAGED["gemma3-270m"], turn_tokens=()))
+    add_turns(tokenizer, dataclasses.replace(PACKAGED["gemma3-270m"], turn_tokens=()))
     with pytest.raises(UserError, match="does not close a turn with a control token"):
         ChatTokens(tokenizer, "gemma")
 
@@ -160,10 +157,10 @@ def test_missing_models_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.
             resolve_model(spec, tmp_path)
     with pytest.raises(UserError, match="the hub does not give it"):
         resolve_model("nobody-at-all/no-such-model", tmp_path, offline=True)
-    absent = models.PackagedModel(
+    absent = PackagedModel(
         modules=("no_such_package_here",), pattern="*.gguf", install="pip install it"
     )
-    monkeypatch.setitem(models.PACKAGED, "absent", absent)
+    monkeypatch.setitem(PACKAGED, "absent", absent)
     with pytest.raises(UserError, match="missing here: pip install it"):
         resolve_model("absent", tmp_path)
 
@@ -209,7 +206,7 @@ def test_configs_that_are_none_are_refused(changed: dict[str, Any], reason: str,
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | changed))
     with pytest.raises(UserError, match=reason):
-        models.read_config(tmp_path)
+        read_config(tmp_path)
 
 
 def test_weights_that_are_missing_are_not_drawn_anew(folder: Path, tmp_path: Path) -> None:
@@ -228,7 +225,7 @@ def test_weights_that_are_missing_are_not_drawn_anew(folder: Path, tmp_path: Pat
 
 
 def test_a_conversion_that_dies_leaves_no_folder_that_looks_complete(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="died"), models._publishing(tmp_path / "model") as work:
+    with pytest.raises(RuntimeError, match="died"), publishing(tmp_path / "model") as work:
         (work / "config.json").write_text("{}")
         raise RuntimeError("died")
     assert list(tmp_path.iterdir()) == []
@@ -253,10 +250,10 @@ def test_a_tokenizer_that_outgrew_its_model_is_refused_by_name(
     tokenizer.add_tokens([AddedToken(token, special=special)])
     tokenizer.save_pretrained(grown)
     if not refused:  # only multimodal models are ever shown it
-        models.check_folder(grown, "mine")
+        check_folder(grown, "mine")
         return
     with pytest.raises(UserError) as caught:
-        models.check_folder(grown, "mine")
+        check_folder(grown, "mine")
     message = str(caught.value)
     assert f"vocab_size of {size}, and the tokenizer's ids go to {size} ('{token}')" in message
     assert f"model.resize_token_embeddings({size + 1})" in message and "\n" not in message
@@ -272,7 +269,7 @@ def test_a_vocabulary_of_words_or_of_pieces_is_measured(kind: str, folder: Path,
     tokenizer["model"]["vocab"] = words | {"onemore": more - 1} if kind == "words" else pieces
     (grown / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(UserError, match=f"resize_token_embeddings\\({more}\\)"):
-        models.check_folder(grown, "mine")
+        check_folder(grown, "mine")
 
 
 @pytest.mark.parametrize("place", ["top", "text", "default"])
@@ -284,7 +281,7 @@ def test_more_embeddings_than_tokens_are_padding(place: str, folder: Path, tmp_p
     else:
         config["vocab_size"] += 64
     (padded / "config.json").write_text(json.dumps({"text_config": config} if place == "text" else config))
-    models.check_folder(padded, "mine")
+    check_folder(padded, "mine")
 
 
 OTHER = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content | upper + '<|end|>' }}{% endfor %}"
@@ -296,17 +293,17 @@ def test_another_template_stands_in_a_folder_that_links_to_the_model(folder: Pat
     for _ in range(2):  # the second time as a run that goes on
         made = with_template(folder, str(file), kept, linked, "policy.chat_template")
         assert made == linked and kept.read_text() == OTHER
-        assert models.read_tokenizer(made, "mine").chat_template == OTHER
-        models.check_folder(made, "mine")
+        assert read_tokenizer(made, "mine").chat_template == OTHER
+        check_folder(made, "mine")
     assert (linked / "model.safetensors").is_symlink() and not (linked / TEMPLATE).is_symlink()
-    assert models.read_tokenizer(folder, "its own").chat_template != OTHER, "the model itself is as it was"
+    assert read_tokenizer(folder, "its own").chat_template != OTHER, "the model itself is as it was"
     file.write_text(OTHER + " ")
     with pytest.raises(UserError, match="^policy.chat_template: .*is not what it was when the run was begun"):
         with_template(folder, str(file), kept, linked, "policy.chat_template")
     file.unlink()
     shutil.rmtree(linked)
     with_template(folder, str(file), kept, linked, "policy.chat_template")
-    assert models.read_tokenizer(linked, "mine").chat_template == OTHER, "a run does not miss the file"
+    assert read_tokenizer(linked, "mine").chat_template == OTHER, "a run does not miss the file"
 
 
 def test_templates_that_cannot_be_read_are_refused_by_key(folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,10 @@ import pytest
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner import checkpoint
 from calibrated_rl.learner.config import LearnerConfig
-from calibrated_rl.models.resolve import check_folder, make_tiny, read_tokenizer, shape_of
+from calibrated_rl.models.checks import check_folder
+from calibrated_rl.models.shape import shape_of
+from calibrated_rl.models.tiny import make_tiny
+from calibrated_rl.models.tokenizer import read_tokenizer
 from calibrated_rl.storage.checksums import NAME, check_checksums, write_checksums
 from tests.support.paths import ROOT
 

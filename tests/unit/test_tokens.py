@@ -16,7 +16,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from calibrated_rl.chat.tokens import ChatTokens, SideView, finish_of, view_of
 from calibrated_rl.data.dialogue import Finish, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
-from calibrated_rl.models.resolve import PACKAGED, TINY_CONTROL_TOKENS, tiny_tokenizer
+from calibrated_rl.models.gguf import PACKAGED
+from calibrated_rl.models.tiny import TINY_CONTROL_TOKENS, tiny_tokenizer
 
 TEXTS = ["hello i want a table for two on friday", "which day ?", "booked friday seven two"] * 3
 

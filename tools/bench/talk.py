@@ -13,7 +13,9 @@ from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.data.dialogue import Outcome, Scenario, Split, Turn
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.pool import ReplicaPool
-from calibrated_rl.models.resolve import make_tiny, read_tokenizer, resolve_model
+from calibrated_rl.models.resolve import resolve_model
+from calibrated_rl.models.tiny import make_tiny
+from calibrated_rl.models.tokenizer import read_tokenizer
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.settings.fields import Name, Positive, Precision, Range

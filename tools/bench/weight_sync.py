@@ -16,7 +16,8 @@ import torch
 from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.learner.config import LearnerConfig
-from calibrated_rl.models.resolve import read_tokenizer, tiny_tokenizer
+from calibrated_rl.models.tiny import tiny_tokenizer
+from calibrated_rl.models.tokenizer import read_tokenizer
 from calibrated_rl.settings.fields import NotNegative, Positive, Range
 from calibrated_rl.weight_sync.block import WeightsInBlock
 from tools.bench.base import Row, require_device

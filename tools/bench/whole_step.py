@@ -33,7 +33,8 @@ from calibrated_rl.learner.advantages.checked import group_advantages
 from calibrated_rl.learner.advantages.grpo import GRPO
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.sample import Sample
-from calibrated_rl.models.resolve import make_tiny, read_tokenizer
+from calibrated_rl.models.tiny import make_tiny
+from calibrated_rl.models.tokenizer import read_tokenizer
 from calibrated_rl.settings.fields import NotNegative, Positive, Precision, Range
 from tools.bench.base import NotMeasured, Row, at_least
 from tools.bench.talk import Talk, start_ray

@@ -18,7 +18,7 @@ from statistics import median
 from calibrated_rl.config.arms import find_arm
 from calibrated_rl.config.run_config import RunConfig, load_config
 from calibrated_rl.errors import UserError
-from calibrated_rl.models.resolve import parameter_bytes
+from calibrated_rl.models.shape import parameter_bytes
 from calibrated_rl.run.arm_results import read_result
 from calibrated_rl.run.layout import POLICIES, refuse_old_layout
 from calibrated_rl.run.saved_run import config_file

@@ -2,7 +2,8 @@
 
 Both read the same ``config.json`` and neither asks the other. Where they take a setting differently, nothing fails:
 log-probs differ, and importance weights with them. What can be said of a config without its weights stands here;
-``model.py`` compares figures on top of it, and ``rollout/parity.py`` compares learner and engine when a run starts.
+``learner/probe.py`` compares figures on top of it, and ``rollout/parity.py`` compares learner and engine when a run
+starts.
 """
 
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.models.resolve import read_config
+from calibrated_rl.models.shape import read_config
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope", "proportional")
 """Rotary positions that do not depend on what else is computed. ``longrope`` does above its first length."""
