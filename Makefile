@@ -1,6 +1,6 @@
 # make help lists the targets. Extra settings of a job: make dev ARGS="key=value ..."
 .DEFAULT_GOAL := help
-.PHONY: help setup dev casino study test clean
+.PHONY: help setup dev casino study quick test clean
 
 SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 # The first of these that is a Python 3.11 or 3.12; make setup PYTHON=... names another.
@@ -40,10 +40,17 @@ casino: $(VENV)/.ready  ## The same with a real model on real negotiations (CPU,
 study: $(VENV)/.ready  ## All arms over several seeds, a placebo and a sweep; goes on where it stopped (hours)
 	$(RUN) jobs/compare.py configs/frontdesk_study.yaml $(ARGS)
 
-test: $(VENV)/.ready  ## Lint, types, tests (pytest options: make test ARGS="-k replay")
+# Whole files go to workers, the long ones first; how many workers there are says tests/conftest.py.
+PYTEST := $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+quick: $(VENV)/.ready  ## The tests that start no process, in a minute or so (pytest options: ARGS="-k replay")
+	$(PYTEST) -m "not (slow or engine or gpu)" $(ARGS)
+
+test: $(VENV)/.ready  ## Lint, types, layers of imports, all tests (pytest options: make test ARGS="-k replay")
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest $(ARGS)
+	$(VENV)/bin/lint-imports
+	$(PYTEST) $(ARGS)
 
 clean:  ## Remove caches and build files; keeps .venv and runs
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

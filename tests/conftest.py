@@ -1,4 +1,8 @@
-"""Fixtures that all tests share."""
+"""Fixtures that all tests share, the marks that follow from them, and the order in which tests run.
+
+``make quick`` leaves out what is marked ``slow`` (starts a process, or takes over 2 seconds), ``engine`` (starts Ray or
+inference engines) or ``gpu``. Whole jobs and tests that ask for ``ray_session`` are marked here.
+"""
 
 import os
 from collections.abc import Iterator
@@ -6,6 +10,33 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.paths import ROOT
+
+# Before torch is loaded, and for all that tests start: threads that wait sleep. Those that spin make tests on a busy
+# machine up to seven times slower.
+for _name, _value in {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "OMP_NUM_THREADS": "1"}.items():
+    os.environ.setdefault(_name, _value)
+
+FOLDERS = ("e2e", "integration", "unit")
+"""In the order in which tests run: with several workers the longest files start first."""
+
+MEMORY_OF_A_WORKER = 12
+"""GiB at worst, with all engines and ranks that its tests start."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What ``-n auto`` means here: a worker a core, as far as the memory goes."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return max(1, min(os.cpu_count() or 1, round(memory / MEMORY_OF_A_WORKER)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name == "e2e":
+            item.add_marker("slow")
+        if "ray_session" in getattr(item, "fixturenames", ()) or item.path.parent.name == "e2e":
+            item.add_marker("engine")
+    items.sort(key=lambda item: (*FOLDERS, item.path.parent.name).index(item.path.parent.name))
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(404, "NoSuchKey")
         headers = {"ETag": f'"{hashlib.md5(content).hexdigest()}"', "Last_Modified": "Wed, 25 Nov 2026 08:00:00 GMT"}
         if self.command == "HEAD":
-            return self._answer(200, Content_Length=str(len(content)), **headers)
+            return self._answer(200, b"", Content_Length=str(len(content)), **headers)
         if asked := self.headers.get("Range"):
             first, last = asked.removeprefix("bytes=").split("-")
             part = content[int(first) : int(last) + 1 if last else None]

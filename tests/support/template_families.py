@@ -268,9 +268,13 @@ def prefixed_pieces() -> Any:
 
 
 _ALWAYS = QWEN3.replace("is false %}{{- '<think>\\n\\n</think>\\n\\n' }}", "%}{{- '<think>\\n' }}")
-_QWEN = {"template": QWEN3, "special": ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "plain": (*TOOLS, *THINK)}
-_MISTRAL = {"template": MISTRAL, "special": ("<s>", "[INST]", "[/INST]", "</s>"), "begins": True}
-_GEMMA_TOKENS = {"special": ("<bos>", "<start_of_turn>", "<end_of_turn>"), "plain": ("<b>", "\n\n"), "begins": True}
+_QWEN: dict[str, Any] = {
+    "template": QWEN3, "special": ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "plain": (*TOOLS, *THINK),
+}  # fmt: skip
+_MISTRAL: dict[str, Any] = {"template": MISTRAL, "special": ("<s>", "[INST]", "[/INST]", "</s>"), "begins": True}
+_GEMMA_TOKENS: dict[str, Any] = {
+    "special": ("<bos>", "<start_of_turn>", "<end_of_turn>"), "plain": ("<b>", "\n\n"), "begins": True,
+}  # fmt: skip
 FAMILIES: dict[str, Family] = {
     "chatml": Family(template=CHATML, special=("<|im_start|>", "<|im_end|>")),
     "qwen3": Family(**_QWEN, thinks=True),
