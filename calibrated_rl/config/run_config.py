@@ -209,6 +209,15 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportConfig:
+    """What the report shows beside what it always shows."""
+
+    metrics: list[Name] = field(default_factory=list)
+    """Metrics of training, such as those of a loss of your own, that get a panel among the curves, ahead of the
+    others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VariantConfig:
     """A side experiment of a study: the same run with a few settings changed, in a folder of its own."""
 
@@ -256,6 +265,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     shift: ShiftConfig = field(default_factory=ShiftConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
     control_arms: list[ArmName] = field(default_factory=list)
     """Further arms of a study."""
     control_seeds: list[Seed] = field(default_factory=lambda: [0])

@@ -20,6 +20,10 @@ BEFORE_COLOR = find_arm("interactive").style.color
 """The uncalibrated simulator is the one that ``interactive`` trains against."""
 AFTER_COLOR = find_arm("calibrated").style.color
 
+MAIN_PAIR = "calibrated-interactive"
+"""What calibration is worth: the difference that is shown of every variant."""
+SECOND_PAIR = "calibrated-static"
+
 _others: ContextVar[Mapping[str, ArmStyle]] = ContextVar("_others")
 
 

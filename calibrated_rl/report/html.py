@@ -1,39 +1,56 @@
-"""``report.html``: one self-contained page about a run, with plots, without scripts or outside files."""
+"""``report.html``: one self-contained page about a run, with plots, without scripts or outside files.
 
-from html import escape
+Sections prepare what they show (``sections/``), templates write it (``templates/``).
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 
-from calibrated_rl.report import (
-    sections,
-    sections_populations,
-    sections_rollouts,
-    sections_shift,
-    sections_simulator,
-    sections_variants,
-)
 from calibrated_rl.report.arms import arms_of
 from calibrated_rl.report.plots.drawing import plot_style
-from calibrated_rl.report.run_files import read_run
-
-SECTIONS = (
-    sections.head,
-    sections.arms_table,
-    sections.held_out,
-    sections.paired,
-    sections_variants.variants,
-    sections.spent,
-    sections.learning,
-    sections_rollouts.without_signal,
-    sections_simulator.simulator,
-    sections_populations.populations,
-    sections_simulator.shift,
-    sections_shift.shift_in_training,
-    sections.endings,
-    sections.dialogues,
-    sections.optimisation,
-    sections_rollouts.guardrails,
-    sections.versions,
+from calibrated_rl.report.rendering import render
+from calibrated_rl.report.run_files import RunFiles, read_run
+from calibrated_rl.report.sections import (
+    arms_table,
+    dialogues,
+    endings,
+    guardrails,
+    head,
+    held_out,
+    learning,
+    optimisation,
+    paired,
+    populations,
+    shift_by_turn,
+    shift_in_training,
+    simulator,
+    spent,
+    variants,
+    versions,
+    without_signal,
 )
+from calibrated_rl.report.views import View
+
+SECTIONS: tuple[Callable[[RunFiles], View | None], ...] = (
+    head.view,
+    arms_table.view,
+    held_out.view,
+    paired.view,
+    variants.view,
+    spent.view,
+    learning.view,
+    without_signal.view,
+    simulator.view,
+    populations.view,
+    shift_by_turn.view,
+    shift_in_training.view,
+    endings.view,
+    dialogues.view,
+    optimisation.view,
+    guardrails.view,
+    versions.view,
+)
+"""In the order of the page."""
 
 
 def write_report(run: Path) -> Path:
@@ -46,15 +63,9 @@ def write_report(run: Path) -> Path:
         UserError: ``run`` is no folder, or one of its files cannot be read.
     """
     files = read_run(run)
-    css = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     with plot_style(), arms_of(files.summary):
-        body = "\n".join(part for section in SECTIONS if (part := section(files)))
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(files.name)}</title>\n<style>\n{css}</style></head>\n<body><main>\n{body}\n"
-        "</main></body></html>\n"
-    )
+        views = [section(files) for section in SECTIONS]
     target = run / "report.html"
+    page = render("page.jinja", name=files.name, views=[view for view in views if view is not None])
     target.write_text(page, encoding="utf-8")
     return target

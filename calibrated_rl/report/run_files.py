@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from pyarrow import ArrowInvalid
 
 from calibrated_rl.errors import UserError, first_line
+from calibrated_rl.report.arms import in_order
 from calibrated_rl.report.values import mapping
 from calibrated_rl.storage.files import read_json
 
@@ -33,9 +35,15 @@ class RunFiles:
     """The resolved config."""
 
     def arms(self) -> dict[str, dict[str, Any]]:
-        """The figures of every arm; empty for an arm that has none."""
-        found = mapping(self.summary, "arms")
-        return {arm: mapping(found, arm) for arm in found}
+        """The figures of every arm, in the order of tables; empty for an arm that has none."""
+        figures = mapping(self.summary, "arms")
+        return {arm: mapping(figures, arm) for arm in in_order(figures)}
+
+    def curves(self, names: Iterable[str]) -> dict[str, dict[str, Curve]]:
+        """Curves by metric, by arm, of those among ``names`` that were logged."""
+        by_name = {name: {arm: self.metrics[arm][name] for arm in self.metrics if name in self.metrics[arm]}
+                   for name in names}  # fmt: skip
+        return {name: by_arm for name, by_arm in by_name.items() if by_arm}
 
     def met_someone(self) -> bool:
         """Whether any arm was judged on held-out people or a stand-in."""

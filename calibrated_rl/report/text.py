@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calibrated_rl.errors import printable
-from calibrated_rl.report.arms import arms_of, in_order, pair_label
+from calibrated_rl.report.arms import MAIN_PAIR, arms_of, in_order, pair_label
 from calibrated_rl.report.values import (
-    NOT_MEASURED,
     Interval,
     count,
     duration,
@@ -14,11 +13,11 @@ from calibrated_rl.report.values import (
     look_up,
     mapping,
     number,
+    or_dash,
     over_what,
 )
 
 HEADER = ("arm", "held-out reward", "success", "turns", "train reward", "gap closed", "human turns", "time")
-PAIR = "calibrated-interactive"
 SIMULATOR = {
     "classifier_accuracy": "classifier accuracy, words",
     "classifier_accuracy_acts": "classifier accuracy, acts",
@@ -83,15 +82,15 @@ def _arm(summary: Mapping[str, Any], arm: str) -> tuple[str, ...]:
         _mean(interval(held_out.get("turns")), 1),
         _mean(interval(values.get("train_reward_last")), 2),
         _mean(interval(look_up(summary, "gap_closed", arm)), 2),
-        _dash(count(values.get("human_turns"))),
-        _dash(duration(values.get("seconds"))),
+        or_dash(count(values.get("human_turns"))),
+        or_dash(duration(values.get("seconds"))),
     )
 
 
 def _variants(variants: Mapping[str, Any]) -> str:
     """One line a variant: what it changes, held-out reward of its arms, the paired difference, the classifier."""
     arms = in_order(arm for name in variants for arm in mapping(variants, name, "arms"))
-    rows = [("variant", "change", *arms, pair_label(PAIR), "classifier")]
+    rows = [("variant", "change", *arms, pair_label(MAIN_PAIR), "classifier")]
     for name in variants:
         change = look_up(variants, name, "change")
         accuracy = (
@@ -103,7 +102,7 @@ def _variants(variants: Mapping[str, Any]) -> str:
                 name,
                 " ".join(_short(str(part)) for part in change) if isinstance(change, list) else "–",
                 *(_mean(interval(look_up(variants, name, "arms", arm, "held_out", "reward")), 2) for arm in arms),
-                _with_bounds(interval(look_up(variants, name, "paired", PAIR)), sign=True),
+                _with_bounds(interval(look_up(variants, name, "paired", MAIN_PAIR)), sign=True),
                 " → ".join(accuracy),
             )
         )
@@ -146,7 +145,3 @@ def _with_bounds(value: Interval | None, *, sign: bool = False) -> str:
 
 def _mean(value: Interval | None, digits: int) -> str:
     return "–" if value is None else number(value.mean, digits)
-
-
-def _dash(text: str) -> str:
-    return "–" if text == NOT_MEASURED else text

@@ -110,3 +110,8 @@ def duration(value: Any) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def or_dash(text: str) -> str:
+    """``text`` in a table, where a dash stands for what was not measured."""
+    return "–" if text == NOT_MEASURED else text

@@ -24,7 +24,7 @@ from calibrated_rl.tasks.base import ScriptedHuman, Task
 from calibrated_rl.tasks.checked import build_human, build_task
 
 MAY_CHANGE = (
-    "arms", "seeds", "control_", "variants", "label", "training.checkpoint", "restarts", "reuse_fits",
+    "arms", "seeds", "control_", "variants", "label", "report.", "training.checkpoint", "restarts", "reuse_fits",
     "policy.replicas", "simulator.replicas", "policy.scaling", "simulator.scaling", "replay.",
     *(f"{role}.engine.{key}" for role in ("policy", "simulator", "proxy") for key in (
         "max_num_seqs", "kv_cache_mib", "least_kv_cache_mib", "threads", "eager", "num_cpus", "num_gpus", "labels",

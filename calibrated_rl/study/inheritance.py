@@ -27,8 +27,8 @@ MADE: Sequence[tuple[tuple[str, ...], str, tuple[str, ...]]] = (
 )
 """Settings that decide, by their beginnings; the file that is written last; what is taken over."""
 
-NOT_OF_AN_ARM = ("name", "label", "arms", "seeds", "control_", "variants")
-"""Settings that say which arms there are, and nothing of how one is trained and judged."""
+NOT_OF_AN_ARM = ("name", "label", "report.", "arms", "seeds", "control_", "variants")
+"""Settings that say which arms there are and what is shown of them, and nothing of how one is trained and judged."""
 
 
 def take_over(source: Path, before: RunConfig, folder: Path, now: RunConfig) -> list[str]:

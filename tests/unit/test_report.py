@@ -5,7 +5,6 @@ import json
 import random
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.report import sections
 from calibrated_rl.report.arms import builtin_styles
 from calibrated_rl.report.html import write_report
 from calibrated_rl.report.plots.results import running_mean
-from calibrated_rl.report.run_files import read_run
-from calibrated_rl.report.sections_variants import sweeps
+from calibrated_rl.report.rendering import render
+from calibrated_rl.report.run_files import RunFiles, read_run
+from calibrated_rl.report.sections import optimisation
+from calibrated_rl.report.sections.variants import sweeps
 from calibrated_rl.report.text import table
 from calibrated_rl.report.values import Interval, by_turn, count, duration, interval, number, over_what
 
@@ -204,7 +204,7 @@ def test_dialogues_of_the_simulator_are_set_beside_those_of_people(run: Path) ->
     (run / "summary.json").write_text(json.dumps(whole))
     page = write_report(run).read_text()
     # Both likenesses come nearer, words a turn do not; coverage is no number, mauve was refused.
-    assert "2 of 3 figures are nearer to people&#x27;s band; further from it: wasserstein_turn_words." in page
+    assert "2 of 3 figures are nearer to people's band; further from it: wasserstein_turn_words." in page
     assert "<td>likeness_total</td><td>40.00<small>[36.00, 44.00]</small></td><td>90.00" in page
     assert "<td>coverage</td>" not in page and "Not measured: mauve: too few &lt;turns&gt;" in page
     assert "F1: 0.50 → 0.50." in page and "<script" not in page
@@ -233,7 +233,7 @@ def test_shift_by_a_classifier_is_drawn_over_its_band(run: Path) -> None:
 def test_page_is_self_contained_and_escaped(run: Path) -> None:
     page = write_report(run).read_text()
     assert "<script" not in page and "unit & run" not in page
-    assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; $" in page
+    assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt; &amp; $" in page
     assert not re.search(r"(?:src|href)=\"(?!data:)|https?://|@import|url\(", page)
 
 
@@ -351,9 +351,12 @@ def test_numbers_as_people_write_them() -> None:
 
 
 def test_metrics_by_turn_leave_the_panels_to_others() -> None:
-    metrics = {"calibrated": {f"calibration_mean_weight_turn_{turn}": object() for turn in range(1, 30)}}
-    shown = sections.optimisation(SimpleNamespace(metrics=metrics))  # type: ignore[arg-type]
-    assert "not measured" in shown and "<img" not in shown
+    curve = {0: {0: 1.0}}
+    metrics = {"calibrated": {f"calibration_mean_weight_turn_{turn}": curve for turn in range(1, 30)}}
+    shown = optimisation.view(RunFiles(name="run", summary={}, metrics=metrics, samples=[], config={}))
+    assert shown.plot is None and shown.without_panel == ["calibration_mean_weight_turn_1, 2, ..."]
+    section = render(shown.template, view=shown)
+    assert "not measured" in section and "<img" not in section
 
 
 def test_with_one_seed_it_says_that_intervals_are_over_scenarios_alone() -> None:

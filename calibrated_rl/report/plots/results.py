@@ -3,7 +3,7 @@
 Each function takes plain data that is not empty and returns a figure; called within ``plot_style``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from textwrap import fill
 
 import numpy as np
@@ -174,9 +174,3 @@ def _ending_look(index: int) -> tuple[str, str]:
 def _text_on(color: str) -> str:
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
-
-
-def order_metrics(names: Sequence[str], first: Sequence[str]) -> list[str]:
-    """``names`` without repeats, those in ``first`` first, the rest by alphabet."""
-    known = [name for name in first if name in names]
-    return known + sorted(set(names) - set(known))

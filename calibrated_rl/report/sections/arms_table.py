@@ -1,0 +1,98 @@
+"""The table of the arms: what each earns with held-out people and in training.
+
+A figure is a column below, and nothing else. A figure of the held-out evaluation that has no column gets one under its
+own name (see ``evaluation/held_out.py``).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from calibrated_rl.report.arms import ArmStyle, style
+from calibrated_rl.report.run_files import RunFiles
+from calibrated_rl.report.values import Interval, interval, look_up, mapping, over_what
+from calibrated_rl.report.views import Cell
+
+Read = Callable[[Mapping[str, Any], str], Interval | None]
+"""A figure of an arm, out of the summary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One figure of every arm."""
+
+    title: str
+    read: Read
+    digits: int = 2
+    sign: bool = False
+    optional: bool = False
+    """Whether the column is left out where no arm has the figure."""
+    meaning: str = ""
+    """What stands above the table where the column is there."""
+
+
+def of_arm(*keys: str) -> Read:
+    """The figure under ``keys`` of an arm."""
+    return lambda summary, arm: interval(look_up(summary, "arms", arm, *keys))
+
+
+def _beyond_people(summary: Mapping[str, Any], arm: str) -> Interval | None:
+    """By how much the training reward lies above the held-out one."""
+    reward, training = (of_arm(*keys)(summary, arm) for keys in (("held_out", "reward"), ("train_reward_last",)))
+    return None if reward is None or training is None else Interval(training.mean - reward.mean)
+
+
+COLUMNS = (
+    Column("held-out reward", of_arm("held_out", "reward")),
+    Column("training reward", of_arm("train_reward_last")),
+    # With a hyphen and a space that do not break the line, the header stays two lines high.
+    Column("training −\u00a0held\u2011out", _beyond_people, sign=True),
+    Column("success", of_arm("held_out", "success")),
+    Column("turns", of_arm("held_out", "turns"), digits=1),
+    Column(
+        "reward, greedy", of_arm("held_out_greedy", "reward"), optional=True,
+        meaning="Greedy: at temperature 0, else at the temperature of training.",
+    ),
+    Column(
+        "reward, shifted", of_arm("held_out_shifted", "reward"), optional=True,
+        meaning="Shifted: people with other traits than those that were logged.",
+    ),
+    Column(
+        "gap closed", lambda summary, arm: interval(look_up(summary, "gap_closed", arm)), optional=True,
+        meaning="Gap closed is the share of the way from static to oracle.",
+    ),
+)  # fmt: skip
+HELD_OUT_FIGURES = ("reward", "success", "turns")
+"""Those that have a column above."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRow:
+    style: ArmStyle
+    cells: list[Cell]
+    """One a column."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmsTable:
+    template: ClassVar[str] = "arms_table.jinja"
+    over: str
+    """What the intervals are over; empty where that is not known."""
+    columns: list[Column]
+    rows: list[ArmRow]
+    """Empty where no arm was measured."""
+
+
+def view(run: RunFiles) -> ArmsTable:
+    arms = run.arms()
+    others = dict.fromkeys(name for figures in arms.values() for name in mapping(figures, "held_out"))
+    own = [Column(name.replace("_", " "), of_arm("held_out", name)) for name in others if name not in HELD_OUT_FIGURES]
+    columns = [
+        column for column in (*COLUMNS, *own)
+        if not column.optional or any(column.read(run.summary, arm) is not None for arm in arms)
+    ]  # fmt: skip
+    rows = [
+        ArmRow(style(arm), [Cell(column.read(run.summary, arm), column.digits, column.sign) for column in columns])
+        for arm in arms
+    ]
+    return ArmsTable(over=over_what(run.summary), columns=columns, rows=rows)

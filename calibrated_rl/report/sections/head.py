@@ -1,0 +1,76 @@
+"""Title, warning label, and the findings in words."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from calibrated_rl.report.arms import style
+from calibrated_rl.report.run_files import RunFiles
+from calibrated_rl.report.values import Interval, interval, look_up, mapping
+from calibrated_rl.report.views import CALIBRATION
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A paired difference with its interval."""
+
+    first: str
+    second: str
+    value: Interval
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class BeforeAfter:
+    """A figure of the simulator before and after calibration."""
+
+    before: Interval
+    after: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    template: ClassVar[str] = "head.jinja"
+    name: str
+    task: str
+    seeds: list[str]
+    label: str
+    met: str
+    """Whom the policies met; a run without people names its stand-in under ``held_out_user``."""
+    met_someone: bool
+    """Whether anybody did, or nothing was trained yet."""
+    differences: list[Difference]
+    classifier_accuracy: BeforeAfter | None
+    exact_tv: BeforeAfter | None
+    human_turn_nll: BeforeAfter | None
+
+
+def view(run: RunFiles) -> Head:
+    summary = run.summary
+    return Head(
+        name=run.name,
+        task=str(summary.get("task") or ""),
+        seeds=[str(seed) for seed in summary.get("seeds") or []],
+        label=str(summary.get("label") or ""),
+        met=str(summary.get("held_out_user") or "held-out people"),
+        met_someone=run.met_someone() or not run.arms(),
+        differences=_differences(run),
+        classifier_accuracy=_before_after(run, "classifier_accuracy"),
+        exact_tv=_before_after(run, "exact_tv"),
+        human_turn_nll=_before_after(run, "human_turn_nll"),
+    )
+
+
+def _differences(run: RunFiles) -> list[Difference]:
+    differences = []
+    for pair, raw in mapping(run.summary, "paired").items():
+        value = interval(raw)
+        first, separator, second = pair.partition("-")
+        if value is not None and value.bounds is not None and separator:
+            differences.append(Difference(style(first).label, style(second).label, value, *value.bounds))
+    return differences
+
+
+def _before_after(run: RunFiles, key: str) -> BeforeAfter | None:
+    before, after = (interval(look_up(run.summary, "simulator", when, key)) for when in CALIBRATION)
+    return None if before is None or after is None else BeforeAfter(before, after)

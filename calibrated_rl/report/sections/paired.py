@@ -1,0 +1,30 @@
+"""Differences between arms over the same scenarios and people."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from calibrated_rl.report.arms import pair_label
+from calibrated_rl.report.plots import results
+from calibrated_rl.report.run_files import RunFiles
+from calibrated_rl.report.values import interval, mapping, over_what
+from calibrated_rl.report.views import Plot
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    template: ClassVar[str] = "paired.jinja"
+    over: str
+    """What the intervals are over; empty where that is not known."""
+    not_measured: list[str]
+    """Differences that could not be taken."""
+    plot: Plot | None
+
+
+def view(run: RunFiles) -> Paired:
+    pairs = mapping(run.summary, "paired")
+    differences = {pair: value for pair in pairs if (value := interval(pairs[pair])) is not None}
+    return Paired(
+        over=over_what(run.summary),
+        not_measured=[pair_label(pair) for pair in pairs if pair not in differences],
+        plot=Plot.of(results.paired(differences), "Paired differences") if differences else None,
+    )

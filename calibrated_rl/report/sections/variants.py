@@ -1,0 +1,135 @@
+"""A study's variants: the same run with a few settings changed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from calibrated_rl.report.arms import MAIN_PAIR, SECOND_PAIR, in_order, pair_label, style
+from calibrated_rl.report.plots import variants as plots
+from calibrated_rl.report.run_files import RunFiles
+from calibrated_rl.report.values import Interval, finite, interval, look_up, mapping
+from calibrated_rl.report.views import CALIBRATION, Cell, Plot
+
+
+@dataclass(frozen=True, slots=True)
+class VariantRow:
+    name: str
+    change: str
+    """What differs from the run, as ``key=value``."""
+    seeds: str
+    """Their number."""
+    cells: list[Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """The variants that change one number."""
+
+    setting: str
+    key: str
+    own_value: float | None
+    """The run's own; None where its config has no number there."""
+    plot: Plot | None
+
+
+@dataclass(frozen=True, slots=True)
+class Variants:
+    template: ClassVar[str] = "variants.jinja"
+    columns: list[str]
+    """After the variant's name and the number of its seeds."""
+    rows: list[VariantRow]
+    sweeps: list[Sweep]
+
+
+def view(run: RunFiles) -> Variants | None:
+    """A table of all variants below the run itself, and a plot for each number that several variants change;
+    nothing where the run has no variants."""
+    variants = mapping(run.summary, "variants")
+    if not variants:
+        return None
+    arms = in_order(arm for name in variants for arm in mapping(variants, name, "arms"))
+    pairs = [pair for pair in (MAIN_PAIR, SECOND_PAIR)
+             if any(look_up(variants, name, "paired", pair) for name in variants)]  # fmt: skip
+    return Variants(
+        columns=[*(style(arm).label for arm in arms), *map(pair_label, pairs), "classifier, before",
+                 "classifier, after"],
+        rows=[
+            _row("this run", "as configured", run.summary, arms, pairs),
+            *(_row(name, " ".join(changes(variants[name])), variants[name], arms, pairs) for name in variants),
+        ],
+        sweeps=[_sweep(run, key, points, arms) for key, points in sweeps(run).items()],
+    )  # fmt: skip
+
+
+def _row(name: str, change: str, figures: Any, arms: list[str], pairs: list[str]) -> VariantRow:
+    seeds = look_up(figures, "seeds")
+    return VariantRow(
+        name=name,
+        change=change,
+        seeds=str(len(seeds)) if isinstance(seeds, list) else "–",
+        cells=[
+            *(Cell(_reward(figures, arm)) for arm in arms),
+            *(Cell(interval(look_up(figures, "paired", pair)), sign=True) for pair in pairs),
+            *(Cell(interval(look_up(figures, "simulator", when, "classifier_accuracy"))) for when in CALIBRATION),
+        ],
+    )
+
+
+def _sweep(run: RunFiles, key: str, points: list[tuple[float, Any]], arms: list[str]) -> Sweep:
+    setting = key.split(".")[-1].replace("_", " ")
+    rewards = {arm: [(x, value) for x, figures in points if (value := _reward(figures, arm)) is not None]
+               for arm in arms}  # fmt: skip
+    rewards = {arm: values for arm, values in rewards.items() if len(values) > 1}
+    differences = [(x, value) for x, figures in points
+                   if (value := interval(look_up(figures, "paired", MAIN_PAIR))) is not None]  # fmt: skip
+    drawn = plots.sweep(setting, rewards, differences) if rewards or differences else None
+    return Sweep(
+        setting=setting,
+        key=key,
+        own_value=own_value(run, key),
+        plot=Plot.of(drawn, f"held-out reward by {setting}") if drawn else None,
+    )
+
+
+def _reward(figures: Any, arm: str) -> Interval | None:
+    return interval(look_up(figures, "arms", arm, "held_out", "reward"))
+
+
+def changes(figures: Any) -> list[str]:
+    """What a variant changes, as ``key=value``."""
+    change = look_up(figures, "change")
+    return [str(setting) for setting in change] if isinstance(change, list) else []
+
+
+def sweeps(run: RunFiles) -> dict[str, list[tuple[float, Mapping[str, Any]]]]:
+    """By setting: its values, ascending, with the figures there, over the variants that change this one number
+    and nothing else. The run itself is among them where its config has a number there. Settings that only one
+    variant changes are left out."""
+    variants = mapping(run.summary, "variants")
+    by_key: dict[str, dict[float, Mapping[str, Any]]] = {}
+    for name in variants:
+        key, _, text = "".join(changes(variants[name])[:1]).partition("=")
+        value = _number(text)
+        if len(changes(variants[name])) == 1 and value is not None:
+            by_key.setdefault(key.strip(), {})[value] = mapping(variants, name)
+    ascending = {}
+    for key, by_value in by_key.items():
+        if len(by_value) < 2:
+            continue
+        own = own_value(run, key)
+        if own is not None:
+            by_value.setdefault(own, run.summary)
+        ascending[key] = sorted(by_value.items(), key=lambda item: item[0])
+    return ascending
+
+
+def own_value(run: RunFiles, key: str) -> float | None:
+    """The number that the run itself has under a dotted key of its config."""
+    return finite(look_up(run.config, *key.split(".")))
+
+
+def _number(text: str) -> float | None:
+    try:
+        return finite(float(text))
+    except ValueError:
+        return None
