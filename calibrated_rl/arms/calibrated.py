@@ -19,8 +19,8 @@ from calibrated_rl.config.arms import Arm, ArmStyle
 
 if TYPE_CHECKING:
     from calibrated_rl.calibration.base import ExtraTurn
-    from calibrated_rl.run.training_run import TrainingRun
     from calibrated_rl.training.arm_run import ArmRun
+    from calibrated_rl.training.training_run import TrainingRun
 
 
 class Calibrated(Arm):

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from calibrated_rl.calibration.base import ExtraTurn
     from calibrated_rl.config.run_config import RunConfig
     from calibrated_rl.data.dialogue import Dialogue, Split
-    from calibrated_rl.run.training_run import TrainingRun
     from calibrated_rl.training.arm_run import ArmRun
+    from calibrated_rl.training.training_run import TrainingRun
 
 
 class CalibratedMoreLogs(Calibrated):

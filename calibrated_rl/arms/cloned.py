@@ -13,8 +13,8 @@ from calibrated_rl.errors import UserError
 
 if TYPE_CHECKING:
     from calibrated_rl.learner.sample import Sample
-    from calibrated_rl.run.training_run import TrainingRun
     from calibrated_rl.training.arm_run import ArmRun
+    from calibrated_rl.training.training_run import TrainingRun
 
 
 def in_batches(samples: "Iterator[Sample]", tokens: int) -> "Iterator[tuple[list[Sample], int]]":

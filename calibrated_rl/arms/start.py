@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from calibrated_rl.config.arms import Arm, ArmStyle
 
 if TYPE_CHECKING:
-    from calibrated_rl.run.training_run import TrainingRun
     from calibrated_rl.training.arm_run import ArmRun
+    from calibrated_rl.training.training_run import TrainingRun
 
 
 class Start(Arm):

@@ -16,9 +16,9 @@ from calibrated_rl.config.arms import Arm, ArmStyle
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Split, Turn
 
 if TYPE_CHECKING:
-    from calibrated_rl.run.training_run import TrainingRun
     from calibrated_rl.training.arm_run import ArmRun
     from calibrated_rl.training.quota import Members
+    from calibrated_rl.training.training_run import TrainingRun
 
 
 def logged_histories(logs: Sequence[Dialogue]) -> list[tuple[Scenario, tuple[Turn, ...]]]:

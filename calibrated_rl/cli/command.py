@@ -21,8 +21,8 @@ from calibrated_rl.settings.fields import NotAllowed, converted, listed
 
 if TYPE_CHECKING:
     from calibrated_rl.config.run_config import RunConfig
-    from calibrated_rl.run.training_run import TrainingRun
     from calibrated_rl.runtime.progress import Progress
+    from calibrated_rl.training.training_run import TrainingRun
 
 
 TRACEBACK = "--traceback"
@@ -208,7 +208,7 @@ def started(config: "RunConfig", folder: Path, progress: "Progress") -> "Iterato
     from calibrated_rl.config.run_config import to_yaml
     from calibrated_rl.run.base_models import prepare_models
     from calibrated_rl.run.inputs import read_inputs
-    from calibrated_rl.run.training_run import training_run
+    from calibrated_rl.training.training_run import training_run
 
     folder.mkdir(parents=True, exist_ok=True)
     inputs = read_inputs(config, folder, progress)

@@ -17,8 +17,8 @@ from calibrated_rl.errors import UserError
 
 if TYPE_CHECKING:
     from calibrated_rl.config.run_config import RunConfig
-    from calibrated_rl.run.training_run import TrainingRun
     from calibrated_rl.training.arm_run import ArmRun
+    from calibrated_rl.training.training_run import TrainingRun
 
 PACKAGE = "calibrated_rl.arms"
 FILLED_MARKERS = tuple("ov^<>8spPhHXDd*")

@@ -34,11 +34,11 @@ from calibrated_rl.run.arm_results import read_result
 from calibrated_rl.run.cluster import Cluster
 from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.run.layout import POLICIES
-from calibrated_rl.run.training_run import TrainingRun
 from calibrated_rl.shift.compare_sets import population_figures
 from calibrated_rl.shift.sources import with_acts
 from calibrated_rl.storage.files import read_json, write_json
 from calibrated_rl.training.checkpoints import ArmCheckpoints
+from calibrated_rl.training.training_run import TrainingRun
 
 POPULATIONS_TIMEOUT_S = 1800.0
 

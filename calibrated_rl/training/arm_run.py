@@ -27,7 +27,7 @@ from calibrated_rl.training.simulator_calibration import SimulatorCalibration
 from calibrated_rl.training.timers import UpdateTimers
 
 if TYPE_CHECKING:
-    from calibrated_rl.run.training_run import TrainingRun
+    from calibrated_rl.training.training_run import TrainingRun
 
 
 class ArmRun:

@@ -29,7 +29,7 @@ from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.models.tiny import tiny_tokenizer
 from calibrated_rl.rollout.parity import TOLERANCES, Parity, check_parity, chosen_for_parity
-from calibrated_rl.run.training_run import TrainingRun
+from calibrated_rl.training.training_run import TrainingRun
 from calibrated_rl.weight_sync.weights import Adapted
 from tests.integration.test_learner import samples
 from tests.integration.test_model_shapes import SIZES
@@ -110,7 +110,7 @@ def test_both_sides_are_checked_once_and_every_arm_hears_the_figures(monkeypatch
         sides.append(side)
         return [SimpleNamespace(tokens=view) for view in VIEWS]
 
-    monkeypatch.setattr("calibrated_rl.run.training_run.log_samples", of_side)
+    monkeypatch.setattr("calibrated_rl.training.training_run.log_samples", of_side)
     policy, simulator = FakeEngine(1e-6), FakeEngine(2e-6)
     simulator.role = "simulator"
     learner = SimpleNamespace(log_probs=lambda name, sequences: FakeLearner().log_probs("policy", sequences))

@@ -94,8 +94,8 @@ class AsynchronousStep:
         from calibrated_rl.arms.interactive import Interactive
         from calibrated_rl.run.base_models import prepare_models
         from calibrated_rl.run.inputs import read_inputs
-        from calibrated_rl.run.training_run import training_run
         from calibrated_rl.runtime.progress import Progress
+        from calibrated_rl.training.training_run import training_run
 
         config = self._settings()
         inputs = read_inputs(config, folder, Progress(), training=False)  # no simulator is measured

@@ -8,8 +8,8 @@ from calibrated_rl.config.arms import find_arm
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.learner.slots import POLICY
 from calibrated_rl.run.layout import POLICIES
-from calibrated_rl.run.training_run import TrainingRun
 from calibrated_rl.storage.files import write_json
+from calibrated_rl.training.training_run import TrainingRun
 
 
 def probe_config(config: RunConfig, arm: str, updates: int) -> RunConfig:

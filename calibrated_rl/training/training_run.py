@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.data.dialogue import Side, Split
@@ -20,9 +19,7 @@ from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.run.served_simulator import ServedSimulator
 from calibrated_rl.run.start_policy import StartPolicy
 from calibrated_rl.run.writer import RunWriter
-
-if TYPE_CHECKING:
-    from calibrated_rl.training.arm_run import ArmRun
+from calibrated_rl.training.arm_run import ArmRun
 
 LOGS_FOR_PARITY = 64
 """Among so many logs the longest is looked for at the start."""
@@ -41,11 +38,9 @@ class TrainingRun:
     writer: RunWriter
     _parity: dict[str, float] | None = field(default=None, init=False)
 
-    def begin(self, arm: str, seed: int, *, single_turns: bool = False) -> "ArmRun":
+    def begin(self, arm: str, seed: int, *, single_turns: bool = False) -> ArmRun:
         """One arm with one seed, at its start or at its last checkpoint. ``single_turns``: it learns from single turns,
         not from whole dialogues."""
-        from calibrated_rl.training.arm_run import ArmRun
-
         return ArmRun(self, arm, seed, single_turns=single_turns)
 
     def elastic(self) -> Elastic:
