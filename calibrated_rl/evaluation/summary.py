@@ -50,7 +50,7 @@ def summarise(
             if not judged or any(setting not in found for found in judged.values()):
                 continue
             entry[setting] = {}
-            for figure in ("reward", "success", "turns"):
+            for figure in _figures([found[setting] for found in judged.values()]):
                 by_seed = {seed: found[setting][figure] for seed, found in judged.items()}
                 entry[setting][figure] = mean_over_seeds(by_seed).as_dict()
         if judged:
@@ -84,3 +84,10 @@ def summarise(
     if shift is not None:
         shift["transfer"] = transfer_of(results)
     return {"arms": arms, "paired": paired, "gap_closed": closed, "shift": shift, "seeds": list(seeds)}
+
+
+def _figures(scores: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What every seed has a value of for each scenario: all that ``evaluate_policy`` scores."""
+    first, *others = scores
+    names = [name for name, values in first.items() if name != "endings" and isinstance(values, Mapping)]
+    return [name for name in names if all(name in found for found in others)]

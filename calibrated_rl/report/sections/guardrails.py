@@ -27,6 +27,10 @@ class Happening:
     total: float | None = None
     """Out of so many; None where a share says nothing."""
 
+    @property
+    def share(self) -> float | None:
+        return None if self.times is None or not self.total else self.times / self.total
+
 
 @dataclass(frozen=True, slots=True)
 class Guardrails:
@@ -69,4 +73,4 @@ def _not_scored(run: RunFiles) -> Iterator[Happening]:
 
 
 def _share(what: str, why: str, part: Any, whole: Any) -> Happening:
-    return Happening(what, why, finite(part), finite(whole) or None)
+    return Happening(what, why, finite(part), finite(whole))

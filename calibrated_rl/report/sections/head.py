@@ -11,13 +11,11 @@ from calibrated_rl.report.views import CALIBRATION
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A paired difference with its interval."""
+    """A paired difference, whose bounds are known."""
 
     first: str
     second: str
     value: Interval
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,7 @@ def _differences(run: RunFiles) -> list[Difference]:
         value = interval(raw)
         first, separator, second = pair.partition("-")
         if value is not None and value.bounds is not None and separator:
-            differences.append(Difference(style(first).label, style(second).label, value, *value.bounds))
+            differences.append(Difference(style(first).label, style(second).label, value))
     return differences
 
 
