@@ -36,13 +36,13 @@ def builtin_styles() -> dict[str, ArmStyle]:
 @contextmanager
 def arms_of(summary: Mapping[str, Any]) -> Iterator[None]:
     """Within, arms are shown as they were called in the run of this summary; what is no style in it is passed over."""
-    found = {}
+    given_styles = {}
     styles = summary.get("styles")
     for name, given in styles.items() if isinstance(styles, dict) else ():
         if isinstance(given, dict) and given.keys() == {"label", "meaning", "color", "marker"}:
             with suppress(UserError):
-                found[name] = ArmStyle(**{key: str(value) for key, value in given.items()})
-    before = _others.set(found)
+                given_styles[name] = ArmStyle(**{key: str(value) for key, value in given.items()})
+    before = _others.set(given_styles)
     try:
         yield
     finally:

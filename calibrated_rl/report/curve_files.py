@@ -16,13 +16,13 @@ def lines_of(texts: Sequence[str], metric: str, against: str) -> dict[str, Line]
     Raises:
         UserError: two have one name, or as ``line_of``.
     """
-    found: dict[str, Line] = {}
+    by_name: dict[str, Line] = {}
     for text in texts:
         name, line = line_of(text, metric, against)
-        if name in found:
+        if name in by_name:
             raise UserError(f"{text}: another line is called '{name}', too; put a name before it: NAME=RUN")
-        found[name] = line
-    return found
+        by_name[name] = line
+    return by_name
 
 
 def line_of(text: str, metric: str, against: str) -> tuple[str, Line]:
@@ -44,14 +44,14 @@ def line_of(text: str, metric: str, against: str) -> tuple[str, Line]:
         there = ", ".join(file.stem for file in files) or "none"
         raise UserError(f"{text}: name one finished arm as RUN:ARM-SEED; in {folder} there are: {there}")
     metrics = read_result(chosen[0])["metrics"]
-    values = {int(each["update"]): float(each["value"]) for each in metrics if each["name"] == metric}
+    values = {int(row["update"]): float(row["value"]) for row in metrics if row["name"] == metric}
     if not values:
-        names = ", ".join(sorted({each["name"] for each in metrics}))
+        names = ", ".join(sorted({row["name"] for row in metrics}))
         raise UserError(f"{text}: there is no metric '{metric}'; there are: {names}")
     updates = sorted(values)
     at = np.array(updates, np.float64) + 1
     if against == "seconds":
-        took = {int(each["update"]): float(each["value"]) for each in metrics if each["name"] == "seconds_update"}
+        took = {int(row["update"]): float(row["value"]) for row in metrics if row["name"] == "seconds_update"}
         if not took:
             raise UserError(f"{text}: the run does not say how long its updates took; draw it against updates")
         passed = np.cumsum([took.get(update, 0.0) for update in range(updates[-1] + 1)])

@@ -59,8 +59,8 @@ def look_up(tree: Any, *keys: str) -> Any:
 
 def mapping(tree: Any, *keys: str) -> dict[str, Any]:
     """What lies under ``keys`` if it is a mapping, else an empty one."""
-    found = look_up(tree, *keys)
-    return dict(found) if isinstance(found, Mapping) else {}
+    subtree = look_up(tree, *keys)
+    return dict(subtree) if isinstance(subtree, Mapping) else {}
 
 
 def over_what(summary: Any) -> str:
@@ -76,13 +76,13 @@ def over_what(summary: Any) -> str:
 def by_turn(raw: Any) -> list[tuple[int, Interval]]:
     """A figure by user turn: a list with a figure for each turn from 1, or with mappings that name their
     ``turn``. Turns without a figure are left out."""
-    found = []
+    figures = []
     for place, entry in enumerate(raw if isinstance(raw, list) else [], start=1):
         turn = finite(entry.get("turn", place)) if isinstance(entry, Mapping) else place
         value = interval(entry)
         if turn is not None and value is not None:
-            found.append((int(turn), value))
-    return found
+            figures.append((int(turn), value))
+    return figures
 
 
 def number(value: float, digits: int = 2, *, sign: bool = False) -> str:
@@ -93,13 +93,13 @@ def number(value: float, digits: int = 2, *, sign: bool = False) -> str:
 
 def count(value: Any) -> str:
     """A count short enough for a table: 950, 12.3 k, 4.1 M."""
-    found = finite(value)
-    if found is None:
+    amount = finite(value)
+    if amount is None:
         return NOT_MEASURED
     for scale, unit in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
-        if abs(found) >= scale:
-            return f"{found / (1e3 if unit == ' k' else scale):.1f}{unit}"
-    return f"{found:.0f}"
+        if abs(amount) >= scale:
+            return f"{amount / (1e3 if unit == ' k' else scale):.1f}{unit}"
+    return f"{amount:.0f}"
 
 
 def duration(value: Any) -> str:

@@ -41,10 +41,10 @@ def ending(curves: Mapping[str, Sequence[tuple[float, float, int]]]) -> Figure:
     axes.plot([0, 1], [0, 1], color="#6A6A66", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     for when, points in curves.items():
         label, color, _ = WHO[when]
-        most = max(count for _, _, count in points)
+        largest = max(count for _, _, count in points)
         axes.plot([p for p, _, _ in points], [y for _, y, _ in points], color=color, linewidth=1, label=label)
         axes.scatter([p for p, _, _ in points], [y for _, y, _ in points], color=color,
-                     s=[12 + 70 * count / most for _, _, count in points])  # fmt: skip
+                     s=[12 + 70 * count / largest for _, _, count in points])  # fmt: skip
     axes.set_xlabel("probability of ending")
     axes.set_ylabel("people ended")
     axes.legend()

@@ -23,7 +23,7 @@ def heat_maps(panels: Mapping[str, Mapping[str, Map]], band: tuple[float, float]
     arms = list(dict.fromkeys(arm for by_arm in panels.values() for arm in by_arm))
     drawn = figure(8.6, 0.5 + 1.9 * len(panels))
     grid = drawn.subplots(len(panels), len(arms), squeeze=False)
-    shown: AxesImage | None = None
+    last_map: AxesImage | None = None
     for row, (title, by_arm) in zip(grid, panels.items(), strict=True):
         for axes, arm in zip(row, arms, strict=True):
             axes.grid(False)
@@ -35,20 +35,20 @@ def heat_maps(panels: Mapping[str, Mapping[str, Map]], band: tuple[float, float]
                 axes.set_xticks([])
                 axes.set_yticks([])
                 continue
-            shown = _heat_map(axes, by_arm[arm])
-    if shown is not None:
-        scale = drawn.colorbar(shown, ax=grid, shrink=0.8, label="total variation")
+            last_map = _heat_map(axes, by_arm[arm])
+    if last_map is not None:
+        scale = drawn.colorbar(last_map, ax=grid, shrink=0.8, label="total variation")
         if band is not None:
             scale.ax.axhspan(*band, facecolor="none", edgecolor="#0072B2", linewidth=1.6, hatch="////")
     return drawn
 
 
-def _heat_map(axes: Axes, found: Map) -> AxesImage:
-    updates = sorted(found)
-    turns = sorted({turn for values in found.values() for turn, _ in values})
+def _heat_map(axes: Axes, by_update: Map) -> AxesImage:
+    updates = sorted(by_update)
+    turns = sorted({turn for values in by_update.values() for turn, _ in values})
     table = np.full((len(turns), len(updates)), np.nan)
     for column, update in enumerate(updates):
-        for turn, value in found[update]:
+        for turn, value in by_update[update]:
             table[turns.index(turn), column] = value.mean
     image = axes.imshow(table, aspect="auto", origin="lower", vmin=0.0, vmax=1.0, cmap="magma_r")
     for (row, column), value in np.ndenumerate(table):

@@ -85,10 +85,11 @@ class ArmsTable:
 
 def view(run: RunFiles) -> ArmsTable:
     arms = run.arms()
-    others = dict.fromkeys(name for figures in arms.values() for name in mapping(figures, "held_out"))
-    own = [Column(name.replace("_", " "), of_arm("held_out", name)) for name in others if name not in HELD_OUT_FIGURES]
+    scored = dict.fromkeys(name for figures in arms.values() for name in mapping(figures, "held_out"))
+    further = [name for name in scored if name not in HELD_OUT_FIGURES]
+    further_columns = [Column(name.replace("_", " "), of_arm("held_out", name)) for name in further]
     columns = [
-        column for column in (*COLUMNS, *own)
+        column for column in (*COLUMNS, *further_columns)
         if not column.optional or any(column.read(run.summary, arm) is not None for arm in arms)
     ]  # fmt: skip
     rows = [

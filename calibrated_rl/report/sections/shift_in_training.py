@@ -45,7 +45,7 @@ class ShiftInTraining:
 
 def view(run: RunFiles) -> ShiftInTraining | None:
     """Nothing where no arm has measured anything."""
-    records = {arm: found for arm in run.arms() if (found := _records(run, arm))}
+    records = {arm: measurements for arm in run.arms() if (measurements := _records(run, arm))}
     if not records:
         return None
     exact = any(record.get("bound") for record in _all(records))
@@ -70,7 +70,7 @@ def _over_training(records: Records, figure: str) -> Plot | None:
         return None
     exact = figure == "bound"
     word = "bound of |J real − J train|" if exact else "shift index (no bound)"
-    halves = {arm: half for arm, found in records.items() if (half := _halves(found[-1], figure))}
+    halves = {arm: half for arm, measurements in records.items() if (half := _halves(measurements[-1], figure))}
     indices = [] if exact else [record.get("shift_index") for record in _all(records)]
     band = _widest(index.get("null_band") for index in indices if index)
     return Plot.of(plots.over_training(figures, exploitation, halves, word, band), f"{word} and exploitation")

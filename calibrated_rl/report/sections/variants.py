@@ -116,9 +116,9 @@ def sweeps(run: RunFiles) -> dict[str, list[tuple[float, Mapping[str, Any]]]]:
     for key, by_value in by_key.items():
         if len(by_value) < 2:
             continue
-        own = own_value(run, key)
-        if own is not None:
-            by_value.setdefault(own, run.summary)
+        value_of_run = own_value(run, key)
+        if value_of_run is not None:
+            by_value.setdefault(value_of_run, run.summary)
         ascending[key] = sorted(by_value.items(), key=lambda item: item[0])
     return ascending
 
