@@ -32,7 +32,8 @@ DRAWS = 4
 
 
 def parser_of() -> argparse.ArgumentParser:
-    from calibrated_rl.shift.compare_sets import ESTIMATORS
+    from calibrated_rl.components.short_names import short_names
+    from calibrated_rl.shift import estimators
     from calibrated_rl.shift.two_sample.sentence_encoder import DEFAULT
 
     assert __doc__ is not None
@@ -40,7 +41,8 @@ def parser_of() -> argparse.ArgumentParser:
     parser.add_argument("people", metavar="PEOPLE", help="the reference set, as a rule human logs")
     parser.add_argument("others", metavar="OTHERS", nargs="?", help="the set to compare (default: halve PEOPLE)")
     parser.add_argument(
-        "--estimators", default=",".join(ESTIMATORS), metavar="NAMES", help="some of %(default)s (default: all)"
+        "--estimators", default=",".join(short_names(estimators.__name__)), metavar="NAMES",
+        help="some of %(default)s (default: all), or import paths of others: package.module:Class, file.py:Class",
     )
     parser.add_argument(
         "--encoder", default=DEFAULT, help="sentence encoder: a package, a folder or 'hashing' (default: %(default)s)"
@@ -108,10 +110,13 @@ def read(arguments: argparse.Namespace, progress: "Progress") -> "Asked | tuple[
 
 def main() -> None:
     arguments = parser_of().parse_args()
+    from calibrated_rl.components.short_names import short_names
     from calibrated_rl.errors import UserError
     from calibrated_rl.evaluation.live_simulator import Asked
     from calibrated_rl.runtime.progress import Progress
-    from calibrated_rl.shift.compare_sets import ESTIMATORS, check_names, compare_sets
+    from calibrated_rl.shift import estimators
+    from calibrated_rl.shift.checked import check_names
+    from calibrated_rl.shift.compare_sets import compare_sets
     from calibrated_rl.shift.interface import DialogueSets
     from calibrated_rl.shift.two_sample.sentence_encoder import DEFAULT, HASHING, model_folder
     from calibrated_rl.storage.files import write_json
@@ -120,7 +125,7 @@ def main() -> None:
     names = [name.strip() for name in arguments.estimators.split(",") if name.strip()]
     check_names(names)  # before engines start
     if not names:
-        raise UserError(f"no estimator was named; there are {', '.join(ESTIMATORS)}")
+        raise UserError(f"no estimator was named; there are {', '.join(short_names(estimators.__name__))}")
     if arguments.encoder not in (DEFAULT, HASHING):  # without the default one, what needs it is left out
         model_folder(arguments.encoder)
     told = read(arguments, progress)

@@ -42,10 +42,12 @@ OF_KIND: Mapping[str, tuple[str, Sequence[str]]] = {
     "logs.reader": ("log reader", ("read",)),
     "calibration.method": ("calibration method", ("align",)),
     "training.loss": ("loss", ("__call__",)),
+    "shift.estimators": ("estimator", ("measure",)),
     "training.advantage": ("advantage", ("__call__",)),
 }
 """What the class at an import path must be, and what it must have for that; see ``tasks/base.py``, ``logs/base.py``,
-``calibration/base.py``, ``learner/losses/base.py`` and ``learner/advantages/base.py``."""
+``calibration/base.py``, ``learner/losses/base.py``,
+``learner/advantages/base.py`` and ``shift/interface.py``."""
 
 
 def problems_together(config: "RunConfig") -> Iterator[Problem]:
@@ -248,6 +250,10 @@ def problems_of_parts(config: "RunConfig") -> Iterator[Problem]:
     yield from _part("training.loss", training.loss, ("training", "loss_config"), training.loss_config)
     advantage = advantage_path(training.advantage)
     yield from _part("training.advantage", advantage, ("training", "advantage_config"), training.advantage_config)
+    for number, name in enumerate(config.shift.estimators):
+        if ":" in name:  # what is called by a short name is there: that is how it is known
+            at = ("shift", "estimators", number)
+            yield from _part("shift.estimators", name, at, {}, path_key=at)
 
 
 def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:
@@ -322,7 +328,8 @@ def _part(
 
 def _refuse_other_kinds(cls: Any, path: str, kind: str, wanted: Sequence[str]) -> None:
     if not isinstance(cls, type):
-        raise UserError(f"'{path}' is no class: a {kind} is a class with a frozen dataclass Config inside")
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise UserError(f"'{path}' is no class: {article} {kind} is a class with a frozen dataclass Config inside")
     own = {name for each in cls.__mro__ for name in vars(each)}  # not what every class can do, such as be called
     if missing := [name for name in wanted if name not in own]:
         raise UserError(f"'{path}' is no {kind}: it has no {', '.join(missing)}")

@@ -20,7 +20,7 @@ from calibrated_rl.config.checks import problems_of_learning, problems_of_parts,
 from calibrated_rl.errors import UserError, printable
 from calibrated_rl.inference.config import EngineConfig, SamplingConfig
 from calibrated_rl.inference.scaling import ScalingConfig
-from calibrated_rl.learner.advantages.base import PACKAGE as ADVANTAGES
+from calibrated_rl.learner import advantages
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.replay.config import ReplayConfig
 from calibrated_rl.settings.fields import (
@@ -45,13 +45,15 @@ from calibrated_rl.settings.fields import (
 from calibrated_rl.settings.moved import old_keys, up_to_date
 from calibrated_rl.settings.secrets import HIDDEN, keep_references, masked, refuse_readable_secrets
 from calibrated_rl.settings.yaml_files import Source, laid_over, parse_yaml, places, read_yaml
-from calibrated_rl.shift.registry import ESTIMATORS
+from calibrated_rl.shift import estimators
 from calibrated_rl.shift.sizes import FOLDS, least_to_halve
 
 ArmName = Annotated[str, OneOf(builtin_arms(), otherwise=IMPORT_PATH)]
 """An arm that the package brings, or the import path of another one; see ``arms.py``."""
-AdvantageName = Annotated[str, OneOf(short_names(ADVANTAGES), otherwise=IMPORT_PATH)]
+AdvantageName = Annotated[str, OneOf(short_names(advantages.__name__), otherwise=IMPORT_PATH)]
 """A module of ``learner/advantages/``, or the import path of another advantage."""
+EstimatorName = Annotated[str, OneOf(short_names(estimators.__name__), otherwise=IMPORT_PATH)]
+"""A module of ``shift/estimators/``, or the import path of another estimator."""
 _SEGMENT = r"(?!\.)[\w.+=@%, -]{1,100}(?<![ .])"
 MOST_DOTS = 64
 """In a key; Python could not follow much deeper ones."""
@@ -182,11 +184,11 @@ class ShiftConfig:
     """Monitor scenarios on which it is measured, at most."""
     null_halvings: NotNegative = 3
     """Random halvings of the people's replies for the null band, which is taken at an arm's first measurement."""
-    estimators: list[Annotated[str, OneOf(tuple(ESTIMATORS))]] = field(
+    estimators: list[EstimatorName] = field(
         default_factory=lambda: ["likeness", "coverage", "lengths", "act_divergence"]
     )
-    """Names of `shift/compare_sets.py`: what the dialogues of the simulator and of people are compared by, before and
-    after calibration."""
+    """Modules of `shift/estimators/`, or import paths of others: what the dialogues of the simulator and of people are
+    compared by, before and after calibration."""
     draws: Positive = 4
     """Replies of the simulator to each held-out history, before and after calibration: the share that ends the
     dialogue is its probability of ending it. 1: the decision to end is not measured."""

@@ -14,10 +14,10 @@ from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.run.base_models import BaseModels
 from calibrated_rl.run.cluster import Cluster
 from calibrated_rl.run.inputs import RunInputs
-from calibrated_rl.shift.estimators.classifier import TwoSampleTest
-from calibrated_rl.shift.estimators.ending import EndingDecision, calibration_curve
-from calibrated_rl.shift.estimators.likelihood import human_turn_likelihood
+from calibrated_rl.shift.probabilities.ending import EndingDecision, calibration_curve
+from calibrated_rl.shift.probabilities.likelihood import human_turn_likelihood
 from calibrated_rl.shift.profile import behaviour_profile
+from calibrated_rl.shift.two_sample.classifier import TwoSampleTest
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 
 SETTINGS = (("held_out", "same", None), ("held_out_greedy", "same", 0.0), ("held_out_shifted", "shifted", None))

@@ -26,8 +26,8 @@ from calibrated_rl.run.inputs import read_inputs
 from calibrated_rl.run.saved_run import check_engines_fit, config_file
 from calibrated_rl.runtime.progress import Progress
 from calibrated_rl.shift.base import Estimate, MatchedReplies
-from calibrated_rl.shift.estimators.ending import EndingDecision
-from calibrated_rl.shift.estimators.likelihood import human_turn_likelihood
+from calibrated_rl.shift.probabilities.ending import EndingDecision
+from calibrated_rl.shift.probabilities.likelihood import human_turn_likelihood
 from calibrated_rl.shift.sources import SourceDialogues, some, with_acts
 
 KEY = "live"

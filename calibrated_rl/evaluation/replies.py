@@ -10,9 +10,9 @@ from calibrated_rl.data.dialogue import Dialogue, Side, TokenSequence, Turn
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.rollout.collector import Collector, run_to_end
 from calibrated_rl.shift.base import MatchedReplies
-from calibrated_rl.shift.estimators.ending import Endings
-from calibrated_rl.shift.estimators.exact import reply_log_prob
 from calibrated_rl.shift.in_run import ExactReplies
+from calibrated_rl.shift.probabilities.ending import Endings
+from calibrated_rl.shift.probabilities.exact import reply_log_prob
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 
 

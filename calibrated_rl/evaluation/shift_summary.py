@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from calibrated_rl.shift.estimators.transfer import OutcomeTransfer, PolicyOutcomes
 from calibrated_rl.shift.in_run import FIGURES
+from calibrated_rl.shift.transfer import OutcomeTransfer, PolicyOutcomes
 from calibrated_rl.statistics.intervals import mean_over_seeds, t_quantile
 
 TRANSFER = ("success_ece", "rank_spearman", "rank_kendall", "exploitation")

@@ -13,7 +13,6 @@ from calibrated_rl.logs.base import summed_up
 from calibrated_rl.logs.checked import build_reader
 from calibrated_rl.run.log_checks import check_judging, check_logs
 from calibrated_rl.runtime.progress import Progress
-from calibrated_rl.shift.compare_sets import check_names
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 from calibrated_rl.tasks.checked import build_human, build_task
 
@@ -65,7 +64,6 @@ def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training
     calibration = build_method(
         config.calibration.method, config.calibration.method_config, "calibration.method_config"
     )
-    check_names(config.shift.estimators)
     reader = build_reader(str(config.logs["reader"]), log_settings(config), "logs", task)
     logs = {split: reader.read(split) for split in Split}
     if config.human or config.proxy.model:

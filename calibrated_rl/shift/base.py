@@ -15,6 +15,8 @@ from calibrated_rl.data.dialogue import Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.statistics.intervals import Interval, ratio_interval
 
+Far = Literal["above", "below", "either"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class MatchedReplies:
@@ -66,7 +68,7 @@ class Estimate:
     null_low: float | None = None
     null_high: float | None = None
     """Where the figure lies when nothing but chance separates the two sides; None if that was not measured."""
-    far: Literal["above", "below", "either"] = "either"
+    far: Far = "either"
     """On which side of the null band the two sides are further apart than chance takes them."""
     notes: tuple[str, ...] = field(default=())
 

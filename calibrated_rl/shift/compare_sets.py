@@ -1,17 +1,16 @@
-"""All estimators that two sets of dialogues can be given, by a short name each, and the sets measured with them."""
+"""Two sets of dialogues, measured with estimators by their names (``checked.py``)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from calibrated_rl.components.component import build
+from calibrated_rl.components.user_code import UserCodeError, described
 from calibrated_rl.data.dialogue import Dialogue
 from calibrated_rl.errors import UserError
-from calibrated_rl.settings.fields import nearest
 from calibrated_rl.shift.base import Estimate, MatchedReplies
+from calibrated_rl.shift.checked import KIND, build_estimator, check_names, measured
 from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.shift.reading import reading
-from calibrated_rl.shift.registry import ENCODED, ESTIMATORS
 from calibrated_rl.shift.sources import matched_replies
 from calibrated_rl.shift.two_sample.replies import ReplyTest
 from calibrated_rl.shift.two_sample.sentence_encoder import DEFAULT
@@ -28,25 +27,6 @@ class Comparison:
     """Histories that both sides replied to."""
 
 
-def settings_of(name: str, seed: int, encoder: str, null_halvings: int | None) -> dict[str, Any]:
-    """The settings of an estimator that a comparison decides."""
-    settings: dict[str, Any] = {"seed": seed}
-    if null_halvings is not None:
-        settings["null_halvings"] = null_halvings
-    return settings | ({"encoder": encoder} if name in ENCODED else {})
-
-
-def check_names(names: Sequence[str]) -> None:
-    """
-    Raises:
-        UserError: one of ``names`` is no estimator.
-    """
-    if unknown := [name for name in names if name not in ESTIMATORS]:
-        raise UserError(
-            f"there is no estimator '{unknown[0]}'; there are {', '.join(ESTIMATORS)}{nearest(unknown[0], ESTIMATORS)}"
-        )
-
-
 def compare_sets(
     sets: DialogueSets,
     names: Sequence[str],
@@ -61,13 +41,14 @@ def compare_sets(
     enough, the reply tests are taken on these too.
 
     Args:
-        encoder: package, folder or ``hashing``; see ``encoder.py``.
+        encoder: package, folder or ``hashing``; see ``sentence_encoder.py``.
         null_halvings: for the null bands; None leaves each estimator its own number.
         replies: of both sides to the same histories; None looks for such histories in ``sets``.
         on_start: told each estimator before its turn comes.
 
     Raises:
         UserError: a set is empty, there is no such estimator, or none of them can measure these sets.
+        UserCodeError: an estimator of somebody's own failed, or returned what cannot be used.
     """
     sets.require_both("comparison")
     check_names(names)
@@ -76,15 +57,22 @@ def compare_sets(
     found = Comparison(matched=len(matched))
     for name in dict.fromkeys(names):
         on_start(name)
-        estimator = build(ESTIMATORS[name], settings_of(name, seed, encoder, null_halvings))
+        estimator = build_estimator(name, seed, encoder, null_halvings)
         data: dict[str, DialogueSets | MatchedReplies] = {name: sets}
         if isinstance(estimator, ReplyTest) and enough >= 2 * estimator.settings.folds:
             data[f"{name}, matched"] = matched
         for label, given in data.items():
             try:
-                found.figures.update(estimator.measure(given))
+                figures = measured(estimator, given)
+            except UserCodeError:
+                raise
             except UserError as error:
                 found.refused[label] = str(error)
+                continue
+            if twice := found.figures.keys() & figures.keys():
+                told = described(type(estimator), KIND, "measure")
+                raise UserCodeError(f"{told}: '{min(twice)}' is a figure of another estimator: call it otherwise")
+            found.figures.update(figures)
     if not found.figures:
         raise UserError("; ".join(found.refused.values()) or "no estimator was named")
     return found
@@ -97,6 +85,8 @@ def population_figures(human: list[Dialogue], simulator: list[Dialogue], names: 
         return {"figures": {}, "refused": {}}
     try:
         found = compare_sets(sets, names, encoder=DEFAULT)
+    except UserCodeError:
+        raise
     except UserError as error:
         return {"figures": {}, "refused": {", ".join(names): str(error)}}
     figures = {name: {**figure.as_dict(), "reading": reading(figure)} for name, figure in found.figures.items()}

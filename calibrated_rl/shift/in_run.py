@@ -3,10 +3,11 @@
 Already decided when ``figures_of`` is called: whose replies on which histories (``Collected``). It needs neither
 engines nor Ray, so that it can run beside training.
 
-- ``policy``: policy-induced shift by policy turn on logged histories (``policy_shift.py``), from turns of the current
-  policy, against the policy that training started from: a clone of the logged one, which stands for it.
-- ``simulator``: simulator-induced shift by user turn. Where the people are a program it is exact (``exact.py``), and
-  ``simulator_estimated`` is what the classifier on words finds on the same replies; else the classifier's is all.
+- ``policy``: policy-induced shift by policy turn on logged histories (``probabilities/policy_shift.py``), from turns of
+  the current policy, against the policy that training started from: a clone of the logged one, which stands for it.
+- ``simulator``: simulator-induced shift by user turn. Where the people are a program it is exact
+  (``probabilities/exact.py``), and ``simulator_estimated`` is what the classifier on words finds on the same replies;
+  else the classifier's is all.
 - ``history_shift``: the accumulated distance of whole histories; never part of a bound.
 - ``bound`` (program) or ``shift_index`` (otherwise): with one terminal reward of range ``R``
   ``|J_real - J_train| <= R * sum_t delta_t``, with rewards of range ``r`` after each turn ``r * sum_t (H - t + 1)
@@ -27,12 +28,12 @@ from numpy.typing import NDArray
 
 from calibrated_rl.errors import UserError, first_line
 from calibrated_rl.shift.base import Estimate, MatchedReplies
-from calibrated_rl.shift.estimators.exact import exact_shift
-from calibrated_rl.shift.estimators.history_shift import HistoryShift
-from calibrated_rl.shift.estimators.policy_shift import PolicyLogProbs, PolicyShift
+from calibrated_rl.shift.estimators.history import HistoryShift
+from calibrated_rl.shift.estimators.words import WordsTest
 from calibrated_rl.shift.interface import DialogueSets
+from calibrated_rl.shift.probabilities.exact import exact_shift
+from calibrated_rl.shift.probabilities.policy_shift import PolicyLogProbs, PolicyShift
 from calibrated_rl.shift.stakes import Stakes
-from calibrated_rl.shift.two_sample.words import WordsTest
 from calibrated_rl.statistics.intervals import Scores, paired_difference, ratio_interval
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class ExactReplies:
     dialogue: Sequence[str]
 
     def shift(self) -> dict[str, Estimate]:
-        """``tv`` and ``kl`` of ``exact.py``; raises as ``exact_shift``."""
+        """``tv`` and ``kl`` of ``probabilities/exact.py``; raises as ``exact_shift``."""
         return exact_shift(self.human, self.simulator, turn=self.turn, dialogue=list(self.dialogue))
 
 

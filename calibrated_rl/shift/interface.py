@@ -5,12 +5,14 @@ replies of both sides to the *same* histories: only there a per-turn shift can b
 two sets of whole dialogues that nothing ties together: there the two populations can be compared, which mixes
 what the replies and what the histories before them differ in.
 
-An estimator is a component (``Class(Class.Config(...))``, named by import path) with one method, ``measure``.
+An estimator is a component (``Class(Class.Config(...))``) with one method, ``measure``; its name is that of its module
+in ``shift/estimators/``, or an import path. A comparison sets ``seed``, ``null_halvings`` and ``encoder`` where the
+``Config`` has them.
 
 Chance, in all estimators on ``DialogueSets``:
 
 - The unit of resampling is the *person*: all dialogues of one scenario are drawn together.
-- Intervals are percentile intervals of the bootstrap, widened for few units as in ``evaluation.statistics``, and
+- Intervals are percentile intervals of the bootstrap, widened for few units as in ``statistics.intervals``, and
   *centred*: the drawn values are shifted so that their mean is the estimate. Distances between samples are biased
   upwards, and their bootstrap adds the same bias once more; centring takes that second bias out again.
 - The null band is what the same procedure gives between two halves of the human dialogues: from the lowest lower

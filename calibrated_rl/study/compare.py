@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from calibrated_rl.components.component import located
 from calibrated_rl.config.arms import Arm, builtin_arms, find_arm, table_order
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.data.dialogue import Dialogue, Split
@@ -150,7 +151,8 @@ def compare_populations(
     ``shift.estimators``, which are estimated beside the run."""
     dialogues = simulator_dialogues(inputs, cluster)
     sets = [[with_acts(dialogue, inputs.task) for dialogue in own] for own in (people, dialogues)]
-    figures = cluster.background.run(population_figures, *sets, list(inputs.config.shift.estimators))
+    names = [located(name) for name in inputs.config.shift.estimators]
+    figures = cluster.background.run(population_figures, *sets, names)
     return profile_of(inputs.task, dialogues), figures
 
 

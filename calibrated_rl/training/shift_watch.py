@@ -28,9 +28,9 @@ from calibrated_rl.run.base_models import BaseModels
 from calibrated_rl.run.cluster import Cluster
 from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.run.start_policy import StartPolicy
-from calibrated_rl.shift.estimators.policy_shift import PolicyLogProbs
 from calibrated_rl.shift.in_run import Collected, figures_of
 from calibrated_rl.shift.interface import DialogueSets
+from calibrated_rl.shift.probabilities.policy_shift import PolicyLogProbs
 from calibrated_rl.shift.stakes import stakes_of
 from calibrated_rl.tasks.base import ScriptedHuman
 

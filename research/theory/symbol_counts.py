@@ -28,8 +28,8 @@ from scipy.special import psi
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.shift.base import Estimate, TurnEstimate
-from calibrated_rl.shift.estimators.classifier import wilson_interval
 from calibrated_rl.shift.interface import Resampled, bootstrap
+from calibrated_rl.shift.two_sample.classifier import wilson_interval
 from calibrated_rl.statistics.absolute import debiased_absolute
 from research.theory.symbolic import Dialogues, Floats, World
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from calibrated_rl.data.dialogue import Side, Source, Turn
 from calibrated_rl.shift.base import Estimate, MatchedReplies
-from calibrated_rl.shift.estimators.classifier import TwoSampleTest
-from calibrated_rl.shift.estimators.exact import exact_shift
-from calibrated_rl.shift.estimators.policy_shift import PolicyLogProbs, PolicyShift
+from calibrated_rl.shift.probabilities.exact import exact_shift
+from calibrated_rl.shift.probabilities.policy_shift import PolicyLogProbs, PolicyShift
+from calibrated_rl.shift.two_sample.classifier import TwoSampleTest
 from research.theory.symbol_counts import Pairs, from_counts, table_classifier
 from research.theory.symbolic import Dialogues, Floats, policy_shift, sample, simulator_shift
 from research.theory.symbolic_worlds import Construction, random_construction

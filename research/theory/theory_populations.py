@@ -24,10 +24,10 @@ import numpy as np
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split, Turn
 from calibrated_rl.shift.base import Estimate, ratio_estimate
 from calibrated_rl.shift.estimators.act_divergence import ActDivergence, jensen_shannon
-from calibrated_rl.shift.estimators.ending import EndingDecision, Endings
-from calibrated_rl.shift.estimators.history_shift import HistoryShift
+from calibrated_rl.shift.estimators.history import HistoryShift
 from calibrated_rl.shift.estimators.lengths import Lengths, wasserstein
 from calibrated_rl.shift.interface import DialogueSets
+from calibrated_rl.shift.probabilities.ending import EndingDecision, Endings
 from calibrated_rl.statistics.intervals import paired_difference
 from research.theory.symbolic import Dialogues, Floats, World, sample, value
 from research.theory.symbolic_worlds import Construction, random_construction

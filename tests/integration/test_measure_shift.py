@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from calibrated_rl.components.short_names import short_names
 from calibrated_rl.data.dialogue import Dialogue
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.live_simulator import LiveSimulator
 from calibrated_rl.replay.store import ReplayStore
-from calibrated_rl.shift.compare_sets import ESTIMATORS, compare_sets, settings_of
+from calibrated_rl.shift.checked import ESTIMATORS, settings_of
+from calibrated_rl.shift.compare_sets import compare_sets
 from calibrated_rl.shift.estimators.coverage import Coverage
 from calibrated_rl.shift.estimators.likeness import Likeness
 from calibrated_rl.shift.interface import DialogueSets
@@ -70,7 +72,7 @@ def test_empty_sets_are_refused_by_side() -> None:
 def test_one_dialogue_gives_figures_without_limits_or_says_what_is_missing() -> None:
     people, one = population(terse, 12, 0), population(terse, 1, 1, "q")
     sets = DialogueSets(human=people, simulator=one)
-    found = compare_sets(sets, tuple(ESTIMATORS), encoder="hashing", null_halvings=0)
+    found = compare_sets(sets, short_names(ESTIMATORS), encoder="hashing", null_halvings=0)
     assert {"words", "figures", "acts", "tokens", "encoder", "history", "likeness"} == set(found.refused)
     assert "on each side, not 1" in found.refused["words"] and "at least 8 dialogues" in found.refused["likeness"]
     assert all(figure.as_dict()["low"] is None for figure in found.figures.values())

@@ -15,16 +15,16 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.shift.base import Estimate, MatchedReplies
 from calibrated_rl.shift.estimators.act_divergence import jackknife_bias, jensen_shannon
 from calibrated_rl.shift.estimators.coverage import Coverage, nearest
-from calibrated_rl.shift.estimators.ending import EndingDecision, Endings, calibration_curve, calibration_error
 from calibrated_rl.shift.estimators.lengths import Lengths, errors, wasserstein
 from calibrated_rl.shift.estimators.likeness import kolmogorov_smirnov
 from calibrated_rl.shift.estimators.mauve import frontier_area
-from calibrated_rl.shift.estimators.policy_shift import PolicyLogProbs, PolicyShift, mirrored
-from calibrated_rl.shift.estimators.transfer import OutcomeTransfer, PolicyOutcomes, kendall, spearman
 from calibrated_rl.shift.interface import DialogueSets, bootstrap, halve
+from calibrated_rl.shift.probabilities.ending import EndingDecision, Endings, calibration_curve, calibration_error
+from calibrated_rl.shift.probabilities.policy_shift import PolicyLogProbs, PolicyShift, mirrored
 from calibrated_rl.shift.reading import reading
 from calibrated_rl.shift.shares import shares
 from calibrated_rl.shift.traits import TRAITS, goal_terms, traits_of
+from calibrated_rl.shift.transfer import OutcomeTransfer, PolicyOutcomes, kendall, spearman
 from calibrated_rl.shift.two_sample.test import balanced
 from tests.support.made_up_logs import dialogue, policy, population, terse, user
 
@@ -273,7 +273,7 @@ def test_outcome_transfer_by_hand() -> None:
 
 def test_the_noise_of_scenarios_counts_once_in_an_interval_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Policies with the same mean rewards, from even scores and from uneven ones: that is in the means already."""
-    monkeypatch.setattr("calibrated_rl.shift.estimators.transfer.RESAMPLES", 200)
+    monkeypatch.setattr("calibrated_rl.shift.transfer.RESAMPLES", 200)
     rng = np.random.default_rng(3)
     means = rng.normal(size=(2, 8))
     noise = rng.normal(0, 5, size=(2, 8, 20))

@@ -14,11 +14,11 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.replies import exact_replies
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.bounds import per_turn_reward_bound, terminal_reward_bound
-from calibrated_rl.shift.estimators.classifier import TwoSampleTest, wilson_interval
-from calibrated_rl.shift.estimators.exact import exact_shift, reply_log_prob
-from calibrated_rl.shift.estimators.likelihood import human_turn_likelihood
+from calibrated_rl.shift.probabilities.exact import exact_shift, reply_log_prob
+from calibrated_rl.shift.probabilities.likelihood import human_turn_likelihood
 from calibrated_rl.shift.profile import behaviour_profile
 from calibrated_rl.shift.sources import _task_of
+from calibrated_rl.shift.two_sample.classifier import TwoSampleTest, wilson_interval
 from calibrated_rl.statistics.intervals import Interval
 
 Reply = Callable[[np.random.Generator, str, int], str]

@@ -14,9 +14,9 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.shift_summary import latest, records_of, transfer_of
 from calibrated_rl.report.html import write_report
 from calibrated_rl.shift.base import MatchedReplies
-from calibrated_rl.shift.estimators.policy_shift import PolicyLogProbs
 from calibrated_rl.shift.in_run import Collected, ExactReplies, bound_of, figures_of
 from calibrated_rl.shift.interface import DialogueSets
+from calibrated_rl.shift.probabilities.policy_shift import PolicyLogProbs
 from calibrated_rl.shift.stakes import Stakes, stakes_of
 from tests.support.made_up_logs import paired, population, terse, wordy
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from calibrated_rl.data.dialogue import Dialogue
+from calibrated_rl.shift.estimators.encoder import EncoderTest
 from calibrated_rl.shift.estimators.mauve import Mauve
+from calibrated_rl.shift.estimators.tokens import TokenTest
 from calibrated_rl.shift.interface import DialogueSets
-from calibrated_rl.shift.two_sample.encoder import EncoderTest
-from calibrated_rl.shift.two_sample.tokens import TokenTest
 from research.theory.symbolic import Dialogues, sample, simulator_shift
 from research.theory.symbolic_worlds import random_construction
 from research.theory.theory_coverage import as_words

@@ -7,17 +7,17 @@ import pytest
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.shift.base import MatchedReplies
-from calibrated_rl.shift.estimators.history_shift import HistoryShift
+from calibrated_rl.shift.estimators.acts import ActsTest
+from calibrated_rl.shift.estimators.encoder import EncoderTest
+from calibrated_rl.shift.estimators.figures import FiguresTest
+from calibrated_rl.shift.estimators.history import HistoryShift
+from calibrated_rl.shift.estimators.tokens import TokenTest, token_ids
+from calibrated_rl.shift.estimators.words import WordsTest
 from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.shift.reading import reading
-from calibrated_rl.shift.two_sample.acts import ActsTest
-from calibrated_rl.shift.two_sample.encoder import EncoderTest
-from calibrated_rl.shift.two_sample.figures import FiguresTest
 from calibrated_rl.shift.two_sample.replies import ReplyTest
 from calibrated_rl.shift.two_sample.sentence_encoder import Encoder, model_folder
 from calibrated_rl.shift.two_sample.test import null_bands
-from calibrated_rl.shift.two_sample.tokens import TokenTest, token_ids
-from calibrated_rl.shift.two_sample.words import WordsTest
 from tests.support.made_up_logs import WORDS, act_of, dialogue, paired, policy, population, terse, user, wordy
 
 

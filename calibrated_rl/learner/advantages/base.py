@@ -11,8 +11,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-PACKAGE = "calibrated_rl.learner.advantages"
-"""Where the short names of advantages are looked up."""
 Floats = NDArray[np.float64]
 
 

@@ -12,7 +12,8 @@ from calibrated_rl.components.plain_data import NotPlain, kind_of
 from calibrated_rl.components.short_names import full_path
 from calibrated_rl.components.user_code import call, described
 from calibrated_rl.errors import UserError
-from calibrated_rl.learner.advantages.base import PACKAGE, Advantage, has_signal
+from calibrated_rl.learner import advantages
+from calibrated_rl.learner.advantages.base import Advantage, has_signal
 
 KIND = "advantage"
 
@@ -23,7 +24,7 @@ def advantage_path(name: str) -> str:
     Raises:
         UserError: there is no such name.
     """
-    return full_path(PACKAGE, name, KIND)
+    return full_path(advantages.__name__, name, KIND)
 
 
 def build_advantage(name: str, settings: Mapping[str, Any]) -> Advantage:
@@ -71,7 +72,7 @@ def _checked(found: Any, count: int) -> NDArray[np.float32]:
     if values.dtype.kind not in "iuf":
         raise NotPlain("it", f"is an array of {values.dtype}: it must be one of numbers")
     with np.errstate(over="ignore"):
-        advantages = values.astype(np.float32)
-    if len(wrong := np.flatnonzero(~np.isfinite(advantages))):
+        credit = values.astype(np.float32)
+    if len(wrong := np.flatnonzero(~np.isfinite(credit))):
         raise NotPlain(f"[{wrong[0]}]", f"is {values[wrong[0]]}: it must be a finite number")
-    return advantages
+    return credit

@@ -8,7 +8,7 @@ from calibrated_rl.components import component
 from calibrated_rl.components.plain_data import kind_of
 from calibrated_rl.components.short_names import short_names_of
 from calibrated_rl.errors import UserError
-from calibrated_rl.learner.advantages.base import PACKAGE as ADVANTAGES
+from calibrated_rl.learner import advantages
 from calibrated_rl.learner.advantages.checked import advantage_path
 from calibrated_rl.learner.losses.base import Loss
 
@@ -57,7 +57,7 @@ def check_policy_loss(loss: Loss, settings: Mapping[str, Any], *, advantage: str
         )
     if loss.unit != 1:
         raise UserError(f"{name} takes samples in units of {loss.unit}, and rollouts come one by one")
-    kinds = short_names_of(ADVANTAGES, component.import_path(advantage_path(advantage)))
+    kinds = short_names_of(advantages.__name__, component.import_path(advantage_path(advantage)))
     # One of somebody's own, which derives from none of ours, is what its author says.
     if loss.advantages and kinds and not set(kinds) & set(loss.advantages):
         raise UserError(

@@ -1,1 +1,2 @@
-"""Estimators of the shifts and of how human a simulator is: one file each."""
+"""Estimators that compare two sets of dialogues, one file each, known by the name of the file; ``interface.py`` has the
+contract."""

@@ -49,7 +49,7 @@ class Mauve(DialogueEstimator):
     @dataclass(frozen=True)
     class Config:
         encoder: Name = DEFAULT
-        """Package, folder or ``hashing``; see ``encoder.py``."""
+        """Package, folder or ``hashing``; see ``sentence_encoder.py``."""
         clusters: NotNegative = 0
         """Clusters of k-means; 0: a tenth of the smaller side's turns, as in the paper, at most 100."""
         scaling: Annotated[float, Range(above=0)] = 5.0

@@ -1,1 +1,1 @@
-"""Classifier two-sample tests between people and a simulator: one file a family."""
+"""What the classifier two-sample tests between people and a simulator share: features, cross-fitting, null bands."""

@@ -1,7 +1,7 @@
-"""The classifier two-sample test as an estimator, with any family; ``two_sample.py`` has the formula and its source.
+"""The classifier two-sample test as an estimator, with any family; ``test.py`` has the formula and its source.
 
-A family is a subclass, one file each, that says what is seen of a reply (``see``) and which models are tried
-(``families``).
+A family is a subclass, one file of ``shift/estimators/`` each, that says what is seen of a reply (``see``) and which
+models are tried (``families``).
 
 On ``MatchedReplies`` the figures are the simulator-induced shift, and ``NAME_tv.low`` is a lower bound of the total
 variation on the histories measured. On ``DialogueSets`` there is no common history: replies are judged *alone*, with

@@ -5,7 +5,7 @@ nobody chooses, is left out. It has *accumulated*: with user turns counted from 
 
     sum_{i < t} eps_i + sum_{i <= t} delta_i
 
-so it must never be weighted by ``H - t + 1``, and it bounds no single turn. It is the test of ``two_sample.py`` on
+so it must never be weighted by ``H - t + 1``, and it bounds no single turn. It is the test of ``two_sample/test.py`` on
 words, every word marked with who said it, with equally many histories of either kind at each turn; hence
 ``max(0, 2a - 1)``. One can be large without the other: a policy may meet quite other histories although each single
 turn of it is nearly the logged one.
@@ -19,10 +19,10 @@ import numpy as np
 from calibrated_rl.data.dialogue import Side, Turn
 from calibrated_rl.settings.fields import Positive, check_settings
 from calibrated_rl.shift.base import Estimate
+from calibrated_rl.shift.estimators.words import WordsTest
 from calibrated_rl.shift.interface import DialogueSets, Estimator
 from calibrated_rl.shift.two_sample.labelled import LabelledReplies
 from calibrated_rl.shift.two_sample.replies import FamilyConfig
-from calibrated_rl.shift.two_sample.words import WordsTest
 
 
 class HistoryShift(Estimator[DialogueSets]):

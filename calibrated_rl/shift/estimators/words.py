@@ -1,13 +1,13 @@
 """Classifier two-sample test, family of words: hashed words with logistic regressions, or figures with a forest.
 
-The same models on the same features as ``classifier.py``, as an estimator.
+The same models on the same features as ``two_sample/classifier.py``, as an estimator.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from calibrated_rl.shift.estimators.classifier import FAMILIES, see_words
+from calibrated_rl.shift.two_sample.classifier import FAMILIES, see_words
 from calibrated_rl.shift.two_sample.labelled import LabelledReplies
 from calibrated_rl.shift.two_sample.replies import FamilyConfig, ReplyTest
 from calibrated_rl.shift.two_sample.test import Fit, Floats

@@ -20,8 +20,8 @@ from calibrated_rl.data.dialogue import Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.settings.fields import Seed
 from calibrated_rl.shift.base import Estimate, MatchedReplies
-from calibrated_rl.shift.estimators.exact import exact_shift
 from calibrated_rl.shift.interface import Estimator
+from calibrated_rl.shift.probabilities.exact import exact_shift
 
 
 @dataclass(frozen=True, kw_only=True)

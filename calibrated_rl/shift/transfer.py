@@ -29,8 +29,8 @@ from scipy.stats import kendalltau, rankdata
 from calibrated_rl.errors import UserError
 from calibrated_rl.settings.fields import Positive, Seed
 from calibrated_rl.shift.base import Estimate
-from calibrated_rl.shift.estimators.ending import calibration_error
 from calibrated_rl.shift.interface import RESAMPLES, Estimator, Floats
+from calibrated_rl.shift.probabilities.ending import calibration_error
 from calibrated_rl.statistics.intervals import LEVEL, Scores, ratio_interval
 
 LEAST_POLICIES = 5

@@ -1,13 +1,13 @@
 """Classifier two-sample test on dialogue acts: what is said, blind to how it is said or spelt.
 
-The same models on the same features as ``classifier.py`` with ``inputs: acts``, as an estimator.
+The same models on the same features as ``two_sample/classifier.py`` with ``inputs: acts``, as an estimator.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from calibrated_rl.shift.estimators.classifier import FAMILIES, see_acts
+from calibrated_rl.shift.two_sample.classifier import FAMILIES, see_acts
 from calibrated_rl.shift.two_sample.labelled import LabelledReplies
 from calibrated_rl.shift.two_sample.replies import FamilyConfig, ReplyTest
 from calibrated_rl.shift.two_sample.test import Fit, Floats

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrated_rl.shift.estimators.classifier import fit_forest
+from calibrated_rl.shift.two_sample.classifier import fit_forest
 from calibrated_rl.shift.two_sample.features import word_figures
 from calibrated_rl.shift.two_sample.labelled import LabelledReplies
 from calibrated_rl.shift.two_sample.replies import FamilyConfig, ReplyTest

@@ -36,7 +36,7 @@ class EncoderTest(ReplyTest):
     @dataclass(frozen=True, kw_only=True)
     class Config(FamilyConfig):
         encoder: Name = DEFAULT
-        """Package, folder or ``hashing``; see ``encoder.py``."""
+        """Package, folder or ``hashing``; see ``sentence_encoder.py``."""
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()

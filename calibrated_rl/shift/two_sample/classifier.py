@@ -1,7 +1,7 @@
 """Classifier two-sample test on words or dialogue acts: can a reply be told to be the simulator's or the human's?
 
 Both replies are drawn on the same histories (``MatchedReplies``), one is scored at a time, with its history. The
-formula, its source, cross-fitting, intervals and null band are in ``two_sample.py``.
+formula, its source, cross-fitting, intervals and null band are in ``test.py``.
 
 The families to choose from are logistic regressions on hashed words and a forest on interpretable figures.
 """
