@@ -5,11 +5,14 @@
     python jobs/measure_shift.py runs/dev@logs/held_out runs/dev:calibrated      people and a simulator
     python jobs/measure_shift.py runs/dev:uncalibrated runs/dev:calibrated       two simulators
 
+    python jobs/measure_shift.py mine.csv runs/dev@calibrated --reader mine.py:MyLogs --reader-config held_out=0.5
+
 A set is a file of JSON Lines (calibrated_rl/logs/jsonl.py), the CaSiNo folder, or a run folder, with @ARM for the
-dialogues of one arm: runs/dev@calibrated. These need no engine. RUN:MODEL is a simulator of a run, which is started:
-it replies to the people's histories (two simulators: to those of the run's held-out logs) and talks with the policy
-that the run started from. The first set is the reference: null bands are drawn from it. What each figure means, and
-which may be called a bound, is in docs/shift.md. Exit code 2: a set cannot be used.
+dialogues of one arm: runs/dev@calibrated. Other logs are read by a reader of yours. These need no engine. RUN:MODEL is
+a simulator of a run, which is started: it replies to the people's histories (two simulators: to those of the run's
+held-out logs) and talks with the policy that the run started from. The first set is the reference: null bands are drawn
+from it. What each figure means, and which may be called a bound, is in docs/shift.md. Exit code 2: a set cannot be
+used.
 """
 
 import argparse
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from calibrated_rl.runtime.progress import Progress
     from calibrated_rl.shift.base import Estimate
     from calibrated_rl.shift.compare_sets import Comparison
-    from calibrated_rl.shift.sources import SourceDialogues
+    from calibrated_rl.shift.sources import LogFiles, SourceDialogues
 
 
 DRAWS = 4
@@ -61,6 +64,18 @@ def parser_of() -> argparse.ArgumentParser:
         help="replies of a live simulator to each history (default: 4)"
     )
     parser.add_argument(
+        "--reader", metavar="PATH",
+        help="import path of the log reader of sets that are of no run: package.module:Class or file.py:Class; the "
+        "set is its setting 'path', and SET@held_out one of its splits",
+    )  # fmt: skip
+    parser.add_argument(
+        "--reader-config", action="append", default=[], metavar="KEY=VALUE", help="another setting of the reader"
+    )
+    parser.add_argument("--task", metavar="PATH", help="import path of the task that the reader's logs are of")
+    parser.add_argument(
+        "--task-config", action="append", default=[], metavar="KEY=VALUE", help="a setting of that task"
+    )
+    parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="a setting of the runs of live simulators that is to be another one, e.g. simulator.engine.threads=2",
     )  # fmt: skip
@@ -68,6 +83,35 @@ def parser_of() -> argparse.ArgumentParser:
         "--out", type=command.result_file(), metavar="FILE", help="write all figures, by turn too, as JSON"
     )
     return parser
+
+
+def log_files(arguments: argparse.Namespace) -> "LogFiles | None":
+    """What ``--reader`` and its settings say; None where it is not given.
+
+    Raises:
+        UserError: something of it would not be used.
+    """
+    from calibrated_rl.config.run_config import settings_of_pairs
+    from calibrated_rl.errors import UserError
+    from calibrated_rl.evaluation.live_simulator import live
+    from calibrated_rl.shift.sources import LogFiles, is_of_run
+
+    told = vars(arguments)
+    for option, of in (("reader_config", "reader"), ("task", "reader"), ("task_config", "task")):
+        if told[option] and not told[of]:
+            raise UserError(f"--{option.replace('_', '-')} is for --{of}, which is not given")
+    if not arguments.reader:
+        return None
+    sets = [name for name in (arguments.people, arguments.others) if name]
+    if all(live(name) is not None or is_of_run(name) for name in sets):
+        raise UserError("--reader is for sets that are of no run, and there is none")
+    settings = settings_of_pairs(arguments.reader_config, "--reader-config").values
+    if "path" in settings:
+        raise UserError("--reader-config: 'path' is the set itself, PEOPLE or OTHERS")
+    return LogFiles(
+        reader=arguments.reader, reader_config=settings, task=arguments.task or "",
+        task_config=settings_of_pairs(arguments.task_config, "--task-config").values,
+    )  # fmt: skip
 
 
 def read(arguments: argparse.Namespace, progress: "Progress") -> "Asked | tuple[SourceDialogues, SourceDialogues]":
@@ -88,14 +132,18 @@ def read(arguments: argparse.Namespace, progress: "Progress") -> "Asked | tuple[
         raise UserError(f"{unread} is for a live simulator, and neither set is one: RUN:MODEL")
     if first is not None and second is None:
         raise UserError("a live simulator is compared with another one, or stands second: LOGS RUN:MODEL")
-    people = LiveSimulator(*first, progress, arguments.set) if first is not None else read_source(arguments.people)
+    files = log_files(arguments)
+    if first is not None:
+        people: LiveSimulator | SourceDialogues = LiveSimulator(*first, progress, arguments.set)
+    else:
+        people = read_source(arguments.people, files)
     if second is not None:
         others = LiveSimulator(*second, progress, arguments.set)
         command.start_ray()
         return ask(people, others, draws=arguments.draws or DRAWS, limit=arguments.limit, seed=arguments.seed)
     assert isinstance(people, SourceDialogues)
     if arguments.others is not None:
-        sets = people, read_source(arguments.others)
+        sets = people, read_source(arguments.others, files)
     else:
         halves = halve(people.dialogues, len(people.dialogues), np.random.default_rng((arguments.seed, 7)))
         one, other = (

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from calibrated_rl.components.plain_data import NotPlain
-from calibrated_rl.components.user_code import call, described
-from calibrated_rl.errors import UserError
+from calibrated_rl.components.user_code import UserCodeError, call, described
 
 
 class CheckedPart:
@@ -78,7 +77,9 @@ class CheckedPart:
                 # A mapping of the user's may raise while it is looked at.
                 return call(owner, told, check, value, *arguments, **named)
             except NotPlain as problem:
-                raise UserError(f"{told()}: {problem}") from None
+                failed = UserCodeError(f"{told()}: {problem}")
+                failed.raised = str(failed)
+                raise failed from None
 
         checked.__name__ = name
         return checked

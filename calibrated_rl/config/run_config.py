@@ -302,7 +302,7 @@ def load_config(file: str | Path, overrides: Sequence[str] = (), *, saved: bool 
         own_run, change = _as_run(config.name, name, variant)
         change = [text for text in change if text.partition("=")[2] != HIDDEN]
         at = f"{places(sources)(key[:2])}: {dotted(key[:2])}"
-        _merged([*sources, _settings(own_run, at), _settings(change, f"{place}: {dotted(key)}")], saved)
+        _merged([*sources, settings_of_pairs(own_run, at), settings_of_pairs(change, f"{place}: {dotted(key)}")], saved)
     return config
 
 
@@ -317,7 +317,7 @@ def _sources(file: str | Path, overrides: Sequence[str]) -> list[Source]:
     for each, source in zip(files, sources, strict=True):
         refuse_readable_secrets(source.values, source.name, each)
     if pairs:
-        sources.append(_settings(pairs, "command line"))
+        sources.append(settings_of_pairs(pairs, "command line"))
         refuse_readable_secrets(sources[-1].values, "command line")
     return sources
 
@@ -346,10 +346,19 @@ def _merged(sources: Sequence[Source], saved: bool) -> RunConfig:
     return config  # type: ignore[no-any-return]
 
 
-def _settings(pairs: Sequence[str], where: str) -> Source:
-    """What ``key=value`` say; the last word counts where a key is given twice."""
+def settings_of_pairs(pairs: Sequence[str], where: str) -> Source:
+    """What ``key=value`` say, with the values in YAML; the last word counts where a key is given twice.
+
+    Args:
+        where: the place in messages, such as ``command line``.
+
+    Raises:
+        UserError: one is something else.
+    """
     values: Any = {}
     for text in pairs:
+        if "=" not in text:
+            raise UserError(f"{where}: '{printable(text)}' is not key=value")
         key, _, value = (part.strip() for part in text.partition("="))
         if not all(key.split(".")):
             raise UserError(f"{where}: '{printable(text)}' is not key=value: a part of the key is empty")

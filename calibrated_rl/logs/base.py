@@ -142,3 +142,18 @@ class LogReader(Protocol):
             UserError: the data is missing or holds no usable dialogue; the message says what it must hold.
         """
         ...
+
+
+@runtime_checkable
+class FileReader(LogReader, Protocol):
+    """A log reader that knows its own files, so that they are read without a run that names reader and task."""
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether ``path``, a file or a folder that is there, is of its kind."""
+        ...
+
+    @classmethod
+    def whole(cls, path: Path) -> LogReader:
+        """A reader of all dialogues of ``path`` as one split, ``calibration``."""
+        ...

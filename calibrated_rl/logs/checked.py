@@ -22,19 +22,32 @@ from calibrated_rl.tasks.checked import (
 )
 
 
-def build_reader(path: str, values: Mapping[str, Any] | None, where: str, task: Task) -> LogReader:
+class _NoTask:
+    """Stands for the task where none is named."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise UserError(f"the log reader asks its task for '{name}', and no task is named (--task)")
+
+
+def build_reader(path: str, values: Mapping[str, Any] | None, where: str, task: Task | None) -> LogReader:
     """The log reader at import path ``path``, behind its checks.
+
+    Args:
+        task: None where none is named; a reader that asks for it is refused then.
 
     Raises:
         UserError: it cannot be built, or is no log reader.
     """
     cls = import_path(path)
-    theirs = unchecked(task) if isinstance(cls, type) and not is_ours(cls) else task
+    theirs: Any = unchecked(task) if isinstance(cls, type) and not is_ours(cls) else task
+    theirs = _NoTask() if task is None else theirs
     return checked_reader(build(path, values, where, task=theirs), task)
 
 
-def checked_reader(reader: LogReader, task: Task) -> LogReader:
-    """``reader``, whose dialogues are of ``task``, behind its checks.
+def checked_reader(reader: LogReader, task: Task | None) -> LogReader:
+    """``reader``, whose dialogues are of ``task`` where one is known, behind its checks.
 
     Raises:
         UserError: it lacks a method, or its problems are no list of ``LogProblem``.
@@ -47,7 +60,7 @@ class CheckedReader(CheckedPart):
 
     _KIND = "log reader"
 
-    def __init__(self, part: Any, task: Task) -> None:
+    def __init__(self, part: Any, task: Task | None) -> None:
         refuse_missing(part, self._KIND, ("read",))
         super().__init__(part)
         self.__dict__["_seen"], self.__dict__["_task"] = {}, task
@@ -70,7 +83,7 @@ class CheckedReader(CheckedPart):
             raise NotPlain("it", f"is {kind_of(found)}: it must be a list of dialogues")
         if not found:
             raise NotPlain("it", "is empty: a reader must raise UserError and say what is wanted")
-        task: Task = self.__dict__["_task"]
+        task: Task | None = self.__dict__["_task"]
         bounds = task.reward_range() if isinstance(task, BoundedTask) else None
         dialogues = [_checked_log(each, f"dialogue {index}", split, bounds) for index, each in enumerate(found)]
         names = [dialogue.id for dialogue in dialogues]

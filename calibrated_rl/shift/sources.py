@@ -4,6 +4,7 @@ A source is
 
 - a file of JSON Lines (``logs/jsonl.py`` has the format);
 - CaSiNo as published: its folder, or a file named ``casino*.json``;
+- any other file or folder of logs, with a reader for it (``LogFiles``); one of its splits as ``FILE@held_out``;
 - a run folder, its ``replay`` folder or one folder in that, followed by ``@ARM`` where it holds several arms: the
   rollouts of that arm (``runs/dev@calibrated``, all its seeds together), its evaluation dialogues by their full name
   (``runs/dev@calibrated/held_out``), or the logs that the run was given (``runs/dev@logs``; those of one split:
@@ -13,18 +14,19 @@ Nothing is written; broken lines and segments are counted and left out.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from calibrated_rl.components.component import import_path
+from calibrated_rl.components.user_code import UserCodeError
 from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError, first_line
-from calibrated_rl.examples.casino.reader import CasinoLogs
-from calibrated_rl.examples.casino.records import FILE
-from calibrated_rl.examples.casino.task import Casino
+from calibrated_rl.logs.checked import build_reader
 from calibrated_rl.logs.jsonl import JsonlRecord, read_jsonl
 from calibrated_rl.replay.schema import from_table
 from calibrated_rl.replay.segments import RefusedSegment, list_segments, read_segment
@@ -34,6 +36,8 @@ from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.tasks.base import Task
 from calibrated_rl.tasks.checked import build_task
 
+FILE_READERS = ("calibrated_rl.examples.casino.reader:CasinoLogs",)
+"""Import paths of readers that know their own files (``logs.base.FileReader``)."""
 LOGS = "logs"
 """What a run's human logs are called where an arm would stand."""
 
@@ -49,21 +53,37 @@ class SourceDialogues:
     """Lines, records or segments that could not be used."""
 
 
-def read_source(name: str) -> SourceDialogues:
+@dataclass(frozen=True, kw_only=True)
+class LogFiles:
+    """How files of logs are read that are of no kind that is known here."""
+
+    reader: str
+    """Import path of a log reader. Its ``Config`` has a ``path``, which is the file."""
+    reader_config: Mapping[str, Any] = field(default_factory=dict)
+    """Its other settings."""
+    task: str = ""
+    """Import path of the task that the logs are of; empty: the reader needs none, and nobody tells dialogue acts."""
+    task_config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_source(name: str, log_files: LogFiles | None = None) -> SourceDialogues:
     """The dialogues of the source called ``name``.
+
+    Args:
+        log_files: how it is read unless it is of a run; None: by its kind.
 
     Raises:
         UserError: there is no such source, it is of no known kind, or it holds no usable dialogue.
     """
-    text, arm = name, ""
-    if "@" in name and not Path(name).expanduser().exists():
-        text, _, arm = name.rpartition("@")
-    path = Path(text).expanduser()
+    path, arm = _place(name)
     if not path.exists():
         raise UserError(f"there is no file or folder {path}")
-    casino = (path / FILE).is_file() if path.is_dir() else path.name.startswith("casino") and path.suffix == ".json"
-    if casino and not arm:
-        return _casino(name, path)
+    if log_files is not None and not is_of_run(name):
+        return _by_reader(name, path, arm, log_files)
+    for known in () if arm else map(import_path, FILE_READERS):
+        if known.recognises(path):
+            logs = known.whole(path)
+            return SourceDialogues(name=name, dialogues=logs.read(Split.CALIBRATION), left_out=len(logs.problems))
     folder = path / "replay" if (path / "replay").is_dir() else path
     if folder.is_dir():
         return _replay(name, folder, arm)
@@ -73,22 +93,56 @@ def read_source(name: str) -> SourceDialogues:
     return SourceDialogues(name=name, dialogues=[_dialogue(record) for record in records], left_out=len(problems))
 
 
-def _casino(name: str, path: Path) -> SourceDialogues:
-    whole = {"path": str(path), "held_out": 0, "monitor": 0, "tuning": 0}
-    task = Casino(Casino.Config(**whole))  # type: ignore[arg-type]
-    logs = CasinoLogs(CasinoLogs.Config(**whole), task=task)  # type: ignore[arg-type]
-    dialogues = logs.read(Split.CALIBRATION)
+def is_of_run(name: str) -> bool:
+    """Whether ``name`` is a run folder, its ``replay`` folder or a folder in that, with or without ``@ARM``."""
+    path, _ = _place(name)
+    return path.is_dir() and ((path / "replay").is_dir() or any(list_segments(store)[0] for store in _stores(path)))
+
+
+def _place(name: str) -> tuple[Path, str]:
+    """File or folder, and what stands behind the ``@``."""
+    if "@" not in name or Path(name).expanduser().exists():
+        return Path(name).expanduser(), ""
+    text, _, part = name.rpartition("@")
+    return Path(text).expanduser(), part
+
+
+def _by_reader(name: str, path: Path, only: str, how: LogFiles) -> SourceDialogues:
+    """``path`` as a log reader reads it: all splits that have dialogues, or ``only`` the one."""
+    if only and only not in list(Split):
+        raise UserError(f"{name}: there is no split '{only}'; there are {', '.join(Split)}")
+    config = getattr(import_path(how.reader), "Config", None)
+    if is_dataclass(config) and "path" not in (each.name for each in fields(config)):
+        raise UserError(f"--reader {how.reader}: its Config has no 'path', by which it would be told the file")
+    task = build_task(how.task, how.task_config, "--task-config") if how.task else None
+    logs = build_reader(how.reader, {**how.reader_config, "path": str(path)}, "--reader-config", task)
+    dialogues: list[Dialogue] = []
+    empty: list[UserError] = []
+    for split in [Split(only)] if only else Split:
+        try:
+            dialogues += logs.read(split)
+        except UserCodeError:
+            raise
+        except UserError as error:  # it may have none in this split
+            empty.append(error)
+    if not dialogues:
+        raise empty[0]
+    if task is not None:
+        dialogues = [d if "acts" in d.annotations else with_acts(d, task) for d in dialogues]
     return SourceDialogues(name=name, dialogues=dialogues, left_out=len(logs.problems))
 
 
+def _stores(folder: Path) -> list[Path]:
+    return [store for store in (folder, *sorted(folder.iterdir())) if store.is_dir()]
+
+
 def _replay(name: str, folder: Path, arm: str) -> SourceDialogues:
-    stores = [store for store in (folder, *sorted(folder.iterdir())) if store.is_dir()]
     dialogues: list[Dialogue] = []
     there: set[str] = set()
     left_out = 0
     split = arm.removeprefix(f"{LOGS}/") if arm.startswith(f"{LOGS}/") else ""
     arm = LOGS if split else arm
-    for store in stores:
+    for store in _stores(folder):
         for number in list_segments(store)[0]:
             try:
                 table = read_segment(store, number)

@@ -25,6 +25,8 @@ from calibrated_rl.shift.reading import reading
 from calibrated_rl.shift.sources import matched_replies, read_source, some
 from tests.support.made_up_logs import dialogue, policy, population, terse, user, wordy
 from tests.support.paths import ROOT, SHARED
+from tests.unit.test_outside_estimator import CURIOSITY
+from tests.unit.test_outside_reader import LINES
 
 DATA = SHARED / "data" / "casino"
 POPULATIONS = ("mauve", "lengths", "act_divergence", "likeness", "coverage")
@@ -224,6 +226,22 @@ def test_the_command_explains_itself_and_refuses_what_is_not_there(tmp_path: Pat
     missing = job(tmp_path / "nothing.jsonl", tmp_path / "nothing.jsonl")
     assert missing.returncode == 2 and missing.stderr.startswith("error: there is no file or folder")
     assert len(missing.stderr.splitlines()) == 1
+
+
+def test_the_command_takes_a_reader_and_an_estimator_from_files_of_ones_own(tmp_path: Path) -> None:
+    reader, estimator = tmp_path / "reader.py", tmp_path / "estimator.py"
+    reader.write_text(LINES)
+    estimator.write_text(CURIOSITY.replace("{returned}", "sets.nothing"))
+    people = tmp_path / "people.txt"
+    people.write_text("".join(f"p{i}|held_out|yes, day {i}|why?|so\n" for i in range(12)))
+    names, reads = f"lengths,{estimator}:Curiosity", ("--reader", f"{reader}:Lines", "--null-halvings", "2")
+    done = job(f"{people}@held_out", "--estimators", names, *reads, "--reader-config", "greeting=hi")
+    assert done.returncode == 0, done.stderr
+    shown = {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
+    assert {"curiosity", "wasserstein_turn_words"} <= shown
+    done = job(people, "--estimators", f"lengths,{estimator}:Mine", *reads)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "error: the estimator Mine: measure" in done.stderr and f"{estimator}:30: return sets.nothing" in done.stderr
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the CaSiNo data is not on this machine")

@@ -7,10 +7,11 @@ and skipped.
 """
 
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 from calibrated_rl.data.dialogue import Dialogue, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
-from calibrated_rl.examples.casino.records import CasinoRecord, CasinoSource
+from calibrated_rl.examples.casino.records import FILE, CasinoRecord, CasinoSource
 from calibrated_rl.examples.casino.task import Casino, scenario_of
 from calibrated_rl.logs.base import LogProblem
 from calibrated_rl.tasks.base import Task
@@ -40,6 +41,20 @@ class CasinoLogs:
                 )
         self.task = task
         self.problems: list[LogProblem] = list(task.problems)
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether ``path`` is the folder of the data set, or a file named ``casino*.json``."""
+        if path.is_dir():
+            return (path / FILE).is_file()
+        return path.name.startswith("casino") and path.suffix == ".json"
+
+    @classmethod
+    def whole(cls, path: Path) -> "CasinoLogs":
+        """A reader of all negotiations of ``path`` as the calibration split."""
+        everything = {"path": str(path), "held_out": 0, "monitor": 0, "tuning": 0}
+        task = Casino(Casino.Config(**everything))  # type: ignore[arg-type]
+        return cls(cls.Config(**everything), task=task)  # type: ignore[arg-type]
 
     def read(self, split: Split) -> list[Dialogue]:
         """The logged dialogues of ``split``, in the order of the task's scenarios.
