@@ -44,24 +44,33 @@ def parser_of() -> argparse.ArgumentParser:
     parser.add_argument("people", metavar="PEOPLE", help="the reference set, as a rule human logs")
     parser.add_argument("others", metavar="OTHERS", nargs="?", help="the set to compare (default: halve PEOPLE)")
     parser.add_argument(
-        "--estimators", default=",".join(short_names(estimators.__name__)), metavar="NAMES",
+        "--estimators",
+        default=",".join(short_names(estimators.__name__)),
+        metavar="NAMES",
         help="some of %(default)s (default: all), or import paths of others: package.module:Class, file.py:Class",
     )
     parser.add_argument(
         "--encoder", default=DEFAULT, help="sentence encoder: a package, a folder or 'hashing' (default: %(default)s)"
     )
     parser.add_argument(
-        "--limit", type=command.allowed(NotNegative), default=0, metavar="N",
+        "--limit",
+        type=command.allowed(NotNegative),
+        default=0,
+        metavar="N",
         help="at most N random dialogues of each set",
     )
     parser.add_argument("--seed", type=command.allowed(Seed), default=0, help="of all random draws (default: 0)")
     parser.add_argument(
-        "--null-halvings", type=command.allowed(NotNegative), metavar="N",
-        help="random halvings of PEOPLE for the null bands; 0: no bands"
+        "--null-halvings",
+        type=command.allowed(NotNegative),
+        metavar="N",
+        help="random halvings of PEOPLE for the null bands; 0: no bands",
     )
     parser.add_argument(
-        "--draws", type=command.allowed(Positive), metavar="N",
-        help="replies of a live simulator to each history (default: 4)"
+        "--draws",
+        type=command.allowed(Positive),
+        metavar="N",
+        help="replies of a live simulator to each history (default: 4)",
     )
     parser.add_argument(
         "--reader", metavar="PATH",

@@ -228,6 +228,7 @@ def test_the_command_explains_itself_and_refuses_what_is_not_there(tmp_path: Pat
     assert len(missing.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_reader_and_an_estimator_from_files_of_ones_own(tmp_path: Path) -> None:
     reader, estimator = tmp_path / "reader.py", tmp_path / "estimator.py"
     reader.write_text(LINES)

@@ -104,9 +104,7 @@ def test_what_it_returns_is_used_or_refused_by_its_line(returned: str, reason: s
         (["training.loss={loss}", "training.advantage={file}:Ranks"], ""),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused_before_anything_starts(
-    changes: list[str], message: str, tmp_path: Path
-) -> None:
+def test_what_does_not_fit_is_refused_before_anything_starts(changes: list[str], message: str, tmp_path: Path) -> None:
     names = {
         "file": file_in(tmp_path), "path": advantage_path("grpo"),
         "loss": "calibrated_rl.learner.losses.dr_grpo:DrGRPO",

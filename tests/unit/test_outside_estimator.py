@@ -10,7 +10,8 @@ from calibrated_rl.components.short_names import short_names
 from calibrated_rl.components.user_code import UserCodeError
 from calibrated_rl.config.run_config import load_config
 from calibrated_rl.errors import UserError
-from calibrated_rl.report.sections_populations import populations
+from calibrated_rl.report.rendering import render
+from calibrated_rl.report.sections.populations import view
 from calibrated_rl.shift.checked import ESTIMATORS, build_estimator, check_names, settings_of
 from calibrated_rl.shift.compare_sets import compare_sets, population_figures
 from calibrated_rl.shift.interface import DialogueSets, Estimator
@@ -79,7 +80,8 @@ def test_it_stands_in_the_report(tmp_path: Path) -> None:
     figures = population_figures(list(sets.human), list(sets.simulator), [name])
     assert figures["figures"]["curiosity"]["reading"] == "no null band"
     measured = {when: {"populations": figures} for when in ("before", "after")}
-    assert "curiosity" in populations(SimpleNamespace(summary={"simulator": measured}))  # type: ignore[arg-type]
+    shown = view(SimpleNamespace(summary={"simulator": measured}))  # type: ignore[arg-type]
+    assert shown is not None and "curiosity" in render(shown.template, view=shown)
 
 
 def test_data_that_are_too_few_for_it_are_no_mistake_of_it(tmp_path: Path) -> None:
@@ -97,8 +99,8 @@ def test_data_that_are_too_few_for_it_are_no_mistake_of_it(tmp_path: Path) -> No
         ("{'x': figure(high=None)}", r"\['x'\].high is None: it must be a number"),
         ("{'x': figure(null_low=0.1)}", "has null_low 0.1 and null_high None: both are numbers, or both are None"),
         ("{'x': figure(far='up')}", r"\['x'\].far is a str 'up': choose above, below or either"),
-        ("{'x': figure(notes='far')}", "notes is a str 'far'"),
-        ("{'x': figure(by_turn=[1])}", r"by_turn\[0\] is an int"),
+        ("{'x': figure(notes='far')}", r"\['x'\].notes is a str 'far'"),
+        ("{'x': figure(by_turn=[1])}", r"\['x'\].by_turn\[0\] is an int"),
         (
             "{'x': figure(by_turn=[TurnEstimate(turn=1.5, value=0, low=0, high=1, count=1)])}",
             r"\['x'\].by_turn\[0\].turn is a float 1.5: it must be a whole number",
