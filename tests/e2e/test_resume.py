@@ -256,7 +256,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, monke
     arm = "calibrated_on_policy (seed 0)"
     kills = ((f"{arm} update 1/4", LEARNER), (f"{arm} update 3/4", MACHINE), ("arm cloned, seed 0", STORE))
     with S3Server() as server:
-        address = f"s3://bucket/runs?scheme=http&endpoint_override=localhost:{server.port}&region=us-east-1"
+        address = server.address("runs")
         printed = job(runs, *kills, store=address)
         assert "could not be written" not in printed and printed.count("fetched the run from the store: ") == 1
         assert "a-secret" not in printed and not any(b"a-secret" in content for content in server.objects.values())

@@ -1,186 +1,115 @@
-"""A small S3-compatible server for tests: what an S3 client needs for files below one prefix, in memory.
+"""An S3 store for tests: moto's server, in this process.
 
     with S3Server() as server:
-        address = f"s3://bucket/prefix?scheme=http&endpoint_override=localhost:{server.port}&region=us-east-1"
+        address = server.address("some/prefix")
 
-It knows of no signatures, but refuses requests that carry none. ``server.down`` makes it answer 503 to everything, and
-``server.puts`` counts the objects that were written.
+What moto itself does not say or do is a small layer in front of it: ``server.down`` makes it answer 503 to everything,
+``server.puts`` counts the objects that clients wrote, and requests without a signature are refused (moto checks
+signatures only together with made-up users of IAM).
 """
 
-import hashlib
-import io
 import threading
 import uuid
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
-from xml.etree import ElementTree
-from xml.sax.saxutils import escape
+from collections.abc import Iterable, Iterator, MutableMapping
+from typing import Any, Self
+from urllib.parse import parse_qs
+
+import boto3
+from botocore.config import Config
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+REGION = "us-east-1"
 
 
 class S3Server:
-    """Serves from a thread until the ``with`` ends."""
+    """Has one empty bucket of its own; serves from a thread until the ``with`` ends."""
 
     def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-        """By ``bucket/key``."""
-        self.parts: dict[str, dict[int, bytes]] = {}
         self.puts: Counter[str] = Counter()
+        """How often each object was written by a client, by key."""
         self.down = False
-        owner = self
-
-        class Handler(_Handler):
-            server_state = owner
-
-        self._server = ThreadingHTTPServer(("localhost", 0), Handler)
-        self._server.daemon_threads = True
-        self.port = self._server.server_address[1]
+        self.bucket = f"bucket-{uuid.uuid4().hex}"  # moto's stores are one for the process
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server("localhost", 0, self._answer, threaded=True, request_handler=_Quiet)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._client = boto3.client(
+            "s3", region_name=REGION, endpoint_url=f"http://localhost:{self._server.port}", aws_access_key_id="the-test",
+            aws_secret_access_key="the-test", config=Config(user_agent_extra=_OWN),
+        )  # fmt: skip
+        self.objects: MutableMapping[str, bytes] = _Objects(self._client, self.bucket)
+        """What the bucket holds, by key; to be looked at and changed behind the clients' backs."""
 
-    def __enter__(self) -> "S3Server":
+    def address(self, prefix: str) -> str:
+        """Of ``prefix`` in the bucket, as ``training.checkpoint_store`` takes it."""
+        endpoint = f"localhost:{self._server.port}"
+        return f"s3://{self.bucket}/{prefix}?scheme=http&endpoint_override={endpoint}&region={REGION}"
+
+    def __enter__(self) -> Self:
         self._thread.start()
+        self._client.create_bucket(Bucket=self.bucket)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._client.close()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(timeout=10)
 
+    def _answer(self, request: dict[str, Any], start: Any) -> Iterable[bytes]:
+        """WSGI: before moto does."""
+        if self.down:
+            return _refuse("503 Service Unavailable", "ServiceUnavailable", start)
+        if "HTTP_AUTHORIZATION" not in request:
+            return _refuse("403 Forbidden", "AccessDenied", start)
+        query, method = parse_qs(request["QUERY_STRING"], keep_blank_values=True), request["REQUEST_METHOD"]
+        whole = method == "PUT" and "uploadId" not in query or method == "POST" and "uploadId" in query
+        _, bucket, key = request["PATH_INFO"].split("/", 2) if request["PATH_INFO"].count("/") > 1 else ("", "", "")
+        if whole and bucket == self.bucket and key and _OWN not in request.get("HTTP_USER_AGENT", ""):
+            self.puts[key] += 1
+        return self._moto(request, start)
 
-def _unchunked(stream: Any) -> bytes:
-    """``SIZE[;signature] CRLF bytes CRLF ... 0 CRLF trailers CRLF``, as HTTP and, inside of it, S3 cut a body."""
-    found = b""
-    while size := int(stream.readline().split(b";")[0], 16):
-        found += stream.read(size)
-        stream.readline()
-    while stream.readline().strip():
-        pass
-    return found
+
+_OWN = "behind-the-clients-backs"
+"""In the user agent of what a test itself does."""
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server_state: S3Server
+class _Quiet(WSGIRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # headers and body in one packet: else each answer waits for an acknowledgement
 
-    def handle_expect_100(self) -> bool:
-        going_on = super().handle_expect_100()
-        self.wfile.flush()
-        return going_on
-
-    def log_message(self, format: str, *args: Any) -> None:
+    def log(self, *_: object) -> None:
         pass
 
-    def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        if "Content_Length" not in headers:
-            self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
 
-    def _error(self, status: int, code: str) -> None:
-        self._answer(status, f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode())
+def _refuse(status: str, code: str, start: Any) -> list[bytes]:
+    body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
+    # The body of the request is not read, so the connection cannot be used again.
+    start(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body))), ("Connection", "close")])
+    return [body]
 
-    def _body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding", "") == "chunked":
-            body = _unchunked(self.rfile)
-        else:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        return _unchunked(io.BytesIO(body)) if "aws-chunked" in self.headers.get("Content-Encoding", "") else body
 
-    def _do(self) -> None:
-        body, state = self._body(), self.server_state
-        if state.down:
-            return self._error(503, "ServiceUnavailable")
-        if "Authorization" not in self.headers:
-            return self._error(403, "AccessDenied")
-        url = urlsplit(self.path)
-        key, query = unquote(url.path).strip("/"), parse_qs(url.query, keep_blank_values=True)
-        getattr(self, f"_{self.command.lower()}")(key, query, body)
+class _Objects(MutableMapping[str, bytes]):
+    def __init__(self, client: Any, bucket: str) -> None:
+        self._client, self._bucket = client, bucket
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _do
+    def __getitem__(self, key: str) -> bytes:
+        try:
+            content: bytes = self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+        except self._client.exceptions.NoSuchKey as error:
+            raise KeyError(key) from error
+        return content
 
-    def _get(self, key: str, query: dict[str, list[str]], _: bytes) -> None:
-        if "list-type" in query:
-            return self._list(key, query)
-        if "/" not in key:
-            return self._answer(200)
-        content = self.server_state.objects.get(key)
-        if content is None:
-            return self._error(404, "NoSuchKey")
-        headers = {"ETag": f'"{hashlib.md5(content).hexdigest()}"', "Last_Modified": "Wed, 25 Nov 2026 08:00:00 GMT"}
-        if self.command == "HEAD":
-            return self._answer(200, b"", Content_Length=str(len(content)), **headers)
-        if asked := self.headers.get("Range"):
-            first, last = asked.removeprefix("bytes=").split("-")
-            part = content[int(first) : int(last) + 1 if last else None]
-            where = f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"
-            return self._answer(206, part, Content_Range=where, **headers)
-        self._answer(200, content, **headers)
+    def __setitem__(self, key: str, content: bytes) -> None:
+        self._client.put_object(Bucket=self._bucket, Key=key, Body=content)
 
-    _head = _get
+    def __delitem__(self, key: str) -> None:
+        self[key]
+        self._client.delete_object(Bucket=self._bucket, Key=key)
 
-    def _list(self, bucket: str, query: dict[str, list[str]]) -> None:
-        prefix, delimiter = query.get("prefix", [""])[0], query.get("delimiter", [""])[0]
-        most = int(query.get("max-keys", ["1000"])[0])
-        entries: dict[str, str] = {}
-        for name, content in sorted(self.server_state.objects.items()):
-            of, _, key = name.partition("/")
-            if of != bucket or not key.startswith(prefix):
-                continue
-            rest = key[len(prefix) :]
-            if delimiter and delimiter in rest:
-                common = prefix + rest.split(delimiter)[0] + delimiter
-                entries[common] = f"<CommonPrefixes><Prefix>{escape(common)}</Prefix></CommonPrefixes>"
-            else:
-                entries[key] = (
-                    f"<Contents><Key>{escape(key)}</Key><Size>{len(content)}</Size>"
-                    "<LastModified>2026-11-25T08:00:00.000Z</LastModified></Contents>"
-                )
-        after = query.get("continuation-token", [""])[0]
-        chosen = [(key, text) for key, text in sorted(entries.items()) if key > after]
-        more = len(chosen) > most
-        token = f"<NextContinuationToken>{escape(chosen[most - 1][0])}</NextContinuationToken>" if more else ""
-        text = "".join(text for _, text in chosen[:most])
-        self._answer(200, (
-            '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-            f"<Name>{bucket}</Name><KeyCount>{min(most, len(chosen))}</KeyCount><MaxKeys>{most}</MaxKeys>"
-            f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}{text}</ListBucketResult>"
-        ).encode())  # fmt: skip
+    def __iter__(self) -> Iterator[str]:
+        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket):
+            yield from (entry["Key"] for entry in page.get("Contents", ()))
 
-    def _put(self, key: str, query: dict[str, list[str]], body: bytes) -> None:
-        if "uploadId" in query:
-            self.server_state.parts[query["uploadId"][0]][int(query["partNumber"][0])] = body
-        else:
-            self.server_state.objects[key] = body
-            self.server_state.puts[key] += 1
-        self._answer(200, ETag=f'"{hashlib.md5(body).hexdigest()}"')
-
-    def _post(self, key: str, query: dict[str, list[str]], body: bytes) -> None:
-        state = self.server_state
-        if "uploads" in query:
-            name = uuid.uuid4().hex
-            state.parts[name] = {}
-            return self._answer(200, (
-                f"<InitiateMultipartUploadResult><UploadId>{name}</UploadId></InitiateMultipartUploadResult>"
-            ).encode())  # fmt: skip
-        if "uploadId" in query:
-            parts = state.parts.pop(query["uploadId"][0])
-            state.objects[key] = b"".join(parts[number] for number in sorted(parts))
-            state.puts[key] += 1
-            return self._answer(200, b"<CompleteMultipartUploadResult></CompleteMultipartUploadResult>")
-        for element in ElementTree.fromstring(body).iter():
-            if element.tag.endswith("Key"):
-                state.objects.pop(f"{key}/{element.text}", None)
-        self._answer(200, b"<DeleteResult></DeleteResult>")
-
-    def _delete(self, key: str, query: dict[str, list[str]], _: bytes) -> None:
-        if "uploadId" in query:
-            self.server_state.parts.pop(query["uploadId"][0], None)
-        else:
-            self.server_state.objects.pop(key, None)
-        self._answer(204)
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

@@ -34,7 +34,7 @@ def address(request: pytest.FixtureRequest, server: S3Server, tmp_path: Path) ->
 
 
 def s3_address(server: S3Server) -> str:
-    return f"s3://bucket/some/prefix?scheme=http&endpoint_override=localhost:{server.port}&region=us-east-1"
+    return server.address("some/prefix")
 
 
 def make_run(folder: Path) -> Path:
