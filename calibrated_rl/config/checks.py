@@ -30,6 +30,7 @@ from calibrated_rl.settings.fields import (
 )
 from calibrated_rl.settings.secrets import HIDDEN, is_reference
 from calibrated_rl.shift.sizes import FOLDS, least_dialogues, least_to_halve
+from calibrated_rl.storage.store_address import check_address
 
 if TYPE_CHECKING:
     from calibrated_rl.config.run_config import RunConfig
@@ -173,8 +174,6 @@ def _training(config: "RunConfig") -> Iterator[Problem]:
             f"{training.tokens_per_update}, cannot be cut into so many",
         )  # fmt: skip
     if training.checkpoint_store:
-        from calibrated_rl.storage.run_copy import check_address  # loads pyarrow
-
         try:
             check_address(training.checkpoint_store)
         except UserError as error:

@@ -8,8 +8,8 @@ Below the store's prefix and the run's name lie
   all of its files are there: what it names is the copy, whole, on stores that cannot rename, too.
 
 The last manifests are kept, and the files that they name. A manifest or a file whose content is not that of its name
-is refused, and the manifest before it is taken. Credentials come from the environment (``AWS_ACCESS_KEY_ID`` and
-others, or what the machine has been given); an address with credentials in it is refused.
+is refused, and the manifest before it is taken. What is written and read, and how, is ``pyarrow.fs``'s: its file
+systems of S3, Google Cloud Storage and disks behave alike and come with the package that the replay store needs anyway.
 """
 
 import hashlib
@@ -17,73 +17,32 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
-from urllib.parse import parse_qsl, urlsplit
+from typing import BinaryIO
 
 from pyarrow import fs
 
 from calibrated_rl.errors import UserError, first_line, printable
 from calibrated_rl.storage.files import read_json, to_disk, write_json
+from calibrated_rl.storage.store_address import KEY, open_store
 
 FORMAT = 1
 """Raised whenever another program would misread or miss something."""
-REQUEST_TIMEOUT_S = 10.0
-"""A store that does not send or take a byte for so long is out of reach; the run goes on without it."""
-ATTEMPTS = 3
-"""Tries of one request to S3, before the copy is given up until the next checkpoint."""
 CHUNK = 2**23
 """Bytes of a file in memory at once."""
+FILES, MANIFESTS = "files", "manifests"
+"""The folders of a copy."""
 KNOWN = ".store.json"
 """In the run folder: the manifests that this folder has written or come from."""
 _MANIFEST = re.compile(r"(\d{8})-([0-9a-f]{64})\.json")
-_OPTIONS = {"s3": ("region", "scheme", "endpoint_override"), "gs": ("scheme", "endpoint_override"), "file": ()}
 
 
 @dataclass(frozen=True)
 class _File:
     digest: str
     size: int
-
-
-def check_address(address: str) -> None:
-    """Refuse an address that is no store's, without asking the store.
-
-    Raises:
-        UserError: says what is wrong, never what a credential is.
-    """
-    key = "training.checkpoint_store"
-    parts = urlsplit(address)
-    options = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-    if "@" in parts.netloc or any("key" in name or "token" in name or "secret" in name for name in options):
-        raise UserError(f"{key} has credentials in it: give them in the environment, such as AWS_ACCESS_KEY_ID")
-    if parts.scheme not in _OPTIONS:
-        raise UserError(f"{key} is '{printable(address)}': write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or file:///PATH")
-    known = _OPTIONS[parts.scheme]
-    if unknown := [name for name in options if name not in known]:
-        raise UserError(f"{key}: unknown option '{printable(unknown[0])}'; there are: {', '.join(known) or 'none'}")
-    if parts.scheme == "file" and parts.netloc:
-        raise UserError(f"{key} is '{printable(address)}': write file:///PATH, with three strokes")
-    if not (parts.path if parts.scheme == "file" else parts.netloc).strip("/"):
-        what = "folder" if parts.scheme == "file" else "bucket"
-        raise UserError(f"{key} is '{printable(address)}': it names no {what}")
-
-
-def _open(address: str) -> tuple[fs.FileSystem, str]:
-    """The file system of ``address``, and the path in it."""
-    parts = urlsplit(address)
-    options, place = dict(parse_qsl(parts.query)), f"{parts.netloc}{parts.path}".rstrip("/")
-    # FileSystem.from_uri has no way to say how long to wait.
-    if parts.scheme == "s3":
-        timeouts = {"connect_timeout": REQUEST_TIMEOUT_S, "request_timeout": REQUEST_TIMEOUT_S}
-        retries = fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
-        return fs.S3FileSystem(**options, **timeouts, retry_strategy=retries), place
-    if parts.scheme == "gs":
-        return fs.GcsFileSystem(**options, retry_time_limit=timedelta(seconds=ATTEMPTS * REQUEST_TIMEOUT_S)), place
-    return fs.LocalFileSystem(), place
 
 
 class RunCopy:
@@ -99,9 +58,7 @@ class RunCopy:
         Raises:
             UserError: ``check_address`` refuses the address.
         """
-        check_address(address)
-        self._filesystem, base = _open(address)
-        self._files, self._manifests = f"{base}/{name}/files", f"{base}/{name}/manifests"
+        self._store = open_store(address, name)
         self._folder, self._kept = folder, kept
         self._there: dict[str, int] | None = None
         """Sizes of the files in the store, by digest; None: ask it."""
@@ -127,10 +84,10 @@ class RunCopy:
         before = self._list_manifests()
         self._refuse_others(before)
         if self._there is None:
-            if isinstance(self._filesystem, fs.LocalFileSystem):  # object stores have no folders
-                for place in (self._files, self._manifests):
-                    self._filesystem.create_dir(place, recursive=True)
-            self._there = {Path(info.path).name: info.size for info in self._list(self._files)}
+            if isinstance(self._store.base_fs, fs.LocalFileSystem):  # object stores have no folders
+                for place in (FILES, MANIFESTS):
+                    Path(self._store.base_path, place).mkdir(parents=True, exist_ok=True)
+            self._there = self._sizes(FILES)
         files = {path.relative_to(self._folder).as_posix(): self._send_file(path) for path in self._local_files()}
         content = json.dumps(
             {"format": FORMAT, "files": {name: [file.digest, file.size] for name, file in sorted(files.items())}},
@@ -144,7 +101,7 @@ class RunCopy:
         known = self._known()
         # Noted first: if this process dies in between, what it wrote must not pass for somebody else's.
         write_json(self._folder / KNOWN, {"manifests": [*known[-self._kept :], name]})
-        self._write(f"{self._manifests}/{name}", [content])
+        self._write(f"{MANIFESTS}/{name}", [content])
         self._tidy([*before, name])
 
     def _local_files(self) -> Iterator[Path]:
@@ -172,12 +129,12 @@ class RunCopy:
             file = known[1]
             if self._there.get(file.digest) != file.size:
                 stream.seek(0)
-                self._write(f"{self._files}/{file.digest}", _chunks(stream, file.size))
+                self._write(f"{FILES}/{file.digest}", _chunks(stream, file.size))
                 self._there[file.digest] = file.size
         return file
 
-    def _write(self, path: str, chunks: Any) -> None:
-        with self._filesystem.open_output_stream(path) as out:
+    def _write(self, path: str, chunks: Iterable[bytes]) -> None:
+        with self._store.open_output_stream(path) as out:
             for chunk in chunks:
                 out.write(chunk)
 
@@ -185,13 +142,13 @@ class RunCopy:
         """Remove manifests that are too old, and the files that none of the others names."""
         assert self._there is not None
         for old in manifests[: -self._kept]:
-            self._filesystem.delete_file(f"{self._manifests}/{old}")
+            self._store.delete_file(f"{MANIFESTS}/{old}")
         wanted: set[str] = set()
         for name in manifests[-self._kept :]:
             content = self._read_manifest(name)
             wanted |= {file.digest for file in content.values()} if content is not None else set()
         for digest in self._there.keys() - wanted:
-            self._filesystem.delete_file(f"{self._files}/{digest}")
+            self._store.delete_file(f"{FILES}/{digest}")
             del self._there[digest]
 
     # ---- fetching ------------------------------------------------------------------------------------
@@ -214,7 +171,7 @@ class RunCopy:
             reason = printable(first_line(error))
             if not begun:
                 raise UserError(
-                    f"training.checkpoint_store cannot be read, and the run may be there: {reason}"
+                    f"{KEY} cannot be read, and the run may be there: {reason}"
                 ) from error
             say(f"the store cannot be reached, and the run goes on from its folder: {reason}")
 
@@ -241,31 +198,29 @@ class RunCopy:
             say(f"fetched the run from the store: {len(files)} files, {size / 2**20:.1f} MiB")
             return
         shutil.rmtree(arriving, ignore_errors=True)
-        raise UserError("training.checkpoint_store holds this run, and no copy of it is whole")
+        raise UserError(f"{KEY} holds this run, and no copy of it is whole")
 
     def _fetch_file(self, file: _File, target: Path) -> bool:
         """Whether the file came as it was sent."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
         try:
-            with self._filesystem.open_input_stream(f"{self._files}/{file.digest}") as stream, target.open("wb") as out:
-                while chunk := stream.read(CHUNK):
-                    digest.update(chunk)
-                    out.write(chunk)
+            fs.copy_files(f"{FILES}/{file.digest}", str(target), self._store, fs.LocalFileSystem(), chunk_size=CHUNK)
         except FileNotFoundError:
             return False
         to_disk(target)
-        return digest.hexdigest() == file.digest
+        with target.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == file.digest
 
     # ---- both ----------------------------------------------------------------------------------------
 
-    def _list(self, place: str) -> list[Any]:
-        infos = self._filesystem.get_file_info(fs.FileSelector(place, allow_not_found=True))
-        return [info for info in infos if info.type == fs.FileType.File]
+    def _sizes(self, place: str) -> dict[str, int]:
+        """Sizes of the files in a folder of the store, by name."""
+        infos = self._store.get_file_info(fs.FileSelector(place, allow_not_found=True))
+        return {info.base_name: info.size for info in infos if info.type == fs.FileType.File}
 
     def _list_manifests(self) -> list[str]:
         """Names of all manifests, the last one last."""
-        return sorted(name for info in self._list(self._manifests) if _MANIFEST.fullmatch(name := Path(info.path).name))
+        return sorted(name for name in self._sizes(MANIFESTS) if _MANIFEST.fullmatch(name))
 
     def _known(self) -> list[str]:
         file = self._folder / KNOWN
@@ -274,7 +229,7 @@ class RunCopy:
     def _refuse_others(self, manifests: list[str]) -> None:
         if manifests and manifests[-1] not in self._known():
             raise UserError(
-                f"training.checkpoint_store holds a later state of this run than {self._folder}, from another machine: "
+                f"{KEY} holds a later state of this run than {self._folder}, from another machine: "
                 "remove the folder to go on from there, or give the run another name (name=...)"
             )
 
@@ -284,7 +239,7 @@ class RunCopy:
         Raises:
             UserError: of another format, or it names files outside of a run folder.
         """
-        with self._filesystem.open_input_stream(f"{self._manifests}/{name}") as stream:
+        with self._store.open_input_stream(f"{MANIFESTS}/{name}") as stream:
             content = stream.read()
         match = _MANIFEST.fullmatch(name)
         if match is None or hashlib.sha256(content).hexdigest() != match[2]:

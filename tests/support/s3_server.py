@@ -35,8 +35,8 @@ class S3Server:
         self._server = make_server("localhost", 0, self._answer, threaded=True, request_handler=_Quiet)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._client = boto3.client(
-            "s3", region_name=REGION, endpoint_url=f"http://localhost:{self._server.port}", aws_access_key_id="the-test",
-            aws_secret_access_key="the-test", config=Config(user_agent_extra=_OWN),
+            "s3", region_name=REGION, endpoint_url=f"http://localhost:{self._server.port}",
+            aws_access_key_id="the-test", aws_secret_access_key="the-test", config=Config(user_agent_extra=_OWN),
         )  # fmt: skip
         self.objects: MutableMapping[str, bytes] = _Objects(self._client, self.bucket)
         """What the bucket holds, by key; to be looked at and changed behind the clients' backs."""

@@ -12,7 +12,8 @@ import pytest
 
 from calibrated_rl.config.run_config import load_config
 from calibrated_rl.errors import UserError
-from calibrated_rl.storage.run_copy import FORMAT, RunCopy, check_address
+from calibrated_rl.storage.run_copy import FILES, FORMAT, RunCopy
+from calibrated_rl.storage.store_address import check_address
 from tests.support.paths import MICRO
 from tests.support.s3_server import S3Server
 
@@ -194,7 +195,7 @@ def test_files_that_change_while_they_are_sent(server: S3Server, tmp_path: Path)
 
     def write_while(change: str | None) -> None:
         def changing(path: str, chunks: object) -> None:
-            if "/files/" in path:
+            if path.startswith(f"{FILES}/"):
                 growing.write_text(change) if change is not None else growing.open("a").write("torn")
             write(path, chunks)
 
@@ -224,6 +225,9 @@ def test_files_that_change_while_they_are_sent(server: S3Server, tmp_path: Path)
         ("s3://me:hunter2@bucket/x", "has credentials in it"),
         ("s3://bucket/x?access_key=me&secret_key=hunter2", "has credentials in it"),
         ("gs://token:hunter2@bucket/x", "has credentials in it"),
+        ("s3://bucket/x?endpoint_override=me:hunter2@host", "has credentials in it"),
+        ("s3://bucket/x?endpoint_override=me:hunter2%40host", "has credentials in it"),
+        ("s3://bucket/x?scheme=ftp", "the option 'scheme' is 'ftp'; there are: http, https"),
     ],
 )
 def test_an_address_that_is_none_is_refused_before_anything_starts(address: str, words: str) -> None:

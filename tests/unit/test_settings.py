@@ -36,7 +36,7 @@ FREE_TEXT = {
     "ModelConfig.chat_template": "a file, or empty: the model's own",
     "ProxyConfig.chat_template": "the same",
     "ProxyConfig.model": "a folder or any hub name, or empty: none",
-    "TrainingConfig.checkpoint_store": "an address, which run_copy.check_address reads",
+    "TrainingConfig.checkpoint_store": "an address, which store_address.check_address reads",
     "RunConfig.label": "printed over the report",
     "JsonLines.Config.greeting": "said by the policy",
     "JsonLines.Config.policy_instructions": "said to the policy",
