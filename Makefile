@@ -46,10 +46,12 @@ PYTEST := $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 quick: $(VENV)/.ready  ## The tests that start no process, in a minute or so (pytest options: ARGS="-k replay")
 	$(PYTEST) -m "not (slow or engine or gpu)" $(ARGS)
 
-test: $(VENV)/.ready  ## Lint, types, layers of imports, all tests (pytest options: make test ARGS="-k replay")
+test: $(VENV)/.ready  ## Lint, types, imports, all tests (pytest options: make test ARGS="-k replay")
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
+	$(RUN) -m deptry .
+	$(RUN) -m deptry tests --exclude shared --optional-dependencies-dev-groups cpu,clouds --ignore DEP002
 	$(PYTEST) $(ARGS)
 
 clean:  ## Remove caches and build files; keeps .venv and runs
