@@ -1,8 +1,9 @@
 """Settings of supervised fine-tuning; apart from ``sft.py``, so that they are read without loading torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from calibrated_rl.learner.config import AdamWConfig
 from calibrated_rl.settings.fields import NotNegative, Positive, Range
 
 
@@ -20,8 +21,10 @@ class SFTConfig:
     """Dialogues an optimizer step."""
     learning_rate: Annotated[float, Range(above=0, at_most=1)] = 2e-3
     warmup_steps: NotNegative = 20
+    """The first so many optimizer steps ramp the learning rate up linearly."""
     decay: bool = True
     """Lower the learning rate linearly to a twentieth over all epochs."""
+    optimizer: AdamWConfig = field(default_factory=AdamWConfig)
     patience: Positive = 1
     """Epochs without a better monitor likelihood before stopping."""
     adapters: bool = True

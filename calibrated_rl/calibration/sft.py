@@ -13,7 +13,6 @@ import numpy as np
 from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.chat.tokens import ChatTokens, view_of
 from calibrated_rl.data.dialogue import Dialogue, Side
-from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.sample import Sample
 
@@ -60,7 +59,7 @@ def fine_tune(
     Returns:
         Monitor likelihood before and after (``nll_before``, ``nll_after``, nats a token) and ``epochs``.
     """
-    optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=config.warmup_steps)
+    optimizer = config.optimizer.at(config.learning_rate, config.warmup_steps)
     learner.load(slot, base, optimizer=optimizer, seed=seed, whole=not config.adapters)
     random = np.random.default_rng(seed)
     monitor = monitor[: config.most_monitored or len(monitor)]

@@ -21,7 +21,7 @@ from calibrated_rl.errors import UserError, printable
 from calibrated_rl.inference.config import EngineConfig, SamplingConfig
 from calibrated_rl.inference.scaling import ScalingConfig
 from calibrated_rl.learner import advantages
-from calibrated_rl.learner.config import LearnerConfig
+from calibrated_rl.learner.config import AdamWConfig, LearnerConfig
 from calibrated_rl.replay.config import ReplayConfig
 from calibrated_rl.settings.fields import (
     IMPORT_PATH,
@@ -149,6 +149,9 @@ class TrainingConfig:
     learning_rate: Annotated[float, Range(above=0, at_most=1)] = 3e-4
     learning_rates: dict[Name, Annotated[float, Range(above=0, at_most=1)]] = field(default_factory=dict)
     """Learning rate of single arms, by name, where the tuning split chose another one."""
+    warmup_steps: NotNegative = 2
+    """The first so many optimizer steps ramp the learning rate up linearly."""
+    optimizer: AdamWConfig = field(default_factory=AdamWConfig)
     extra_groups: NotNegative = 0
     """How many further groups an update may ask for, at most, in place of groups whose rewards are all equal: these
     teach nothing (dynamic sampling, DAPO, arXiv 2503.14476). 0: they are learned from as they are."""

@@ -1,6 +1,6 @@
 """Settings of the learner and of its optimizers."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Literal
 
 from calibrated_rl.errors import UserError
@@ -28,11 +28,9 @@ class LoRAConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizerConfig:
-    """AdamW with a constant learning rate after a linear warm-up."""
+class AdamWConfig:
+    """AdamW but for its learning rate and warm-up, which are settings of whoever takes the steps."""
 
-    learning_rate: Annotated[float, Range(above=0, at_most=1)] = 1e-5
-    """Used where a call to ``step`` gives none."""
     beta1: Annotated[float, Range(at_least=0, below=1)] = 0.9
     """Decay of the mean of the gradients."""
     beta2: Annotated[float, Range(at_least=0, below=1)] = 0.999
@@ -41,11 +39,25 @@ class OptimizerConfig:
     """Added to the denominator of the update."""
     weight_decay: Annotated[float, Range(at_least=0, at_most=1)] = 0.0
     """Decoupled decay of the weights; stated, because torch's default is 0.01 and DeepSpeed's is 0."""
-    warmup_steps: NotNegative = 0
-    """The first so many optimizer steps ramp the learning rate up linearly."""
+    max_grad_norm: Annotated[float, Range(at_least=0)] = 1.0
+    """Gradients are clipped to this global norm; 0 turns it off."""
 
     def __post_init__(self) -> None:
         check_settings(self, "optimizer")
+
+    def at(self, learning_rate: float, warmup_steps: int) -> "OptimizerConfig":
+        """The whole optimizer."""
+        return OptimizerConfig(**asdict(self), learning_rate=learning_rate, warmup_steps=warmup_steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig(AdamWConfig):
+    """AdamW with a constant learning rate after a linear warm-up."""
+
+    learning_rate: Annotated[float, Range(above=0, at_most=1)] = 1e-5
+    """Used where a call to ``step`` gives none."""
+    warmup_steps: NotNegative = 0
+    """The first so many optimizer steps ramp the learning rate up linearly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +84,6 @@ class LearnerConfig:
     """Engines read new weights out of memory that the first rank shares with them, twice the weights of each trained
     model: all of them must be on its GPU or, if it has none, on its machine. Otherwise Ray's object store carries the
     weights to any machine, as it does in any case for models with adapters."""
-    max_grad_norm: Annotated[float, Range(at_least=0)] = 1.0
-    """Gradients are clipped to this global norm; 0 turns it off."""
     max_skipped_steps: NotNegative = 3
     """Optimizer steps whose loss, gradient or data are not finite are not taken. When there have been more than so many
     since the learner began, the run ends; 0: at the first."""

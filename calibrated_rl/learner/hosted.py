@@ -156,7 +156,7 @@ class HostedModel:
         options = {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
-            "gradient_clipping": self.config.max_grad_norm,
+            "gradient_clipping": settings.max_grad_norm,
             "bf16": {"enabled": self.mixed},
             **({"data_types": {"grad_accum_dtype": "fp32"}} if self.config.zero_stage >= 2 else {}),
             "zero_optimization": {

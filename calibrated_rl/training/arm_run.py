@@ -12,7 +12,6 @@ import numpy as np
 
 from calibrated_rl.data.dialogue import Dialogue
 from calibrated_rl.inference.pool import ReplicaPool
-from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.slots import POLICY
 from calibrated_rl.rollout.statistics import COUNTED, cut_shares
 from calibrated_rl.tasks.base import ScriptedHuman
@@ -72,7 +71,7 @@ class ArmRun:
         run, training = self.run, self.run.inputs.config.training
         run.cluster.store.open(f"{self.name}-{self.seed}")
         rate = training.learning_rates.get(self.name, training.learning_rate)
-        optimizer = OptimizerConfig(learning_rate=rate, warmup_steps=2)
+        optimizer = training.optimizer.at(rate, training.warmup_steps)
         run.cluster.learner.load(POLICY, run.start.folder, optimizer=optimizer, seed=self.seed)
         self.policy.sync(version=0)
         # Counted anew in each arm: otherwise what a dialogue says of its simulator would hang on what ran before.

@@ -175,9 +175,9 @@ def assert_same(first: Any, second: Any, metric_tolerance: float = 1e-5, toleran
         torch.testing.assert_close(first[1][name], second[1][name], atol=tolerance, rtol=0, msg=name)
 
 
-def big_epsilon() -> OptimizerConfig:
+def big_epsilon(max_grad_norm: float = 1.0) -> OptimizerConfig:
     """Adam's first step is ±learning rate however small the gradient; a large epsilon shows its size."""
-    return OptimizerConfig(learning_rate=1e-2, epsilon=1e-2)
+    return OptimizerConfig(learning_rate=1e-2, epsilon=1e-2, max_grad_norm=max_grad_norm)
 
 
 @pytest.mark.parametrize("loss", [GRPO_TERMS, SFT(SFT.Config()), DPO(DPO.Config())])
@@ -185,7 +185,7 @@ def test_micro_batches_do_not_change_the_step(folder: Path, loss: Any) -> None:
     batch = SampleBatch.of(samples(weighted=isinstance(loss, SFT)))
     results = []
     for tokens in (2048, 64):
-        made = learner(folder, big_epsilon(), micro_batch_tokens=tokens, max_grad_norm=0.0)
+        made = learner(folder, big_epsilon(max_grad_norm=0.0), micro_batch_tokens=tokens)
         metrics = made.step("policy", batch, loss)
         assert metrics.pop("micro_batch_tokens") == tokens
         results.append((metrics, made.weights("policy")))
@@ -196,7 +196,7 @@ def test_micro_batches_do_not_change_the_step(folder: Path, loss: Any) -> None:
 def test_one_step_of_sft_equals_plain_torch(folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    made = learner(folder, big_epsilon(), max_grad_norm=0.1)
+    made = learner(folder, big_epsilon(max_grad_norm=0.1))
     metrics = made.step("policy", SampleBatch.of(samples(weighted=True)), SFT(SFT.Config()))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-2, weight_decay=0.0)
@@ -223,7 +223,7 @@ def test_zero_stages_agree(folder: Path, stage: int) -> None:
     batch = SampleBatch.of(samples())
     results = []
     for zero_stage in (0, stage):
-        made = learner(folder, big_epsilon(), zero_stage=zero_stage, max_grad_norm=0.1)
+        made = learner(folder, big_epsilon(max_grad_norm=0.1), zero_stage=zero_stage)
         made.step("policy", batch, GRPO_TERMS)
         results.append((made.step("policy", batch, GRPO_TERMS), made.weights("policy")))
     assert_same(*results, metric_tolerance=1e-4)

@@ -179,8 +179,8 @@ def test_training_begins_at_the_model_and_changes_adapters_alone(folder: Path) -
 
 def test_one_step_equals_plain_torch(folder: Path) -> None:
     """With a large epsilon AdamW's first step is nearly linear in the gradient, so that this compares gradients."""
-    optimizer, batch = big_epsilon(), samples(3)
-    made = learner(folder, optimizer=optimizer, max_grad_norm=1e9)
+    optimizer, batch = big_epsilon(max_grad_norm=1e9), samples(3)
+    made = learner(folder, optimizer=optimizer)
     model = make_model()
     start = {name: value.clone().requires_grad_() for name, value in made.models["policy"].adapters().items()}
     made.step("policy", SampleBatch.of(batch), SFT(SFT.Config()))

@@ -52,8 +52,9 @@ def taught(learner):
     return learner.step("policy", small, loss), learner.step("policy", large, loss)
 
 def start():
-    optimizer = OptimizerConfig(learning_rate=1e-2, epsilon=1e-2)  # nearly linear in the gradient
-    learner = LearnerRank(LearnerConfig(micro_batch_tokens=8192, threads=1, max_grad_norm=0))
+    # With a large epsilon, nearly linear in the gradient.
+    optimizer = OptimizerConfig(learning_rate=1e-2, epsilon=1e-2, max_grad_norm=0)
+    learner = LearnerRank(LearnerConfig(micro_batch_tokens=8192, threads=1))
     learner.load("policy", folder, optimizer=optimizer)
     return learner
 

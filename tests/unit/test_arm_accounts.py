@@ -17,6 +17,7 @@ from calibrated_rl.config.run_config import RunConfig, ShiftConfig, TrainingConf
 from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference.turns import GenerateRequest
+from calibrated_rl.learner.config import AdamWConfig, OptimizerConfig
 from calibrated_rl.replay.schema import from_table
 from calibrated_rl.replay.store import ReplayStore
 from calibrated_rl.rollout.statistics import RolloutStatistics
@@ -285,6 +286,19 @@ def test_logs_that_are_too_few_for_the_tokens_of_an_update_are_told_of_once(tmp_
     assert set(metrics_of(train(run), "groups_requested")) == {60.0}
     (told,) = [line for line in run.said if "training.tokens_per_update takes" in line]
     assert "scenarios or histories for 60" in told
+
+
+def test_an_arm_trains_with_the_optimizer_of_its_settings(tmp_path: Path) -> None:
+    own = AdamWConfig(beta1=0.8, beta2=0.95, epsilon=1e-6, weight_decay=0.1, max_grad_norm=0.5)
+    changed = {"warmup_steps": 7, "optimizer": own, "learning_rates": {"interactive": 0.25}}
+    for changes, expected in (
+        (changed, own.at(0.25, 7)), ({"learning_rate": 1e-3}, OptimizerConfig(learning_rate=1e-3, warmup_steps=2)),
+    ):  # fmt: skip
+        training = TrainingConfig(updates=1, tokens_per_update=60, group_size=3, **changes)  # type: ignore[arg-type]
+        run, loaded = MadeUpRun(tmp_path / str(len(changes)), training, by_seed, 0), []
+        run.learner.load = lambda slot, *_, optimizer=None, to=loaded, **named: to.append((slot, optimizer))  # type: ignore[method-assign]
+        train(run)
+        assert loaded == [("policy", expected)]
 
 
 def test_an_arm_learns_from_rewards_of_turns(tmp_path: Path) -> None:
