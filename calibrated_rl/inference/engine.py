@@ -6,7 +6,7 @@
 import asyncio
 import sys
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -17,9 +17,8 @@ from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.engine_arguments import cache_sizes, engine_arguments
 from calibrated_rl.inference.engine_health import EngineFailure, plain_errors
 from calibrated_rl.inference.turns import Generated, GenerateRequest
-from calibrated_rl.weight_sync.block import WeightsInBlock, check_reach
-from calibrated_rl.weight_sync.shared_bucket import SharedBucket
-from calibrated_rl.weight_sync.weights import Adapted, Merged, Weights, buckets_of
+from calibrated_rl.weight_sync.base import Receiver, WeightUpdate
+from calibrated_rl.weight_sync.buckets import BucketSender
 
 
 class Replica:
@@ -33,9 +32,8 @@ class Replica:
         """Some weights are of one version and some of another: nothing may be sampled from them."""
         self._counter = 0
         self._updating = asyncio.Lock()
-        self._shared = SharedBucket(), SharedBucket()
-        self._base: str | None = None
-        """What ``Adapted`` calls the model whose weights the engine has, but for adapters; None: of another one."""
+        buckets = BucketSender(config.weight_bucket_mib * 2**20)
+        self._receiver = Receiver(on_gpu=config.num_gpus > 0, buckets=buckets)
 
     def _engine(self, model: str, seed: int) -> Any:
         """vLLM's engine, with the largest of the possible KV caches that it starts with."""
@@ -142,10 +140,8 @@ class Replica:
                 await self._control(self.engine.resume_generation())
         return list(await asyncio.gather(*tasks))
 
-    async def update_weights(
-        self, weights: Mapping[str, Any] | Adapted | WeightsInBlock, version: int, timeout_s: float = 600.0
-    ) -> None:
-        """Replace the weights while requests are in flight; tokens sampled from here on carry ``version``.
+    async def update_weights(self, update: WeightUpdate, timeout_s: float = 600.0) -> None:
+        """Replace the weights while requests are in flight; tokens sampled from here on carry the update's version.
 
         The prefix cache is dropped: it holds keys and values of the old weights. Requests in flight keep
         the tokens they have and go on under the new weights.
@@ -154,57 +150,23 @@ class Replica:
         token is sampled from weights of two versions, and ``ping`` says so.
 
         Args:
-            weights: tensors by Hugging Face name, what a model trained by adapters is sent as, or where the learner
-                has put them.
-            version: of these weights.
             timeout_s: for each step.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         async with self._updating:
-            base = None
-            if isinstance(weights, WeightsInBlock):
-                check_reach(weights, on_gpu=self.config.num_gpus > 0)
-            if isinstance(weights, Adapted):
-                base = weights.base_name
-                adapters = await weights.adapters
-                weights = Merged(await weights.base, adapters, all=base != self._base)
-            self._half_updated, self._base = True, base
+            received = await update.receive(self._receiver)
+            self._half_updated = True
             await self._control(self._pause(clear_cache=True), timeout_s)
             await self._control(self.engine.start_weight_update(), timeout_s)
-            async with aclosing(self._transfers(weights)) as transfers:
-                async for info in transfers:
-                    update = WeightTransferUpdateRequest(update_info=info)
-                    await self._control(self.engine.update_weights(update), timeout_s)
-            await self._control(self.engine.finish_weight_update(str(version)), timeout_s)
-            self.version = version
+            async with aclosing(received) as messages:
+                async for message in messages:
+                    request = WeightTransferUpdateRequest(update_info=dict(message))
+                    await self._control(self.engine.update_weights(request), timeout_s)
+            await self._control(self.engine.finish_weight_update(str(update.version)), timeout_s)
+            self.version = update.version
             await self._control(self.engine.resume_generation(), timeout_s)
             self._half_updated = False
-
-    async def _transfers(self, weights: Mapping[str, Any] | WeightsInBlock) -> AsyncGenerator[dict[str, Any]]:
-        """What the engine is told, one after the other; each is only true until the next. While the engine takes over a
-        bucket, the following one is filled."""
-        if isinstance(weights, WeightsInBlock):
-            yield {"block": weights.message()}
-            return
-        weights = weights if isinstance(weights, Weights) else Weights(weights)
-        if not (buckets := buckets_of(weights, self.config.weight_bucket_mib * 2**20)):
-            return
-
-        def filled(number: int) -> dict[str, Any]:
-            bucket, shared = buckets[number], self._shared[number % 2]
-            shared.hold(bucket, weights)
-            return {"path": shared.path, "size": shared.size, "places": bucket.plain()}
-
-        filling = asyncio.create_task(asyncio.to_thread(filled, 0))
-        try:
-            for number in range(len(buckets)):
-                info = await filling
-                if number + 1 < len(buckets):
-                    filling = asyncio.create_task(asyncio.to_thread(filled, number + 1))
-                yield info
-        finally:
-            await asyncio.wait({filling})  # nothing may write into a bucket that another update fills
 
     async def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Log-probs of ``ids[1:]`` given what stands before them, shape [T - 1]: for parity checks. Nothing is drawn,
@@ -231,5 +193,4 @@ class Replica:
 
     def shutdown(self) -> None:
         self.engine.shutdown()
-        for shared in self._shared:
-            shared.close()
+        self._receiver.buckets.close()

@@ -49,7 +49,7 @@ def engine_arguments(model: str, config: EngineConfig, seed: int, kv_cache_mib: 
     from vllm import AsyncEngineArgs
     from vllm.config import WeightTransferConfig
 
-    from calibrated_rl.weight_sync import transfer as weight_transfer
+    from calibrated_rl.weight_sync import vllm_worker
 
     # On a GPU vLLM refuses to start where less than this share is free, though the cache's size is given.
     share = 0.9 * config.num_gpus * kv_cache_mib / config.kv_cache_mib
@@ -67,8 +67,8 @@ def engine_arguments(model: str, config: EngineConfig, seed: int, kv_cache_mib: 
         distributed_executor_backend="uni",
         enable_prefix_caching=True,
         logprobs_mode="processed_logprobs",
-        worker_extension_cls=f"{weight_transfer.__name__}.WorkerExtension",
-        weight_transfer_config=WeightTransferConfig(backend=weight_transfer.BACKEND),
+        worker_extension_cls=f"{vllm_worker.__name__}.WorkerExtension",
+        weight_transfer_config=WeightTransferConfig(backend=vllm_worker.BACKEND),
         disable_log_stats=True,
         # The CPU default of 128 tokens a block wastes most of a short dialogue's prefix cache; vLLM's attention on
         # CPU needs a multiple of 32.

@@ -39,6 +39,7 @@ from calibrated_rl.inference.request_batcher import RequestBatcher
 from calibrated_rl.inference.routing import Router, preferred
 from calibrated_rl.inference.turns import Generated, GenerateRequest, pack_requests, unpack_answers
 from calibrated_rl.runtime.capacity import Need
+from calibrated_rl.weight_sync.base import WeightUpdate
 
 T = TypeVar("T")
 
@@ -60,10 +61,6 @@ DRAIN_PROBE_S = 0.05
 
 CLOSE_TIMEOUT_S = 10.0
 """For what waits for a replica to see that the replica has ended."""
-
-
-Published = tuple[Any, int]
-"""An ObjectRef of weights, None before the first, and their version."""
 
 
 class ReplicaPool:
@@ -98,7 +95,8 @@ class ReplicaPool:
         self._say = say
         self._timeout_s = config.timeout_seconds
         self._start_timeout_s = config.start_timeout_seconds
-        self._weights: Any = None
+        self._update: WeightUpdate | None = None
+        """What was published last."""
         self._last_failure = ""
         """Why the last replica failed that did."""
         self._batch = config.max_num_seqs
@@ -238,8 +236,8 @@ class ReplicaPool:
             if self.lockstep is None:
                 self._recovery.begin()
 
-    def publish(self, weights: Any, version: int) -> None:
-        """Send ``weights`` (an ObjectRef of the learner) to all replicas that serve; they go on speaking meanwhile.
+    def publish(self, update: WeightUpdate) -> None:
+        """Send new weights to all replicas that serve; they go on speaking meanwhile.
 
         A lost replica gets them when it is back. In lockstep, or where none serves, ``restore`` comes first.
 
@@ -248,12 +246,12 @@ class ReplicaPool:
             UserError: a replica cannot reach memory that the learner shares.
         """
         with self._changing:
-            self._weights, self.version, self._recovery.unable = weights, version, None
+            self._update, self.version, self._recovery.unable = update, update.version, None
         if self.lockstep is not None or not self._serving:
             self.restore()
         with self._changing:
             lives = {i: self._lives[i] for i in self._serving}
-            references = {i: self._placed[i].actor.update_weights.remote(weights, version) for i in lives}
+            references = {i: self._placed[i].actor.update_weights.remote(update) for i in lives}
         for index, reference in references.items():
             try:
                 ray.get(reference, timeout=self._timeout_s)
@@ -305,20 +303,21 @@ class ReplicaPool:
             self._refuse_lost_weights(error)
             self._retire(index, life, cause_of(error))
 
-    def _bring_up_to_date(self, actor: Any, settle: Callable[[Published | None], bool]) -> None:
+    def _bring_up_to_date(self, actor: Any, settle: Callable[[WeightUpdate | None], bool]) -> None:
         """Give a replica the current weights, and again those that were published meanwhile, until ``settle`` says that
         what it has will do."""
-        has: Published | None = None
+        has: WeightUpdate | None = None
         while not settle(has):
-            with self._changing:
-                has = self._weights, self.version
-            if has[0] is not None:
-                ray.get(actor.update_weights.remote(*has), timeout=self._timeout_s)
+            has = self._update
+            if has is not None:
+                ray.get(actor.update_weights.remote(has), timeout=self._timeout_s)
 
-    def _is_current(self, has: Published | None) -> bool:
-        return has is not None and has[0] is self._weights and has[1] == self.version
+    def _is_current(self, has: WeightUpdate | None) -> bool:
+        """Whether a replica that has loaded the update ``has`` (None: it serves what it was started with) is up to
+        date."""
+        return has is self._update
 
-    def _serve_again(self, index: int, life: int, has: Published | None) -> bool:
+    def _serve_again(self, index: int, life: int, has: WeightUpdate | None) -> bool:
         """Put a lost replica into service if the weights that it ``has`` are current; whether that is settled."""
         with self._changing:
             if index not in self._members or self._lives[index] != life:
@@ -419,7 +418,7 @@ class ReplicaPool:
                 f"a further {self.role} replica is given up after {time.monotonic() - began:.0f} s: {cause_of(error)}"
             )
 
-    def _join(self, newcomer: PlacedReplica, has: Published | None, began: float) -> bool:
+    def _join(self, newcomer: PlacedReplica, has: WeightUpdate | None, began: float) -> bool:
         """Make a newcomer a member if the weights that it ``has`` are the current ones; whether it is settled."""
         with self._changing:
             if newcomer not in self._newcomers:
@@ -460,7 +459,7 @@ class ReplicaPool:
         with self._changing:
             ending = [*self._placed.values(), *self._newcomers]
             self._newcomers.clear()
-            self._weights = None
+            self._update = None
             self._changing.notify_all()
         for placed in ending:
             placed.end()

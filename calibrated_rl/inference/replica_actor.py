@@ -6,7 +6,7 @@ turns they would starve.
 
 import asyncio
 import inspect
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any
 
 from calibrated_rl.inference.config import EngineConfig
@@ -14,8 +14,7 @@ from calibrated_rl.inference.engine import Replica
 from calibrated_rl.inference.engine_arguments import engine_environment
 from calibrated_rl.inference.request_batcher import Answers, TurnServer
 from calibrated_rl.inference.turns import pack_answers, unpack_requests
-from calibrated_rl.weight_sync.block import WeightsInBlock
-from calibrated_rl.weight_sync.weights import Adapted
+from calibrated_rl.weight_sync.base import WeightUpdate
 
 
 class ReplicaActor(Replica):
@@ -42,10 +41,8 @@ class ReplicaActor(Replica):
         answers = await self.generate_lockstep([request for _, request in unpack_requests(batch)])
         return pack_answers(enumerate(answers))
 
-    async def update_weights(
-        self, weights: Mapping[str, Any] | Adapted | WeightsInBlock, version: int, timeout_s: float = 600.0
-    ) -> None:
-        await self._in_engine_loop(super().update_weights(weights, version, timeout_s))
+    async def update_weights(self, update: WeightUpdate, timeout_s: float = 600.0) -> None:
+        await self._in_engine_loop(super().update_weights(update, timeout_s))
 
     async def apply(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """What ``FaultTolerantActorManager`` calls, with ``func`` by name; its probe calls ``ping``."""

@@ -26,7 +26,7 @@ from calibrated_rl.learner.lora import LoRAConfig
 from calibrated_rl.learner.world import World
 from calibrated_rl.storage.checksums import NAME, check_checksums, write_checksums
 from calibrated_rl.storage.files import read_json, to_disk
-from calibrated_rl.weight_sync.weights import Adapters, Merged, Weights
+from calibrated_rl.weight_sync.lora import with_adapters_merged
 
 INDEX = "learner.json"
 WEIGHTS = "model.safetensors"
@@ -154,8 +154,8 @@ def merge_adapters(folder: Path, name: str) -> None:
     if not adapters.is_file():
         return
     lora = LoRAConfig(**read_json(folder / INDEX)["models"][name]["lora"])
-    weights, factors = (Weights(load_file(file)) for file in (folder / name / WEIGHTS, adapters))
-    save_file(dict(Merged(weights, Adapters(factors, lora.scale), all=True)), folder / name / WEIGHTS, {"format": "pt"})
+    weights, matrices = (load_file(file) for file in (folder / name / WEIGHTS, adapters))
+    save_file(with_adapters_merged(weights, matrices, lora.scale), folder / name / WEIGHTS, {"format": "pt"})
     adapters.unlink()
 
 

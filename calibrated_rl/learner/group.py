@@ -1,11 +1,10 @@
 """The learner as the driver sees it: Ray actors, one a rank, called together; a shell of ``LearnerRank``."""
 
-import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import ray
@@ -20,12 +19,18 @@ from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.device_memory import DeviceMemory
 from calibrated_rl.learner.losses.base import Loss
 from calibrated_rl.learner.losses.check import LossSpec, located
-from calibrated_rl.learner.not_finite import SkippedStep, described, keep
+from calibrated_rl.learner.not_finite import described, keep
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.world import LOCALHOST, free_port
 from calibrated_rl.runtime.capacity import Need, answered
-from calibrated_rl.weight_sync.weights import Adapted
+from calibrated_rl.weight_sync.base import ObjectRef, Transport, WeightUpdate
+from calibrated_rl.weight_sync.lora import LoRABases, LoRAUpdate
+from calibrated_rl.weight_sync.object_store import FullUpdate
+from calibrated_rl.weight_sync.shared_memory import SharedUpdate
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 FILES = "files"
 """The group of calls to a rank that run beside the others."""
@@ -45,18 +50,17 @@ class _RankActor:
     def join(self, rank: int, address: str, port: int) -> None:
         self._rank = LearnerRank(self._config, rank, address, port)
 
-    def call(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call a method of the rank. Ranks other than 0 return nothing: all results are alike.
+    def call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Call a method of ``LearnerRank``. Ranks other than 0 return nothing: all results are alike.
 
         A ``UserError`` is returned, not raised: it is an answer, which Ray would print as a crash.
         """
         assert self._rank is not None, "the rank has not joined the others"
         try:
-            result = getattr(self._rank, method)(*arguments, **options)
+            result = method(self._rank, *arguments, **options)
         except UserError as error:
             return error
         return result if self._rank.world.rank == 0 else None
-
 
     def hold(self, names: list[str]) -> UserError | None:
         """Copy the models; rank 0 keeps the copy."""
@@ -129,9 +133,7 @@ class LearnerGroup:
         """Optimizer steps that were not taken, because something was not finite."""
         self.micro_batch_tokens = float(config.micro_batch_tokens)
         """Less than the settings say, once memory has run out."""
-        self._bases: dict[str, tuple[str, Any]] = {}
-        """For models that are trained by adapters: what they add to, by a name of its own and in Ray's store."""
-        self._loads = itertools.count()
+        self._lora_bases = LoRABases()
         options = rank_options(config, ray.cluster_resources().get("GPU", 0))
         actor = ray.remote(concurrency_groups={FILES: 1})(_RankActor).options(**options)
         self._actors: list[Any] = [actor.remote(config) for _ in range(config.ranks)]
@@ -163,8 +165,12 @@ class LearnerGroup:
                 raise result
         return list(ray.get(refs, timeout=60))
 
-    def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
-        return self._wait([a.call.remote(method, *arguments, **options) for a in self._actors])[0]
+    def _call(
+        self, method: Callable[Concatenate[LearnerRank, P], T], *arguments: P.args, **options: P.kwargs
+    ) -> T:
+        """Call ``method`` on all ranks; the first one's result."""
+        result: T = self._wait([a.call.remote(method, *arguments, **options) for a in self._actors])[0]
+        return result
 
     def load(
         self,
@@ -181,13 +187,13 @@ class LearnerGroup:
         Args:
             whole: all of it is trained, though ``config.lora`` may name it.
         """
-        self._bases.pop(name, None)
-        self._call("load", name, str(path), trainable=trainable, optimizer=optimizer, seed=seed, whole=whole)
+        self._lora_bases.forget(name)
+        self._call(LearnerRank.load, name, str(path), trainable=trainable, optimizer=optimizer, seed=seed, whole=whole)
 
     def unload(self, name: str) -> None:
         """Free the memory of ``name``."""
-        self._bases.pop(name, None)
-        self._call("unload", name)
+        self._lora_bases.forget(name)
+        self._call(LearnerRank.unload, name)
 
     def step(
         self,
@@ -215,22 +221,22 @@ class LearnerGroup:
         if not samples:
             raise UserError(f"learner: no samples to train '{name}' on")
         batch = ray.put(SampleBatch.of(samples))
-        metrics: dict[str, float] = self._call(
-            "step", name, batch, located(loss),
+        metrics = self._call(
+            LearnerRank.step, name, batch, located(loss),
             temperature=temperature, minibatches=minibatches, epochs=epochs, learning_rate=learning_rate,
         )  # fmt: skip
         if (now := metrics["micro_batch_tokens"]) < self.micro_batch_tokens:
             self.micro_batch_tokens = now
             self._say(f"the learner ran out of memory and goes on with micro-batches of {now:.0f} tokens")
         if self.config.dtype != "float32" and name in self.config.lora:
-            metrics |= self._call("merge_error", name)
+            metrics |= self._call(LearnerRank.merge_error, name)
         if metrics["skipped_steps"]:
             self._note_skipped(name, samples, {"loss": _name_of(loss), "temperature": temperature})
         return metrics
 
     def _note_skipped(self, name: str, samples: Sequence[Sample], what: dict[str, Any]) -> None:
         most = self.config.max_skipped_steps
-        skipped: list[SkippedStep] = self._call("skipped")
+        skipped = self._call(LearnerRank.skipped)
         for each in skipped:
             self.skipped_steps += 1
             told = f"an optimizer step of '{name}' was not taken: {described(each, samples)}"
@@ -249,10 +255,7 @@ class LearnerGroup:
     def _score(
         self, name: str, batch: SampleBatch, temperature: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        values: tuple[NDArray[np.float32], NDArray[np.float32]] = self._call(
-            "score", name, ray.put(batch), temperature
-        )
-        return values
+        return self._call(LearnerRank.score, name, ray.put(batch), temperature)
 
     def log_probs(
         self, name: str, sequences: Sequence[TokenSequence], temperature: float = 1.0
@@ -286,23 +289,21 @@ class LearnerGroup:
             "tokens": float(len(logprobs)),
         }
 
-    def weights(self, name: str) -> Any:
-        """What engines need to serve ``name``: ``ObjectRef`` of ``Weights``, the full weights by their Hugging Face
-        names, tied ones once, or of ``WeightsInBlock`` with ``share_weights``; or ``Adapted``, where only adapters are
-        trained."""
-        if not self._call("check", name):
-            shared = self._call("make_block", name)
-            sent = self._gathered("outgoing", name)
-            if shared:
-                ray.get(sent)  # small; an error of the ranks is not to be laid at the replicas' door
-            return sent
-        if name not in self._bases:
-            self._bases[name] = f"{name}-{next(self._loads)}", self._gathered("outgoing", name)
-        base_name, base = self._bases[name]
-        return Adapted(base, base_name, self._gathered("outgoing_adapters", name))
+    def weight_update(self, name: str, version: int) -> WeightUpdate:
+        """What engines need to serve ``name``, as ``version``. How it travels is the ranks' choice
+        (``LearnerRank.prepare_update``)."""
+        transport = self._call(LearnerRank.prepare_update, name)
+        if transport is Transport.LORA:
+            base = self._lora_bases.get(name, lambda: self._ship(LearnerRank.full_weights, name))
+            return LoRAUpdate(version=version, base=base, lora=self._ship(LearnerRank.lora_weights, name))
+        if transport is Transport.SHARED_MEMORY:
+            shared = self._call(LearnerRank.shared_weights, name)
+            assert shared is not None, "only other ranks than the first return nothing"
+            return SharedUpdate(version=version, weights=shared)
+        return FullUpdate(version=version, weights=self._ship(LearnerRank.full_weights, name))
 
-    def _gathered(self, method: str, name: str) -> Any:
-        """``ObjectRef`` of the first rank's result, which is not brought here."""
+    def _ship(self, method: Callable[[LearnerRank, str], T], name: str) -> ObjectRef[T]:
+        """The first rank's result in Ray's store; it is not brought here."""
         refs = [a.call.remote(method, name) for a in self._actors]
         waiting, deadline = list(refs), time.monotonic() + self.config.timeout_seconds
         while waiting:
@@ -312,18 +313,18 @@ class LearnerGroup:
             if not done:
                 raise PartLost("the learner's weights were not gathered in time")
         # What a dead rank owes is ready, too, as an error that would be laid at the door of whoever fetches it.
-        self._call("check", name)
-        return refs[0]
+        self._call(LearnerRank.check, name)
+        shipped: ObjectRef[T] = refs[0]
+        return shipped
 
     def rehearse(self, lengths: Mapping[str, int]) -> DeviceMemory:
         """Take a step with each of the models that changes no weights, on a full micro-batch of sequences of so many
         tokens; what the first rank's device then looks like, at the peak."""
-        seen: DeviceMemory = self._call("rehearse", dict(lengths))
-        return seen
+        return self._call(LearnerRank.rehearse, dict(lengths))
 
     def save(self, name: str, folder: str | Path) -> None:
         """Write ``name`` in Hugging Face format with its tokenizer; whole or not at all."""
-        self._call("save", name, str(Path(folder).resolve()))
+        self._call(LearnerRank.save, name, str(Path(folder).resolve()))
 
     def snapshot(self, names: Sequence[str]) -> None:
         """Copy the trainable models in ``names`` into the memory of the first rank, for ``write_snapshot``."""
@@ -343,8 +344,8 @@ class LearnerGroup:
 
     def restore(self, folder: str | Path) -> None:
         """Replace all trainable models by those of a checkpoint, of whatever number of ranks and ZeRO stage."""
-        self._bases.clear()
-        self._call("restore", str(Path(folder).resolve()))
+        self._lora_bases.forget()
+        self._call(LearnerRank.restore, str(Path(folder).resolve()))
 
     def close(self) -> None:
         """End the rank processes."""

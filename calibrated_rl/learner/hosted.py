@@ -24,8 +24,9 @@ from calibrated_rl.learner.out_of_memory import is_out_of_memory
 from calibrated_rl.learner.packing import PackedBatch
 from calibrated_rl.learner.world import World
 from calibrated_rl.storage.checksums import write_checksums
-from calibrated_rl.weight_sync.merging import arrived
-from calibrated_rl.weight_sync.weights import A, Adapters, B, Merged, Shape, Weights
+from calibrated_rl.weight_sync.lora import A, B, with_adapters_merged
+from calibrated_rl.weight_sync.merging import arrived, merge_error
+from calibrated_rl.weight_sync.tensors import Shape
 
 TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
@@ -100,6 +101,11 @@ class HostedModel:
     @property
     def trainable(self) -> bool:
         return self.engine is not None
+
+    @property
+    def lora_scale(self) -> float | None:
+        """What the product of an adapter's matrices is multiplied with; None: the model is not trained by adapters."""
+        return None if self.lora is None else self.lora.scale
 
     @property
     def mixed(self) -> bool:
@@ -292,9 +298,7 @@ class HostedModel:
 
     def merge_error(self) -> dict[str, float]:
         """Of a model in bfloat16 that is trained by adapters: what becomes of the change that they make when it is
-        merged into the weights, ``Δ`` as wanted and ``Δ'`` as it is. ``merge_arrived``, ``⟨Δ', Δ⟩ / ⟨Δ, Δ⟩``, is the
-        share that arrives; ``merge_error``, ``|Δ' − Δ| / |Δ|``, how large the rounding is beside the change. Nothing of
-        other models, or before the first step.
+        merged into the weights, as ``merging.merge_error`` says it. Nothing of other models, or before the first step.
 
         All ranks must call it.
         """
@@ -308,8 +312,7 @@ class HostedModel:
                     for each in (f"{name}.weight", name + A, name + B)
                 )
                 total += arrived(weight, a, b, self.lora.scale).cpu()
-        wanted, along, off = total.tolist()
-        return {"merge_arrived": along / wanted, "merge_error": math.sqrt(off / wanted)} if wanted else {}
+        return merge_error(total)
 
     def _on_cpu(self, parameters: Mapping[str, Any], copy: bool) -> dict[str, Tensor]:
         full: dict[str, Tensor] = {}
@@ -328,7 +331,7 @@ class HostedModel:
         """
         weights, adapters = self.weights(), self.adapters()
         if adapters and self.lora is not None:
-            weights = dict(Merged(Weights(weights), Adapters(Weights(adapters), self.lora.scale), all=True))
+            weights = with_adapters_merged(weights, adapters, self.lora.scale)
         if self.world.rank == 0:
             partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
             shutil.rmtree(partial, ignore_errors=True)

@@ -26,8 +26,8 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LoRAConfig
 from calibrated_rl.models.shape import read_config
 from calibrated_rl.settings.fields import nearest
+from calibrated_rl.weight_sync.lora import A, B
 from calibrated_rl.weight_sync.merging import merged
-from calibrated_rl.weight_sync.weights import A, B
 
 
 class AdaptedLinear(nn.Linear):

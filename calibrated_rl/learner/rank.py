@@ -31,8 +31,11 @@ from calibrated_rl.learner.not_finite import SkippedStep
 from calibrated_rl.learner.out_of_memory import OutOfMemory
 from calibrated_rl.learner.packing import EMPTY, PackedBatch, pack
 from calibrated_rl.learner.world import LOCALHOST, World, free_port
-from calibrated_rl.weight_sync.block import WeightsBlocks, WeightsInBlock
-from calibrated_rl.weight_sync.weights import Adapters, Weights
+from calibrated_rl.weight_sync.base import Transport
+from calibrated_rl.weight_sync.lora import LoRAWeights, lora_weights
+from calibrated_rl.weight_sync.object_store import full_weights
+from calibrated_rl.weight_sync.shared_memory import SharedMemories, SharedWeights
+from calibrated_rl.weight_sync.tensors import Weights
 
 LEAST_TOKENS = 256
 """Micro-batches are not made smaller than that."""
@@ -51,9 +54,7 @@ class LearnerRank:
         """Halved where memory runs out."""
         self._skipped: list[SkippedStep] = []
         """Of the last call to ``step``."""
-        self._blocks: dict[str, WeightsBlocks] = {}
-        """Where engines find the weights of each model. They stay when the model is unloaded: a replica that comes back
-        needs what was sent last."""
+        self._shared = SharedMemories(config.dtype, self.world.device, rank)
 
     def load(
         self,
@@ -359,44 +360,32 @@ class LearnerRank:
         """Full weights on rank 0; see ``HostedModel.weights``."""
         return self._model(name).weights()
 
-    def make_block(self, name: str) -> bool:
-        """Make room where engines will find the weights of ``name``. False: they are not to find them there."""
-        model = self._model(name)
-        if not self._is_shared(model):
-            return False
-        kinds = self.config.dtype, model.shapes()
-        if self.world.rank or (name in self._blocks and self._blocks[name].kinds == kinds):
-            return True
-        if name in self._blocks:
-            self._blocks.pop(name).close()
-        try:
-            self._blocks[name] = WeightsBlocks(*kinds, self.world.device)
-        except (RuntimeError, OSError) as error:
-            raise UserError(
-                f"there is no memory to share the weights of '{name}' with engines: set learner.share_weights=false"
-            ) from error
-        return True
+    def prepare_update(self, name: str) -> Transport:
+        """How the weights of ``name`` travel to engines; makes the memory that this takes.
 
-    def _is_shared(self, model: HostedModel) -> bool:
-        return self.config.share_weights and model.trainable and model.lora is None
-
-    def outgoing(self, name: str) -> Weights | WeightsInBlock | None:
-        """The same for engines: to be pickled before the model takes its next step, because it looks into it. Or, with
-        ``share_weights``, where they are until they have been asked for twice more."""
+        Raises:
+            UserError: there is not enough.
+        """
         model = self._model(name)
-        if not self._is_shared(model):
-            return Weights(model.weights(copy=False))
-        if self.world.rank == 0:
-            return self._blocks[name].write(model.on_device())
-        for _ in model.on_device():  # takes part in gathering what is sharded
-            pass
-        return None
+        if model.lora is not None:
+            return Transport.LORA
+        if not (self.config.share_weights and model.trainable):
+            return Transport.OBJECT_STORE
+        self._shared.make(name, model)
+        return Transport.SHARED_MEMORY
 
-    def outgoing_adapters(self, name: str) -> Adapters:
-        """The adapters of ``name`` for engines, as ``outgoing``."""
-        model = self._model(name)
-        assert model.lora is not None, f"'{name}' has no adapters"
-        return Adapters(Weights(model.adapters(copy=False)), model.lora.scale)
+    def full_weights(self, name: str) -> Weights:
+        """See ``object_store.full_weights``."""
+        return full_weights(self._model(name))
+
+    def shared_weights(self, name: str) -> SharedWeights | None:
+        """Write the weights of ``name`` to the memory that ``prepare_update`` has made: where they are until that has
+        been done twice more."""
+        return self._shared.write(name, self._model(name))
+
+    def lora_weights(self, name: str) -> LoRAWeights:
+        """See ``lora.lora_weights``."""
+        return lora_weights(self._model(name))
 
     def merge_error(self, name: str) -> dict[str, float]:
         """See ``HostedModel.merge_error``."""

@@ -22,6 +22,7 @@ from calibrated_rl.run.memory_plan import engines_to_plan, rehearsed, with_cache
 from calibrated_rl.runtime.background import BackgroundWorker
 from calibrated_rl.runtime.capacity import Need, wait_for_machines
 from calibrated_rl.tasks.base import ScriptedHuman
+from calibrated_rl.weight_sync.object_store import FullUpdate
 
 
 class Cluster:
@@ -143,7 +144,7 @@ class Cluster:
         """Serve the saved policy in ``folder``, without the learner; its version counts up."""
         files = sorted(folder.glob("*.safetensors"))
         weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
-        self.policy.publish(ray.put(weights), self.policy.version + 1)
+        self.policy.publish(FullUpdate.of_tensors(weights, self.policy.version + 1))
 
 
 def start_cluster(

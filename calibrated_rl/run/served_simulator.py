@@ -29,7 +29,8 @@ class ServedSimulator:
 
     def serve(self, folder: Path, version: int | None = None) -> None:
         """Send the learner's simulator, which was saved in ``folder``, to the replicas."""
-        self.pool.publish(self._learner.weights(SIMULATOR), self.pool.version + 1 if version is None else version)
+        version = self.pool.version + 1 if version is None else version
+        self.pool.publish(self._learner.weight_update(SIMULATOR, version))
         self._folder = folder
 
     @property

@@ -110,4 +110,4 @@ class PolicyUpdate:
     def sync(self, version: int) -> None:
         """Send the learner's weights to the replicas, as ``version``: the number of updates that are done."""
         with self._timers.measure("weight_sync"):
-            self._pool.publish(self._learner.weights(POLICY), version)
+            self._pool.publish(self._learner.weight_update(POLICY, version))

@@ -119,5 +119,5 @@ def training_run(inputs: RunInputs, models: BaseModels) -> Iterator[TrainingRun]
 def _serve_proxy(cluster: Cluster, fits: Fits) -> None:
     assert cluster.proxy is not None
     cluster.learner.load(PROXY, fits.proxy(), trainable=False)
-    cluster.proxy.publish(cluster.learner.weights(PROXY), 1)
+    cluster.proxy.publish(cluster.learner.weight_update(PROXY, 1))
     cluster.learner.unload(PROXY)

@@ -12,6 +12,7 @@ Learner and engines are other processes, on other devices and with other numbers
 products are added up in float64, which leaves no last bit to the order of summation, and thresholds are integers.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -77,6 +78,14 @@ def arrived(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
         off = got - wanted
         sums += torch.stack([(wanted * wanted).sum(), (got * wanted).sum(), (off * off).sum()])
     return sums
+
+
+def merge_error(sums: Tensor) -> dict[str, float]:
+    """What becomes of the change that adapters make when it is merged, from the added up ``sums`` of ``arrived``:
+    ``merge_arrived``, ``⟨Δ', Δ⟩ / ⟨Δ, Δ⟩``, is the share that arrives; ``merge_error``, ``|Δ' − Δ| / |Δ|``, how large
+    the rounding is beside the change. Nothing where nothing was to change."""
+    wanted, along, off = sums.tolist()
+    return {"merge_arrived": along / wanted, "merge_error": math.sqrt(off / wanted)} if wanted else {}
 
 
 def _parts_of(weight: Tensor) -> Iterator[slice]:

@@ -30,7 +30,7 @@ from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.models.tiny import tiny_tokenizer
 from calibrated_rl.rollout.parity import TOLERANCES, Parity, check_parity, chosen_for_parity
 from calibrated_rl.training.training_run import TrainingRun
-from calibrated_rl.weight_sync.weights import Adapted
+from calibrated_rl.weight_sync.lora import LoRABase, LoRAUpdate
 from tests.integration.test_learner import samples
 from tests.integration.test_model_shapes import SIZES
 
@@ -235,6 +235,7 @@ def test_under_bfloat16_adapters_add_no_difference_to_that_of_the_base(
     apart = np.abs(np.concatenate([pool.score(each.ids.tolist()) for each in VIEWS[:3]]) - np.concatenate(
         [values[1:] for values in opened[0].log_probs("policy", chosen_for_parity(VIEWS[:3], 128))]
     )).mean()  # fmt: skip
-    pool.publish(Adapted(ray.put(rank.outgoing("policy")), "base", ray.put(rank.outgoing_adapters("policy"))), 1)
+    base_weights, lora = ray.put(rank.full_weights("policy")), ray.put(rank.lora_weights("policy"))
+    pool.publish(LoRAUpdate(version=1, base=LoRABase("base", base_weights), lora=lora))
     now = opened[0].parity("bfloat16")
     assert now.mean < 1.5 * base.mean + 1e-3 and apart > 3 * now.mean, (base, apart, now)

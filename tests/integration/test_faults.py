@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ from calibrated_rl.models.tiny import make_tiny
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.stream import EndedGroup, GroupStream
-from calibrated_rl.weight_sync.block import WeightsBlocks
-from calibrated_rl.weight_sync.weights import Adapted, Adapters, Weights
+from calibrated_rl.weight_sync.lora import LoRABase, LoRAUpdate, LoRAWeights
+from calibrated_rl.weight_sync.object_store import FullUpdate
+from calibrated_rl.weight_sync.shared_memory import SharedUpdate, SharedWeightsWriter
+from calibrated_rl.weight_sync.tensors import Weights
 
 IDS = list(range(5, 25))
 
@@ -55,9 +58,15 @@ def pool(ray_session: None, folder: Path, weights: dict[str, torch.Tensor]) -> I
     tokens = ChatTokens(AutoTokenizer.from_pretrained(folder / "a"))
     started = ReplicaPool("policy", str(folder / "a"), tokens, EngineConfig(kv_cache_mib=64, start_timeout_seconds=200))
     started.wait_until_ready()
-    started.publish(ray.put(weights), 3)
+    started.publish(FullUpdate.of_tensors(weights, 3))
     yield started
     started.close()
+
+
+def published(pool: ReplicaPool) -> FullUpdate:
+    """What the pool serves: all weights."""
+    assert isinstance(pool._update, FullUpdate)
+    return pool._update
 
 
 def processes(pool: ReplicaPool) -> tuple[int, int]:
@@ -101,8 +110,9 @@ def test_a_dead_engine_is_replaced_with_the_current_weights(
     pool: ReplicaPool, weights: dict[str, torch.Tensor]
 ) -> None:
     """Which it finds in memory that the learner shares."""
-    blocks = WeightsBlocks("float32", {name: tuple(each.shape) for name, each in weights.items()}, torch.device("cpu"))
-    pool.publish(ray.put(blocks.write(weights.items())), 3)
+    shapes = {name: tuple(each.shape) for name, each in weights.items()}
+    memory = SharedWeightsWriter("float32", shapes, torch.device("cpu"))
+    pool.publish(SharedUpdate(version=3, weights=memory.write(weights.items())))
     before, expected = processes(pool), pool.score(IDS)
     collector, groups = collect_with_fault(pool, lambda: os.kill(before[1], signal.SIGKILL))
     assert is_whole(groups)
@@ -125,8 +135,8 @@ def test_a_silent_engine_is_given_up_after_the_time_out(
     for name in [name for name in weights if name.endswith("q_proj.weight")]:
         factors[name.replace(".weight", ".lora_A")] = torch.randn(4, weights[name].shape[1], generator=random)
         factors[name.replace(".weight", ".lora_B")] = torch.randn(weights[name].shape[0], 4, generator=random)
-    adapters = Adapters(Weights(factors), 0.5)
-    pool.publish(Adapted(ray.put(Weights(weights)), "base", ray.put(adapters)), 3)
+    lora = ray.put(LoRAWeights(Weights(factors), 0.5))
+    pool.publish(LoRAUpdate(version=3, base=LoRABase("base", ray.put(Weights(weights))), lora=lora))
     expected = pool.score(IDS)
     assert np.abs(expected - plain).max() > 1e-3
     monkeypatch.setattr(pool, "lockstep", LockstepScheduler())
@@ -137,7 +147,7 @@ def test_a_silent_engine_is_given_up_after_the_time_out(
     assert collector.statistics.dropped["policy: TimeoutError"] > 0
     assert not any(map(psutil.pid_exists, before))
     np.testing.assert_allclose(pool.score(IDS), expected, atol=1e-6)
-    pool.publish(ray.put(weights), 3)
+    pool.publish(FullUpdate.of_tensors(weights, 3))
 
 
 @pytest.mark.parametrize("lockstep", [None, LockstepScheduler()])
@@ -170,12 +180,12 @@ def test_a_weight_update_that_fails_half_way_leaves_no_mixed_weights(pool: Repli
 
     before, expected = processes(pool), pool.score(IDS)
     ray.get(pool._placed[0].actor.apply.remote(break_off), timeout=30)
-    weights = pool._weights
-    pool.publish(weights, 4)
+    update = published(pool)
+    pool.publish(replace(update, version=4))
     assert pool._last_failure == "RayTaskError(ConnectionResetError)"
     assert set(processes(pool)).isdisjoint(before)
     np.testing.assert_allclose(pool.score(IDS), expected, atol=1e-6)
-    pool.publish(weights, 3)
+    pool.publish(update)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -197,12 +207,12 @@ def test_a_replica_joins_with_the_current_weights_and_leaves_when_its_turns_are_
     """New weights are published at the worst moment: after it got the old ones, before it joins."""
     said: list[str] = []
     monkeypatch.setattr(pool, "_say", said.append)
-    join, weights = pool._join, pool._weights
-    newer = ray.put({name: tensor * 1.1 for name, tensor in ray.get(weights).items()})
+    join, update = pool._join, published(pool)
+    newer = FullUpdate.of_tensors({name: tensor * 1.1 for name, tensor in ray.get(update.weights).items()}, 4)
 
     def join_late(newcomer: Any, has: Any, began: float) -> bool:
-        if has is not None and has[1] == 3:
-            pool.publish(newer, 4)
+        if has is not None and has.version == 3:
+            pool.publish(newer)
         return join(newcomer, has, began)
 
     monkeypatch.setattr(pool, "_join", join_late)
@@ -228,7 +238,7 @@ def test_a_replica_joins_with_the_current_weights_and_leaves_when_its_turns_are_
     wait_for(lambda: said[-1] == f"policy replica {new} has left")
     assert pool._manager.actor_ids() == [old] and placements().count("CREATED") == reserved
     pool.shrink(1)  # the last one stays
-    pool.publish(weights, 3)
+    pool.publish(update)
     assert pool.counts() == (1, 0, 0)
 
 
@@ -243,7 +253,7 @@ def test_a_replica_without_a_machine_holds_up_nobody_and_is_given_up(
     pool.grow(2)
     assert pool.counts() == (1, 2, 0)
     pool.shrink(1)
-    pool.publish(pool._weights, 3)
+    pool.publish(published(pool))
     wait_for(lambda: pool.counts() == (1, 0, 0))
     wait_for(lambda: "PENDING" not in placements())
     wait_for(lambda: not any(thread.is_alive() for thread in pool._threads))
@@ -262,14 +272,14 @@ def test_groups_that_run_ahead_live_through_weight_updates(pool: ReplicaPool) ->
     task, sampling = FrontDesk(FrontDesk.Config()), SamplingConfig(max_turn_tokens=16)
     collector, human = Collector(task, pool, sampling, sampling), FrontDeskHuman(FrontDeskHuman.Config(), task=task)
     stream = GroupStream(collector, human, group_size=4, arm="ahead", seed=0)
-    scenarios, weights, version = task.scenarios(Split.CALIBRATION, 12), pool._weights, 3
+    scenarios, update, version = task.scenarios(Split.CALIBRATION, 12), published(pool), 3
     found: list[list[Dialogue]] = []
     try:
-        for update in range(3):
-            stream.admit(update, list(enumerate(scenarios)))
+        for number in range(3):
+            stream.admit(number, list(enumerate(scenarios)))
         while stream.in_flight:
             version += 1
-            pool.publish(weights, version)
+            pool.publish(replace(update, version=version))
             beside = collector.collect(scenarios[:2], human, group_size=1, arm="beside", update=version, seed=0)
             assert len(beside) == 2
             found += complete(stream.take(1, 60))
@@ -277,7 +287,7 @@ def test_groups_that_run_ahead_live_through_weight_updates(pool: ReplicaPool) ->
             found += complete(stream.take(36 - len(found), 60))
     finally:
         stream.close()
-        pool.publish(weights, 3)
+        pool.publish(update)
     expected = sorted(f"ahead-0-{u}-{number}-{member}" for u in range(3) for number in range(12) for member in range(4))
     assert sorted(d.id for group in found for d in group) == expected
     versions = [d.policy_tokens.versions[d.policy_tokens.mask] for g in found for d in g if d.policy_tokens is not None]

@@ -28,7 +28,9 @@ from calibrated_rl.learner.not_finite import SkippedStep, described, keep
 from calibrated_rl.learner.packing import pack
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.learner.sample import Sample
-from calibrated_rl.weight_sync.block import OpenBlocks, WeightsInBlock
+from calibrated_rl.weight_sync.base import WeightUpdate
+from calibrated_rl.weight_sync.object_store import FullUpdate
+from calibrated_rl.weight_sync.shared_memory import SharedMemoryReader, SharedUpdate
 from tests.support.made_up_models import VOCABULARY, make_gemma, make_hybrid, make_model
 
 FIELDS = ("ids", "mask", "logprobs", "versions", "turns")
@@ -538,14 +540,14 @@ def test_weights_that_a_loss_does_not_use_are_refused(folder: Path) -> None:
         learner(folder).step("policy", SampleBatch.of(samples(weighted=True)), GRPO_TERMS)
 
 
-def received(reference: Any) -> dict[str, torch.Tensor]:
+def received(update: WeightUpdate) -> dict[str, torch.Tensor]:
     """What an engine would get, copied."""
     import ray
 
-    sent = ray.get(reference, timeout=60)
-    return {name: tensor.clone() for name, tensor in (
-        OpenBlocks().read(sent) if isinstance(sent, WeightsInBlock) else sent.items()
-    )}  # fmt: skip
+    if isinstance(update, SharedUpdate):
+        return {name: tensor.clone() for name, tensor in SharedMemoryReader().tensors(update.weights)}
+    assert isinstance(update, FullUpdate)
+    return {name: tensor.clone() for name, tensor in ray.get(update.weights, timeout=60).items()}
 
 
 @pytest.mark.parametrize("stage", [0, 3])
@@ -567,7 +569,7 @@ def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, st
         found = [group.step("policy", given_samples, GRPO_TERMS) for _ in range(2)]
         for one, two in zip(expected, found, strict=True):
             assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
-        weights = received(group.weights("policy"))
+        weights = received(group.weight_update("policy", 1))
         assert_same((found[0], weights), (found[0], alone.weights("policy")))
         # Infinite for the rank alone that has the sample: no rank takes the step.
         reference = np.where(given_samples[4].tokens.mask, 1e30, np.nan).astype(np.float32)
@@ -575,7 +577,8 @@ def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, st
         impossible[4] = replace(given_samples[4], name="the odd one", reference_logprobs=reference)
         skipped = group.step("policy", impossible, GRPO_TERMS)
         assert (skipped["skipped_steps"], skipped["optimizer_steps"]) == (1, 0)
-        assert all(torch.equal(weights[name], value) for name, value in received(group.weights("policy")).items())
+        again = received(group.weight_update("policy", 1))
+        assert all(torch.equal(weights[name], value) for name, value in again.items())
         file = tmp_path / "not_finite" / "0001-policy.jsonl"
         assert re.search(rf"the loss not finite in .*the odd one.*; its data: {file} \(1 of at most 1\)", told[-1])
         with pytest.raises(UserError, match="learner.max_skipped_steps is 1: look at these dialogues"):
@@ -588,14 +591,14 @@ def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, st
         flat = np.concatenate([v[1:] for v in group.log_probs("policy", tokens)])
         assert evaluated["nll"] == pytest.approx(-np.nanmean(flat), rel=1e-5)
         with pytest.raises(UserError, match="no model 'critic'"):
-            group.weights("critic")
+            group.weight_update("critic", 1)
         # What two ranks wrote one goes on from at another stage, and the other way round.
         with pytest.raises(UserError, match="no model 'critic'"):
             group.snapshot(["critic"])
         group.snapshot(["policy"])
         expected_step = group.step("policy", given_samples, GRPO_TERMS)  # after the snapshot, so it is not in it
         group.write_snapshot(tmp_path / "of_two")
-        expected_weights = received(group.weights("policy"))
+        expected_weights = received(group.weight_update("policy", 1))
         alone = LearnerRank(LearnerConfig(micro_batch_tokens=40, zero_stage=2))
         alone.restore(tmp_path / "of_two")
         snapshot = alone.snapshot()
@@ -612,7 +615,7 @@ def test_two_ranks_equal_one(ray_session: None, folder: Path, tmp_path: Path, st
             group.write_snapshot(tmp_path / "no_folder")
         again = group.step("policy", given_samples, GRPO_TERMS)
         assert again == expected_step
-        weights = received(group.weights("policy"))
+        weights = received(group.weight_update("policy", 1))
         assert all(torch.equal(weights[name], value) for name, value in expected_weights.items())
     finally:
         group.close()

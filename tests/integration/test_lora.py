@@ -19,8 +19,9 @@ from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.storage.checksums import check_checksums
 from calibrated_rl.training.checkpoints import ArmCheckpoints
 from calibrated_rl.weight_sync import merging
+from calibrated_rl.weight_sync.lora import LoRAWeights, MergedWeights
 from calibrated_rl.weight_sync.merging import _by_thresholds, arrived, merged
-from calibrated_rl.weight_sync.weights import Adapters, Merged, Weights
+from calibrated_rl.weight_sync.tensors import Weights
 from tests.e2e.test_resume import state
 from tests.integration.test_learner import ADAM, assert_same, big_epsilon, plain_log_probs, samples, sequences
 from tests.support.made_up_models import make_model
@@ -131,7 +132,7 @@ def test_under_bfloat16_engines_get_the_weights_that_the_learner_computes_with(f
         made.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))
     error = made.merge_error("policy")
     assert error["merge_arrived"] == pytest.approx(1, abs=0.5) and error["merge_error"] > 1
-    sent = dict(Merged(made.outgoing("policy"), made.outgoing_adapters("policy"), all=True))
+    sent = dict(MergedWeights(made.full_weights("policy"), made.lora_weights("policy"), with_unchanged=True))
     model = make_model().bfloat16()
     model.load_state_dict(sent, strict=False)
     served = LearnerRank(LearnerConfig(micro_batch_tokens=128, dtype="bfloat16"))
@@ -151,13 +152,13 @@ def test_merged_weights_by_hand() -> None:
     factors = Weights({
         "layers.0.mlp.up.lora_A": torch.tensor([[1.0, 2.0]]), "layers.0.mlp.up.lora_B": torch.tensor([[1.0], [0.0]]),
     })  # fmt: skip
-    merged = Merged(base, Adapters(factors, 0.5), all=True)
+    merged = MergedWeights(base, LoRAWeights(factors, 0.5), with_unchanged=True)
     assert list(merged) == list(base)
     assert merged["layers.0.mlp.up.weight"].tolist() == [[1.5, 1.0], [0.0, 1.0]]
     assert merged.content("layers.0.mlp.up.weight").view(np.float32).tolist() == [1.5, 1.0, 0.0, 1.0]
     assert all(torch.equal(merged[name], base[name]) for name in base if name != "layers.0.mlp.up.weight")
     # What an engine may hold in one matrix with it goes along.
-    assert list(Merged(base, Adapters(factors, 0.5), all=False)) == [
+    assert list(MergedWeights(base, LoRAWeights(factors, 0.5), with_unchanged=False)) == [
         "layers.0.mlp.up.weight", "layers.0.mlp.up.bias", "layers.0.mlp.down.weight"
     ]  # fmt: skip
 
@@ -289,8 +290,8 @@ def test_adapters_name_their_base_after_a_checkpoint_too(folder: Path, tmp_path:
 def test_what_is_sent_does_the_same(folder: Path) -> None:
     made = learner(folder)
     made.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))
-    adapters = made.outgoing_adapters("policy")
-    merged = dict(Merged(made.outgoing("policy"), adapters, all=True))
+    adapters = made.lora_weights("policy")
+    merged = dict(MergedWeights(made.full_weights("policy"), adapters, with_unchanged=True))
     assert adapters.scale == 2.0 and made.check("policy")
     model = make_model()
     model.load_state_dict(merged, strict=False)

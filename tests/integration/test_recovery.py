@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,8 @@ from calibrated_rl.inference.pool import ReplicaPool, RolloutFailure
 from calibrated_rl.inference.recovery import Recovery
 from calibrated_rl.inference.request_batcher import Answers, TurnServer
 from calibrated_rl.inference.turns import Generated, GenerateRequest, pack_answers, unpack_requests
+from calibrated_rl.weight_sync.base import WeightUpdate
+from calibrated_rl.weight_sync.object_store import FullUpdate
 
 DIES = 100
 """A prompt that begins with this ends the replica's process."""
@@ -56,7 +59,8 @@ class Stub:
         """Versions of the weights that it was to take since its process was started."""
         return self._asked
 
-    async def update_weights(self, weights: Any, version: int) -> None:
+    async def update_weights(self, update: WeightUpdate) -> None:
+        version = update.version
         self._asked.append(version)
         while (self._folder / f"update-{version}").exists() and self._seed:
             await asyncio.sleep(0.02)
@@ -163,20 +167,20 @@ def test_a_lost_replica_holds_up_nobody_and_comes_back_with_the_newest_weights(
     ray_session: None, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    pool, weights = pool_of(tmp_path, said, replicas=2, start_timeout=1), ray.put({})
-    pool.publish(weights, 1)
+    pool, weights = pool_of(tmp_path, said, replicas=2, start_timeout=1), FullUpdate.of_tensors({}, 0)
+    pool.publish(replace(weights, version=1))
     (tmp_path / "start").touch()
     (tmp_path / "update-3").touch()
     key = lose(pool, 1)
     asyncio.run(asyncio.wait_for(pool.recover(), 60))
     assert asyncio.run(turn(pool, key)) == 1 and pool.counts() == (1, 0, 1)
     for version in (2, 3):
-        pool.publish(weights, version)
+        pool.publish(replace(weights, version=version))
         assert asyncio.run(turn(pool, key)) == version and pool.counts() == (1, 0, 1)
     wait_for(lambda: len(said) == 2)
     (tmp_path / "start").unlink()
     wait_for(lambda: asked(pool, 1) == [3])
-    pool.publish(weights, 4)
+    pool.publish(replace(weights, version=4))
     (tmp_path / "update-3").unlink()
     wait_for(lambda: pool.counts() == (2, 0, 0) and not recovery_threads())
     assert asked(pool, 1) == [3, 4] and asyncio.run(turn(pool, key_of(pool, 1))) == 4
@@ -194,11 +198,11 @@ def test_where_none_serves_everybody_waits_until_the_time_out(
     ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    pool, weights = pool_of(tmp_path, said, replicas=1, start_timeout=2, seed=1), ray.put({})
+    pool, weights = pool_of(tmp_path, said, replicas=1, start_timeout=2, seed=1), FullUpdate.of_tensors({}, 0)
     (tmp_path / "start").touch()
     key = lose(pool, 0)
     with pytest.raises(PartLost, match=r"no policy replica came back within 2 s \(the last failed with Actor"):
-        pool.publish(weights, 1)
+        pool.publish(replace(weights, version=1))
     wait_for(lambda: "given up" in said[-1])
     monkeypatch.setattr(pool, "_start_timeout_s", 1000.0)
     monkeypatch.setattr(pool._recovery, "_patience_s", 1000.0)
@@ -207,11 +211,11 @@ def test_where_none_serves_everybody_waits_until_the_time_out(
     (tmp_path / "start").unlink()
     wait_for(lambda: pool.counts() == (1, 0, 0) and not recovery_threads())
     assert asyncio.run(turn(pool, key)) == 1
-    pool.publish(weights, 2)
+    pool.publish(replace(weights, version=2))
     (tmp_path / "start").touch()
     lose(pool, 0)
     threading.Timer(0.5, (tmp_path / "start").unlink).start()
-    pool.publish(weights, 3)
+    pool.publish(replace(weights, version=3))
     assert asyncio.run(turn(pool, key)) == 3
     (tmp_path / "start").touch()
     wait_for(lambda: not recovery_threads())
@@ -227,12 +231,12 @@ def test_where_none_serves_everybody_waits_until_the_time_out(
 def test_in_lockstep_everything_waits_for_a_lost_replica(ray_session: None, tmp_path: Path) -> None:
     """Which dialogue goes where depends on who serves: it must not depend on when somebody came back."""
     said: list[str] = []
-    pool, weights = pool_of(tmp_path, said, replicas=2, lockstep=LockstepScheduler()), ray.put({})
-    pool.publish(weights, 1)
+    pool, weights = pool_of(tmp_path, said, replicas=2, lockstep=LockstepScheduler()), FullUpdate.of_tensors({}, 0)
+    pool.publish(replace(weights, version=1))
     (tmp_path / "start").touch()
     lose(pool, 1)
     assert not recovery_threads()
-    publishing = threading.Thread(target=pool.publish, args=(weights, 2), daemon=True)
+    publishing = threading.Thread(target=pool.publish, args=(replace(weights, version=2),), daemon=True)
     publishing.start()
     publishing.join(0.5)
     assert publishing.is_alive() and pool.counts() == (1, 0, 1)

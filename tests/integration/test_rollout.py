@@ -18,8 +18,10 @@ from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.inference.turns import Generated, GenerateRequest
 from calibrated_rl.models.tiny import make_tiny
-from calibrated_rl.weight_sync.block import WeightsBlocks
-from calibrated_rl.weight_sync.weights import Adapted, Adapters, Merged, Weights
+from calibrated_rl.weight_sync.lora import LoRABase, LoRAUpdate, LoRAWeights, with_adapters_merged
+from calibrated_rl.weight_sync.object_store import FullUpdate
+from calibrated_rl.weight_sync.shared_memory import SharedUpdate, SharedWeightsWriter
+from calibrated_rl.weight_sync.tensors import Weights
 
 IDS = [int(i) for i in np.random.default_rng(0).integers(5, 250, 60)]
 
@@ -59,7 +61,7 @@ def request(seed: int, tokens: int) -> GenerateRequest:
 
 
 def test_weights_arrive_while_a_request_is_in_flight(pool: ReplicaPool, tiny_models: tuple[Path, Path]) -> None:
-    pool.publish(ray.put(load_file(tiny_models[0] / "model.safetensors")), 0)
+    pool.publish(FullUpdate.of_tensors(load_file(tiny_models[0] / "model.safetensors"), 0))
     np.testing.assert_allclose(pool.score(IDS), reference(tiny_models[0]), atol=3e-5)
 
     async def update_in_flight() -> list[Generated]:
@@ -75,8 +77,8 @@ def test_weights_arrive_while_a_request_is_in_flight(pool: ReplicaPool, tiny_mod
 
         talking = [asyncio.ensure_future(talk(seed)) for seed in range(4)]
         await asyncio.sleep(0.4)
-        weights = ray.put(load_file(tiny_models[1] / "model.safetensors"))
-        await asyncio.get_running_loop().run_in_executor(None, pool.publish, weights, 1)
+        update = FullUpdate.of_tensors(load_file(tiny_models[1] / "model.safetensors"), 1)
+        await asyncio.get_running_loop().run_in_executor(None, pool.publish, update)
         published.set()
         return [result for results in await asyncio.gather(*talking) for result in results]
 
@@ -100,7 +102,7 @@ def test_waves_are_reproducible(pool: ReplicaPool) -> None:
 
 
 def test_sampled_log_probs_are_those_of_the_model(pool: ReplicaPool, tiny_models: tuple[Path, Path]) -> None:
-    pool.publish(ray.put(load_file(tiny_models[0] / "model.safetensors")), 2)
+    pool.publish(FullUpdate.of_tensors(load_file(tiny_models[0] / "model.safetensors"), 2))
     generated = asyncio.run(pool.generate("key", request(3, 20)))
     model = AutoModelForCausalLM.from_pretrained(tiny_models[0], dtype=torch.float32)
     ids = torch.tensor([IDS + generated.ids])
@@ -125,14 +127,14 @@ def test_adapters_arrive_alone_and_serve_like_what_they_make(pool: ReplicaPool, 
 
     def expected(weights: Mapping[str, torch.Tensor], factors: dict[str, torch.Tensor]) -> np.ndarray:
         model = AutoModelForCausalLM.from_pretrained(tiny_models[0], dtype=torch.float32)
-        model.load_state_dict(dict(Merged(Weights(weights), Adapters(Weights(factors), 2.0), all=True)), strict=False)
+        model.load_state_dict(with_adapters_merged(weights, factors, 2.0), strict=False)
         with torch.no_grad():
             logprobs = model(torch.tensor([IDS])).logits[0].log_softmax(-1)
         return logprobs[torch.arange(len(IDS) - 1), torch.tensor(IDS[1:])].numpy()
 
     def publish(weights: Mapping[str, torch.Tensor], name: str, factors: dict[str, torch.Tensor], version: int) -> None:
-        adapters = Adapters(Weights(factors), 2.0)
-        pool.publish(Adapted(ray.put(Weights(weights)), name, ray.put(adapters)), version)
+        lora = ray.put(LoRAWeights(Weights(factors), 2.0))
+        pool.publish(LoRAUpdate(version=version, base=LoRABase(name, ray.put(Weights(weights))), lora=lora))
 
     first, second = drawn(), drawn()
     publish(base, "base-0", first, 10)
@@ -144,26 +146,27 @@ def test_adapters_arrive_alone_and_serve_like_what_they_make(pool: ReplicaPool, 
     assert np.abs(expected(base, first) - expected(base, second)).max() > 0.01
     publish(altered, "base-1", second, 12)
     np.testing.assert_allclose(pool.score(IDS), expected(altered, second), atol=3e-5)
-    pool.publish(ray.put(base), 13)
+    pool.publish(FullUpdate.of_tensors(base, 13))
     np.testing.assert_allclose(pool.score(IDS), reference(tiny_models[0]), atol=3e-5)
 
 
-def test_weights_are_read_out_of_the_learners_block(pool: ReplicaPool, tiny_models: tuple[Path, Path]) -> None:
+def test_weights_are_read_out_of_the_learners_memory(pool: ReplicaPool, tiny_models: tuple[Path, Path]) -> None:
     first, second = (load_file(folder / "model.safetensors") for folder in tiny_models)
-    block = WeightsBlocks("float32", {name: tuple(each.shape) for name, each in first.items()}, torch.device("cpu"))
-    sent = block.write(first.items())
-    pool.publish(ray.put(sent), 20)
+    shapes = {name: tuple(each.shape) for name, each in first.items()}
+    memory = SharedWeightsWriter("float32", shapes, torch.device("cpu"))
+    sent = memory.write(first.items())
+    pool.publish(SharedUpdate(version=20, weights=sent))
     np.testing.assert_allclose(pool.score(IDS), reference(tiny_models[0]), atol=3e-5)
     with pytest.raises(UserError, match="policy: a replica on .* cannot read the weights .* on elsewhere"):
-        pool.publish(ray.put(replace(sent, place="elsewhere")), 21)
+        pool.publish(SharedUpdate(version=21, weights=replace(sent, location="elsewhere")))
     np.testing.assert_allclose(pool.score(IDS), reference(tiny_models[0]), atol=3e-5)
-    block.write(first.items())
-    now = block.write(second.items())
+    memory.write(first.items())
+    now = memory.write(second.items())
     actor = pool._placed[0].actor
     with pytest.raises(Exception, match="were replaced by 3"):
-        ray.get(actor.update_weights.remote(sent, 21), timeout=60)
+        ray.get(actor.update_weights.remote(SharedUpdate(version=21, weights=sent)), timeout=60)
     with pytest.raises(Exception, match="HalfUpdatedWeights"):
         ray.get(actor.ping.remote(), timeout=60)
-    pool.publish(ray.put(now), 22)
+    pool.publish(SharedUpdate(version=22, weights=now))
     np.testing.assert_allclose(pool.score(IDS), reference(tiny_models[1]), atol=3e-5)
-    block.close()
+    memory.close()

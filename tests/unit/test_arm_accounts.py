@@ -23,6 +23,7 @@ from calibrated_rl.replay.store import ReplayStore
 from calibrated_rl.rollout.statistics import RolloutStatistics
 from calibrated_rl.run.audit import audit_run
 from calibrated_rl.training.arm_run import ArmRun
+from calibrated_rl.weight_sync.object_store import FullUpdate
 from tests.support.made_up_pools import Chat, MadeUpPool, Say, by_seed, collector_of, control_token, tokens
 
 
@@ -56,7 +57,8 @@ class Learner:
     def restore(self, folder: Path) -> None:
         assert (folder / "weights").read_text() == "w"
 
-    def weights(self, slot: str) -> None: ...
+    def weight_update(self, slot: str, version: int) -> FullUpdate:
+        return FullUpdate(version=version, weights=None)  # type: ignore[arg-type]
 
     def snapshot(self, slots: Sequence[str]) -> None: ...
 
@@ -127,7 +129,7 @@ class MadeUpRun:
             wait=lambda: None, write=lambda *jobs: [job() for _, job in jobs]
         )
         for pool in (self.policy, simulator):
-            pool.publish = lambda weights, version, pool=pool: setattr(pool, "version", version)  # type: ignore[method-assign]
+            pool.publish = lambda update, pool=pool: setattr(pool, "version", update.version)  # type: ignore[method-assign]
 
     def begin(self, arm: str, seed: int, *, single_turns: bool = False) -> ArmRun:
         return ArmRun(self, arm, seed, single_turns=single_turns)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ SOURCES = sorted(file for each in ("calibrated_rl", "research", "tools") for fil
 
 ALLOWED = {
     # Handles of GPU memory, from the learner of the same run to its engines, through Ray; no file is involved.
-    "calibrated_rl/weight_sync/block.py": {"import pickle", "pickle.loads"},
+    "calibrated_rl/weight_sync/shared_memory.py": {"import pickle", "pickle.loads"},
 }
 """Everything in the package that reads or writes what could run code when it is read, by file."""
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "csv"}

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibrated_rl.weight_sync.shared_bucket import SharedBucket
-from calibrated_rl.weight_sync.weights import ALIGNMENT, Weights, buckets_of
+from calibrated_rl.weight_sync.buckets import ALIGNMENT, SharedBucket, buckets_of
+from calibrated_rl.weight_sync.tensors import Weights
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
 
@@ -40,9 +40,9 @@ def test_the_same_bits_arrive(kinds: list[tuple[tuple[int, ...], torch.dtype]], 
     weights, found = Weights(tensors), {}
     shared = SharedBucket()
     for bucket in buckets_of(weights, most):
-        assert bucket.size <= most or len(bucket.places) == 1
-        assert all(place.start % ALIGNMENT == 0 for place in bucket.places)
-        shared.hold(bucket, weights)
+        assert bucket.size <= most or len(bucket.offsets) == 1
+        assert all(offset.start % ALIGNMENT == 0 for offset in bucket.offsets)
+        shared.write(bucket, weights)
         there = torch.from_file(shared.path, shared=True, size=shared.size, dtype=torch.uint8)
         found |= {name: tensor.clone() for name, tensor in bucket.tensors(there)}
     shared.close()
@@ -51,7 +51,7 @@ def test_the_same_bits_arrive(kinds: list[tuple[tuple[int, ...], torch.dtype]], 
 
 def test_buckets_by_hand() -> None:
     tensors = made([(3, 5), (7,), (100,), ()], [torch.float32, torch.bfloat16, torch.float32, torch.float32])
-    found = [[(p.name, p.start, p.end) for p in bucket.places] for bucket in buckets_of(Weights(tensors), 128)]
+    found = [[(p.name, p.start, p.end) for p in bucket.offsets] for bucket in buckets_of(Weights(tensors), 128)]
     # 60 and 14 bytes share the first; 400 bytes are more than a bucket; 4 would fit into neither.
     assert found == [[("layer.0", 0, 60), ("layer.1", 64, 78)], [("layer.2", 0, 400)], [("layer.3", 0, 4)]]
     assert buckets_of(Weights({}), 128) == []
@@ -72,7 +72,7 @@ def test_shared_memory_grows_and_leaves_nothing() -> None:
     shared, small, large = SharedBucket(), Weights({"a": torch.ones(3)}), Weights({"a": torch.full((5000,), 2.0)})
     for weights in (small, large, small):
         (bucket,) = buckets_of(weights, 10)
-        shared.hold(bucket, weights)
+        shared.write(bucket, weights)
         there = torch.from_file(shared.path, shared=True, size=shared.size, dtype=torch.uint8)
         assert_same_bits(dict(bucket.tensors(there)), dict(weights))
     assert shared.size == 20_000

@@ -19,7 +19,9 @@ from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.models.tiny import tiny_tokenizer
 from calibrated_rl.models.tokenizer import read_tokenizer
 from calibrated_rl.settings.fields import NotNegative, Positive, Range
-from calibrated_rl.weight_sync.block import WeightsInBlock
+from calibrated_rl.weight_sync.base import WeightUpdate
+from calibrated_rl.weight_sync.object_store import FullUpdate
+from calibrated_rl.weight_sync.shared_memory import SharedUpdate
 from tools.bench.base import Row, require_device
 from tools.bench.made_model import MadeModel
 from tools.bench.talk import start_ray
@@ -88,16 +90,25 @@ class WeightSync:
             times = []
             for version in range(1, config.warm_up + config.syncs + 1):
                 began = time.perf_counter()
-                weights = learner.weights("policy")
-                pool.publish(weights, version)
+                update = learner.weight_update("policy", version)
+                pool.publish(update)
                 times.append(1000 * (time.perf_counter() - began))
-            sent = ray.get(weights)
-            size = sent.size if isinstance(sent, WeightsInBlock) else sum(each.nbytes for each in sent.values())
+            size = self._size(update)
         finally:
             learner.close()
             pool.close()
             ray.shutdown()
         return statistics.median(times[config.warm_up :]), size
+
+    @staticmethod
+    def _size(update: WeightUpdate) -> int:
+        """Bytes of the weights."""
+        import ray
+
+        if isinstance(update, SharedUpdate):
+            return update.weights.size
+        assert isinstance(update, FullUpdate), "the benchmark trains the whole model"
+        return sum(each.nbytes for each in ray.get(update.weights).values())
 
     def _mib(self, folder: Path) -> int:
         return sum(file.stat().st_size for file in folder.glob("*.safetensors")) // 2**20 + 1

@@ -214,7 +214,7 @@ async def _our_steps(settings: Settings, prompt_tokens: int) -> list[tuple[float
             sampled = time.perf_counter()
             learner.step("policy", [sample for group in groups for sample in with_credit(group)], LOSS)
             learned = time.perf_counter()
-            pool.publish(learner.weights("policy"), step + 1)
+            pool.publish(learner.weight_update("policy", step + 1))
             seconds.append((sampled - began, learned - sampled, time.perf_counter() - learned))
     finally:
         learner.close()

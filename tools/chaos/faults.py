@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from calibrated_rl.weight_sync.shared_bucket import NAME
+from calibrated_rl.weight_sync.buckets import MEMORY_NAME
 
 ROLE = "CALIBRATED_RL_ROLE"
 ACTORS = {"learner": "ray::_RankActor", "store": "ray::ReplayService"}
@@ -115,7 +115,7 @@ def break_weight_sync(target: Target) -> None:
         for role in ("policy", "simulator"):
             with contextlib.suppress(NotThere, FileNotFoundError):  # it is gone meanwhile
                 for file in Path(f"/proc/{target.actor(role).pid}/fd").iterdir():
-                    if f"memfd:{NAME}" in os.readlink(file) and (size := file.stat().st_size) > 1:
+                    if f"memfd:{MEMORY_NAME}" in os.readlink(file) and (size := file.stat().st_size) > 1:
                         os.truncate(file, size // 2)
                         return
         time.sleep(0.1)

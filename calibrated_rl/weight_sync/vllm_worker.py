@@ -1,9 +1,9 @@
-"""Receives weights inside a running vLLM worker: one path for policy and simulator, CPU and GPU.
+"""The last hop of every transport, inside a running vLLM worker: one path for policy and simulator, CPU and GPU.
 
-vLLM imports this module in its worker process because ``worker_extension_cls`` names it; importing it
-registers the backend ``calibrated_rl`` with vLLM's own weight transfer interface. What arrives is a
-*reference* to the tensors, since vLLM's control channel cannot carry them: memory that this process shares with its
-replica, which holds a bucket of them at a time, or a block that it shares with the learner (``weights_block.py``).
+vLLM imports this module in its worker process because ``worker_extension_cls`` names it; importing it registers the
+backend ``calibrated_rl`` with vLLM's own weight transfer interface, so it is the one module here that needs vLLM at
+import. What arrives says where the tensors are, since vLLM's control channel cannot carry them: a ``WorkerReader`` of
+the transport finds them there.
 
 On CPU, vLLM packs the weights of linear layers for its matrix kernels. Its layerwise reload repacks each
 layer that receives weights; a *tied* LM head receives none of its own and would keep the old packed copy
@@ -11,8 +11,7 @@ without any error, so output layers are settled here after each update: with the
 vLLM packs although nothing multiplies by it, where they share its weights.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,8 +22,9 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-from calibrated_rl.weight_sync.block import OpenBlocks, WeightsInBlock
-from calibrated_rl.weight_sync.weights import Bucket
+from calibrated_rl.weight_sync.base import ReaderName, WorkerReader
+from calibrated_rl.weight_sync.buckets import BucketReader
+from calibrated_rl.weight_sync.shared_memory import SharedMemoryReader
 
 BACKEND = "calibrated_rl"
 
@@ -36,30 +36,25 @@ class InitInfo(WeightTransferInitInfo):
 
 @dataclass
 class UpdateInfo(WeightTransferUpdateInfo):
-    """Where weights lie; either ``path`` is set, and ``places``, or ``block``."""
+    """A ``WorkerMessage``, as vLLM passes it on."""
 
-    path: str | None = None
-    """A file whose ``size`` bytes are memory shared with the replica; one bucket of the weights is in it."""
-    size: int = 0
-    places: list[tuple[str, str, list[int], int]] = field(default_factory=list)
-    """The bucket's tensors, as ``Bucket.plain`` says them."""
-    block: dict[str, Any] | None = None
-    """The message of a ``WeightsInBlock``."""
+    reader: str
+    content: dict[str, Any]
 
 
-class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
-    """Loads weights from shared memory or a shared GPU into the worker's model."""
+class WorkerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
+    """Loads weights into the worker's model."""
 
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._mapped: dict[str, torch.Tensor] = {}
-        """Memory shared with the replica, uint8, by its path: one to read from, another that is filled meanwhile."""
-        self._blocks = OpenBlocks()
-        self._block: WeightsInBlock | None = None
-        """What is being read, until the update is finished."""
+        self._readers: dict[str, WorkerReader] = {
+            ReaderName.BUCKET: BucketReader(), ReaderName.SHARED_MEMORY: SharedMemoryReader(),
+        }  # fmt: skip
+        self._used: set[str] = set()
+        """Names of the readers of the update that is under way."""
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Nothing to agree on."""
@@ -67,25 +62,22 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
     def start_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-        self._block = None
+        self._used.clear()
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        if update_info.block is not None:
-            self._block = WeightsInBlock.of_message(update_info.block)
-            self.model.load_weights(self._blocks.read(self._block))
-            return
-        assert update_info.path is not None, "an update names no memory"
-        self.model.load_weights(self._bucket(update_info, update_info.path))
-        self._keep_what_waits()
+        reader = self._readers[update_info.reader]
+        self._used.add(update_info.reader)
+        self.model.load_weights(reader.read(update_info.content))
+        if reader.reuses_memory:
+            self._keep_what_waits()
 
     def finish_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         finalize_layerwise_reload(self.model, self.model_config)
-        if self._block is not None:
-            self._blocks.check(self._block)
-            self._block = None
+        for name in self._used:
+            self._readers[name].check()
         if self.device.type == "cpu":
             self._pack_output_layers()
         else:
@@ -93,15 +85,6 @@ class SharedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def shutdown(self) -> None:
         """Nothing to close."""
-
-    def _bucket(self, info: UpdateInfo, path: str) -> Iterator[tuple[str, torch.Tensor]]:
-        return Bucket.of_plain(info.places).tensors(self._shared(path, info.size))
-
-    def _shared(self, path: str, size: int) -> torch.Tensor:
-        """The shared memory, uint8 [``size``]; mapped once, until it grows."""
-        if path not in self._mapped or len(self._mapped[path]) != size:
-            self._mapped[path] = torch.from_file(path, shared=True, size=size, dtype=torch.uint8)
-        return self._mapped[path]
 
     def _keep_what_waits(self) -> None:
         """Copy tensors that a layer holds until it has all of its own: the next bucket is about to overwrite them."""
@@ -139,4 +122,4 @@ class WorkerExtension:
         torch.manual_seed(seed)
 
 
-WeightTransferEngineFactory.register_engine(BACKEND, SharedWeights)
+WeightTransferEngineFactory.register_engine(BACKEND, WorkerWeights)
