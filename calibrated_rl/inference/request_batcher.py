@@ -16,10 +16,8 @@ it is done. If the replica dies, the call fails, and with it every turn that is 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 from uuid import uuid4
-
-import ray
 
 from calibrated_rl.inference.turns import (
     Generated,
@@ -29,6 +27,7 @@ from calibrated_rl.inference.turns import (
     unpack_answers,
     unpack_requests,
 )
+from calibrated_rl.runtime.actor_call import ActorCall
 
 Answers = tuple[bytes, dict[int, BaseException]]
 """Sampled turns (``pack_answers``), and the errors of those that could not be sampled, by number."""
@@ -36,11 +35,18 @@ Answers = tuple[bytes, dict[int, BaseException]]
 NO_ANSWERS: Answers = (b"", {})
 
 
+class TurnSource(Protocol):
+    """Calls to an actor that has a ``TurnServer``."""
+
+    def sample_turns(self, client: str, batch: bytes) -> ActorCall[Answers]:
+        """``TurnServer.sample_turns``."""
+        ...
+
+
 class RequestBatcher:
     """Requests turns of one replica, from one event loop."""
 
-    def __init__(self, replica: Any) -> None:
-        """``replica``: an actor handle with the method ``sample_turns`` of ``TurnServer``."""
+    def __init__(self, replica: TurnSource) -> None:
         self.loop = asyncio.get_running_loop()
         self._replica, self._client = replica, uuid4().hex
         self._submitted = 0
@@ -66,13 +72,12 @@ class RequestBatcher:
         call.add_done_callback(self._receive)
 
     async def _call(self, batch: bytes) -> Answers:
-        reference = self._replica.sample_turns.remote(self._client, batch)
+        call = self._replica.sample_turns(self._client, batch)
         try:
-            answers: Answers = await reference
-        except asyncio.CancelledError:  # the loop ends: nobody is left to hear what the replica still samples
-            ray.cancel(reference)
+            return await call
+        except asyncio.CancelledError:  # the loop ends: nobody waits any more for what the replica still samples
+            call.cancel()
             raise
-        return answers
 
     def _receive(self, call: asyncio.Task[Answers]) -> None:
         self._calls.discard(call)

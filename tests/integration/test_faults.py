@@ -65,8 +65,8 @@ def pool(ray_session: None, folder: Path, weights: dict[str, torch.Tensor]) -> I
 
 def published(pool: ReplicaPool) -> FullUpdate:
     """What the pool serves: all weights."""
-    assert isinstance(pool._update, FullUpdate)
-    return pool._update
+    assert isinstance(pool._publisher.update, FullUpdate)
+    return pool._publisher.update
 
 
 def processes(pool: ReplicaPool) -> tuple[int, int]:
@@ -76,7 +76,7 @@ def processes(pool: ReplicaPool) -> tuple[int, int]:
         children = psutil.Process().children(recursive=True)
         return os.getpid(), next(child.pid for child in children if "EngineCore" in child.name())
 
-    found: tuple[int, int] = ray.get(pool._placed[0].actor.apply.remote(ids), timeout=30)
+    found: tuple[int, int] = ray.get(pool.fleet.placed[0].actor.apply.remote(ids), timeout=30)
     return found
 
 
@@ -179,10 +179,10 @@ def test_a_weight_update_that_fails_half_way_leaves_no_mixed_weights(pool: Repli
         replica.engine.finish_weight_update = fail
 
     before, expected = processes(pool), pool.score(IDS)
-    ray.get(pool._placed[0].actor.apply.remote(break_off), timeout=30)
+    ray.get(pool.fleet.placed[0].actor.apply.remote(break_off), timeout=30)
     update = published(pool)
     pool.publish(replace(update, version=4))
-    assert pool._last_failure == "RayTaskError(ConnectionResetError)"
+    assert pool.group.last_failure == "RayTaskError(ConnectionResetError)"
     assert set(processes(pool)).isdisjoint(before)
     np.testing.assert_allclose(pool.score(IDS), expected, atol=1e-6)
     pool.publish(update)
@@ -206,22 +206,22 @@ def test_a_replica_joins_with_the_current_weights_and_leaves_when_its_turns_are_
 ) -> None:
     """New weights are published at the worst moment: after it got the old ones, before it joins."""
     said: list[str] = []
-    monkeypatch.setattr(pool, "_say", said.append)
-    join, update = pool._join, published(pool)
+    monkeypatch.setattr(pool.group, "say", said.append)
+    join, update = pool._admission.join, published(pool)
     newer = FullUpdate.of_tensors({name: tensor * 1.1 for name, tensor in ray.get(update.weights).items()}, 4)
 
-    def join_late(newcomer: Any, has: Any, began: float) -> bool:
-        if has is not None and has.version == 3:
+    def join_late(pending: int, placed: Any, loaded: Any) -> Any:
+        if loaded is not None and loaded.version == 3:
             pool.publish(newer)
-        return join(newcomer, has, began)
+        return join(pending, placed, loaded)
 
-    monkeypatch.setattr(pool, "_join", join_late)
+    monkeypatch.setattr(pool._admission, "join", join_late)
     reserved = placements().count("CREATED")
     pool.grow(1)
     assert pool.counts() == (1, 1, 0)
     wait_for(lambda: pool.counts()[0] == 2)
-    old, new = pool._members
-    scores = [ray.get(pool._placed[i].actor.score.remote(IDS), timeout=60) for i in (old, new)]
+    old, new = pool._membership.members
+    scores = [ray.get(pool.fleet.placed[i].actor.score.remote(IDS), timeout=60) for i in (old, new)]
     np.testing.assert_allclose(scores[1], scores[0], atol=1e-6)
     assert "with weights of version 4" in said[-1]
 
@@ -235,8 +235,8 @@ def test_a_replica_joins_with_the_current_weights_and_leaves_when_its_turns_are_
 
     generated = asyncio.run(asyncio.wait_for(remove_in_flight(), 60))
     assert len(generated.ids) == 400 and set(generated.versions.tolist()) == {4}
-    wait_for(lambda: said[-1] == f"policy replica {new} has left")
-    assert pool._manager.actor_ids() == [old] and placements().count("CREATED") == reserved
+    wait_for(lambda: said[-1] == f"policy replica {new} left")
+    assert pool.fleet.indices() == [old] and placements().count("CREATED") == reserved
     pool.shrink(1)  # the last one stays
     pool.publish(update)
     assert pool.counts() == (1, 0, 0)
@@ -247,17 +247,17 @@ def test_a_replica_without_a_machine_holds_up_nobody_and_is_given_up(
 ) -> None:
     said: list[str] = []
     too_large = partial(PlacedReplica, "nowhere", EngineConfig(num_cpus=10_000), "policy")
-    monkeypatch.setattr(pool, "_say", said.append)
-    monkeypatch.setattr(pool, "_new", too_large)
-    monkeypatch.setattr(pool, "_start_timeout_s", 2.0)
+    monkeypatch.setattr(pool.group, "say", said.append)
+    monkeypatch.setattr(pool.fleet, "_start", too_large)
+    monkeypatch.setattr(pool._admission, "_start_timeout_s", 2.0)
     pool.grow(2)
     assert pool.counts() == (1, 2, 0)
     pool.shrink(1)
     pool.publish(published(pool))
     wait_for(lambda: pool.counts() == (1, 0, 0))
     wait_for(lambda: "PENDING" not in placements())
-    wait_for(lambda: not any(thread.is_alive() for thread in pool._threads))
-    assert said == ["a further policy replica is given up after 2 s: GetTimeoutError"]
+    wait_for(lambda: not any(thread.is_alive() for thread in pool._resizing.threads))
+    assert said == ["a pending policy replica was given up after 2 s: GetTimeoutError"]
 
 
 def complete(ended: list[EndedGroup]) -> list[list[Dialogue]]:

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from ray.exceptions import RayActorError
 
 from calibrated_rl.errors import PartLost
-from calibrated_rl.inference import pool as rollout_pool
-from calibrated_rl.inference import recovery
+from calibrated_rl.inference import fleet, recovery
 from calibrated_rl.inference.config import EngineConfig
+from calibrated_rl.inference.handle import ReplicaHandle
 from calibrated_rl.inference.lockstep import LockstepScheduler
+from calibrated_rl.inference.membership import Admit, Membership
 from calibrated_rl.inference.pool import ReplicaPool, RolloutFailure
 from calibrated_rl.inference.recovery import Recovery
 from calibrated_rl.inference.request_batcher import Answers, TurnServer
@@ -98,7 +99,7 @@ def pool_of(
         "policy", "", None, config,  # type: ignore[arg-type]
         replicas=replicas, seed=seed, say=said.append, start=partial(PlacedStub, folder), lockstep=lockstep,
     )  # fmt: skip
-    ray.get([placed.actor.start.remote() for placed in pool._placed.values()], timeout=60)
+    ray.get([placed.actor.start.remote() for placed in pool.fleet.placed.values()], timeout=60)
     return pool
 
 
@@ -111,7 +112,7 @@ def test_a_smaller_cache_than_was_planned_is_said(ray_session: None, tmp_path: P
         )  # fmt: skip
         pool.wait_until_ready()
         pool.close()
-    assert said == ["a policy replica did not start with a KV cache of 1024 MiB and has 512 MiB"]
+    assert said == ["a policy replica started with a KV cache of 512 MiB instead of 1024 MiB"]
 
 
 async def turn(pool: ReplicaPool, key: str, first: int = 7) -> int:
@@ -146,7 +147,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def asked(pool: ReplicaPool, index: int) -> list[int]:
     try:
-        versions: list[int] = ray.get(pool._placed[index].actor.asked.remote(), timeout=60)
+        versions: list[int] = ray.get(pool.fleet.placed[index].actor.asked.remote(), timeout=60)
     except RayActorError:  # its process is being started again
         return []
     return versions
@@ -159,7 +160,7 @@ def recovery_threads() -> list[threading.Thread]:
 @pytest.fixture(autouse=True)
 def looked_for_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "PROBE_S", 0.1)
-    monkeypatch.setattr(rollout_pool, "LOOK_S", 0.1)
+    monkeypatch.setattr(fleet, "LOOK_S", 0.1)
 
 
 @pytest.mark.timeout(200)
@@ -184,11 +185,10 @@ def test_a_lost_replica_holds_up_nobody_and_comes_back_with_the_newest_weights(
     (tmp_path / "update-3").unlink()
     wait_for(lambda: pool.counts() == (2, 0, 0) and not recovery_threads())
     assert asked(pool, 1) == [3, 4] and asyncio.run(turn(pool, key_of(pool, 1))) == 4
-    assert [line.partition(" after ")[0].partition(" (")[0] for line in said] == [
-        "policy replica 1 failed",
-        "policy replica 1 has not come back within 1 s and is given up: nobody waits for it, and it will serve if it "
-        "comes",
-        "policy replica 1 is back",
+    assert [line.partition(" after ")[0].partition(": Actor")[0] for line in said] == [
+        "policy replica 1 marked unavailable",
+        "policy replica 1 did not recover within 1 s: nothing waits for it any longer; it rejoins if it recovers",
+        "policy replica 1 recovered",
     ] and said[2].endswith("version 4")
     pool.close()
 
@@ -203,8 +203,7 @@ def test_where_none_serves_everybody_waits_until_the_time_out(
     key = lose(pool, 0)
     with pytest.raises(PartLost, match=r"no policy replica came back within 2 s \(the last failed with Actor"):
         pool.publish(replace(weights, version=1))
-    wait_for(lambda: "given up" in said[-1])
-    monkeypatch.setattr(pool, "_start_timeout_s", 1000.0)
+    wait_for(lambda: "did not recover" in said[-1])
     monkeypatch.setattr(pool._recovery, "_patience_s", 1000.0)
     with pytest.raises(PartLost):  # one that was given up is not waited for again
         asyncio.run(turn(pool, key))
@@ -224,7 +223,7 @@ def test_where_none_serves_everybody_waits_until_the_time_out(
     assert recovery_threads()
     pool.close()
     wait_for(lambda: not recovery_threads())
-    assert len(said) == lines and said[-1].startswith("policy replica 0 failed")
+    assert len(said) == lines and said[-1].startswith("policy replica 0 marked unavailable")
 
 
 @pytest.mark.timeout(200)
@@ -252,20 +251,23 @@ def test_in_lockstep_everything_waits_for_a_lost_replica(ray_session: None, tmp_
 def test_all_come_back_or_are_given_up_once(looks: dict[int, int], patient: bool) -> None:
     """Each replica is back with its n-th look. The patient wait for all; the impatient look once and give up the rest,
     which nobody waits for again, though it comes."""
-    left, given_up, taken = dict(looks), [], []
+    left, given_up, taken, membership = dict(looks), [], [], Membership(6)
+    for index in looks:
+        membership.lost(index, 0, at=0.0)
 
-    def look(lost: set[int]) -> None:
+    def look(lost: frozenset[int]) -> None:
         taken.append(lost)
         for index in lost:
             left[index] -= 1
             if not left[index]:
                 del left[index]
-                recovering.forget(index)
+                assert membership.back(index, 1, 0) == Admit(index)
 
-    changing = threading.Condition(threading.RLock())
-    recovering = Recovery(
-        lambda: left, look, math.inf if patient else 0.0, given_up.append, changing, threading.Event()
-    )
+    def give_up(indices: frozenset[int], after_s: float) -> None:
+        given_up.extend(membership.give_up(indices))
+
+    changed, patience = threading.Condition(threading.RLock()), math.inf if patient else 0.0
+    recovering = Recovery(membership, look, give_up, patience, changed, threading.Event())
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(recovery, "PROBE_S", 0.0)
         for call in range(1, 8):
@@ -278,22 +280,22 @@ def test_all_come_back_or_are_given_up_once(looks: dict[int, int], patient: bool
 
 def test_one_thread_looks_until_all_are_back_and_says_why_it_cannot() -> None:
     """As long as the weights are gone nobody can be brought back; those who wait hear of it, and it is tried again."""
-    changing, lost, looks = threading.Condition(threading.RLock()), {0, 1}, []
+    changed, membership, looks = threading.Condition(threading.RLock()), Membership(2), []
 
-    def look(missing: set[int]) -> None:
+    def look(missing: frozenset[int]) -> None:
         looks.append(threading.current_thread())
         if len(looks) < 3:
             raise PartLost("the weights are gone")
-        with changing:
-            lost.clear()
+        with changed:
+            assert [membership.back(index, 1, 0) for index in sorted(missing)] == [Admit(0), Admit(1)]
 
-    recovering = Recovery(lambda: lost, look, math.inf, lambda index: None, changing, threading.Event())
-    with changing:
-        recovering.mark(0)
-        recovering.mark(1)
+    recovering = Recovery(membership, look, lambda indices, after_s: None, math.inf, changed, threading.Event())
+    with changed:
+        membership.lost(0, 0, at=0.0)
+        membership.lost(1, 0, at=0.0)
         recovering.begin()
         recovering.begin()
-        assert changing.wait_for(lambda: recovering.unable, 60) and str(recovering.unable) == "the weights are gone"
+        assert changed.wait_for(lambda: recovering.unable, 60) and str(recovering.unable) == "the weights are gone"
     wait_for(lambda: not recovery_threads())
     assert recovering.unable is None and len(looks) == 3 and len(set(looks)) == 1
 
@@ -304,10 +306,11 @@ def test_a_replica_that_is_lost_while_it_scores_starts_the_run_again(error: Exce
     def lost(reference: object, timeout: float) -> None:
         raise error
 
-    monkeypatch.setattr(rollout_pool.ray, "get", lost)
+    monkeypatch.setattr(ray, "get", lost)
+    actor = SimpleNamespace(score=SimpleNamespace(remote=lambda ids: None))
     pool: Any = SimpleNamespace(
-        role="policy", _serving=[0], _timeout_s=1.0,
-        _placed=[SimpleNamespace(actor=SimpleNamespace(score=SimpleNamespace(remote=lambda ids: None)))],
+        role="policy", _timeout_s=1.0, _membership=Membership(1),
+        fleet=SimpleNamespace(handle=lambda index: ReplicaHandle(actor)),
     )  # fmt: skip
     with pytest.raises(PartLost, match="a policy replica was lost while it scored"):
         ReplicaPool.score(pool, [1, 2])

@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError
 
 from calibrated_rl.inference import recovery
 from calibrated_rl.inference.config import EngineConfig
+from calibrated_rl.inference.handle import ReplicaHandle
 from calibrated_rl.inference.pool import ReplicaPool, RolloutFailure
 from calibrated_rl.inference.request_batcher import NO_ANSWERS, Answers, RequestBatcher, TurnServer
 from calibrated_rl.inference.turns import (
@@ -215,7 +216,7 @@ def test_every_dialogue_gets_its_own_turns_and_calls_are_shared(echo: Any) -> No
             assert (await batcher.submit(ask_for(number % 7 + turn % 3))).ids == [number % 7 + turn % 3]
 
     async def talk() -> None:
-        batcher = RequestBatcher(echo)
+        batcher = RequestBatcher(ReplicaHandle(echo))
         await asyncio.gather(*(dialogue(batcher, number) for number in range(50)))
         assert not batcher._awaited
 
@@ -227,7 +228,7 @@ def test_every_dialogue_gets_its_own_turns_and_calls_are_shared(echo: Any) -> No
 
 def test_an_error_of_a_turn_is_that_turns_alone_and_keeps_its_class(echo: Any) -> None:
     async def talk() -> list[Any]:
-        batcher = RequestBatcher(echo)
+        batcher = RequestBatcher(ReplicaHandle(echo))
         asked = [batcher.submit(ask_for(5, first)) for first in (7, Echo.REFUSED, Echo.BUG)]
         return await asyncio.gather(*asked, return_exceptions=True)
 
@@ -239,7 +240,7 @@ def test_an_error_of_a_turn_is_that_turns_alone_and_keeps_its_class(echo: Any) -
 
 def test_a_replica_that_dies_fails_all_that_it_owes(echo: Any) -> None:
     async def talk() -> list[Any]:
-        batcher = RequestBatcher(echo)
+        batcher = RequestBatcher(ReplicaHandle(echo))
         owed = [batcher.submit(ask_for(5, Echo.HANGS)) for _ in range(3)]
         await batcher.submit(ask_for(1))
         return await asyncio.gather(*owed, batcher.submit(ask_for(1, Echo.DIES)), return_exceptions=True)
@@ -250,7 +251,7 @@ def test_a_replica_that_dies_fails_all_that_it_owes(echo: Any) -> None:
 
 def test_a_loop_that_ends_leaves_nothing_being_sampled(echo: Any) -> None:
     async def leave() -> None:
-        batcher = RequestBatcher(echo)
+        batcher = RequestBatcher(ReplicaHandle(echo))
         hangs = batcher.submit(ask_for(0, Echo.HANGS))
         await batcher.submit(ask_for(1))
         assert await asyncio.to_thread(lambda: ray.get(echo.counts.remote(), timeout=30)[1]) == 1
@@ -272,7 +273,7 @@ def test_a_replica_that_hangs_fails_its_own_dialogues_alone(
     pool = ReplicaPool("policy", "", None, config, replicas=2, start=PlacedEcho)  # type: ignore[arg-type]
 
     # Their processes take as long to start as the machine likes; only then the time-out is about their answers.
-    ray.get([placed.actor.counts.remote() for placed in pool._placed.values()], timeout=120)
+    ray.get([placed.actor.counts.remote() for placed in pool.fleet.placed.values()], timeout=120)
 
     async def talk() -> tuple[list[Any], list[Any], Generated]:
         here, there = ([f"{n}-0" for n in range(40) if pool.route(f"{n}-0") == index] for index in (0, 1))

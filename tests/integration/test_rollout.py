@@ -162,7 +162,7 @@ def test_weights_are_read_out_of_the_learners_memory(pool: ReplicaPool, tiny_mod
     np.testing.assert_allclose(pool.score(IDS), reference(tiny_models[0]), atol=3e-5)
     memory.write(first.items())
     now = memory.write(second.items())
-    actor = pool._placed[0].actor
+    actor = pool.fleet.placed[0].actor
     with pytest.raises(Exception, match="were replaced by 3"):
         ray.get(actor.update_weights.remote(SharedUpdate(version=21, weights=sent)), timeout=60)
     with pytest.raises(Exception, match="HalfUpdatedWeights"):

@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
-
 from calibrated_rl.data.dialogue import Split
 from calibrated_rl.inference.engine import Replica
 from calibrated_rl.inference.engine_arguments import engine_environment
@@ -43,7 +41,7 @@ class RecordingPool(ReplicaPool):
 
     def block_tokens(self) -> int:
         """Tokens in a block of its engines' caches; whole blocks are kept."""
-        return int(ray.get(self._placed[0].actor.apply.remote(_block_tokens), timeout=60))
+        return self.fleet.handle(0).apply(_block_tokens).result(60)
 
 
 def _block_tokens(replica: Replica) -> int:

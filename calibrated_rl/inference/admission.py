@@ -1,0 +1,86 @@
+"""Brings replicas into service with the newest weights: pending ones, and lost ones that answer again."""
+
+import time
+from functools import partial
+
+from calibrated_rl.inference.handle import UPDATE_FAILURES, ReplicaHandle, cause_of
+from calibrated_rl.inference.membership import Admit, Decision
+from calibrated_rl.inference.placement import PlacedReplica
+from calibrated_rl.inference.publishing import WeightPublisher
+from calibrated_rl.inference.replica_group import LoadedWeights, ReplicaGroup
+
+
+class Admission:
+    """Waits for a replica to load its model and its weights, then reports it to the group."""
+
+    def __init__(
+        self, group: ReplicaGroup, publisher: WeightPublisher, *,
+        timeout_s: float, start_timeout_s: float, cache_mib: int,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            timeout_s: for a lost replica that answers again to say what it has.
+            start_timeout_s: for a pending one to load its model, its machine included.
+            cache_mib: size of KV cache that each should have.
+        """
+        self._group, self._publisher = group, publisher
+        self._timeout_s, self._start_timeout_s, self._cache_mib = timeout_s, start_timeout_s, cache_mib
+
+    def readmit(self, lost: frozenset[int]) -> None:
+        """Put those of the ``lost`` replicas into service again that answer.
+
+        Raises:
+            PartLost: the weights that they should get are gone.
+        """
+        for index in self._group.fleet.answering(lost):
+            self._readmit(index)
+
+    def _readmit(self, index: int) -> None:
+        """Put a restarted replica, which has the weights it was first started with, into service again."""
+        group, publisher = self._group, self._publisher
+        replica, incarnation = group.fleet.handle(index), group.membership.incarnation(index)
+        try:
+            self.tell_if_small(replica.start().result(self._timeout_s))
+            publisher.bring_up_to_date(replica, partial(group.back, index, incarnation))
+        except UPDATE_FAILURES as error:
+            publisher.refuse_lost_weights(error)
+            group.mark_unavailable(index, incarnation, cause_of(error))
+
+    def admit(self, pending: int, placed: PlacedReplica) -> None:
+        """Let a pending replica join once it has loaded its model; one that does not is given up."""
+        group, publisher, began = self._group, self._publisher, time.monotonic()
+        replica, version = ReplicaHandle(placed.actor), 0
+
+        def report(loaded: LoadedWeights | None) -> Decision:
+            nonlocal version
+            version = 0 if loaded is None else loaded.version
+            return self.join(pending, placed, loaded)
+
+        try:
+            self.tell_if_small(replica.start().result(self._start_timeout_s))
+            decision = publisher.bring_up_to_date(replica, report)
+        except UPDATE_FAILURES as error:
+            with group.changed:
+                if not group.membership.failed(pending):
+                    return
+            placed.end()
+            seconds = time.monotonic() - began
+            group.say(f"a pending {group.role} replica was given up after {seconds:.0f} s: {cause_of(error)}")
+            return
+        if isinstance(decision, Admit):
+            group.say(
+                f"{group.role} replica {decision.index} joined after {time.monotonic() - began:.0f} s, "
+                f"with weights of version {version}"
+            )
+
+    def join(self, pending: int, placed: PlacedReplica, loaded: LoadedWeights | None) -> Decision:
+        """A pending replica has loaded its model and these weights."""
+        return self._group.join(pending, placed, loaded)
+
+    def tell_if_small(self, cache_mib: int) -> None:
+        """Say that a replica's KV cache is smaller than it should be."""
+        if cache_mib < self._cache_mib:
+            self._group.say(
+                f"a {self._group.role} replica started with a KV cache of {cache_mib} MiB instead of "
+                f"{self._cache_mib} MiB"
+            )

@@ -1,0 +1,156 @@
+"""The replicas of one role as several threads and event loops see them: applies what ``Membership`` decides.
+
+One lock guards who is a member, who serves and where dialogues go. It is held for moments; ``changed`` tells those who
+wait that any of that has changed.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from calibrated_rl.inference.fleet import ReplicaFleet
+from calibrated_rl.inference.load import LoadMeter
+from calibrated_rl.inference.membership import Admit, Decision, Drain, Membership, Withdraw
+from calibrated_rl.inference.placement import PlacedReplica
+from calibrated_rl.inference.request_batcher import RequestBatcher
+from calibrated_rl.inference.routing import Router, preferred
+
+
+class LoadedWeights(NamedTuple):
+    """What a replica has loaded."""
+
+    publication: int
+    """As ``Membership`` counts them."""
+    version: int
+
+
+class ReplicaGroup:
+    """Membership, routing and actors of one role, changed together."""
+
+    def __init__(
+        self,
+        role: str,
+        fleet: ReplicaFleet,
+        slack: int,
+        say: Callable[[str], None],
+        on_unavailable: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            slack: so many dialogues more than the least loaded replica one may have for the sake of a shared prefix.
+            say: is told, in a line, which replica is unavailable, which one joins, recovers or leaves.
+            on_unavailable: is called, with the lock held, when a replica was lost and is being restarted.
+        """
+        self.role, self.fleet, self.say = role, fleet, say
+        self._on_unavailable = on_unavailable
+        self.membership = Membership(len(fleet.placed))
+        self.load = LoadMeter()
+        """What is in flight, by replica."""
+        self.changed = threading.Condition(threading.RLock())
+        self.closed = threading.Event()
+        self.last_failure = ""
+        """Why the last replica failed that did."""
+        self._router = Router(slack)
+        self._batchers: dict[tuple[int, asyncio.AbstractEventLoop], tuple[int, RequestBatcher]] = {}
+        """How turns reach each replica from each event loop, with the replica's incarnation that it belongs to."""
+        self._update_routes()
+
+    def route(self, key: str, *, by_load: bool) -> int:
+        """The replica of the dialogue ``key``; ``by_load``: where there is room for it, else by the key alone."""
+        with self.changed:
+            if not by_load or not self.membership.serving:
+                return preferred(key, self.membership.serving or self.membership.members)
+            return self._router.route(key)
+
+    def leave(self, key: str) -> None:
+        """The dialogue ``key`` is over: its replica has room for another."""
+        with self.changed:
+            self._router.leave(key)
+
+    def begin_turns(self, key: str, count: int, *, by_load: bool) -> tuple[int, int]:
+        """Turns of the dialogue ``key`` are about to be sent: to the replica that is returned, with its incarnation.
+        One that leaves waits for them, or does not get them. ``end_turns`` must follow."""
+        with self.changed:
+            index = self.route(key, by_load=by_load)
+            self.load.add(index, count)
+            return index, self.membership.incarnation(index)
+
+    def end_turns(self, index: int, count: int) -> None:
+        """The turns are sampled, or have failed."""
+        self.load.add(index, -count)
+
+    def batcher(self, index: int, incarnation: int) -> RequestBatcher:
+        """What carries turns to a replica's ``incarnation`` from the running event loop."""
+        loop = asyncio.get_running_loop()
+        with self.changed:
+            known, batcher = self._batchers.get((index, loop), (incarnation, None))
+            if batcher is None or known != incarnation:
+                self._batchers = {at: each for at, each in self._batchers.items() if not at[1].is_closed()}
+                batcher = RequestBatcher(self.fleet.handle(index))
+                self._batchers[index, loop] = incarnation, batcher
+            return batcher
+
+    def mark_unavailable(self, index: int, incarnation: int, cause: str) -> None:
+        """Take a replica out of service and let Ray restart it, unless that has been done since ``incarnation``."""
+        with self.changed:
+            if not self.membership.lost(index, incarnation, time.monotonic()):
+                return
+            self.last_failure = cause
+            self.say(f"{self.role} replica {index} marked unavailable: {cause}; it rejoins after recovery")
+            self._update_routes()
+            self.fleet.restart(index)
+            self._on_unavailable()
+
+    def give_up(self, indices: frozenset[int], after_s: float) -> None:
+        """Nobody waits any more for these replicas, which were lost ``after_s`` ago."""
+        with self.changed:
+            for index in self.membership.give_up(indices):
+                self.say(
+                    f"{self.role} replica {index} did not recover within {after_s:g} s: nothing waits for it any "
+                    "longer; it rejoins if it recovers"
+                )
+
+    def back(self, index: int, incarnation: int, loaded: LoadedWeights | None) -> Decision:
+        """A lost replica answers again and has ``loaded`` these weights; None: it has not been told any."""
+        with self.changed:
+            lost_at = self.membership.lost_at(index)
+            decision = self.membership.back(index, incarnation, loaded and loaded.publication)
+            if isinstance(decision, Admit):
+                assert lost_at is not None and loaded is not None
+                self.fleet.mark_healthy(index)
+                self._update_routes()
+                seconds = time.monotonic() - lost_at
+                self.say(
+                    f"{self.role} replica {index} recovered after {seconds:.0f} s, "
+                    f"with weights of version {loaded.version}"
+                )
+        return decision
+
+    def join(self, pending: int, placed: PlacedReplica, loaded: LoadedWeights | None) -> Decision:
+        """A pending replica has loaded its model and these weights; None: it has not been told any."""
+        with self.changed:
+            decision = self.membership.join(pending, loaded and loaded.publication)
+            if isinstance(decision, Admit):
+                self.fleet.add(decision.index, placed)
+                self._update_routes()
+        return decision
+
+    def leave_group(self) -> Withdraw | Drain | None:
+        """There is to be one replica fewer: who goes. Its dialogues go to others from now on."""
+        with self.changed:
+            leaving = self.membership.leave()
+            self._update_routes()
+        return leaving
+
+    def forget(self, index: int) -> None:
+        """A replica that left has ended."""
+        with self.changed:
+            self.fleet.remove(index)
+            self._batchers = {at: each for at, each in self._batchers.items() if at[0] != index}
+
+    def _update_routes(self) -> None:
+        with self.changed:
+            self._router.serve(self.membership.serving)
+            self.changed.notify_all()
