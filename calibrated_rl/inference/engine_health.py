@@ -1,7 +1,14 @@
-"""Errors of vLLM as this package knows them."""
+"""Errors of a vLLM engine as callers know them, and calls that notice when the engine dies."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+T = TypeVar("T")
 
 
 class EngineFailure(RuntimeError):
@@ -21,3 +28,46 @@ def plain_errors() -> Iterator[None]:
         raise ValueError(str(error)) from error
     except VLLMServerError as error:
         raise EngineFailure(type(error).__name__) from error
+
+
+class EngineControl:
+    """Control calls of an engine: all but the sampling itself."""
+
+    def __init__(self, engine: "AsyncLLM") -> None:
+        self._engine = engine
+
+    async def call(self, call: Awaitable[T], timeout_s: float = 600.0) -> T:
+        """Await a control call of the engine, which vLLM never answers if its process dies meanwhile.
+
+        Raises:
+            EngineFailure: the engine is dead.
+            TimeoutError: it did not answer within ``timeout_s``.
+        """
+        task = asyncio.ensure_future(call)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not (await asyncio.wait({task}, timeout=1.0))[0]:
+                    self.check()
+        finally:
+            task.cancel()  # of no effect on a call that has been answered
+        with plain_errors():
+            return task.result()
+
+    def check(self) -> None:
+        """Raise ``EngineFailure`` if the engine is dead."""
+        if self._engine.errored:
+            raise EngineFailure("EngineDeadError")
+
+    async def pause(self, *, clear_cache: bool, timeout_s: float = 600.0) -> None:
+        """Stop sampling and keep what is in flight; ``clear_cache``: drop the prefix cache.
+
+        vLLM's own ``pause_generation`` does this and then sleeps for 20 ms, so that finished requests reach their
+        callers first; nobody here waits for that.
+        """
+        await self.call(
+            self._engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=clear_cache), timeout_s
+        )
+
+    async def resume(self, timeout_s: float = 600.0) -> None:
+        """Sample again."""
+        await self.call(self._engine.resume_generation(), timeout_s)
