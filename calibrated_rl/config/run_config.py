@@ -246,7 +246,7 @@ class RunConfig:
     arms: list[ArmName] = field(default_factory=lambda: ["start", "static", "interactive", "calibrated", "oracle"])
     seeds: list[Seed] = field(default_factory=lambda: [0])
     deterministic: bool = False
-    """Turns in waves of fixed order: the same seed gives the same run, a little slower."""
+    """Turns in lockstep, in a fixed order: the same seed gives the same run, a little slower."""
     restarts: NotNegative = 3
     """How often a run starts its parts again and goes on from the last checkpoint, when the learner or the replay store
     died. Replicas of policy and simulator are replaced without that."""

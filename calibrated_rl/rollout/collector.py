@@ -268,7 +268,7 @@ class Collector:
                 return ModelSpeaker(user, scenario, Side.USER, self.simulator_sampling, own, key)
             return ScriptedSpeaker(user, scenario)
 
-        # Waves go by the order of the keys; those of other arms and updates, which may run beside, must differ.
+        # Lockstep goes by the order of the keys; those of other arms and updates, which may run beside, must differ.
         place = f"{arm}/{update:06d}-{number:06d}"
         start = greeting(scenario)
 

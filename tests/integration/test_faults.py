@@ -129,7 +129,7 @@ def test_a_dead_engine_is_replaced_with_the_current_weights(
 def test_a_silent_engine_is_given_up_after_the_time_out(
     pool: ReplicaPool, weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In waves, where all wait for the one that does not get its turn. Its successor gets base and adapters."""
+    """In lockstep, where all wait for the one that does not get its turn. Its successor gets base and adapters."""
     plain, random = pool.score(IDS), torch.Generator().manual_seed(0)
     factors = {}
     for name in [name for name in weights if name.endswith("q_proj.weight")]:

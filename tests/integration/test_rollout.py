@@ -1,4 +1,4 @@
-"""The real vLLM engine behind a replica pool: weights in flight, parity with transformers, reproducible waves."""
+"""The real vLLM engine behind a replica pool: weights in flight, parity with transformers, lockstep."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -91,14 +91,14 @@ def test_weights_arrive_while_a_request_is_in_flight(pool: ReplicaPool, tiny_mod
     assert np.abs(now - reference(tiny_models[0])).max() > 0.1
 
 
-def test_waves_are_reproducible(pool: ReplicaPool) -> None:
-    async def wave(first_seed: int) -> list[list[int]]:
+def test_lockstep_batches_are_reproducible(pool: ReplicaPool) -> None:
+    async def batch(first_seed: int) -> list[list[int]]:
         results = await pool.generate_lockstep("key", [request(first_seed + i, 8) for i in range(48)])
         return [result.ids for result in results]
 
-    first = asyncio.run(wave(0))
-    assert first == asyncio.run(wave(0))
-    assert first != asyncio.run(wave(100))
+    first = asyncio.run(batch(0))
+    assert first == asyncio.run(batch(0))
+    assert first != asyncio.run(batch(100))
 
 
 def test_sampled_log_probs_are_those_of_the_model(pool: ReplicaPool, tiny_models: tuple[Path, Path]) -> None:
