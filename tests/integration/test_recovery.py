@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.exceptions import RayActorError
@@ -61,6 +62,8 @@ class Stub:
         return self._asked
 
     async def update_weights(self, update: WeightUpdate) -> None:
+        assert isinstance(update, FullUpdate)
+        await update.weights
         version = update.version
         self._asked.append(version)
         while (self._folder / f"update-{version}").exists() and self._seed:
@@ -224,6 +227,33 @@ def test_where_none_serves_everybody_waits_until_the_time_out(
     pool.close()
     wait_for(lambda: not recovery_threads())
     assert len(said) == lines and said[-1].startswith("policy replica 0 marked unavailable")
+
+
+class Owner:
+    """Puts weights into Ray's store, which forgets them when this process ends."""
+
+    def offer(self) -> FullUpdate:
+        return FullUpdate.of_tensors({"large": torch.zeros(1_000_000)}, 7)
+
+
+def test_weights_that_are_lost_are_no_fault_of_the_replica(ray_session: None, tmp_path: Path) -> None:
+    said: list[str] = []
+    pool, owner = pool_of(tmp_path, said, replicas=1), ray.remote(num_cpus=0)(Owner).remote()
+    update = ray.get(owner.offer.remote(), timeout=60)
+    pool.publish(update)
+    ray.kill(owner)
+
+    def is_lost() -> bool:
+        try:
+            pool.publish(replace(update, version=8))
+        except PartLost as error:
+            assert str(error).startswith("the weights of policy are lost")
+            return True
+        return False
+
+    wait_for(is_lost)
+    assert pool.counts() == (1, 0, 0) and not said
+    pool.close()
 
 
 @pytest.mark.timeout(200)
