@@ -1,7 +1,6 @@
 """What all jobs share: user errors as one line with exit code 2, Ray, the run folder."""
 
 import argparse
-import atexit
 import errno
 import logging
 import os
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from calibrated_rl import config
 from calibrated_rl.errors import PartLost, UserError, printable
+from calibrated_rl.runtime import console, third_party
 from calibrated_rl.settings.fields import NotAllowed, converted, listed
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from calibrated_rl.runtime.progress import Progress
     from calibrated_rl.training.training_run import TrainingRun
 
+logger = logging.getLogger(__name__)
 
 TRACEBACK = "--traceback"
 OF_FILES = (
@@ -35,10 +36,7 @@ OF_FILES = (
 def run(main: Callable[[], int | None]) -> None:
     """Call ``main`` and exit with its code; a mistake of the user's ends with one line and code 2, a part that died
     with one line and code 1. A mistake of this program's is not caught. What it tells is the last that is printed."""
-    if TRACEBACK not in sys.argv[1:]:
-        atexit.register(_hear_no_more)  # before all others, so that it is called after them
-    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/kfd").exists():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns, in every process, that it finds no GPU
+    third_party.hush()
     try:
         code = main()
     except (UserError, PartLost) as error:
@@ -52,21 +50,13 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(code or 0)
 
 
-def _hear_no_more() -> None:
-    """Libraries written in C++ list what they have leaked while the process ends, after Python's own part of it: forty
-    lines below the message that counts (nanobind, in triton)."""
-    sys.stderr.flush()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-
-
 def told(error: UserError | PartLost) -> int:
     """Print what went wrong; the exit code of the job."""
     # What a process of Ray raised comes wrapped, with that process's traceback for a message.
     cause = getattr(error, "cause", None)
     shown = cause if isinstance(cause, UserError | PartLost) else error
-    print(f"error: {shown}", file=sys.stderr)
-    if TRACEBACK in sys.argv[1:]:
-        print(getattr(shown, "details", "") or "".join(traceback.format_exception(error)), end="", file=sys.stderr)
+    details = getattr(shown, "details", "") or "".join(traceback.format_exception(error))
+    console.failure(str(shown), details if TRACEBACK in sys.argv[1:] else "")
     return 2 if isinstance(error, UserError) else 1
 
 
@@ -77,6 +67,19 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter} | named)
         told = "show where a mistake came up, below the line that tells it"
         self.add_argument(TRACEBACK, action="store_true", default=argparse.SUPPRESS, help=told)
+        console.add_options(self)
+
+    def parse_args(self, *given: Any, **named: Any) -> Any:
+        return self._heeded(super().parse_args(*given, **named))
+
+    def parse_intermixed_args(self, *given: Any, **named: Any) -> Any:
+        return self._heeded(super().parse_intermixed_args(*given, **named))
+
+    @staticmethod
+    def _heeded(options: Any) -> Any:
+        """``options``; what the command prints from now on is as they say."""
+        console.configure_from(options)
+        return options
 
     def error(self, message: str) -> NoReturn:
         # argparse counts what may be left out among what is missing.
@@ -153,7 +156,7 @@ def supervise(times: int) -> int | None:
             code = job.wait()
         if code >= 0 or code in (-signal.SIGTERM, -signal.SIGINT) or not left:
             return code if code >= 0 else 128 - code
-        print(f"the job was killed by {signal.Signals(-code).name}; it goes on ({left} restarts left)", flush=True)
+        logger.warning(f"the job was killed by {signal.Signals(-code).name}; it goes on ({left} restarts left)")
     return None
 
 
@@ -188,18 +191,15 @@ def start_ray() -> None:
     import ray
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, object] = {
-        "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}},
-    }
     if ray.is_initialized():
         return
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(**options)
-    else:
+    environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} | third_party.worker_environment()
+    local = "RAY_ADDRESS" not in os.environ
+    options = third_party.ray_options(local=local) | {"runtime_env": {"env_vars": environment}}
+    if local:
         # local: never the cluster that somebody has started on this machine for something else
-        options |= {"address": "local", "object_store_memory": 1536 * 2**20}
-        ray.init(include_dashboard=False, log_to_driver=False, **options)
+        options |= {"address": "local", "object_store_memory": 1536 * 2**20, "include_dashboard": False}
+    ray.init(**options)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from calibrated_rl.inference.config import EngineConfig
+from calibrated_rl.runtime import third_party
 from calibrated_rl.storage.files import COMPILED
 
 ROLE = "CALIBRATED_RL_ROLE"
@@ -15,7 +16,7 @@ KEPT_BYTES = 2**28
 
 def engine_environment(config: EngineConfig, role: str) -> dict[str, str]:
     """Environment of a replica's process; vLLM reads it at import."""
-    environment = {ROLE: role, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    environment = {ROLE: role, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"} | third_party.engine_environment()
     environment["VLLM_CACHE_ROOT"] = os.environ.get("VLLM_CACHE_ROOT", f"{COMPILED}/vllm")
     if config.num_gpus == 0:
         environment |= {

@@ -7,13 +7,14 @@ module imports it only after both are set.
 import os
 import random
 import socket
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+
+from calibrated_rl.runtime import third_party
 
 LOCALHOST = "127.0.0.1"
 
@@ -49,15 +50,11 @@ class World:
             torch.use_deterministic_algorithms(True)
             # Else torch fills all fresh memory, to show who reads what nobody wrote: a tenth of a step on a CPU.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        # DeepSpeed calls collectives by their old names, and torch says so at each call site.
-        warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
         import deepspeed
-        import transformers
         from deepspeed.ops import __compatible_ops__
-        from deepspeed.utils import logger
 
-        logger.setLevel("WARNING")
-        transformers.utils.logging.disable_progress_bar()
+        third_party.hush_deepspeed()
+        third_party.hide_bars()
         # The shared-memory collectives would be compiled on the spot: not every machine has a compiler.
         __compatible_ops__["deepspeed_shm_comm"] = False
         if not dist.is_initialized():

@@ -12,6 +12,7 @@ from calibrated_rl.data.dialogue import Dialogue, Split
 from calibrated_rl.logs.base import summed_up
 from calibrated_rl.logs.checked import build_reader
 from calibrated_rl.run.log_checks import check_judging, check_logs
+from calibrated_rl.runtime import third_party
 from calibrated_rl.runtime.progress import Progress
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 from calibrated_rl.tasks.checked import build_human, build_task
@@ -56,9 +57,7 @@ def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training
     Raises:
         UserError: task, people, logs or settings do not allow the run.
     """
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # one bar at a time, and it is ours
+    third_party.hide_bars()
     task = build_task(config.task, config.task_config, "task_config")
     human = build_human(config.human, config.human_config, "human_config", task) if config.human else None
     calibration = build_method(

@@ -1,29 +1,29 @@
-"""What a person sees while a job runs: lines with the time since its start and, in a terminal, one bar at a time."""
+"""How far a job is: in a terminal, one bar at a time, below the lines of the log (``console.py``)."""
 
 import itertools
+import logging
 import sys
-import time
 from collections.abc import Callable
 
 from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
 
 Step = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
 
 
 class Progress:
-    """Lines go to the standard output, bars to the standard error, and only if that is a terminal."""
+    """Bars go to the standard error, where that is a terminal and whoever looks at it wants to know what a run does."""
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
         self._bar: tqdm[None] | None = None
         self._step: Step = lambda done, total: None
-        self._shows_bars = sys.stderr.isatty()
+        self._shows_bars = sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
 
     def say(self, text: str) -> None:
         """Print one line, above the bar."""
-        tqdm.write(f"[{time.monotonic() - self._began:6.1f} s] {text}", file=sys.stdout)
-        sys.stdout.flush()
+        logger.info(text)
 
     def __call__(self, name: str) -> Step:
         """A bar called ``name``; it replaces the one before."""

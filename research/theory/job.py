@@ -10,7 +10,6 @@ figure is not what it should be.
 (research/theory/interval_coverage.py), without a plot; half a minute, with --full five.
 """
 
-import logging
 import os
 import time
 from collections.abc import Mapping
@@ -235,7 +234,6 @@ def main() -> int:
     if arguments.part == "intervals":
         return intervals(file, size, arguments.seed)
     started, used = time.monotonic(), time.process_time()
-    logging.getLogger("ray.rllib").setLevel(logging.ERROR)  # it warns of its own defaults
     command.start_ray()  # first, so that a machine on which it does not start says so at once
     by_reward = {reward: ppo(reward, arguments.seed) for reward in size.ppo_rewards}
     result, found = measure(size, arguments.seed)

