@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from calibrated_rl.runtime import console
 from tests.support.paths import ROOT
 
 # Before torch is loaded, and for all that tests start: threads that wait sleep. Those that spin make tests on a busy
@@ -37,6 +38,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "ray_session" in getattr(item, "fixturenames", ()) or item.path.parent.name == "e2e":
             item.add_marker("engine")
     items.sort(key=lambda item: (*FOLDERS, item.path.parent.name).index(item.path.parent.name))
+
+
+@pytest.fixture(autouse=True)
+def console_as_before() -> Iterator[None]:
+    """A command that a test calls in this process sets up what is printed, for itself alone."""
+    yield
+    console.reset()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 The control for ``calibrated_on_policy``: the same number of human turns, on the histories of the logged policy.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from calibrated_rl.data.dialogue import Dialogue, Split
     from calibrated_rl.training.arm_run import ArmRun
     from calibrated_rl.training.training_run import TrainingRun
+
+logger = logging.getLogger(__name__)
 
 
 class CalibratedMoreLogs(Calibrated):
@@ -45,5 +48,5 @@ class CalibratedMoreLogs(Calibrated):
         asked = run.inputs.config.calibration.human_turns
         further = list(islice(self._reserve, asked))
         if len(further) < asked:
-            run.inputs.say(f"calibration.reserve holds only {len(further)} of the {asked} further human turns")
+            logger.warning(f"calibration.reserve holds only {len(further)} of the {asked} further human turns")
         return further

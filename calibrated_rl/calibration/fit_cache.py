@@ -10,10 +10,11 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.storage.checksums import check_checksums
+
+logger = logging.getLogger(__name__)
 
 LARGEST_MIB = 256
 """Larger ones are not kept: copies of them would fill disks."""
@@ -78,8 +81,8 @@ def _file_digest(file: Path) -> str:
 class FitCache:
     """Folders of fitted models, by key."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None] = lambda text: None) -> None:
-        self._folder, self._say = folder, say
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def take(self, key: str, folder: Path) -> bool:
         """Copy the fit to ``folder``, if there is one and it is whole."""
@@ -94,10 +97,10 @@ class FitCache:
                 whole.rename(folder)
             os.utime(kept)
         except UserError as error:
-            self._say(f"{error}; it is fitted anew")
+            logger.warning(f"{error}; it is fitted anew")
             shutil.rmtree(kept, ignore_errors=True)
         except OSError as error:
-            self._say(f"a fit of an earlier run cannot be taken: {first_line(error)}")
+            logger.warning(f"a fit of an earlier run cannot be taken: {first_line(error)}")
         return (folder / "fit.json").is_file()
 
     def keep(self, key: str, folder: Path) -> None:
@@ -111,7 +114,7 @@ class FitCache:
                     whole.rename(self._folder / key)
             self._let_go()
         except OSError as error:
-            self._say(f"a fit is not kept for later runs: {first_line(error)}")
+            logger.warning(f"a fit is not kept for later runs: {first_line(error)}")
 
     def _let_go(self) -> None:
         """Remove those that were not used for longest, until the rest is small enough."""

@@ -9,6 +9,7 @@ not add up. Exit code 1: something does not; 2: it is no run folder.
 from pathlib import Path
 
 from calibrated_rl.cli import command
+from calibrated_rl.runtime import console
 
 SHOWN = 10
 """Problems of an arm that are printed; the number of the others follows."""
@@ -26,12 +27,12 @@ def main() -> int:
     config_file(arguments.run)
     accounts = audit_run(arguments.run)
     width = max(len(account.name) for account in accounts)
-    print(f"{'arm':<{width}}  groups asked for  learned from once  dropped")
+    console.result(f"{'arm':<{width}}  groups asked for  learned from once  dropped")
     for account in accounts:
         dropped = ", ".join(f"{number} {reason}" for reason, number in sorted(account.dropped.items())) or "0"
-        print(f"{account.name:<{width}}  {account.requested:>16}  {account.delivered:>17}  {dropped}")
+        console.result(f"{account.name:<{width}}  {account.requested:>16}  {account.delivered:>17}  {dropped}")
     problems = [problem for account in accounts for problem in _shown(account.name, account.problems)]
-    print("\n".join(problems) or "it adds up")
+    console.result("\n".join(problems) or "it adds up")
     return 1 if problems else 0
 
 

@@ -8,10 +8,14 @@ simulator in Hugging Face format to runs/NAME/models/calibrated. What is there a
 the same config goes on from it.
 """
 
+import logging
 from pathlib import Path
 
 from calibrated_rl.cli import command
 from calibrated_rl.cli.compare import parser_of
+from calibrated_rl.runtime import console
+
+logger = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -32,22 +36,22 @@ def main() -> int:
     overrides = [*command.hardware(arguments.hardware), *arguments.overrides]
     config = load_config(arguments.config, overrides)
     folder, progress = Path(arguments.runs) / config.name, Progress()
-    progress.say(f"run folder {folder}")
+    logger.info(f"run folder {folder}")
     config = dated(config, folder)
     refuse_other_settings(folder, config)
     file = folder / "simulator.json"
     if file.is_file():
-        progress.say("the simulator was calibrated and measured before; it is kept")
+        logger.info("the simulator was calibrated and measured before; it is kept")
     else:
         from calibrated_rl.study.compare import measure_simulators
 
         with exclusive(folder), command.started(config, folder, progress) as run:
-            progress.say("measuring, aligning, measuring again")
+            logger.info("measuring, aligning, measuring again")
             write_json(file, measure_simulators(run))
     simulator = read_json(file)
-    print(simulator_table(simulator))
-    print("Accuracy 0.5: a simulator's reply and a person's to the same history cannot be told apart.")
+    console.result(simulator_table(simulator))
+    console.result("Accuracy 0.5: a simulator's reply and a person's to the same history cannot be told apart.")
     if band := simulator.get("null_band"):
-        print(f"Two halves of the people's own words give {number(band['low'])} to {number(band['high'])}.")
-    print(f"calibrated simulator: {(folder / 'models' / 'calibrated').resolve()}")
+        console.result(f"Two halves of the people's own words give {number(band['low'])} to {number(band['high'])}.")
+    console.result(f"calibrated simulator: {(folder / 'models' / 'calibrated').resolve()}")
     return 0

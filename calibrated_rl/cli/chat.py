@@ -9,6 +9,7 @@ seed and lines give the same conversation.
 
 import argparse
 import asyncio
+import logging
 import signal
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from calibrated_rl.cli import command
+from calibrated_rl.runtime import console
 from calibrated_rl.settings.fields import Range, Seed
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from calibrated_rl.config.run_config import ModelConfig
     from calibrated_rl.data.dialogue import Turn
     from calibrated_rl.rollout.conversation import Speaker
+
+logger = logging.getLogger(__name__)
 
 
 MOST_SCENARIOS = 100_000
@@ -61,10 +65,9 @@ def main() -> None:
     from calibrated_rl.rollout.conversation import ModelSpeaker, ScriptedSpeaker, converse, greeting, stable_seed
     from calibrated_rl.rollout.failures import is_scored
     from calibrated_rl.run.saved_run import check_engines_fit, open_run
-    from calibrated_rl.runtime.progress import Progress
     from calibrated_rl.users.person import STOPPED, Person
 
-    run, progress = open_run(arguments.run, arguments.overrides), Progress()
+    run = open_run(arguments.run, arguments.overrides)
     policy, task = run.policy(arguments.policy), run.task()
     scenario = task.scenarios(Split.HELD_OUT, arguments.scenario + 1)[arguments.scenario]
     models = [(Side.POLICY, policy.folder, with_a_cache(run.config.policy, policy.folder))]
@@ -82,7 +85,7 @@ def main() -> None:
     check_engines_fit({side.value: (config.engine, folder) for side, folder, config in models})
 
     command.start_ray()
-    progress.say(f"starting {'one vLLM engine' if len(models) == 1 else 'two vLLM engines'}")
+    logger.info(f"starting {'one vLLM engine' if len(models) == 1 else 'two vLLM engines'}")
     lockstep = LockstepScheduler()
     pools = [
         ReplicaPool(side.value, str(folder.resolve()), chat, config.engine, lockstep=lockstep)
@@ -98,11 +101,11 @@ def main() -> None:
         person = Person(ask)
         if len(speakers) == 1:
             speakers.append(person if human is None else Aloud(ScriptedSpeaker(human, scenario)))
-        progress.say(f"policy {policy.name}, scenario {scenario.id}")
-        print(f"What the other side wants: {scenario.user_instructions}")
-        print(f"What the policy was told:  {scenario.policy_instructions}")
+        logger.info(f"policy {policy.name}, scenario {scenario.id}")
+        console.result(f"What the other side wants: {scenario.user_instructions}")
+        console.result(f"What the policy was told:  {scenario.policy_instructions}")
         if arguments.other == "me":
-            print("You are the other side. An empty line or Ctrl-D ends the conversation.")
+            console.result("You are the other side. An empty line or Ctrl-D ends the conversation.")
         show(greeting(scenario))
         lockstep.running = 1  # a turn at a time is a batch of one, in which the seed decides what is drawn
         turns, ending = asyncio.run(converse(task, scenario, speakers[0], speakers[1]))
@@ -112,10 +115,11 @@ def main() -> None:
     if person.stopped:
         ending = STOPPED
     if not is_scored(ending):
-        print(f"ending: {ending}, which is no doing of the policy: not scored")
+        console.result(f"ending: {ending}, which is no doing of the policy: not scored")
         return
     outcome = task.outcome(scenario, turns, ending)
-    print(f"ending: {ending}\nreward: {outcome.episode_return:+.3f} ({'success' if outcome.success else 'no success'})")
+    console.result(f"ending: {ending}")
+    console.result(f"reward: {outcome.episode_return:+.3f} ({'success' if outcome.success else 'no success'})")
 
 
 def with_a_cache(side: "ModelConfig", model: Path) -> "ModelConfig":
@@ -152,7 +156,7 @@ def show(turn: "Turn") -> None:
 
     flaw = f"  [{turn.flaw}]" if turn.flaw else ""
     text = "\n        ".join(printable(line, None) for line in turn.text.split("\n"))
-    print(f"{turn.side.value:>6}: {text}{flaw}", flush=True)
+    console.result(f"{turn.side.value:>6}: {text}{flaw}")
 
 
 def ask() -> str | None:

@@ -6,15 +6,19 @@ Writes runs/NAME/ and goes on where it stopped. Prints the table of the arms and
 """
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from calibrated_rl.cli import command
+from calibrated_rl.runtime import console
 from calibrated_rl.settings.fields import NotNegative
 
 if TYPE_CHECKING:
     from calibrated_rl.config.run_config import RunConfig
     from calibrated_rl.runtime.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
@@ -62,24 +66,24 @@ def execute(
         raise UserError(f"{config_file} has no part '{only}'; there are: {', '.join((MAIN, *variants))}")
     progress, folder = Progress(), Path(runs) / config.name
     if asked.deterministic and not config.deterministic:
-        progress.say(f"deterministic is turned off by {overrides[0]}: the same seed will not give the same run")
+        logger.warning(f"deterministic is turned off by {overrides[0]}: the same seed will not give the same run")
     if only in ("", MAIN):
         summary = run(config, folder, progress)
     for name, variant in variants.items():
         if only in ("", name):
-            progress.say(f"variant {name}: {' '.join(config.variants[name].change)}")
+            logger.info(f"variant {name}: {' '.join(config.variants[name].change)}")
             variant = dated(variant, Path(runs) / variant.name, folder, today=False)
             for taken in take_over(folder, dated(config, folder, today=False), Path(runs) / variant.name, variant):
-                progress.say(f"taken over from {folder}, since no setting bears on it: {taken}")
+                logger.info(f"taken over from {folder}, since no setting bears on it: {taken}")
             summary = run(variant, Path(runs) / variant.name, progress)
     folders = {name: Path(runs) / variant.name for name, variant in variants.items()}
     done = {name: each for name, each in folders.items() if (each / "summary.json").is_file()}
     if done and (folder / "summary.json").is_file():
         of_all = add_variants(config, folder, done)
         summary = summary if only else of_all
-    print(table(summary))
+    console.result(table(summary))
     where = folder if only in ("", MAIN) else folders[only]
-    print(f"report: {(where / 'report.html').resolve()}")
+    console.result(f"report: {(where / 'report.html').resolve()}")
 
 
 def run(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, Any]:
@@ -92,20 +96,20 @@ def run(config: "RunConfig", folder: Path, progress: "Progress") -> dict[str, An
     from calibrated_rl.storage.files import exclusive, read_json
     from calibrated_rl.study.compare import is_done
 
-    progress.say(f"run folder {folder}")
+    logger.info(f"run folder {folder}")
     copy = copy_of_run(config, folder)
     if copy is not None:
         with exclusive(folder):
-            copy.bring_down(progress.say)
+            copy.bring_down()
     config = dated(config, folder)
     refuse_other_settings(folder, config)
     if is_done(config, folder):
-        progress.say("every arm is there already; the summary and the report are kept")
+        logger.info("every arm is there already; the summary and the report are kept")
         summary = read_json(folder / "summary.json")
     else:
         summary = _run_missing(config, folder, progress)
     if copy is not None:
-        writer = BackgroundWriter(progress.say)
+        writer = BackgroundWriter()
         writer.write(("the copy of the finished run in the store", copy.send))
         writer.close()
     return summary  # type: ignore[no-any-return]
@@ -129,13 +133,13 @@ def _run_missing(config: "RunConfig", folder: Path, progress: "Progress") -> dic
             except (OSError, SafetensorError) as error:
                 if not is_no_room(error):
                     raise
-                wait_for_room(folder, progress.say)
-                progress.say("starting again from the last checkpoint")
+                wait_for_room(folder)
+                logger.info("starting again from the last checkpoint")
             except PartLost as lost:
                 restarts += 1
                 if restarts > config.restarts:
                     raise
-                progress.say(f"{lost}; starting again from the last checkpoint ({restarts} of {config.restarts})")
+                logger.warning(f"{lost}; starting again from the last checkpoint ({restarts} of {config.restarts})")
         return write_summary(inputs or read_inputs(config, folder, progress, training=False))
 
 

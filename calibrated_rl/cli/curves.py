@@ -9,6 +9,7 @@ included. Also prints the mean of the last third of each line. Exit code 2: ther
 """
 
 from calibrated_rl.cli import command
+from calibrated_rl.runtime import console
 
 
 def main() -> int:
@@ -31,6 +32,7 @@ def main() -> int:
     width = max(map(len, found))
     for name, line in found.items():
         late = line.values[-max(1, len(line.values) // 3) :]
-        print(f"{name:<{width}}  {late.mean():+.3f} in the last third, {line.at[-1]:.0f} {arguments.against} in all")
-    print(f"picture: {arguments.out.resolve()}")
+        words = f"{late.mean():+.3f} in the last third, {line.at[-1]:.0f} {arguments.against} in all"
+        console.result(f"{name:<{width}}  {words}")
+    console.result(f"picture: {arguments.out.resolve()}")
     return 0

@@ -7,15 +7,19 @@ RUN/evaluation.json, and says whether the figures are those that the run itself 
 mode they are, unless settings were changed.
 """
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibrated_rl.cli import command
+from calibrated_rl.runtime import console
 
 if TYPE_CHECKING:
     from calibrated_rl.run.saved_run import SavedPolicy, SavedRun
     from calibrated_rl.runtime.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -56,15 +60,15 @@ def judge(run: "SavedRun", policies: "list[SavedPolicy]", progress: "Progress") 
         engines["proxy"] = (run.config.proxy.engine, fitted)
     check_engines_fit(engines)
     command.start_ray()
-    progress.say("starting the engine" if len(engines) == 1 else "starting the policy's and the proxy's engine")
+    logger.info("starting the engine" if len(engines) == 1 else "starting the policy's and the proxy's engine")
     cluster = start_cluster(inputs, models, {role: folder for role, (_, folder) in engines.items()})
     results, agrees = [], {}
     try:
         for number, policy in enumerate(policies, start=1):
-            progress.say(f"judging {policy.name} ({number}/{len(policies)})")
+            logger.info(f"judging {policy.name} ({number}/{len(policies)})")
             results.append(evaluate_again(cluster, policy))
             agrees[policy.name], words = agreement(run, policy, results[-1]["scores"])
-            progress.say(f"{policy.name}: {words}")
+            logger.info(f"{policy.name}: {words}")
     finally:
         cluster.close()
         progress.close()
@@ -80,8 +84,8 @@ def judge(run: "SavedRun", policies: "list[SavedPolicy]", progress: "Progress") 
     }
     file = run.folder / "evaluation.json"
     write_json(file, found)
-    print(table(found))
-    print(f"figures: {file.resolve()}")
+    console.result(table(found))
+    console.result(f"figures: {file.resolve()}")
 
 
 def agreement(run: "SavedRun", policy: "SavedPolicy", scores: dict[str, Any]) -> tuple[bool | None, str]:

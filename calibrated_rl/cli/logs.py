@@ -17,6 +17,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from calibrated_rl.cli import command
+from calibrated_rl.runtime import console
 
 JSONL = "calibrated_rl.logs.jsonl:JsonLines"
 
@@ -38,10 +39,10 @@ def check_file(file: Path, kind: str) -> int:
         records, problems = read_jsonl(file)
         dialogues = [record.turns for record in records]
     for line in summed_up(problems):
-        print(line)
+        console.result(line)
     turns = sum(len(dialogue) for dialogue in dialogues)
-    print(f"{file}: {len(dialogues)} dialogues with {turns} turns fit, {len(problems)} refused")
-    print("not asked: the task and the splits of a run; add --config CONFIG")
+    console.result(f"{file}: {len(dialogues)} dialogues with {turns} turns fit, {len(problems)} refused")
+    console.result("not asked: the task and the splits of a run; add --config CONFIG")
     return 1 if problems else 0
 
 
@@ -78,8 +79,8 @@ def check_config(config_file: str, overrides: Sequence[str], file: Path | None) 
         else:
             counts.append(f"{split} {len(logs)} ({sum(len(log.turns) for log in logs)} turns)")
     for line in summed_up(reader.problems):
-        print(line)
-    print(f"dialogues a split: {', '.join(counts)}; {len(reader.problems)} refused")
+        console.result(line)
+    console.result(f"dialogues a split: {', '.join(counts)}; {len(reader.problems)} refused")
     if refusals:
         raise refusals[0]
     check_logs(config, task, read)

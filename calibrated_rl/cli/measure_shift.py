@@ -16,10 +16,12 @@ used.
 """
 
 import argparse
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
 from calibrated_rl.cli import command
+from calibrated_rl.runtime import console
 from calibrated_rl.settings.fields import NotNegative, Positive, Seed
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from calibrated_rl.shift.base import Estimate
     from calibrated_rl.shift.compare_sets import Comparison
     from calibrated_rl.shift.sources import LogFiles, SourceDialogues
+
+logger = logging.getLogger(__name__)
 
 
 DRAWS = 4
@@ -189,7 +193,7 @@ def main() -> None:
     people, others = (told.people, told.others) if isinstance(told, Asked) else told
     for label, source in (("people", people), ("others", others)):
         left_out = f", {source.left_out} records left out" if source.left_out else ""
-        progress.say(f"{label}: {len(source.dialogues)} dialogues of {source.name}{left_out}")
+        logger.info(f"{label}: {len(source.dialogues)} dialogues of {source.name}{left_out}")
     found = compare_sets(
         DialogueSets(human=people.dialogues, simulator=others.dialogues),
         names,
@@ -197,16 +201,16 @@ def main() -> None:
         seed=arguments.seed,
         null_halvings=arguments.null_halvings,
         replies=told.replies if isinstance(told, Asked) else None,
-        on_start=lambda name: progress.say(f"measuring: {name}"),
+        on_start=lambda name: logger.info(f"measuring: {name}"),
     )
     if isinstance(told, Asked):
         found.figures.update(told.figures)
     progress.close()
     if arguments.out is not None:
         write_json(arguments.out, as_dict(arguments, people, others, found))
-    print(table(found))
+    console.result(table(found))
     if arguments.out is not None:
-        print(f"all figures, by turn too: {arguments.out.resolve()}")
+        console.result(f"all figures, by turn too: {arguments.out.resolve()}")
 
 
 def as_dict(

@@ -1,6 +1,7 @@
 """Held-out evaluation: the last checkpoint of an arm against people that nothing else has met."""
 
 import dataclasses
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,8 @@ from calibrated_rl.shift.probabilities.likelihood import human_turn_likelihood
 from calibrated_rl.shift.profile import behaviour_profile
 from calibrated_rl.shift.two_sample.classifier import TwoSampleTest
 from calibrated_rl.tasks.base import ScriptedHuman, Task
+
+logger = logging.getLogger(__name__)
 
 SETTINGS = (("held_out", "same", None), ("held_out_greedy", "same", 0.0), ("held_out_shifted", "shifted", None))
 """Name in the summary, population, temperature (None: that of training)."""
@@ -67,7 +70,7 @@ def evaluate_policy(
         results[name] = values | {"endings": {k: v / len(dialogues) for k, v in sorted(endings.items())}}
         if missing := count - len(dialogues):
             results[name]["not_scored"] = missing
-            inputs.say(f"{arm} (seed {seed}), {name}: {missing} of {count} dialogues broke and are not scored")
+            logger.warning(f"{arm} (seed {seed}), {name}: {missing} of {count} dialogues broke and are not scored")
     return results, kept
 
 

@@ -6,6 +6,7 @@ written.
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from calibrated_rl.shift.base import Estimate, MatchedReplies
 from calibrated_rl.shift.probabilities.ending import EndingDecision
 from calibrated_rl.shift.probabilities.likelihood import human_turn_likelihood
 from calibrated_rl.shift.sources import SourceDialogues, some, with_acts
+
+logger = logging.getLogger(__name__)
 
 KEY = "live"
 """Seeds all draws: two simulators on the same histories get the same random numbers."""
@@ -92,7 +95,7 @@ class LiveSimulator:
         config = self.inputs.config
         engines = {POLICY: (config.policy.engine, self.policy), SIMULATOR: (config.simulator.engine, self.simulator)}
         check_engines_fit(engines)
-        self.progress.say(f"{self.name}: starting its engine and that of the policy it talks with")
+        logger.info(f"{self.name}: starting its engine and that of the policy it talks with")
         self._cluster = start_cluster(
             self.inputs, self._models, {POLICY: self.policy, SIMULATOR: self.simulator}
         )
@@ -113,7 +116,7 @@ class LiveSimulator:
         real = [dialogue for dialogue in people if dialogue.user_turn_indices()]
         if not real:
             raise UserError(f"{self.name}: no user speaks in the dialogues that it is compared with")
-        self.progress.say(f"{self.name}: {draws} replies to each human turn in {len(real)} dialogues")
+        logger.info(f"{self.name}: {draws} replies to each human turn in {len(real)} dialogues")
         found = answers(self.cluster.collector, self.cluster.simulator, real, KEY, draws)
         figures = self._likelihood(real)
         if found:
@@ -136,7 +139,7 @@ class LiveSimulator:
         """Of the people's turns that fit into the engine's context. Engines score prompts at temperature 1: at another
         one the simulator is another, and its likelihood is left out."""
         if (temperature := self.inputs.config.simulator.sampling.temperature) != 1:
-            self.progress.say(f"{self.name}: speaks at temperature {temperature:g}; likelihood is measured at 1 alone")
+            logger.warning(f"{self.name}: speaks at temperature {temperature:g}; likelihood is measured at 1 alone")
             return {}
         chat, most = self._models.simulator.chat, self.inputs.config.simulator.engine.max_model_len - 1
         views = [sample.tokens for sample in log_samples(real, Side.USER, chat)]

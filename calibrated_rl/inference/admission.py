@@ -1,5 +1,6 @@
 """Brings replicas into service with the newest weights: pending ones, and lost ones that answer again."""
 
+import logging
 import time
 from functools import partial
 
@@ -8,6 +9,8 @@ from calibrated_rl.inference.membership import Admit, Decision
 from calibrated_rl.inference.placement import PlacedReplica
 from calibrated_rl.inference.publishing import WeightPublisher
 from calibrated_rl.inference.replica_group import LoadedWeights, ReplicaGroup
+
+logger = logging.getLogger(__name__)
 
 
 class Admission:
@@ -65,10 +68,10 @@ class Admission:
                     return
             placed.end()
             seconds = time.monotonic() - began
-            group.say(f"a pending {group.role} replica was given up after {seconds:.0f} s: {cause_of(error)}")
+            logger.warning(f"a pending {group.role} replica was given up after {seconds:.0f} s: {cause_of(error)}")
             return
         if isinstance(decision, Admit):
-            group.say(
+            logger.info(
                 f"{group.role} replica {decision.index} joined after {time.monotonic() - began:.0f} s, "
                 f"with weights of version {version}"
             )
@@ -80,7 +83,7 @@ class Admission:
     def tell_if_small(self, cache_mib: int) -> None:
         """Say that a replica's KV cache is smaller than it should be."""
         if cache_mib < self._cache_mib:
-            self._group.say(
+            logger.warning(
                 f"a {self._group.role} replica started with a KV cache of {cache_mib} MiB instead of "
                 f"{self._cache_mib} MiB"
             )

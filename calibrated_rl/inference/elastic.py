@@ -1,10 +1,13 @@
 """More or fewer replicas of both sides as training goes on: measures, asks ``Scaler``, tells the pools."""
 
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.inference.scaling import Scaler, ScalingConfig, SideSeen, UpdateSeen
+
+logger = logging.getLogger(__name__)
 
 
 class Elastic:
@@ -15,14 +18,12 @@ class Elastic:
         pools: Mapping[str, ReplicaPool],
         configs: Mapping[str, ScalingConfig],
         bounds: Mapping[str, tuple[int, int]],
-        say: Callable[[str], None],
     ) -> None:
         """
         Args:
             bounds: fewest and most replicas of each side; where they are the same for both, nothing is decided.
-            say: is told every change with its reason.
         """
-        self._pools, self._say = pools, say
+        self._pools = pools
         varies = any(fewest < most for fewest, most in bounds.values())
         self._scaler = Scaler(configs, bounds) if varies else None
         self._turn_seconds = dict.fromkeys(pools, 0.0)
@@ -65,7 +66,7 @@ class Elastic:
                 )
             )  # fmt: skip
             if decision.reason:
-                self._say(decision.reason)
+                logger.info(decision.reason)
             for name, target in decision.targets.items():
                 more = target - sides[name].count
                 self._pools[name].grow(max(0, more))

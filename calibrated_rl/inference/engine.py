@@ -5,7 +5,7 @@
 """
 
 import asyncio
-import sys
+import logging
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
@@ -24,6 +24,8 @@ from calibrated_rl.weight_sync.buckets import BucketSender
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
+logger = logging.getLogger(__name__)
+
 
 def start_engine(model: str, config: EngineConfig, seed: int) -> tuple["AsyncLLM", int]:
     """vLLM's engine, with the largest of the possible KV caches that it starts with, and the size of that in MiB."""
@@ -34,7 +36,7 @@ def start_engine(model: str, config: EngineConfig, seed: int) -> tuple["AsyncLLM
         try:
             return AsyncLLM.from_engine_args(engine_arguments(model, config, seed, cache_mib)), cache_mib
         except RuntimeError as error:  # vLLM leaves the reason in the log of the engine's process
-            print(f"no start with a KV cache of {cache_mib} MiB: {error}", file=sys.stderr, flush=True)
+            logger.warning(f"no start with a KV cache of {cache_mib} MiB: {error}")
     return AsyncLLM.from_engine_args(engine_arguments(model, config, seed, last)), last
 
 

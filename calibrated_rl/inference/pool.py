@@ -66,13 +66,11 @@ class ReplicaPool:
         replicas: int = 1,
         seed: int = 0,
         lockstep: LockstepScheduler | None = None,
-        say: Callable[[str], None] = lambda line: None,
         start: Callable[[str, EngineConfig, str, int], PlacedReplica] = PlacedReplica,
     ) -> None:
         """
         Args:
             lockstep: turns go in batches of fixed order; see the module's docstring.
-            say: is told, in a line, which replica is unavailable, which one joins, recovers or leaves.
             start: starts a replica of a model, with its config, role and seed.
         """
         self.role = role
@@ -85,7 +83,7 @@ class ReplicaPool:
         self._batch = config.max_num_seqs
         self.fleet = ReplicaFleet(partial(start, model, config, role), replicas, seed)
         slack = max(1, config.max_num_seqs // FEW_MORE)
-        self.group = ReplicaGroup(role, self.fleet, slack, say, self._recover_beside)
+        self.group = ReplicaGroup(role, self.fleet, slack, self._recover_beside)
         self.load = self.group.load
         """What is in flight, by replica."""
         self._membership = self.group.membership

@@ -1,5 +1,6 @@
 """Which weights the replicas of a role are to have, and how they get them; how weights travel is ``weight_sync``'s."""
 
+import logging
 from collections.abc import Callable
 
 from ray.exceptions import ObjectLostError
@@ -9,6 +10,8 @@ from calibrated_rl.inference.handle import UPDATE_FAILURES, ReplicaHandle, cause
 from calibrated_rl.inference.membership import Decision, SendWeights
 from calibrated_rl.inference.replica_group import LoadedWeights, ReplicaGroup
 from calibrated_rl.weight_sync.base import WeightUpdate
+
+logger = logging.getLogger(__name__)
 
 
 class WeightPublisher:
@@ -38,6 +41,7 @@ class WeightPublisher:
         with group.changed:
             incarnations = {index: group.membership.incarnation(index) for index in group.membership.serving}
             calls = {index: group.fleet.handle(index).update_weights(update) for index in incarnations}
+        logger.debug(f"weights of version {update.version} go to the {group.role} replicas {sorted(incarnations)}")
         for index, call in calls.items():
             try:
                 call.result(self._timeout_s)

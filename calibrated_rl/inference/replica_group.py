@@ -5,6 +5,7 @@ wait that any of that has changed.
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from calibrated_rl.inference.membership import Admit, Decision, Drain, Membershi
 from calibrated_rl.inference.placement import PlacedReplica
 from calibrated_rl.inference.request_batcher import RequestBatcher
 from calibrated_rl.inference.routing import Router, preferred
+
+logger = logging.getLogger(__name__)
 
 
 class LoadedWeights(NamedTuple):
@@ -34,16 +37,14 @@ class ReplicaGroup:
         role: str,
         fleet: ReplicaFleet,
         slack: int,
-        say: Callable[[str], None],
         on_unavailable: Callable[[], None],
     ) -> None:
         """
         Args:
             slack: so many dialogues more than the least loaded replica one may have for the sake of a shared prefix.
-            say: is told, in a line, which replica is unavailable, which one joins, recovers or leaves.
             on_unavailable: is called, with the lock held, when a replica was lost and is being restarted.
         """
-        self.role, self.fleet, self.say = role, fleet, say
+        self.role, self.fleet = role, fleet
         self._on_unavailable = on_unavailable
         self.membership = Membership(len(fleet.placed))
         self.load = LoadMeter()
@@ -98,7 +99,7 @@ class ReplicaGroup:
             if not self.membership.lost(index, incarnation, time.monotonic()):
                 return
             self.last_failure = cause
-            self.say(f"{self.role} replica {index} marked unavailable: {cause}; it rejoins after recovery")
+            logger.warning(f"{self.role} replica {index} marked unavailable: {cause}; it rejoins after recovery")
             self._update_routes()
             self.fleet.restart(index)
             self._on_unavailable()
@@ -107,7 +108,7 @@ class ReplicaGroup:
         """Nobody waits any more for these replicas, which were lost ``after_s`` ago."""
         with self.changed:
             for index in self.membership.give_up(indices):
-                self.say(
+                logger.warning(
                     f"{self.role} replica {index} did not recover within {after_s:g} s: nothing waits for it any "
                     "longer; it rejoins if it recovers"
                 )
@@ -122,7 +123,7 @@ class ReplicaGroup:
                 self.fleet.mark_healthy(index)
                 self._update_routes()
                 seconds = time.monotonic() - lost_at
-                self.say(
+                logger.info(
                     f"{self.role} replica {index} recovered after {seconds:.0f} s, "
                     f"with weights of version {loaded.version}"
                 )

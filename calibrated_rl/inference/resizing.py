@@ -1,5 +1,6 @@
 """More or fewer replicas while dialogues run. Each that joins or leaves is waited for in a thread of its own."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from calibrated_rl.inference.admission import Admission
 from calibrated_rl.inference.membership import Drain, Withdraw
 from calibrated_rl.inference.placement import PlacedReplica
 from calibrated_rl.inference.replica_group import ReplicaGroup
+
+logger = logging.getLogger(__name__)
 
 DRAIN_PROBE_S = 0.05
 """Pause between looks whether a replica that leaves has finished its turns; a turn takes from a tenth of a second."""
@@ -64,7 +67,10 @@ class Resizing:
         group.fleet.placed[index].end()
         with self._looking, group.changed:
             group.forget(index)
-        group.say(f"{group.role} replica {index} left" + (f"; {cut_off} turns were cut off" if cut_off else ""))
+        if cut_off:
+            logger.warning(f"{group.role} replica {index} left; {cut_off} turns were cut off")
+        else:
+            logger.info(f"{group.role} replica {index} left")
 
     def _beside(self, work: Callable[..., None], *arguments: Any) -> None:
         self.threads = [thread for thread in self.threads if thread.is_alive()]

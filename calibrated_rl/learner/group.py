@@ -1,5 +1,6 @@
 """The learner as the driver sees it: Ray actors, one a rank, called together; a shell of ``LearnerRank``."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -28,6 +29,8 @@ from calibrated_rl.weight_sync.base import ObjectRef, Transport, WeightUpdate
 from calibrated_rl.weight_sync.lora import LoRABases, LoRAUpdate
 from calibrated_rl.weight_sync.object_store import FullUpdate
 from calibrated_rl.weight_sync.shared_memory import SharedUpdate
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -120,15 +123,14 @@ class LearnerGroup:
 
     def __init__(
         self, config: LearnerConfig, wait_for_machines: Callable[[Sequence[Need]], None] = lambda needs: None,
-        say: Callable[[str], None] = lambda text: None, keep_in: Path | None = None,
+        keep_in: Path | None = None,
     ) -> None:
         """
         Args:
             wait_for_machines: returns when the ranks have what they need of the cluster; until then no time-out runs.
-            say: is told what users should know.
             keep_in: folder for the data of optimizer steps that were not taken; None: they are not kept.
         """
-        self.config, self._say, self._keep_in = config, say, keep_in
+        self.config, self._keep_in = config, keep_in
         self.skipped_steps = 0
         """Optimizer steps that were not taken, because something was not finite."""
         self.micro_batch_tokens = float(config.micro_batch_tokens)
@@ -227,7 +229,7 @@ class LearnerGroup:
         )  # fmt: skip
         if (now := metrics["micro_batch_tokens"]) < self.micro_batch_tokens:
             self.micro_batch_tokens = now
-            self._say(f"the learner ran out of memory and goes on with micro-batches of {now:.0f} tokens")
+            logger.warning(f"the learner ran out of memory and goes on with micro-batches of {now:.0f} tokens")
         if self.config.dtype != "float32" and name in self.config.lora:
             metrics |= self._call(LearnerRank.merge_error, name)
         if metrics["skipped_steps"]:
@@ -250,7 +252,7 @@ class LearnerGroup:
                     f"{told}. This is number {self.skipped_steps}, and learner.max_skipped_steps is {most}: look at "
                     "these dialogues, lower the learning rate, or choose a dtype with more room"
                 )
-            self._say(f"{told} ({self.skipped_steps} of at most {most})")
+            logger.warning(f"{told} ({self.skipped_steps} of at most {most})")
 
     def _score(
         self, name: str, batch: SampleBatch, temperature: float

@@ -37,6 +37,8 @@ from calibrated_rl.weight_sync.object_store import full_weights
 from calibrated_rl.weight_sync.shared_memory import SharedMemories, SharedWeights
 from calibrated_rl.weight_sync.tensors import Weights
 
+logger = logging.getLogger(__name__)
+
 LEAST_TOKENS = 256
 """Micro-batches are not made smaller than that."""
 
@@ -225,7 +227,7 @@ class LearnerRank:
                 "learner.micro_batch_tokens, set learner.gradient_checkpointing, or leave more to it"
             )
         self.micro_batch_tokens = tokens // 2
-        logging.warning(f"out of memory ({message}): micro-batches of {self.micro_batch_tokens} tokens from now on")
+        logger.warning(f"out of memory ({message}): micro-batches of {self.micro_batch_tokens} tokens from now on")
 
     def _accumulate(
         self,

@@ -1,7 +1,7 @@
 """What a run asks of its replay store, typed; the store itself is an actor (``actor.py``)."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,13 @@ class StoreClient:
         PartLost: the store's process is gone, or does not answer.
     """
 
-    def __init__(self, store: Any, run: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, store: Any, run: Path) -> None:
         """
         Args:
             store: handle of a ``ReplayService``.
             run: the run's folder; stores lie below its ``replay``.
         """
-        self._store, self._run, self._say = store, run, say
+        self._store, self._run = store, run
 
     def folder(self, name: str) -> Path:
         """Where the store called ``name`` lies."""
@@ -76,4 +76,4 @@ class StoreClient:
             except OSError as error:
                 if not is_no_room(error):
                     raise
-                wait_for_room(self._run, self._say)
+                wait_for_room(self._run)

@@ -1,5 +1,6 @@
 """The models that a run begins with, before any actor starts: found or made, checked, with their tokenizers."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from calibrated_rl.models.tokenizer import read_tokenizer
 from calibrated_rl.rollout.context import check_room, room_for
 from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.storage.files import SHARED
+
+logger = logging.getLogger(__name__)
 
 CACHE = Path(SHARED).expanduser()
 
@@ -97,12 +100,12 @@ def _read(
         read_tokenizer(base, role), role, settings=config.chat_template_kwargs, date=inputs.config.date
     )
     if chat.folds_instructions:
-        inputs.say(f"{role}: the chat template has no role for instructions; they open the first user turn")
+        logger.info(f"{role}: the chat template has no role for instructions; they open the first user turn")
     if chat.template.uses_date:
-        inputs.say(f"{role}: the chat template prints the date; this run's is {chat.template.day}")
+        logger.info(f"{role}: the chat template prints the date; this run's is {chat.template.day}")
     if chat.may_think:
         key = f"{SIMULATOR if role == PROXY else role}.sampling.max_turn_tokens"
-        inputs.say(f"{role}: may think before it speaks; {key} is {sampling.max_turn_tokens} for both together")
+        logger.info(f"{role}: may think before it speaks; {key} is {sampling.max_turn_tokens} for both together")
     needed = room_for(chat, side, inputs.logs[Split.CALIBRATION], sampling.max_turn_tokens)
     check_room(role, config.engine.max_model_len, needed)
     return BaseModel(folder=base, chat=chat)

@@ -1,5 +1,6 @@
 """The running system: engines, learner and replay store, started together for whatever a job needs of them."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +24,8 @@ from calibrated_rl.runtime.background import BackgroundWorker
 from calibrated_rl.runtime.capacity import Need, wait_for_machines
 from calibrated_rl.tasks.base import ScriptedHuman
 from calibrated_rl.weight_sync.object_store import FullUpdate
+
+logger = logging.getLogger(__name__)
 
 
 class Cluster:
@@ -91,7 +94,7 @@ class Cluster:
         """The replay store and the background worker; what the store needs of the cluster."""
         handle, need = start_store(self.config.replay)
         self._started.callback(ray.kill, handle)
-        self._store = StoreClient(handle, self.inputs.folder, self.inputs.say)
+        self._store = StoreClient(handle, self.inputs.folder)
         self._background = BackgroundWorker()
         self._started.callback(self._background.close)
         return need
@@ -99,7 +102,7 @@ class Cluster:
     def start_learner(self, *others: Need) -> None:
         """The learner's ranks, once they and ``others`` have what they need of the cluster."""
         self._learner = LearnerGroup(
-            self.config.learner, lambda ranks: self.wait_for_capacity(*others, *ranks), self.inputs.say,
+            self.config.learner, lambda ranks: self.wait_for_capacity(*others, *ranks),
             keep_in=self.inputs.folder / "not_finite",
         )  # fmt: skip
         self._started.callback(self._learner.close)
@@ -107,10 +110,10 @@ class Cluster:
     def plan_caches(self, served: Mapping[str, Path]) -> None:
         """Fill in the sizes of KV caches that are left to the program; with a learner, from what it leaves."""
         if self._learner is None:
-            self.config = with_caches(self.config, served, self.inputs.say)
+            self.config = with_caches(self.config, served)
             return
         device, others = rehearsed(self.config, self._learner, dict(served))
-        self.config = with_caches(self.config, served, self.inputs.say, device, others)
+        self.config = with_caches(self.config, served, device, others)
 
     def start_engines(self, served: Mapping[str, Path]) -> None:
         """A pool of replicas for each role; returns at once."""
@@ -122,7 +125,6 @@ class Cluster:
             replicas = 1 if role == PROXY else side.replicas
             pool = ReplicaPool(
                 role, str(folder), model.chat, side.engine, replicas=replicas, lockstep=self._scheduler,
-                say=self.inputs.say,
             )  # fmt: skip
             self.pools[role] = pool
             self._started.callback(pool.close)
@@ -133,7 +135,7 @@ class Cluster:
     def wait_for_capacity(self, *others: Need) -> None:
         """Until all replicas and ``others`` have what they need of the cluster."""
         needs = [need for pool in self.pools.values() for need in pool.needs()]
-        wait_for_machines([*others, *needs], self.inputs.say)
+        wait_for_machines([*others, *needs])
 
     def wait_until_ready(self) -> None:
         """Until all replicas serve."""
@@ -180,7 +182,7 @@ def _start(cluster: Cluster, served: Mapping[str, Path], training: bool) -> None
         return
     proxy = None if cluster.models.proxy is None else cluster.models.proxy.folder
     check_memory(config, cluster.models.policy.folder, cluster.models.simulator.folder, proxy)
-    cluster.inputs.say("starting two vLLM engines, the learner and the replay store")
+    logger.info("starting two vLLM engines, the learner and the replay store")
     need = cluster.start_training_parts()
     planned: Sequence[str] = engines_to_plan(config)
     if planned:

@@ -5,6 +5,7 @@ Each is done once a run, or taken from an earlier run on this machine in which n
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
 from calibrated_rl.run.base_models import CACHE, BaseModels
 from calibrated_rl.run.inputs import RunInputs
+
+logger = logging.getLogger(__name__)
 
 
 class Fits:
@@ -67,17 +70,17 @@ class Fits:
         train = list(some_of(train, sft.most_dialogues, 0))
         kept, key = None, ""
         if inputs.config.reuse_fits and self._is_reproducible(base, train, monitor):
-            kept = FitCache(CACHE / "fits", inputs.say)
+            kept = FitCache(CACHE / "fits")
             key = key_of(slot, base, train, monitor, sft, inputs.config.learner)
             if kept.take(key, folder):
-                inputs.say(
+                logger.info(
                     f"{name}: the same fit was done before on this machine, and is taken from {CACHE / 'fits'}"
                 )
                 return folder
         result = fine_tune(
             self._learner, slot, base, train, monitor, sft, folder, 0, inputs.progress(f"fitting {name}")
         )
-        inputs.say(f"{name}: monitor NLL {result['nll_before']:.3f} -> {result['nll_after']:.3f} nats a token")
+        logger.info(f"{name}: monitor NLL {result['nll_before']:.3f} -> {result['nll_after']:.3f} nats a token")
         (folder / "fit.json").write_text(json.dumps(result))
         if kept is not None and self._learner.micro_batch_tokens == inputs.config.learner.micro_batch_tokens:
             kept.keep(key, folder)

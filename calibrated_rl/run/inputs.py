@@ -1,6 +1,7 @@
 """What a run is of: its task, its people, its logs, as the configuration names them. Nothing is started for that."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from calibrated_rl.runtime import third_party
 from calibrated_rl.runtime.progress import Progress
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 from calibrated_rl.tasks.checked import build_human, build_task
+
+logger = logging.getLogger(__name__)
 
 Logs = Mapping[Split, list[Dialogue]]
 
@@ -36,10 +39,6 @@ class RunInputs:
     """Calibration logs that no arm sees but those that ask for further ones (``calibration.reserve``)."""
     pretraining_logs: Logs
     """Of the population that the uncalibrated simulator comes from; empty where its model is used as it comes."""
-
-    @property
-    def say(self) -> Callable[[str], None]:
-        return self.progress.say
 
     def human_logs(self, split: Split) -> list[Dialogue]:
         """The logs that simulators are aligned with; a placebo run takes those that the simulator comes from."""
@@ -73,7 +72,7 @@ def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training
         check_logs(config, task, logs)
     logs[Split.CALIBRATION] = logs[Split.CALIBRATION][:kept]
     for line in summed_up(reader.problems):
-        progress.say(line)
+        logger.warning(line)
     return RunInputs(
         config=config, folder=folder, progress=progress, task=task, human=human, calibration=calibration, logs=logs,
         reserve=reserve, pretraining_logs=_pretraining_logs(config, task),

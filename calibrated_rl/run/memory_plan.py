@@ -5,7 +5,8 @@ on micro-batches that are full, with all of them in place. What is then left on 
 weights, what their processes need, and the rest as KV caches, to each as it can use it.
 """
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import POLICY, PROXY, START
 from calibrated_rl.models.shape import ModelShape, shape_of
 from calibrated_rl.run.memory import GIB, RAY_AND_DRIVER, dialogue_bytes, engine_needs, memory_needs, never_whole
+
+logger = logging.getLogger(__name__)
 
 GPU_ENGINE = 2 * GIB
 """Of a replica on a GPU beside weights and KV cache: context, activations, graphs. An assumption, measured on none."""
@@ -117,7 +120,6 @@ def rehearsed(config: RunConfig, learner: LearnerGroup, models: Mapping[str, Pat
 def with_caches(
     config: RunConfig,
     models: Mapping[str, Path],
-    say: Callable[[str], None],
     device: DeviceMemory | None = None,
     others: int = RAY_AND_DRIVER,
 ) -> RunConfig:
@@ -139,7 +141,7 @@ def with_caches(
     }  # fmt: skip
     device = device or look_at_device(any(side.engine.num_gpus for side in sides.values()))
     caches = plan_caches(device, demands, others)
-    say(describe(device, demands, caches))
+    logger.info(describe(device, demands, caches))
     settled = {role: replace(side, engine=_settled(demands[role], caches[role])) for role, side in sides.items()}
     return replace(config, **settled)
 

@@ -19,9 +19,9 @@ def copy_of_run(config: RunConfig, folder: Path) -> RunCopy | None:
 class RunWriter:
     """Writes in the background; what is new in the run folder then goes to the copy, if there is one."""
 
-    def __init__(self, config: RunConfig, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, config: RunConfig, folder: Path) -> None:
         self._config, self._folder = config, folder
-        self._background = BackgroundWriter(say)
+        self._background = BackgroundWriter()
         self._copy: RunCopy | None = None
 
     def write(self, *jobs: tuple[str, Callable[[], None]]) -> None:

@@ -1,7 +1,9 @@
 """Work beside training that must not slow it down: one process with one thread, on what the cores have left over; and a
 thread of the driver that writes files."""
 
+import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -10,6 +12,8 @@ import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError
 
 from calibrated_rl.errors import PartLost, UserError, first_line, printable
+
+logger = logging.getLogger(__name__)
 
 
 class _Yielding:
@@ -55,13 +59,12 @@ class BackgroundWorker:
 class BackgroundWriter:
     """Writes files in a thread while training goes on, one thing at a time.
 
-    What cannot be written (a full disk, a store out of reach, data that went with its machine) is said and given up:
-    a run must not end by what was to keep it safe. Every other error is a mistake of this program and comes up with
-    the next call.
+    What cannot be written (a full disk, a store out of reach, data that went with its machine) is given up with a
+    warning: a run must not end by what was to keep it safe. Every other error is a mistake of this program and comes up
+    with the next call.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="background-writer")
         self._last: Future[None] | None = None
 
@@ -86,7 +89,10 @@ class BackgroundWriter:
 
     def _each(self, jobs: Sequence[tuple[str, Callable[[], None]]]) -> None:
         for what, job in jobs:
+            began = time.monotonic()
             try:
                 job()
             except (OSError, RayError, UserError) as error:
-                self._say(f"{what} could not be written, and the run goes on: {printable(first_line(error))}")
+                logger.warning(f"{what} could not be written, and the run goes on: {printable(first_line(error))}")
+            else:
+                logger.debug(f"written beside training: {what} ({time.monotonic() - began:.1f} s)")

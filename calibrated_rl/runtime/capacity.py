@@ -7,6 +7,7 @@
 - A cluster that may add machines is waited for without end: Ray knows only when it has them which ones can come.
 """
 
+import logging
 import os
 import time
 from collections import Counter
@@ -17,6 +18,8 @@ from typing import Any
 import ray
 
 from calibrated_rl.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 FIRST_S = 15.0
 """Processes take less to start where there is room, except on a busy machine."""
@@ -153,11 +156,8 @@ class Patience:
         )
 
 
-def wait_for_machines(needs: Sequence[Need], say: Callable[[str], None]) -> None:
-    """Return when every process has its room.
-
-    Args:
-        say: is told in one line, now and then, what is waited for.
+def wait_for_machines(needs: Sequence[Need]) -> None:
+    """Return when every process has its room; the log has a line, now and then, of what is waited for.
 
     Raises:
         UserError: that can never be, on machines that do not change.
@@ -167,7 +167,7 @@ def wait_for_machines(needs: Sequence[Need], say: Callable[[str], None]) -> None
         machines, may_grow = machines_there()
         line = patience.line(time.monotonic(), needs, waiting, machines, ray.available_resources(), may_grow)
         if line:
-            say(line)
+            logger.info(line)
         time.sleep(LOOK_S)
 
 

@@ -21,10 +21,6 @@ class Progress:
         self._step: Step = lambda done, total: None
         self._shows_bars = sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
 
-    def say(self, text: str) -> None:
-        """Print one line, above the bar."""
-        logger.info(text)
-
     def __call__(self, name: str) -> Step:
         """A bar called ``name``; it replaces the one before."""
         self.close()

@@ -36,6 +36,8 @@ from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.tasks.base import Task
 from calibrated_rl.tasks.checked import build_task
 
+logger = logging.getLogger(__name__)
+
 FILE_READERS = ("calibrated_rl.examples.casino.reader:CasinoLogs",)
 """Import paths of readers that know their own files (``logs.base.FileReader``)."""
 LOGS = "logs"
@@ -179,7 +181,7 @@ def _task_of(folder: Path) -> Task | None:
         config = read_yaml(settings).values
         return build_task(config["task"], config.get("task_config"), str(settings))
     except (OSError, KeyError, TypeError, UserError) as error:
-        logging.warning(f"{folder}: without dialogue acts, because the run's task cannot be made: {first_line(error)}")
+        logger.warning(f"{folder}: without dialogue acts, because the run's task cannot be made: {first_line(error)}")
         return None
 
 

@@ -2,16 +2,19 @@
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from calibrated_rl.errors import UserError, is_no_room
+
+logger = logging.getLogger(__name__)
 
 SHARED = "~/.cache/calibrated_rl"
 """What runs on a machine have in common."""
@@ -82,14 +85,14 @@ ROOM_MIB = 64
 ROOM_POLL_S, ROOM_TIMEOUT_S = 5.0, 86400.0
 
 
-def wait_for_room(folder: Path, say: Callable[[str], None], timeout_s: float = ROOM_TIMEOUT_S) -> None:
+def wait_for_room(folder: Path, timeout_s: float = ROOM_TIMEOUT_S) -> None:
     """After a write that found the disk full: return when files can be written in ``folder`` again, not at once in any
-    case. ``say`` is told that nothing can be written, and when it can.
+    case.
 
     Raises:
         UserError: it could not for ``timeout_s`` seconds.
     """
-    say(f"the disk of {folder} is full; waiting for {ROOM_MIB} MiB (looked every {ROOM_POLL_S:g} s)")
+    logger.warning(f"the disk of {folder} is full; waiting for {ROOM_MIB} MiB (looked every {ROOM_POLL_S:g} s)")
     began = time.monotonic()
     while True:
         time.sleep(ROOM_POLL_S)
@@ -98,7 +101,7 @@ def wait_for_room(folder: Path, say: Callable[[str], None], timeout_s: float = R
             break
         if waited > timeout_s:
             raise UserError(f"the disk of {folder} was full for {timeout_s:g} s: make room, and give the command again")
-    say(f"there is room on the disk of {folder} (waited {waited:.0f} s)")
+    logger.info(f"there is room on the disk of {folder} (waited {waited:.0f} s)")
 
 
 def _has_room(folder: Path) -> bool:

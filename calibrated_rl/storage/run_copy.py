@@ -14,10 +14,11 @@ systems of S3, Google Cloud Storage and disks behave alike and come with the pac
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -27,6 +28,8 @@ from pyarrow import fs
 from calibrated_rl.errors import UserError, first_line, printable
 from calibrated_rl.storage.files import read_json, to_disk, write_json
 from calibrated_rl.storage.store_address import KEY, open_store
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Raised whenever another program would misread or miss something."""
@@ -153,7 +156,7 @@ class RunCopy:
 
     # ---- fetching ------------------------------------------------------------------------------------
 
-    def bring_down(self, say: Callable[[str], None]) -> None:
+    def bring_down(self) -> None:
         """Before a run begins or goes on: where the folder holds no run, fetch the last whole copy, if there is one.
 
         Raises:
@@ -166,26 +169,26 @@ class RunCopy:
             if begun:
                 self._refuse_others(manifests)
             elif manifests:
-                self._fetch(manifests, say)
+                self._fetch(manifests)
         except OSError as error:
             reason = printable(first_line(error))
             if not begun:
                 raise UserError(
                     f"{KEY} cannot be read, and the run may be there: {reason}"
                 ) from error
-            say(f"the store cannot be reached, and the run goes on from its folder: {reason}")
+            logger.warning(f"the store cannot be reached, and the run goes on from its folder: {reason}")
 
-    def _fetch(self, manifests: list[str], say: Callable[[str], None]) -> None:
+    def _fetch(self, manifests: list[str]) -> None:
         arriving = self._folder / ".arriving"
         for name in reversed(manifests):
             files = self._read_manifest(name)
             if files is None:
-                say(f"refused: {name} in the store is torn or altered: its checksum differs")
+                logger.warning(f"refused: {name} in the store is torn or altered: its checksum differs")
                 continue
             shutil.rmtree(arriving, ignore_errors=True)
             broken = next((path for path, file in files.items() if not self._fetch_file(file, arriving / path)), None)
             if broken is not None:
-                say(f"refused: {name} in the store: {broken} is missing, torn or altered")
+                logger.warning(f"refused: {name} in the store: {broken} is missing, torn or altered")
                 continue
             for entry in sorted(arriving.iterdir(), key=lambda entry: entry.name == "config.yaml"):
                 target = self._folder / entry.name
@@ -195,7 +198,7 @@ class RunCopy:
             arriving.rmdir()
             write_json(self._folder / KNOWN, {"manifests": [name]})
             size = sum(file.size for file in files.values())
-            say(f"fetched the run from the store: {len(files)} files, {size / 2**20:.1f} MiB")
+            logger.info(f"fetched the run from the store: {len(files)} files, {size / 2**20:.1f} MiB")
             return
         shutil.rmtree(arriving, ignore_errors=True)
         raise UserError(f"{KEY} holds this run, and no copy of it is whole")

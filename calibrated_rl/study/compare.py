@@ -4,6 +4,7 @@ Goes on where it stopped: an arm and seed whose result file is there is not run 
 """
 
 import importlib.metadata
+import logging
 import platform
 from collections import Counter
 from collections.abc import Sequence
@@ -40,6 +41,8 @@ from calibrated_rl.shift.sources import with_acts
 from calibrated_rl.storage.files import read_json, write_json
 from calibrated_rl.training.checkpoints import ArmCheckpoints
 from calibrated_rl.training.training_run import TrainingRun
+
+logger = logging.getLogger(__name__)
 
 POPULATIONS_TIMEOUT_S = 1800.0
 
@@ -96,7 +99,7 @@ def meet_simulator(inputs: RunInputs, cluster: Cluster, arm: str, seed: int) -> 
             seed=seed, kind="evaluation",
         )  # fmt: skip
     except (RolloutFailure, MostlyBroken) as failure:
-        inputs.say(f"{arm} (seed {seed}): no dialogue to look at ({failure})")  # the arm is trained all the same
+        logger.warning(f"{arm} (seed {seed}): no dialogue to look at ({failure})")  # the arm is trained all the same
         return []
     return [dialogue for group in groups for dialogue in group]
 
@@ -192,14 +195,14 @@ def all_results(folder: Path, config: RunConfig) -> list[dict[str, Any]]:
 
 def compare(run: TrainingRun) -> None:
     """Measure the simulators, and run every arm and seed that is not there yet."""
-    config, inputs, folder = run.inputs.config, run.inputs, run.inputs.folder
+    config, folder = run.inputs.config, run.inputs.folder
     simulator_file = folder / "simulator.json"
     if not simulator_file.is_file():
-        inputs.say("measuring the simulator before and after calibration")
+        logger.info("measuring the simulator before and after calibration")
         write_json(simulator_file, measure_simulators(run))
         run.writer.write()
     for arm, seed in missing(config, folder):
-        inputs.say(f"arm {arm.name}, seed {seed}")
+        logger.info(f"arm {arm.name}, seed {seed}")
         write_json(_result_file(folder, arm.name, seed), run_arm(run, arm, seed))
         checkpoints = ArmCheckpoints(folder, arm.name, seed, config.training.checkpoints_kept)
         run.writer.write((f"the best policy of {arm.name} (seed {seed})", checkpoints.finish))

@@ -5,6 +5,7 @@ An update, as each file in ``arms/`` spells it out: *measure* how far training i
 replicas, *log* and *checkpoint*.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ from calibrated_rl.training.timers import UpdateTimers
 if TYPE_CHECKING:
     from calibrated_rl.training.training_run import TrainingRun
 
+logger = logging.getLogger(__name__)
+
 
 class ArmRun:
     """Making it puts the policy and both engines where every arm starts, or, where the arm was stopped, where its last
@@ -40,7 +43,7 @@ class ArmRun:
         """Done; the policy's tokens that carried loss; the simulator's; replies that people gave during training."""
         cluster, inputs = run.cluster, run.inputs
         self._checkpoints = ArmCheckpoints(inputs.folder, name, seed, inputs.config.training.checkpoints_kept)
-        saved = self._checkpoints.latest(inputs.say)
+        saved = self._checkpoints.latest()
         self.timers = UpdateTimers(saved.state.seconds if saved else 0.0)
         self.shift = ShiftWatch(inputs, run.models, cluster, run.start, name, seed)
         self.shift_records: list[dict[str, Any]] = []
@@ -79,7 +82,7 @@ class ArmRun:
 
     def _resume(self, saved: Saved) -> None:
         run, state = self.run, saved.state
-        run.inputs.say(f"{self.name} (seed {self.seed}) goes on after update {state.updates}")
+        logger.info(f"{self.name} (seed {self.seed}) goes on after update {state.updates}")
         run.cluster.store.open(f"{self.name}-{self.seed}", rewind_to=state.updates)
         run.start.known |= saved.log_probs
         served = run.inputs.folder / state.simulator if state.simulator else run.simulator.uncalibrated
@@ -243,9 +246,9 @@ class ArmRun:
         self.run.inputs.progress.show(who, self.updates, updates)
         entropy = f"entropy {last['entropy']:.2f}" if "entropy" in last else why_nothing_was_learned(last)
         figures = f"reward {last['reward']:+.3f}, success {last['success']:.2f}, {entropy}"
-        self.run.inputs.say(f"{who} update {self.updates}/{updates}: {figures}")
+        logger.info(f"{who} update {self.updates}/{updates}: {figures}")
         if words := signal_notice(self._log.series("groups_with_signal")):
-            self.run.inputs.say(f"{who}: {words}")
+            logger.warning(f"{who}: {words}")
 
     def latest_dialogues(self) -> list[Dialogue]:
         """What the arm collected for the update before."""

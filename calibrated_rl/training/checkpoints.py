@@ -12,6 +12,7 @@ best lies below ``best/`` in Hugging Face format. No reported figure comes of it
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import re
@@ -31,6 +32,8 @@ from calibrated_rl.run.layout import CHECKPOINTS
 from calibrated_rl.storage.checksums import check_checksums, write_checksums
 from calibrated_rl.storage.files import read_json, to_disk, write_json
 from calibrated_rl.training.rollout_source import InFlight
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 5
 """Raised whenever another program would misread or miss something. 1 had DeepSpeed's own files, 2 no ``ahead``, 3 no
@@ -128,8 +131,8 @@ class ArmCheckpoints:
             if old != self._best():
                 shutil.rmtree(old)
 
-    def latest(self, say: Callable[[str], None]) -> Saved | None:
-        """The last whole checkpoint; None without one. ``say`` is told of those that are broken.
+    def latest(self) -> Saved | None:
+        """The last whole checkpoint; None without one. Those that are broken are passed over, with a warning.
 
         Raises:
             UserError: a checkpoint is of a format that this version does not know.
@@ -138,7 +141,7 @@ class ArmCheckpoints:
             try:
                 return _read(place)
             except _Broken as reason:
-                say(f"refused: {place}: {reason}")
+                logger.warning(f"refused: {place}: {reason}")
         return None
 
     def finish(self) -> None:

@@ -1,5 +1,6 @@
 """The rollouts of one arm: how many groups an update takes, on which scenarios, and what became of them."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
@@ -19,6 +20,8 @@ from calibrated_rl.tasks.base import ScriptedHuman
 from calibrated_rl.training.accounts import LEFT_OVER, NO_SIGNAL, TokenBudget
 from calibrated_rl.training.quota import Members, RolloutBatch, filled
 from calibrated_rl.training.rollout_source import InFlight, RolloutSource
+
+logger = logging.getLogger(__name__)
 
 
 def first_budget(inputs: RunInputs, chat: ChatTokens, *, single_turns: bool) -> TokenBudget:
@@ -114,7 +117,7 @@ class Rollouts:
         if there >= (wanted := self.groups_wanted()) or self._warned_of_few:
             return
         self._warned_of_few = True
-        self._inputs.say(
+        logger.warning(
             f"{self._arm} (seed {self._seed}): training.tokens_per_update takes {wanted} groups an update, and the "
             f"calibration logs have scenarios or histories for {there}: updates are smaller than that"
         )

@@ -3,6 +3,7 @@
 How a simulator is aligned is the method's affair (``calibrated_rl/calibration/``, one file a method).
 """
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,8 @@ from calibrated_rl.storage.files import write_json
 
 if TYPE_CHECKING:
     from calibrated_rl.training.arm_run import ArmRun
+
+logger = logging.getLogger(__name__)
 
 
 class SimulatorCalibration:
@@ -82,7 +85,9 @@ def ask_humans(
     points = [(d, index) for d in dialogues for index in d.user_turn_indices()[1:]]
     random = np.random.default_rng(seed)
     if len(points) < count:
-        inputs.say(f"the latest update offers only {len(points)} of the {count} histories that people are to answer")
+        logger.warning(
+            f"the latest update offers only {len(points)} of the {count} histories that people are to answer"
+        )
     samples = []
     for number in random.permutation(len(points))[:count]:
         dialogue, index = points[int(number)]

@@ -1,5 +1,6 @@
 """A run in training: its inputs and models, the running cluster, and what the arms share beside them."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,8 @@ from calibrated_rl.run.served_simulator import ServedSimulator
 from calibrated_rl.run.start_policy import StartPolicy
 from calibrated_rl.run.writer import RunWriter
 from calibrated_rl.training.arm_run import ArmRun
+
+logger = logging.getLogger(__name__)
 
 LOGS_FOR_PARITY = 64
 """Among so many logs the longest is looked for at the start."""
@@ -51,7 +54,6 @@ class TrainingRun:
             {role: self.cluster.pools[role] for role in sides},
             {role: side.scaling for role, side in sides.items()},
             {role: side.replica_bounds for role, side in sides.items()},
-            self.inputs.say,
         )
 
     def check_parity(self) -> dict[str, float]:
@@ -77,7 +79,7 @@ class TrainingRun:
                 found_words.append(f"{role} {found.mean:.1e} on average and {found.max:.1e} at most")
         if figures:
             took = f"{time.monotonic() - began:.1f} s"
-            self.inputs.say(
+            logger.info(
                 f"learner and engines agree ({took}): log-probs differ by {', '.join(found_words)}, in nats a token"
             )
         return figures
@@ -95,7 +97,7 @@ def training_run(inputs: RunInputs, models: BaseModels) -> Iterator[TrainingRun]
     with ExitStack() as stack:
         cluster = start_cluster(inputs, models, training=True)
         stack.callback(cluster.close)
-        writer = RunWriter(config, inputs.folder, inputs.say)
+        writer = RunWriter(config, inputs.folder)
         stack.callback(writer.close)  # first: a checkpoint of a run that is going down is worth waiting for
         if not cluster.store.folder("logs").is_dir():
             cluster.store.open("logs")

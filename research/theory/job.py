@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibrated_rl.cli import command
+from calibrated_rl.runtime import console
 from calibrated_rl.settings.fields import Seed
 
 if TYPE_CHECKING:
@@ -202,10 +203,10 @@ def intervals(file: Path, size: Size, seed: int) -> int:
     rows = interval_coverage.table(size.studies, seed)
     missed = interval_coverage.misses(rows)
     write_json(file, {"studies": size.studies, "seed": seed, "goal": interval_coverage.GOAL, "rows": rows})
-    print(interval_coverage.as_text(rows))
+    console.result(interval_coverage.as_text(rows))
     for each in missed:
-        print(f"MISSED: {each}")
-    print(f"figures: {file.resolve()}")
+        console.result(f"MISSED: {each}")
+    console.result(f"figures: {file.resolve()}")
     return 1 if missed else 0
 
 
@@ -243,6 +244,6 @@ def main() -> int:
     plot = file.with_suffix(".png")
     draw(plot, result, found)
     printed = table(result)
-    print(printed)
-    print(f"figures: {file.resolve()}\nplot: {plot.resolve()}")
+    console.result(printed)
+    console.result(f"figures: {file.resolve()}\nplot: {plot.resolve()}")
     return 1 if "MISSED" in printed else 0

@@ -57,18 +57,17 @@ def names(made: ArmCheckpoints) -> list[str]:
     return sorted(path.name for path in made.folder.iterdir())
 
 
-def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made = checkpoints(tmp_path, 5, 10, 15)
-    said: list[str] = []
-    saved = made.latest(said.append)
-    assert saved is not None and not said
+    saved = made.latest()
+    assert saved is not None and not caplog.messages
     assert saved.state == state(15) and (saved.learner / "policy" / "weights").read_bytes() == b"0123456789"
     assert list(saved.log_probs) == list(LOG_PROBS)
     for key, values in LOG_PROBS.items():
         np.testing.assert_array_equal(saved.log_probs[key], values)
     assert names(made) == ["update-000010", "update-000015"]
     made.finish()
-    assert made.latest(said.append) is None and not said
+    assert made.latest() is None and not caplog.messages
     assert not made.best_policy.exists(), "no reward, no best"
 
 
@@ -76,7 +75,7 @@ def test_the_last_ones_and_the_best_stay(tmp_path: Path) -> None:
     rewards = {1: 0.1, 2: 0.9, 3: float("nan"), 4: 0.3, 5: 0.2}
     made = checkpoints(tmp_path, 1, 2, 3, 4, 5, kept=1, rewards=rewards)
     assert names(made) == ["update-000002", "update-000005"]
-    saved = made.latest(print)
+    saved = made.latest()
     assert saved is not None and saved.state.updates == 5, "a run goes on from the last, not from the best"
     checkpoints(tmp_path, 6, kept=1, rewards={6: 0.9})
     assert names(made) == ["update-000006"], "of equals the last"
@@ -101,28 +100,28 @@ def files_no_larger_than(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("tensors", [20_000, 20])
-def test_a_full_disk_ends_nothing_and_harms_no_checkpoint(tmp_path: Path, tensors: int) -> None:
+def test_a_full_disk_ends_nothing_and_harms_no_checkpoint(
+    tmp_path: Path, tensors: int, caplog: pytest.LogCaptureFixture
+) -> None:
     """Of 20,000 numbers the weights are too large; of 20 only ``log_probs.npz`` is, which comes after them."""
-    said: list[str] = []
-    writer, made = BackgroundWriter(said.append), checkpoints(tmp_path, 5)
+    writer, made = BackgroundWriter(), checkpoints(tmp_path, 5)
     snapshot = Snapshot(index={}, files={}, tensors={"policy.safetensors": {"a": torch.ones(tensors)}})
     large = {("log",): np.zeros(20_000, np.float32)}
     with files_no_larger_than(40_000):
         writer.write(("checkpoint 10", lambda: made.save(state(10), large, snapshot.write)))
         writer.wait()
-    assert len(said) == 1 and said[0].startswith("checkpoint 10 could not be written, and the run goes on: ")
-    assert "File too large" in said[0]
+    (line,) = caplog.messages
+    assert line.startswith("checkpoint 10 could not be written, and the run goes on: ") and "File too large" in line
     assert names(made) == ["update-000005"], "nothing takes room on the full disk"
-    saved = made.latest(said.append)
+    saved = made.latest()
     assert saved is not None and saved.state == state(5)
     writer.write(("checkpoint 15", lambda: made.save(state(15), large, snapshot.write)))
     writer.close()
-    saved = made.latest(said.append)
-    assert saved is not None and saved.state == state(15) and len(said) == 1
+    saved = made.latest()
+    assert saved is not None and saved.state == state(15) and len(caplog.messages) == 1
 
 
-def test_files_are_written_one_after_the_other_and_mistakes_come_up() -> None:
-    said: list[str] = []
+def test_files_are_written_one_after_the_other_and_mistakes_come_up(caplog: pytest.LogCaptureFixture) -> None:
     order: list[str] = []
     entered, go = threading.Event(), threading.Event()
 
@@ -131,7 +130,7 @@ def test_files_are_written_one_after_the_other_and_mistakes_come_up() -> None:
         assert go.wait(60)
         order.append("first")
 
-    writer = BackgroundWriter(said.append)
+    writer = BackgroundWriter()
     writer.write(("first", first), ("after it", lambda: order.append("after it")))
     assert entered.wait(60) and not order, "whoever asks for it goes on at once"
     go.set()
@@ -140,10 +139,12 @@ def test_files_are_written_one_after_the_other_and_mistakes_come_up() -> None:
     assert order == ["first", "after it", "second"]
     with pytest.raises(IndexError):
         writer.close()
-    assert not said
+    assert not caplog.messages
 
 
-def test_a_broken_checkpoint_is_named_and_the_one_before_it_taken(tmp_path: Path) -> None:
+def test_a_broken_checkpoint_is_named_and_the_one_before_it_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for number, name in enumerate(("learner/policy/weights", "log_probs.npz", STATE)):
         for harm in ("cut", "changed", "gone"):
             made = checkpoints(tmp_path / f"{number}{harm}", 5, 10)
@@ -153,21 +154,23 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_taken(tmp_path: Path
                 file.unlink()
             else:
                 file.write_bytes(whole[: len(whole) // 2] if harm == "cut" else b"?" + whole[1:])
-            said: list[str] = []
-            saved = made.latest(said.append)
+            caplog.clear()
+            saved = made.latest()
             assert saved is not None and saved.state.updates == 5
-            assert len(said) == 1 and "update-000010" in said[0] and Path(name).name in said[0]
+            (line,) = caplog.messages
+            assert "update-000010" in line and Path(name).name in line
 
 
-def test_what_was_not_finished_or_does_not_belong_is_not_taken(tmp_path: Path) -> None:
+def test_what_was_not_finished_or_does_not_belong_is_not_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     made = checkpoints(tmp_path, 5)
     shutil.copytree(made.folder / "update-000005", made.folder / ".partial")
     (made.folder / "update-000005" / "checksums.sha256").unlink()
-    said: list[str] = []
-    assert made.latest(said.append) is None
-    assert "has no checksums.sha256" in said[0]
+    assert made.latest() is None
+    assert "has no checksums.sha256" in caplog.messages[0]
     made.save(state(5), LOG_PROBS, write_learner)  # over what is there
-    assert made.latest(said.append) is not None and len(said) == 1
+    assert made.latest() is not None and len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize("other", [FORMAT + 1, FORMAT - 1, None])
@@ -176,7 +179,7 @@ def test_another_format_is_refused_by_name(tmp_path: Path, other: int | None) ->
     file = made.folder / "update-000005" / STATE
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": other}))
     with pytest.raises(UserError, match=f"update-000005 has the format {other}; this version reads {FORMAT} only"):
-        made.latest(print)
+        made.latest()
 
 
 # --- the whole run ---------------------------------------------------------------------------------------------

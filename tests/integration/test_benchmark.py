@@ -49,7 +49,7 @@ def test_rows_that_fail_or_hang_are_reported_and_the_others_are_measured() -> No
         "print('chatter'); print(json.dumps(dict(value=1, limit=2, ratio=0.5, goal=0.5, met=True, how='well')))"
     )
     rows = {name: RowConfig(timeout_seconds=3) for name in ("fails", "hangs", "works")}
-    results = run_all(rows, [sys.executable, "-c", script], lambda _: None)
+    results = run_all(rows, [sys.executable, "-c", script])
     assert [row["met"] for row in results] == [None, None, True]
     assert "out of luck" in results[0]["how"] and "longer than 3 s" in results[1]["how"]
     assert "works: well" in table(results)

@@ -5,6 +5,7 @@ ways at once where they do not hide each other; everything that needs no engine 
 whose like a run would notice at its start are only made with ``CALIBRATED_RL_EVERY_MODEL=1``.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,8 +104,11 @@ def test_one_token_that_is_far_off_is_enough() -> None:
     assert found.mean < TOLERANCES["float32"].mean and not found.within(TOLERANCES["float32"])
 
 
-def test_both_sides_are_checked_once_and_every_arm_hears_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    sides, said = [], list[str]()
+def test_both_sides_are_checked_once_and_every_arm_hears_the_figures(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "calibrated_rl")
+    sides = []
 
     def of_side(logs: Any, side: Side, tokens: Any) -> list[Any]:
         sides.append(side)
@@ -114,7 +118,7 @@ def test_both_sides_are_checked_once_and_every_arm_hears_the_figures(monkeypatch
     policy, simulator = FakeEngine(1e-6), FakeEngine(2e-6)
     simulator.role = "simulator"
     learner = SimpleNamespace(log_probs=lambda name, sequences: FakeLearner().log_probs("policy", sequences))
-    inputs: Any = SimpleNamespace(logs={Split.CALIBRATION: []}, say=said.append)
+    inputs: Any = SimpleNamespace(logs={Split.CALIBRATION: []})
     cluster: Any = SimpleNamespace(
         config=RunConfig(), pools={"policy": policy, "simulator": simulator}, learner=learner
     )
@@ -127,7 +131,7 @@ def test_both_sides_are_checked_once_and_every_arm_hears_the_figures(monkeypatch
         "parity_mean_policy", "parity_max_policy", "parity_mean_simulator", "parity_max_simulator",
     }
     assert run.check_parity() == found and policy.asked == simulator.asked == 4
-    (line,) = said
+    (line,) = caplog.messages
     assert "learner and engines agree" in line and "policy" in line and "simulator" in line
 
 

@@ -1,6 +1,7 @@
 """What breaks while dialogues are held is dropped, counted and held again; a failed replica comes back as it was."""
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -202,11 +203,10 @@ def placements() -> list[str]:
 
 @pytest.mark.timeout(400)
 def test_a_replica_joins_with_the_current_weights_and_leaves_when_its_turns_are_done(
-    pool: ReplicaPool, monkeypatch: pytest.MonkeyPatch
+    pool: ReplicaPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """New weights are published at the worst moment: after it got the old ones, before it joins."""
-    said: list[str] = []
-    monkeypatch.setattr(pool.group, "say", said.append)
+    caplog.set_level(logging.INFO, "calibrated_rl")
     join, update = pool._admission.join, published(pool)
     newer = FullUpdate.of_tensors({name: tensor * 1.1 for name, tensor in ray.get(update.weights).items()}, 4)
 
@@ -223,7 +223,7 @@ def test_a_replica_joins_with_the_current_weights_and_leaves_when_its_turns_are_
     old, new = pool._membership.members
     scores = [ray.get(pool.fleet.placed[i].actor.score.remote(IDS), timeout=60) for i in (old, new)]
     np.testing.assert_allclose(scores[1], scores[0], atol=1e-6)
-    assert "with weights of version 4" in said[-1]
+    assert "with weights of version 4" in caplog.messages[-1]
 
     async def remove_in_flight() -> Generated:
         key = next(str(i) for i in range(100) if pool.route(str(i)) == new)
@@ -235,7 +235,7 @@ def test_a_replica_joins_with_the_current_weights_and_leaves_when_its_turns_are_
 
     generated = asyncio.run(asyncio.wait_for(remove_in_flight(), 60))
     assert len(generated.ids) == 400 and set(generated.versions.tolist()) == {4}
-    wait_for(lambda: said[-1] == f"policy replica {new} left")
+    wait_for(lambda: caplog.messages[-1] == f"policy replica {new} left")
     assert pool.fleet.indices() == [old] and placements().count("CREATED") == reserved
     pool.shrink(1)  # the last one stays
     pool.publish(update)
@@ -243,11 +243,10 @@ def test_a_replica_joins_with_the_current_weights_and_leaves_when_its_turns_are_
 
 
 def test_a_replica_without_a_machine_holds_up_nobody_and_is_given_up(
-    pool: ReplicaPool, monkeypatch: pytest.MonkeyPatch
+    pool: ReplicaPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said: list[str] = []
+    caplog.set_level(logging.INFO, "calibrated_rl")
     too_large = partial(PlacedReplica, "nowhere", EngineConfig(num_cpus=10_000), "policy")
-    monkeypatch.setattr(pool.group, "say", said.append)
     monkeypatch.setattr(pool.fleet, "_start", too_large)
     monkeypatch.setattr(pool._admission, "_start_timeout_s", 2.0)
     pool.grow(2)
@@ -257,7 +256,7 @@ def test_a_replica_without_a_machine_holds_up_nobody_and_is_given_up(
     wait_for(lambda: pool.counts() == (1, 0, 0))
     wait_for(lambda: "PENDING" not in placements())
     wait_for(lambda: not any(thread.is_alive() for thread in pool._resizing.threads))
-    assert said == ["a pending policy replica was given up after 2 s: GetTimeoutError"]
+    assert caplog.messages == ["a pending policy replica was given up after 2 s: GetTimeoutError"]
 
 
 def complete(ended: list[EndedGroup]) -> list[list[Dialogue]]:

@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import logging
 import resource
 import subprocess
 import sys
@@ -38,18 +39,21 @@ def test_a_run_folder_belongs_to_one_job_and_is_free_when_that_dies(tmp_path: Pa
         pass
 
 
-def test_a_full_disk_is_waited_for_and_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_waited_for_and_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "calibrated_rl")
     monkeypatch.setattr(files, "ROOM_POLL_S", 0.05)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (files.ROOM_MIB * 2**20 // 2, hard))
-    said: list[str] = []
     try:
         with pytest.raises(UserError, match="make room"):
-            files.wait_for_room(tmp_path, said.append, timeout_s=0.2)
+            files.wait_for_room(tmp_path, timeout_s=0.2)
         threading.Timer(0.3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))).start()
-        files.wait_for_room(tmp_path, said.append, timeout_s=30)
+        files.wait_for_room(tmp_path, timeout_s=30)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = caplog.messages
     assert ["is full" in said[0], "is full" in said[1], "there is room" in said[2]] == [True] * 3 and len(said) == 3
     assert not any(tmp_path.iterdir())
 

@@ -1,5 +1,6 @@
 """Waiting for room: what is said and when, and that it is called hopeless only where it is."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -131,18 +132,22 @@ def impatient(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> pytest.Monk
     return monkeypatch
 
 
-def test_a_cluster_that_is_too_small_is_said_and_refused(impatient: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+def test_a_cluster_that_is_too_small_is_said_and_refused(
+    impatient: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "calibrated_rl")
     with reserving(9) as (_, too_large), pytest.raises(UserError, match=r"the largest of 1 has CPU 8\. Add"):
-        wait_for_machines([too_large], said.append)
-    assert len(said) == 1 and "policy replica (CPU 9); the cluster has CPU 8 on 1 machine" in said[0]
+        wait_for_machines([too_large])
+    (line,) = caplog.messages
+    assert "policy replica (CPU 9); the cluster has CPU 8 on 1 machine" in line
 
 
 def test_where_others_have_the_room_or_machines_may_come_it_is_waited_for(impatient: pytest.MonkeyPatch) -> None:
     store, stores_need = start_store(ReplayConfig())
     with reserving(5) as (others, theirs), reserving(5) as (_, ours):
-        wait_for_machines([stores_need, theirs], lambda line: None)
-        wait_for_machines([stores_need, ours], lambda line: ray.util.remove_placement_group(others))
+        wait_for_machines([stores_need, theirs])
+        impatient.setattr(machines.logger, "info", lambda line: ray.util.remove_placement_group(others))
+        wait_for_machines([stores_need, ours])
     ray.kill(store)
     with reserving(9) as (_, too_large):
         impatient.setenv(machines.IN_KUBERNETES, "10.0.0.1")
@@ -154,6 +159,7 @@ def test_where_others_have_the_room_or_machines_may_come_it_is_waited_for(impati
             if len(said) == 2:
                 raise TimeoutError
 
+        impatient.setattr(machines.logger, "info", say)
         with pytest.raises(TimeoutError):
-            wait_for_machines([too_large], say)
+            wait_for_machines([too_large])
         assert all(line.endswith("more machines may come") for line in said)

@@ -191,16 +191,16 @@ def job(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
-def test_likelihood_is_of_the_temperature_at_which_a_simulator_speaks_or_left_out() -> None:
+def test_likelihood_is_of_the_temperature_at_which_a_simulator_speaks_or_left_out(
+    caplog: pytest.LogCaptureFixture
+) -> None:
     """Engines score prompts at temperature 1 alone."""
-    said: list[str] = []
     sampling, engine = SimpleNamespace(temperature=0.5), SimpleNamespace(max_model_len=64)
     side = SimpleNamespace(sampling=sampling, engine=engine)
     live: Any = SimpleNamespace(
         name="runs/a:calibrated", inputs=SimpleNamespace(config=SimpleNamespace(simulator=side)),
-        progress=SimpleNamespace(say=said.append),
     )  # fmt: skip
-    assert LiveSimulator._likelihood(live, []) == {} and "speaks at temperature 0.5" in said[0]
+    assert LiveSimulator._likelihood(live, []) == {} and "speaks at temperature 0.5" in caplog.text
 
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:

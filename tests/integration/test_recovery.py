@@ -1,6 +1,7 @@
 """A lost replica holds up nobody while another serves, and comes back with the weights that are current by then."""
 
 import asyncio
+import logging
 import math
 import os
 import threading
@@ -94,28 +95,30 @@ class PlacedStub:
 
 
 def pool_of(
-    folder: Path, said: list[str], *, replicas: int, start_timeout: float = 60, seed: int = 0,
+    folder: Path, *, replicas: int, start_timeout: float = 60, seed: int = 0,
     lockstep: LockstepScheduler | None = None,
 ) -> ReplicaPool:  # fmt: skip
     config = EngineConfig(timeout_seconds=60, start_timeout_seconds=start_timeout)
     pool = ReplicaPool(
         "policy", "", None, config,  # type: ignore[arg-type]
-        replicas=replicas, seed=seed, say=said.append, start=partial(PlacedStub, folder), lockstep=lockstep,
+        replicas=replicas, seed=seed, start=partial(PlacedStub, folder), lockstep=lockstep,
     )  # fmt: skip
     ray.get([placed.actor.start.remote() for placed in pool.fleet.placed.values()], timeout=60)
     return pool
 
 
-def test_a_smaller_cache_than_was_planned_is_said(ray_session: None, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_a_smaller_cache_than_was_planned_is_said(
+    ray_session: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "calibrated_rl")
     for planned in (512, 1024):  # the stub says 512
         pool = ReplicaPool(
             "policy", "", None, EngineConfig(kv_cache_mib=planned, start_timeout_seconds=60),  # type: ignore[arg-type]
-            say=said.append, start=partial(PlacedStub, tmp_path),
+            start=partial(PlacedStub, tmp_path),
         )  # fmt: skip
         pool.wait_until_ready()
         pool.close()
-    assert said == ["a policy replica started with a KV cache of 512 MiB instead of 1024 MiB"]
+    assert caplog.messages == ["a policy replica started with a KV cache of 512 MiB instead of 1024 MiB"]
 
 
 async def turn(pool: ReplicaPool, key: str, first: int = 7) -> int:
@@ -168,10 +171,10 @@ def looked_for_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.timeout(200)
 def test_a_lost_replica_holds_up_nobody_and_comes_back_with_the_newest_weights(
-    ray_session: None, tmp_path: Path
+    ray_session: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said: list[str] = []
-    pool, weights = pool_of(tmp_path, said, replicas=2, start_timeout=1), FullUpdate.of_tensors({}, 0)
+    caplog.set_level(logging.INFO, "calibrated_rl")
+    pool, weights = pool_of(tmp_path, replicas=2, start_timeout=1), FullUpdate.of_tensors({}, 0)
     pool.publish(replace(weights, version=1))
     (tmp_path / "start").touch()
     (tmp_path / "update-3").touch()
@@ -181,32 +184,32 @@ def test_a_lost_replica_holds_up_nobody_and_comes_back_with_the_newest_weights(
     for version in (2, 3):
         pool.publish(replace(weights, version=version))
         assert asyncio.run(turn(pool, key)) == version and pool.counts() == (1, 0, 1)
-    wait_for(lambda: len(said) == 2)
+    wait_for(lambda: len(caplog.messages) == 2)
     (tmp_path / "start").unlink()
     wait_for(lambda: asked(pool, 1) == [3])
     pool.publish(replace(weights, version=4))
     (tmp_path / "update-3").unlink()
     wait_for(lambda: pool.counts() == (2, 0, 0) and not recovery_threads())
     assert asked(pool, 1) == [3, 4] and asyncio.run(turn(pool, key_of(pool, 1))) == 4
-    assert [line.partition(" after ")[0].partition(": Actor")[0] for line in said] == [
+    assert [line.partition(" after ")[0].partition(": Actor")[0] for line in caplog.messages] == [
         "policy replica 1 marked unavailable",
         "policy replica 1 did not recover within 1 s: nothing waits for it any longer; it rejoins if it recovers",
         "policy replica 1 recovered",
-    ] and said[2].endswith("version 4")
+    ] and caplog.messages[2].endswith("version 4")
     pool.close()
 
 
 @pytest.mark.timeout(200)
 def test_where_none_serves_everybody_waits_until_the_time_out(
-    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said: list[str] = []
-    pool, weights = pool_of(tmp_path, said, replicas=1, start_timeout=2, seed=1), FullUpdate.of_tensors({}, 0)
+    caplog.set_level(logging.INFO, "calibrated_rl")
+    pool, weights = pool_of(tmp_path, replicas=1, start_timeout=2, seed=1), FullUpdate.of_tensors({}, 0)
     (tmp_path / "start").touch()
     key = lose(pool, 0)
     with pytest.raises(PartLost, match=r"no policy replica came back within 2 s \(the last failed with Actor"):
         pool.publish(replace(weights, version=1))
-    wait_for(lambda: "did not recover" in said[-1])
+    wait_for(lambda: "did not recover" in caplog.messages[-1])
     monkeypatch.setattr(pool._recovery, "_patience_s", 1000.0)
     with pytest.raises(PartLost):  # one that was given up is not waited for again
         asyncio.run(turn(pool, key))
@@ -222,11 +225,11 @@ def test_where_none_serves_everybody_waits_until_the_time_out(
     (tmp_path / "start").touch()
     wait_for(lambda: not recovery_threads())
     lose(pool, 0)
-    lines = len(said)
+    lines = len(caplog.messages)
     assert recovery_threads()
     pool.close()
     wait_for(lambda: not recovery_threads())
-    assert len(said) == lines and said[-1].startswith("policy replica 0 marked unavailable")
+    assert len(caplog.messages) == lines and caplog.messages[-1].startswith("policy replica 0 marked unavailable")
 
 
 class Owner:
@@ -236,9 +239,11 @@ class Owner:
         return FullUpdate.of_tensors({"large": torch.zeros(1_000_000)}, 7)
 
 
-def test_weights_that_are_lost_are_no_fault_of_the_replica(ray_session: None, tmp_path: Path) -> None:
-    said: list[str] = []
-    pool, owner = pool_of(tmp_path, said, replicas=1), ray.remote(num_cpus=0)(Owner).remote()
+def test_weights_that_are_lost_are_no_fault_of_the_replica(
+    ray_session: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "calibrated_rl")
+    pool, owner = pool_of(tmp_path, replicas=1), ray.remote(num_cpus=0)(Owner).remote()
     update = ray.get(owner.offer.remote(), timeout=60)
     pool.publish(update)
     ray.kill(owner)
@@ -252,15 +257,14 @@ def test_weights_that_are_lost_are_no_fault_of_the_replica(ray_session: None, tm
         return False
 
     wait_for(is_lost)
-    assert pool.counts() == (1, 0, 0) and not said
+    assert pool.counts() == (1, 0, 0) and not caplog.messages
     pool.close()
 
 
 @pytest.mark.timeout(200)
 def test_in_lockstep_everything_waits_for_a_lost_replica(ray_session: None, tmp_path: Path) -> None:
     """Which dialogue goes where depends on who serves: it must not depend on when somebody came back."""
-    said: list[str] = []
-    pool, weights = pool_of(tmp_path, said, replicas=2, lockstep=LockstepScheduler()), FullUpdate.of_tensors({}, 0)
+    pool, weights = pool_of(tmp_path, replicas=2, lockstep=LockstepScheduler()), FullUpdate.of_tensors({}, 0)
     pool.publish(replace(weights, version=1))
     (tmp_path / "start").touch()
     lose(pool, 1)

@@ -3,6 +3,7 @@ where it goes on from a checkpoint. The learner and the replicas are made up; th
 the checkpoints and the audit are the real ones."""
 
 import json
+import logging
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -107,12 +108,11 @@ class MadeUpRun:
     def __init__(self, folder: Path, training: TrainingConfig, say: Say, equal: int) -> None:
         self.folder, task = folder, Paying(equal)
         self.policy, simulator = MadeUpPool("policy"), MadeUpPool("simulator", say)
-        self.said: list[str] = []
         self.closing: list[Any] = []
         self.learner = Learner()
         self.inputs: Any = SimpleNamespace(
             config=RunConfig(training=training, shift=ShiftConfig(every=0)), folder=folder, task=task, human=None,
-            logs={split: [log_of(s) for s in task.scenarios(split, 60)] for split in Split}, say=self.said.append,
+            logs={split: [log_of(s) for s in task.scenarios(split, 60)] for split in Split},
             progress=SimpleNamespace(show=lambda *a: None),
         )  # fmt: skip
         self.models: Any = SimpleNamespace(policy=SimpleNamespace(chat=tokens()))
@@ -232,8 +232,11 @@ def dialogues_of(run: MadeUpRun) -> list[Any]:
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 3])
-def test_an_arm_that_goes_on_has_all_its_groups(tmp_path: Path, staleness: int) -> None:
+def test_an_arm_that_goes_on_has_all_its_groups(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, staleness: int
+) -> None:
     """It is killed two updates after its checkpoint; what breaks before and after the kill is not the same."""
+    caplog.set_level(logging.INFO, "calibrated_rl")
     training = TrainingConfig(updates=7, tokens_per_update=60, group_size=3, max_staleness=staleness, extra_groups=2,
                               checkpoint_every=3)  # fmt: skip
     train_until(MadeUpRun(tmp_path, training, breaking(0.3), 2), 5)
@@ -242,7 +245,7 @@ def test_an_arm_that_goes_on_has_all_its_groups(tmp_path: Path, staleness: int) 
         tmp_path, training, lambda r: shuffled(GenerateRequest(r.prompt_ids, 32, 1.0, r.seed + 7, ())), 3
     )
     arm = train(other)
-    assert any("goes on after update 3" in line for line in other.said)
+    assert any("goes on after update 3" in line for line in caplog.messages)
     account = audited(other, arm)
     assert len(metrics_of(arm, "groups_requested")) == 7
     assert metrics_of(arm, "parity_mean_policy") == [1e-7], "once, though the check is made at every start"
@@ -250,12 +253,12 @@ def test_an_arm_that_goes_on_has_all_its_groups(tmp_path: Path, staleness: int) 
     assert other.cluster.collector.statistics.tries["rollout/user"] > 3
 
 
-def test_an_arm_that_learns_nothing_says_so(tmp_path: Path) -> None:
+def test_an_arm_that_learns_nothing_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     training = TrainingConfig(updates=5, tokens_per_update=60, group_size=3, extra_groups=2)
     run = MadeUpRun(tmp_path, training, by_seed, 1)
     arm = train(run)
     assert metrics_of(arm, "groups_with_signal") == [0.0] * 5 and metrics_of(arm, "groups_discarded") == [2.0] * 5
-    said = [line for line in run.said if "nothing to learn from" in line]
+    said = [line for line in caplog.messages if "nothing to learn from" in line]
     assert ["this update" in said[0], "2 updates in a row" in said[1], "4 updates in a row" in said[2]] == [True] * 3
     assert len(said) == 3 and all(line.startswith("interactive (seed 0): ") for line in said)
     audited(run, arm)
@@ -282,11 +285,13 @@ def test_a_run_without_failures_asks_for_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
-def test_logs_that_are_too_few_for_the_tokens_of_an_update_are_told_of_once(tmp_path: Path, staleness: int) -> None:
+def test_logs_that_are_too_few_for_the_tokens_of_an_update_are_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, staleness: int
+) -> None:
     training = TrainingConfig(updates=3, tokens_per_update=20_000, group_size=3, max_staleness=staleness)
     run = MadeUpRun(tmp_path, training, by_seed, 0)
     assert set(metrics_of(train(run), "groups_requested")) == {60.0}
-    (told,) = [line for line in run.said if "training.tokens_per_update takes" in line]
+    (told,) = [line for line in caplog.messages if "training.tokens_per_update takes" in line]
     assert "scenarios or histories for 60" in told
 
 

@@ -430,21 +430,20 @@ def test_groups_of_single_turns_are_numbered_on() -> None:
     ]
 
 
-def test_a_proxy_that_breaks_a_dialogue_costs_the_policy_nothing() -> None:
+def test_a_proxy_that_breaks_a_dialogue_costs_the_policy_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """It stands for people when policies are judged."""
     bad = {draw_seed("arm/held_out-0-7-3", -1, attempt) for attempt in range(3)}
     seeds = {stable_seed(seed, Side.USER, 1) for seed in bad}
     proxy = MadeUpPool("proxy", lambda r: [control_token()] if r.seed in seeds else by_seed(r))
-    said: list[str] = []
     inputs: Any = SimpleNamespace(
-        config=SimpleNamespace(evaluation=EvaluationConfig(scenarios=12, shifted=0)), task=Chat(), say=said.append,
+        config=SimpleNamespace(evaluation=EvaluationConfig(scenarios=12, shifted=0)), task=Chat(),
         progress=SimpleNamespace(ticks=lambda words, count: None),
     )  # fmt: skip
     results, dialogues = evaluate_policy(inputs, collector_of(MadeUpPool("policy")), proxy, "arm", 0, 7)
     assert results["held_out"]["not_scored"] == 1 and "not_scored" not in results["held_out_greedy"]
     assert len(dialogues) == 23 and "3" not in results["held_out"]["reward"]
     assert set(results["held_out"]["reward"].values()) == {3.0}
-    assert said == ["arm (seed 0), held_out: 1 of 12 dialogues broke and are not scored"]
+    assert caplog.messages == ["arm (seed 0), held_out: 1 of 12 dialogues broke and are not scored"]
 
 
 # --- counted by side
@@ -480,17 +479,15 @@ def test_a_side_that_speaks_for_both_confuses_roles() -> None:
      (UserError("the task Mine: outcome (mine.py:3) failed"), False)],
 )  # fmt: skip
 def test_dialogues_to_look_at_may_be_missing_but_a_mistake_of_the_users_is_not_passed_over(
-    error: Exception, survived: bool
+    caplog: pytest.LogCaptureFixture, error: Exception, survived: bool
 ) -> None:
-    said: list[str] = []
-
     def collect(*given: Any, **named: Any) -> Any:
         raise error
 
-    inputs: Any = SimpleNamespace(task=SimpleNamespace(scenarios=lambda split, count: []), say=said.append)
+    inputs: Any = SimpleNamespace(task=SimpleNamespace(scenarios=lambda split, count: []))
     cluster: Any = SimpleNamespace(collector=SimpleNamespace(collect=collect), simulator=None)
     if survived:
-        assert meet_simulator(inputs, cluster, "static", 0) == [] and "no dialogue to look at" in said[0]
+        assert meet_simulator(inputs, cluster, "static", 0) == [] and "no dialogue to look at" in caplog.text
         return
     with pytest.raises(UserError, match="mine.py:3"):
         meet_simulator(inputs, cluster, "static", 0)

@@ -245,7 +245,7 @@ def test_further_turns_know_which_policy_spoke() -> None:
     simulator.speak_text(log.turns[3].text)
     met = replace(log, update=7, policy_tokens=POLICY, user_tokens=simulator.sequence())
     people = SimpleNamespace(sample=lambda scenario, history, seed: "friday")
-    inputs: Any = SimpleNamespace(human=people, reserve=[logged("r")], say=lambda text: None)
+    inputs: Any = SimpleNamespace(human=people, reserve=[logged("r")])
     side = SimpleNamespace(chat=chat)
     models: Any = SimpleNamespace(policy=side, simulator=side)
     (asked,) = ask_humans(inputs, models, [met], 1, 0)

@@ -97,9 +97,8 @@ def test_the_code_that_computes_fits_is_in_the_key(base: Path, tmp_path: Path, m
     assert len(keys) == 5
 
 
-def test_a_kept_fit_comes_back_and_a_torn_one_does_not(tmp_path: Path) -> None:
-    said: list[str] = []
-    fits, folder = FitCache(tmp_path / "kept", said.append), fitted(tmp_path / "run" / "start")
+def test_a_kept_fit_comes_back_and_a_torn_one_does_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fits, folder = FitCache(tmp_path / "kept"), fitted(tmp_path / "run" / "start")
     assert not fits.take("key", tmp_path / "other")
     fits.keep("key", folder)
     fits.keep("key", folder)  # as another run that began at the same time
@@ -111,13 +110,15 @@ def test_a_kept_fit_comes_back_and_a_torn_one_does_not(tmp_path: Path) -> None:
     (tmp_path / "kept" / "key" / "model.safetensors").write_bytes(b"fittec")
     assert not fits.take("key", tmp_path / "third")
     assert not (tmp_path / "third").exists() and not (tmp_path / "kept" / "key").exists()
-    assert "torn or altered" in said[0] and "fitted anew" in said[0]
+    (line,) = caplog.messages
+    assert "torn or altered" in line and "fitted anew" in line
 
 
 @pytest.mark.parametrize("wrong", ["a file", "full"])
-def test_where_nothing_can_be_kept_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
-    said: list[str] = []
-    fits, folder = FitCache(tmp_path / "kept", said.append), fitted(tmp_path / "run" / "start")
+def test_where_nothing_can_be_kept_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wrong: str
+) -> None:
+    fits, folder = FitCache(tmp_path / "kept"), fitted(tmp_path / "run" / "start")
     if wrong == "a file":
         (tmp_path / "kept").write_text("no folder")
         fits.keep("key", folder)
@@ -132,7 +133,7 @@ def test_where_nothing_can_be_kept_the_run_goes_on(tmp_path: Path, monkeypatch: 
         fits.keep("key", folder)
         monkeypatch.setattr(shutil, "copytree", full)
     assert not fits.take("key", tmp_path / "other" / "start")
-    assert "not kept" in said[0]
+    assert "not kept" in caplog.messages[0]
 
 
 def test_others_that_copy_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """How learner and engines share a device, by hand; and that a rehearsal leaves the learner as it was."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +62,18 @@ def test_others_get_theirs_first() -> None:
     assert plan_caches(machine(needed + 64 * MIB), {"policy": demand()}, others=5 * GIB) == {"policy": 64}
 
 
-def test_engines_that_are_not_started_get_nothing(tmp_path: Path) -> None:
+def test_engines_that_are_not_started_get_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "calibrated_rl")
     make_model().save_pretrained(tmp_path)
-    side, said = ModelConfig(engine=EngineConfig(kv_cache_mib=0, max_num_seqs=64)), []
-    config = with_caches(RunConfig(policy=side, simulator=side), {"policy": tmp_path}, said.append)
+    side = ModelConfig(engine=EngineConfig(kv_cache_mib=0, max_num_seqs=64))
+    config = with_caches(RunConfig(policy=side, simulator=side), {"policy": tmp_path})
     # A token: keys and values of 2 layers, 16 float32 each, 256 bytes; 64 dialogues of 512 tokens: 8 MiB.
     assert (config.policy.engine.kv_cache_mib, config.simulator.engine.kv_cache_mib) == (8, 0)
     assert config.policy.engine.least_kv_cache_mib == 2
     assert cache_sizes(config.policy.engine) == [8, 4, 2]
-    assert len(said) == 1 and "policy engine" in said[0] and "simulator" not in said[0]
-    assert with_caches(config, {"policy": tmp_path}, said.append) is config and len(said) == 1
+    (line,) = caplog.messages
+    assert "policy engine" in line and "simulator" not in line
+    assert with_caches(config, {"policy": tmp_path}) is config and len(caplog.messages) == 1
 
 
 def test_a_cache_is_halved_only_where_that_is_asked_for() -> None:

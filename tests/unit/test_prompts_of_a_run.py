@@ -1,6 +1,7 @@
 """A run's prompts are the same on every day: its date and its templates are decided when it is begun, and recorded."""
 
 import datetime
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,19 +95,17 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [f"policy.chat_template={file}"]
 
 
-def prepared(folder: Path, settings: list[str], *more: str) -> tuple[RunInputs, BaseModels, list[str]]:
-    said: list[str] = []
-    progress = Progress()
-    progress.say = said.append  # type: ignore[method-assign]
+def prepared(folder: Path, settings: list[str], *more: str) -> tuple[RunInputs, BaseModels]:
     config = load_config(MICRO, [*settings, *more])
-    inputs = read_inputs(config, folder, progress)
-    return inputs, prepare_models(inputs), said
+    inputs = read_inputs(config, folder, Progress())
+    return inputs, prepare_models(inputs)
 
 
 def test_a_side_has_the_template_the_settings_and_the_date_that_the_run_names(
-    settings: list[str], tmp_path: Path
+    settings: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    inputs, models, said = prepared(tmp_path, settings, f"date={DAY}", "policy.chat_template_kwargs={quiet: true}")
+    caplog.set_level(logging.INFO, "calibrated_rl")
+    inputs, models = prepared(tmp_path, settings, f"date={DAY}", "policy.chat_template_kwargs={quiet: true}")
     log = inputs.logs[Split.CALIBRATION][0]
 
     def prompt(chat: Any) -> str:
@@ -114,11 +113,11 @@ def test_a_side_has_the_template_the_settings_and_the_date_that_the_run_names(
 
     assert "29 Feb 2024 be quiet" in prompt(models.policy.chat)
     assert "2024" not in prompt(models.simulator.chat)
-    assert "policy: the chat template prints the date; this run's is 2024-02-29" in said
-    assert not [line for line in said if "think" in line or "first user turn" in line]
+    assert "policy: the chat template prints the date; this run's is 2024-02-29" in caplog.messages
+    assert not [line for line in caplog.messages if "think" in line or "first user turn" in line]
     assert (tmp_path / "templates" / "policy.jinja").read_text() == WITH_DATE
     assert (models.policy.folder / "chat_template.jinja").read_text() == WITH_DATE, "saved models get it from here"
-    _, again, _ = prepared(tmp_path, settings, f"date={DAY}", "policy.chat_template_kwargs={quiet: true}")
+    _, again = prepared(tmp_path, settings, f"date={DAY}", "policy.chat_template_kwargs={quiet: true}")
     assert again.policy.folder == models.policy.folder and prompt(again.policy.chat) == prompt(models.policy.chat)
 
 

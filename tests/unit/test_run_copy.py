@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 import shutil
 import time
@@ -63,31 +64,31 @@ def copy_of(address: str, folder: Path, kept: int = 2) -> RunCopy:
     return RunCopy(address, "study/micro", folder, kept)
 
 
-def fetched(address: str, folder: Path) -> tuple[dict[str, bytes], list[str]]:
-    said: list[str] = []
+def fetched(address: str, folder: Path) -> dict[str, bytes]:
     shutil.rmtree(folder, ignore_errors=True)
-    copy_of(address, folder).bring_down(said.append)
-    return content_of(folder), said
+    copy_of(address, folder).bring_down()
+    return content_of(folder)
 
 
-def test_a_run_comes_back_on_another_machine(address: str, tmp_path: Path) -> None:
+def test_a_run_comes_back_on_another_machine(address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "calibrated_rl")
     here = make_run(tmp_path / "here")
     copy = copy_of(address, here)
-    copy.bring_down(print)  # there is no copy yet
+    copy.bring_down()  # there is no copy yet
     copy.send()
-    found, said = fetched(address, tmp_path / "there")
+    found = fetched(address, tmp_path / "there")
     assert found == content_of(here) and len(found) == 8
-    assert said == ["fetched the run from the store: 8 files, 0.2 MiB"]
+    assert caplog.messages == ["fetched the run from the store: 8 files, 0.2 MiB"]
     # It goes on there, and its state is then the later one.
     there = tmp_path / "there"
     (there / "replay/calibrated-0/deliveries.jsonl").write_text("{}\n{}\n")
     copy_of(address, there).send()
     with pytest.raises(UserError, match="holds a later state of this run than .*here"):
-        copy_of(address, here).bring_down(print)
+        copy_of(address, here).bring_down()
     with pytest.raises(UserError, match="holds a later state"):
         copy.send()
-    assert fetched(address, tmp_path / "third")[0] == content_of(there)
-    copy_of(address, there).bring_down(print)  # and goes on where it was
+    assert fetched(address, tmp_path / "third") == content_of(there)
+    copy_of(address, there).bring_down()  # and goes on where it was
 
 
 def test_what_is_there_is_not_sent_again_and_what_is_old_goes(server: S3Server, tmp_path: Path) -> None:
@@ -113,10 +114,12 @@ def test_what_is_there_is_not_sent_again_and_what_is_old_goes(server: S3Server, 
     old = hashlib.sha256(b"w" * 100_000).hexdigest()
     assert not any(key.endswith(old) for key in server.objects), "no manifest that is kept names it"
     assert sum("/manifests/0" in key for key in server.objects) == 2
-    assert fetched(address, tmp_path / "there")[0] == content_of(here)
+    assert fetched(address, tmp_path / "there") == content_of(here)
 
 
-def test_what_is_torn_is_refused_by_name_and_the_one_before_taken(server: S3Server, tmp_path: Path) -> None:
+def test_what_is_torn_is_refused_by_name_and_the_one_before_taken(
+    server: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     here, address = make_run(tmp_path / "here"), s3_address(server)
     copy = copy_of(address, here)
     copy.send()
@@ -126,16 +129,18 @@ def test_what_is_torn_is_refused_by_name_and_the_one_before_taken(server: S3Serv
     (new,) = [key for key, content in server.objects.items() if content == b'{"new": 1}']
     whole = server.objects.pop(new)
     for harm in (None, b"", whole[:-1], whole.replace(b"1", b"2")):
+        caplog.clear()
         if harm is not None:
             server.objects[new] = harm
-        found, said = fetched(address, tmp_path / "there")
-        assert found == first and "00000002-" in said[0] and "arms/start-0.json is missing, torn" in said[0]
+        found = fetched(address, tmp_path / "there")
+        assert found == first and "00000002-" in caplog.text and "arms/start-0.json is missing, torn" in caplog.text
     server.objects[new] = whole
     last, before = (key for key in sorted(server.objects, reverse=True) if "/manifests/0" in key)
     content = server.objects[last]
     server.objects[last] = content[:-1]
-    found, said = fetched(address, tmp_path / "there")
-    assert found == first and "is torn or altered" in said[0]
+    caplog.clear()
+    found = fetched(address, tmp_path / "there")
+    assert found == first and "is torn or altered" in caplog.text
     server.objects[before] = b""
     with pytest.raises(UserError, match="no copy of it is whole"):
         fetched(address, tmp_path / "there")
@@ -164,7 +169,9 @@ def test_a_foreign_or_newer_manifest_is_refused_by_name(
         fetched(address, tmp_path / "there")
 
 
-def test_a_store_out_of_reach_says_so_and_is_tried_again(server: S3Server, tmp_path: Path) -> None:
+def test_a_store_out_of_reach_says_so_and_is_tried_again(
+    server: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     here, address = make_run(tmp_path / "here"), s3_address(server)
     copy = copy_of(address, here)
     server.down = True
@@ -173,14 +180,13 @@ def test_a_store_out_of_reach_says_so_and_is_tried_again(server: S3Server, tmp_p
         copy.send()
     print(time.monotonic() - began, refused.value)
     assert "a-secret" not in str(refused.value)
-    said: list[str] = []
-    copy.bring_down(said.append)
-    assert said[0].startswith("the store cannot be reached, and the run goes on from its folder: ")
+    copy.bring_down()
+    assert caplog.messages[-1].startswith("the store cannot be reached, and the run goes on from its folder: ")
     with pytest.raises(UserError, match="cannot be read, and the run may be there"):
         fetched(address, tmp_path / "there")
     server.down = False
     copy.send()
-    assert fetched(address, tmp_path / "there")[0] == content_of(here)
+    assert fetched(address, tmp_path / "there") == content_of(here)
 
 
 def test_files_that_change_while_they_are_sent(server: S3Server, tmp_path: Path) -> None:
@@ -204,11 +210,11 @@ def test_files_that_change_while_they_are_sent(server: S3Server, tmp_path: Path)
     write_while("")
     with pytest.raises(OSError, match="was cut while it was sent"):
         copy.send()
-    assert fetched(address, tmp_path / "there")[0] == before
+    assert fetched(address, tmp_path / "there") == before
     growing.write_text("{}\n" * 5)
     write_while(None)
     copy.send()
-    found, _ = fetched(address, tmp_path / "there")
+    found = fetched(address, tmp_path / "there")
     assert found["replay/calibrated-0/deliveries.jsonl"] == b"{}\n" * 5
 
 

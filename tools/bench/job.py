@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from calibrated_rl.cli import command
+from calibrated_rl.runtime import console
 
 
 def main() -> int:
@@ -30,7 +31,6 @@ def main() -> int:
     parser.add_argument("--row", metavar="NAME", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
 
-    from calibrated_rl.runtime.progress import Progress
     from calibrated_rl.storage.files import write_json
     from tools.bench.table import choose, machine, measure, read_rows, run_all, table
 
@@ -40,11 +40,9 @@ def main() -> int:
         (row,) = choose(rows, [arguments.row], file).values()
         print(json.dumps(measure(row, f"{file}, row '{arguments.row}'")))
         return 0
-    progress = Progress()
     measure_row = [sys.executable, "-m", "jobs.benchmark", f"--{arguments.kind}", "--row"]
-    results = run_all(choose(rows, arguments.only, file), measure_row, progress.say)
-    progress.close()
+    results = run_all(choose(rows, arguments.only, file), measure_row)
     write_json(arguments.out, {"machine": machine(), "rows": results})
-    print(table(results))
-    print(f"figures: {arguments.out.resolve()}")
+    console.result(table(results))
+    console.result(f"figures: {arguments.out.resolve()}")
     return 1 if any(row["met"] is False for row in results) else 0

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import logging
 import os
 import platform
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,8 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.settings.fields import PartPathOrNone, Range
 from calibrated_rl.settings.yaml_files import read_yaml
 from tools.bench.base import NotMeasured, Row
+
+logger = logging.getLogger(__name__)
 
 FIELDS = tuple(each.name for each in dataclasses.fields(Row))
 
@@ -73,14 +76,12 @@ def not_measured(reason: str) -> dict[str, Any]:
     return {name: None for name in FIELDS} | {"how": f"not measured: {reason}"}
 
 
-def run_all(
-    rows: Mapping[str, RowConfig], command: Sequence[str], say: Callable[[str], None]
-) -> list[dict[str, Any]]:
+def run_all(rows: Mapping[str, RowConfig], command: Sequence[str]) -> list[dict[str, Any]]:
     """Run ``command`` with each row's name after it; it prints the row's fields as JSON on its last line."""
     results = []
     for name, row in rows.items():
         began = time.monotonic()
-        say(f"{name} ...")
+        logger.info(f"{name} ...")
         # A session of its own, so that a row that hangs is ended with all that it started.
         with subprocess.Popen(
             [*command, name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -96,7 +97,7 @@ def run_all(
         else:
             found = not_measured((errors.strip() or f"exit code {process.returncode}").splitlines()[-1])
         results.append({"name": name} | found)
-        say(f"{line_of(results[-1])} ({time.monotonic() - began:.0f} s)")
+        logger.info(f"{line_of(results[-1])} ({time.monotonic() - began:.0f} s)")
     return results
 
 

@@ -9,6 +9,7 @@ the main figures. Exit code 1: something was lost, repeated, or never recovered;
 """
 
 import argparse
+import logging
 import os
 import random
 import re
@@ -26,7 +27,10 @@ from typing import Annotated, Any
 import psutil
 
 from calibrated_rl.cli import command
+from calibrated_rl.runtime import console
 from calibrated_rl.settings.fields import Range, Seed
+
+logger = logging.getLogger(__name__)
 
 UPDATE, ARM = re.compile(r"update \d+/\d+: reward"), re.compile(r"arm \w+, seed \d+")
 LIGHT_PAUSE_S = 4.0
@@ -116,7 +120,6 @@ def main() -> int:
 
     from calibrated_rl.config.run_config import load_config
     from calibrated_rl.errors import UserError
-    from calibrated_rl.runtime.progress import Progress
     from calibrated_rl.storage.files import write_json
     from tools.chaos import faults
 
@@ -126,15 +129,14 @@ def main() -> int:
     run = arguments.runs / load_config(arguments.config).name
     if run.exists():
         raise UserError(f"{run} is there already: remove it, so that only what happens now is counted")
-    progress = Progress()
-    result = chaos(arguments, run, progress)
+    result = chaos(arguments, run)
     write_json(arguments.out, result)
-    print(summary(result))
-    print(f"figures: {arguments.out.resolve()}; what the job said: {(run / 'chaos.log').resolve()}")
+    console.result(summary(result))
+    console.result(f"figures: {arguments.out.resolve()}; what the job said: {(run / 'chaos.log').resolve()}")
     return 1 if result["lost"] or result["repeated"] or result["never_recovered"] else 0
 
 
-def chaos(arguments: argparse.Namespace, run: Path, progress: "Any") -> dict[str, Any]:
+def chaos(arguments: argparse.Namespace, run: Path) -> dict[str, Any]:
     """Start cluster and job, inject faults until the time is up, stop both, count."""
     from ray.cluster_utils import Cluster
 
@@ -155,7 +157,7 @@ def chaos(arguments: argparse.Namespace, run: Path, progress: "Any") -> dict[str
     )  # fmt: skip
     run.mkdir(parents=True)
     try:
-        return inject(arguments, Watch(job, run / "chaos.log"), job, command, cluster, progress, run)
+        return inject(arguments, Watch(job, run / "chaos.log"), job, command, cluster, run)
     finally:
         for child in psutil.Process(job.pid).children(recursive=True):
             child.kill()
@@ -165,7 +167,7 @@ def chaos(arguments: argparse.Namespace, run: Path, progress: "Any") -> dict[str
 
 def inject(
     arguments: argparse.Namespace, watch: Watch, job: "subprocess.Popen[str]", command: list[str], cluster: "Any",
-    progress: "Any", run: Path,
+    run: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """Faults one after the other; a heavy one is waited for, a light one is not."""
     from calibrated_rl.run.audit import audit_run
@@ -181,7 +183,7 @@ def inject(
     target = faults.Target(psutil.Process(), job, command, lose_node)
     wait_for(lambda: len(watch.updates) >= ENOUGH, 600, job)
     usual, began = watch.usual(), time.monotonic()
-    progress.say(f"an update takes {usual:.1f} s; faults for {arguments.minutes:g} minutes")
+    logger.info(f"an update takes {usual:.1f} s; faults for {arguments.minutes:g} minutes")
     injected: Counter[str] = Counter()
     absent: Counter[str] = Counter()
     recoveries: list[float] = []
@@ -203,10 +205,10 @@ def inject(
         wait_for(lambda: watch.full_again(at, usual) is not None, GIVEN_UP_S, job)
         if (back := watch.full_again(at, usual)) is not None:
             recoveries.append(back - at)
-            progress.say(f"{kind}: full throughput after {back - at:.0f} s ({sum(injected.values())} faults)")
+            logger.info(f"{kind}: full throughput after {back - at:.0f} s ({sum(injected.values())} faults)")
         else:
             never += 1
-            progress.say(f"{kind}: no full throughput after {GIVEN_UP_S:.0f} s")
+            logger.warning(f"{kind}: no full throughput after {GIVEN_UP_S:.0f} s")
 
     for kind in plan(arguments.seed, arguments.only):
         if time.monotonic() - began > 60 * arguments.minutes:
@@ -216,9 +218,8 @@ def inject(
             fault(kind)
         except (JobEnded, faults.NotRefused) as problem:  # what was counted so far is not to be lost
             never += 1
-            progress.say(f"{kind}: {problem}")
+            logger.error(f"{kind}: {problem}")
             break
-    progress.close()
     accounts = audit_run(run)
     problems = [f"{account.name}: {problem}" for account in accounts for problem in account.problems]
     return {

@@ -12,16 +12,20 @@ docs/speed.md says what the model knows and what not.
 """
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibrated_rl.cli import command
 from calibrated_rl.cli.compare import parser_of
 from calibrated_rl.config.run_config import ArmName
+from calibrated_rl.runtime import console
 from calibrated_rl.settings.fields import Positive
 
 if TYPE_CHECKING:
     from calibrated_rl.config.run_config import RunConfig
+
+logger = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -84,27 +88,27 @@ def plan(config: "RunConfig", arguments: argparse.Namespace) -> None:
     measured = read_measured(run, arm, arguments.first)
     if arguments.picture:
         draw([read_measured(run, each) for each in trained_arms(run)], arguments.picture)
-        print(f"picture: {arguments.picture.resolve()}")
+        console.result(f"picture: {arguments.picture.resolve()}")
     planner = Planner(measured, config, cluster)
     own = counts_of(config)
     found: dict[str, Any] = text.figures(planner, measured, own)
-    print(text.measured_table(measured))
-    print(text.prediction_table(planner, own))
+    console.result(text.measured_table(measured))
+    console.result(text.prediction_table(planner, own))
     if asked is not None:
         plans = list(planner.plans())
         chosen = {"cheapest": cheapest(plans), "fastest": fastest(plans)}
         if (as_configured := planner.plan(own)) is not None:
             chosen = {"as configured": as_configured} | chosen
-        print(text.plans_table(planner, chosen))
+        console.result(text.plans_table(planner, chosen))
         found["plans"] = text.plan_figures(planner, chosen)
     if arguments.check:
         checked = check_run(planner, arguments.check)
-        print(text.check_table(checked))
+        console.result(text.check_table(checked))
         found["check"] = checked.as_dict()
-    print(text.notes(planner))
+    console.result(text.notes(planner))
     if arguments.out:
         write_json(arguments.out, found)
-        print(f"figures: {arguments.out.resolve()}")
+        console.result(f"figures: {arguments.out.resolve()}")
 
 
 def measure(config: "RunConfig", arm: str, arguments: argparse.Namespace) -> Path:
@@ -118,8 +122,8 @@ def measure(config: "RunConfig", arm: str, arguments: argparse.Namespace) -> Pat
     folder, progress = Path(arguments.runs) / short.name, Progress()
     refuse_other_settings(folder, short)
     if (folder / "arms" / f"{arm}-{short.seeds[0]}.json").is_file():
-        progress.say(f"measured already: {folder}")
+        logger.info(f"measured already: {folder}")
         return folder
-    progress.say(f"measuring {arguments.updates} updates of {arm} in {folder}")
+    logger.info(f"measuring {arguments.updates} updates of {arm} in {folder}")
     with exclusive(folder), command.started(short, folder, progress) as run:
         return probe(run, arm)
