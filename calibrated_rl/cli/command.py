@@ -172,6 +172,7 @@ def hardware(name: str) -> list[str]:
     if name == "auto":
         count = _gpus()
         name = "cpu" if not count else "cluster" if count >= CLUSTER_GPUS else "one_gpu"
+        logger.debug(f"{count} GPUs were found: settings of {name}.yaml")
     return [str(HARDWARE / f"{name}.yaml")]
 
 
@@ -199,6 +200,7 @@ def start_ray() -> None:
     if local:
         # local: never the cluster that somebody has started on this machine for something else
         options |= {"address": "local", "object_store_memory": 1536 * 2**20, "include_dashboard": False}
+    logger.debug(f"starting a local Ray with {options}" if local else f"joining the Ray at {os.environ['RAY_ADDRESS']}")
     ray.init(**options)
 
 

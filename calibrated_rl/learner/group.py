@@ -190,6 +190,7 @@ class LearnerGroup:
             whole: all of it is trained, though ``config.lora`` may name it.
         """
         self._lora_bases.forget(name)
+        logger.debug(f"the learner loads '{name}' from {path}")
         self._call(LearnerRank.load, name, str(path), trainable=trainable, optimizer=optimizer, seed=seed, whole=whole)
 
     def unload(self, name: str) -> None:

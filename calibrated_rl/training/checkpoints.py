@@ -139,9 +139,12 @@ class ArmCheckpoints:
         """
         for place in reversed(self._places()):
             try:
-                return _read(place)
+                saved = _read(place)
             except _Broken as reason:
                 logger.warning(f"refused: {place}: {reason}")
+            else:
+                logger.debug(f"read: {place}")
+                return saved
         return None
 
     def finish(self) -> None:

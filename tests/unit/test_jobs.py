@@ -58,6 +58,7 @@ def test_help(job: str, tmp_path: Path) -> None:
         [sys.executable, str(JOBS / f"{job}.py"), "--help"], capture_output=True, text=True, cwd=tmp_path, timeout=60
     )
     assert done.returncode == 0 and f"python jobs/{job}.py" in done.stdout, done.stderr
+    assert all(option in done.stdout for option in ("--verbose", "--quiet", "--log-format {text,json}"))
 
 
 @pytest.mark.parametrize("job", ["evaluate", "chat"])
