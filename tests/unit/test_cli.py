@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from calibrated_rl.cli import command
 from calibrated_rl.cli.main import COMMANDS, main
+from calibrated_rl.runtime import third_party
 from tests.support.paths import ROOT
 
 PACKAGE = ROOT / "calibrated_rl" / "cli"
@@ -30,6 +30,8 @@ def test_every_command_has_its_module_and_its_entry_point() -> None:
         (["--version"], 0, "calibrated-rl"),
         (["audit", "--help"], 0, "usage: calibrated-rl audit"),
         (["audit", "nowhere"], 2, "nowhere"),
+        (["audit", "nowhere", "-q", "--log-format", "json"], 2, '"level": "error"'),
+        (["audit", "--log-format", "xml", "nowhere"], 2, "invalid choice: 'xml' (choose from"),
         (["measure-shift", "--help"], 0, "usage: calibrated-rl measure-shift"),
     ],
 )
@@ -37,7 +39,7 @@ def test_the_first_word_is_the_command(
     arguments: list[str], code: int, words: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["calibrated-rl", *arguments])
-    monkeypatch.setattr(command, "atexit", SimpleNamespace(register=print))  # this process goes on
+    monkeypatch.setattr(third_party, "atexit", SimpleNamespace(register=print))  # this process goes on
     with pytest.raises(SystemExit) as ended:
         main()
     printed = "".join(capfd.readouterr())
