@@ -24,17 +24,15 @@ def main() -> int:
     if (code := command.supervise(arguments.supervise)) is not None:
         return code
 
-    from calibrated_rl.config.run_config import load_config
+    from calibrated_rl.api.settings import settings_to_run
 
-    load_config(arguments.config, arguments.overrides)  # mistakes come to light before anybody looks for devices
+    config = settings_to_run(arguments.config, arguments.overrides, arguments.hardware, side_experiments=False).config
     from calibrated_rl.report.text import simulator_table
     from calibrated_rl.report.values import number
     from calibrated_rl.run.saved_run import dated, refuse_other_settings
     from calibrated_rl.runtime.progress import Progress
     from calibrated_rl.storage.files import exclusive, read_json, write_json
 
-    overrides = [*command.hardware(arguments.hardware), *arguments.overrides]
-    config = load_config(arguments.config, overrides)
     folder, progress = Path(arguments.runs) / config.name, Progress()
     logger.info(f"run folder {folder}")
     config = dated(config, folder)
@@ -44,8 +42,9 @@ def main() -> int:
         logger.info("the simulator was calibrated and measured before; it is kept")
     else:
         from calibrated_rl.study.compare import measure_simulators
+        from calibrated_rl.training.training_run import started
 
-        with exclusive(folder), command.started(config, folder, progress) as run:
+        with exclusive(folder), started(config, folder, progress) as run:
             logger.info("measuring, aligning, measuring again")
             write_json(file, measure_simulators(run))
     simulator = read_json(file)

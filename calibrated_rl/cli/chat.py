@@ -64,6 +64,7 @@ def main() -> None:
     from calibrated_rl.models.tokenizer import read_tokenizer
     from calibrated_rl.rollout.conversation import ModelSpeaker, ScriptedSpeaker, converse, greeting, stable_seed
     from calibrated_rl.rollout.failures import is_scored
+    from calibrated_rl.run.machine import start_ray
     from calibrated_rl.run.saved_run import check_engines_fit, open_run
     from calibrated_rl.users.person import STOPPED, Person
 
@@ -84,7 +85,7 @@ def main() -> None:
     ]  # fmt: skip
     check_engines_fit({side.value: (config.engine, folder) for side, folder, config in models})
 
-    command.start_ray()
+    start_ray()
     logger.info(f"starting {'one vLLM engine' if len(models) == 1 else 'two vLLM engines'}")
     lockstep = LockstepScheduler()
     pools = [

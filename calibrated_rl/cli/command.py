@@ -1,4 +1,4 @@
-"""What all jobs share: user errors as one line with exit code 2, Ray, the run folder."""
+"""What all command lines share: arguments, and user errors as one line with exit code 2."""
 
 import argparse
 import errno
@@ -9,20 +9,13 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from calibrated_rl import config
 from calibrated_rl.errors import PartLost, UserError, printable
 from calibrated_rl.runtime import console, third_party
 from calibrated_rl.settings.fields import NotAllowed, converted, listed
-
-if TYPE_CHECKING:
-    from calibrated_rl.config.run_config import RunConfig
-    from calibrated_rl.runtime.progress import Progress
-    from calibrated_rl.training.training_run import TrainingRun
 
 logger = logging.getLogger(__name__)
 
@@ -158,67 +151,3 @@ def supervise(times: int) -> int | None:
             return code if code >= 0 else 128 - code
         logger.warning(f"the job was killed by {signal.Signals(-code).name}; it goes on ({left} restarts left)")
     return None
-
-
-HARDWARE = Path(config.__file__).parent / "hardware"
-
-CLUSTER_GPUS = 7
-"""What ``config/hardware/cluster.yaml`` asks for: two replicas a side, two learner ranks, a proxy."""
-
-
-def hardware(name: str) -> list[str]:
-    """The file of ``calibrated_rl/config/hardware`` to lay over a config, as a list of one; ``auto`` looks what is
-    there, and takes ``cluster`` only where each of its parts finds a GPU."""
-    if name == "auto":
-        count = _gpus()
-        name = "cpu" if not count else "cluster" if count >= CLUSTER_GPUS else "one_gpu"
-        logger.debug(f"{count} GPUs were found: settings of {name}.yaml")
-    return [str(HARDWARE / f"{name}.yaml")]
-
-
-def _gpus() -> int:
-    if "RAY_ADDRESS" in os.environ:
-        import ray
-
-        start_ray()
-        return int(ray.cluster_resources().get("GPU", 0))
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def start_ray() -> None:
-    """Join the cluster that this job was submitted to, or start a local Ray."""
-    import ray
-
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if ray.is_initialized():
-        return
-    environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} | third_party.worker_environment()
-    local = "RAY_ADDRESS" not in os.environ
-    options = third_party.ray_options(local=local) | {"runtime_env": {"env_vars": environment}}
-    if local:
-        # local: never the cluster that somebody has started on this machine for something else
-        options |= {"address": "local", "object_store_memory": 1536 * 2**20, "include_dashboard": False}
-    logger.debug(f"starting a local Ray with {options}" if local else f"joining the Ray at {os.environ['RAY_ADDRESS']}")
-    ray.init(**options)
-
-
-@contextmanager
-def started(config: "RunConfig", folder: Path, progress: "Progress") -> "Iterator[TrainingRun]":
-    """The whole system of a run, started; its settings lie in ``folder``. Stops it in the end."""
-    from calibrated_rl.config.run_config import to_yaml
-    from calibrated_rl.run.base_models import prepare_models
-    from calibrated_rl.run.inputs import read_inputs
-    from calibrated_rl.training.training_run import training_run
-
-    folder.mkdir(parents=True, exist_ok=True)
-    inputs = read_inputs(config, folder, progress)
-    models = prepare_models(inputs)
-    (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    start_ray()
-    try:
-        with training_run(inputs, models) as run:
-            yield run
-    finally:
-        progress.close()

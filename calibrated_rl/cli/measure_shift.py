@@ -16,26 +16,14 @@ used.
 """
 
 import argparse
-import logging
-import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from calibrated_rl.cli import command
 from calibrated_rl.runtime import console
 from calibrated_rl.settings.fields import NotNegative, Positive, Seed
 
 if TYPE_CHECKING:
-    from calibrated_rl.evaluation.live_simulator import Asked
-    from calibrated_rl.runtime.progress import Progress
-    from calibrated_rl.shift.base import Estimate
-    from calibrated_rl.shift.compare_sets import Comparison
-    from calibrated_rl.shift.sources import LogFiles, SourceDialogues
-
-logger = logging.getLogger(__name__)
-
-
-DRAWS = 4
-"""Replies of a live simulator to each history, where nothing else is said."""
+    from calibrated_rl.shift.sources import LogFiles
 
 
 def parser_of() -> argparse.ArgumentParser:
@@ -127,128 +115,20 @@ def log_files(arguments: argparse.Namespace) -> "LogFiles | None":
     )  # fmt: skip
 
 
-def read(arguments: argparse.Namespace, progress: "Progress") -> "Asked | tuple[SourceDialogues, SourceDialogues]":
-    """Both sets, cut down to ``--limit``; live simulators have spoken.
-
-    Raises:
-        UserError: a set cannot be used, or a number is out of range.
-    """
-    import numpy as np
-
-    from calibrated_rl.errors import UserError
-    from calibrated_rl.evaluation.live_simulator import LiveSimulator, ask, live
-    from calibrated_rl.shift.interface import halve
-    from calibrated_rl.shift.sources import SourceDialogues, read_source, some
-
-    first, second = (live(name) if name else None for name in (arguments.people, arguments.others))
-    if second is None and (unread := "--set" if arguments.set else "--draws" if arguments.draws else ""):
-        raise UserError(f"{unread} is for a live simulator, and neither set is one: RUN:MODEL")
-    if first is not None and second is None:
-        raise UserError("a live simulator is compared with another one, or stands second: LOGS RUN:MODEL")
-    files = log_files(arguments)
-    if first is not None:
-        people: LiveSimulator | SourceDialogues = LiveSimulator(*first, progress, arguments.set)
-    else:
-        people = read_source(arguments.people, files)
-    if second is not None:
-        others = LiveSimulator(*second, progress, arguments.set)
-        command.start_ray()
-        return ask(people, others, draws=arguments.draws or DRAWS, limit=arguments.limit, seed=arguments.seed)
-    assert isinstance(people, SourceDialogues)
-    if arguments.others is not None:
-        sets = people, read_source(arguments.others, files)
-    else:
-        halves = halve(people.dialogues, len(people.dialogues), np.random.default_rng((arguments.seed, 7)))
-        one, other = (
-            SourceDialogues(name=f"{people.name}, {which} half", dialogues=half, left_out=people.left_out)
-            for which, half in zip(("one", "other"), halves, strict=True)
-        )
-        sets = one, other
-    for source in sets:
-        source.dialogues[:] = some(source.dialogues, arguments.limit, arguments.seed)
-    return sets
-
-
 def main() -> None:
     arguments = parser_of().parse_args()
-    from calibrated_rl.components.short_names import short_names
-    from calibrated_rl.errors import UserError
-    from calibrated_rl.evaluation.live_simulator import Asked
-    from calibrated_rl.runtime.progress import Progress
-    from calibrated_rl.shift import estimators
-    from calibrated_rl.shift.checked import check_names
-    from calibrated_rl.shift.compare_sets import compare_sets
-    from calibrated_rl.shift.interface import DialogueSets
-    from calibrated_rl.shift.two_sample.sentence_encoder import DEFAULT, HASHING, model_folder
+    from calibrated_rl.api.shift import measure_shift
     from calibrated_rl.storage.files import write_json
 
-    progress = Progress()
-    names = [name.strip() for name in arguments.estimators.split(",") if name.strip()]
-    check_names(names)  # before engines start
-    if not names:
-        raise UserError(f"no estimator was named; there are {', '.join(short_names(estimators.__name__))}")
-    if arguments.encoder not in (DEFAULT, HASHING):  # without the default one, what needs it is left out
-        model_folder(arguments.encoder)
-    told = read(arguments, progress)
-    people, others = (told.people, told.others) if isinstance(told, Asked) else told
-    for label, source in (("people", people), ("others", others)):
-        left_out = f", {source.left_out} records left out" if source.left_out else ""
-        logger.info(f"{label}: {len(source.dialogues)} dialogues of {source.name}{left_out}")
-    found = compare_sets(
-        DialogueSets(human=people.dialogues, simulator=others.dialogues),
-        names,
-        encoder=arguments.encoder,
-        seed=arguments.seed,
-        null_halvings=arguments.null_halvings,
-        replies=told.replies if isinstance(told, Asked) else None,
-        on_start=lambda name: logger.info(f"measuring: {name}"),
-    )
-    if isinstance(told, Asked):
-        found.figures.update(told.figures)
-    progress.close()
+    found = measure_shift(
+        arguments.people, arguments.others,
+        estimators=[name.strip() for name in arguments.estimators.split(",") if name.strip()],
+        encoder=arguments.encoder, limit=arguments.limit, seed=arguments.seed, null_halvings=arguments.null_halvings,
+        draws=arguments.draws, reader=log_files(arguments), changes=arguments.set,
+    )  # fmt: skip
     if arguments.out is not None:
-        write_json(arguments.out, as_dict(arguments, people, others, found))
-    console.result(table(found))
+        asked = {"seed": arguments.seed, "limit": arguments.limit, "encoder": arguments.encoder}
+        write_json(arguments.out, found.as_dict() | asked)
+    console.result(found.table())
     if arguments.out is not None:
         console.result(f"all figures, by turn too: {arguments.out.resolve()}")
-
-
-def as_dict(
-    arguments: argparse.Namespace, people: "SourceDialogues", others: "SourceDialogues", found: "Comparison"
-) -> dict[str, Any]:
-    """What ``--out`` holds; figures that are no number are null."""
-    from calibrated_rl.shift.reading import reading
-
-    sources = {
-        label: {"source": source.name, "dialogues": len(source.dialogues), "left_out": source.left_out}
-        for label, source in (("people", people), ("others", others))
-    }
-    figures = {name: {**figure.as_dict(), "reading": reading(figure)} for name, figure in found.figures.items()}
-    told = {"seed": arguments.seed, "limit": arguments.limit, "encoder": arguments.encoder}
-    return sources | told | {"matched_replies": found.matched, "figures": figures, "not_measured": found.refused}
-
-
-def table(found: "Comparison") -> str:
-    """The figures as lines of text, then what was not measured and why."""
-    from calibrated_rl.shift.reading import reading
-
-    head = ("figure", "value", "95 % interval", "null band", "reading")
-    rows = [head, *((name, *_numbers(figure), reading(figure)) for name, figure in found.figures.items())]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += [f"not measured: {name}: {why}" for name, why in found.refused.items()]
-    lines.append(
-        f"{found.matched} replies of both sides to the same histories"
-        + ("" if found.matched else ": no figure here is a per-turn shift, and none is a bound on one")
-    )
-    return "\n".join(lines)
-
-
-def _numbers(figure: "Estimate") -> tuple[str, str, str]:
-    band = "-" if figure.null_low is None else f"{figure.null_low:.3f} .. {figure.null_high:.3f}"
-    return f"{figure.value:.3f}", f"{figure.low:.3f} .. {figure.high:.3f}", band
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    command.run(main)

@@ -6,7 +6,7 @@ Writes runs/NAME/ like jobs/compare.py; the policy lies in runs/NAME/policies/AR
 """
 
 from calibrated_rl.cli import command
-from calibrated_rl.cli.compare import execute, parser_of
+from calibrated_rl.cli.compare import parser_of, show
 from calibrated_rl.config.run_config import ArmName
 
 
@@ -20,6 +20,11 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     if (code := command.supervise(arguments.supervise)) is not None:
         return code
-    overrides = [*arguments.overrides, f"arms=[{arguments.arm}]", "control_arms=[]"]
-    execute(arguments.config, overrides, arguments.runs, arguments.hardware, side_experiments=False)
+    from calibrated_rl.api.runs import train
+
+    show(
+        train(
+            arguments.config, arguments.arm, arguments.overrides, runs=arguments.runs, hardware=arguments.hardware
+        )
+    )
     return 0

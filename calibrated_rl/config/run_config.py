@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -278,10 +279,15 @@ class RunConfig:
     variants: dict[VariantName, VariantConfig] = field(default_factory=dict)
 
 
-def load_config(file: str | Path, overrides: Sequence[str] = (), *, saved: bool = False) -> RunConfig:
+ConfigLike = RunConfig | str | os.PathLike[str]
+"""A config, or the YAML file that has one."""
+
+
+def load_config(file: ConfigLike, overrides: Sequence[str] = (), *, saved: bool = False) -> RunConfig:
     """Read a YAML file and what changes it into a config. Nothing of a run is loaded or started for that.
 
     Args:
+        file: a YAML file; a config made in Python is checked like one, and changed in the same way.
         overrides: ``key=value``, or further YAML files (such as ``calibrated_rl/config/hardware/one_gpu.yaml``), which
             are laid over ``file`` in their order; ``key=value`` has the last word.
         saved: the settings of a run that is there already, to look at it or to judge its policies. What only training
@@ -309,16 +315,20 @@ def load_config(file: str | Path, overrides: Sequence[str] = (), *, saved: bool 
     return config
 
 
-def _sources(file: str | Path, overrides: Sequence[str]) -> list[Source]:
-    path = Path(file)
-    files = [path, *(Path(text) for text in overrides if "=" not in text and text.endswith((".yaml", ".yml")))]
+def _sources(base: ConfigLike, overrides: Sequence[str]) -> list[Source]:
+    files = [Path(text) for text in overrides if "=" not in text and text.endswith((".yaml", ".yml"))]
     pairs = [text for text in overrides if Path(text) not in files]
     for text in pairs:
         if "=" not in text:
             raise UserError(f"'{printable(text)}' is neither key=value nor a YAML file")
-    sources = [read_yaml(each) for each in files]
-    for each, source in zip(files, sources, strict=True):
-        refuse_readable_secrets(source.values, source.name, each)
+    sources = []
+    if isinstance(base, RunConfig):
+        sources.append(Source(name="config", values=asdict(base)))
+    else:
+        files.insert(0, Path(base))
+    for each in files:
+        sources.append(read_yaml(each))
+        refuse_readable_secrets(sources[-1].values, sources[-1].name, each)
     if pairs:
         sources.append(settings_of_pairs(pairs, "command line"))
         refuse_readable_secrets(sources[-1].values, "command line")
@@ -409,7 +419,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     return settings
 
 
-def variants_of(config: RunConfig, file: str | Path, overrides: Sequence[str]) -> dict[str, RunConfig]:
+def variants_of(config: RunConfig, file: ConfigLike, overrides: Sequence[str]) -> dict[str, RunConfig]:
     """The side experiments of a study as configs of their own, each in a folder below the study's.
 
     Raises:

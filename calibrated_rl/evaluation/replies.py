@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from calibrated_rl.data.dialogue import Dialogue, Side, TokenSequence, Turn
 from calibrated_rl.inference.pool import ReplicaPool
-from calibrated_rl.rollout.collector import Collector, run_to_end
+from calibrated_rl.rollout.collector import Collector
+from calibrated_rl.runtime.event_loop import run_to_end
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.in_run import ExactReplies
 from calibrated_rl.shift.probabilities.ending import Endings

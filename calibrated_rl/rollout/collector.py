@@ -8,7 +8,7 @@ is at fault. That seed goes by group, member and attempt, so that a run without 
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from calibrated_rl.chat.tokens import SideView, view_of
@@ -38,6 +38,7 @@ from calibrated_rl.rollout.failures import (
     refuse_mostly_broken,
 )
 from calibrated_rl.rollout.statistics import RolloutStatistics
+from calibrated_rl.runtime.event_loop import run_to_end
 from calibrated_rl.tasks.base import ScriptedHuman, Task
 
 T = TypeVar("T")
@@ -57,22 +58,6 @@ def set_aside_what_is_loaded() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-
-
-def run_to_end(coroutine: Coroutine[Any, Any, T]) -> T:
-    """``asyncio.run`` for coroutines that return dialogues.
-
-    In the main thread ``asyncio.run`` ends with putting the handler of Ctrl-C back, and ``signal`` asks for the old
-    one's ``repr``, which holds that of the main task and so of its result. For an update's dialogues that takes a
-    quarter of a second; so the main task has none.
-    """
-    results: list[T] = []
-
-    async def main() -> None:
-        results.append(await coroutine)
-
-    asyncio.run(main())
-    return results[0]
 
 
 class Collector:

@@ -32,11 +32,17 @@ def is_let_through() -> bool:
 def hush() -> None:
     """Before any library is imported, first thing in the process of a command."""
     atexit.register(_hear_no_more)  # before all others, so that it is called after them
-    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/kfd").exists():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns, in every process, that it finds no GPU
+    tell_deepspeed()
     if not is_let_through():
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def tell_deepspeed() -> None:
+    """Where there is no GPU, say so to DeepSpeed, which otherwise warns of it in every process. Before any process is
+    started."""
+    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/kfd").exists():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def _hear_no_more() -> None:

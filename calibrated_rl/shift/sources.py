@@ -1,4 +1,4 @@
-"""Sets of dialogues named on the command line, read into the one dialogue schema.
+"""Sets of dialogues by their names, read into the one dialogue schema.
 
 A source is
 
@@ -115,9 +115,9 @@ def _by_reader(name: str, path: Path, only: str, how: LogFiles) -> SourceDialogu
         raise UserError(f"{name}: there is no split '{only}'; there are {', '.join(Split)}")
     config = getattr(import_path(how.reader), "Config", None)
     if is_dataclass(config) and "path" not in (each.name for each in fields(config)):
-        raise UserError(f"--reader {how.reader}: its Config has no 'path', by which it would be told the file")
-    task = build_task(how.task, how.task_config, "--task-config") if how.task else None
-    logs = build_reader(how.reader, {**how.reader_config, "path": str(path)}, "--reader-config", task)
+        raise UserError(f"the reader {how.reader}: its Config has no 'path', by which it would be told the file")
+    task = build_task(how.task, how.task_config, "task_config") if how.task else None
+    logs = build_reader(how.reader, {**how.reader_config, "path": str(path)}, "reader_config", task)
     dialogues: list[Dialogue] = []
     empty: list[UserError] = []
     for split in [Split(only)] if only else Split:

@@ -23,11 +23,11 @@ from calibrated_rl.evaluation.replies import Answer, answers, exact_replies, mat
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import POLICY, SIMULATOR
-from calibrated_rl.rollout.collector import run_to_end
 from calibrated_rl.run.base_models import BaseModels
 from calibrated_rl.run.cluster import Cluster
 from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.run.start_policy import StartPolicy
+from calibrated_rl.runtime.event_loop import run_to_end
 from calibrated_rl.shift.in_run import Collected, figures_of
 from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.shift.probabilities.policy_shift import PolicyLogProbs

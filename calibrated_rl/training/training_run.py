@@ -5,21 +5,25 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from calibrated_rl.calibration.sft import log_samples
+from calibrated_rl.config.run_config import RunConfig, to_yaml
 from calibrated_rl.data.dialogue import Side, Split
 from calibrated_rl.inference.elastic import Elastic
 from calibrated_rl.learner.losses.check import resolve_loss
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
 from calibrated_rl.rollout.collector import set_aside_what_is_loaded
 from calibrated_rl.rollout.parity import check_parity
-from calibrated_rl.run.base_models import BaseModels
+from calibrated_rl.run.base_models import BaseModels, prepare_models
 from calibrated_rl.run.cluster import Cluster, start_cluster
 from calibrated_rl.run.fits import Fits
-from calibrated_rl.run.inputs import RunInputs
+from calibrated_rl.run.inputs import RunInputs, read_inputs
+from calibrated_rl.run.machine import start_ray
 from calibrated_rl.run.served_simulator import ServedSimulator
 from calibrated_rl.run.start_policy import StartPolicy
 from calibrated_rl.run.writer import RunWriter
+from calibrated_rl.runtime.progress import Progress
 from calibrated_rl.training.arm_run import ArmRun
 
 logger = logging.getLogger(__name__)
@@ -83,6 +87,26 @@ class TrainingRun:
                 f"learner and engines agree ({took}): log-probs differ by {', '.join(found_words)}, in nats a token"
             )
         return figures
+
+
+@contextmanager
+def started(config: RunConfig, folder: Path, progress: Progress) -> Iterator[TrainingRun]:
+    """The whole system of a run, started, with Ray; its settings lie in ``folder``. Stops it in the end, but for Ray.
+
+    Raises:
+        UserError: as ``read_inputs``, ``prepare_models`` and ``training_run``.
+        PartLost: as ``training_run``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    inputs = read_inputs(config, folder, progress)
+    models = prepare_models(inputs)
+    (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    start_ray()
+    try:
+        with training_run(inputs, models) as run:
+            yield run
+    finally:
+        progress.close()
 
 
 @contextmanager

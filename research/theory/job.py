@@ -227,6 +227,7 @@ def main() -> int:
     )  # fmt: skip
     arguments = parser.parse_args()
 
+    from calibrated_rl.run.machine import start_ray
     from calibrated_rl.storage.files import write_json
     from research.theory.theory_plot import draw
 
@@ -235,7 +236,7 @@ def main() -> int:
     if arguments.part == "intervals":
         return intervals(file, size, arguments.seed)
     started, used = time.monotonic(), time.process_time()
-    command.start_ray()  # first, so that a machine on which it does not start says so at once
+    start_ray()  # first, so that a machine on which it does not start says so at once
     by_reward = {reward: ppo(reward, arguments.seed) for reward in size.ppo_rewards}
     result, found = measure(size, arguments.seed)
     result |= {"ppo": by_reward["per_turn"], "ppo_by_reward": by_reward, "full": arguments.full, "seed": arguments.seed}

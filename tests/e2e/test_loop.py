@@ -2,6 +2,8 @@
 the repository."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -162,11 +164,63 @@ def test_two_live_simulators_are_compared_on_held_out_logs(study: Path) -> None:
     assert refused.returncode == 2 and "has no model 'blue'; there are uncalibrated, calibrated" in refused.stderr
 
 
+NOTEBOOK = """
+import asyncio, json, sys
+cells, found = json.load(open(sys.argv[1])), {}
+
+async def run_cells():
+    for cell in cells:
+        exec(compile(cell, "docs/python_api.md", "exec"), found)
+
+asyncio.run(run_cells())  # as in a notebook, a loop runs in the thread of the cells
+arm = found["run"].arms["calibrated"]
+told = {"folder": str(found["run"].folder), "agrees": dict(found["again"].agrees), "reward": arm.reward.mean,
+        "questions": found["shift"].figures["questions"].value}
+print("TOLD", json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def from_python(outside: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Two of the study's arms by the code of docs/python_api.md, in a small config in place of its own; the run folder
+    and what was printed."""
+    folder = tmp_path_factory.mktemp("notebook")
+    text = (ROOT / "docs" / "python_api.md").read_text()
+    cells = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    for cell in cells:
+        if name := re.match(r"# (\w+\.py)\n", cell):
+            (folder / name[1]).write_text(cell)
+    (folder / "cells.json").write_text(json.dumps([cell for cell in cells if not cell.startswith("# ")]))
+    (folder / "notebook.py").write_text(NOTEBOOK)
+    (folder / "configs").mkdir()
+    file = outside / "outside_task.py"
+    config = MICRO.read_text().replace("calibrated_rl.examples.front_desk:FrontDeskHuman", f"{file}:Guest", 1)
+    (folder / "configs" / "dev.yaml").write_text(f"{config}task: {file}:Counter\n")
+    done = subprocess.run(
+        [sys.executable, "notebook.py", "cells.json"], capture_output=True, text=True, timeout=600, cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return folder / "runs" / "micro", done.stdout
+
+
 @pytest.mark.timeout(700)
-def test_same_seed_same_figures(outside: Path, study: Path, tmp_path: Path) -> None:
-    """Two of its arms alone: also, what runs before an arm does not change it."""
-    again = run(outside, tmp_path, f"human={outside / 'outside_task.py'}:Guest", "arms=[static,calibrated]")
-    first, second = (json.loads((folder / "summary.json").read_text()) for folder in (study, again))
+def test_the_code_of_the_docs_runs_in_a_notebook(from_python: tuple[Path, str]) -> None:
+    folder, printed = from_python
+    told = json.loads(printed.rpartition("TOLD ")[2])
+    summary = json.loads((folder / "summary.json").read_text())
+    assert told["folder"] == "runs/micro" and told["agrees"] == {"calibrated-0": True}
+    assert told["reward"] == summary["arms"]["calibrated"]["held_out"]["reward"]["mean"]
+    assert -1 <= told["questions"] <= 1 and "did you mean 'training.updates'" in printed
+    assert f"report: {folder.resolve() / 'report.html'}" in printed and (folder / "report.html").is_file()
+
+
+@pytest.mark.timeout(700)
+def test_same_seed_same_figures(study: Path, from_python: tuple[Path, str]) -> None:
+    """From Python as from the command line, and with two of its arms alone: what runs before an arm does not change
+    it."""
+    first, second = (json.loads((folder / "summary.json").read_text()) for folder in (study, from_python[0]))
+    assert set(second["arms"]) == {"static", "calibrated"}
     assert first["simulator"] == second["simulator"]
     for arm, figures in second["arms"].items():
         assert without_seconds(first["arms"][arm]) == without_seconds(figures), arm

@@ -52,9 +52,10 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
 
     from calibrated_rl.config.run_config import load_config
+    from calibrated_rl.run.machine import hardware_file
 
     load_config(arguments.config, arguments.overrides)  # mistakes come to light before anybody looks for devices
-    overrides = [*command.hardware(arguments.hardware), *arguments.overrides]
+    overrides = [hardware_file(arguments.hardware), *arguments.overrides]
     config = load_config(arguments.config, overrides)
     plan(config, arguments)
     return 0
@@ -116,6 +117,7 @@ def measure(config: "RunConfig", arm: str, arguments: argparse.Namespace) -> Pat
     from calibrated_rl.run.saved_run import refuse_other_settings
     from calibrated_rl.runtime.progress import Progress
     from calibrated_rl.storage.files import exclusive
+    from calibrated_rl.training.training_run import started
     from tools.plan.probe import probe, probe_config
 
     short = probe_config(config, arm, arguments.updates)
@@ -125,5 +127,5 @@ def measure(config: "RunConfig", arm: str, arguments: argparse.Namespace) -> Pat
         logger.info(f"measured already: {folder}")
         return folder
     logger.info(f"measuring {arguments.updates} updates of {arm} in {folder}")
-    with exclusive(folder), command.started(short, folder, progress) as run:
+    with exclusive(folder), started(short, folder, progress) as run:
         return probe(run, arm)

@@ -1,0 +1,79 @@
+"""A config for the functions of this folder: a file or a ``RunConfig``, with what is laid over it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from calibrated_rl.config import run_config
+from calibrated_rl.config.run_config import ConfigLike, RunConfig, variants_of
+from calibrated_rl.errors import UserError
+from calibrated_rl.run.machine import Hardware, hardware_file
+from calibrated_rl.settings.fields import NotAllowed, converted
+
+
+def load_config(
+    config: ConfigLike, overrides: Sequence[str] = (), *, hardware: Hardware | None = None
+) -> RunConfig:
+    """Read a config; nothing of a run is loaded or started for that.
+
+    Args:
+        config: a YAML file, or a config that ``overrides`` are laid over.
+        overrides: ``key=value``, or further YAML files, which are laid over ``config`` in their order.
+        hardware: settings of ``calibrated_rl/config/hardware`` to lay over ``config``, below ``overrides``; None: none
+            of them.
+
+    Raises:
+        UserError: names each setting that is not allowed, with its place.
+    """
+    return run_config.load_config(config, _laid_over(overrides, hardware))
+
+
+def _laid_over(overrides: Sequence[str], hardware: Hardware | None) -> list[str]:
+    if isinstance(overrides, str):
+        raise UserError(f"overrides is '{overrides}': write a list, ['{overrides}']")
+    found = [str(text) for text in overrides]
+    return found if hardware is None else [hardware_file(allowed("hardware", Hardware, hardware)), *found]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A config as it is run."""
+
+    config: RunConfig
+    variants: dict[str, RunConfig] = field(default_factory=dict)
+    """Its side experiments, as configs of their own."""
+    note: str = ""
+    """What to tell about them."""
+
+
+def settings_to_run(
+    config: ConfigLike, overrides: Sequence[str], hardware: Hardware | None, *, side_experiments: bool
+) -> Resolved:
+    """A config as it is run: a file is laid over with the settings of the hardware (None: found on this machine), a
+    ``RunConfig`` is taken as it is unless ``hardware`` is named.
+
+    Raises:
+        UserError: as ``load_config``.
+    """
+    asked = load_config(config, overrides)  # mistakes come to light before anybody looks for devices
+    if hardware is None and not isinstance(config, RunConfig):
+        hardware = "auto"
+    laid_over = _laid_over(overrides, hardware)
+    found = run_config.load_config(config, laid_over)
+    note = ""
+    if asked.deterministic and not found.deterministic:
+        note = f"deterministic is turned off by {laid_over[0]}: the same seed will not give the same run"
+    variants = variants_of(found, config, laid_over) if side_experiments else {}
+    return Resolved(config=found, variants=variants, note=note)
+
+
+def allowed(name: str, hint: Any, value: Any) -> Any:
+    """``value`` of the argument ``name``, as the annotation ``hint`` wants it, by the rules for settings.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        return converted(hint, value, (name,))
+    except NotAllowed as refused:
+        raise UserError("\n".join(map(str, refused.problems))) from refused

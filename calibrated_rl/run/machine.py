@@ -1,0 +1,58 @@
+"""The machine or cluster that a run is on: which settings fit it, and Ray."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+from calibrated_rl import config
+from calibrated_rl.runtime import third_party
+
+logger = logging.getLogger(__name__)
+
+Hardware = Literal["auto", "cpu", "one_gpu", "cluster"]
+"""Files of ``calibrated_rl/config/hardware``; ``auto``: the one that fits what is there."""
+FOLDER = Path(config.__file__).parent / "hardware"
+CLUSTER_GPUS = 7
+"""What ``config/hardware/cluster.yaml`` asks for: two replicas a side, two learner ranks, a proxy."""
+
+
+def hardware_file(name: Hardware) -> str:
+    """The file of ``calibrated_rl/config/hardware`` to lay over a config; ``auto`` looks what is there, and takes
+    ``cluster`` only where each of its parts finds a GPU."""
+    if name == "auto":
+        count = _gpus()
+        name = "cpu" if not count else "cluster" if count >= CLUSTER_GPUS else "one_gpu"
+        logger.debug(f"{count} GPUs were found: settings of {name}.yaml")
+    return str(FOLDER / f"{name}.yaml")
+
+
+def _gpus() -> int:
+    if "RAY_ADDRESS" in os.environ:
+        import ray
+
+        start_ray()
+        return int(ray.cluster_resources().get("GPU", 0))
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def start_ray() -> None:
+    """Join the cluster that this job was submitted to, or start a local Ray; one that this process has started is used
+    as it is."""
+    import ray
+
+    third_party.tell_deepspeed()
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if ray.is_initialized():
+        return
+    environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} | third_party.worker_environment()
+    local = "RAY_ADDRESS" not in os.environ
+    options = third_party.ray_options(local=local) | {"runtime_env": {"env_vars": environment}}
+    if local:
+        # local: never the cluster that somebody has started on this machine for something else
+        options |= {"address": "local", "object_store_memory": 1536 * 2**20, "include_dashboard": False}
+    logger.debug(f"starting a local Ray with {options}" if local else f"joining the Ray at {os.environ['RAY_ADDRESS']}")
+    ray.init(**options)

@@ -1,0 +1,72 @@
+"""Running the arms of a config in a run folder: everything is started for what is missing, and started again where a
+part of it was lost."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.errors import PartLost, is_no_room
+from calibrated_rl.run.inputs import RunInputs, read_inputs
+from calibrated_rl.run.saved_run import dated, refuse_other_settings
+from calibrated_rl.run.writer import copy_of_run
+from calibrated_rl.runtime.background import BackgroundWriter
+from calibrated_rl.runtime.progress import Progress
+from calibrated_rl.storage.files import exclusive, read_json, wait_for_room
+from calibrated_rl.study.compare import compare, is_done, missing, write_summary
+from calibrated_rl.training.training_run import started
+
+logger = logging.getLogger(__name__)
+
+
+def run_arms(config: RunConfig, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Run what is missing of the arms of ``config``, with everything started for it; the summary. Where the folder is
+    empty and ``training.checkpoint_store`` has the run, it goes on from there. Prompts are of the day on which the run
+    was begun.
+
+    Raises:
+        UserError: the settings are not those that the run in ``folder`` was begun with, somebody else writes it, or
+            what it needs is not there.
+        PartLost: a part died more often than ``restarts`` allows.
+    """
+    logger.info(f"run folder {folder}")
+    copy = copy_of_run(config, folder)
+    if copy is not None:
+        with exclusive(folder):
+            copy.bring_down()
+    config = dated(config, folder)
+    refuse_other_settings(folder, config)
+    if is_done(config, folder):
+        logger.info("every arm is there already; the summary and the report are kept")
+        summary: dict[str, Any] = read_json(folder / "summary.json")
+    else:
+        summary = _run_missing(config, folder, progress)
+    if copy is not None:
+        writer = BackgroundWriter()
+        writer.write(("the copy of the finished run in the store", copy.send))
+        writer.close()
+    return summary
+
+
+def _run_missing(config: RunConfig, folder: Path, progress: Progress) -> dict[str, Any]:
+    with exclusive(folder):
+        restarts = 0
+        inputs: RunInputs | None = None
+        while missing(config, folder) or not (folder / "simulator.json").is_file():
+            try:
+                with started(config, folder, progress) as training:
+                    inputs = training.inputs
+                    compare(training)
+            except (OSError, SafetensorError) as error:
+                if not is_no_room(error):
+                    raise
+                wait_for_room(folder)
+                logger.info("starting again from the last checkpoint")
+            except PartLost as lost:
+                restarts += 1
+                if restarts > config.restarts:
+                    raise
+                logger.warning(f"{lost}; starting again from the last checkpoint ({restarts} of {config.restarts})")
+        return write_summary(inputs or read_inputs(config, folder, progress, training=False))
