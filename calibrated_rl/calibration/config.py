@@ -20,6 +20,7 @@ class SFTConfig:
     batch_dialogues: Positive = 32
     """Dialogues an optimizer step."""
     learning_rate: Annotated[float, Range(above=0, at_most=1)] = 2e-3
+    """At its highest, after the warm-up."""
     warmup_steps: NotNegative = 20
     """The first so many optimizer steps ramp the learning rate up linearly."""
     decay: bool = True

@@ -98,6 +98,7 @@ class PretrainingConfig:
     human: PartPathOrNone = ""
     """Import path of the population; empty: the simulator's model is used as it comes."""
     human_config: dict[str, Any] = field(default_factory=dict)
+    """The population's own settings."""
     logs: dict[str, Any] = field(default_factory=dict)
     """How many dialogues of each split, as for scripted logs."""
 
@@ -148,6 +149,7 @@ class TrainingConfig:
     group_size: Positive = 8
     """Dialogues (or turns, for static context RL) that share a scenario."""
     learning_rate: Annotated[float, Range(above=0, at_most=1)] = 3e-4
+    """Of the policy."""
     learning_rates: dict[Name, Annotated[float, Range(above=0, at_most=1)]] = field(default_factory=dict)
     """Learning rate of single arms, by name, where the tuning split chose another one."""
     warmup_steps: NotNegative = 2
@@ -172,10 +174,13 @@ class TrainingConfig:
     `s3://BUCKET/PREFIX` (options `region`, `endpoint_override` and `scheme` after a `?`), `gs://BUCKET/PREFIX` or
     `file:///PATH`. Credentials come from the environment. Empty: nowhere."""
     loss: PartPath = "calibrated_rl.learner.losses.grpo:GRPO"
+    """What the policy learns by."""
     loss_config: dict[str, Any] = field(default_factory=dict)
+    """The loss's own settings."""
     advantage: AdvantageName = "grpo"
     """`grpo`, `dr_grpo` or `rloo` (modules of `learner/advantages/`), or the import path of another one."""
     advantage_config: dict[str, Any] = field(default_factory=dict)
+    """The advantage's own settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +233,9 @@ class VariantConfig:
     """A side experiment of a study: the same run with a few settings changed, in a folder of its own."""
 
     arms: list[ArmName] = field(default_factory=lambda: ["interactive", "calibrated"])
+    """What is run of it."""
     seeds: list[Seed] = field(default_factory=lambda: [0])
+    """Their seeds."""
     change: list[Name] = field(default_factory=list)
     """Settings as `key=value`."""
 
@@ -245,7 +252,9 @@ class RunConfig:
     """What chat templates take for today, as YYYY-MM-DD: some print the date in every prompt. Empty: the day on which
     the run is begun; it stands in the run folder's config.yaml, and resuming and evaluating use it on any other day."""
     arms: list[ArmName] = field(default_factory=lambda: ["start", "static", "interactive", "calibrated", "oracle"])
+    """What is trained and compared."""
     seeds: list[Seed] = field(default_factory=lambda: [0])
+    """Each arm is trained once with each."""
     deterministic: bool = False
     """Turns in lockstep, in a fixed order: the same seed gives the same run, a little slower."""
     restarts: NotNegative = 3
@@ -255,10 +264,13 @@ class RunConfig:
     """Take the fits that a run begins with (warm start, pretraining, proxy) from an earlier run on this machine, where
     nothing that bears on them differs. They are kept in ``~/.cache/calibrated_rl/fits``."""
     task: PartPath = "calibrated_rl.examples.front_desk:FrontDesk"
+    """Which scenarios there are, when a dialogue ends, what it was worth."""
     task_config: dict[str, Any] = field(default_factory=dict)
+    """The task's own settings."""
     human: PartPathOrNone = ""
     """Import path of a scripted population; empty where people are known from logs alone."""
     human_config: dict[str, Any] = field(default_factory=dict)
+    """The population's own settings."""
     logs: dict[str, Any] = field(default_factory=lambda: {"reader": "calibrated_rl.logs.scripted:ScriptedLogs"})
     """`reader` is its import path; the rest is the reader's own config."""
     policy: ModelConfig = field(default_factory=ModelConfig)

@@ -13,6 +13,7 @@ class LoRAConfig:
     """Adapters of one model."""
 
     rank: Positive = 16
+    """Of the matrices that are added; the more, the more an adapter can learn."""
     alpha: Annotated[float, Range(above=0)] = 32.0
     """What the adapters add is multiplied by ``alpha / rank``."""
     targets: list[Name] = field(default_factory=list)

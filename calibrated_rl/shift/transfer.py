@@ -72,6 +72,7 @@ class OutcomeTransfer(Estimator[Sequence[PolicyOutcomes]]):
         bins: Positive = 10
         """Bins of the calibration curve."""
         seed: Seed = 0
+        """Of all random draws."""
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()

@@ -49,6 +49,7 @@ class Coverage(DialogueEstimator):
         null_halvings: NotNegative = 5
         """Random halvings of the human dialogues for the null band; 0 leaves it out."""
         seed: Seed = 0
+        """Of all random draws."""
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()

@@ -94,6 +94,7 @@ class TokenTest(ReplyTest):
         epochs: tuple[Positive, ...] = (4, 12)
         """Lengths of training to choose from."""
         learning_rate: Annotated[float, Range(above=0, at_most=1)] = 0.004
+        """Of the network."""
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()

@@ -50,6 +50,7 @@ class PolicyShift(Estimator[PolicyLogProbs]):
     @dataclass(frozen=True)
     class Config:
         seed: Seed = 0
+        """Of all random draws."""
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config or self.Config()

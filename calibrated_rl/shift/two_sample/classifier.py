@@ -48,6 +48,7 @@ class TwoSampleTest:
         null_halvings: NotNegative = 5
         """How many random halvings of the human data make the null band; 0 leaves it out."""
         seed: Seed = 0
+        """Of all random draws."""
 
     def __init__(self, config: Config) -> None:
         check_settings(config, "two_sample")

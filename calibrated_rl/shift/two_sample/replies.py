@@ -43,6 +43,7 @@ class FamilyConfig:
     null_halvings: NotNegative = 5
     """Random halvings of the human dialogues for the null band; 0 leaves it out."""
     seed: Seed = 0
+    """Of all random draws."""
 
 
 class ReplyTest(Estimator[MatchedReplies | DialogueSets]):

@@ -1,0 +1,105 @@
+"""The parts that the package brings, found where they lie: adding a file there adds it to the page."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from calibrated_rl.components.short_names import full_path, short_names
+from calibrated_rl.config.arms import Arm, builtin_arms, find_arms
+from calibrated_rl.learner.losses.base import Loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part."""
+
+    name: str
+    """As it is written in YAML."""
+    cls: type
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Parts that stand in the same place."""
+
+    title: str
+    protocol: str
+    """Import path of what one of your own implements."""
+    place: str
+    """How it is named in YAML, with PART for the part and ... for its settings."""
+    parts: tuple[Part, ...]
+
+
+def kinds() -> list[Kind]:
+    """All kinds of parts that have settings of their own."""
+    return [
+        Kind(
+            title="Tasks", protocol="calibrated_rl.tasks.base:Task", place="task: PART\ntask_config: {...}",
+            parts=_with("calibrated_rl.examples", lambda cls: hasattr(cls, "scenarios")),
+        ),
+        Kind(
+            title="People as a program", protocol="calibrated_rl.tasks.base:ScriptedHuman",
+            place="human: PART\nhuman_config: {...}",
+            parts=_with("calibrated_rl.examples", lambda cls: hasattr(cls, "log_prob")),
+        ),
+        Kind(
+            title="Log readers", protocol="calibrated_rl.logs.base:LogReader", place="logs: {reader: PART, ...}",
+            parts=(
+                *_with("calibrated_rl.logs", lambda cls: hasattr(cls, "read")),
+                *_with("calibrated_rl.examples", lambda cls: hasattr(cls, "read")),
+            ),
+        ),
+        Kind(
+            title="Calibration methods", protocol="calibrated_rl.calibration.base:CalibrationMethod",
+            place="calibration: {method: PART, method_config: {...}}",
+            parts=_with("calibrated_rl.calibration", lambda cls: hasattr(cls, "align")),
+        ),
+        Kind(
+            title="Losses", protocol="calibrated_rl.learner.losses.base:Loss",
+            place="training: {loss: PART, loss_config: {...}}",
+            parts=_with("calibrated_rl.learner.losses", lambda cls: issubclass(cls, Loss)),
+        ),
+        Kind(
+            title="Advantages", protocol="calibrated_rl.learner.advantages.base:Advantage",
+            place="training: {advantage: PART, advantage_config: {...}}",
+            parts=_short("calibrated_rl.learner.advantages"),
+        ),
+        Kind(
+            title="Estimators", protocol="calibrated_rl.shift.interface:Estimator", place="shift: {estimators: [PART]}",
+            parts=_short("calibrated_rl.shift.estimators"),
+        ),
+    ]  # fmt: skip
+
+
+def arms() -> list[type[Arm]]:
+    """The package's arms, in the order of tables."""
+    return find_arms(builtin_arms())
+
+
+def _with(package: str, belongs: Callable[[type], bool]) -> tuple[Part, ...]:
+    """Classes with settings in the modules below ``package`` that can be built, by their import paths."""
+    return tuple(
+        Part(name=f"{module.__name__}:{cls.__name__}", cls=cls)
+        for module in _modules(package)
+        for _, cls in inspect.getmembers(module, inspect.isclass)
+        if cls.__module__ == module.__name__ and hasattr(cls, "Config") and not inspect.isabstract(cls) and belongs(cls)
+    )
+
+
+def _short(package: str) -> tuple[Part, ...]:
+    """The parts that are known by the names of their modules."""
+    found = []
+    for name in short_names(package):
+        module, _, cls = full_path(package, name, "part").partition(":")
+        found.append(Part(name=name, cls=getattr(importlib.import_module(module), cls)))
+    return tuple(found)
+
+
+def _modules(package: str) -> Iterator[Any]:
+    root = importlib.import_module(package)
+    for found in pkgutil.walk_packages(root.__path__, f"{package}."):
+        if not found.ispkg:
+            yield importlib.import_module(found.name)
