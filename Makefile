@@ -54,7 +54,7 @@ test: $(VENV)/.ready  ## Lint, types, imports, all tests (pytest options: make t
 	$(RUN) -m deptry tests --exclude shared --optional-dependencies-dev-groups cpu,clouds --ignore DEP002
 	$(PYTEST) $(ARGS)
 
-docs: $(VENV)/.ready  ## Write the reference of all keys anew, and build the documentation into site/
+docs: $(VENV)/.ready  ## Write the reference of keys and names anew, and build the documentation into site/
 	$(RUN) -m tools.reference
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 

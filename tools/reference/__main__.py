@@ -1,12 +1,15 @@
-"""``python -m tools.reference`` writes the page anew, from the repository's root or elsewhere."""
+"""``python -m tools.reference`` writes the pages of ``docs/reference/`` anew, wherever it is called."""
 
 from pathlib import Path
 
+from tools.reference.names import names_page
 from tools.reference.page import page
 
-FILE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "config.md"
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "reference"
+PAGES = {"config.md": page, "python.md": names_page}
 
 if __name__ == "__main__":
-    FILE.parent.mkdir(exist_ok=True)
-    FILE.write_text(page(), encoding="utf-8")
-    print(f"written: {FILE}")
+    FOLDER.mkdir(exist_ok=True)
+    for name, made in PAGES.items():
+        (FOLDER / name).write_text(made(), encoding="utf-8")
+        print(f"written: {FOLDER / name}")

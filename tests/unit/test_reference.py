@@ -1,17 +1,22 @@
-"""docs/reference/config.md: what is committed is what the dataclasses say, and they say something of every key."""
+"""docs/reference/: what is committed is what the code says, and it says something of every key and public name."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
+import pytest
+
+import calibrated_rl as crl
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.settings.fields import Name, NotNegative, OneOf, PartPath, Positive, Range, valid_keys
 from tests.support.paths import ROOT
+from tools.reference.__main__ import PAGES
 from tools.reference.keys import Key, default_of, in_words, keys_of, yaml
-from tools.reference.page import page, sections
+from tools.reference.names import GROUPS, names_page
+from tools.reference.page import sections
 from tools.reference.parts import kinds
 
-FILE = ROOT / "docs" / "reference" / "config.md"
+FOLDER = ROOT / "docs" / "reference"
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,18 @@ class Made(Base):
     text: str = ""
 
 
-def test_the_page_is_what_the_generator_gives() -> None:
-    assert FILE.read_text() == page(), "run: make docs (python -m tools.reference)"
+@pytest.mark.parametrize("name", PAGES)
+def test_the_pages_are_what_the_generator_gives(name: str) -> None:
+    assert (FOLDER / name).read_text() == PAGES[name](), "run: make docs (python -m tools.reference)"
+
+
+def test_every_public_name_is_on_its_page_once() -> None:
+    assert sorted(name for names in GROUPS.values() for name in names) == crl.__all__
+    made = names_page()
+    assert "### `compare`" in made
+    assert "- `overrides`: `key=value`, or further YAML files" in made, "arguments are a list"
+    assert "- `reply(scenario: Scenario, turns: Sequence[Turn]) -> str`: What the person" in made
+    assert "- `reward: float`: Terminal reward, all costs included" in made, "fields are a list"
 
 
 def all_keys() -> Iterator[tuple[str, Key]]:
