@@ -23,7 +23,7 @@ from calibrated_rl.settings.fields import Range, Seed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calibrated_rl.config.run_config import ModelConfig
+    from calibrated_rl.config.sections import ModelConfig
     from calibrated_rl.data.dialogue import Turn
     from calibrated_rl.rollout.conversation import Speaker
 

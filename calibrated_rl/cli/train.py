@@ -7,7 +7,7 @@ Writes runs/NAME/ like jobs/compare.py; the policy lies in runs/NAME/policies/AR
 
 from calibrated_rl.cli import command
 from calibrated_rl.cli.compare import parser_of, show
-from calibrated_rl.config.run_config import ArmName
+from calibrated_rl.config.sections import ArmName
 
 
 def main() -> int:

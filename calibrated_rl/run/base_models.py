@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calibrated_rl.chat.tokens import ChatTokens
-from calibrated_rl.config.run_config import ModelConfig, ProxyConfig
+from calibrated_rl.config.sections import ModelConfig, ProxyConfig
 from calibrated_rl.data.dialogue import Side, Split
 from calibrated_rl.inference.config import SamplingConfig
 from calibrated_rl.learner.lora import check_targets

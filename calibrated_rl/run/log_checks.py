@@ -6,7 +6,8 @@ What would otherwise come to light when a part has its turn, after engines have 
 from collections.abc import Mapping, Sequence
 
 from calibrated_rl.config.arms import find_arms
-from calibrated_rl.config.run_config import EvaluationConfig, RunConfig
+from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.config.sections import EvaluationConfig
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.shift.sizes import FOLDS, least_to_halve

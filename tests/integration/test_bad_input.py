@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from calibrated_rl.config.run_config import RunConfig, TrainingConfig
+from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.config.sections import TrainingConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.learner.config import LearnerConfig

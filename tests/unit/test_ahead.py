@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibrated_rl.config.run_config import RunConfig, TrainingConfig, check, load_config
+from calibrated_rl.config.run_config import RunConfig, check, load_config
+from calibrated_rl.config.sections import TrainingConfig
 from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, TokenSequence
 from calibrated_rl.errors import PartLost, UserError
 from calibrated_rl.learner.staleness import Staleness, fresh_turns

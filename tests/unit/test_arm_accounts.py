@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from calibrated_rl.arms.interactive import Interactive
-from calibrated_rl.config.run_config import RunConfig, ShiftConfig, TrainingConfig
+from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.config.sections import ShiftConfig, TrainingConfig
 from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference.turns import GenerateRequest

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrated_rl.chat.tokens import view_of
-from calibrated_rl.config.run_config import EvaluationConfig
+from calibrated_rl.config.sections import EvaluationConfig
 from calibrated_rl.data.dialogue import Dialogue, Finish, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import Party, RolloutFailure, UserError
 from calibrated_rl.evaluation.held_out import evaluate_policy

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from calibrated_rl.calibration.config import SFTConfig
-from calibrated_rl.config.run_config import CalibrationConfig, EvaluationConfig, ModelConfig, ProxyConfig, RunConfig
+from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.config.sections import CalibrationConfig, EvaluationConfig, ModelConfig, ProxyConfig
 from calibrated_rl.data.dialogue import Dialogue, Outcome, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.examples.front_desk.task import FrontDesk

@@ -17,14 +17,8 @@ from typing import Annotated, Literal
 import psutil
 
 from calibrated_rl.calibration.sft import SFTConfig
-from calibrated_rl.config.run_config import (
-    EvaluationConfig,
-    ModelConfig,
-    PretrainingConfig,
-    RunConfig,
-    ShiftConfig,
-    TrainingConfig,
-)
+from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.config.sections import EvaluationConfig, ModelConfig, PretrainingConfig, ShiftConfig, TrainingConfig
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.settings.fields import NotNegative, Positive, Range

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from calibrated_rl.cli import command
 from calibrated_rl.cli.compare import parser_of
-from calibrated_rl.config.run_config import ArmName
+from calibrated_rl.config.sections import ArmName
 from calibrated_rl.runtime import console
 from calibrated_rl.settings.fields import Positive
 
