@@ -19,9 +19,9 @@ from calibrated_rl.shift.base import Estimate
 from calibrated_rl.shift.checked import check_names
 from calibrated_rl.shift.compare_sets import Comparison, compare_sets
 from calibrated_rl.shift.interface import DialogueSets, halve
-from calibrated_rl.shift.reading import reading
 from calibrated_rl.shift.sources import LogFiles, SourceDialogues, read_source, some
 from calibrated_rl.shift.two_sample.sentence_encoder import DEFAULT, HASHING, model_folder
+from calibrated_rl.shift.verdict import verdict
 
 if TYPE_CHECKING:
     from calibrated_rl.evaluation.live_simulator import Asked
@@ -51,8 +51,8 @@ class ShiftResult:
 
     def reading(self, figure: str) -> str:
         """How to read the figure beside its null band: ``apart``, ``unclear``, ``within the null band``, ``no null
-        band`` or ``undefined``; ``shift/reading.py`` says what that means."""
-        return reading(self.figures[figure])
+        band`` or ``undefined``; ``shift/verdict.py`` says what that means."""
+        return verdict(self.figures[figure])
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; figures that are no number are None."""
@@ -60,7 +60,7 @@ class ShiftResult:
             label: {"source": source.name, "dialogues": len(source.dialogues), "left_out": source.left_out}
             for label, source in (("people", self.people), ("others", self.others))
         }
-        figures = {name: {**figure.as_dict(), "reading": reading(figure)} for name, figure in self.figures.items()}
+        figures = {name: {**figure.as_dict(), "reading": verdict(figure)} for name, figure in self.figures.items()}
         return sources | {
             "matched_replies": self.matched_replies, "figures": figures, "not_measured": self.not_measured,
         }  # fmt: skip
@@ -68,7 +68,7 @@ class ShiftResult:
     def table(self) -> str:
         """The figures as lines of text, then what was not measured and why."""
         head = ("figure", "value", "95 % interval", "null band", "reading")
-        rows = [head, *((name, *_numbers(figure), reading(figure)) for name, figure in self.figures.items())]
+        rows = [head, *((name, *_numbers(figure), verdict(figure)) for name, figure in self.figures.items())]
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines += [f"not measured: {name}: {why}" for name, why in self.not_measured.items()]
@@ -150,7 +150,7 @@ def measure_shift(
     )
     progress.close()
     return ShiftResult(
-        people=sets[0], others=sets[1], figures=found.figures | ({} if asked is None else asked.figures),
+        people=sets[0], others=sets[1], figures=found.estimates | ({} if asked is None else asked.estimates),
         not_measured=found.refused, matched_replies=found.matched,
     )  # fmt: skip
 
@@ -177,7 +177,7 @@ def _asked_or_read(
         compared = LiveSimulator(*second, progress, changes)
         start_ray()
         asked = ask(reference, compared, draws=draws or DRAWS, limit=limit, seed=seed)
-        return asked, (asked.people, asked.others)
+        return asked, (asked.reference, asked.compared)
     assert isinstance(reference, SourceDialogues)
     if others is not None:
         sets = reference, _read("others", others, files)

@@ -38,7 +38,7 @@ class ExtraTurn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationInputs:
-    """What a method has to work with. Nothing of it comes from held-out people."""
+    """What a method has to work with. Nothing of it comes from held-out users."""
 
     learner: LearnerGroup
     """Holds the current policy as ``POLICY``."""

@@ -12,13 +12,13 @@ from calibrated_rl.tasks.checked import refuse_missing
 METRIC = "simulator_monitor_nll"
 
 
-def build_method(path: str, values: Mapping[str, Any] | None, where: str) -> CalibrationMethod:
+def build_method(path: str, values: Mapping[str, Any] | None, location: str) -> CalibrationMethod:
     """The calibration method at import path ``path``, behind its checks.
 
     Raises:
         UserError: it cannot be built, or is no calibration method.
     """
-    return cast("CalibrationMethod", CheckedMethod(build(path, values, where)))
+    return cast("CalibrationMethod", CheckedMethod(build(path, values, location)))
 
 
 class CheckedMethod(CheckedPart):
@@ -35,12 +35,12 @@ class CheckedMethod(CheckedPart):
         return {"align": _aligned}
 
 
-def _aligned(found: Any, inputs: CalibrationInputs) -> dict[str, float]:
-    if not isinstance(found, Mapping):
-        raise NotPlain("it", f"is {kind_of(found)}: it must be a mapping from metrics to numbers")
-    metrics = {words(name, "a name"): number(value, f"[{name!r}]") for name, value in found.items()}
+def _aligned(returned: Any, inputs: CalibrationInputs) -> dict[str, float]:
+    if not isinstance(returned, Mapping):
+        raise NotPlain("it", f"is {kind_of(returned)}: it must be a mapping from metrics to numbers")
+    metrics = {words(name, "a name"): number(value, f"[{name!r}]") for name, value in returned.items()}
     if METRIC not in metrics:
         raise NotPlain("it", f"lacks '{METRIC}', the nats a token on the monitor split")
     if not (inputs.folder / "config.json").is_file():
-        raise NotPlain(f"{inputs.folder}", "holds no model: the aligned simulator must be saved there")
+        raise NotPlain(f"{inputs.folder}", "contains no model: the aligned simulator must be saved there")
     return metrics

@@ -16,7 +16,7 @@ class SFTConfig:
     most_dialogues: NotNegative = 0
     """Dialogues used at most, drawn at random; 0 uses all."""
     most_monitored: NotNegative = 0
-    """Dialogues of the monitor split, the first of it, on which epochs are judged at most; 0 uses all."""
+    """Dialogues of the monitor split, the first of it, on which epochs are evaluated, at most; 0 uses all."""
     batch_dialogues: Positive = 32
     """Dialogues an optimizer step."""
     learning_rate: Annotated[float, Range(above=0, at_most=1)] = 2e-3

@@ -63,7 +63,7 @@ class Weighted:
 
 def history_weights(
     policy: Sequence[TokenSequence],
-    now: Sequence[NDArray[np.float32]],
+    current: Sequence[NDArray[np.float32]],
     logged: Sequence[NDArray[np.float32]],
     users: Sequence[TokenSequence],
     *,
@@ -76,7 +76,7 @@ def history_weights(
 
     Args:
         policy: the policy's view of each dialogue.
-        now, logged: log-probs [T] of the policy's tokens under the current and the logged policy.
+        current, logged: log-probs [T] of the policy's tokens under the current and the logged policy.
         users: the user's view of the same dialogues.
         clip: largest weight, at least 1.
         temper: power of the ratio, above 0, at most 1.
@@ -86,24 +86,26 @@ def history_weights(
     Raises:
         UserError: a ratio is no finite number.
     """
-    places: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+    cells: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
     log_ratios: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for number, (view, new, old, user) in enumerate(zip(policy, now, logged, users, strict=True)):
-        difference = np.where(view.mask, new.astype(np.float64) - old, 0.0)
+    for number, (view, current_logprobs, logged_logprobs, user) in enumerate(
+        zip(policy, current, logged, users, strict=True)
+    ):
+        difference = np.where(view.mask, current_logprobs.astype(np.float64) - logged_logprobs, 0.0)
         spoken = np.unique(view.turns[view.mask])
         for turn in np.unique(user.turns[user.mask]):
-            before = spoken[spoken < turn]
-            used = np.isin(view.turns, before[-window:] if window else before)
+            turns_before = spoken[spoken < turn]
+            in_window = np.isin(view.turns, turns_before[-window:] if window else turns_before)
             # The user's first turn follows the greeting, each later one a turn of the policy.
-            place = (LOGS if sources is None else sources[number], _ordinal(user, int(turn)))
-            places[place].append((number, int(turn)))
-            log_ratios[place].append(temper * float(difference[used].sum()))
+            cell = (LOGS if sources is None else sources[number], _ordinal(user, int(turn)))
+            cells[cell].append((number, int(turn)))
+            log_ratios[cell].append(temper * float(difference[in_window].sum()))
     tokens, by_turn = [np.ones(len(user), np.float32) for user in users], {}
-    for place, at in places.items():
-        weights = scaled_and_clipped(log_ratios[place], clip)
-        for (number, turn), weight in zip(at, weights, strict=True):
+    for cell, cell_turns in cells.items():
+        weights = scaled_and_clipped(log_ratios[cell], clip)
+        for (number, turn), weight in zip(cell_turns, weights, strict=True):
             tokens[number][users[number].turns == turn] = weight
-        by_turn[place] = TurnWeights(
+        by_turn[cell] = TurnWeights(
             count=len(weights), mean=float(weights.mean()), effective_share=_effective_share(weights),
             clipped_share=float((weights >= clip * (1 - 1e-9)).mean()) if clip > 1 else 0.0,
         )  # fmt: skip
@@ -131,12 +133,12 @@ def scaled_and_clipped(log_ratios: Sequence[float] | Floats, clip: float) -> Flo
     order = np.argsort(-logs, kind="stable")
     falling = logs[order]
     # log sum of what is left without the k largest, for each k.
-    rest = np.logaddexp.accumulate(falling[::-1])[::-1]
+    log_tail_sums = np.logaddexp.accumulate(falling[::-1])[::-1]
     clipped = 0
     while True:
-        left = len(falling) - clipped * clip
-        assert left > 0, "as long as more than clip is left, the next one stays below it"
-        log_scale = np.log(left) - rest[clipped]
+        unclipped_total = len(falling) - clipped * clip
+        assert unclipped_total > 0, "as long as more than clip is left, the next one stays below it"
+        log_scale = np.log(unclipped_total) - log_tail_sums[clipped]
         if log_scale + falling[clipped] <= np.log(clip) + 1e-12 or clipped == len(falling) - 1:
             weights = np.minimum(np.exp(np.minimum(log_scale + falling, np.log(clip))), clip)
             weights[:clipped] = clip

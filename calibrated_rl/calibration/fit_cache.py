@@ -1,9 +1,9 @@
-"""Fits that were done before on this machine: a run whose models begin with the same fits takes them from there.
+"""Cache of fits on this machine: a run whose models begin with a fit that an earlier run has done reuses its result.
 
-On a CPU a fit is the same again, bit for bit, where nothing that bears on it differs; its key is a digest of all of
-that, the program's own code and the libraries' versions included. Only fits of small models are kept, the last used.
+On a CPU the same inputs give the same fit, bit for bit. The key is a digest of all inputs, the program's own code and
+the libraries' versions included. The cache stores small models only, and evicts the least recently used ones.
 
-Keeping and taking are favours: where the folder cannot be used, fits are made as if there were none.
+The cache is optional: where its folder cannot be used, the run fits its models as if there were no cache.
 """
 
 import dataclasses
@@ -32,15 +32,15 @@ from calibrated_rl.storage.checksums import check_checksums
 logger = logging.getLogger(__name__)
 
 LARGEST_MIB = 256
-"""Larger ones are not kept: copies of them would fill disks."""
+"""Larger ones are not stored: copies of them would fill disks."""
 TOTAL_MIB = 2048
-"""Beyond that, those that were not used for longest go."""
+"""Beyond that, the cache evicts the least recently used ones."""
 COPYING = ".copying-"
 LIBRARIES = ("torch", "transformers", "deepspeed", "numpy", "safetensors")
-NO_MATTER = ("lora", "cpus", "labels", "timeout_seconds", "share_weights", "max_skipped_steps")
+IRRELEVANT = ("lora", "cpus", "labels", "timeout_seconds", "share_weights", "max_skipped_steps")
 """Settings of the learner that do not bear on a fit; of adapters, only its own model's do."""
 CODE = ("learner", "calibration", "data", "weight_sync")
-"""What of this package computes a fit."""
+"""Folders of this package whose code computes a fit."""
 
 
 def key_of(
@@ -56,12 +56,12 @@ def key_of(
 
     lora = learner.lora.get(slot) if sft.adapters else None
     add(slot, dataclasses.asdict(sft), None if lora is None else dataclasses.asdict(lora))
-    add({name: value for name, value in dataclasses.asdict(learner).items() if name not in NO_MATTER})
+    add({name: value for name, value in dataclasses.asdict(learner).items() if name not in IRRELEVANT})
     add({name: importlib.metadata.version(name) for name in LIBRARIES}, torch.backends.cpu.get_cpu_capability())
     add(torch.cuda.get_device_name() if torch.cuda.is_available() else "")
     package = Path(calibrated_rl.__file__).parent
-    for part in CODE:
-        for file in sorted((package / part).rglob("*.py")):
+    for folder_name in CODE:
+        for file in sorted((package / folder_name).rglob("*.py")):
             add(file.relative_to(package).as_posix(), file.read_bytes())
     for file in sorted(file for file in base.iterdir() if file.is_file()):
         add(file.name, _file_digest(file))
@@ -85,43 +85,43 @@ class FitCache:
         self._folder = folder
 
     def take(self, key: str, folder: Path) -> bool:
-        """Copy the fit to ``folder``, if there is one and it is whole."""
-        kept = self._folder / key
-        if not kept.is_dir():
+        """Copy the fit to ``folder``, if the cache has it and it is intact."""
+        cached = self._folder / key
+        if not cached.is_dir():
             return False
         try:
             with tempfile.TemporaryDirectory(dir=_made(folder.parent), prefix=COPYING) as aside:
-                whole = Path(shutil.copytree(kept, Path(aside) / "whole"))
-                check_checksums(whole)  # of the copy: another process may remove what is kept meanwhile
+                copy = Path(shutil.copytree(cached, Path(aside) / "whole"))
+                check_checksums(copy)  # of the copy: another process may evict the original meanwhile
                 shutil.rmtree(folder, ignore_errors=True)
-                whole.rename(folder)
-            os.utime(kept)
+                copy.rename(folder)
+            os.utime(cached)
         except UserError as error:
-            logger.warning(f"{error}; it is fitted anew")
-            shutil.rmtree(kept, ignore_errors=True)
+            logger.warning(f"{error}; fitting it again")
+            shutil.rmtree(cached, ignore_errors=True)
         except OSError as error:
-            logger.warning(f"a fit of an earlier run cannot be taken: {first_line(error)}")
+            logger.warning(f"the fit in the cache cannot be used: {first_line(error)}")
         return (folder / "fit.json").is_file()
 
     def keep(self, key: str, folder: Path) -> None:
-        """Keep the fit in ``folder``, unless it is large."""
+        """Store the fit in ``folder``, unless it is large."""
         if _size(folder) > LARGEST_MIB * 2**20:
             return
         try:
             with tempfile.TemporaryDirectory(dir=_made(self._folder), prefix=COPYING) as aside:
-                whole = Path(shutil.copytree(folder, Path(aside) / "whole"))
+                copy = Path(shutil.copytree(folder, Path(aside) / "whole"))
                 if not (self._folder / key).exists():
-                    whole.rename(self._folder / key)
-            self._let_go()
+                    copy.rename(self._folder / key)
+            self._evict()
         except OSError as error:
-            logger.warning(f"a fit is not kept for later runs: {first_line(error)}")
+            logger.warning(f"the fit is not stored in the cache: {first_line(error)}")
 
-    def _let_go(self) -> None:
-        """Remove those that were not used for longest, until the rest is small enough."""
-        kept = [each for each in self._folder.iterdir() if not each.name.startswith(COPYING)]
-        kept.sort(key=lambda each: each.stat().st_mtime)
-        total = sum(map(_size, kept))
-        for oldest in kept[:-1]:
+    def _evict(self) -> None:
+        """Remove the least recently used fits until the rest is small enough."""
+        cached = [folder for folder in self._folder.iterdir() if not folder.name.startswith(COPYING)]
+        cached.sort(key=lambda folder: folder.stat().st_mtime)
+        total = sum(map(_size, cached))
+        for oldest in cached[:-1]:
             if total <= TOTAL_MIB * 2**20:
                 break
             total -= _size(oldest)

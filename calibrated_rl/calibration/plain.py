@@ -15,7 +15,7 @@ from calibrated_rl.learner.slots import SIMULATOR
 
 
 class PlainSFT(CalibrationMethod):
-    """Restarts from the uncalibrated simulator: going on from the last alignment would only overfit the logs."""
+    """Restarts from the uncalibrated simulator: continuing from the last alignment would only overfit the logs."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -25,17 +25,17 @@ class PlainSFT(CalibrationMethod):
         self.config = config
 
     def align(self, inputs: CalibrationInputs) -> dict[str, float]:
-        samples, monitor, metrics = self.chosen(inputs)
+        samples, monitor, metrics = self.samples_to_fit(inputs)
         fit = fine_tune(
             inputs.learner, SIMULATOR, inputs.base, samples, monitor, inputs.sft, inputs.folder, inputs.seed,
             inputs.progress,
         )  # fmt: skip
         return metrics | {"simulator_monitor_nll": fit["nll_after"]}
 
-    def chosen(self, inputs: CalibrationInputs) -> tuple[Sequence[Sample], Sequence[Sample], dict[str, float]]:
+    def samples_to_fit(self, inputs: CalibrationInputs) -> tuple[Sequence[Sample], Sequence[Sample], dict[str, float]]:
         """Human turns to fit, logged and gathered, logged ones to stop by, and what to log of the choice."""
         samples, monitor = (
             log_samples(logs, Side.USER, inputs.simulator_chat) for logs in (inputs.logs, inputs.monitor)
         )
-        chosen = some_of(samples, inputs.sft.most_dialogues, inputs.seed)
-        return [*chosen, *(turn.sample for turn in inputs.extra)], monitor, {}
+        subset = some_of(samples, inputs.sft.most_dialogues, inputs.seed)
+        return [*subset, *(turn.sample for turn in inputs.extra)], monitor, {}

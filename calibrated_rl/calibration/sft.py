@@ -29,11 +29,11 @@ def log_samples(logs: Sequence[Dialogue], side: Side, tokens: ChatTokens) -> lis
     ]
 
 
-def some_of(items: Sequence[T], most: int, seed: int) -> Sequence[T]:
-    """At most ``most`` of ``items`` (0: all), drawn by ``seed``, in their order."""
-    if not 0 < most < len(items):
+def some_of(items: Sequence[T], limit: int, seed: int) -> Sequence[T]:
+    """At most ``limit`` of ``items`` (0: all), drawn by ``seed``, in their order."""
+    if not 0 < limit < len(items):
         return items
-    return [items[i] for i in sorted(np.random.default_rng(seed).permutation(len(items))[:most])]
+    return [items[i] for i in sorted(np.random.default_rng(seed).permutation(len(items))[:limit])]
 
 
 def shuffled(samples: Sequence[Sample], seed: int) -> Iterator[Sample]:
@@ -52,7 +52,7 @@ def fine_tune(
     config: SFTConfig,
     folder: Path,
     seed: int,
-    progress: Callable[[int, int], None] = lambda done, all_steps: None,
+    progress: Callable[[int, int], None] = lambda steps, all_steps: None,
 ) -> dict[str, float]:
     """Restart ``slot`` from ``base``, fit it, and leave the best epoch in the slot and in ``folder``.
 
@@ -63,27 +63,27 @@ def fine_tune(
     learner.load(slot, base, optimizer=optimizer, seed=seed, whole=not config.adapters)
     random = np.random.default_rng(seed)
     monitor = monitor[: config.most_monitored or len(monitor)]
-    before = best = learner.evaluate(slot, monitor)["weighted_nll"]
+    nll_before = best_nll = learner.evaluate(slot, monitor)["weighted_nll"]
     learner.save(slot, folder)
-    worse = done = steps = 0
+    epochs_without_gain = epochs = steps = 0
     all_steps = config.epochs * -(-len(train) // config.batch_dialogues)
     for _ in range(config.epochs):
         order = random.permutation(len(train))
         for start in range(0, len(order), config.batch_dialogues):
             batch = [train[i] for i in order[start : start + config.batch_dialogues]]
-            left = max(0.05, 1.0 - steps / all_steps) if config.decay else 1.0
-            learner.step(slot, batch, SFT_LOSS, learning_rate=config.learning_rate * left)
+            remaining = max(0.05, 1.0 - steps / all_steps) if config.decay else 1.0
+            learner.step(slot, batch, SFT_LOSS, learning_rate=config.learning_rate * remaining)
             steps += 1
             progress(steps, all_steps)
-        done += 1
-        now = learner.evaluate(slot, monitor)["weighted_nll"]
-        if now < best or config.keep == "last":
-            best, worse = now, 0
+        epochs += 1
+        nll = learner.evaluate(slot, monitor)["weighted_nll"]
+        if nll < best_nll or config.keep == "last":
+            best_nll, epochs_without_gain = nll, 0
             learner.save(slot, folder)
         else:
-            worse += 1
-            if worse >= config.patience:
+            epochs_without_gain += 1
+            if epochs_without_gain >= config.patience:
                 break
-    if worse:
+    if epochs_without_gain:
         learner.load(slot, folder, optimizer=optimizer, seed=seed, whole=not config.adapters)
-    return {"nll_before": before, "nll_after": best, "epochs": float(done)}
+    return {"nll_before": nll_before, "nll_after": best_nll, "epochs": float(epochs)}

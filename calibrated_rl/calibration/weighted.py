@@ -71,9 +71,9 @@ class WeightedSFT(PlainSFT):
                 "(aligned once) or calibration.method=calibrated_rl.calibration.plain:PlainSFT (without weights)"
             )
 
-    def chosen(self, inputs: CalibrationInputs) -> tuple[Sequence[Sample], Sequence[Sample], dict[str, float]]:
+    def samples_to_fit(self, inputs: CalibrationInputs) -> tuple[Sequence[Sample], Sequence[Sample], dict[str, float]]:
         if inputs.update == 0:
-            return super().chosen(inputs)
+            return super().samples_to_fit(inputs)
         logs = some_of(answered(inputs.logs), inputs.sft.most_dialogues, inputs.seed * 1000 + inputs.update)
         monitored = answered(inputs.monitor)
         samples, weighted = self.weighted(inputs, logs, inputs.extra)
@@ -88,16 +88,16 @@ class WeightedSFT(PlainSFT):
         views = [sample.tokens for sample in log_samples(logs, Side.POLICY, inputs.policy_chat)]
         views += [turn.policy for turn in extra]
         from_logs = [turn.log for turn in extra if turn.spoken is None and turn.log is not None]
-        logged = self._logged(inputs, [*logs, *from_logs])
-        spoken, others = logged[: len(logs)], iter(logged[len(logs) :])
-        spoken += [next(others) if turn.spoken is None else turn.spoken for turn in extra]
+        logged_logprobs = self._logged(inputs, [*logs, *from_logs])
+        spoken_logprobs, gathered_logprobs = logged_logprobs[: len(logs)], iter(logged_logprobs[len(logs) :])
+        spoken_logprobs += [next(gathered_logprobs) if turn.spoken is None else turn.spoken for turn in extra]
         config = self.settings
-        found = history_weights(
-            views, inputs.learner.log_probs(POLICY, views, inputs.temperature), spoken,
+        weights = history_weights(
+            views, inputs.learner.log_probs(POLICY, views, inputs.temperature), spoken_logprobs,
             [sample.tokens for sample in samples], clip=config.ratio_clip, temper=config.temper, window=config.window,
             sources=[LOGS] * len(logs) + [turn.source for turn in extra],
         )  # fmt: skip
-        return [replace(s, token_weights=w) for s, w in zip(samples, found.tokens, strict=True)], found
+        return [replace(s, token_weights=w) for s, w in zip(samples, weights.tokens, strict=True)], weights
 
     def _logged(self, inputs: CalibrationInputs, logs: Sequence[Dialogue]) -> list[NDArray[np.float32]]:
         if self.settings.folds:

@@ -43,7 +43,9 @@ def find_marks(added: Collection[str], template: str) -> ReasoningMarks:
     pairs: dict[str, str] = {}
     for closing in added:
         if any(name in closing.lower() for name in _NAMES):
-            openings = {closing.replace(old, new, 1) for old, new in _OPENINGS} - {closing}
+            openings = {closing.replace(closing_word, opening_word, 1) for closing_word, opening_word in _OPENINGS} - {
+                closing
+            }
             pairs |= {opening: closing for opening in openings.intersection(added)}
     if pairs:
         return ReasoningMarks(pairs)
@@ -81,8 +83,8 @@ def divider(parts: Collection[str]) -> re.Pattern[str]:
 
 def divided(at: re.Pattern[str], text: str) -> list[str]:
     """``text`` cut before and after each match; no piece is empty."""
-    pieces, done = [], 0
+    pieces, position = [], 0
     for match in at.finditer(text):
-        pieces += [text[done : match.start()], match[0]]
-        done = match.end()
-    return [piece for piece in (*pieces, text[done:]) if piece]
+        pieces += [text[position : match.start()], match[0]]
+        position = match.end()
+    return [piece for piece in (*pieces, text[position:]) if piece]

@@ -60,7 +60,7 @@ class ScaffoldEncoder:
         self._tokenizer, self._encode_plain, self._name = tokenizer, encode_plain, name
         self._control_ids, self._special = control_ids, special
 
-    def scaffold(self, parts: TemplateParts, own: OwnTurn) -> tuple[Scaffold, tuple[int, ...]]:
+    def scaffold(self, parts: TemplateParts, own_turn: OwnTurn) -> tuple[Scaffold, tuple[int, ...]]:
         """The scaffold, and what ends an own turn: first what is sampled, then what stands in its place in a history,
         if that is another token.
 
@@ -69,11 +69,11 @@ class ScaffoldEncoder:
         """
         before_opening, opening, before_system = self._gap(self._with_bos(parts.before_system))
         after_system, system_to_user, first_text = self._gap(parts.system_to_user)
-        end, rest = self._end(parts.closing)
+        end, after_end = self._end(parts.closing)
         if end not in self._special:
             raise UserError(f"{self._name}: the chat template does not close a turn with a control token")
-        after_own, own_to_user, user_text = self._gap(rest)
-        after_user, header, before_own = self._gap(own.prompt)
+        after_own, own_to_user, user_text = self._gap(after_end)
+        after_user, header, before_own = self._gap(own_turn.prompt)
         last_end, _ = self._end(parts.last_closing)
         # A header there comes of a template that always asks for an answer.
         headers = {*opening, *system_to_user, *own_to_user, *header}
@@ -81,9 +81,9 @@ class ScaffoldEncoder:
         if not header:
             raise UserError(
                 f"{self._name}: the chat template ends the other side's turn in plain text "
-                f"({printable(own.prompt.strip())!r}), which that side could write itself"
+                f"({printable(own_turn.prompt.strip())!r}), which that side could write itself"
             )
-        before_lead, lead, own_text = self._gap(own.lead)
+        before_lead, lead, own_text = self._gap(own_turn.lead)
         scaffold = Scaffold(
             before_system=self._encode_plain(before_opening) + opening,
             system_text=(before_system, after_system),
@@ -108,18 +108,18 @@ class ScaffoldEncoder:
     def _gap(self, text: str) -> tuple[str, list[int], str]:
         """Plain text before the first control token, ids from there to the last one, and plain text after that.
         Without a control token all of it comes last."""
-        ids, places = self._with_places(text)
+        ids, offsets = self._with_offsets(text)
         controls = [at for at, number in enumerate(ids) if number in self._control_ids]
         if not controls:
             return "", [], text
         first, last = controls[0], controls[-1]
-        return text[: places[first][0]], ids[first : last + 1], text[places[last][1] :]
+        return text[: offsets[first][0]], ids[first : last + 1], text[offsets[last][1] :]
 
     def _end(self, closing: str) -> tuple[int, str]:
         """The token that ``closing`` begins with (-1: none), and what follows it."""
-        ids, places = self._with_places(closing)
-        return (ids[0], closing[places[0][1] :]) if ids else (-1, closing)
+        ids, offsets = self._with_offsets(closing)
+        return (ids[0], closing[offsets[0][1] :]) if ids else (-1, closing)
 
-    def _with_places(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return list(found["input_ids"]), [(first, last) for first, last in found["offset_mapping"]]
+    def _with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return list(encoding["input_ids"]), [(first, last) for first, last in encoding["offset_mapping"]]

@@ -66,17 +66,17 @@ class ChatTemplate:
         self._check_settings()
 
     def _check_settings(self) -> None:
-        ours = {"messages", "strftime_now", *inspect.signature(self._tokenizer.apply_chat_template).parameters}
-        ours |= set(self._tokenizer.special_tokens_map)
-        known = self._variables() if self._settings else set()
-        where = f"{self._name}.chat_template_kwargs"
+        reserved = {"messages", "strftime_now", *inspect.signature(self._tokenizer.apply_chat_template).parameters}
+        reserved |= set(self._tokenizer.special_tokens_map)
+        variables = self._variables() if self._settings else set()
+        location = f"{self._name}.chat_template_kwargs"
         for key in map(str, self._settings):
-            if key in ours:
-                raise UserError(f"{where}: '{key}' is not a setting, the program decides it")
-            if key not in known:
-                close = difflib.get_close_matches(key, sorted(known - ours), n=1)
+            if key in reserved:
+                raise UserError(f"{location}: '{key}' is not a setting, the program decides it")
+            if key not in variables:
+                close = difflib.get_close_matches(key, sorted(variables - reserved), n=1)
                 hint = f"; did you mean '{close[0]}'?" if close else ""
-                raise UserError(f"{where}: the chat template does not read '{key}'{hint}")
+                raise UserError(f"{location}: the chat template does not read '{key}'{hint}")
 
     def _variables(self) -> set[str]:
         """Names that the template looks up outside of itself."""
@@ -155,41 +155,41 @@ def take_apart(render: Render, name: str) -> TemplateParts:
 
 def _conversation(count: int, folded: bool, pad: str = "") -> list[Message]:
     """Instructions and ``count`` turns, the first by a user; ``pad`` stands around each text."""
-    system, *said = (f"{pad}{mark}{pad}" for mark in (_SYSTEM, *_SAID[:count]))
+    system, *texts = (f"{pad}{mark}{pad}" for mark in (_SYSTEM, *_SAID[:count]))
     if folded:
-        first = ("user", f"{system}{AFTER_INSTRUCTIONS}{said[0]}")
+        first = ("user", f"{system}{AFTER_INSTRUCTIONS}{texts[0]}")
         opening = [first]
     else:
-        opening = [("system", system), ("user", said[0])]
-    return opening + [(("user", "assistant")[number % 2], text) for number, text in enumerate(said[1:], start=1)]
+        opening = [("system", system), ("user", texts[0])]
+    return opening + [(("user", "assistant")[number % 2], text) for number, text in enumerate(texts[1:], start=1)]
 
 
 def _take_apart(render: Render, name: str, folded: bool) -> TemplateParts:
     short, longer, longest = (render(_conversation(count, folded), True) for count in (1, 3, 5))
     for text, count in ((short, 1), (longer, 3), (longest, 5)):
         marks = (_SYSTEM, *_SAID[:count])
-        places = [text.find(mark) for mark in marks]
-        if any(text.count(mark) != 1 for mark in marks) or places != sorted(places):
+        positions = [text.find(mark) for mark in marks]
+        if any(text.count(mark) != 1 for mark in marks) or positions != sorted(positions):
             raise UserError(f"{name}: the chat template drops or repeats a message of the conversation, or moves one")
     first, second, third, fourth, fifth = _SAID
-    kept = all(
-        after.startswith(before[: before.index(mark) + len(mark)])
-        for before, after, mark in ((short, longer, first), (longer, longest, third))
+    preserves_prefixes = all(
+        later.startswith(earlier[: earlier.index(mark) + len(mark)])
+        for earlier, later, mark in ((short, longer, first), (longer, longest, third))
     )
-    if not kept:
+    if not preserves_prefixes:
         raise UserError(
             f"{name}: the chat template is not prefix-preserving (an earlier turn is rendered differently once a later "
             "one follows), so sampled tokens could not be kept as they are"
         )
-    before_system, rest = short.split(_SYSTEM)
-    system_to_user, prompt = rest.split(first)
+    before_system, remainder = short.split(_SYSTEM)
+    system_to_user, prompt = remainder.split(first)
     answered, closing = _between(longer, first, second), _between(longer, second, third)
-    same = (
+    later_turns_agree = (
         longer.split(third)[1] == longest.split(fifth)[1] == prompt
         and _between(longest, third, fourth) == answered
         and _between(longest, fourth, fifth) == closing
     )
-    if not same:
+    if not later_turns_agree:
         raise UserError(f"{name}: the chat template renders later turns differently from the first")
     return TemplateParts(
         before_system, system_to_user, prompt, answered, closing,
@@ -200,8 +200,8 @@ def _take_apart(render: Render, name: str, folded: bool) -> TemplateParts:
     )  # fmt: skip
 
 
-def _between(text: str, before: str, after: str) -> str:
-    return text.split(before)[1].split(after)[0]
+def _between(text: str, start: str, end: str) -> str:
+    return text.split(start)[1].split(end)[0]
 
 
 def _rest(render: Render, messages: Sequence[Message], mark: str) -> str:
@@ -242,37 +242,39 @@ def own_turn(parts: TemplateParts, split: Callable[[str], list[str]], marks: Rea
     Raises:
         UserError: the prompt has something of its own that is no reasoning mark.
     """
-    asked = split(parts.prompt)
-    of_prompt, of_history = _without_common(asked, split(parts.answered))
-    last = next((piece for piece in reversed(asked) if piece in marks), "")
-    opened = last in marks.pairs
-    extra, missing = ([piece for piece in pieces if piece.strip()] for pieces in (of_prompt, of_history))
-    closes = bool(missing) and missing[0] in marks.pairs.values()
-    if of_prompt and not (extra and all(piece in marks for piece in extra) and (not missing or (opened and closes))):
+    prompt_pieces = split(parts.prompt)
+    of_prompt, of_history = _without_common(prompt_pieces, split(parts.answered))
+    last = next((piece for piece in reversed(prompt_pieces) if piece in marks), "")
+    opens = last in marks.pairs
+    extra_pieces, missing_pieces = ([piece for piece in pieces if piece.strip()] for pieces in (of_prompt, of_history))
+    closes = bool(missing_pieces) and missing_pieces[0] in marks.pairs.values()
+    if of_prompt and not (
+        extra_pieces and all(piece in marks for piece in extra_pieces) and (not missing_pieces or (opens and closes))
+    ):
         raise UserError(
             f"{name}: the chat template's prompt for an answer ({printable(parts.prompt)!r}) has what the answers in a "
             f"history do not have ({printable(parts.answered)!r}), so a side could not keep what it was asked with"
         )
     lead = "".join(of_history)
-    if opened:
+    if opens:
         # As if the side had closed its reasoning at once: a turn that is known as text comes without thoughts.
         lead = lead if closes else f"{marks.pairs[last]}{AFTER_INSTRUCTIONS}{lead.lstrip()}"
     elif of_prompt:
         lead = ""  # the prompt ends behind a reasoning block of its own
-    elif missing and not any(piece in marks for piece in missing):
+    elif missing_pieces and not any(piece in marks for piece in missing_pieces):
         # A channel or the like: not left to the side, which could get wrong what nobody is to hear.
         return OwnTurn(parts.prompt + lead, "", opens_reasoning=False, closes_reasoning=True)
-    return OwnTurn(parts.prompt, lead, opened, closes_reasoning=bool(last) and not opened)
+    return OwnTurn(parts.prompt, lead, opens, closes_reasoning=bool(last) and not opens)
 
 
-def _without_common(one: list[str], other: list[str]) -> tuple[list[str], list[str]]:
+def _without_common(first: list[str], second: list[str]) -> tuple[list[str], list[str]]:
     """Both without the pieces that they begin with alike, and without the common beginning of a text after those."""
-    same = 0
-    while same < min(len(one), len(other)) and one[same] == other[same]:
-        same += 1
-    one, other = one[same:], other[same:]
-    if len(one) == 1 and other and other[0].startswith(one[0]):
-        return [], [piece for piece in (other[0][len(one[0]) :], *other[1:]) if piece]
-    if len(other) == 1 and one and one[0].startswith(other[0]):
-        return [piece for piece in (one[0][len(other[0]) :], *one[1:]) if piece], []
-    return one, other
+    n_common = 0
+    while n_common < min(len(first), len(second)) and first[n_common] == second[n_common]:
+        n_common += 1
+    first, second = first[n_common:], second[n_common:]
+    if len(first) == 1 and second and second[0].startswith(first[0]):
+        return [], [piece for piece in (second[0][len(first[0]) :], *second[1:]) if piece]
+    if len(second) == 1 and first and first[0].startswith(second[0]):
+        return [piece for piece in (first[0][len(second[0]) :], *first[1:]) if piece], []
+    return first, second

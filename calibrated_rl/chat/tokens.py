@@ -76,8 +76,8 @@ class ChatTokens:
             for marks in (self.marks.pairs.keys(), self.marks.pairs.values())
         )
         headers = self.control_ids.intersection([*self.scaffold.ids, *self._encode_scaffold(parts.tool)])
-        own = {*self._opens, *self._closes, *self.scaffold.own_lead}
-        self.stop_ids = frozenset(((special | headers) - own) | set(self.ends))
+        reasoning_ids = {*self._opens, *self._closes, *self.scaffold.own_lead}
+        self.stop_ids = frozenset(((special | headers) - reasoning_ids) | set(self.ends))
         """What ends a turn when it is sampled: ends of turns, role headers, everything that is flagged special. Other
         added tokens, such as those around reasoning and calls of tools, are the side's own to sample."""
         self._instructions: dict[str, list[int]] = {}
@@ -97,15 +97,15 @@ class ChatTokens:
             return ids
         # Each character is asked for once: turns may have a million of them.
         unknown = {c for c in set(clean) if not self.control_ids.isdisjoint(self._encode_plain(c))}
-        known = "".join("?" if c in unknown else c for c in clean)
-        ids = self._encode_plain(known)
+        encodable = "".join("?" if c in unknown else c for c in clean)
+        ids = self._encode_plain(encodable)
         if self.control_ids.isdisjoint(ids):
             return ids
         # The vocabulary itself has the control token as a word: that word is spelt by character.
-        whole = self._plain.encode(known, add_special_tokens=False)
+        encoding = self._plain.encode(encodable, add_special_tokens=False)
         spelt: list[int] = []
-        for number, (first, last) in zip(whole.ids, whole.offsets, strict=True):
-            letters = known[first:last] if number in self.control_ids else ""
+        for number, (first, last) in zip(encoding.ids, encoding.offsets, strict=True):
+            letters = encodable[first:last] if number in self.control_ids else ""
             spelt += [i for c in letters for i in self._encode_plain(c) if i not in self.control_ids]
             spelt += [] if number in self.control_ids else [number]
         return spelt
@@ -127,34 +127,34 @@ class ChatTokens:
     def opening(self, instructions: str, text: str) -> tuple[list[int], list[int]]:
         """Ids of the instructions with what stands around them, and of the first user text up to its end."""
         scaffold = self.scaffold
-        before, after = scaffold.system_text
-        system, said = self._fit("system", instructions), self._fit("user", text)
+        system_prefix, system_suffix = scaffold.system_text
+        system, user_text = self._fit("system", instructions), self._fit("user", text)
         if scaffold.system_to_user:
-            ids = self.encode_instructions(before + system + after)
+            ids = self.encode_instructions(system_prefix + system + system_suffix)
             opening = [*scaffold.before_system, *ids, *scaffold.system_to_user]
-            alone, content = scaffold.first_text, scaffold.first_text + said
+            alone, content = scaffold.first_text, scaffold.first_text + user_text
         else:  # instructions and text are one stretch of plain text
-            opening, alone = scaffold.before_system, before + system
-            content = system + after + scaffold.first_text + said
-            content = before + (self._fit("user", content) if self.folds_instructions else content)
+            opening, alone = scaffold.before_system, system_prefix + system
+            content = system + system_suffix + scaffold.first_text + user_text
+            content = system_prefix + (self._fit("user", content) if self.folds_instructions else content)
         ids = self.encode_text(content + scaffold.after_user)
-        same = len(os.path.commonprefix([self.encode_instructions(alone), ids]))
-        return [*opening, *ids[:same]], ids[same:]
+        n_common = len(os.path.commonprefix([self.encode_instructions(alone), ids]))
+        return [*opening, *ids[:n_common]], ids[n_common:]
 
     def heard(self, text: str) -> list[int]:
         """Ids of a later text of the other side up to its end, after the end of the own turn before it."""
-        said = self.scaffold.user_text + self._fit("user", text) + self.scaffold.after_user
-        return [*self.scaffold.own_to_user, *self.encode_text(said)]
+        content = self.scaffold.user_text + self._fit("user", text) + self.scaffold.after_user
+        return [*self.scaffold.own_to_user, *self.encode_text(content)]
 
     def said(self, text: str) -> list[int]:
         """Ids of an own turn that is known as text, its end included: a turn without thoughts."""
-        scaffold, said = self.scaffold, self.scaffold.own_text + self._fit("assistant", text)
+        scaffold, content = self.scaffold, self.scaffold.own_text + self._fit("assistant", text)
         if scaffold.own_lead or not scaffold.own_header:
-            return [*scaffold.own_lead, *self.encode_text(said), self.end_of_turn]
+            return [*scaffold.own_lead, *self.encode_text(content), self.end_of_turn]
         # Encoded together with the header: some tokenizers put a space before every stretch of text.
-        header, both = self.encode_instructions(scaffold.own_header), self.encode_text(scaffold.own_header + said)
-        goes_on = both[: len(header)] == header
-        return [*(both[len(header) :] if goes_on else self.encode_text(said)), self.end_of_turn]
+        header, joined = self.encode_instructions(scaffold.own_header), self.encode_text(scaffold.own_header + content)
+        header_is_prefix = joined[: len(header)] == header
+        return [*(joined[len(header) :] if header_is_prefix else self.encode_text(content)), self.end_of_turn]
 
     def _fit(self, role: str, text: str) -> str:
         return text.strip() if role in self._trimmed else text
@@ -177,17 +177,17 @@ class ChatTokens:
         return self._text_of(spoken).strip(), inside
 
     def _text_of(self, ids: Iterable[int]) -> str:
-        kept = [i for i in ids if i not in self.stop_ids and i in self._known]
-        return str(self.tokenizer.decode(kept, clean_up_tokenization_spaces=False))
+        text_ids = [i for i in ids if i not in self.stop_ids and i in self._known]
+        return str(self.tokenizer.decode(text_ids, clean_up_tokenization_spaces=False))
 
     def finish(self, ids: Sequence[int]) -> Finish:
         """How a sampled turn ended. A token that the tokenizer does not know, from the padding of a model's
         vocabulary, is no better than a control token."""
-        ended = bool(ids) and ids[-1] in self.ends
-        said = ids[:-1] if ended else ids
-        if not self.stop_ids.isdisjoint(said) or not self._known.issuperset(said):
+        has_end = bool(ids) and ids[-1] in self.ends
+        content_ids = ids[:-1] if has_end else ids
+        if not self.stop_ids.isdisjoint(content_ids) or not self._known.issuperset(content_ids):
             return Finish.DEGENERATE
-        return Finish.STOP if ended else Finish.LENGTH
+        return Finish.STOP if has_end else Finish.LENGTH
 
 
 class SideView:
@@ -222,12 +222,12 @@ class SideView:
         self,
         ids: Sequence[int],
         turn: int,
-        own: bool = False,
+        is_own: bool = False,
         logprobs: Sequence[float] | None = None,
         versions: Sequence[int] | None = None,
     ) -> None:
         self._ids.extend(ids)
-        self._mask.extend([own] * len(ids))
+        self._mask.extend([is_own] * len(ids))
         self._logprobs.extend(logprobs if logprobs is not None else [float("nan")] * len(ids))
         self._versions.extend(versions if versions is not None else [-1] * len(ids))
         self._turns.extend([turn] * len(ids))
@@ -256,7 +256,7 @@ class SideView:
     ) -> None:
         """Append this side's own turn as its ids, closing it with a masked end-of-turn if it has none."""
         assert self._open, "a side cannot speak twice in a row"
-        self._extend(ids, self._turn_count, own=True, logprobs=logprobs, versions=versions)
+        self._extend(ids, self._turn_count, is_own=True, logprobs=logprobs, versions=versions)
         if not ids or ids[-1] not in self._tokens.ends:
             self._extend([self._tokens.end_of_turn], self._turn_count)
         self._turn_count += 1
@@ -268,27 +268,27 @@ class SideView:
 
     def copy(self) -> "SideView":
         """An independent view with the same tokens."""
-        other = copy.copy(self)
+        duplicate = copy.copy(self)
         for name in ("_ids", "_mask", "_logprobs", "_versions", "_turns"):
-            setattr(other, name, list(getattr(self, name)))
-        return other
+            setattr(duplicate, name, list(getattr(self, name)))
+        return duplicate
 
     def back_to(self, sequence: TokenSequence, turn: int) -> "SideView":
         """This empty view, brought to where the own turn with the index ``turn`` was asked for in a dialogue whose
         tokens are known: they stay as they were sampled."""
         assert not self._ids, "something was said already"
-        before = sequence.turns < turn
-        self._ids, self._mask = sequence.ids[before].tolist(), sequence.mask[before].tolist()
-        self._logprobs, self._versions = sequence.logprobs[before].tolist(), sequence.versions[before].tolist()
-        self._turns = sequence.turns[before].tolist()
+        is_before = sequence.turns < turn
+        self._ids, self._mask = sequence.ids[is_before].tolist(), sequence.mask[is_before].tolist()
+        self._logprobs, self._versions = sequence.logprobs[is_before].tolist(), sequence.versions[is_before].tolist()
+        self._turns = sequence.turns[is_before].tolist()
         self._turn_count, self._open = turn, True
         return self
 
     def without_mask(self) -> "SideView":
         """The same view in which nothing said so far carries loss."""
-        other = self.copy()
-        other._mask = [False] * len(other._mask)
-        return other
+        view = self.copy()
+        view._mask = [False] * len(view._mask)
+        return view
 
     def sequence(self) -> TokenSequence:
         """A copy of the view so far."""

@@ -66,7 +66,7 @@ def main() -> None:
     from calibrated_rl.rollout.failures import is_scored
     from calibrated_rl.run.machine import start_ray
     from calibrated_rl.run.saved_run import check_engines_fit, open_run
-    from calibrated_rl.users.person import STOPPED, Person
+    from calibrated_rl.users.human import STOPPED, HumanUser
 
     run = open_run(arguments.run, arguments.overrides)
     policy, task = run.policy(arguments.policy), run.task()
@@ -99,7 +99,7 @@ def main() -> None:
             Aloud(ModelSpeaker(pool, scenario, side, config.sampling, stable_seed(arguments.seed, side), scenario.id))
             for pool, (side, _, config) in zip(pools, models, strict=True)
         ]
-        person = Person(ask)
+        person = HumanUser(ask)
         if len(speakers) == 1:
             speakers.append(person if human is None else Aloud(ScriptedSpeaker(human, scenario)))
         logger.info(f"policy {policy.name}, scenario {scenario.id}")

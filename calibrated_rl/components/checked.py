@@ -22,12 +22,12 @@ class CheckedPart:
     """Methods that call the running system in turn."""
 
     def __init__(self, part: Any) -> None:
-        own = self.__dict__
-        own["_part"], own["_owner"] = part, type(part)
+        attributes = self.__dict__
+        attributes["_part"], attributes["_owner"] = part, type(part)
         for name in dir(part):
-            found = getattr(type(part), name, None) or getattr(part, "__dict__", {}).get(name)
-            if not name.startswith("_") and callable(found) and not isinstance(found, type):
-                own[name] = self._checked(name)  # of its own: there protocols look for methods
+            attribute = getattr(type(part), name, None) or getattr(part, "__dict__", {}).get(name)
+            if not name.startswith("_") and callable(attribute) and not isinstance(attribute, type):
+                attributes[name] = self._checked(name)  # of its own: there protocols look for methods
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:  # type: ignore[override]
@@ -64,10 +64,10 @@ class CheckedPart:
         method, check = getattr(part, name), self._checks().get(name)
 
         def checked(*arguments: Any, **named: Any) -> Any:
-            def told() -> str:
+            def description() -> str:
                 return f"{described(owner, self._KIND, name)}{self._about(name, arguments)}"
 
-            value = call(owner, told, method, *arguments, drives=drives, **named)
+            value = call(owner, description, method, *arguments, drives=drives, **named)
             if check is None:
                 return value
             try:
@@ -75,9 +75,9 @@ class CheckedPart:
                     value.close()
                     raise NotPlain("it", "is 'async def', and nobody awaits it: write 'def'")
                 # A mapping of the user's may raise while it is looked at.
-                return call(owner, told, check, value, *arguments, **named)
+                return call(owner, description, check, value, *arguments, **named)
             except NotPlain as problem:
-                failed = UserCodeError(f"{told()}: {problem}")
+                failed = UserCodeError(f"{description()}: {problem}")
                 failed.raised = str(failed)
                 raise failed from None
 

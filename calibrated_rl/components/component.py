@@ -78,27 +78,30 @@ def _module(path: str, name: str, file: Path | None) -> ModuleType:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing and f"{name}.".startswith(f"{missing}."):
+        missing_module = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing_module and f"{name}.".startswith(f"{missing_module}."):
             hint = where_now(path) or _file_like(path)
             raise UserError(f"'{path}' cannot be imported: {error}{hint}") from error
-        if file is None and (name == "calibrated_rl" or name.startswith("calibrated_rl.")) and not missing:
+        if file is None and (name == "calibrated_rl" or name.startswith("calibrated_rl.")) and not missing_module:
             raise
-        raise _not_imported(path, error, missing, file) from error
+        raise _not_imported(path, error, missing_module, file) from error
 
 
-def _not_imported(path: str, error: BaseException, missing: str | None, file: Path | None) -> UserCodeError:
-    own = lines_of_users(error)
-    where = f" ({own[-1]})" if own else ""
+def _not_imported(path: str, error: BaseException, missing_module: str | None, file: Path | None) -> UserCodeError:
+    user_lines = lines_of_users(error)
+    line_note = f" ({user_lines[-1]})" if user_lines else ""
     hint = ""
-    if file is not None and missing and (file.parent / f"{missing.partition('.')[0]}.py").is_file():
-        hint = f"; {missing}.py stands beside it: write 'from .{missing} import ...', or put its folder on PYTHONPATH"
-    elif file is not None and isinstance(error, ImportError) and (missing or "").startswith(user_files.PREFIX):
+    if file is not None and missing_module and (file.parent / f"{missing_module.partition('.')[0]}.py").is_file():
+        hint = (
+            f"; {missing_module}.py is in the same folder: write 'from .{missing_module} import ...', or put its "
+            "folder on PYTHONPATH"
+        )
+    elif file is not None and isinstance(error, ImportError) and (missing_module or "").startswith(user_files.PREFIX):
         hint = (
             "; a file reaches what stands beside it, as 'from .words import ...', and nothing above its folder: "
             "install the package, or put it on PYTHONPATH, and write package.module:Class"
         )
-    failed = UserCodeError(f"'{path}' cannot be imported: {_without_prefix(exception_text(error))}{where}{hint}")
+    failed = UserCodeError(f"'{path}' cannot be imported: {_without_prefix(exception_text(error))}{line_note}{hint}")
     failed.details = "".join(traceback.format_exception(error))
     return failed
 
@@ -108,66 +111,70 @@ def _without_prefix(text: str) -> str:
     return re.sub(rf"{re.escape(user_files.PREFIX)}(_\w*\.?)?", "", text)
 
 
-def strict_config(cls: Any, values: Mapping[str, Any] | None, where: str) -> Any:
+def strict_config(cls: Any, values: Mapping[str, Any] | None, location: str) -> Any:
     """Build the frozen dataclass ``cls`` from ``values``; what its annotations do not allow is refused by name.
 
     References to the environment (``${oc.env:NAME}``) are looked up here.
 
     Raises:
-        UserError: names each such key, ``where`` it was read, and what is allowed or nearest; or what is wrong with
-            ``cls`` itself, see ``settings.hints_of``.
+        UserError: names each such key, the ``location`` it was read from, and what is allowed or nearest; or what is
+            wrong with ``cls`` itself, see ``settings.hints_of``.
     """
     try:
         hints_of(cls)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{location}: {error}") from error
     if not isinstance(values or {}, Mapping):
-        raise UserError(f"{where}: is {shown(values)}: write settings as key: value")
-    refuse_hidden(values or {}, where)
+        raise UserError(f"{location}: is {shown(values)}: write settings as key: value")
+    refuse_hidden(values or {}, location)
     try:
-        return from_plain(cls, looked_up(values or {}, where))
+        return from_plain(cls, looked_up(values or {}, location))
     except NotAllowed as error:
-        refuse(error.problems, lambda key: where)
+        refuse(error.problems, lambda key: location)
     raise AssertionError("a refusal names its problems")
 
 
-def looked_up(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def looked_up(values: Mapping[str, Any], location: str) -> dict[str, Any]:
     """``values`` with what references (``${...}``) stand for.
 
     Raises:
         UserError: one stands for nothing.
     """
     try:
-        found = OmegaConf.to_container(OmegaConf.create(dict(values)), resolve=True)
+        resolved = OmegaConf.to_container(OmegaConf.create(dict(values)), resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(describe_config_error(error, where)) from error
-    assert isinstance(found, dict)
-    return found  # type: ignore[return-value]
+        raise UserError(describe_config_error(error, location)) from error
+    assert isinstance(resolved, dict)
+    return resolved  # type: ignore[return-value]
 
 
-def describe_config_error(error: OmegaConfBaseException, where: str | Callable[[Key], str]) -> str:
+def describe_config_error(error: OmegaConfBaseException, location: str | Callable[[Key], str]) -> str:
     """One line for a value that cannot be looked up (``${...}``): key, place and remedy.
 
     Args:
-        where: the place, or what gives that of a key.
+        location: file and position, or a function that gives those of a key.
     """
     key = str(getattr(error, "full_key", None) or getattr(error, "key", None) or "?")
     reason = re.sub(r"^\w+Error raised while resolving interpolation: ", "", str(error).strip().splitlines()[0])
     if (absent := re.fullmatch(r"\"Environment variable '(.*)' not found\"", reason)) is not None:
-        other = "" if is_secret(key) else f", or write ${{oc.env:{absent[1]},DEFAULT}}"
-        reason = f"the environment variable {absent[1]} is not set; set it{other}"
-    parts = (part for part in re.split(r"[.\[\]]+", key) if part)
-    place = where if isinstance(where, str) else where(tuple(int(part) if part.isdigit() else part for part in parts))
+        advice = "" if is_secret(key) else f", or write ${{oc.env:{absent[1]},DEFAULT}}"
+        reason = f"the environment variable {absent[1]} is not set; set it{advice}"
+    key_parts = (key_part for key_part in re.split(r"[.\[\]]+", key) if key_part)
+    place = (
+        location
+        if isinstance(location, str)
+        else location(tuple(int(key_part) if key_part.isdigit() else key_part for key_part in key_parts))
+    )
     return f"{place}: key '{printable(key)}': {printable(reason)}"
 
 
-def build(path: str, values: Mapping[str, Any] | None = None, where: str = "config", **parts: Any) -> Any:
+def build(path: str, values: Mapping[str, Any] | None = None, location: str = "config", **parts: Any) -> Any:
     """Import the component at ``path`` and build it from ``values`` and the ``parts`` it needs."""
-    cls, config = configured(path, values, where)
-    return call(cls, lambda: f"{where}: making {described(cls, 'part')}", cls, config, **parts)
+    cls, config = configured(path, values, location)
+    return call(cls, lambda: f"{location}: making {described(cls, 'part')}", cls, config, **parts)
 
 
-def configured(path: str, values: Mapping[str, Any] | None = None, where: str = "config") -> tuple[Any, Any]:
+def configured(path: str, values: Mapping[str, Any] | None = None, location: str = "config") -> tuple[Any, Any]:
     """Import the component at ``path`` and its settings from ``values``, without building it.
 
     Raises:
@@ -175,8 +182,10 @@ def configured(path: str, values: Mapping[str, Any] | None = None, where: str = 
     """
     cls = import_path(path)
     if not isinstance(cls, type):
-        raise UserError(f"{where}: '{path}' is no class: a component is a class with a frozen dataclass Config inside")
+        raise UserError(
+            f"{location}: '{path}' is no class: a component is a class with a frozen dataclass Config inside"
+        )
     if not hasattr(cls, "Config"):
-        raise UserError(f"{where}: '{path}' is not a component: it has no Config dataclass")
-    told = f"{where} ({path})"
-    return cls, call(cls, lambda: f"{told}: the settings", strict_config, cls.Config, values, told)
+        raise UserError(f"{location}: '{path}' is not a component: it has no Config dataclass")
+    description = f"{location} ({path})"
+    return cls, call(cls, lambda: f"{description}: the settings", strict_config, cls.Config, values, description)

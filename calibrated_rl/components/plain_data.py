@@ -44,11 +44,11 @@ def kind_of(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape}"
     name = type(value).__name__
-    shown = ""
+    value_text = ""
     if isinstance(value, str | int | float | bool):
-        shown = f" {printable(repr(value), 40)}"
+        value_text = f" {printable(repr(value), 40)}"
     advice = f"; {_ADVICE[name]}" if name in _ADVICE else ""
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}{shown}{advice}"
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}{value_text}{advice}"
 
 
 def plain(value: Any, place: str, depth: int = 0) -> Any:
@@ -59,7 +59,7 @@ def plain(value: Any, place: str, depth: int = 0) -> Any:
             key that is no string, more than ``MOST_NESTED`` levels.
     """
     if depth > MOST_NESTED:
-        raise NotPlain(place[:80], f"is nested deeper than {MOST_NESTED} levels, or holds itself")
+        raise NotPlain(place[:80], f"is nested deeper than {MOST_NESTED} levels, or contains itself")
     if isinstance(value, Enum) and isinstance(value, str | int | float):
         value = value.value
     if value is None or isinstance(value, bool | np.bool_):
@@ -90,7 +90,7 @@ def _text(text: str, place: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise NotPlain(place, "holds half a surrogate pair, which is no character") from None
+        raise NotPlain(place, "contains half a surrogate pair, which is no character") from None
     return text
 
 

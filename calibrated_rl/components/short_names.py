@@ -14,15 +14,15 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.settings.fields import nearest
 
 NO_PARTS = ("base", "checked")
-"""Modules of such a folder that hold the protocol and its checks."""
+"""Modules of such a folder that contain the protocol and its checks."""
 
 
 @cache
 def short_names(package: str) -> tuple[str, ...]:
     """The short names in ``package``, in alphabetical order. Imports none of their modules."""
-    found = find_spec(package)
-    assert found is not None, f"there is no package {package}"
-    modules = (each.name for each in pkgutil.iter_modules(found.submodule_search_locations))
+    spec = find_spec(package)
+    assert spec is not None, f"there is no package {package}"
+    modules = (each.name for each in pkgutil.iter_modules(spec.submodule_search_locations))
     return tuple(sorted(name for name in modules if name not in NO_PARTS))
 
 
@@ -38,18 +38,18 @@ def full_path(package: str, name: str, kind: str) -> str:
     if ":" in name:
         return name
     if name not in (names := short_names(package)):
-        there = f"there are {', '.join(names)}, or package.module:Class"
-        raise UserError(f"there is no {kind} '{name}'; {there}{nearest(name, names)}")
+        options = f"there are {', '.join(names)}, or package.module:Class"
+        raise UserError(f"there is no {kind} '{name}'; {options}{nearest(name, names)}")
     module = importlib.import_module(f"{package}.{name}")
     parts = [
-        found for _, found in inspect.getmembers(module, inspect.isclass)
-        if found.__module__ == module.__name__ and hasattr(found, "Config")
+        cls for _, cls in inspect.getmembers(module, inspect.isclass)
+        if cls.__module__ == module.__name__ and hasattr(cls, "Config")
     ]  # fmt: skip
-    assert len(parts) == 1, f"{module.__name__} must hold one class with a Config, not {len(parts)}"
+    assert len(parts) == 1, f"{module.__name__} must contain one class with a Config, not {len(parts)}"
     return f"{module.__name__}:{parts[0].__name__}"
 
 
 def short_names_of(package: str, cls: type) -> tuple[str, ...]:
     """Short names of the parts in ``package`` that ``cls`` is or derives from; none for one of somebody's own."""
     modules = (each.__module__.rpartition(".") for each in cls.__mro__)
-    return tuple(name for where, _, name in modules if where == package and name in short_names(package))
+    return tuple(name for parent, _, name in modules if parent == package and name in short_names(package))

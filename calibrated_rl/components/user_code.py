@@ -51,8 +51,9 @@ def is_ours(cls: type) -> bool:
 
 def call(
     owner: type,
-    what: Callable[[], str],
+    opening: Callable[[], str],
     function: Callable[..., T],
+    /,
     *arguments: Any,
     drives: bool = False,
     passes: Callable[[BaseException], bool] = lambda error: False,
@@ -61,7 +62,7 @@ def call(
     """``function(*arguments, **named)``, which belongs to the part ``owner``.
 
     Args:
-        what: gives the message's opening, such as ``the task MyTask: outcome``.
+        opening: gives the message's opening, such as ``the task MyTask: outcome``.
         drives: whether it calls the running system in turn: what that raises is then no mistake of the part's.
         passes: tells what else is meant for others.
 
@@ -73,7 +74,7 @@ def call(
     except (Exception, SystemExit) as error:
         if _is_for_others(error) or passes(error):
             raise
-        failed = blamed(owner, what(), error, _inside(error.__traceback__), function, drives=drives)
+        failed = blamed(owner, opening(), error, _inside(error.__traceback__), function, drives=drives)
         if failed is None:
             raise
         raise failed from error
@@ -91,7 +92,7 @@ def _inside(tracebacks: TracebackType | None) -> TracebackType | None:
 
 
 def blamed(
-    owner: type, what: str, error: BaseException, tracebacks: TracebackType | None, function: Any = None, *,
+    owner: type, opening: str, error: BaseException, tracebacks: TracebackType | None, function: Any = None, *,
     drives: bool = False,
 ) -> UserCodeError | None:  # fmt: skip
     """What to say of ``error``; None where no line of the user's is to blame, so that it must stay as it is."""
@@ -103,9 +104,9 @@ def blamed(
     if users:
         file, line = frames[users[-1]]
         if "ours" in kinds[users[-1] :]:
-            where = shown_line(file, line)
+            line_text = shown_line(file, line)
             if drives:
-                error.add_note(f"raised in calibrated_rl, called from {where}")
+                error.add_note(f"raised in calibrated_rl, called from {line_text}")
                 return None
     elif isinstance(error, SyntaxError) and error.filename and _kind(error.filename, root) == "user":
         pass  # its place is its own
@@ -116,18 +117,18 @@ def blamed(
     if isinstance(error, SyntaxError) and error.filename:
         file, line = error.filename, error.lineno or 0
     raised = f"{exception_text(error)} ({shown_line(file, line)})"
-    failed = UserCodeError(f"{what} failed: {raised}")
+    failed = UserCodeError(f"{opening} failed: {raised}")
     failed.raised = raised
     failed.details = "".join(traceback.format_exception(error))
     return failed
 
 
 def _links(link: TracebackType | None) -> list[TracebackType]:
-    found = []
+    links = []
     while link is not None:
-        found.append(link)
+        links.append(link)
         link = link.tb_next
-    return found
+    return links
 
 
 def _root(owner: type) -> str:
@@ -179,12 +180,12 @@ def shown_line(file: str, line: int) -> str:
     return f"{shown_path(file)}:{line}" + (f": {printable(source, 120)}" if source else "")
 
 
-def place_of(thing: Any) -> tuple[str, int]:
+def place_of(definition: Any) -> tuple[str, int]:
     """File and line at which a class, a method or an object's class is defined; ``("", 0)`` where that is unknown."""
-    for each in (thing, type(thing)):
+    for candidate in (definition, type(definition)):
         try:
-            each = inspect.unwrap(each)
-            return inspect.getsourcefile(each) or "", inspect.getsourcelines(each)[1]
+            candidate = inspect.unwrap(candidate)
+            return inspect.getsourcefile(candidate) or "", inspect.getsourcelines(candidate)[1]
         except (TypeError, OSError, ValueError):
             continue
     return "", 0

@@ -33,7 +33,7 @@ def _encode(text: str) -> str:
 
 
 def _decode(name: str) -> str:
-    plain = re.sub(rb"_([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), name.encode("ascii"))
+    plain = re.sub(rb"_([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), name.encode("ascii"))
     return os.fsdecode(plain)
 
 
@@ -50,24 +50,25 @@ def is_user_file(module: str) -> bool:
 
 
 class _UserFiles(MetaPathFinder):
-    """Finds folders and files by the names of ``module_name``; what a folder holds besides is found as in packages."""
+    """Finds folders and files by the names of ``module_name``; what a folder contains besides is found as in
+    packages."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if not fullname.startswith(PREFIX):
             return None
-        folder, _, rest = fullname.removeprefix(PREFIX).partition(".")
+        folder, _, module = fullname.removeprefix(PREFIX).partition(".")
         if not folder.isascii() or not (place := Path(_decode(folder))).is_absolute():
             return None
-        if not rest:
+        if not module:
             spec = ModuleSpec(fullname, None, is_package=True)
             spec.submodule_search_locations = [str(place)]
             return spec
-        stem = _decode(rest.removeprefix(_ESCAPED)) if rest.startswith(_ESCAPED) and rest.isascii() else rest
+        stem = _decode(module.removeprefix(_ESCAPED)) if module.startswith(_ESCAPED) and module.isascii() else module
         file = place / f"{stem}.py"
         # Before a folder of the same name, which Python itself would take.
-        return importlib.util.spec_from_file_location(fullname, file) if "." not in rest and file.is_file() else None
+        return importlib.util.spec_from_file_location(fullname, file) if "." not in module and file.is_file() else None
 
 
 sys.meta_path.insert(0, _UserFiles())

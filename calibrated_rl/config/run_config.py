@@ -46,7 +46,7 @@ from calibrated_rl.settings.fields import (
     from_plain,
     refuse,
 )
-from calibrated_rl.settings.moved import old_keys, up_to_date
+from calibrated_rl.settings.moved import old_names, up_to_date
 from calibrated_rl.settings.secrets import HIDDEN, keep_references, masked, refuse_readable_secrets
 from calibrated_rl.settings.yaml_files import Source, laid_over, parse_yaml, places, read_yaml
 
@@ -170,7 +170,7 @@ def _merged(sources: Sequence[Source], saved: bool) -> RunConfig:
         if saved:
             merged = laid_over(merged, up_to_date(source.values))
             continue
-        refuse([Problem(key, f"is called {new} now") for key, new in old_keys(source.values)], where)
+        refuse([Problem(key, text) for key, text in old_names(source.values)], where)
         merged = laid_over(merged, source.values)
     try:
         plain = OmegaConf.to_container(keep_references(OmegaConf.create(merged)), resolve=True)

@@ -166,7 +166,7 @@ class ShiftConfig:
     null_halvings: NotNegative = 3
     """Random halvings of the people's replies for the null band, which is taken at an arm's first measurement."""
     estimators: list[EstimatorName] = field(
-        default_factory=lambda: ["likeness", "coverage", "lengths", "act_divergence"]
+        default_factory=lambda: ["similarity", "coverage", "lengths", "act_divergence"]
     )
     """Modules of `shift/estimators/`, or import paths of others: what the dialogues of the simulator and of people are
     compared by, before and after calibration."""

@@ -1,6 +1,6 @@
 """What a dialogue is: pure data, without models, engines or actors.
 
-A dialogue opens with a fixed greeting by the policy's side; then the other side (``USER``: a person, a
+A dialogue opens with a fixed greeting by the policy's side; then the other side (``USER``: a human, a
 simulator or a scripted human) speaks, then the policy, in turns, until the task says that it has ended.
 """
 
@@ -35,7 +35,7 @@ class Split(StrEnum):
     TUNING = "tuning"
     """Hyperparameters."""
     HELD_OUT = "held_out"
-    """The reported figures; nothing else sees it."""
+    """For the reported metrics; nothing else sees it."""
 
 
 class Source(StrEnum):
@@ -46,7 +46,8 @@ class Source(StrEnum):
     POLICY = "policy"
     SIMULATOR = "simulator"
     SCRIPTED = "scripted"
-    PERSON = "person"
+    HUMAN = "person"
+    """A real human who types; stores of earlier runs have it under this value."""
 
 
 class Finish(StrEnum):
@@ -63,8 +64,8 @@ class Finish(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One utterance. Text is for people, rewards and logs: what is said, without reasoning. The ids, those of reasoning
-    too, are in the dialogue's ``TokenSequence``."""
+    """One utterance. Text is for readers, rewards and logs: what is said, without reasoning. The ids, those of
+    reasoning too, are in the dialogue's ``TokenSequence``."""
 
     side: Side
     text: str
@@ -82,7 +83,7 @@ class Scenario:
     """Everything that is fixed before a dialogue starts."""
 
     id: str
-    """Unique within the task; randomness that belongs to the person is keyed by it."""
+    """Unique within the task; randomness that belongs to the user is keyed by it."""
     split: Split
     policy_instructions: str
     """System prompt of the policy's side."""
@@ -93,7 +94,7 @@ class Scenario:
     """The other side's private goal, as JSON-able data."""
     persona: Mapping[str, Any] = field(default_factory=dict)
     population: str = "same"
-    """``same`` as the people who were logged, or ``shifted`` (other traits)."""
+    """``same`` as the users who were logged, or ``shifted`` (other traits)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +163,7 @@ class Dialogue:
     scenario: Scenario
     turns: tuple[Turn, ...]
     ending: str
-    """Why it ended: the task's own word, ``max_turns``, or, where the policy broke it, ``policy_context`` (no room for
+    """Why it ended: the task's own word, ``max_turns``, or, where the policy broke it, ``policy_context`` (no space for
     another turn) or ``policy_degenerate`` (a control token). What another party broke is never stored
     (``rollout/failures.py``); old stores have ``context`` and ``degenerate``, which do not say whose fault it was."""
     outcome: Outcome | None

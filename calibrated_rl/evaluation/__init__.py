@@ -1,1 +1,1 @@
-"""Held-out evaluation, and the statistics with which its figures are reported."""
+"""Held-out evaluation, and the statistics with which its metrics are reported."""

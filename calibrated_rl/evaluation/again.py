@@ -1,6 +1,6 @@
-"""Evaluating saved policies again: the same held-out people, with the policy's engine alone.
+"""Evaluating saved policies again: the same eval user and scenarios, with the policy's engine alone.
 
-In deterministic mode, with the run's settings on the same kind of machine, the figures are those that the run
+In deterministic mode, with the run's settings on the same kind of machine, the metrics are those that the run
 itself wrote, to the last digit.
 """
 
@@ -17,7 +17,7 @@ from calibrated_rl.run.saved_run import SavedPolicy, SavedRun
 
 
 def check_eval_user(run: SavedRun) -> None:
-    """Refuse, before an engine starts, a run whose policies nobody could judge.
+    """Refuse, before an engine starts, a run without an eval user.
 
     Raises:
         UserError: the run has neither a scripted human nor a proxy, the proxy was not fitted yet, or the task has
@@ -29,11 +29,11 @@ def check_eval_user(run: SavedRun) -> None:
         if config.proxy.sft.epochs:
             run.model("proxy")
     elif not config.human:
-        raise UserError(f"{run.folder} has neither a scripted human nor a proxy, so nobody can judge its policies")
+        raise UserError(f"{run.folder} has neither a scripted human nor a proxy, so its policies have no eval user")
 
 
 def evaluate_again(cluster: Cluster, policy: SavedPolicy) -> dict[str, Any]:
-    """Let ``policy`` meet the held-out people; a record like the run's own, with fresh ``scores``."""
+    """Evaluate ``policy`` with the eval user; returns a record like the run's own, with fresh ``scores``."""
     user = cluster.eval_user
     assert user is not None, "check_eval_user admits only runs that have one"
     cluster.serve_policy(policy.folder)
@@ -43,24 +43,24 @@ def evaluate_again(cluster: Cluster, policy: SavedPolicy) -> dict[str, Any]:
     scores, _ = evaluate_policy(
         cluster.inputs, cluster.collector, user, policy.arm, policy.seed, updates
     )
-    known = dict.fromkeys(BUDGET) | {name: recorded[name] for name in BUDGET if name in recorded}
-    return {"arm": policy.arm, "seed": policy.seed, **known, "scores": json.loads(json.dumps(scores))}
+    budget = dict.fromkeys(BUDGET) | {name: recorded[name] for name in BUDGET if name in recorded}
+    return {"arm": policy.arm, "seed": policy.seed, **budget, "scores": json.loads(json.dumps(scores))}
 
 
 def differences(scores: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
-    """In which settings and figures two ``scores`` of one policy differ; empty: they are the same."""
-    found = []
+    """In which settings and metrics two ``scores`` of one policy differ; empty: they are the same."""
+    lines = []
     for setting, _, _ in SETTINGS:
-        now, then = scores.get(setting), recorded.get(setting)
-        if now == then:
+        current, previous = scores.get(setting), recorded.get(setting)
+        if current == previous:
             continue
-        if now is None or then is None or now["reward"].keys() != then["reward"].keys():
-            found.append(f"{setting}: other people")
+        if current is None or previous is None or current["reward"].keys() != previous["reward"].keys():
+            lines.append(f"{setting}: other scenarios")
             continue
         changed = [
-            person
-            for person in now["reward"]
-            if any(now[figure][person] != then[figure][person] for figure in ("reward", "success", "turns"))
+            scenario
+            for scenario in current["reward"]
+            if any(current[metric][scenario] != previous[metric][scenario] for metric in ("reward", "success", "turns"))
         ]
-        found.append(f"{setting}: {len(changed)} of {len(now['reward'])} people")
-    return found
+        lines.append(f"{setting}: {len(changed)} of {len(current['reward'])} scenarios")
+    return lines

@@ -1,4 +1,4 @@
-"""Held-out evaluation: the last checkpoint of an arm against people that nothing else has met."""
+"""Held-out evaluation: the last checkpoint of an arm with the eval user, on scenarios that nothing else has met."""
 
 import dataclasses
 import logging
@@ -8,7 +8,7 @@ from typing import Any
 
 from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Split
-from calibrated_rl.evaluation.replies import answers, endings_of, exact_replies, matched_with_people
+from calibrated_rl.evaluation.replies import answers, endings_of, exact_replies, matched_with_humans
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.learner.slots import SIMULATOR
 from calibrated_rl.rollout.collector import Collector
@@ -33,21 +33,21 @@ def evaluate_policy(
     """One dialogue of the served policy on each held-out scenario, in each setting.
 
     Args:
-        user: the held-out people, or the proxy that stands for them.
+        user: the eval user: the scripted human, or the proxy that stands for human users.
         arm, seed, updates: whose policy it is and how far it was trained: they key the draws.
 
     Returns:
         ``{setting: {"reward"|"success"|"turns": {scenario id: value}, "endings": {...}}}`` and all the
         dialogues, those of the first setting first. ``not_scored`` stands beside ``endings`` where dialogues broke
         through no fault of the policy in all their tries: how many. Their scenarios have no value. Whatever else has a
-        value by scenario becomes a figure of the summary and a column of the report under its name.
+        value by scenario becomes a metric of the summary and a column of the report under its name.
 
     Raises:
-        UserError: a proxy that stands for people broke most of the dialogues.
+        UserError: a proxy that stands for human users broke most of the dialogues.
         RolloutFailure: no dialogue came about for another reason.
     """
     results: dict[str, Any] = {}
-    kept: list[Dialogue] = []
+    all_dialogues: list[Dialogue] = []
     for name, population, temperature in SETTINGS:
         sizes = inputs.config.evaluation
         count = sizes.scenarios if population == "same" else sizes.shifted
@@ -59,7 +59,7 @@ def evaluate_policy(
             temperature=temperature, on_dialogue=inputs.progress.ticks(f"{arm} (seed {seed}) meets {name}", count),
         )  # fmt: skip
         dialogues = [dialogue for group in groups for dialogue in group]
-        kept += dialogues
+        all_dialogues += dialogues
         values: dict[str, dict[str, float]] = {"reward": {}, "success": {}, "turns": {}}
         for dialogue in dialogues:
             assert dialogue.outcome is not None
@@ -68,19 +68,19 @@ def evaluate_policy(
             values["turns"][dialogue.scenario.id] = float(len(dialogue.user_turn_indices()))
         endings = Counter(dialogue.ending for dialogue in dialogues)
         results[name] = values | {"endings": {k: v / len(dialogues) for k, v in sorted(endings.items())}}
-        if missing := count - len(dialogues):
-            results[name]["not_scored"] = missing
-            logger.warning(f"{arm} (seed {seed}), {name}: {missing} of {count} dialogues broke and are not scored")
-    return results, kept
+        if n_missing := count - len(dialogues):
+            results[name]["not_scored"] = n_missing
+            logger.warning(f"{arm} (seed {seed}), {name}: {n_missing} of {count} dialogues broke and are not scored")
+    return results, all_dialogues
 
 
 def measure_simulator(
     inputs: RunInputs, models: BaseModels, cluster: Cluster, null_band: tuple[float, float] | None, seed: int = 0
 ) -> tuple[dict[str, Any], tuple[float, float] | None]:
-    """How far the served simulator is from held-out people on the same real histories.
+    """How far the served simulator is from the human on the same logged histories.
 
     Returns:
-        The figures of ``summary.json`` under ``simulator``, and the classifier's null band on words (it
+        The metrics of ``summary.json`` under ``simulator``, and the classifier's null band on words (it
         depends on the human data alone, so that it can be passed to the next measurement).
     """
     logs = inputs.logs[Split.HELD_OUT][: inputs.config.evaluation.logs]
@@ -93,13 +93,13 @@ def measure_simulator(
         [dataclasses.replace(log, user_tokens=s.tokens) for log, s in zip(spoken, samples, strict=True)], log_probs
     )
     draws = inputs.config.shift.draws
-    found = answers(cluster.collector, cluster.simulator, logs, f"measure-{seed}", draws)
-    matched = matched_with_people(inputs.task, found)
+    drawn_answers = answers(cluster.collector, cluster.simulator, logs, f"measure-{seed}", draws)
+    matched = matched_with_humans(inputs.task, drawn_answers)
     words = TwoSampleTest(TwoSampleTest.Config(inputs="words"))
     band = null_band or words.null_band(matched)
     result = words.measure(matched, band)
     on_acts = TwoSampleTest(TwoSampleTest.Config(inputs="acts")).measure(matched)
-    figures = {
+    metrics = {
         "human_turn_nll": likelihood["nll_per_turn"].as_dict(),
         "nll_per_byte": likelihood["nll_per_byte"].as_dict(),
         "classifier_accuracy": result.accuracy.as_dict(),
@@ -107,21 +107,21 @@ def measure_simulator(
         "tv_lower_bound_by_turn": [float(t.low) for t in result.tv.by_turn],
     }
     if draws > 1:
-        endings = endings_of(inputs.task, found)
-        figures |= {name: estimate.as_dict() for name, estimate in EndingDecision().measure(endings).items()}
+        endings = endings_of(inputs.task, drawn_answers)
+        metrics |= {name: estimate.as_dict() for name, estimate in EndingDecision().measure(endings).items()}
         curve = calibration_curve(endings.probability, endings.ended)
-        figures["ending_curve"] = [dataclasses.asdict(point) for point in curve]
+        metrics["ending_curve"] = [dataclasses.asdict(point) for point in curve]
     if inputs.human is not None:
         replies = exact_replies(
             inputs.human, spoken, [s.tokens for s in samples], log_probs,
             inputs.config.simulator.sampling.max_turn_tokens,
         )  # fmt: skip
-        figures |= {f"exact_{name}": estimate.as_dict() for name, estimate in replies.shift().items()}
-    return figures, band
+        metrics |= {f"exact_{name}": estimate.as_dict() for name, estimate in replies.shift().items()}
+    return metrics, band
 
 
 def profile_scenarios(inputs: RunInputs) -> list[Scenario]:
-    """On whose behaviour simulator and people are compared."""
+    """Scenarios on which the simulator's behaviour is compared with the human's."""
     count = min(len(inputs.logs[Split.MONITOR]), inputs.config.evaluation.profile)
     return inputs.task.scenarios(Split.MONITOR, count)
 

@@ -1,8 +1,7 @@
-"""A run's simulator, started again and asked: what it says where people spoke, how it talks, when it leaves.
+"""A run's simulator, started again: how it replies to the histories of human dialogues, how it talks, when it leaves.
 
 It is named ``RUN:MODEL`` (``runs/dev:calibrated``): a folder in ``RUN/models``, or ``uncalibrated`` for what the run
-aligned. Dialogues are held with the policy that the run's arms started from, the clone of the logged one. Nothing is
-written.
+aligned. It talks with the policy that the run's arms started from, the clone of the logged one. Nothing is written.
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.config.run_config import load_config
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.errors import RolloutFailure, UserError
-from calibrated_rl.evaluation.replies import Answer, answers, endings_of, matched_simulators, matched_with_people
+from calibrated_rl.evaluation.replies import Answer, answers, endings_of, matched_simulators, matched_with_humans
 from calibrated_rl.learner.slots import POLICY, SIMULATOR
 from calibrated_rl.models.checks import check_folder
 from calibrated_rl.run.base_models import prepare_models
@@ -39,13 +38,13 @@ KEY = "live"
 
 @dataclass(frozen=True, kw_only=True)
 class Spoken:
-    """What a simulator did where people had spoken."""
+    """The simulator's side of a comparison with human dialogues."""
 
     dialogues: list[Dialogue]
-    """One with the starting policy for each person."""
+    """One with the starting policy for each user."""
     answers: list[Answer]
-    figures: dict[str, Estimate]
-    """Likelihood of the people's turns, and the decision to end."""
+    estimates: dict[str, Estimate]
+    """Likelihood of the human turns, and the decision to end."""
 
 
 def live(name: str) -> tuple[Path, str] | None:
@@ -73,13 +72,13 @@ class LiveSimulator:
         self.inputs = read_inputs(config, folder, progress, training=False)
         self._models = prepare_models(self.inputs)
         self._cluster: Cluster | None = None
-        start = folder / "models" / "start"
-        self.policy = start if start.is_dir() else self._models.policy.folder
+        start_folder = folder / "models" / "start"
+        self.policy = start_folder if start_folder.is_dir() else self._models.policy.folder
         self.simulator = folder / "models" / model
         if not self.simulator.is_dir():
-            there = sorted(path.name for path in (folder / "models").glob("*") if path.is_dir())
+            model_names = sorted(path.name for path in (folder / "models").glob("*") if path.is_dir())
             if model != "uncalibrated":
-                raise UserError(f"{folder} has no model '{model}'; there are uncalibrated, {', '.join(there)}")
+                raise UserError(f"{folder} has no model '{model}'; there are uncalibrated, {', '.join(model_names)}")
             self.simulator = self._models.simulator.folder
         check_folder(self.simulator, model)
 
@@ -104,27 +103,27 @@ class LiveSimulator:
         finally:
             self._cluster.close()
 
-    def speak(self, people: Sequence[Dialogue], draws: int) -> Spoken:
-        """Ask it about ``people``'s dialogues.
+    def speak(self, human_dialogues: Sequence[Dialogue], draws: int) -> Spoken:
+        """Let it reply to the histories of ``human_dialogues``, and talk on their scenarios.
 
         Args:
             draws: replies to each history; the first is compared, all count towards the decision to end.
 
         Raises:
-            UserError: no one in ``people`` speaks.
+            UserError: ``human_dialogues`` has no user turn.
         """
-        real = [dialogue for dialogue in people if dialogue.user_turn_indices()]
-        if not real:
+        with_user_turns = [dialogue for dialogue in human_dialogues if dialogue.user_turn_indices()]
+        if not with_user_turns:
             raise UserError(f"{self.name}: no user speaks in the dialogues that it is compared with")
-        logger.info(f"{self.name}: {draws} replies to each human turn in {len(real)} dialogues")
-        found = answers(self.cluster.collector, self.cluster.simulator, real, KEY, draws)
-        figures = self._likelihood(real)
-        if found:
-            figures |= EndingDecision().measure(endings_of(self.inputs.task, found))
-        return Spoken(dialogues=self._talk(real), answers=found, figures=figures)
+        logger.info(f"{self.name}: {draws} replies to each human turn in {len(with_user_turns)} dialogues")
+        drawn_answers = answers(self.cluster.collector, self.cluster.simulator, with_user_turns, KEY, draws)
+        estimates = self._likelihood(with_user_turns)
+        if drawn_answers:
+            estimates |= EndingDecision().measure(endings_of(self.inputs.task, drawn_answers))
+        return Spoken(dialogues=self._talk(with_user_turns), answers=drawn_answers, estimates=estimates)
 
-    def _talk(self, real: Sequence[Dialogue]) -> list[Dialogue]:
-        scenarios = list({dialogue.scenario.id: dialogue.scenario for dialogue in real}.values())
+    def _talk(self, dialogues: Sequence[Dialogue]) -> list[Dialogue]:
+        scenarios = list({dialogue.scenario.id: dialogue.scenario for dialogue in dialogues}.values())
         ticks = self.progress.ticks(f"{self.name} talks", len(scenarios))
         try:
             groups = self.cluster.collector.collect(
@@ -135,68 +134,68 @@ class LiveSimulator:
             raise UserError(f"{self.name}: no dialogue came about ({failure.reason})") from failure
         return [with_acts(dialogue, self.inputs.task) for group in groups for dialogue in group]
 
-    def _likelihood(self, real: Sequence[Dialogue]) -> dict[str, Estimate]:
-        """Of the people's turns that fit into the engine's context. Engines score prompts at temperature 1: at another
+    def _likelihood(self, dialogues: Sequence[Dialogue]) -> dict[str, Estimate]:
+        """Of the human turns that fit into the engine's context. Engines score prompts at temperature 1: at another
         one the simulator is another, and its likelihood is left out."""
         if (temperature := self.inputs.config.simulator.sampling.temperature) != 1:
             logger.warning(f"{self.name}: speaks at temperature {temperature:g}; likelihood is measured at 1 alone")
             return {}
-        chat, most = self._models.simulator.chat, self.inputs.config.simulator.engine.max_model_len - 1
-        views = [sample.tokens for sample in log_samples(real, Side.USER, chat)]
-        kept = [(d, view) for d, view in zip(real, views, strict=True) if len(view) <= most]
-        if not kept:
+        chat, max_tokens = self._models.simulator.chat, self.inputs.config.simulator.engine.max_model_len - 1
+        views = [sample.tokens for sample in log_samples(dialogues, Side.USER, chat)]
+        scored = [(d, view) for d, view in zip(dialogues, views, strict=True) if len(view) <= max_tokens]
+        if not scored:
             return {}
-        ticks = self.progress.ticks(f"{self.name} reads people's turns", len(kept))
+        ticks = self.progress.ticks(f"{self.name} scores the human turns", len(scored))
         values = []
-        for _, view in kept:
+        for _, view in scored:
             scores = np.concatenate([[np.nan], self.cluster.simulator.score([int(i) for i in view.ids])])
             values.append(np.where(view.mask, scores, np.nan).astype(np.float32))
             ticks()
-        return human_turn_likelihood([dataclasses.replace(d, user_tokens=view) for d, view in kept], values)
+        return human_turn_likelihood([dataclasses.replace(d, user_tokens=view) for d, view in scored], values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """Two sides to compare, one or both of them live simulators."""
 
-    people: SourceDialogues
-    others: SourceDialogues
+    reference: SourceDialogues
+    compared: SourceDialogues
     replies: MatchedReplies
-    figures: dict[str, Estimate]
+    estimates: dict[str, Estimate]
     """Likelihood and endings of the live simulators."""
 
 
 def ask(
-    people: SourceDialogues | LiveSimulator, others: LiveSimulator, *, draws: int, limit: int, seed: int
+    reference: SourceDialogues | LiveSimulator, compared: LiveSimulator, *, draws: int, limit: int, seed: int
 ) -> Asked:
-    """Let ``others`` (and ``people``, if that is a simulator too) speak where people have spoken: in ``people``, or
-    else in the held-out logs of the run of the first simulator; at most ``limit`` (0: all) of these dialogues.
+    """Let ``compared`` (and ``reference``, if that is a simulator too) reply to the histories of human dialogues: those
+    of ``reference``, or else the held-out logs of the run of the first simulator; at most ``limit`` (0: all) of these.
 
     Raises:
         UserError: as ``LiveSimulator.speak``.
     """
-    if isinstance(people, LiveSimulator):
-        logs = some(people.inputs.logs[Split.HELD_OUT], limit, seed)
-        with people.started():
-            first = people.speak(logs, draws)
-        shown = SourceDialogues(name=people.name, dialogues=first.dialogues)
+    if isinstance(reference, LiveSimulator):
+        logs = some(reference.inputs.logs[Split.HELD_OUT], limit, seed)
+        with reference.started():
+            reference_spoken = reference.speak(logs, draws)
+        reference_set = SourceDialogues(name=reference.name, dialogues=reference_spoken.dialogues)
     else:
-        logs, first = some(people.dialogues, limit, seed), None
-        shown = dataclasses.replace(people, dialogues=logs)
-    with others.started():
-        second = others.speak(logs, draws)
-    figures, task = second.figures, others.inputs.task
-    replies = matched_with_people(task, second.answers)
-    if first is not None:
-        replies = matched_simulators(task, first.answers, second.answers)
-        figures = {
-            f"{name}, {which}": figure
-            for which, spoken in (("PEOPLE", first), ("OTHERS", second))
-            for name, figure in spoken.figures.items()
+        logs, reference_spoken = some(reference.dialogues, limit, seed), None
+        reference_set = dataclasses.replace(reference, dialogues=logs)
+    with compared.started():
+        compared_spoken = compared.speak(logs, draws)
+    estimates, task = compared_spoken.estimates, compared.inputs.task
+    replies = matched_with_humans(task, compared_spoken.answers)
+    if reference_spoken is not None:
+        replies = matched_simulators(task, reference_spoken.answers, compared_spoken.answers)
+        estimates = {
+            f"{name}, {side}": estimate
+            for side, spoken in (("PEOPLE", reference_spoken), ("OTHERS", compared_spoken))
+            for name, estimate in spoken.estimates.items()
         }
     return Asked(
-        people=shown,
-        others=SourceDialogues(name=others.name, dialogues=second.dialogues),
+        reference=reference_set,
+        compared=SourceDialogues(name=compared.name, dialogues=compared_spoken.dialogues),
         replies=replies,
-        figures=figures,
+        estimates=estimates,
     )

@@ -1,4 +1,4 @@
-"""What a simulator says where real people have said something: the data that estimators of its shift work on."""
+"""What a simulator replies to histories of real dialogues: the data that estimators of its shift work on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from calibrated_rl.tasks.base import ScriptedHuman, Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One history at which a person replied, and what a simulator says there."""
+    """One history to which a human user replied, and what a simulator replies to it."""
 
     dialogue: Dialogue
-    """The person's."""
+    """The human user's."""
     index: int
-    """Of the person's reply in its turns."""
-    drawn: Sequence[Turn]
+    """Of the human reply in its turns."""
+    replies: Sequence[Turn]
     """Fresh replies of the simulator, at least one."""
 
     @property
@@ -40,31 +40,33 @@ class Answer:
 
 
 def answers(
-    collector: Collector, simulator: ReplicaPool, real: Sequence[Dialogue], key: str, draws: int = 1
+    collector: Collector, simulator: ReplicaPool, dialogues: Sequence[Dialogue], key: str, draws: int = 1
 ) -> list[Answer]:
-    """``draws`` fresh replies to every history at which a person replied in ``real``; ``key`` seeds them.
+    """``draws`` fresh replies to every history to which a human user replied in ``dialogues``; ``key`` seeds them.
 
     Histories at which an engine failed are left out.
     """
-    points = [(dialogue, index) for dialogue in real for index in dialogue.user_turn_indices()]
+    points = [(dialogue, index) for dialogue in dialogues for index in dialogue.user_turn_indices()]
     histories = [(dialogue.scenario, dialogue.turns[:index]) for dialogue, index in points]
-    drawn = run_to_end(collector.next_turns(simulator, Side.USER, histories, draws, key))
+    draws_by_history = run_to_end(collector.next_turns(simulator, Side.USER, histories, draws, key))
     return [
-        Answer(dialogue=dialogue, index=index, drawn=[turn for turn, _ in own])
-        for (dialogue, index), own in zip(points, drawn, strict=True)
-        if own
+        Answer(dialogue=dialogue, index=index, replies=[turn for turn, _ in history_draws])
+        for (dialogue, index), history_draws in zip(points, draws_by_history, strict=True)
+        if history_draws
     ]
 
 
-def matched_with_people(task: Task, found: Sequence[Answer]) -> MatchedReplies:
-    """The people's replies, and the first that the simulator drew at each history."""
-    return _matched(task, [(answer, answer.dialogue.turns[answer.index], answer.drawn[0]) for answer in found])
+def matched_with_humans(task: Task, drawn_answers: Sequence[Answer]) -> MatchedReplies:
+    """The human replies, and the first that the simulator drew at each history."""
+    return _matched(
+        task, [(answer, answer.dialogue.turns[answer.index], answer.replies[0]) for answer in drawn_answers]
+    )
 
 
-def matched_simulators(task: Task, one: Sequence[Answer], other: Sequence[Answer]) -> MatchedReplies:
-    """The first replies of two simulators at the histories that both answered; ``one`` stands for the people."""
-    others = {answer.key: answer.drawn[0] for answer in other}
-    return _matched(task, [(a, a.drawn[0], others[a.key]) for a in one if a.key in others])
+def matched_simulators(task: Task, first: Sequence[Answer], second: Sequence[Answer]) -> MatchedReplies:
+    """The first replies of two simulators at the histories that both answered; ``first`` stands for the human."""
+    second_replies = {answer.key: answer.replies[0] for answer in second}
+    return _matched(task, [(a, a.replies[0], second_replies[a.key]) for a in first if a.key in second_replies])
 
 
 def _matched(task: Task, rows: Sequence[tuple[Answer, Turn, Turn]]) -> MatchedReplies:
@@ -74,17 +76,17 @@ def _matched(task: Task, rows: Sequence[tuple[Answer, Turn, Turn]]) -> MatchedRe
 
     return MatchedReplies(
         histories=[answer.dialogue.turns[: answer.index] for answer, _, _ in rows],
-        human=[left.text for _, left, _ in rows],
-        simulator=[right.text for _, _, right in rows],
+        human=[reference.text for _, reference, _ in rows],
+        simulator=[compared.text for _, _, compared in rows],
         turn=[answer.ordinal for answer, _, _ in rows],
         dialogue=[answer.dialogue.id for answer, _, _ in rows],
-        human_acts=[acts(answer, left) for answer, left, _ in rows],
-        simulator_acts=[acts(answer, right) for answer, _, right in rows],
+        human_acts=[acts(answer, reference) for answer, reference, _ in rows],
+        simulator_acts=[acts(answer, compared) for answer, _, compared in rows],
     )
 
 
-def endings_of(task: Task, found: Sequence[Answer]) -> Endings:
-    """Whether people ended the dialogue with their reply, and how often the simulator's draws would have.
+def endings_of(task: Task, drawn_answers: Sequence[Answer]) -> Endings:
+    """Whether the human user ended the dialogue with the reply, and how often the simulator's draws would have.
 
     A probability is a share of draws: with few of them the calibration error is that of the shares.
     """
@@ -93,35 +95,35 @@ def endings_of(task: Task, found: Sequence[Answer]) -> Endings:
         return task.ending(answer.dialogue.scenario, (*answer.dialogue.turns[: answer.index], turn)) is not None
 
     return Endings(
-        probability=[float(np.mean([ends(answer, turn) for turn in answer.drawn])) for answer in found],
-        ended=[ends(answer, answer.dialogue.turns[answer.index]) for answer in found],
-        turn=[answer.ordinal for answer in found],
-        dialogue=[answer.dialogue.id for answer in found],
-        draws=min((len(answer.drawn) for answer in found), default=0),
+        probability=[float(np.mean([ends(answer, turn) for turn in answer.replies])) for answer in drawn_answers],
+        ended=[ends(answer, answer.dialogue.turns[answer.index]) for answer in drawn_answers],
+        turn=[answer.ordinal for answer in drawn_answers],
+        dialogue=[answer.dialogue.id for answer in drawn_answers],
+        draws=min((len(answer.replies) for answer in drawn_answers), default=0),
     )
 
 
 def exact_replies(
     human: ScriptedHuman,
-    real: Sequence[Dialogue],
+    dialogues: Sequence[Dialogue],
     views: Sequence[TokenSequence],
     log_probs: Sequence[NDArray[np.float32]],
     max_turn_tokens: int,
 ) -> ExactReplies:
-    """People's replies in ``real`` scored by the program that the people are, and by the simulator.
+    """Human replies in ``dialogues``, scored by the scripted human and by the simulator.
 
     Args:
         views, log_probs: the user's view of each dialogue, and the simulator's log-probs [T] of its tokens.
         max_turn_tokens: after so many the simulator's turns are cut off.
     """
-    people, simulator, ordinals, names = [], [], [], []
-    for dialogue, view, values in zip(real, views, log_probs, strict=True):
+    human_logprobs, simulator_logprobs, ordinals, dialogue_ids = [], [], [], []
+    for dialogue, view, values in zip(dialogues, views, log_probs, strict=True):
         for ordinal, index in enumerate(dialogue.user_turn_indices(), start=1):
-            own = view.mask & (view.turns == index)
-            if not own.any():
-                continue  # cut off by the context: the simulator was never asked
-            people.append(human.log_prob(dialogue.scenario, dialogue.turns[:index], dialogue.turns[index].text))
-            simulator.append(reply_log_prob(values[own], max_turn_tokens))
+            is_reply_token = view.mask & (view.turns == index)
+            if not is_reply_token.any():
+                continue  # the context cut it off: the simulator has no prompt for it
+            human_logprobs.append(human.log_prob(dialogue.scenario, dialogue.turns[:index], dialogue.turns[index].text))
+            simulator_logprobs.append(reply_log_prob(values[is_reply_token], max_turn_tokens))
             ordinals.append(ordinal)
-            names.append(dialogue.id)
-    return ExactReplies(human=people, simulator=simulator, turn=ordinals, dialogue=names)
+            dialogue_ids.append(dialogue.id)
+    return ExactReplies(human=human_logprobs, simulator=simulator_logprobs, turn=ordinals, dialogue=dialogue_ids)

@@ -1,7 +1,7 @@
 """What the arms measured of their own distance from real dialogues, put together for ``summary.json``.
 
 Over training seeds means are averaged. The interval of exploitation is that over seeds and scenarios, from what both
-users paid (``statistics.mean_over_seeds``). Of the other figures each seed has left only a mean and its limits, from
+users paid (``statistics.mean_over_seeds``). Of the other metrics each seed has left only a mean and its limits, from
 which seeds and dialogues cannot be told apart: half the width is there the root of the sum of the squares of a t
 interval over the seeds' means and of the seeds' mean half width. Noise counts in both, so that the interval is rather
 too wide than too narrow. That of a single seed is its own, and says nothing of other seeds.
@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from calibrated_rl.shift.in_run import FIGURES
+from calibrated_rl.shift.in_run import METRICS
 from calibrated_rl.shift.transfer import OutcomeTransfer, PolicyOutcomes
 from calibrated_rl.statistics.intervals import mean_over_seeds, t_quantile
 
@@ -20,7 +20,7 @@ BY_TURN = ("policy", "simulator", "simulator_estimated", "history_shift")
 
 
 def records_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One record an update, from the results of one arm with all its seeds; as ``in_run.figures_of`` gives them."""
+    """One record an update, from the results of one arm with all its seeds; as ``in_run.shift_record`` gives them."""
     by_update: dict[int, list[Mapping[str, Any]]] = {}
     outcomes: dict[int, dict[int, Mapping[str, Any]]] = {}
     for result in results:
@@ -30,49 +30,49 @@ def records_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 outcomes.setdefault(record["update"], {})[result["seed"]] = record["outcomes"]
     merged = []
     for update, records in sorted(by_update.items()):
-        figures = {name: _average([r[name] for r in records if r[name] is not None]) for name in FIGURES}
+        metrics = {name: _average([r[name] for r in records if r[name] is not None]) for name in METRICS}
         if len(paid := outcomes.get(update, {})) > 1:
             sides = ({seed: of[f"{side}_reward"] for seed, of in paid.items()} for side in ("simulator", "human"))
-            figures["exploitation"] = mean_over_seeds(*sides).as_dict()
+            metrics["exploitation"] = mean_over_seeds(*sides).as_dict()
         bands = [r["null_band"] for r in records if r["null_band"] is not None]
         band = [min(low for low, _ in bands), max(high for _, high in bands)] if bands else None
         refused = {name: why for record in records for name, why in record["refused"].items()}
-        merged.append({"update": update, "null_band": band, "refused": refused, **figures})
+        merged.append({"update": update, "null_band": band, "refused": refused, **metrics})
     return merged
 
 
 def transfer_of(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Does what policies earn with the simulator they train with foretell what they earn with people? Over the
-    checkpoints that were measured while training, of all arms (``all``) and of each: ``OutcomeTransfer``'s figures."""
+    """Do the rewards of policies with the simulator they train with predict those with the human? Over the
+    checkpoints that were measured while training, of all arms (``all``) and of each: ``OutcomeTransfer``'s metrics."""
     outcomes: dict[str, list[PolicyOutcomes]] = {}
     for result in results:
         for record in result.get("shift", ()):
             if record.get("outcomes"):
                 name = f"{result['arm']}-{result['seed']}-{record['update']}"
-                one = PolicyOutcomes(policy=name, **record["outcomes"])
-                for group in ("all", result["arm"]) if one.common() else ():
-                    outcomes.setdefault(group, []).append(one)
-    found = {}
+                policy_outcomes = PolicyOutcomes(policy=name, **record["outcomes"])
+                for group in ("all", result["arm"]) if policy_outcomes.common() else ():
+                    outcomes.setdefault(group, []).append(policy_outcomes)
+    transfer = {}
     for group, policies in outcomes.items():
-        measured = OutcomeTransfer().measure(policies)
-        figures = {name: measured[name].as_dict() for name in TRANSFER}
-        found[group] = {"policies": len(policies), **figures}
-    return found
+        estimates = OutcomeTransfer().measure(policies)
+        metrics = {name: estimates[name].as_dict() for name in TRANSFER}
+        transfer[group] = {"policies": len(policies), **metrics}
+    return transfer
 
 
-def _average(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    if not found:
+def _average(records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    if not records:
         return None
-    average = _pooled(found) | {
-        key: _mean([each[key] for each in found]) for key in ("early", "late") if key in found[0]
+    average = _pooled(records) | {
+        key: _mean([each[key] for each in records]) for key in ("early", "late") if key in records[0]
     }
-    if "rewards" in found[0]:
-        average["rewards"] = found[0]["rewards"]
-    if bands := [each["null_band"] for each in found if each.get("null_band")]:
+    if "rewards" in records[0]:
+        average["rewards"] = records[0]["rewards"]
+    if bands := [each["null_band"] for each in records if each.get("null_band")]:
         average["null_band"] = [min(low for low, _ in bands), max(high for _, high in bands)]
-    if "by_turn" in found[0]:
+    if "by_turn" in records[0]:
         turns: dict[int, list[Mapping[str, Any]]] = {}
-        for each in found:
+        for each in records:
             for row in each["by_turn"]:
                 turns.setdefault(row["turn"], []).append(row)
         average["by_turn"] = [
@@ -82,19 +82,19 @@ def _average(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return average
 
 
-def _pooled(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean, and limits where the figure has them, of one figure with several seeds; as the module's docstring says."""
-    known = [each for each in found if each["mean"] is not None]
-    mean = _mean([each["mean"] for each in known])
-    if "low" not in found[0]:
+def _pooled(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean, and limits where the metric has them, of one metric with several seeds; as the module's docstring says."""
+    with_mean = [each for each in records if each["mean"] is not None]
+    mean = _mean([each["mean"] for each in with_mean])
+    if "low" not in records[0]:
         return {"mean": mean}
-    bounded = [each for each in known if each["low"] is not None and each["high"] is not None]
+    bounded = [each for each in with_mean if each["low"] is not None and each["high"] is not None]
     if mean is None or not bounded:
         return {"mean": mean, "low": None, "high": None}
     between = 0.0
-    if len(known) > 1:
-        variance = sum((each["mean"] - mean) ** 2 for each in known) / (len(known) - 1)
-        between = t_quantile(len(known) - 1) * math.sqrt(variance / len(known))
+    if len(with_mean) > 1:
+        variance = sum((each["mean"] - mean) ** 2 for each in with_mean) / (len(with_mean) - 1)
+        between = t_quantile(len(with_mean) - 1) * math.sqrt(variance / len(with_mean))
     below, above = (
         sum(abs(each[side] - each["mean"]) for each in bounded) / len(bounded) for side in ("low", "high")
     )
@@ -102,8 +102,8 @@ def _pooled(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    finite = [value for value in values if value is not None]
+    return sum(finite) / len(finite) if finite else None
 
 
 def latest(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -26,15 +26,17 @@ def pairs_of(arms: Sequence[str], names: Sequence[str] = ()) -> list[tuple[str, 
     Args:
         names: arms as the configuration names them, for those that the package does not bring.
     """
-    there = set(arms)
+    arm_names = set(arms)
     classes = find_arms([*(name for name in names if ":" in name), *(arm for arm in arms if arm in builtin_arms())])
-    return [(arm.name, other) for arm in classes for other in arm.compared_with if {arm.name, other} <= there]
+    return [
+        (arm.name, opponent) for arm in classes for opponent in arm.compared_with if {arm.name, opponent} <= arm_names
+    ]
 
 
 def summarise(
     results: Sequence[Mapping[str, Any]], seeds: Sequence[int], names: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Figures of all arms.
+    """Metrics of all arms.
 
     Args:
         names: as of ``pairs_of``.
@@ -45,22 +47,24 @@ def summarise(
     for arm in dict.fromkeys(result["arm"] for result in results):
         of_arm = {result["seed"]: result for result in results if result["arm"] == arm}
         entry: dict[str, Any] = {}
-        judged = {seed: result["scores"] for seed, result in of_arm.items() if "scores" in result}
+        evaluated = {seed: result["scores"] for seed, result in of_arm.items() if "scores" in result}
         for setting, _, _ in SETTINGS:
-            if not judged or any(setting not in found for found in judged.values()):
+            if not evaluated or any(setting not in seed_scores for seed_scores in evaluated.values()):
                 continue
             entry[setting] = {}
-            for figure in _figures([found[setting] for found in judged.values()]):
-                by_seed = {seed: found[setting][figure] for seed, found in judged.items()}
-                entry[setting][figure] = mean_over_seeds(by_seed).as_dict()
-        if judged:
-            scores[arm] = {seed: found["held_out"]["reward"] for seed, found in judged.items()}
+            for metric in _figures([seed_scores[setting] for seed_scores in evaluated.values()]):
+                by_seed = {seed: seed_scores[setting][metric] for seed, seed_scores in evaluated.items()}
+                entry[setting][metric] = mean_over_seeds(by_seed).as_dict()
+        if evaluated:
+            scores[arm] = {seed: seed_scores["held_out"]["reward"] for seed, seed_scores in evaluated.items()}
         endings: dict[str, float] = {}
-        for found in judged.values():
-            for ending, share in found["held_out"]["endings"].items():
-                endings[ending] = endings.get(ending, 0.0) + share / len(judged)
+        for seed_scores in evaluated.values():
+            for ending, share in seed_scores["held_out"]["endings"].items():
+                endings[ending] = endings.get(ending, 0.0) + share / len(evaluated)
         entry["endings"] = endings
-        entry["not_scored"] = sum(one.get("not_scored", 0) for each in judged.values() for one in each.values())
+        entry["not_scored"] = sum(
+            setting_scores.get("not_scored", 0) for each in evaluated.values() for setting_scores in each.values()
+        )
         for name in BUDGET:
             values = [result[name] for result in of_arm.values() if result[name] is not None]
             entry[name] = sum(values) / len(values) if values else None
@@ -88,6 +92,6 @@ def summarise(
 
 def _figures(scores: Sequence[Mapping[str, Any]]) -> list[str]:
     """What every seed has a value of for each scenario: all that ``evaluate_policy`` scores."""
-    first, *others = scores
+    first, *other_seeds = scores
     names = [name for name, values in first.items() if name != "endings" and isinstance(values, Mapping)]
-    return [name for name in names if all(name in found for found in others)]
+    return [name for name in names if all(name in seed_scores for seed_scores in other_seeds)]

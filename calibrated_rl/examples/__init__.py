@@ -1,1 +1,2 @@
-"""Complete examples, each in a folder: the task, its people and its log reader, as users would write them."""
+"""Complete examples, each in a folder: the task, its scripted human or none, and its log reader, as users would write
+them."""

@@ -39,7 +39,7 @@ class LogProblem:
     reason: str
 
     def __str__(self) -> str:
-        """One line; reasons quote the file, which may hold anything."""
+        """One line; reasons quote the file, which may contain anything."""
         return f"{self.file}:{self.line}: {printable(self.reason)}"
 
     @property
@@ -55,39 +55,39 @@ def summed_up(problems: Sequence[LogProblem]) -> list[str]:
         kinds.setdefault(problem.kind, []).append(problem)
     lines = []
     ordered = sorted(kinds.values(), key=len, reverse=True)
-    for same in ordered[:MOST_KINDS]:
-        lines += [f"refused: {problem}" for problem in same[:MOST_SHOWN]]
-        if len(same) > MOST_SHOWN:
-            lines.append(f"refused: {len(same) - MOST_SHOWN} more for this reason, {len(same)} in all")
+    for same_kind in ordered[:MOST_KINDS]:
+        lines += [f"refused: {problem}" for problem in same_kind[:MOST_SHOWN]]
+        if len(same_kind) > MOST_SHOWN:
+            lines.append(f"refused: {len(same_kind) - MOST_SHOWN} more for this reason, {len(same_kind)} in all")
     if len(ordered) > MOST_KINDS:
-        rest = sum(map(len, ordered[MOST_KINDS:]))
-        lines.append(f"refused: {rest} more for {len(ordered) - MOST_KINDS} other reasons")
+        n_others = sum(map(len, ordered[MOST_KINDS:]))
+        lines.append(f"refused: {n_others} more for {len(ordered) - MOST_KINDS} other reasons")
     return lines
 
 
-def refuse_other_files(file: Path, wanted: str) -> None:
+def refuse_other_files(file: Path, expected: str) -> None:
     """Refuse what is no text in UTF-8 by what it begins with, before each of its lines is named.
 
     Raises:
         UserError: there is no such file, it cannot be read, is empty, compressed or in UTF-16.
     """
     try:
-        with file.open("rb") as opened:
-            head = opened.read(1024)
+        with file.open("rb") as stream:
+            head = stream.read(1024)
     except FileNotFoundError as error:
-        raise UserError(f"there is no file {file}; {wanted}") from error
+        raise UserError(f"there is no file {file}; {expected}") from error
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); {wanted}") from error
-    for mark, what in _OTHER_FILES.items():
+        raise UserError(f"{file} cannot be read ({error.strerror}); {expected}") from error
+    for mark, complaint in _OTHER_FILES.items():
         if head.startswith(mark):
-            raise UserError(f"{file} {what.replace('FILE', str(file))}; {wanted}")
+            raise UserError(f"{file} {complaint.replace('FILE', str(file))}; {expected}")
     if head[:2].count(0) == 1:
-        raise UserError(f"{file} {_OTHER_FILES[bytes((255, 254))].replace('FILE', str(file))}; {wanted}")
+        raise UserError(f"{file} {_OTHER_FILES[bytes((255, 254))].replace('FILE', str(file))}; {expected}")
     if not head.removeprefix(b"\xef\xbb\xbf").strip() and len(head) < 1024:
-        raise UserError(f"{file} is empty; {wanted}")
+        raise UserError(f"{file} is empty; {expected}")
 
 
-class Twice(dict[str, Any]):
+class DuplicateKey(dict[str, Any]):
     """A JSON object in which a key stood twice, of which Python keeps the last alone."""
 
     key: str
@@ -98,10 +98,10 @@ def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) == len(pairs):
         return content
-    twice = Twice(content)
-    seen: set[str] = set()
-    twice.key = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-    return twice
+    duplicate = DuplicateKey(content)
+    seen_keys: set[str] = set()
+    duplicate.key = next(key for key, _ in pairs if key in seen_keys or seen_keys.add(key))  # type: ignore[func-returns-value]
+    return duplicate
 
 
 def json_problem(content: Any) -> str | None:
@@ -113,18 +113,20 @@ def json_problem(content: Any) -> str | None:
         depth += 1
         if depth > MOST_NESTED:
             return f"it is nested deeper than {MOST_NESTED} levels"
-        if twice := next((node for node in level if isinstance(node, Twice)), None):
-            return f"the key '{twice.key}' stands twice in one object"
+        if duplicate := next((node for node in level if isinstance(node, DuplicateKey)), None):
+            return f"the key '{duplicate.key}' stands twice in one object"
         if any(isinstance(node, float) and not math.isfinite(node) for node in level):
-            return "it holds a number that is not a finite number"
+            return "it contains a number that is not a finite number"
         inner = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)]
         level = [child for children in inner for child in children]
         if any(isinstance(node, int) and node.bit_length() > MOST_BITS for node in level):
-            return f"it holds an integer of more than {MOST_BITS} bits, which is not a finite number for most programs"
+            return (
+                f"it contains an integer of more than {MOST_BITS} bits, which is not a finite number for most programs"
+            )
     try:
         json.dumps(content, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
-        return "a text holds half a surrogate pair, which is no character"
+        return "a text contains half a surrogate pair, which is no character"
     return None
 
 
@@ -139,7 +141,7 @@ class LogReader(Protocol):
         """All logged dialogues of ``split``, in a fixed order, each with ``kind='log'``.
 
         Raises:
-            UserError: the data is missing or holds no usable dialogue; the message says what it must hold.
+            UserError: the data is missing or contains no usable dialogue; the message says what it must contain.
         """
         ...
 

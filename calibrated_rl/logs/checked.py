@@ -15,8 +15,8 @@ from calibrated_rl.tasks.base import BoundedTask, Task
 from calibrated_rl.tasks.checked import (
     checked_outcome,
     checked_scenario,
+    refuse_duplicates,
     refuse_missing,
-    refuse_twice,
     refuse_two_splits,
     unchecked,
 )
@@ -31,7 +31,7 @@ class _NoTask:
         raise UserError(f"the log reader asks its task for '{name}', and no task is named (--task)")
 
 
-def build_reader(path: str, values: Mapping[str, Any] | None, where: str, task: Task | None) -> LogReader:
+def build_reader(path: str, values: Mapping[str, Any] | None, location: str, task: Task | None) -> LogReader:
     """The log reader at import path ``path``, behind its checks.
 
     Args:
@@ -41,9 +41,9 @@ def build_reader(path: str, values: Mapping[str, Any] | None, where: str, task: 
         UserError: it cannot be built, or is no log reader.
     """
     cls = import_path(path)
-    theirs: Any = unchecked(task) if isinstance(cls, type) and not is_ours(cls) else task
-    theirs = _NoTask() if task is None else theirs
-    return checked_reader(build(path, values, where, task=theirs), task)
+    reader_task: Any = unchecked(task) if isinstance(cls, type) and not is_ours(cls) else task
+    reader_task = _NoTask() if task is None else reader_task
+    return checked_reader(build(path, values, location, task=reader_task), task)
 
 
 def checked_reader(reader: LogReader, task: Task | None) -> LogReader:
@@ -66,8 +66,8 @@ class CheckedReader(CheckedPart):
         self.__dict__["_seen"], self.__dict__["_task"] = {}, task
         problems = getattr(self, "problems", None)
         if not isinstance(problems, list) or not all(isinstance(each, LogProblem) for each in problems):
-            told = f"{described(type(part), self._KIND)}: problems is {kind_of(problems)}"
-            raise UserError(f"{told}: it must be a list of LogProblem")
+            description = f"{described(type(part), self._KIND)}: problems is {kind_of(problems)}"
+            raise UserError(f"{description}: it must be a list of LogProblem")
 
     def __reduce__(self) -> Any:
         return type(self), (self.__dict__["_part"], self.__dict__["_task"])
@@ -78,16 +78,16 @@ class CheckedReader(CheckedPart):
     def _about(self, name: str, arguments: tuple[Any, ...]) -> str:
         return f", {arguments[0]}" if arguments else ""
 
-    def _read(self, found: Any, split: Split) -> list[Dialogue]:
-        if not isinstance(found, list | tuple):
-            raise NotPlain("it", f"is {kind_of(found)}: it must be a list of dialogues")
-        if not found:
+    def _read(self, returned: Any, split: Split) -> list[Dialogue]:
+        if not isinstance(returned, list | tuple):
+            raise NotPlain("it", f"is {kind_of(returned)}: it must be a list of dialogues")
+        if not returned:
             raise NotPlain("it", "is empty: a reader must raise UserError and say what is wanted")
         task: Task | None = self.__dict__["_task"]
         bounds = task.reward_range() if isinstance(task, BoundedTask) else None
-        dialogues = [_checked_log(each, f"dialogue {index}", split, bounds) for index, each in enumerate(found)]
+        dialogues = [_checked_log(each, f"dialogue {index}", split, bounds) for index, each in enumerate(returned)]
         names = [dialogue.id for dialogue in dialogues]
-        refuse_twice(names, "dialogue")
+        refuse_duplicates(names, "dialogue")
         refuse_two_splits(self.__dict__["_seen"], split, names, "dialogue")
         self.__dict__["_seen"][split] = names
         return dialogues

@@ -50,7 +50,7 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
     "user_instructions": (str,),
 }
 LONGEST_LINE = 64 * 2**20
-"""Bytes. A dialogue of people is some KiB; what is longer has lost its line breaks."""
+"""Bytes. A dialogue of human users is some KiB; what is longer has lost its line breaks."""
 LEAST_ALIKE = 4
 """Turns of a dialogue that does not stand word for word under two ids by chance."""
 _SIDES = {"user": "user", "human": "user", "customer": "user", "policy": "policy", "assistant": "policy",
@@ -98,22 +98,22 @@ def read_jsonl(file: Path) -> tuple[list[JsonlRecord], list[LogProblem]]:
     one_value = len(problems) > 1 and _is_one_value(file)
     if not records or one_value:
         first = f"; the first reason: {problems[0]}" if problems else ""
-        what = "looks like one JSON value over many lines" if one_value else "holds no usable dialogue"
-        raise UserError(f"{file} {what}{first}; {WANTED}")
+        complaint = "looks like one JSON value over many lines" if one_value else "contains no usable dialogue"
+        raise UserError(f"{file} {complaint}{first}; {WANTED}")
     return list(records.values()), problems
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes | None]]:
     """Number and bytes of each line that is not blank; None for one that is too long."""
     try:
-        with file.open("rb") as opened:
+        with file.open("rb") as stream:
             number = 0
-            while line := opened.readline(LONGEST_LINE + 1):
+            while line := stream.readline(LONGEST_LINE + 1):
                 number += 1
-                whole = len(line) <= LONGEST_LINE
+                is_short_enough = len(line) <= LONGEST_LINE
                 while len(line) > LONGEST_LINE and not line.endswith(b"\n"):
-                    line = opened.readline(LONGEST_LINE + 1) or b"\n"
-                if not whole:
+                    line = stream.readline(LONGEST_LINE + 1) or b"\n"
+                if not is_short_enough:
                     yield number, None
                 elif line.strip():
                     yield number, line.rstrip(b"\r\n")
@@ -140,8 +140,8 @@ def _record(line: bytes, number: int) -> JsonlRecord:
         raise _Refused(problem)
     if not isinstance(raw, dict):
         raise _Refused("the line is not a JSON object")
-    if missing := [key for key in ("id", "turns") if key not in raw]:
-        raise _Refused(f"'{missing[0]}' is missing")
+    if missing_keys := [key for key in ("id", "turns") if key not in raw]:
+        raise _Refused(f"'{missing_keys[0]}' is missing")
     if unknown := [key for key in raw if key not in ("id", "turns", *_OPTIONAL)]:
         raise _Refused(f"unknown key {_unknown(unknown[0], ('id', 'turns', *_OPTIONAL))}")
     if not isinstance(raw["id"], str | int) or isinstance(raw["id"], bool) or not str(raw["id"]).strip():
@@ -168,12 +168,12 @@ def _record(line: bytes, number: int) -> JsonlRecord:
     )
 
 
-def _unknown(word: str, known: Sequence[str]) -> str:
+def _unknown(word: str, valid_names: Sequence[str]) -> str:
     """``'wrod'; did you mean 'word'?``, or with all that are known."""
-    close = difflib.get_close_matches(word.lower().replace("-", "_").replace(" ", "_"), known, n=1)
+    close = difflib.get_close_matches(word.lower().replace("-", "_").replace(" ", "_"), valid_names, n=1)
     # Not only the nearest: it may not be what was meant.
     hint = f"; did you mean '{close[0]}'?" if close else ","
-    return f"'{printable(word, 40)}'{hint} known are {', '.join(known)}"
+    return f"'{printable(word, 40)}'{hint} known are {', '.join(valid_names)}"
 
 
 def _finite(number: float) -> bool:
@@ -188,19 +188,19 @@ def _turns(raw: Any) -> tuple[tuple[Side, str], ...]:
         raise _Refused("'turns' is not a list of at least one turn")
     turns: list[tuple[Side, str]] = []
     for index, turn in enumerate(raw):
-        where = f"turns[{index}]"
+        place = f"turns[{index}]"
         if not isinstance(turn, dict):
-            raise _Refused(f"{where} is not an object of exactly 'side' and 'text' (it is {kind_of(turn)})")
+            raise _Refused(f"{place} is not an object of exactly 'side' and 'text' (it is {kind_of(turn)})")
         if set(turn) != {"side", "text"}:
             has = ", ".join(printable(repr(key), 40) for key in list(turn)[:5]) or "no key"
-            raise _Refused(f"{where} is not an object of exactly 'side' and 'text' (it has {has})")
+            raise _Refused(f"{place} is not an object of exactly 'side' and 'text' (it has {has})")
         if turn["side"] not in list(Side):
             hint = f"; did you mean '{_SIDES[name]}'?" if (name := str(turn["side"]).strip().lower()) in _SIDES else ""
-            raise _Refused(f"{where}: 'side' is {printable(repr(turn['side']), 40)}, not 'user' or 'policy'{hint}")
+            raise _Refused(f"{place}: 'side' is {printable(repr(turn['side']), 40)}, not 'user' or 'policy'{hint}")
         if not isinstance(turn["text"], str):
-            raise _Refused(f"{where}: 'text' is {kind_of(turn['text'])}: 'text' is blank or no string")
+            raise _Refused(f"{place}: 'text' is {kind_of(turn['text'])}: 'text' is blank or no string")
         if not turn["text"].strip():
-            raise _Refused(f"{where}: 'text' is blank or no string")
+            raise _Refused(f"{place}: 'text' is blank or no string")
         side, text = Side(turn["side"]), turn["text"].strip()
         if turns and turns[-1][0] is side:
             turns[-1] = (side, f"{turns[-1][1]}\n{text}")
@@ -265,11 +265,11 @@ class JsonLines:
             UserError: the split has none.
         """
         if not self._dialogues[split]:
-            there = ", ".join(f"{name} {len(found)}" for name, found in self._dialogues.items())
+            split_sizes = ", ".join(f"{name} {len(dialogues)}" for name, dialogues in self._dialogues.items())
             first = f"; the first of {len(self.problems)} refused: {self.problems[0]}" if self.problems else ""
             raise UserError(
-                f"{self.config.path}: no dialogue for the {split} split (dialogues a split: {there}); raise its share, "
-                f'mark lines with "split": "{split}", or give more dialogues{first}'
+                f"{self.config.path}: no dialogue for the {split} split (dialogues a split: {split_sizes}); "
+                f'raise its share, mark lines with "split": "{split}", or give more dialogues{first}'
             )
         return list(self._dialogues[split])
 
@@ -277,7 +277,7 @@ class JsonLines:
         """The line's own, that of the line that it repeats, or the one that is drawn by its id.
 
         Raises:
-            _Refused: it repeats a line of another split: what is fitted on the one would be judged on the other.
+            _Refused: it repeats a line of another split: what is fitted on the one would be evaluated on the other.
         """
         if len(record.turns) < LEAST_ALIKE:
             return record.split or self._drawn(record)
@@ -297,23 +297,23 @@ class JsonLines:
         return Split.CALIBRATION
 
     def _dialogue(self, record: JsonlRecord) -> Dialogue:
-        told = record.optional
+        optional = record.optional
         greeted = record.turns[0][0] is Side.POLICY
         greeting = record.turns[0][1] if greeted else self.config.greeting
         scenario = Scenario(
             id=record.id,
             split=self._split(record),
-            policy_instructions=told.get("policy_instructions", self.config.policy_instructions),
-            user_instructions=told.get("user_instructions", self.config.user_instructions),
+            policy_instructions=optional.get("policy_instructions", self.config.policy_instructions),
+            user_instructions=optional.get("user_instructions", self.config.user_instructions),
             greeting=greeting,
-            goal=told.get("goal", {}),
+            goal=optional.get("goal", {}),
         )
         spoken = record.turns[1:] if greeted else record.turns
         turns = (
             Turn(side=Side.POLICY, text=greeting, source=Source.GREETING),
             *(Turn(side=side, text=text, source=Source.LOG) for side, text in spoken),
         )
-        ending, outcome, acts = self._judge(scenario, turns, told)
+        ending, outcome, acts = self._judge(scenario, turns, optional)
         return Dialogue(
             id=f"log-{record.id}",
             task=self.task.name,
@@ -327,18 +327,18 @@ class JsonLines:
         )
 
     def _judge(
-        self, scenario: Scenario, turns: tuple[Turn, ...], told: Mapping[str, Any]
+        self, scenario: Scenario, turns: tuple[Turn, ...], optional: Mapping[str, Any]
     ) -> tuple[str, Outcome | None, list[list[str]]]:
         """Ending, outcome (the line's own, else the task's if the line has a goal, else None) and acts."""
-        ending, outcome = str(told.get("ending") or ""), None
+        ending, outcome = str(optional.get("ending") or ""), None
         try:
-            if "reward" in told:
+            if "reward" in optional:
                 # Before the task is asked: the line's reward is what most lines differ in.
                 outcome = checked_outcome(
-                    Outcome(reward=told["reward"], success=told["success"]), turns, self._bounds
+                    Outcome(reward=optional["reward"], success=optional["success"]), turns, self._bounds
                 )  # fmt: skip
             ending = ending or self.task.ending(scenario, turns) or "log_end"
-            if outcome is None and "goal" in told:
+            if outcome is None and "goal" in optional:
                 outcome = self.task.outcome(scenario, turns, ending)
             acts = [list(self.task.acts(scenario, turns, index)) for index in range(len(turns))]
         except NotPlain as problem:
@@ -347,6 +347,8 @@ class JsonLines:
             # A goal is data of the user's; what a task makes of a foreign one shows as one of these.
             reason = error.raised if isinstance(error, UserCodeError) else str(error)
             reason = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
-            what = "cannot use this line's goal" if "goal" in told else "cannot judge this line, which has no goal"
-            raise _Refused(f"the task {self.task.name} {what} ({reason})") from error
+            complaint = (
+                "cannot use this line's goal" if "goal" in optional else "cannot evaluate this line, which has no goal"
+            )
+            raise _Refused(f"the task {self.task.name} {complaint} ({reason})") from error
         return ending, outcome, acts

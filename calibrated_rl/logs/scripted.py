@@ -51,11 +51,11 @@ class ScriptedLogs:
             )
         check_settings(config, "logs")
         self.task = cast("ScriptedTask", checked_task(task))
-        missing = [
+        missing_methods = [
             name for name in ("reply", "sample", "log_prob") if not hasattr(import_path(config.human), name)
         ]
-        if missing:
-            raise UserError(f"'{config.human}' is no scripted human: it has no {', '.join(missing)}")
+        if missing_methods:
+            raise UserError(f"'{config.human}' is no scripted human: it has no {', '.join(missing_methods)}")
         self.human = build_human(config.human, config.human_config, "logs.human_config", task)
 
     def read(self, split: Split) -> list[Dialogue]:

@@ -31,10 +31,10 @@ def check_folder(folder: Path, name: str, *, chat_template: bool = True) -> None
         check_checksums(folder)
     read_language_config(folder)
     if not (weights := sorted(folder.glob("*.safetensors"))):
-        raise UserError(f"model '{name}': {folder} holds no *.safetensors weights")
+        raise UserError(f"model '{name}': {folder} contains no *.safetensors weights")
     _check_weights(weights, folder, name)
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
-        raise UserError(f"model '{name}': {folder} holds neither tokenizer.json nor tokenizer.model")
+        raise UserError(f"model '{name}': {folder} contains neither tokenizer.json nor tokenizer.model")
     if chat_template and not has_chat_template(folder):
         raise UserError(
             f"model '{name}': the tokenizer in {folder} has no chat template, so turns cannot be told apart; "
@@ -58,18 +58,18 @@ def _check_weights(files: Sequence[Path], folder: Path, name: str) -> None:
         except (SafetensorError, OSError) as error:
             raise UserError(f"model '{name}': {file} cannot be read as safetensors: {first_line(error)}") from error
     index = folder / "model.safetensors.index.json"
-    named = read_json(index).get("weight_map") if index.is_file() else None
-    for part in sorted(set(named.values())) if isinstance(named, dict) else ():
-        if not (folder / str(part)).is_file():
-            raise UserError(f"model '{name}': {folder} has no {part}, which {index.name} names: it is not whole")
+    weight_map = read_json(index).get("weight_map") if index.is_file() else None
+    for file_name in sorted(set(weight_map.values())) if isinstance(weight_map, dict) else ():
+        if not (folder / str(file_name)).is_file():
+            raise UserError(f"model '{name}': {folder} has no {file_name}, which {index.name} names: it is not whole")
 
 
 def _check_vocabulary(folder: Path, name: str) -> None:
     """Refuse a tokenizer with tokens that the model has no embedding of. More embeddings than tokens are usual: they
     pad the vocabulary."""
     size = vocabulary_size(folder)
-    whole = (folder / "tokenizer.json").is_file()
-    tokens = vocabulary_of(folder) if whole else read_tokenizer(folder, name).get_vocab().items()
+    has_json = (folder / "tokenizer.json").is_file()
+    tokens = vocabulary_of(folder) if has_json else read_tokenizer(folder, name).get_vocab().items()
     beyond = {number: token for token, number in tokens if number >= size}
     # Text models have the place-holders of their multimodal siblings, which nobody is ever shown here.
     beyond = {number: token for number, token in beyond.items() if not _PLACEHOLDER.search(token)}

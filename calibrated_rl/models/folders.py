@@ -25,34 +25,35 @@ def publishing(folder: Path) -> Iterator[Path]:
             os.replace(file, folder / file.name)
 
 
-def with_template(base: Path, file: str, kept: Path, folder: Path, key: str) -> Path:
+def with_template(base: Path, file: str, saved_copy: Path, folder: Path, key: str) -> Path:
     """The model in ``base`` with the chat template in ``file`` instead of its own: in ``folder``, which links to its
     files.
 
     Args:
-        kept: the run's copy of the template, written at the first call; a file that has gone since is not missed.
+        saved_copy: the run's copy of the template, written at the first call; it stands in for a file that no longer
+            exists.
         key: of the setting, for errors.
 
     Raises:
         UserError: there is no such file, it is no text, or it is another one than when the run was begun.
     """
-    before = kept.read_text(encoding="utf-8") if kept.is_file() else None
+    saved_template = saved_copy.read_text(encoding="utf-8") if saved_copy.is_file() else None
     try:
         template = Path(file).expanduser().read_text(encoding="utf-8-sig")  # a byte order mark is no text
     except FileNotFoundError as error:
-        if before is None:
+        if saved_template is None:
             raise UserError(f"{key}: there is no file {file}") from error
-        template = before
+        template = saved_template
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{key}: {file} is not readable as text: {error}") from error
-    if before is not None and template != before:
+    if saved_template is not None and template != saved_template:
         raise UserError(
-            f"{key}: {file} is not what it was when the run was begun ({kept}): put that back, or give the run another "
-            "name (name=...)"
+            f"{key}: {file} is not what it was when the run was begun ({saved_copy}): put that back, or give the run "
+            "another name (name=...)"
         )
-    if before is None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(template, encoding="utf-8")
+    if saved_template is None:
+        saved_copy.parent.mkdir(parents=True, exist_ok=True)
+        saved_copy.write_text(template, encoding="utf-8")
     with publishing(folder) as work:
         for source in base.iterdir():
             if source.is_file() and source.name not in (TEMPLATE, CHECKSUMS):

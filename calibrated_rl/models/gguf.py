@@ -37,7 +37,7 @@ class PackagedModel:
     """A GGUF file inside an installed Python package, whole or in numbered parts over several packages."""
 
     modules: tuple[str, ...]
-    """Modules whose folders hold the file or its parts."""
+    """Modules whose folders contain the file or its parts."""
     pattern: str
     """Glob below those folders; parts are joined in the order of their names."""
     install: str
@@ -72,27 +72,27 @@ PACKAGED = {
 def convert_gguf(spec: str, folder: Path) -> None:
     """Dequantise the packaged GGUF and save it as a plain folder (fp32, about four times its size)."""
     files = _package_files(spec)
-    if missing := [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]:
-        raise UserError(f"converting '{spec}' needs {' and '.join(missing)}: {PACKAGED[spec].install}")
+    if missing_packages := [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]:
+        raise UserError(f"converting '{spec}' needs {' and '.join(missing_packages)}: {PACKAGED[spec].install}")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     with publishing(folder) as work, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        whole = files[0]
+        gguf_file = files[0]
         if len(files) > 1:
-            whole = Path(scratch) / "model.gguf"
-            with whole.open("wb") as out:
-                for part in files:
-                    with part.open("rb") as source:
+            gguf_file = Path(scratch) / "model.gguf"
+            with gguf_file.open("wb") as out:
+                for part_file in files:
+                    with part_file.open("rb") as source:
                         shutil.copyfileobj(source, out, 1 << 20)
         expected = PACKAGED[spec].sha256
-        if expected and _sha256(whole) != expected:
+        if expected and _sha256(gguf_file) != expected:
             raise UserError(f"model '{spec}': the packaged file is damaged; again: {PACKAGED[spec].install}")
-        where, name = str(whole.parent), whole.name
-        tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name, trust_remote_code=False)
+        gguf_folder, name = str(gguf_file.parent), gguf_file.name
+        tokenizer = AutoTokenizer.from_pretrained(gguf_folder, gguf_file=name, trust_remote_code=False)
         add_turns(tokenizer, PACKAGED[spec])
         model = AutoModelForCausalLM.from_pretrained(
-            where, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32,
+            gguf_folder, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32,
             trust_remote_code=False,
         )  # fmt: skip
         if PACKAGED[spec].turn_tokens:
@@ -107,12 +107,12 @@ def _package_files(spec: str) -> list[Path]:
     model = PACKAGED[spec]
     files: list[Path] = []
     for module in model.modules:
-        found = importlib.util.find_spec(module)
-        folders = list(found.submodule_search_locations or ()) if found else []
-        here = sorted(file for folder in folders for file in Path(folder).glob(model.pattern))
-        if not here:
+        module_spec = importlib.util.find_spec(module)
+        folders = list(module_spec.submodule_search_locations or ()) if module_spec else []
+        module_files = sorted(file for folder in folders for file in Path(folder).glob(model.pattern))
+        if not module_files:
             raise UserError(f"model '{spec}' comes in a Python package that is missing here: {model.install}")
-        files += here
+        files += module_files
     return files
 
 

@@ -1,6 +1,6 @@
 """Where a model comes from: every spec becomes a folder that transformers and vLLM load alike.
 
-A folder holds ``config.json``, safetensors, and a tokenizer with a chat template. It comes from
+A folder contains ``config.json``, safetensors, and a tokenizer with a chat template. It comes from
 
 - a Python package: ``smollm2-135m``, ``gemma3-270m`` (``gguf.py``), converted once and kept in a cache;
 - a folder, or the hub: used as it is.
@@ -27,7 +27,7 @@ def resolve_model(spec: str, cache: Path, *, offline: bool = False, chat_templat
 
     Raises:
         UserError: the package is not installed, the folder is incomplete or has no chat template, or the
-            hub does not have (or offline: the machine does not hold) the model.
+            hub does not have (or offline: the machine does not have) the model.
     """
     if spec in PACKAGED:
         folder = cache / spec
@@ -51,9 +51,9 @@ def _from_hub(spec: str, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
     try:
-        return Path(snapshot_download(spec, allow_patterns=wanted, local_files_only=offline))
+        return Path(snapshot_download(spec, allow_patterns=patterns, local_files_only=offline))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"model '{spec}': no local folder, and the hub does not give it: {reason}") from error

@@ -47,11 +47,11 @@ def parameter_bytes(folder: Path) -> int:
     """Bytes of the weights on disk, in the precision they are stored in.
 
     Raises:
-        UserError: the folder holds no safetensors.
+        UserError: the folder contains no safetensors.
     """
     total = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if total == 0:
-        raise UserError(f"{folder} holds no *.safetensors weights")
+        raise UserError(f"{folder} contains no *.safetensors weights")
     return total
 
 

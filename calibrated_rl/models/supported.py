@@ -2,7 +2,7 @@
 
 Both read the same ``config.json`` and neither asks the other. Where they take a setting differently, nothing fails:
 log-probs differ, and importance weights with them. What can be said of a config without its weights stands here;
-``learner/probe.py`` compares figures on top of it, and ``rollout/parity.py`` compares learner and engine when a run
+``learner/probe.py`` compares values on top of it, and ``rollout/parity.py`` compares learner and engine when a run
 starts.
 """
 
@@ -62,8 +62,10 @@ def check_config(config: Any, longest: int | None = None) -> None:
     if mixers:
         raise UserError(f"models with layers of type {', '.join(sorted(mixers))} are not supported")
     for name, value in TAKEN_FOR_GRANTED.get(kind, {}).items():
-        if (found := getattr(config, name, value)) != value:
-            raise UserError(f"models of type {kind} with '{name}' {found!r} are not supported: vLLM computes {value!r}")
+        if (actual := getattr(config, name, value)) != value:
+            raise UserError(
+                f"models of type {kind} with '{name}' {actual!r} are not supported: vLLM computes {value!r}"
+            )
     kinds = set(getattr(config, "layer_types", None) or ())
     if kind in ALL_OR_NO_WINDOWS and config.sliding_window and kinds != {"sliding_attention"}:
         raise UserError(
@@ -72,7 +74,7 @@ def check_config(config: Any, longest: int | None = None) -> None:
         )
     for rope in ropes(config):
         rope_type = rope.get("rope_type", "default")
-        # With 'alpha' the frequencies are fixed. With 'factor' transformers computes them anew for each length and
+        # With 'alpha' the frequencies are fixed. With 'factor' transformers recomputes them for each length and
         # vLLM once, for the longest.
         if rope_type not in ROPE_TYPES and not (rope_type == "dynamic" and rope.get("alpha")):
             raise UserError(
@@ -89,9 +91,9 @@ def check_config(config: Any, longest: int | None = None) -> None:
 
 def ropes(config: Any) -> Iterator[dict[str, Any]]:
     """Settings of rotary positions: one for all layers, or one for each kind of layer."""
-    found = getattr(config, "rope_parameters", None) or {}
-    kinds = [value for value in found.values() if isinstance(value, dict)]
-    yield from kinds or ([found] if found else [])
+    parameters = getattr(config, "rope_parameters", None) or {}
+    kinds = [value for value in parameters.values() if isinstance(value, dict)]
+    yield from kinds or ([parameters] if parameters else [])
 
 
 def longest_short(config: Any) -> int | None:

@@ -40,13 +40,13 @@ def make_tiny(
         tied: the output layer shares the weights of the embeddings.
 
     Raises:
-        UserError: the head size is one that vLLM's CPU attention lacks, or the vocabulary cannot hold
+        UserError: the head size is one that vLLM's CPU attention lacks, or the vocabulary cannot contain
             all bytes.
     """
     if hidden % heads or (hidden // heads) % 32:
         raise UserError(f"hidden {hidden} over {heads} heads: the head size must be a multiple of 32")
     if vocab_size < 256 + len(TINY_CONTROL_TOKENS):
-        raise UserError(f"a vocabulary of {vocab_size} cannot hold 256 bytes and the control tokens")
+        raise UserError(f"a vocabulary of {vocab_size} cannot contain 256 bytes and the control tokens")
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -1,1 +1,1 @@
-"""What people look at: the HTML page and the plain-text table of a run."""
+"""The HTML page and the plain-text table of a run."""

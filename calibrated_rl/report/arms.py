@@ -13,7 +13,7 @@ from typing import Any
 from calibrated_rl.config.arms import ArmStyle, builtin_arms, find_arm, find_arms
 from calibrated_rl.errors import UserError
 
-LOGGED = ArmStyle("logged", "the dialogue that the logs have with the same person", "#B4B4AE", "o")
+LOGGED = ArmStyle("logged", "the dialogue that the logs have with the same user", "#B4B4AE", "o")
 """No arm, but shown beside the arms' dialogues."""
 HUMAN_COLOR = LOGGED.color
 BEFORE_COLOR = find_arm("interactive").style.color
@@ -38,21 +38,21 @@ def arms_of(summary: Mapping[str, Any]) -> Iterator[None]:
     """Within, arms are shown as they were called in the run of this summary; what is no style in it is passed over."""
     given_styles = {}
     styles = summary.get("styles")
-    for name, given in styles.items() if isinstance(styles, dict) else ():
-        if isinstance(given, dict) and given.keys() == {"label", "meaning", "color", "marker"}:
+    for name, raw_style in styles.items() if isinstance(styles, dict) else ():
+        if isinstance(raw_style, dict) and raw_style.keys() == {"label", "meaning", "color", "marker"}:
             with suppress(UserError):
-                given_styles[name] = ArmStyle(**{key: str(value) for key, value in given.items()})
-    before = _others.set(given_styles)
+                given_styles[name] = ArmStyle(**{key: str(value) for key, value in raw_style.items()})
+    reset_token = _others.set(given_styles)
     try:
         yield
     finally:
-        _others.reset(before)
+        _others.reset(reset_token)
 
 
 def style(arm: str) -> ArmStyle:
     """The style of ``arm``; an arm that we do not know is drawn in grey under its own name."""
-    known = {**_others.get({}), **builtin_styles(), "logged": LOGGED}
-    return known.get(arm) or ArmStyle(arm.replace("_", " "), "")
+    styles = {**_others.get({}), **builtin_styles(), "logged": LOGGED}
+    return styles.get(arm) or ArmStyle(arm.replace("_", " "), "")
 
 
 def answers_to_a_simulator(arm: str) -> bool:
@@ -62,11 +62,11 @@ def answers_to_a_simulator(arm: str) -> bool:
 
 def in_order(arms: Iterable[str]) -> list[str]:
     """``arms`` without repeats, the known ones first and in the order of the table."""
-    given = list(dict.fromkeys(arms))
-    known = ("logged", *builtin_styles())
-    return [arm for arm in known if arm in given] + [arm for arm in given if arm not in known]
+    names = list(dict.fromkeys(arms))
+    known_arms = ("logged", *builtin_styles())
+    return [arm for arm in known_arms if arm in names] + [arm for arm in names if arm not in known_arms]
 
 
 def pair_label(pair: str) -> str:
-    """``calibrated-static`` as people write it."""
+    """``calibrated-static`` as the report writes it."""
     return " − ".join(style(arm).label for arm in pair.split("-"))

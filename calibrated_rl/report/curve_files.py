@@ -34,16 +34,16 @@ def line_of(text: str, metric: str, against: str) -> tuple[str, Line]:
     Raises:
         UserError: there is no such run, arm or metric, or several arms to choose from.
     """
-    name, _, place = text.rpartition("=")
-    folder, _, arm = place.partition(":")
+    name, _, run_and_arm = text.rpartition("=")
+    folder, _, arm = run_and_arm.partition(":")
     if not folder or not Path(folder).is_dir():
         raise UserError(f"{text}: there is no run folder '{folder}'")
     files = sorted((Path(folder) / "arms").glob("*.json"))
-    chosen = [file for file in files if file.stem == arm] if arm else files
-    if len(chosen) != 1:
-        there = ", ".join(file.stem for file in files) or "none"
-        raise UserError(f"{text}: name one finished arm as RUN:ARM-SEED; in {folder} there are: {there}")
-    metrics = read_result(chosen[0])["metrics"]
+    matching_files = [file for file in files if file.stem == arm] if arm else files
+    if len(matching_files) != 1:
+        available = ", ".join(file.stem for file in files) or "none"
+        raise UserError(f"{text}: name one finished arm as RUN:ARM-SEED; in {folder} there are: {available}")
+    metrics = read_result(matching_files[0])["metrics"]
     values = {int(row["update"]): float(row["value"]) for row in metrics if row["name"] == metric}
     if not values:
         names = ", ".join(sorted({row["name"] for row in metrics}))
@@ -51,9 +51,9 @@ def line_of(text: str, metric: str, against: str) -> tuple[str, Line]:
     updates = sorted(values)
     at = np.array(updates, np.float64) + 1
     if against == "seconds":
-        took = {int(row["update"]): float(row["value"]) for row in metrics if row["name"] == "seconds_update"}
-        if not took:
+        update_seconds = {int(row["update"]): float(row["value"]) for row in metrics if row["name"] == "seconds_update"}
+        if not update_seconds:
             raise UserError(f"{text}: the run does not say how long its updates took; draw it against updates")
-        passed = np.cumsum([took.get(update, 0.0) for update in range(updates[-1] + 1)])
-        at = passed[updates]
-    return name or f"{folder}:{chosen[0].stem}", Line(at, np.array([values[update] for update in updates]))
+        elapsed = np.cumsum([update_seconds.get(update, 0.0) for update in range(updates[-1] + 1)])
+        at = elapsed[updates]
+    return name or f"{folder}:{matching_files[0].stem}", Line(at, np.array([values[update] for update in updates]))

@@ -16,16 +16,16 @@ _LINE_BREAK = re.compile(r"\s*\n\s*")
 
 @cache
 def environment() -> Environment:
-    """The environment with the filters that templates write figures with."""
-    made = Environment(
+    """The environment with the filters that templates write metrics with."""
+    env = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    made.filters.update(
+    env.filters.update(
         number=number, count=count, duration=duration, or_dash=or_dash, in_one_line=in_one_line, breakable=breakable
     )
-    made.tests["figure_cell"] = lambda cell: isinstance(cell, Cell)
-    return made
+    env.tests["metric_cell"] = lambda cell: isinstance(cell, Cell)
+    return env
 
 
 def render(template: str, **values: object) -> str:

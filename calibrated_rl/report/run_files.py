@@ -14,6 +14,7 @@ from pyarrow import ArrowInvalid
 from calibrated_rl.errors import UserError, first_line
 from calibrated_rl.report.arms import in_order
 from calibrated_rl.report.values import mapping
+from calibrated_rl.settings.moved import current_metric
 from calibrated_rl.storage.files import read_json
 
 _NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -35,9 +36,9 @@ class RunFiles:
     """The resolved config."""
 
     def arms(self) -> dict[str, dict[str, Any]]:
-        """The figures of every arm, in the order of tables; empty for an arm that has none."""
-        figures = mapping(self.summary, "arms")
-        return {arm: mapping(figures, arm) for arm in in_order(figures)}
+        """The metrics of every arm, in the order of tables; empty for an arm that has none."""
+        arms = mapping(self.summary, "arms")
+        return {arm: mapping(arms, arm) for arm in in_order(arms)}
 
     def curves(self, names: Iterable[str]) -> dict[str, dict[str, Curve]]:
         """Curves by metric, by arm, of those among ``names`` that were logged."""
@@ -46,7 +47,7 @@ class RunFiles:
         return {name: by_arm for name, by_arm in by_name.items() if by_arm}
 
     def met_someone(self) -> bool:
-        """Whether any arm was judged on held-out people or a stand-in."""
+        """Whether any arm was evaluated with held-out users or a stand-in."""
         return any(values.get("held_out") for values in self.arms().values())
 
 
@@ -59,10 +60,10 @@ def read_run(run: Path) -> RunFiles:
     if not run.is_dir():
         raise UserError(f"there is no run folder {run}")
     summary, samples = run / "summary.json", run / "samples.json"
-    figures = _drawable(read_json(summary)) if summary.is_file() else {}
+    content = _renamed(_drawable(read_json(summary))) if summary.is_file() else {}
     return RunFiles(
-        name=str(figures.get("name") or run.resolve().name),
-        summary=figures,
+        name=str(content.get("name") or run.resolve().name),
+        summary=content,
         metrics=_read_metrics(run / "metrics.parquet"),
         samples=_drawable(read_json(samples, list)) if samples.is_file() else [],
         config=_read_config(run / "config.yaml"),
@@ -70,13 +71,28 @@ def read_run(run: Path) -> RunFiles:
 
 
 def _drawable(tree: Any) -> Any:
-    """The same with what neither UTF-8 nor XML can hold replaced in all texts, names included: halves of surrogate
+    """The same with what neither UTF-8 nor XML can represent replaced in all texts, names included: halves of surrogate
     pairs and control characters would cost the page or a plot."""
     if isinstance(tree, dict):
-        return {_NO_TEXT.sub("\ufffd", name): _drawable(part) for name, part in tree.items()}
+        return {_NO_TEXT.sub("\ufffd", name): _drawable(subtree) for name, subtree in tree.items()}
     if isinstance(tree, list):
-        return [_drawable(part) for part in tree]
+        return [_drawable(subtree) for subtree in tree]
     return _NO_TEXT.sub("\ufffd", tree) if isinstance(tree, str) else tree
+
+
+def _renamed(summary: dict[str, Any]) -> dict[str, Any]:
+    """``summary`` in which the metrics of populations have the names of today, whichever version wrote it."""
+    simulator = mapping(summary, "simulator")
+    for phase in ("before", "after"):
+        populations = mapping(simulator, phase, "populations")
+        if not populations:
+            continue
+        current = {
+            section: {current_metric(name): value for name, value in mapping(populations, section).items()}
+            for section in ("figures", "refused")
+        }
+        simulator[phase] = {**simulator[phase], "populations": {**populations, **current}}
+    return {**summary, "simulator": simulator} if simulator else summary
 
 
 def _read_config(file: Path) -> dict[str, Any]:

@@ -66,9 +66,9 @@ def simulator_table(simulator: Mapping[str, Any]) -> str:
     """
     rows = []
     for key, words in SIMULATOR.items():
-        figures = [interval(look_up(simulator, when, key)) for when in ("before", "after")]
-        if any(figures):
-            rows.append((words, *map(_with_bounds, figures)))
+        intervals = [interval(look_up(simulator, phase, key)) for phase in ("before", "after")]
+        if any(intervals):
+            rows.append((words, *map(_with_bounds, intervals)))
     return _grid([("simulator against human", "before calibration", "after"), *rows]) if rows else ""
 
 
@@ -94,13 +94,13 @@ def _variants(variants: Mapping[str, Any]) -> str:
     for name in variants:
         change = look_up(variants, name, "change")
         accuracy = (
-            _mean(interval(look_up(variants, name, "simulator", when, "classifier_accuracy")), 2)
-            for when in ("before", "after")
+            _mean(interval(look_up(variants, name, "simulator", phase, "classifier_accuracy")), 2)
+            for phase in ("before", "after")
         )
         rows.append(
             (
                 name,
-                " ".join(_short(str(part)) for part in change) if isinstance(change, list) else "–",
+                " ".join(_short(str(setting)) for setting in change) if isinstance(change, list) else "–",
                 *(_mean(interval(look_up(variants, name, "arms", arm, "held_out", "reward")), 2) for arm in arms),
                 _with_bounds(interval(look_up(variants, name, "paired", MAIN_PAIR)), sign=True),
                 " → ".join(accuracy),

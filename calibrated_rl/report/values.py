@@ -1,4 +1,4 @@
-"""Figures of ``summary.json`` as numbers with confidence intervals, and how they are written for people."""
+"""Metrics of ``summary.json`` as numbers with confidence intervals, and how the report writes them."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure with the bounds of its 95 % confidence interval; None where none was computed."""
+    """A metric with the bounds of its 95 % confidence interval; None where none was computed."""
 
     mean: float
     low: float | None = None
@@ -64,7 +64,7 @@ def mapping(tree: Any, *keys: str) -> dict[str, Any]:
 
 
 def over_what(summary: Any) -> str:
-    """What the intervals of the arms' figures are over; empty where the summary does not tell its seeds."""
+    """What the intervals of the arms' metrics are over; empty where the summary does not tell its seeds."""
     seeds = look_up(summary, "seeds")
     if not isinstance(seeds, list) or not seeds:
         return ""
@@ -74,15 +74,15 @@ def over_what(summary: Any) -> str:
 
 
 def by_turn(raw: Any) -> list[tuple[int, Interval]]:
-    """A figure by user turn: a list with a figure for each turn from 1, or with mappings that name their
-    ``turn``. Turns without a figure are left out."""
-    figures = []
+    """A metric by user turn: a list with a metric for each turn from 1, or with mappings that name their
+    ``turn``. Turns without a metric are left out."""
+    intervals = []
     for place, entry in enumerate(raw if isinstance(raw, list) else [], start=1):
         turn = finite(entry.get("turn", place)) if isinstance(entry, Mapping) else place
         value = interval(entry)
         if turn is not None and value is not None:
-            figures.append((int(turn), value))
-    return figures
+            intervals.append((int(turn), value))
+    return intervals
 
 
 def number(value: float, digits: int = 2, *, sign: bool = False) -> str:

@@ -32,16 +32,16 @@ class Plot:
     """Pixels."""
 
     @classmethod
-    def of(cls, drawn: Figure, meaning: str) -> "Plot":
+    def of(cls, fig: Figure, meaning: str) -> "Plot":
         """The picture of a figure. Called within ``plot_style``."""
-        return cls(data_uri(drawn), meaning, round(drawn.get_size_inches()[0] * PIXELS_AN_INCH))
+        return cls(data_uri(fig), meaning, round(fig.get_size_inches()[0] * PIXELS_AN_INCH))
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A figure in a table, and how it is written."""
+    """A metric in a table, and how it is written."""
 
     value: Interval | None
     digits: int = 2
     sign: bool = False
-    """Whether a positive figure gets a plus sign."""
+    """Whether a positive metric gets a plus sign."""

@@ -11,7 +11,7 @@ name every setting that is not allowed. Whatever is built by import path gets th
 
 One rule decides what counts as what: a value must have its field's type, as YAML reads it, save that a whole number
 does for ``float``, and that text does for a number or a truth value if it is one without its quotes (what environment
-variables hold is always text). ``true`` is no number, ``2.0`` no whole number, and neither of them is text: YAML has
+variables contain is always text). ``true`` is no number, ``2.0`` no whole number, and neither of them is text: YAML has
 then read more into unquoted letters (``off``, ``1e3``, ``12:30``) than was meant. Numbers are finite.
 """
 
@@ -47,7 +47,7 @@ __all__ = [
 ]  # fmt: skip
 
 MOST_PROBLEMS = 10
-"""Lines of one message: who has more mistakes than that mends those first."""
+"""Lines of one message: somebody with more mistakes fixes those first."""
 
 
 Positive = Annotated[int, Range(at_least=1)]
@@ -67,35 +67,35 @@ PartPath = Annotated[str, IMPORT_PATH]
 PartPathOrNone = Annotated[str, Pattern(r"|[^:\s][^:]*:[^\W\d]\w*", "empty, or package.module:Class or file.py:Class")]
 
 
-def refuse(problems: Sequence[Problem], where: Callable[[Key], str]) -> None:
+def refuse(problems: Sequence[Problem], location: Callable[[Key], str]) -> None:
     """Raise a ``UserError`` with a line for each of ``problems``, if there are any.
 
     Args:
-        where: file and position of a key.
+        location: gives file and position of a key.
     """
     if not problems:
         return
-    lines = [f"{where(problem.key)}: {problem}" for problem in problems]
+    lines = [f"{location(problem.key)}: {problem}" for problem in problems]
     if len(lines) > MOST_PROBLEMS:
         lines[MOST_PROBLEMS:] = [f"and {len(lines) - MOST_PROBLEMS} more"]
     raise UserError("\n".join(lines))
 
 
 def from_plain(cls: type, values: Mapping[str, Any], key: Key = ()) -> Any:
-    """The dataclass ``cls`` with ``values``, plain data as a YAML file holds it; defaults for the rest.
+    """The dataclass ``cls`` with ``values``, plain data as a YAML file contains it; defaults for the rest.
 
     Raises:
         NotAllowed: keys that it does not have, values of other types or out of range, and what the class itself raises.
         UserError: ``cls`` cannot be a config; see ``hints_of``.
     """
     hints = hints_of(cls)
-    problems, given = [], {}
+    problems, arguments = [], {}
     for name, value in values.items():
         if name not in hints:
             problems.append(Problem((*key, name), unknown_key(cls, name, key), named=False))
             continue
         try:
-            given[name] = converted(hints[name], value, (*key, name))
+            arguments[name] = converted(hints[name], value, (*key, name))
         except NotAllowed as error:
             problems += error.problems
     required = (f.name for f in dataclasses.fields(cls) if f.init and not _has_default(f) and f.name not in values)
@@ -103,19 +103,19 @@ def from_plain(cls: type, values: Mapping[str, Any], key: Key = ()) -> Any:
     if problems:
         raise NotAllowed(problems)
     try:
-        return cls(**given)
+        return cls(**arguments)
     except NotAllowed:
         raise
     except Exception as error:
-        said = first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
-        raise NotAllowed([Problem(key, f"{dotted(key)}: {said}" if key else said, named=False)]) from error
+        reason = first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
+        raise NotAllowed([Problem(key, f"{dotted(key)}: {reason}" if key else reason, named=False)]) from error
 
 
-def check_settings(config: Any, where: str) -> None:
+def check_settings(config: Any, prefix: str) -> None:
     """Refuse what the annotations of ``config``, a dataclass made in Python, do not allow.
 
     Args:
-        where: what stands before the names of its fields in the message, such as ``learner``.
+        prefix: what stands before the names of its fields in the message, such as ``learner``.
 
     Raises:
         UserError: names each of them.
@@ -123,7 +123,7 @@ def check_settings(config: Any, where: str) -> None:
     problems: list[Problem] = []
     for name, hint in hints_of(type(config)).items():
         try:
-            converted(hint, getattr(config, name), (where, name))
+            converted(hint, getattr(config, name), (prefix, name))
         except NotAllowed as error:
             problems += error.problems
     if problems:
@@ -144,15 +144,15 @@ def hints_of(cls: Any) -> dict[str, Any]:
     if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise UserError(f"{name} is not frozen: write @dataclass(frozen=True) above it")
     try:
-        found = typing.get_type_hints(cls, include_extras=True)
+        type_hints = typing.get_type_hints(cls, include_extras=True)
     except Exception as error:
         raise UserError(f"{name}: its annotations cannot be read: {first_line(error)}") from error
-    hints = {field.name: found[field.name] for field in dataclasses.fields(cls) if field.init}
+    hints = {field.name: type_hints[field.name] for field in dataclasses.fields(cls) if field.init}
     for field_name, hint in hints.items():
         if (unknown := _not_for_yaml(hint)) is not None:
             kind = getattr(unknown, "__qualname__", str(unknown))
             raise UserError(
-                f"{name}.{field_name} is annotated with {printable(kind)}, which a YAML file cannot hold: take "
+                f"{name}.{field_name} is annotated with {printable(kind)}, which a YAML file cannot contain: take "
                 "numbers, texts, truth values, Literal, enumerations, frozen dataclasses, or lists, tuples and dicts "
                 "of these"
             )
@@ -170,8 +170,8 @@ def unknown_key(cls: type, name: Any, key: Key = ()) -> str:
     if close:
         hint = f"; did you mean '{prefix}{close[0]}'?"
     else:
-        own = [each for each in valid if "." not in each]
-        hint = f"; valid keys: {', '.join(own[:20])}" if own else "; there is nothing to set"
+        top_level = [each for each in valid if "." not in each]
+        hint = f"; valid keys: {', '.join(top_level[:20])}" if top_level else "; there is nothing to set"
     return f"unknown key '{prefix}{printable(leaf, 80)}'{hint}"
 
 
@@ -230,11 +230,11 @@ def _one_of(value: Any, hints: Sequence[Any], key: Key) -> Any:
 
 def _nested(cls: Any, value: Any, key: Key) -> Any:
     if isinstance(value, cls):
-        found = [(name, hint, getattr(value, name)) for name, hint in hints_of(cls).items()]
+        entries = [(name, hint, getattr(value, name)) for name, hint in hints_of(cls).items()]
         problems: list[Problem] = []
-        for name, hint, own in found:
+        for name, hint, entry in entries:
             try:
-                converted(hint, own, (*key, name))
+                converted(hint, entry, (*key, name))
             except NotAllowed as error:
                 problems += error.problems
         if problems:
@@ -249,8 +249,8 @@ def _nested(cls: Any, value: Any, key: Key) -> Any:
 def _mapping(inside: Sequence[Any], value: Any, key: Key) -> dict[Any, Any]:
     if not isinstance(value, Mapping):
         raise NotAllowed([Problem(key, f"is {quoted(value, key)}: write settings as key: value")])
-    problems, found = [], {}
-    for name, own in value.items():
+    problems, converted_entries = [], {}
+    for name, entry in value.items():
         below = (*key, name if isinstance(name, str) else shown(name))
         try:
             if inside[0] is str and not isinstance(name, str):
@@ -258,14 +258,14 @@ def _mapping(inside: Sequence[Any], value: Any, key: Key) -> dict[Any, Any]:
             try:
                 own_key = converted(inside[0], name, below)
             except NotAllowed as error:
-                said = error.problems[0].text.partition(": ")[2]
-                raise NotAllowed([Problem(below, f"unknown key '{dotted(below)}': {said}", named=False)]) from error
-            found[own_key] = converted(inside[1], own, below)
+                reason = error.problems[0].text.partition(": ")[2]
+                raise NotAllowed([Problem(below, f"unknown key '{dotted(below)}': {reason}", named=False)]) from error
+            converted_entries[own_key] = converted(inside[1], entry, below)
         except NotAllowed as error:
             problems += error.problems
     if problems:
         raise NotAllowed(problems)
-    return found
+    return converted_entries
 
 
 def _sequence(kind: Any, inside: Sequence[Any], value: Any, key: Key) -> Any:
@@ -274,16 +274,16 @@ def _sequence(kind: Any, inside: Sequence[Any], value: Any, key: Key) -> Any:
     fixed = kind is tuple and inside and Ellipsis not in inside
     if fixed and len(value) != len(inside):
         raise NotAllowed([Problem(key, f"has {len(value)} entries: write {len(inside)}")])
-    problems, found = [], []
-    for number, own in enumerate(value):
+    problems, converted_entries = [], []
+    for number, entry in enumerate(value):
         hint = inside[number] if fixed else inside[0] if inside else Any
         try:
-            found.append(converted(hint, own, (*key, number)))
+            converted_entries.append(converted(hint, entry, (*key, number)))
         except NotAllowed as error:
             problems += error.problems
     if problems:
         raise NotAllowed(problems)
-    return found if kind is list else tuple(found)
+    return converted_entries if kind is list else tuple(converted_entries)
 
 
 def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -300,7 +300,7 @@ def _not_for_yaml(hint: Any) -> Any:
     if isinstance(bare, type) and (dataclasses.is_dataclass(bare) or issubclass(bare, enum.Enum)):
         return None
     if (origin or bare) in (*_SEQUENCES, *_MAPPINGS, Union, types.UnionType):
-        return next((found for each in get_args(bare) if (found := _not_for_yaml(each)) is not None), None)
+        return next((unfit for each in get_args(bare) if (unfit := _not_for_yaml(each)) is not None), None)
     return bare
 
 

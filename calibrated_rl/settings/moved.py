@@ -1,5 +1,5 @@
-"""What earlier versions called otherwise: their runs are read, and configs that use an old name are told the new
-one."""
+"""Names that earlier versions used: their runs are still read, and a config with an old name gets an error that says
+the new one."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -29,8 +29,20 @@ SPREAD: Mapping[tuple[str, ...], tuple[tuple[str, ...], ...]] = {
     )
 }
 """Keys that there are several of now."""
-VALUES: Mapping[tuple[str, ...], Mapping[str, str]] = {("calibration", "source"): {"upbringing": "pretraining"}}
-"""Choices of a setting."""
+VALUES: Mapping[tuple[str, ...], Mapping[str, str]] = {
+    ("calibration", "source"): {"upbringing": "pretraining"},
+    ("shift", "estimators"): {"likeness": "similarity", "figures": "surface"},
+}
+"""Choices of a setting, or entries of a list of them."""
+_DIMENSIONS = ("style", "disclosure", "clarification", "reaction", "total")
+_TESTS = ("accuracy", "auc", "tv", "unmatched_accuracy", "unmatched_auc")
+METRICS: Mapping[str, str] = {
+    "likeness": "similarity",
+    **{f"likeness_{dimension}": f"similarity_{dimension}" for dimension in _DIMENSIONS},
+    "figures": "surface",
+    **{f"figures_{test}": f"surface_{test}" for test in _TESTS},
+}
+"""Estimators and their metrics in the summaries of earlier runs."""
 
 
 def where_now(path: str) -> str:
@@ -38,35 +50,49 @@ def where_now(path: str) -> str:
     return f"; it has moved: write {MOVED[path]}" if path in MOVED else ""
 
 
-def old_keys(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Keys in ``values`` that are called otherwise now, and what they are called."""
-    told = {key: f"{', '.join(map('.'.join, new[:-1]))} and {'.'.join(new[-1])}" for key, new in SPREAD.items()}
-    for key, now in {**RENAMED, **told}.items():
+def current_metric(name: str) -> str:
+    """Today's name of an estimator or of a metric of one: ``likeness_total`` is ``similarity_total`` now."""
+    return METRICS.get(name, name)
+
+
+def old_names(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Keys in ``values`` under which a name of an earlier version stands, and what to say of it."""
+    spread = {
+        key: f"{', '.join(map('.'.join, new_keys[:-1]))} and {'.'.join(new_keys[-1])}"
+        for key, new_keys in SPREAD.items()
+    }
+    for key, new_name in {**RENAMED, **spread}.items():
         if key[-1] in _below(values, key[:-1]):
-            yield key, now
+            yield key, f"is called {new_name} now"
+    for key, choices in VALUES.items():
+        value = _below(values, key[:-1]).get(key[-1])
+        for choice in value if isinstance(value, list) else [value]:
+            if isinstance(choice, str) and choice in choices:
+                yield key, f"has '{choice}', which is called '{choices[choice]}' now"
 
 
 def _below(values: Mapping[str, Any], key: tuple[str, ...]) -> Mapping[str, Any]:
-    """What stands at ``key``; nothing where no settings do."""
-    for part in key:
-        found = values.get(part)
-        values = found if isinstance(found, Mapping) else {}
+    """The settings under ``key``; none where there are no settings."""
+    for name in key:
+        subtree = values.get(name)
+        values = subtree if isinstance(subtree, Mapping) else {}
     return values
 
 
 def up_to_date(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with the names of today."""
-    found: dict[str, Any] = _renamed(values, ())
-    for key, places in SPREAD.items():
-        if key[-1] not in (old := _below(found, key[:-1])):
+    settings: dict[str, Any] = _renamed(values, ())
+    for key, new_keys in SPREAD.items():
+        if key[-1] not in (parent := _below(settings, key[:-1])):
             continue
-        value = old.pop(key[-1])  # type: ignore[attr-defined]
-        for place in places:
-            spread: Any = value
-            for part in reversed(place):
-                spread = {part: spread}
-            found = laid_over(spread, found)
-    return found
+        value = parent.pop(key[-1])  # type: ignore[attr-defined]
+        for new_key in new_keys:
+            tree: Any = value
+            for name in reversed(new_key):
+                tree = {name: tree}
+            # What the settings say under the new key wins over what they say under the old one.
+            settings = laid_over(tree, settings)
+    return settings
 
 
 def _renamed(values: Any, at: tuple[str, ...]) -> Any:

@@ -36,8 +36,8 @@ class Range:
         )
 
     def __str__(self) -> str:
-        named = (("at least", self.at_least), ("above", self.above), ("at most", self.at_most), ("below", self.below))
-        return " and ".join(f"{words} {_plain(limit)}" for words, limit in named if limit is not None)
+        limits = (("at least", self.at_least), ("above", self.above), ("at most", self.at_most), ("below", self.below))
+        return " and ".join(f"{words} {_plain(limit)}" for words, limit in limits if limit is not None)
 
 
 def _plain(number: float) -> str:
@@ -46,7 +46,8 @@ def _plain(number: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """Which texts are allowed: those that ``expression`` matches as a whole. ``words`` say it to people."""
+    """Which texts are allowed: those that ``expression`` matches as a whole. ``words`` describes it in error
+    messages."""
 
     expression: str
     words: str
@@ -80,8 +81,8 @@ class Problem:
 
 def dotted(key: Key) -> str:
     """``policy.scaling.maximum``, ``arms[2]``."""
-    written = "".join(f"[{part}]" if isinstance(part, int) else f".{printable(part, 80)}" for part in key)
-    return written.removeprefix(".")
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{printable(part, 80)}" for part in key)
+    return text.removeprefix(".")
 
 
 class NotAllowed(Exception):
@@ -113,7 +114,7 @@ def _real(value: Any, limits: Sequence[Range | Pattern], key: Key) -> float:
 
 def _ranged(value: Any, limits: Sequence[Range | Pattern], key: Key) -> Any:
     if isinstance(value, Integral) and not -(2**63) <= int(value) < 2**63:
-        raise _wrong(value, "a number that 64 bits can hold", limits, key)
+        raise _wrong(value, "a number that 64 bits can represent", limits, key)
     if not math.isfinite(value):
         raise _wrong(value, "a finite number", limits, key)
     for limit in limits:
@@ -129,7 +130,7 @@ def _text(value: Any, limits: Sequence[Range | Pattern], key: Key) -> str:
         quotes = " in quotes" if isinstance(value, bool | int | float) else none
         raise _wrong(value, f"text{quotes}", limits, key)
     if "\0" in value:
-        raise NotAllowed([Problem(key, f"is {quoted(value, key)}: it holds the character U+0000")])
+        raise NotAllowed([Problem(key, f"is {quoted(value, key)}: it contains the character U+0000")])
     for limit in limits:
         if isinstance(limit, Pattern) and not limit.admits(value):
             raise NotAllowed([Problem(key, f"is {quoted(value, key)}: it must be {limit.words}")])
@@ -158,10 +159,10 @@ SCALARS: dict[Any, Callable[[Any, Sequence[Range | Pattern], Key], Any]] = {
 }  # fmt: skip
 
 
-def _wrong(value: Any, wanted: str, limits: Sequence[Range | Pattern], key: Key) -> NotAllowed:
+def _wrong(value: Any, expected: str, limits: Sequence[Range | Pattern], key: Key) -> NotAllowed:
     also = "".join(f", {limit}" for limit in limits if isinstance(limit, Range) and str(limit))
     also += "".join(f": {limit.words}" for limit in limits if isinstance(limit, Pattern))
-    return NotAllowed([Problem(key, f"is {quoted(value, key)}: write {wanted}{also}")])
+    return NotAllowed([Problem(key, f"is {quoted(value, key)}: write {expected}{also}")])
 
 
 def shown(value: Any) -> str:

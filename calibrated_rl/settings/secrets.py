@@ -1,4 +1,4 @@
-"""Secrets in settings: which keys hold one, who may read the file, and what is written down instead.
+"""Secrets in settings: which keys contain one, who may read the file, and what is written down instead.
 
 A setting is a secret if its key says so (``token``, ``password``, ``api_key``, ...). The advised way to give one is a
 reference to an environment variable, ``${oc.env:NAME}``. A reference stays one in the config and in everything that is
@@ -74,7 +74,7 @@ def keep_references(settings: Any) -> Any:
     return OmegaConf.merge(settings, escaped)
 
 
-def refuse_readable_secrets(settings: Mapping[str, Any], where: str, file: Path | None = None) -> None:
+def refuse_readable_secrets(settings: Mapping[str, Any], location: str, file: Path | None = None) -> None:
     """Refuse secrets that are spelt out where others can read them.
 
     Args:
@@ -86,18 +86,18 @@ def refuse_readable_secrets(settings: Mapping[str, Any], where: str, file: Path 
     """
     if file is not None and not file.stat().st_mode & 0o044:
         return
-    found: list[str] = []
-    _each_secret(settings, lambda key, value: found.append(key) if _spelt_out(value) else None)
-    if found:
+    secret_keys: list[str] = []
+    _each_secret(settings, lambda key, value: secret_keys.append(key) if _spelt_out(value) else None)
+    if secret_keys:
         readers = "others can read the command line" if file is None else "others can read this file"
-        mend = "" if file is None else ", or take from others the right to read it (chmod 600)"
+        remedy = "" if file is None else ", or take from others the right to read it (chmod 600)"
         raise UserError(
-            f"{where}: '{found[0]}' is a secret, and {readers}; put it into an environment variable and write "
-            f"${{oc.env:NAME}} instead{mend}"
+            f"{location}: '{secret_keys[0]}' is a secret, and {readers}; put it into an environment variable and write "
+            f"${{oc.env:NAME}} instead{remedy}"
         )
 
 
-def refuse_hidden(settings: Mapping[str, Any], where: str) -> None:
+def refuse_hidden(settings: Mapping[str, Any], location: str) -> None:
     """Refuse settings of a saved run that are to be used, and of which a secret was not written down.
 
     Raises:
@@ -105,6 +105,6 @@ def refuse_hidden(settings: Mapping[str, Any], where: str) -> None:
     """
     for key, value in settings.items():
         if value == HIDDEN:
-            raise UserError(f"{where}: the secret '{key}' was not kept with the run; give it as ${{oc.env:NAME}}")
+            raise UserError(f"{location}: the secret '{key}' was not kept with the run; give it as ${{oc.env:NAME}}")
         if isinstance(value, Mapping):
-            refuse_hidden(value, where)
+            refuse_hidden(value, location)

@@ -18,7 +18,7 @@ from calibrated_rl.errors import UserError, printable
 from calibrated_rl.settings.fields import Key, dotted
 
 MOST_VALUES = 100_000
-"""Values of one file, aliases written out; a file of anchors upon anchors could stand for more than memory holds."""
+"""Values of one file, aliases written out; a file of anchors upon anchors could stand for more than fits in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ def laid_over(below: Any, above: Any) -> Any:
     """Mappings key by key; everything else as a whole."""
     if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
         return above
-    return {**below, **{key: laid_over(below[key], own) if key in below else own for key, own in above.items()}}
+    return {**below, **{key: laid_over(below[key], value) if key in below else value for key, value in above.items()}}
 
 
 def places(sources: Sequence[Source]) -> Callable[[Key], str]:
@@ -99,8 +99,8 @@ def _decoded(content: bytes, name: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = content[: error.start]
-        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        text_before = content[: error.start]
+        line, column = text_before.count(b"\n") + 1, error.start - text_before.rfind(b"\n")
         raise UserError(
             f"{name}:{line}:{column}: byte 0x{content[error.start]:02x} is not UTF-8 text; a YAML file is wanted"
         ) from error
@@ -129,8 +129,8 @@ def parse_yaml(text: str, name: str) -> Source:
     except yaml.MarkedYAMLError as error:
         raise UserError(_in_words(error, text, name)) from error
     except yaml.reader.ReaderError as error:
-        before = text[: error.position]
-        line, column = before.count("\n") + 1, error.position - before.rfind("\n")
+        text_before = text[: error.position]
+        line, column = text_before.count("\n") + 1, error.position - text_before.rfind("\n")
         raise UserError(
             f"{name}:{line}:{column}: the character U+{ord(text[error.position]):04X} may not stand in a YAML file"
         ) from error
@@ -153,18 +153,18 @@ def _at(name: str, node: yaml.Node) -> str:
 
 def _in_words(error: yaml.MarkedYAMLError, text: str, name: str) -> str:
     mark = error.problem_mark or error.context_mark
-    where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+    place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
     problem = str(error.problem or error.context or "not YAML")
     lines = text.split("\n")
     if mark and mark.line < len(lines) and "\t" in lines[mark.line][: mark.column + 1]:
-        return f"{where}: a tab stands where YAML allows none; indent with spaces"
+        return f"{place}: a tab stands where YAML allows none; indent with spaces"
     if "another document" in problem:
-        return f"{where}: a second document begins here; a config file is one"
+        return f"{place}: a second document begins here; a config file is one"
     if "undefined alias" in problem:
-        return f"{where}: {printable(problem)}: there is no anchor of this name before it"
+        return f"{place}: {printable(problem)}: there is no anchor of this name before it"
     key = _key_of_line(lines[mark.line]) if mark and mark.line < len(lines) else ""
     context = f" {printable(str(error.context))}" if error.context and error.problem else ""
-    return f"{where}: not readable as YAML: {printable(problem)}{context}{key}"
+    return f"{place}: not readable as YAML: {printable(problem)}{context}{key}"
 
 
 def _key_of_line(line: str) -> str:
@@ -188,23 +188,23 @@ def _walk(root: yaml.MappingNode, name: str) -> Iterator[tuple[Key, tuple[int, i
         if count > MOST_VALUES:
             raise UserError(f"{name}: more than {MOST_VALUES} values, aliases written out")
         if isinstance(node, yaml.SequenceNode):
-            for number, each in enumerate(node.value):
-                yield (*key, number), (each.start_mark.line + 1, each.start_mark.column + 1)
-                waiting.append((each, (*key, number), (*above, id(node))))
+            for number, child in enumerate(node.value):
+                yield (*key, number), (child.start_mark.line + 1, child.start_mark.column + 1)
+                waiting.append((child, (*key, number), (*above, id(node))))
         elif isinstance(node, yaml.MappingNode):
-            seen: dict[str, yaml.Node] = {}
-            for written, value in node.value:
-                if written.tag == "tag:yaml.org,2002:merge":
+            key_nodes: dict[str, yaml.Node] = {}
+            for key_node, value in node.value:
+                if key_node.tag == "tag:yaml.org,2002:merge":
                     merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
-                    waiting += [(each, key, (*above, id(node))) for each in merged]
+                    waiting += [(child, key, (*above, id(node))) for child in merged]
                     continue
-                own = _checked_key(written, key, seen, name)
-                below = (*key, own)
-                yield below, (written.start_mark.line + 1, written.start_mark.column + 1)
+                own_key = _checked_key(key_node, key, key_nodes, name)
+                below = (*key, own_key)
+                yield below, (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
                 waiting.append((value, below, (*above, id(node))))
 
 
-def _checked_key(node: yaml.Node, key: Key, seen: dict[str, yaml.Node], name: str) -> str:
+def _checked_key(node: yaml.Node, key: Key, key_nodes: dict[str, yaml.Node], name: str) -> str:
     below = f" in '{dotted(key)}'" if key else ""
     if not isinstance(node, yaml.ScalarNode):
         raise UserError(f"{_at(name, node)}: a key{below} is a list or a mapping; keys are text")
@@ -215,10 +215,10 @@ def _checked_key(node: yaml.Node, key: Key, seen: dict[str, yaml.Node], name: st
             f"{_at(name, node)}: the key {printable(node.value or 'null', 80)}{below} is no text: YAML reads it as "
             f"{reads}; put it in quotes"
         )
-    if node.value in seen:
-        first = seen[node.value].start_mark
+    if node.value in key_nodes:
+        first = key_nodes[node.value].start_mark
         raise UserError(
             f"{_at(name, node)}: the key '{dotted((*key, node.value))}' stands twice, first in line {first.line + 1}"
         )
-    seen[node.value] = node
+    key_nodes[node.value] = node
     return str(node.value)

@@ -37,7 +37,7 @@ class MatchedReplies:
     def __post_init__(self) -> None:
         required = (self.histories, self.human, self.simulator, self.turn, self.dialogue)
         acts = [a for a in (self.human_acts, self.simulator_acts) if len(a)]
-        lengths = {len(part) for part in (*required, *acts)}
+        lengths = {len(replies) for replies in (*required, *acts)}
         assert len(lengths) == 1 and len(acts) in (0, 2), f"replies are not matched: {lengths}"
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class TurnEstimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A figure with its 95 % interval, overall and by user turn."""
+    """A metric with its 95 % interval, overall and by user turn."""
 
     name: str
     value: float
@@ -67,13 +67,13 @@ class Estimate:
     by_turn: tuple[TurnEstimate, ...] = ()
     null_low: float | None = None
     null_high: float | None = None
-    """Where the figure lies when nothing but chance separates the two sides; None if that was not measured."""
+    """Where the metric lies when nothing but chance separates the two sides; None if that was not measured."""
     far: Far = "either"
     """On which side of the null band the two sides are further apart than chance takes them."""
     notes: tuple[str, ...] = field(default=())
 
     def as_dict(self) -> Mapping[str, Any]:
-        """For JSON and the report; figures that are not finite become None."""
+        """For JSON and the report; metrics that are not finite become None."""
         overall = Interval(self.value, self.low, self.high).as_dict()
         return {
             "name": self.name,
@@ -103,19 +103,21 @@ def ratio_estimate(
     Raises:
         UserError: there is nothing to measure.
     """
-    upper, lower, turn_N, dialogue_N = (np.asarray(a) for a in (numerators, denominators, turns, dialogues))
-    if not len(upper):
+    numerator_N, denominator_N, turn_N, dialogue_N = (
+        np.asarray(a) for a in (numerators, denominators, turns, dialogues)
+    )
+    if not len(numerator_N):
         raise UserError(f"{name}: there are no human turns to measure it on")
     by_turn = []
     for turn in np.unique(turn_N):
-        here = turn_N == turn
-        if lower[here].sum() > 0:
-            part = ratio_interval(upper[here], lower[here], dialogue_N[here], seed)
-            count = int(here.sum())
+        at_turn = turn_N == turn
+        if denominator_N[at_turn].sum() > 0:
+            interval = ratio_interval(numerator_N[at_turn], denominator_N[at_turn], dialogue_N[at_turn], seed)
+            count = int(at_turn.sum())
             by_turn.append(
-                TurnEstimate(turn=int(turn), value=part.mean, low=part.low, high=part.high, count=count)
+                TurnEstimate(turn=int(turn), value=interval.mean, low=interval.low, high=interval.high, count=count)
             )
-    whole = ratio_interval(upper, lower, dialogue_N, seed)
+    overall = ratio_interval(numerator_N, denominator_N, dialogue_N, seed)
     return Estimate(
-        name=name, value=whole.mean, low=whole.low, high=whole.high, by_turn=tuple(by_turn), notes=notes
+        name=name, value=overall.mean, low=overall.low, high=overall.high, by_turn=tuple(by_turn), notes=notes
     )

@@ -1,5 +1,5 @@
-"""Estimators by name, and behind their checks: what one raises names the user's line, what it returns is figures that
-can be stored and shown."""
+"""Estimators by name, and behind their checks: an error of one names the user's line, and its metrics can be stored
+and shown."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -45,8 +45,8 @@ def estimator_class(name: str) -> Any:
 def settings_of(name: str, seed: int, encoder: str, null_halvings: int | None) -> dict[str, Any]:
     """The settings of an estimator that a comparison decides, as far as it has them."""
     decided = {"seed": seed, "null_halvings": null_halvings, "encoder": encoder}
-    known = {field.name for field in dataclasses.fields(estimator_class(name).Config)}
-    return {key: value for key, value in decided.items() if key in known and value is not None}
+    setting_names = {field.name for field in dataclasses.fields(estimator_class(name).Config)}
+    return {key: value for key, value in decided.items() if key in setting_names and value is not None}
 
 
 def build_estimator(name: str, seed: int, encoder: str, null_halvings: int | None) -> Estimator[Any]:
@@ -64,51 +64,55 @@ def measured(estimator: Estimator[Any], data: Any) -> dict[str, Estimate]:
     """``estimator.measure(data)``.
 
     Raises:
-        UserCodeError: the estimator failed, or returned something else than figures by name.
+        UserCodeError: the estimator failed, or returned something else than metrics by name.
         UserError: what the estimator itself says of data that are too few for it.
     """
 
-    def told() -> str:
+    def description() -> str:
         return described(type(estimator), KIND, "measure")
 
-    found = call(type(estimator), told, estimator.measure, data)
+    estimates = call(type(estimator), description, estimator.measure, data)
     try:
         # Its own mappings and sequences may raise while they are looked at.
-        return call(type(estimator), told, _figures, found)
+        return call(type(estimator), description, _checked_estimates, estimates)
     except NotPlain as problem:
-        raise UserCodeError(f"{told()}: {problem}") from None
+        raise UserCodeError(f"{description()}: {problem}") from None
 
 
-def _figures(found: Any) -> dict[str, Estimate]:
-    if not isinstance(found, Mapping):
-        raise NotPlain("it", f"is {kind_of(found)}: it must be a dict of Estimate by name")
-    if not found:
+def _checked_estimates(estimates: Any) -> dict[str, Estimate]:
+    if not isinstance(estimates, Mapping):
+        raise NotPlain("it", f"is {kind_of(estimates)}: it must be a dict of Estimate by name")
+    if not estimates:
         raise NotPlain("it", "is empty: raise UserError, and say what the data lack")
-    return {words(name, "a name"): _figure(each, f"['{name}']", name) for name, each in found.items()}
+    return {
+        words(name, "a name"): _checked_estimate(estimate, f"['{name}']", name) for name, estimate in estimates.items()
+    }
 
 
-def _figure(figure: Any, place: str, name: str) -> Estimate:
-    if not isinstance(figure, Estimate):
-        raise NotPlain(place, f"is {kind_of(figure)}: it must be an Estimate")
-    numbers: dict[str, Any] = {key: real(getattr(figure, key), f"{place}.{key}") for key in ("value", "low", "high")}
-    band = (figure.null_low, figure.null_high)
+def _checked_estimate(estimate: Any, place: str, name: str) -> Estimate:
+    if not isinstance(estimate, Estimate):
+        raise NotPlain(place, f"is {kind_of(estimate)}: it must be an Estimate")
+    numbers: dict[str, Any] = {key: real(getattr(estimate, key), f"{place}.{key}") for key in ("value", "low", "high")}
+    band = (estimate.null_low, estimate.null_high)
     if (band[0] is None) != (band[1] is None):
         raise NotPlain(place, f"has null_low {band[0]} and null_high {band[1]}: both are numbers, or both are None")
     if band[0] is not None:
-        numbers |= {key: real(getattr(figure, key), f"{place}.{key}") for key in ("null_low", "null_high")}
-    if figure.far not in get_args(Far):
-        raise NotPlain(f"{place}.far", f"is {kind_of(figure.far)}: choose above, below or either")
-    notes = tuple(words(note, f"{place}.notes[{i}]") for i, note in enumerate(_listed(figure.notes, f"{place}.notes")))
-    turns = enumerate(_listed(figure.by_turn, f"{place}.by_turn"))
-    by_turn = tuple(_turn(each, f"{place}.by_turn[{i}]") for i, each in turns)
-    return replace(figure, name=name, notes=notes, by_turn=by_turn, **numbers)
+        numbers |= {key: real(getattr(estimate, key), f"{place}.{key}") for key in ("null_low", "null_high")}
+    if estimate.far not in get_args(Far):
+        raise NotPlain(f"{place}.far", f"is {kind_of(estimate.far)}: choose above, below or either")
+    notes = tuple(
+        words(note, f"{place}.notes[{i}]") for i, note in enumerate(_listed(estimate.notes, f"{place}.notes"))
+    )
+    turns = enumerate(_listed(estimate.by_turn, f"{place}.by_turn"))
+    by_turn = tuple(_turn(estimate, f"{place}.by_turn[{i}]") for i, estimate in turns)
+    return replace(estimate, name=name, notes=notes, by_turn=by_turn, **numbers)
 
 
-def _turn(figure: Any, place: str) -> TurnEstimate:
-    if not isinstance(figure, TurnEstimate):
-        raise NotPlain(place, f"is {kind_of(figure)}: it must be a TurnEstimate")
-    numbers: dict[str, Any] = {key: real(getattr(figure, key), f"{place}.{key}") for key in ("value", "low", "high")}
-    counts = {key: _whole(getattr(figure, key), f"{place}.{key}") for key in ("turn", "count")}
+def _turn(estimate: Any, place: str) -> TurnEstimate:
+    if not isinstance(estimate, TurnEstimate):
+        raise NotPlain(place, f"is {kind_of(estimate)}: it must be a TurnEstimate")
+    numbers: dict[str, Any] = {key: real(getattr(estimate, key), f"{place}.{key}") for key in ("value", "low", "high")}
+    counts = {key: _whole(getattr(estimate, key), f"{place}.{key}") for key in ("turn", "count")}
     return TurnEstimate(**numbers, **counts)
 
 

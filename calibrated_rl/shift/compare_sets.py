@@ -10,17 +10,17 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.shift.base import Estimate, MatchedReplies
 from calibrated_rl.shift.checked import KIND, build_estimator, check_names, measured
 from calibrated_rl.shift.interface import DialogueSets
-from calibrated_rl.shift.reading import reading
 from calibrated_rl.shift.sources import matched_replies
 from calibrated_rl.shift.two_sample.replies import ReplyTest
 from calibrated_rl.shift.two_sample.sentence_encoder import DEFAULT
+from calibrated_rl.shift.verdict import verdict
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What was found between two sets."""
+    """The result of comparing two sets."""
 
-    figures: dict[str, Estimate] = field(default_factory=dict)
+    estimates: dict[str, Estimate] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     """Estimators that the data were not enough for, and why."""
     matched: int = 0
@@ -44,50 +44,55 @@ def compare_sets(
         encoder: package, folder or ``hashing``; see ``sentence_encoder.py``.
         null_halvings: for the null bands; None leaves each estimator its own number.
         replies: of both sides to the same histories; None looks for such histories in ``sets``.
-        on_start: told each estimator before its turn comes.
+        on_start: called with the name of each estimator before it runs.
 
     Raises:
         UserError: a set is empty, there is no such estimator, or none of them can measure these sets.
-        UserCodeError: an estimator of somebody's own failed, or returned what cannot be used.
+        UserCodeError: a user's estimator failed, or returned a value that cannot be used.
     """
     sets.require_both("comparison")
     check_names(names)
     matched = matched_replies(sets) if replies is None else replies
-    enough = len(set(matched.dialogue))
-    found = Comparison(matched=len(matched))
+    n_matched_dialogues = len(set(matched.dialogue))
+    comparison = Comparison(matched=len(matched))
     for name in dict.fromkeys(names):
         on_start(name)
         estimator = build_estimator(name, seed, encoder, null_halvings)
         data: dict[str, DialogueSets | MatchedReplies] = {name: sets}
-        if isinstance(estimator, ReplyTest) and enough >= 2 * estimator.settings.folds:
+        if isinstance(estimator, ReplyTest) and n_matched_dialogues >= 2 * estimator.settings.folds:
             data[f"{name}, matched"] = matched
-        for label, given in data.items():
+        for label, side_data in data.items():
             try:
-                figures = measured(estimator, given)
+                estimates = measured(estimator, side_data)
             except UserCodeError:
                 raise
             except UserError as error:
-                found.refused[label] = str(error)
+                comparison.refused[label] = str(error)
                 continue
-            if twice := found.figures.keys() & figures.keys():
-                told = described(type(estimator), KIND, "measure")
-                raise UserCodeError(f"{told}: '{min(twice)}' is a figure of another estimator: call it otherwise")
-            found.figures.update(figures)
-    if not found.figures:
-        raise UserError("; ".join(found.refused.values()) or "no estimator was named")
-    return found
+            if repeated_names := comparison.estimates.keys() & estimates.keys():
+                description = described(type(estimator), KIND, "measure")
+                raise UserCodeError(
+                    f"{description}: '{min(repeated_names)}' is a metric of another estimator, too: rename it"
+                )
+            comparison.estimates.update(estimates)
+    if not comparison.estimates:
+        raise UserError("; ".join(comparison.refused.values()) or "no estimator was named")
+    return comparison
 
 
-def population_figures(human: list[Dialogue], simulator: list[Dialogue], names: Sequence[str]) -> dict[str, Any]:
-    """``compare_sets`` ready for JSON: ``figures`` by name, each with its ``reading``, and ``refused``."""
+def population_metrics(human: list[Dialogue], simulator: list[Dialogue], names: Sequence[str]) -> dict[str, Any]:
+    """``compare_sets`` ready for JSON: ``figures``, the metrics by name, each with its verdict under ``reading``, and
+    ``refused``, the reasons by estimator. Run folders have these keys since the first version."""
     sets = DialogueSets(human=human, simulator=simulator)
     if not names:
         return {"figures": {}, "refused": {}}
     try:
-        found = compare_sets(sets, names, encoder=DEFAULT)
+        comparison = compare_sets(sets, names, encoder=DEFAULT)
     except UserCodeError:
         raise
     except UserError as error:
         return {"figures": {}, "refused": {", ".join(names): str(error)}}
-    figures = {name: {**figure.as_dict(), "reading": reading(figure)} for name, figure in found.figures.items()}
-    return {"figures": figures, "refused": found.refused}
+    metrics = {
+        name: {**estimate.as_dict(), "reading": verdict(estimate)} for name, estimate in comparison.estimates.items()
+    }
+    return {"figures": metrics, "refused": comparison.refused}

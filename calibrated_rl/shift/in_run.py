@@ -1,11 +1,11 @@
-"""One measurement during a run, from data to figures: both shifts by turn, the bound or index, and exploitation.
+"""One measurement during a run, from data to metrics: both shifts by turn, the bound or index, and exploitation.
 
-Already decided when ``figures_of`` is called: whose replies on which histories (``Collected``). It needs neither
+Already decided when ``shift_record`` is called: whose replies on which histories (``Collected``). It needs neither
 engines nor Ray, so that it can run beside training.
 
 - ``policy``: policy-induced shift by policy turn on logged histories (``probabilities/policy_shift.py``), from turns of
   the current policy, against the policy that training started from: a clone of the logged one, which stands for it.
-- ``simulator``: simulator-induced shift by user turn. Where the people are a program it is exact
+- ``simulator``: simulator-induced shift by user turn. Where the human is a program it is exact
   (``probabilities/exact.py``), and ``simulator_estimated`` is what the classifier on words finds on the same replies;
   else the classifier's is all.
 - ``history_shift``: the accumulated distance of whole histories; never part of a bound.
@@ -13,9 +13,9 @@ engines nor Ray, so that it can run beside training.
   ``|J_real - J_train| <= R * sum_t delta_t``, with rewards of range ``r`` after each turn ``r * sum_t (H - t + 1)
   delta_t``, with both their sum (``stakes.py``); ``rewards`` says which. A dialogue that is over before turn ``t`` adds
   nothing: ``sum_t delta_t = E[sum of the TVs of the turns that a dialogue has]``. ``early`` and ``late`` are its parts
-  up to and after the middle turn. Every figure is on histories of the current policy with people where those are a
+  up to and after the middle turn. Every metric is on histories of the current policy with the human where it is a
   program (then the bound holds for this policy, up to sampling), else on logged ones.
-- ``exploitation``: mean return with the simulator minus mean return with people, on the same scenarios. ``outcomes``
+- ``exploitation``: mean return with the simulator minus mean return with the human, on the same scenarios. ``outcomes``
   has what both paid, by scenario, for ``transfer.py``.
 """
 
@@ -37,14 +37,14 @@ from calibrated_rl.shift.stakes import Stakes
 from calibrated_rl.statistics.intervals import Scores, paired_difference, ratio_interval
 
 T = TypeVar("T")
-FIGURES = (
+METRICS = (
     "policy", "simulator", "simulator_estimated", "history_shift", "bound", "shift_index", "exploitation",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExactReplies:
-    """Log-probs in nats of people's replies, one entry a reply [N]."""
+    """Log-probs in nats of human replies, one entry a reply [N]."""
 
     human: Sequence[float]
     simulator: Sequence[float]
@@ -65,31 +65,31 @@ class Collected:
     """Policy updates so far."""
     policy: PolicyLogProbs | None
     replies: MatchedReplies | None
-    """Replies of people and of the simulator that the arm trains with."""
+    """Replies of the human and of the simulator that the arm trains with."""
     exact: ExactReplies | None
-    """The same people's replies, where the people are a program."""
+    """The same human replies, where the human is a program."""
     histories: DialogueSets | None
     """Logs, and dialogues of the current policy with the arm's user."""
     with_simulator: Scores | None
     """Return by scenario."""
-    with_people: Scores | None
+    with_humans: Scores | None
     success_with_simulator: Scores | None = None
     """0 or 1 by scenario."""
-    success_with_people: Scores | None = None
+    success_with_humans: Scores | None = None
     stakes: Stakes | str | None
     """What user turns can cost or bring; why that is not known; None where the task does not tell."""
 
 
-def figures_of(data: Collected, null_halvings: int = 0) -> dict[str, Any]:
-    """The figures of the module's docstring by name, ready for JSON; None for what could not be measured.
+def shift_record(data: Collected, null_halvings: int = 0) -> dict[str, Any]:
+    """The metrics of the module's docstring by name, ready for JSON; None for what could not be measured.
 
     What an estimator refuses (too few dialogues) is no reason to lose the rest: ``refused`` says why, by estimator.
 
     Args:
         null_halvings: for the classifier's null band; 0 leaves it out.
     """
-    others: dict[str, Any] = {"update": data.update, "null_band": None, "refused": {}, "outcomes": None}
-    record: dict[str, Any] = dict.fromkeys(FIGURES) | others
+    defaults: dict[str, Any] = {"update": data.update, "null_band": None, "refused": {}, "outcomes": None}
+    record: dict[str, Any] = dict.fromkeys(METRICS) | defaults
 
     def measured(name: str, measure: Callable[[], T]) -> T | None:
         """What ``measure`` finds; None if these data do not allow it, which is noted under ``name``."""
@@ -103,36 +103,36 @@ def figures_of(data: Collected, null_halvings: int = 0) -> dict[str, Any]:
     if isinstance(data.stakes, str):
         record["refused"]["bound"] = data.stakes
     if (policy := data.policy) is not None:
-        found = measured("policy_tv", lambda: PolicyShift().measure(policy)["policy_tv"])
-        record["policy"] = None if found is None else _shown(found)
+        estimate = measured("policy_tv", lambda: PolicyShift().measure(policy)["policy_tv"])
+        record["policy"] = None if estimate is None else _report_fields(estimate)
     if (replies := data.replies) is not None:
         words = WordsTest(WordsTest.Config(null_halvings=null_halvings))
-        figures = measured("words_tv", lambda: words.measure(replies))
-        if figures is not None:
-            tv = figures["words_tv"]
-            record["simulator"] = record["simulator_estimated"] = _shown(tv)
+        estimates = measured("words_tv", lambda: words.measure(replies))
+        if estimates is not None:
+            tv = estimates["words_tv"]
+            record["simulator"] = record["simulator_estimated"] = _report_fields(tv)
             if tv.null_low is not None:
                 record["null_band"] = [tv.null_low, tv.null_high]
             if data.exact is None and stakes is not None:
-                people = len(set(replies.dialogue))
-                record["shift_index"] = index_of(figures["words_accuracy"], people, stakes)
+                n_dialogues = len(set(replies.dialogue))
+                record["shift_index"] = index_of(estimates["words_accuracy"], n_dialogues, stakes)
     if (exact := data.exact) is not None:
-        found = measured("exact_tv", lambda: exact.shift()["tv"])
-        # What a classifier finds never stands where the exact figure is meant to.
-        record["simulator"] = None if found is None else _shown(found)
-        if stakes is not None and found is not None:
+        estimate = measured("exact_tv", lambda: exact.shift()["tv"])
+        # What a classifier finds never stands where the exact metric is meant to.
+        record["simulator"] = None if estimate is None else _report_fields(estimate)
+        if stakes is not None and estimate is not None:
             record["bound"] = bound_of(exact, stakes)
     if (histories := data.histories) is not None:
         history = HistoryShift(HistoryShift.Config(null_halvings=null_halvings))
-        found = measured("history_shift_tv", lambda: history.measure(histories)["history_shift_tv"])
-        record["history_shift"] = None if found is None else _shown(found)
-    if (simulator := data.with_simulator) is not None and (human := data.with_people) is not None:
+        estimate = measured("history_shift_tv", lambda: history.measure(histories)["history_shift_tv"])
+        record["history_shift"] = None if estimate is None else _report_fields(estimate)
+    if (simulator := data.with_simulator) is not None and (human := data.with_humans) is not None:
         difference = measured("exploitation", lambda: paired_difference(simulator, human).as_dict())
         record["exploitation"] = difference
         record["outcomes"] = {
             "simulator_reward": dict(simulator), "human_reward": dict(human),
             "simulator_success": dict(data.success_with_simulator or {}),
-            "human_success": dict(data.success_with_people or {}),
+            "human_success": dict(data.success_with_humans or {}),
         }  # fmt: skip
     return record
 
@@ -157,22 +157,22 @@ def index_of(accuracy: Estimate, dialogues: int, stakes: Stakes) -> dict[str, An
     classifier has one, is what the sum would be with the band's limits in every turn.
     """
     turn = np.array([t.turn for t in accuracy.by_turn])
-    turns_R = stakes.of(turn) * np.array([t.count / dialogues for t in accuracy.by_turn])
-    parts = turns_R * (2 * np.array([t.value for t in accuracy.by_turn]) - 1)
-    index: dict[str, Any] = {"mean": float(parts.sum())} | _halves(turn, parts) | {"rewards": stakes.case}
+    stakes_R = stakes.of(turn) * np.array([t.count / dialogues for t in accuracy.by_turn])
+    terms_R = stakes_R * (2 * np.array([t.value for t in accuracy.by_turn]) - 1)
+    index: dict[str, Any] = {"mean": float(terms_R.sum())} | _halves(turn, terms_R) | {"rewards": stakes.case}
     if accuracy.null_low is not None and accuracy.null_high is not None:
         limits = (accuracy.null_low, accuracy.null_high)
-        index["null_band"] = [(2 * limit - 1) * float(turns_R.sum()) for limit in limits]
+        index["null_band"] = [(2 * limit - 1) * float(stakes_R.sum()) for limit in limits]
     return index
 
 
-def _halves(turn: NDArray[Any], parts: NDArray[np.float64]) -> dict[str, float]:
+def _halves(turn: NDArray[Any], terms: NDArray[np.float64]) -> dict[str, float]:
     early = turn <= (turn.max() + 1) // 2
-    return {"early": float(parts[early].sum()), "late": float(parts[~early].sum())}
+    return {"early": float(terms[early].sum()), "late": float(terms[~early].sum())}
 
 
-def _shown(found: Estimate) -> dict[str, Any]:
+def _report_fields(estimate: Estimate) -> dict[str, Any]:
     """Overall and by turn, as the report reads it."""
-    shown = dict(found.as_dict())
-    band = {} if shown["null_band"] is None else {"null_band": shown["null_band"]}
-    return {key: shown[key] for key in ("mean", "low", "high", "by_turn", "notes")} | band
+    fields = dict(estimate.as_dict())
+    band = {} if fields["null_band"] is None else {"null_band": fields["null_band"]}
+    return {key: fields[key] for key in ("mean", "low", "high", "by_turn", "notes")} | band

@@ -1,7 +1,7 @@
 """What the estimators on text share: what they are given, how they are called, how chance is drawn.
 
-There are two kinds of data, because there are two kinds of question. ``MatchedReplies`` (``base.py``) holds the
-replies of both sides to the *same* histories: only there a per-turn shift can be measured. ``DialogueSets`` holds
+There are two kinds of data, because there are two kinds of question. ``MatchedReplies`` (``base.py``) contains the
+replies of both sides to the *same* histories: only there a per-turn shift can be measured. ``DialogueSets`` contains
 two sets of whole dialogues that nothing ties together: there the two populations can be compared, which mixes
 what the replies and what the histories before them differ in.
 
@@ -11,14 +11,14 @@ in ``shift/estimators/``, or an import path. A comparison sets ``seed``, ``null_
 
 Chance, in all estimators on ``DialogueSets``:
 
-- The unit of resampling is the *person*: all dialogues of one scenario are drawn together.
+- The unit of resampling is the *user*: all dialogues of one scenario are drawn together.
 - Intervals are percentile intervals of the bootstrap, widened for few units as in ``statistics.intervals``, and
   *centred*: the drawn values are shifted so that their mean is the estimate. Distances between samples are biased
   upwards, and their bootstrap adds the same bias once more; centring takes that second bias out again.
 - The null band is what the same procedure gives between two halves of the human dialogues: from the lowest lower
-  to the highest upper limit over ``null_halvings`` random halvings. The second half has no more people than the
+  to the highest upper limit over ``null_halvings`` random halvings. The second half has no more users than the
   other side, the first is what is left of at least half. No half is larger than the set it stands for, so that
-  chance moves the figures at least as far in them: the band is too wide rather than too narrow.
+  chance moves the metrics at least as far in them: the band is too wide rather than too narrow.
 """
 
 import math
@@ -65,16 +65,16 @@ class DialogueSets:
     def acts(self, dialogue: Dialogue) -> list[tuple[str, ...]] | None:
         """Acts of each turn of ``dialogue``, or None where nobody knows them."""
         if self.task is not None:
-            found = [self.task.acts(dialogue.scenario, dialogue.turns, i) for i in range(len(dialogue.turns))]
-            return found if any(found) else None
-        noted = dialogue.annotations.get("acts")
-        if not noted or len(noted) != len(dialogue.turns):
+            acts_by_turn = [self.task.acts(dialogue.scenario, dialogue.turns, i) for i in range(len(dialogue.turns))]
+            return acts_by_turn if any(acts_by_turn) else None
+        annotated_acts = dialogue.annotations.get("acts")
+        if not annotated_acts or len(annotated_acts) != len(dialogue.turns):
             return None
-        return [tuple(acts) for acts in noted]
+        return [tuple(acts) for acts in annotated_acts]
 
 
 class Estimator(ABC, Generic[Data]):
-    """Measures ``data`` and returns figures by name."""
+    """Measures ``data`` and returns metrics by name."""
 
     @abstractmethod
     def measure(self, data: Data) -> dict[str, Estimate]:
@@ -89,7 +89,7 @@ class DialogueEstimator(Estimator[DialogueSets]):
 
     Args of the constructor:
         null_halvings: random halvings of the human dialogues that make the null band; 0 leaves it out.
-        seed: the same data and seed give the same figures.
+        seed: the same data and seed give the same metrics.
     """
 
     def __init__(self, null_halvings: int, seed: int) -> None:
@@ -99,61 +99,61 @@ class DialogueEstimator(Estimator[DialogueSets]):
 
     @abstractmethod
     def compare(self, sets: DialogueSets) -> dict[str, Estimate]:
-        """The figures without null bands. Raises as ``measure``."""
+        """The metrics without null bands. Raises as ``measure``."""
 
     def measure(self, data: DialogueSets) -> dict[str, Estimate]:
-        found = self.compare(data)
+        estimates = self.compare(data)
         if not self.null_halvings:
-            return found
+            return estimates
         bands = self.null_bands(data)
         return {
-            name: replace(value, null_low=bands[name][0], null_high=bands[name][1]) if name in bands else value
-            for name, value in found.items()
+            name: replace(estimate, null_low=bands[name][0], null_high=bands[name][1]) if name in bands else estimate
+            for name, estimate in estimates.items()
         }
 
     def null_bands(self, sets: DialogueSets) -> dict[str, Band]:
-        """Null band of each figure, from the human dialogues alone; empty where they are too few to halve."""
+        """Null band of each metric, from the human dialogues alone; empty where they are too few to halve."""
         limits: dict[str, list[float]] = {}
-        others = len({dialogue.scenario.id for dialogue in sets.simulator})
+        n_simulator_users = len({dialogue.scenario.id for dialogue in sets.simulator})
         for i in range(self.null_halvings):
-            halves = halve(sets.human, others, np.random.default_rng((self.seed, 1, i)))
+            halves = halve(sets.human, n_simulator_users, np.random.default_rng((self.seed, 1, i)))
             try:
-                found = self.compare(DialogueSets(human=halves[0], simulator=halves[1], task=sets.task))
+                estimates = self.compare(DialogueSets(human=halves[0], simulator=halves[1], task=sets.task))
             except UserError:  # halves can be too few where the whole is not
                 return {}
-            for name, value in found.items():
-                limits.setdefault(name, []).extend([value.low, value.high])
-        known = {name: [v for v in values if math.isfinite(v)] for name, values in limits.items()}
-        return {name: (min(values), max(values)) for name, values in known.items() if values}
+            for name, estimate in estimates.items():
+                limits.setdefault(name, []).extend([estimate.low, estimate.high])
+        finite_limits = {name: [v for v in values if math.isfinite(v)] for name, values in limits.items()}
+        return {name: (min(values), max(values)) for name, values in finite_limits.items() if values}
 
 
-def people_of(dialogues: Sequence[Dialogue]) -> NDArray[np.int64]:
-    """Number of the person (scenario) of each dialogue: [N]."""
+def users_of(dialogues: Sequence[Dialogue]) -> NDArray[np.int64]:
+    """Number of the user (scenario) of each dialogue: [N]."""
     names = np.asarray([dialogue.scenario.id for dialogue in dialogues], dtype=str)
     return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
 
 def halve(
-    dialogues: Sequence[Dialogue], others: int, rng: np.random.Generator
+    dialogues: Sequence[Dialogue], max_second: int, rng: np.random.Generator
 ) -> tuple[list[Dialogue], list[Dialogue]]:
-    """Two disjoint random parts; a person's dialogues stay together. The second has half of the people (rounded
-    down) but at most ``others``, the first the rest."""
-    person = people_of(dialogues)
-    people = int(person.max()) + 1 if len(person) else 0
-    second = rng.permutation(people)[person] < min(people // 2, others)
-    parts: tuple[list[Dialogue], list[Dialogue]] = ([], [])
+    """Two disjoint random parts; a user's dialogues stay together. The second has half of the users (rounded
+    down) but at most ``max_second``, the first the rest."""
+    user = users_of(dialogues)
+    users = int(user.max()) + 1 if len(user) else 0
+    second = rng.permutation(users)[user] < min(users // 2, max_second)
+    halves: tuple[list[Dialogue], list[Dialogue]] = ([], [])
     for dialogue, is_second in zip(dialogues, second, strict=True):
-        parts[int(is_second)].append(dialogue)
-    return parts
+        halves[int(is_second)].append(dialogue)
+    return halves
 
 
 Statistic = Callable[..., Floats]
-"""From the weights of the dialogues, [B, N] for each set, to figures [B, K]."""
+"""From the weights of the dialogues, [B, N] for each set, to metrics [B, K]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resampled:
-    """Figures of the whole sample and of the bootstrap: [K] each."""
+    """Metrics of the whole sample and of the bootstrap: [K] each."""
 
     value: Floats
     low: Floats
@@ -165,48 +165,48 @@ class Resampled:
         k: int = 0,
         *,
         far: Literal["above", "below", "either"] = "either",
-        least: float = 0.0,
-        most: float = math.inf,
+        minimum: float = 0.0,
+        maximum: float = math.inf,
         notes: tuple[str, ...] = (),
     ) -> Estimate:
-        """Figure ``k``, with all three numbers cut to its range."""
-        value, low, high = (float(np.clip(a[k], least, most)) for a in (self.value, self.low, self.high))
+        """Metric ``k``, with all three numbers cut to its range."""
+        value, low, high = (float(np.clip(a[k], minimum, maximum)) for a in (self.value, self.low, self.high))
         return Estimate(name=name, value=value, low=low, high=high, far=far, notes=notes)
 
 
 def bootstrap(
-    statistic: Statistic, people: Sequence[NDArray[np.int64]], seed: int, value: Any = None
+    statistic: Statistic, users: Sequence[NDArray[np.int64]], seed: int, value: Any = None
 ) -> Resampled:
     """``statistic`` on everything and its centred percentile interval.
 
     Args:
-        people: for each set of dialogues, [N] each, the number of the person of each dialogue, as ``people_of``
+        users: for each set of dialogues, [N] each, the number of the user of each dialogue, as ``users_of``
             gives it.
-        value: the estimate [K] that the interval is put around, where it is not the statistic itself (a figure
+        value: the estimate [K] that the interval is put around, where it is not the statistic itself (a metric
             that was corrected for bias).
 
-    The limits are NaN where a set has a single person. Resamples in which the statistic is NaN are left out.
+    The limits are NaN where a set has a single user. Resamples in which the statistic is NaN are left out.
     """
-    middle = statistic(*(np.ones((1, len(p))) for p in people))[0] if value is None else np.asarray(value, np.float64)
+    middle = statistic(*(np.ones((1, len(p))) for p in users))[0] if value is None else np.asarray(value, np.float64)
     low, high = np.full(len(middle), math.nan), np.full(len(middle), math.nan)
-    units = [int(person.max()) + 1 for person in people]
+    units = [int(user.max()) + 1 for user in users]
     if min(units) < 2:
         return Resampled(middle, low, high)
     rng = np.random.default_rng(seed)
-    drawn = []
+    draws = []
     for start in range(0, RESAMPLES, _CHUNK):
         size = min(_CHUNK, RESAMPLES - start)
         weights = [
-            rng.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)[:, person]
-            for n, person in zip(units, people, strict=True)
+            rng.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)[:, user]
+            for n, user in zip(units, users, strict=True)
         ]
-        drawn.append(statistic(*weights))
-    drawn_BK = np.concatenate(drawn)
+        draws.append(statistic(*weights))
+    drawn_BK = np.concatenate(draws)
     tail = (1 - LEVEL) / 2
     for k in range(len(middle)):
-        known = drawn_BK[np.isfinite(drawn_BK[:, k]), k]
-        if len(known):
-            deviation = np.quantile(known, [tail, 1 - tail]) - known.mean()
+        finite_draws = drawn_BK[np.isfinite(drawn_BK[:, k]), k]
+        if len(finite_draws):
+            deviation = np.quantile(finite_draws, [tail, 1 - tail]) - finite_draws.mean()
             low[k], high[k] = middle[k] + expansion(min(units)) * deviation
     return Resampled(middle, low, high)
 

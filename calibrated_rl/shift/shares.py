@@ -1,7 +1,7 @@
 """Distributions estimated by shares: what the divergences between two sets of dialogues have in common.
 
 A dialogue is a row of counts (of its clusters, lengths or acts); a weighted set of dialogues gives the shares [K] of
-the K things, in which a dialogue counts as often as it holds them.
+the K things, in which a dialogue counts as often as it contains them.
 """
 
 from collections.abc import Sequence
@@ -24,5 +24,5 @@ def between(distance: Statistic, human_NK: Floats, simulator_MK: Floats) -> Stat
 
 
 def table(rows: Sequence[Sequence[int] | NDArray[np.int64]], size: int) -> Floats:
-    """How often each row holds each of the numbers below ``size``: [N, size]."""
+    """How often each row contains each of the numbers below ``size``: [N, size]."""
     return np.stack([np.bincount(np.asarray(row, np.int64), minlength=size) for row in rows]).astype(np.float64)

@@ -5,7 +5,7 @@ A source is
 - a file of JSON Lines (``logs/jsonl.py`` has the format);
 - CaSiNo as published: its folder, or a file named ``casino*.json``;
 - any other file or folder of logs, with a reader for it (``LogFiles``); one of its splits as ``FILE@held_out``;
-- a run folder, its ``replay`` folder or one folder in that, followed by ``@ARM`` where it holds several arms: the
+- a run folder, its ``replay`` folder or one folder in that, followed by ``@ARM`` where it contains several arms: the
   rollouts of that arm (``runs/dev@calibrated``, all its seeds together), its evaluation dialogues by their full name
   (``runs/dev@calibrated/held_out``), or the logs that the run was given (``runs/dev@logs``; those of one split:
   ``runs/dev@logs/held_out``).
@@ -39,14 +39,14 @@ from calibrated_rl.tasks.checked import build_task
 logger = logging.getLogger(__name__)
 
 FILE_READERS = ("calibrated_rl.examples.casino.reader:CasinoLogs",)
-"""Import paths of readers that know their own files (``logs.base.FileReader``)."""
+"""Import paths of readers that recognise their own files (``logs.base.FileReader``)."""
 LOGS = "logs"
-"""What a run's human logs are called where an arm would stand."""
+"""Name of a run's human logs, in the place of an arm."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceDialogues:
-    """What a source holds."""
+    """What a source contains."""
 
     name: str
     dialogues: list[Dialogue]
@@ -57,7 +57,7 @@ class SourceDialogues:
 
 @dataclass(frozen=True, kw_only=True)
 class LogFiles:
-    """How files of logs are read that are of no kind that is known here."""
+    """How to read log files of a format that this module does not know."""
 
     reader: str
     """Import path of a log reader. Its ``Config`` has a ``path``, which is the file."""
@@ -75,16 +75,16 @@ def read_source(name: str, log_files: LogFiles | None = None) -> SourceDialogues
         log_files: how it is read unless it is of a run; None: by its kind.
 
     Raises:
-        UserError: there is no such source, it is of no known kind, or it holds no usable dialogue.
+        UserError: there is no such source, it is of no known kind, or it contains no usable dialogue.
     """
     path, arm = _place(name)
     if not path.exists():
         raise UserError(f"there is no file or folder {path}")
     if log_files is not None and not is_of_run(name):
         return _by_reader(name, path, arm, log_files)
-    for known in () if arm else map(import_path, FILE_READERS):
-        if known.recognises(path):
-            logs = known.whole(path)
+    for file_reader in () if arm else map(import_path, FILE_READERS):
+        if file_reader.recognises(path):
+            logs = file_reader.whole(path)
             return SourceDialogues(name=name, dialogues=logs.read(Split.CALIBRATION), left_out=len(logs.problems))
     folder = path / "replay" if (path / "replay").is_dir() else path
     if folder.is_dir():
@@ -105,30 +105,30 @@ def _place(name: str) -> tuple[Path, str]:
     """File or folder, and what stands behind the ``@``."""
     if "@" not in name or Path(name).expanduser().exists():
         return Path(name).expanduser(), ""
-    text, _, part = name.rpartition("@")
-    return Path(text).expanduser(), part
+    text, _, arm = name.rpartition("@")
+    return Path(text).expanduser(), arm
 
 
-def _by_reader(name: str, path: Path, only: str, how: LogFiles) -> SourceDialogues:
+def _by_reader(name: str, path: Path, only_split: str, log_files: LogFiles) -> SourceDialogues:
     """``path`` as a log reader reads it: all splits that have dialogues, or ``only`` the one."""
-    if only and only not in list(Split):
-        raise UserError(f"{name}: there is no split '{only}'; there are {', '.join(Split)}")
-    config = getattr(import_path(how.reader), "Config", None)
+    if only_split and only_split not in list(Split):
+        raise UserError(f"{name}: there is no split '{only_split}'; there are {', '.join(Split)}")
+    config = getattr(import_path(log_files.reader), "Config", None)
     if is_dataclass(config) and "path" not in (each.name for each in fields(config)):
-        raise UserError(f"the reader {how.reader}: its Config has no 'path', by which it would be told the file")
-    task = build_task(how.task, how.task_config, "task_config") if how.task else None
-    logs = build_reader(how.reader, {**how.reader_config, "path": str(path)}, "reader_config", task)
+        raise UserError(f"the reader {log_files.reader}: its Config has no 'path', by which it would be told the file")
+    task = build_task(log_files.task, log_files.task_config, "task_config") if log_files.task else None
+    logs = build_reader(log_files.reader, {**log_files.reader_config, "path": str(path)}, "reader_config", task)
     dialogues: list[Dialogue] = []
-    empty: list[UserError] = []
-    for split in [Split(only)] if only else Split:
+    refusals: list[UserError] = []
+    for split in [Split(only_split)] if only_split else Split:
         try:
             dialogues += logs.read(split)
         except UserCodeError:
             raise
         except UserError as error:  # it may have none in this split
-            empty.append(error)
+            refusals.append(error)
     if not dialogues:
-        raise empty[0]
+        raise refusals[0]
     if task is not None:
         dialogues = [d if "acts" in d.annotations else with_acts(d, task) for d in dialogues]
     return SourceDialogues(name=name, dialogues=dialogues, left_out=len(logs.problems))
@@ -140,7 +140,7 @@ def _stores(folder: Path) -> list[Path]:
 
 def _replay(name: str, folder: Path, arm: str) -> SourceDialogues:
     dialogues: list[Dialogue] = []
-    there: set[str] = set()
+    arms_found: set[str] = set()
     left_out = 0
     split = arm.removeprefix(f"{LOGS}/") if arm.startswith(f"{LOGS}/") else ""
     arm = LOGS if split else arm
@@ -152,19 +152,22 @@ def _replay(name: str, folder: Path, arm: str) -> SourceDialogues:
                 left_out += 1
                 continue
             kinds = table.column("kind").to_pylist()
-            arms = [LOGS if k == "log" else own for k, own in zip(kinds, table.column("arm").to_pylist(), strict=True)]
-            there |= set(arms)
-            wanted = [own == arm if arm else k == "rollout" for k, own in zip(kinds, arms, strict=True)]
-            found = from_table(table.filter(pa.array(wanted)))
-            dialogues += [d for d in found if not split or d.scenario.split.value == split]
-    if not there:
-        raise UserError(f"{folder} holds no dialogues: it is neither CaSiNo, nor a run's replay, nor a run folder")
-    choices = ", ".join(sorted(there))
+            arms = [
+                LOGS if k == "log" else row_arm
+                for k, row_arm in zip(kinds, table.column("arm").to_pylist(), strict=True)
+            ]
+            arms_found |= set(arms)
+            is_wanted = [row_arm == arm if arm else k == "rollout" for k, row_arm in zip(kinds, arms, strict=True)]
+            selected = from_table(table.filter(pa.array(is_wanted)))
+            dialogues += [d for d in selected if not split or d.scenario.split.value == split]
+    if not arms_found:
+        raise UserError(f"{folder} contains no dialogues: it is neither CaSiNo, nor a run's replay, nor a run folder")
+    choices = ", ".join(sorted(arms_found))
     if not dialogues:
-        what = f"of '{arm}{split and '/'}{split}'" if arm else "from training"
-        raise UserError(f"{folder} holds no dialogues {what}; there are {choices}")
+        description = f"of '{arm}{split and '/'}{split}'" if arm else "from training"
+        raise UserError(f"{folder} contains no dialogues {description}; there are {choices}")
     if len(mixed := {dialogue.arm for dialogue in dialogues}) > 1:
-        raise UserError(f"{folder} holds the dialogues of {len(mixed)} arms; name one as {folder}@ARM of {choices}")
+        raise UserError(f"{folder} contains the dialogues of {len(mixed)} arms; name one as {folder}@ARM of {choices}")
     task = _task_of(folder)
     if task is not None:
         dialogues = [with_acts(dialogue, task) for dialogue in dialogues]
@@ -181,7 +184,7 @@ def _task_of(folder: Path) -> Task | None:
         config = read_yaml(settings).values
         return build_task(config["task"], config.get("task_config"), str(settings))
     except (OSError, KeyError, TypeError, UserError) as error:
-        logger.warning(f"{folder}: without dialogue acts, because the run's task cannot be made: {first_line(error)}")
+        logger.warning(f"{folder}: without dialogue acts, because the run's task cannot be built: {first_line(error)}")
         return None
 
 
@@ -192,26 +195,26 @@ def with_acts(dialogue: Dialogue, task: Task) -> Dialogue:
 
 
 def _dialogue(record: JsonlRecord) -> Dialogue:
-    told = record.optional
+    optional = record.optional
     greeted = record.turns[0][0] is Side.POLICY
     turns = [Turn(side=side, text=text, source=Source.LOG) for side, text in record.turns]
     scenario = Scenario(
         id=record.id,
         split=record.split or Split.HELD_OUT,
-        policy_instructions=told.get("policy_instructions", ""),
-        user_instructions=told.get("user_instructions", ""),
+        policy_instructions=optional.get("policy_instructions", ""),
+        user_instructions=optional.get("user_instructions", ""),
         greeting=turns[0].text if greeted else "",
-        goal=told.get("goal", {}),
+        goal=optional.get("goal", {}),
     )
     outcome = None
-    if "reward" in told:
-        outcome = Outcome(reward=float(told["reward"]), success=bool(told["success"]))
+    if "reward" in optional:
+        outcome = Outcome(reward=float(optional["reward"]), success=bool(optional["success"]))
     return Dialogue(
         id=f"log-{record.id}",
         task="",
         scenario=scenario,
         turns=tuple(turns),
-        ending=str(told.get("ending", "log_end")),
+        ending=str(optional.get("ending", "log_end")),
         outcome=outcome,
         kind="log",
     )
@@ -221,8 +224,8 @@ def some(dialogues: Sequence[Dialogue], limit: int, seed: int) -> list[Dialogue]
     """At most ``limit`` dialogues drawn at random, in the order they had; all where ``limit`` is 0."""
     if not limit or len(dialogues) <= limit:
         return list(dialogues)
-    chosen = np.random.default_rng((seed, 6)).permutation(len(dialogues))[:limit]
-    return [dialogues[i] for i in sorted(chosen)]
+    indices = np.random.default_rng((seed, 6)).permutation(len(dialogues))[:limit]
+    return [dialogues[i] for i in sorted(indices)]
 
 
 def matched_replies(sets: DialogueSets) -> MatchedReplies:
@@ -231,27 +234,27 @@ def matched_replies(sets: DialogueSets) -> MatchedReplies:
     Of several dialogues of a scenario on one side the first that fits is taken. The result can be empty.
     """
     Key = tuple[str, tuple[tuple[Side, str], ...]]
-    others: dict[Key, tuple[Dialogue, int]] = {}
+    by_history: dict[Key, tuple[Dialogue, int]] = {}
     for dialogue in sets.simulator:
         for index in dialogue.user_turn_indices():
-            others.setdefault(_key(dialogue, index), (dialogue, index))
+            by_history.setdefault(_key(dialogue, index), (dialogue, index))
     rows = []
     for dialogue in sets.human:
         for ordinal, index in enumerate(dialogue.user_turn_indices(), start=1):
-            found = others.pop(_key(dialogue, index), None)
-            if found is not None:
-                rows.append((dialogue, index, ordinal, *found))
+            match = by_history.pop(_key(dialogue, index), None)
+            if match is not None:
+                rows.append((dialogue, index, ordinal, *match))
     human_acts = [acts[i] if (acts := sets.acts(d)) else () for d, i, *_ in rows]
     simulator_acts = [acts[i] if (acts := sets.acts(d)) else () for *_, d, i in rows]
-    known = all(human_acts) and all(simulator_acts)
+    acts_known = all(human_acts) and all(simulator_acts)
     return MatchedReplies(
         histories=[d.turns[:i] for d, i, *_ in rows],
         human=[d.turns[i].text for d, i, *_ in rows],
         simulator=[d.turns[i].text for *_, d, i in rows],
         turn=[ordinal for _, _, ordinal, *_ in rows],
         dialogue=[d.scenario.id for d, *_ in rows],
-        human_acts=human_acts if known else (),
-        simulator_acts=simulator_acts if known else (),
+        human_acts=human_acts if acts_known else (),
+        simulator_acts=simulator_acts if acts_known else (),
     )
 
 

@@ -32,8 +32,8 @@ class Stakes:
 
     def of(self, turn: ArrayLike) -> NDArray[np.float64]:
         """[N] factors of the user turns ``turn`` [N], from 1."""
-        left = np.maximum(self.horizon - np.asarray(turn, np.float64) + 1, 0.0)
-        return self.terminal + self.per_turn * left
+        rewards_left = np.maximum(self.horizon - np.asarray(turn, np.float64) + 1, 0.0)
+        return self.terminal + self.per_turn * rewards_left
 
     @property
     def case(self) -> str:
@@ -53,16 +53,16 @@ def stakes_of(task: Task, dialogues: Sequence[Dialogue]) -> Stakes | str | None:
         if (outcome := dialogue.outcome) is None:
             continue
         for name, rewards in (("reward_range", (outcome.reward,)), ("turn_reward_range", outcome.turn_rewards)):
-            if rewards and (known := ranges[name]) is None:
+            if rewards and (allowed := ranges[name]) is None:
                 return f"{task.name} rewards turns and has no {name}()"
             for reward in rewards:
-                assert known is not None
-                if not known[0] - 1e-9 <= reward <= known[1] + 1e-9:
-                    told = f"{known[0]:g} to {known[1]:g}"
-                    return f"{task.name} gave {reward:g} in {dialogue.id}, and its {name}() says {told}"
+                assert allowed is not None
+                if not allowed[0] - 1e-9 <= reward <= allowed[1] + 1e-9:
+                    limits = f"{allowed[0]:g} to {allowed[1]:g}"
+                    return f"{task.name} gave {reward:g} in {dialogue.id}, and its {name}() says {limits}"
     low, high = ranges["reward_range"] or (0.0, 0.0)
-    least, most = turn_range or (0.0, 0.0)
-    per_turn = max(most, 0.0) - min(least, 0.0)
+    lowest, highest = turn_range or (0.0, 0.0)
+    per_turn = max(highest, 0.0) - min(lowest, 0.0)
     return Stakes(terminal=high - low, per_turn=per_turn, horizon=task.max_policy_turns)
 
 

@@ -1,4 +1,5 @@
-"""Traits of the other side in one dialogue, as numbers: what ``likeness.py`` and ``coverage.py`` compare people by.
+"""Traits of the other side in one dialogue, as numbers: what ``similarity.py`` and ``coverage.py`` compare human users
+by.
 
 They need text alone. Where dialogue acts are known, an act counts like its words (``deny`` is pushback, however it was
 typed). Word lists are English. All are computed from one dialogue, so that nothing is fitted.
@@ -106,15 +107,15 @@ def traits_of(dialogue: Dialogue, acts: Sequence[Sequence[str]] | None, by_goal:
         acts: of each turn, where they are known.
         by_goal: what is told is counted in values of the goal, not in words.
     """
-    at = dialogue.user_turn_indices()
-    texts = [dialogue.turns[i].text[:_LONGEST] for i in at]
+    user_turns = dialogue.user_turn_indices()
+    texts = [dialogue.turns[i].text[:_LONGEST] for i in user_turns]
     spoken = [_words(text) for text in texts]
 
     def marked(kind: str, pattern: re.Pattern[str]) -> list[bool]:
         roots = _ACT_WORDS[kind]
         return [
             bool(pattern.search(text)) or bool(acts and any(act.startswith(roots) for act in acts[i]))
-            for i, text in zip(at, texts, strict=True)
+            for i, text in zip(user_turns, texts, strict=True)
         ]
 
     pushback = marked("pushback", _PUSHBACK)
@@ -130,17 +131,17 @@ def traits_of(dialogue: Dialogue, acts: Sequence[Sequence[str]] | None, by_goal:
             "uncertain_turns": _share(marked("uncertain", _UNCERTAIN)),
         }
         | _disclosure(dialogue, texts, spoken, by_goal)
-        | _reaction(dialogue, at, spoken, pushback)
+        | _reaction(dialogue, user_turns, spoken, pushback)
     )
 
 
 def _repeated(spoken: Sequence[Sequence[str]]) -> float:
-    said: set[str] = set()
-    again: list[bool] = []
+    used_words: set[str] = set()
+    repeated: list[bool] = []
     for words in spoken:
-        again += [word in said for word in words] if said else []
-        said.update(words)
-    return _share(again)
+        repeated += [word in used_words for word in words] if used_words else []
+        used_words.update(words)
+    return _share(repeated)
 
 
 def _disclosure(
@@ -149,18 +150,18 @@ def _disclosure(
     names = DIMENSIONS["disclosure"]
     if by_goal:
         terms = goal_terms(dialogue.scenario.goal)
-        told = [{term for term in terms if re.search(rf"\b{re.escape(term)}\b", text.lower())} for text in texts]
+        disclosed = [{term for term in terms if re.search(rf"\b{re.escape(term)}\b", text.lower())} for text in texts]
     else:
-        told = [{w for w in words if len(w) > 3 or any(c.isdigit() for c in w)} for words in spoken]
-    everything: set[str] = set().union(*told)
-    if not everything:
+        disclosed = [{w for w in words if len(w) > 3 or any(c.isdigit() for c in w)} for words in spoken]
+    all_disclosed: set[str] = set().union(*disclosed)
+    if not all_disclosed:
         return dict.fromkeys(names, math.nan) | ({"disclosure_a_turn": 0.0} if texts else {})
-    new, known = [], set[str]()
-    for own in told:
-        new.append(len(own - known))
-        known |= own
-    last = max(i for i, count in enumerate(new) if count)
-    values = (len(told[0]) / len(everything), len(everything) / len(texts), 1 - (last + 1) / len(texts))
+    n_new, disclosed_before = [], set[str]()
+    for turn_terms in disclosed:
+        n_new.append(len(turn_terms - disclosed_before))
+        disclosed_before |= turn_terms
+    last = max(i for i, count in enumerate(n_new) if count)
+    values = (len(disclosed[0]) / len(all_disclosed), len(all_disclosed) / len(texts), 1 - (last + 1) / len(texts))
     return dict(zip(names, values, strict=True))
 
 
@@ -168,29 +169,31 @@ def _reaction(
     dialogue: Dialogue, at: Sequence[int], spoken: Sequence[Sequence[str]], pushback: Sequence[bool]
 ) -> dict[str, float]:
     errors = _errors(dialogue)
-    after = [k for k, i in enumerate(at) if i > 0 and i - 1 in errors]
-    rest = [len(words) for k, words in enumerate(spoken) if k not in after]
-    again = [
-        len(set(spoken[k]) & set(spoken[k - 1])) >= 0.5 * len(set(spoken[k - 1])) > 0 for k in after if k > 0
+    after_error = [k for k, i in enumerate(at) if i > 0 and i - 1 in errors]
+    other_lengths = [len(words) for k, words in enumerate(spoken) if k not in after_error]
+    repeats = [
+        len(set(spoken[k]) & set(spoken[k - 1])) >= 0.5 * len(set(spoken[k - 1])) > 0 for k in after_error if k > 0
     ]
     ratio = math.nan
-    if after and rest:
-        ratio = math.log((1 + float(np.mean([len(spoken[k]) for k in after]))) / (1 + float(np.mean(rest))))
-    values = (_share([pushback[k] for k in after]), _share(again), ratio)
+    if after_error and other_lengths:
+        ratio = math.log(
+            (1 + float(np.mean([len(spoken[k]) for k in after_error]))) / (1 + float(np.mean(other_lengths)))
+        )
+    values = (_share([pushback[k] for k in after_error]), _share(repeats), ratio)
     return dict(zip(DIMENSIONS["reaction"], values, strict=True))
 
 
 def _errors(dialogue: Dialogue) -> set[int]:
     """Indices of the policy's turns that are errors."""
-    said: list[set[str]] = []
+    earlier_turns: list[set[str]] = []
     errors = set()
     for index, turn in enumerate(dialogue.turns):
         if turn.side is Side.POLICY:
             words = set(_words(turn.text[:_LONGEST]))
-            again = any(len(words & before) >= 0.8 * len(words | before) > 0 for before in said)
-            if index and (again or _ERROR.search(turn.text[:_LONGEST])):
+            repeats = any(len(words & earlier) >= 0.8 * len(words | earlier) > 0 for earlier in earlier_turns)
+            if index and (repeats or _ERROR.search(turn.text[:_LONGEST])):
                 errors.add(index)
-            said.append(words)
+            earlier_turns.append(words)
     return errors
 
 

@@ -1,4 +1,4 @@
-"""Outcome transfer: does what happens with the simulator foretell what happens with people?
+"""Outcome transfer: do outcomes with the simulator predict outcomes with human users?
 
 Given policies (checkpoints of all arms) that each met the training simulator and the held-out human on scenarios.
 
@@ -63,8 +63,8 @@ class PolicyOutcomes:
 class OutcomeTransfer(Estimator[Sequence[PolicyOutcomes]]):
     """See the module's docstring.
 
-    ``measure`` raises UserError where there is no policy, two have the same name, or one has no scenario that both
-    sides judged.
+    ``measure`` raises UserError where there is no policy, two have the same name, or one has no scenario with
+    an outcome on both sides.
     """
 
     @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class OutcomeTransfer(Estimator[Sequence[PolicyOutcomes]]):
             raise UserError("outcome transfer: two policies have the same name")
         common = {p.policy: p.common() for p in data}
         if lacking := [name for name, keys in common.items() if not keys]:
-            raise UserError(f"outcome transfer: no scenario of policy '{lacking[0]}' was judged with both sides")
+            raise UserError(f"outcome transfer: no scenario of policy '{lacking[0]}' has an outcome with both sides")
         pairs = [(p, key) for p in data for key in common[p.policy]]
-        found = {
+        estimates = {
             "success_ece": calibration_error(
                 "success_ece",
                 [p.simulator_success[key] for p, key in pairs],
@@ -100,22 +100,22 @@ class OutcomeTransfer(Estimator[Sequence[PolicyOutcomes]]):
         }
         if {p.simulator_success[key] for p, key in pairs} <= {0.0, 1.0}:
             note = "rates from one dialogue each: by chance alone it is positive, and it has no band"
-            found["success_ece"] = replace(found["success_ece"], null_low=None, null_high=None, notes=(note,))
-        found |= self._exploitation(data, common)
-        return found | self._ranks(data, common)
+            estimates["success_ece"] = replace(estimates["success_ece"], null_low=None, null_high=None, notes=(note,))
+        estimates |= self._exploitation(data, common)
+        return estimates | self._ranks(data, common)
 
     def _exploitation(
         self, data: Sequence[PolicyOutcomes], common: Mapping[str, list[str]]
     ) -> dict[str, Estimate]:
         gaps = {p.policy: [p.simulator_reward[k] - p.human_reward[k] for k in common[p.policy]] for p in data}
-        found = {}
+        estimates = {}
         for name, policies in {"exploitation": list(gaps), **{f"exploitation:{p}": [p] for p in gaps}}.items():
             # Each policy counts the same, however many scenarios it has.
             values = [gap / len(gaps[p]) for p in policies for gap in gaps[p]]
             weights = [1 / len(gaps[p]) for p in policies for _ in gaps[p]]
             interval = ratio_interval(values, weights, [k for p in policies for k in common[p]], self.config.seed)
-            found[name] = Estimate(name=name, value=interval.mean, low=interval.low, high=interval.high)
-        return found
+            estimates[name] = Estimate(name=name, value=interval.mean, low=interval.low, high=interval.high)
+        return estimates
 
     def _ranks(
         self, data: Sequence[PolicyOutcomes], common: Mapping[str, list[str]]
@@ -125,25 +125,25 @@ class OutcomeTransfer(Estimator[Sequence[PolicyOutcomes]]):
             [[np.mean([of[k] for k in common[p.policy]]) for p, of in zip(data, side, strict=True)] for side in sides]
         )
         rng = np.random.default_rng(self.config.seed)
-        drawn = [
+        resampled = [
             (spearman(*pair), kendall(*pair))
             for pair in (means[:, rng.integers(len(data), size=len(data))] for _ in range(RESAMPLES))
         ]
         return {
-            f"rank_{kind}": self._rank(f"rank_{kind}", means, np.array(drawn)[:, i])
+            f"rank_{kind}": self._rank(f"rank_{kind}", means, np.array(resampled)[:, i])
             for i, kind in enumerate(("spearman", "kendall"))
         }
 
-    def _rank(self, name: str, means: Floats, drawn: Floats) -> Estimate:
+    def _rank(self, name: str, means: Floats, resampled: Floats) -> Estimate:
         measure = spearman if name == "rank_spearman" else kendall
         value, policies = measure(*means), means.shape[1]
         if math.isnan(value):
             note = "fewer than two policies, or all earned the same on one side: there is no order"
             return Estimate(name=name, value=value, low=value, high=value, notes=(note,))
         low, high = -1.0, 1.0
-        known = drawn[np.isfinite(drawn)]
-        if policies >= LEAST_POLICIES and len(known):
-            low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        finite = resampled[np.isfinite(resampled)]
+        if policies >= LEAST_POLICIES and len(finite):
+            low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         rng = np.random.default_rng((self.config.seed, 5))
         orders = (
             list(permutations(range(policies)))
@@ -159,9 +159,9 @@ class OutcomeTransfer(Estimator[Sequence[PolicyOutcomes]]):
 
 def spearman(a: Floats, b: Floats) -> float:
     """Correlation of ranks, ties at their mean rank; NaN where a side has no order."""
-    left, right = (rankdata(side) - (len(side) + 1) / 2 for side in (a, b))
-    size = math.sqrt(float(left @ left) * float(right @ right))
-    return float(left @ right) / size if size > 0 else math.nan
+    ranks_a, ranks_b = (rankdata(side) - (len(side) + 1) / 2 for side in (a, b))
+    size = math.sqrt(float(ranks_a @ ranks_a) * float(ranks_b @ ranks_b))
+    return float(ranks_a @ ranks_b) / size if size > 0 else math.nan
 
 
 def kendall(a: Floats, b: Floats) -> float:

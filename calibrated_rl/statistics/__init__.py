@@ -1,1 +1,1 @@
-"""Intervals and corrections that several parts report their figures with."""
+"""Intervals and corrections that several parts report their metrics with."""

@@ -29,8 +29,10 @@ def _fit_correction() -> Floats:
 
     bias = 2 * (np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi) - z * ndtr(-z))[:, 0]
     mean_ZK = expected(_WIDTHS**2)
-    inverse = _WIDTHS**-2.0
-    squares_KK = np.stack([expected(1 / (inverse + one)).mean(axis=0) for one in inverse])
+    inverse_widths = _WIDTHS**-2.0
+    squares_KK = np.stack(
+        [expected(1 / (inverse_widths + inverse_width)).mean(axis=0) for inverse_width in inverse_widths]
+    )
     return np.linalg.solve(mean_ZK.T @ mean_ZK / len(z) + _PENALTY * squares_KK, mean_ZK.T @ bias / len(z))
 
 

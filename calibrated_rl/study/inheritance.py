@@ -13,13 +13,20 @@ from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.run.layout import POLICIES
 from calibrated_rl.run.saved_run import changed_settings
 
-PEOPLE = ("task", "human", "logs", "learner", "calibration.reserve")
-START = (*PEOPLE, "date", "policy.model", "policy.chat_template", "policy.warm_start")
-UNCALIBRATED = (*PEOPLE, "date", "simulator.model", "simulator.chat_template", "simulator.warm_start", "pretraining")
+HUMAN_DATA = ("task", "human", "logs", "learner", "calibration.reserve")
+START = (*HUMAN_DATA, "date", "policy.model", "policy.chat_template", "policy.warm_start")
+UNCALIBRATED = (
+    *HUMAN_DATA,
+    "date",
+    "simulator.model",
+    "simulator.chat_template",
+    "simulator.warm_start",
+    "pretraining",
+)
 CALIBRATED = (*UNCALIBRATED, "calibration")
 MEASURED = (*CALIBRATED, "policy", "simulator", "deterministic", "evaluation.logs", "evaluation.profile")
 
-MADE: Sequence[tuple[tuple[str, ...], str, tuple[str, ...]]] = (
+ARTIFACTS: Sequence[tuple[tuple[str, ...], str, tuple[str, ...]]] = (
     (START, "models/start/fit.json", ("models/policy_base", "models/start")),
     (UNCALIBRATED, "models/uncalibrated/fit.json", ("models/simulator_base", "models/uncalibrated")),
     (CALIBRATED, "models/calibrated/fit.json", ("models/calibrated",)),
@@ -28,43 +35,43 @@ MADE: Sequence[tuple[tuple[str, ...], str, tuple[str, ...]]] = (
 """Settings that decide, by their beginnings; the file that is written last; what is taken over."""
 
 NOT_OF_AN_ARM = ("name", "label", "report.", "arms", "seeds", "control_", "variants")
-"""Settings that say which arms there are and what is shown of them, and nothing of how one is trained and judged."""
+"""Settings that say which arms there are and what is shown of them, and nothing of how one is trained and evaluated."""
 
 
-def take_over(source: Path, before: RunConfig, folder: Path, now: RunConfig) -> list[str]:
-    """Copy into ``folder``, a run of ``now``, what the run ``before`` in ``source`` has made and ``now`` would make
-    again; returns what that was. What ``folder`` has already is kept.
+def take_over(source: Path, source_config: RunConfig, folder: Path, config: RunConfig) -> list[str]:
+    """Copy into ``folder``, a run with the settings ``config``, what the run in ``source`` has made and this run would
+    make again; returns what that was. What ``folder`` already contains stays.
 
     Args:
-        before: the settings of ``source``.
+        source_config: the settings of ``source``.
     """
-    changed = changed_settings(before, now)
-    taken = []
-    for settings, witness, paths in MADE:
+    changed = changed_settings(source_config, config)
+    inherited = []
+    for settings, witness, paths in ARTIFACTS:
         if any(key.startswith(settings) for key in changed) or not (source / witness).is_file():
             continue
         if not (folder / witness).is_file():
             for path in paths:
                 _copy(source / path, folder / path)
-            taken.append(paths[-1])
-    bearing = [key for key in changed if not key.startswith(NOT_OF_AN_ARM)]
-    if all(key.startswith("calibration.") and key != "calibration.reserve" for key in bearing):
-        for arm in find_arms(now.arms):
-            taken += _arms(source, folder, arm.name, now.seeds) if arm.calibrates == "never" else []
-    return taken
+            inherited.append(paths[-1])
+    relevant = [key for key in changed if not key.startswith(NOT_OF_AN_ARM)]
+    if all(key.startswith("calibration.") and key != "calibration.reserve" for key in relevant):
+        for arm in find_arms(config.arms):
+            inherited += _arms(source, folder, arm.name, config.seeds) if arm.calibrates == "never" else []
+    return inherited
 
 
 def _arms(source: Path, folder: Path, arm: str, seeds: Sequence[int]) -> list[str]:
     """Take over one arm, which met no calibrated simulator, with each seed that is there."""
-    taken = []
+    inherited = []
     for name in (f"{arm}-{seed}" for seed in seeds):
         result = f"arms/{name}.json"
         if (source / result).is_file() and not (folder / result).is_file():
             # The result last: where it is, the arm counts as done.
             for path in (f"{POLICIES}/{name}", f"replay/{name}", f"tensorboard/{name}", result):
                 _copy(source / path, folder / path)
-            taken.append(name)
-    return taken
+            inherited.append(name)
+    return inherited
 
 
 def _copy(source: Path, target: Path) -> None:

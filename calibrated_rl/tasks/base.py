@@ -57,8 +57,8 @@ class UserCheckingTask(Task, Protocol):
     def against_goal(self, scenario: Scenario, turns: Sequence[Turn]) -> bool:
         """Whether nobody with the goal of ``scenario`` would have said the user's turn that ends ``turns``, such as
         leaving before anything was asked for. The dialogue is then dropped and run again, never scored. Asked for
-        turns of simulators alone. What people do now and then, and a simulator more often, is no such thing: that is
-        what calibration and the shift figures are for."""
+        turns of simulators alone. What human users do now and then, and a simulator more often, is no such thing: that
+        is what calibration and the shift metrics are for."""
         ...
 
 
@@ -83,15 +83,15 @@ class TurnBoundedTask(BoundedTask, Protocol):
 
 @runtime_checkable
 class ScriptedHuman(Protocol):
-    """A population of people as a program. Built as ``HumanClass(HumanClass.Config(...), task=task)``."""
+    """A population of users as a program. Built as ``HumanClass(HumanClass.Config(...), task=task)``."""
 
     def reply(self, scenario: Scenario, turns: Sequence[Turn]) -> str:
-        """What the person of ``scenario`` says next. Randomness is keyed by scenario id and turn index
-        alone, so that all arms meet the same person."""
+        """What the user of ``scenario`` says next. Randomness is keyed by scenario id and turn index
+        alone, so that all arms meet the same user."""
         ...
 
     def sample(self, scenario: Scenario, turns: Sequence[Turn], seed: int) -> str:
-        """A fresh draw of the reply of *some* person of the population with this history: traits are drawn
+        """A fresh draw of the reply of *some* user of the population with this history: traits are drawn
         from their posterior given the history."""
         ...
 

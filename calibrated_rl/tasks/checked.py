@@ -22,22 +22,22 @@ SLACK = 1e-6
 METHODS = ("scenarios", "ending", "outcome", "acts", "profile")
 
 
-def build_task(path: str, values: Mapping[str, Any] | None, where: str) -> Task:
+def build_task(path: str, values: Mapping[str, Any] | None, location: str) -> Task:
     """The task at import path ``path``, behind its checks.
 
     Raises:
         UserError: it cannot be built, or is no task.
     """
-    return checked_task(build(path, values, where))
+    return checked_task(build(path, values, location))
 
 
-def build_human(path: str, values: Mapping[str, Any] | None, where: str, task: Task) -> ScriptedHuman:
+def build_human(path: str, values: Mapping[str, Any] | None, location: str, task: Task) -> ScriptedHuman:
     """The scripted human at import path ``path``, behind its checks.
 
     Raises:
         UserError: it cannot be built, or is no scripted human.
     """
-    return checked_human(build(path, values, where, task=unchecked(task)))
+    return checked_human(build(path, values, location, task=unchecked(task)))
 
 
 def checked_task(task: Task) -> Task:
@@ -65,8 +65,8 @@ def refuse_missing(part: Any, kind: str, methods: Sequence[str]) -> None:
     Raises:
         UserError: names those that it lacks.
     """
-    if missing := [name for name in methods if not callable(getattr(part, name, None))]:
-        raise UserError(f"{described(type(part), kind)} has no {', '.join(missing)}")
+    if missing_methods := [name for name in methods if not callable(getattr(part, name, None))]:
+        raise UserError(f"{described(type(part), kind)} has no {', '.join(missing_methods)}")
 
 
 class CheckedTask(CheckedPart):
@@ -95,7 +95,7 @@ class CheckedTask(CheckedPart):
     def _checks(self) -> Mapping[str, Callable[..., Any]]:
         return {
             "scenarios": self._scenarios, "ending": _ending, "outcome": self._outcome, "acts": _acts,
-            "profile": _profile, "logged_turn": _said, "against_goal": _against_goal, "reward_range": _range,
+            "profile": _profile, "logged_turn": _reply_text, "against_goal": _against_goal, "reward_range": _range,
             "turn_reward_range": _range,
         }  # fmt: skip
 
@@ -104,26 +104,28 @@ class CheckedTask(CheckedPart):
             return f", {', '.join(map(str, arguments))}" if arguments else ""
         return of_scenario(arguments)
 
-    def _scenarios(self, found: Any, split: Split, count: int, population: str = "same") -> list[Scenario]:
-        if not isinstance(found, list | tuple):
-            raise NotPlain("it", f"is {kind_of(found)}: it must be a list of scenarios")
-        if len(found) != count:
-            raise NotPlain("it", f"has {len(found)} scenarios where {count} are asked for")
-        scenarios = [checked_scenario(each, f"scenario {index}", split, population) for index, each in enumerate(found)]
+    def _scenarios(self, returned: Any, split: Split, count: int, population: str = "same") -> list[Scenario]:
+        if not isinstance(returned, list | tuple):
+            raise NotPlain("it", f"is {kind_of(returned)}: it must be a list of scenarios")
+        if len(returned) != count:
+            raise NotPlain("it", f"has {len(returned)} scenarios where {count} are asked for")
+        scenarios = [
+            checked_scenario(each, f"scenario {index}", split, population) for index, each in enumerate(returned)
+        ]
         names = [scenario.id for scenario in scenarios]
-        refuse_twice(names, "scenario")
-        seen: dict[Split, list[str]] = self.__dict__["_seen"].setdefault(population, {})
-        for index, (then, now) in enumerate(zip(seen.get(split, ()), names, strict=False)):
-            if then != now:
-                raise NotPlain(f"scenario {index}", f"is '{now}', and was '{then}' when it was asked for before")
-        if len(names) > len(seen.get(split, ())):
-            refuse_two_splits(seen, split, names, "scenario")
-            seen[split] = names
+        refuse_duplicates(names, "scenario")
+        names_by_split: dict[Split, list[str]] = self.__dict__["_seen"].setdefault(population, {})
+        for index, (earlier, current) in enumerate(zip(names_by_split.get(split, ()), names, strict=False)):
+            if earlier != current:
+                raise NotPlain(f"scenario {index}", f"is '{current}', and was '{earlier}' when it was asked for before")
+        if len(names) > len(names_by_split.get(split, ())):
+            refuse_two_splits(names_by_split, split, names, "scenario")
+            names_by_split[split] = names
         return scenarios
 
-    def _outcome(self, found: Any, scenario: Scenario, turns: Sequence[Turn], ending: str) -> Outcome:
+    def _outcome(self, returned: Any, scenario: Scenario, turns: Sequence[Turn], ending: str) -> Outcome:
         ranges = [getattr(self, name)() if name in self.__dict__ else None for name in _RANGES]
-        return checked_outcome(found, turns, *ranges)
+        return checked_outcome(returned, turns, *ranges)
 
 
 _RANGES = ("reward_range", "turn_reward_range")
@@ -158,22 +160,24 @@ def checked_scenario(scenario: Any, place: str, split: Split, population: str | 
     return dataclasses.replace(scenario, id=name, split=split, **data)
 
 
-def refuse_twice(names: Sequence[str], what: str) -> None:
+def refuse_duplicates(names: Sequence[str], kind: str) -> None:
     """Raises ``NotPlain`` where an id occurs twice."""
     if len(set(names)) < len(names):
-        twice = next(name for index, name in enumerate(names) if name in names[:index])
-        raise NotPlain(f"{what} '{twice}'", f"is number {names.index(twice)} and another: ids must be unique")
+        duplicate = next(name for index, name in enumerate(names) if name in names[:index])
+        raise NotPlain(f"{kind} '{duplicate}'", f"is number {names.index(duplicate)} and another: ids must be unique")
 
 
-def refuse_two_splits(seen: Mapping[Split, Sequence[str]], split: Split, names: Sequence[str], what: str) -> None:
+def refuse_two_splits(
+    names_by_split: Mapping[Split, Sequence[str]], split: Split, names: Sequence[str], kind: str
+) -> None:
     """Raises ``NotPlain`` where one of ``names``, which are of ``split``, is in another split, too."""
-    for other, known in seen.items():
-        if other is not split and (both := set(known).intersection(names)):
-            raise NotPlain(f"{what} '{min(both)}'", f"is in two splits, {other} and {split}")
+    for other_split, other_names in names_by_split.items():
+        if other_split is not split and (shared_names := set(other_names).intersection(names)):
+            raise NotPlain(f"{kind} '{min(shared_names)}'", f"is in two splits, {other_split} and {split}")
 
 
 def checked_outcome(
-    found: Any, turns: Sequence[Turn], bounds: tuple[float, float] | None = None,
+    returned: Any, turns: Sequence[Turn], bounds: tuple[float, float] | None = None,
     turn_bounds: tuple[float, float] | None = None,
 ) -> Outcome:  # fmt: skip
     """An outcome of a dialogue of ``turns`` that can be learned from and stored; NumPy's types become plain ones.
@@ -185,22 +189,24 @@ def checked_outcome(
     Raises:
         NotPlain: names the field.
     """
-    if not isinstance(found, Outcome):
-        raise NotPlain("it", f"is {kind_of(found)}: it must be an Outcome")
-    reward = number(found.reward, "reward")
+    if not isinstance(returned, Outcome):
+        raise NotPlain("it", f"is {kind_of(returned)}: it must be an Outcome")
+    reward = number(returned.reward, "reward")
     _refuse_outside(reward, "reward", bounds, "reward_range()")
-    success = flag(found.success, "success")
-    rewards: Any = found.turn_rewards
+    success = flag(returned.success, "success")
+    rewards: Any = returned.turn_rewards
     if not isinstance(rewards, tuple | list) and not (hasattr(rewards, "tolist") and getattr(rewards, "ndim", 0) == 1):
         raise NotPlain("turn_rewards", f"is {kind_of(rewards)}: it must be a tuple of numbers")
-    each = tuple(number(value, f"turn_rewards[{index}]") for index, value in enumerate(rewards))
-    if each and len(each) != (policy_turns := count_policy_turns(turns)):
-        raise NotPlain("turn_rewards", f"has {len(each)} numbers, and the policy spoke {policy_turns} times")
-    for index, value in enumerate(each):
+    turn_rewards = tuple(number(value, f"turn_rewards[{index}]") for index, value in enumerate(rewards))
+    if turn_rewards and len(turn_rewards) != (policy_turns := count_policy_turns(turns)):
+        raise NotPlain("turn_rewards", f"has {len(turn_rewards)} numbers, and the policy spoke {policy_turns} times")
+    for index, value in enumerate(turn_rewards):
         _refuse_outside(value, f"turn_rewards[{index}]", turn_bounds, "turn_reward_range()")
-    if not isinstance(found.details, Mapping):
-        raise NotPlain("details", f"is {kind_of(found.details)}: it must be a mapping")
-    return Outcome(reward=reward, success=success, turn_rewards=each, details=plain(found.details, "details"))
+    if not isinstance(returned.details, Mapping):
+        raise NotPlain("details", f"is {kind_of(returned.details)}: it must be a mapping")
+    return Outcome(
+        reward=reward, success=success, turn_rewards=turn_rewards, details=plain(returned.details, "details")
+    )
 
 
 def _refuse_outside(value: float, place: str, bounds: tuple[float, float] | None, name: str) -> None:
@@ -212,41 +218,41 @@ def _refuse_outside(value: float, place: str, bounds: tuple[float, float] | None
         raise NotPlain(place, f"is {value:g}: {name} says {low:g} to {high:g}")
 
 
-def _ending(found: Any, *_: Any) -> str | None:
-    return None if found is None else words(found, "it")
+def _ending(returned: Any, *_: Any) -> str | None:
+    return None if returned is None else words(returned, "it")
 
 
-def _listed(found: Any) -> Any:
+def _listed(returned: Any) -> Any:
     """An array of one dimension as a list, everything else as it is."""
-    return found.tolist() if isinstance(found, np.ndarray) and found.ndim == 1 else found
+    return returned.tolist() if isinstance(returned, np.ndarray) and returned.ndim == 1 else returned
 
 
-def _acts(found: Any, *_: Any) -> tuple[str, ...]:
-    found = _listed(found)
-    if not isinstance(found, tuple | list):
-        raise NotPlain("it", f"is {kind_of(found)}: it must be a tuple of strings")
-    return tuple(words(each, f"[{index}]") for index, each in enumerate(found))
+def _acts(returned: Any, *_: Any) -> tuple[str, ...]:
+    returned = _listed(returned)
+    if not isinstance(returned, tuple | list):
+        raise NotPlain("it", f"is {kind_of(returned)}: it must be a tuple of strings")
+    return tuple(words(each, f"[{index}]") for index, each in enumerate(returned))
 
 
-def _profile(found: Any, *_: Any) -> dict[str, float]:
-    if not isinstance(found, Mapping):
-        raise NotPlain("it", f"is {kind_of(found)}: it must be a mapping from names to numbers")
-    return {words(name, "a name"): number(value, f"[{name!r}]") for name, value in found.items()}
+def _profile(returned: Any, *_: Any) -> dict[str, float]:
+    if not isinstance(returned, Mapping):
+        raise NotPlain("it", f"is {kind_of(returned)}: it must be a mapping from names to numbers")
+    return {words(name, "a name"): number(value, f"[{name!r}]") for name, value in returned.items()}
 
 
-def _said(found: Any, *_: Any) -> str:
-    return words(found, "it")
+def _reply_text(returned: Any, *_: Any) -> str:
+    return words(returned, "it")
 
 
-def _against_goal(found: Any, *_: Any) -> bool:
-    return flag(found, "it")
+def _against_goal(returned: Any, *_: Any) -> bool:
+    return flag(returned, "it")
 
 
-def _range(found: Any) -> tuple[float, float]:
-    found = _listed(found)
-    if not isinstance(found, tuple | list) or len(found) != 2:
-        raise NotPlain("it", f"is {kind_of(found)}: it must be a pair of numbers, least and largest")
-    low, high = number(found[0], "[0]"), number(found[1], "[1]")
+def _range(returned: Any) -> tuple[float, float]:
+    returned = _listed(returned)
+    if not isinstance(returned, tuple | list) or len(returned) != 2:
+        raise NotPlain("it", f"is {kind_of(returned)}: it must be a pair of numbers, least and largest")
+    low, high = number(returned[0], "[0]"), number(returned[1], "[1]")
     if low > high:
         raise NotPlain("it", f"is ({low:g}, {high:g}): the least stands first")
     return low, high
@@ -262,14 +268,14 @@ class CheckedHuman(CheckedPart):
         super().__init__(part)
 
     def _checks(self) -> Mapping[str, Callable[..., Any]]:
-        return {"reply": _said, "sample": _said, "log_prob": _log_prob}
+        return {"reply": _reply_text, "sample": _reply_text, "log_prob": _log_prob}
 
     def _about(self, name: str, arguments: tuple[Any, ...]) -> str:
         return of_scenario(arguments)
 
 
-def _log_prob(found: Any, *_: Any) -> float:
-    value = real(found, "it")
+def _log_prob(returned: Any, *_: Any) -> float:
+    value = real(returned, "it")
     if not value <= SLACK:  # NaN, too
         raise NotPlain("it", f"is {value:g}: the log of a probability is at most 0")
     return value

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
-from calibrated_rl.evaluation.replies import Answer, answers, exact_replies, matched_with_people
+from calibrated_rl.evaluation.replies import Answer, answers, exact_replies, matched_with_humans
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import POLICY, SIMULATOR
@@ -28,7 +28,7 @@ from calibrated_rl.run.cluster import Cluster
 from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.run.start_policy import StartPolicy
 from calibrated_rl.runtime.event_loop import run_to_end
-from calibrated_rl.shift.in_run import Collected, figures_of
+from calibrated_rl.shift.in_run import Collected, shift_record
 from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.shift.probabilities.policy_shift import PolicyLogProbs
 from calibrated_rl.shift.stakes import stakes_of
@@ -78,7 +78,7 @@ class ShiftWatch:
         """Let the learner score people's replies, and start estimating the figures."""
         data = collected(self._inputs, self._models, self._cluster.learner, policy, measured)
         first = 0 if self.done or self._estimates else self._inputs.config.shift.null_halvings
-        self._estimates.append(self._cluster.background.run(figures_of, data, first))
+        self._estimates.append(self._cluster.background.run(shift_record, data, first))
 
     def records(self) -> list[dict[str, Any]]:
         """All figures in the order of the updates.
@@ -187,13 +187,13 @@ def collected(
     return Collected(
         update=measured.update,
         policy=policy,
-        replies=None if measured.replies is None else matched_with_people(inputs.task, measured.replies),
+        replies=None if measured.replies is None else matched_with_humans(inputs.task, measured.replies),
         exact=exact,
         histories=None if measured.met is None else DialogueSets(human=monitor, simulator=measured.met),
         with_simulator=None if with_simulator is None else returns(with_simulator),
-        with_people=None if people is None else returns(people),
+        with_humans=None if people is None else returns(people),
         success_with_simulator=None if with_simulator is None else successes(with_simulator),
-        success_with_people=None if people is None else successes(people),
+        success_with_humans=None if people is None else successes(people),
         stakes=stakes_of(inputs.task, [*(measured.people or ()), *(measured.met or ())]),
     )
 

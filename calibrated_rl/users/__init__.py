@@ -1,1 +1,1 @@
-"""The other side of a dialogue: models, scripted populations, people."""
+"""The other side of a dialogue: user models, scripted populations, real humans."""

@@ -51,7 +51,7 @@ class Cell:
 
     @property
     def why(self) -> str:
-        """Why it need not hold what is promised; empty where it must."""
+        """Why it need not keep its promise; empty where it must."""
         if self.kind == "binary" and self.scenarios * min(self.truth, 1 - self.truth) < LEAST_EVENTS:
             return f"fewer than {LEAST_EVENTS:g} events of the rarer outcome are expected"
         if self.kind == "binary" and self.seeds < 5 and not any(self.shares[1:]):
@@ -75,19 +75,19 @@ def cells(seeds: Sequence[int] = (2, 3, 5, 10), scenarios: Sequence[int] = (100,
 def draw(cell: Cell, studies: int, rng: np.random.Generator) -> Floats:
     """Scores [studies, S, K], or with nested scenarios [studies, S, S K], NaN where a seed did not meet one."""
     size = (studies, cell.seeds, cell.scenarios)
-    one = (studies, 1, cell.scenarios) if cell.crossed else size
+    shared_size = (studies, 1, cell.scenarios) if cell.crossed else size
     if cell.kind == "binary":
         mean, deviation, common = cell.shares
         chance: Any = mean
         if deviation:
             concentration = mean * (1 - mean) / deviation**2 - 1
             chance = rng.beta(mean * concentration, (1 - mean) * concentration, size=(studies, cell.seeds, 1))
-        drawn = np.where(rng.random(one) < common, rng.random(one), rng.random(size))
-        scores = (drawn < chance).astype(np.float64)
+        uniform = np.where(rng.random(shared_size) < common, rng.random(shared_size), rng.random(size))
+        scores = (uniform < chance).astype(np.float64)
     else:
-        scores = _effects(cell, one, size, rng)
+        scores = _effects(cell, shared_size, size, rng)
         if cell.kind == "difference":
-            scores = scores - _effects(cell, one, size, rng)
+            scores = scores - _effects(cell, shared_size, size, rng)
     if cell.crossed or cell.seeds == 1:
         return scores
     nested = np.full((studies, cell.seeds, cell.seeds, cell.scenarios), np.nan)
@@ -96,14 +96,14 @@ def draw(cell: Cell, studies: int, rng: np.random.Generator) -> Floats:
     return nested.reshape(studies, cell.seeds, -1)
 
 
-def _effects(cell: Cell, one: tuple[int, ...], size: tuple[int, ...], rng: np.random.Generator) -> Floats:
+def _effects(cell: Cell, shared_size: tuple[int, ...], size: tuple[int, ...], rng: np.random.Generator) -> Floats:
     """Scores of which the mean has the cell's shares as variance, scenarios of all seeds being the same or not."""
     studies, seeds, scenarios = size
     of_seeds, of_scenarios, of_noise = cell.shares
     different = scenarios if cell.crossed else seeds * scenarios
     return np.asarray(
         math.sqrt(of_seeds * seeds) * rng.normal(size=(studies, seeds, 1))
-        + math.sqrt(of_scenarios * different) * rng.normal(size=one)
+        + math.sqrt(of_scenarios * different) * rng.normal(size=shared_size)
         + math.sqrt(of_noise * seeds * scenarios) * rng.normal(size=size)
     )
 
@@ -157,12 +157,12 @@ def as_text(rows: Sequence[dict[str, Any]]) -> str:
         columns = sorted({(each["scenarios"], each["seeds"]) for each in of_kind})
         lines.append(f"{kind} ({unit}); columns: scenarios/seeds " + " ".join(f"{k}/{s}" for k, s in columns))
         for crossed, shares in dict.fromkeys((each["crossed"], each["shares"]) for each in of_kind):
-            found = {
+            coverages = {
                 (each["scenarios"], each["seeds"]): each["coverage"]
                 for each in of_kind
                 if each["crossed"] is crossed and each["shares"] == shares
             }
-            figures = [f"{100 * found[column]:6.1f}" if column in found else "     –" for column in columns]
+            cells_text = [f"{100 * coverages[column]:6.1f}" if column in coverages else "     –" for column in columns]
             name = ", ".join(f"{share:g}" for share in shares)
-            lines.append(f"  {'crossed' if crossed else 'nested ':<8} {name:<14}" + "".join(figures))
+            lines.append(f"  {'crossed' if crossed else 'nested ':<8} {name:<14}" + "".join(cells_text))
     return "\n".join(lines)

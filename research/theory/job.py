@@ -2,11 +2,11 @@
 
     python jobs/validate_theory.py --out theory.json [--full] [--seed N] [--part all|intervals]
 
-Writes the figures to FILE and a plot beside it (same name, .png), and prints the main ones. Takes three to five
+Writes the metrics to FILE and a plot beside it (same name, .png), and prints the main ones. Takes three to five
 minutes on two idle cores; --full, with more constructions, repetitions and RLlib runs, much longer. Exit code 1: a
-figure is not what it should be.
+metric is not what it should be.
 
---part intervals: only how often the intervals over training seeds and scenarios hold the truth, in simulated studies
+--part intervals: only how often the intervals over training seeds and scenarios contain the truth, in simulated studies
 (research/theory/interval_coverage.py), without a plot; half a minute, with --full five.
 """
 
@@ -87,15 +87,15 @@ def ppo(reward: Any, seed: int) -> dict[str, Any]:
     from research.theory.symbolic_worlds import random_construction
 
     rng = np.random.default_rng((seed, 4))
-    made = random_construction("persistent", rng, horizon=PPO_HORIZON, epsilon=PPO_SHIFT, delta=PPO_SHIFT)
-    world = made.world
-    trained = train(world, made.simulator, reward, PPOSettings(seed=seed))
-    exact = value(world, trained.policy, made.simulator, reward)
-    optimum = value(world, optimal_policy(world, made.simulator, reward), made.simulator, reward)
+    construction = random_construction("persistent", rng, horizon=PPO_HORIZON, epsilon=PPO_SHIFT, delta=PPO_SHIFT)
+    world = construction.world
+    trained = train(world, construction.simulator, reward, PPOSettings(seed=seed))
+    exact = value(world, trained.policy, construction.simulator, reward)
+    optimum = value(world, optimal_policy(world, construction.simulator, reward), construction.simulator, reward)
     anything = np.full((world.states, world.policy_symbols), 1 / world.policy_symbols)
-    uniform = value(world, stationary(anything, PPO_HORIZON), made.simulator, reward)
-    human_value = value(world, trained.policy, made.human, reward)
-    delta = simulator_shift(world, trained.policy, made.human, made.simulator).tolist()
+    uniform = value(world, stationary(anything, PPO_HORIZON), construction.simulator, reward)
+    human_value = value(world, trained.policy, construction.human, reward)
+    delta = simulator_shift(world, trained.policy, construction.human, construction.simulator).tolist()
     bound = per_turn_reward_bound if reward == "per_turn" else terminal_reward_bound
     rollouts = mean_interval(trained.returns, seed)
     return {
@@ -106,7 +106,7 @@ def ppo(reward: Any, seed: int) -> dict[str, Any]:
         "regret": 1 - exact / optimum,
         "uniform_regret": 1 - uniform / optimum,
         "human_value": human_value,
-        "human_optimum": value(world, optimal_policy(world, made.human, reward), made.human, reward),
+        "human_optimum": value(world, optimal_policy(world, construction.human, reward), construction.human, reward),
         "gap": abs(exact - human_value),
         "bound": bound(world.reward_range, delta=delta),
         "training_returns": list(trained.mean_returns),
@@ -117,11 +117,11 @@ def measure(size: Size, seed: int) -> "tuple[dict[str, Any], dict[str, dict[floa
     """Everything but PPO: the result, and the points behind its gaps."""
     from research.theory import theory, theory_coverage, theory_populations
 
-    found = theory.all_points(size.constructions, seed)
+    points = theory.all_points(size.constructions, seed)
     by_family = {
         family: {
             training: {
-                reward: theory.growth(theory.gaps(found[family][theory.SMALL_SHIFT], training, reward), seed)
+                reward: theory.growth(theory.gaps(points[family][theory.SMALL_SHIFT], training, reward), seed)
                 for reward in theory.REWARDS
             }
             for training in theory.TRAININGS
@@ -133,13 +133,13 @@ def measure(size: Size, seed: int) -> "tuple[dict[str, Any], dict[str, dict[floa
     plug_ins = {name: row for name, row in covered.items() if name.endswith("plug_in")}
     two_sided = {name: row for name, row in covered.items() if name not in plug_ins}
     below = theory_coverage.lower_bounds(size.lower_bounds, seed)
-    below |= theory_coverage.lower_bounds(size.words, seed, WORDS_DIALOGUES, theory_coverage.text_figures)
+    below |= theory_coverage.lower_bounds(size.words, seed, WORDS_DIALOGUES, theory_coverage.text_estimates)
     below |= theory_populations.lower_bounds(size.histories, seed)
     result = {
         "growth": {f"{reward}_reward": main[reward] for reward in theory.REWARDS},
         "growth_by_family": by_family,
-        "saturation": theory.saturation(found["persistent"]),
-        "bound": theory.bound_check(found),
+        "saturation": theory.saturation(points["persistent"]),
+        "bound": theory.bound_check(points),
         "remedies": theory.remedies(size.constructions, seed),
         "regret": theory.regrets(size.regret_constructions, seed),
         "coverage": {name: row["share"] for name, row in two_sided.items()},
@@ -149,11 +149,11 @@ def measure(size: Size, seed: int) -> "tuple[dict[str, Any], dict[str, dict[floa
         "lower_bound_details": below,
         "by_dialogues": theory_coverage.by_dialogues(size.dialogues, size.curve, seed),
     }
-    return result, found
+    return result, points
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The main figures, a line each, with what they should be."""
+    """The main metrics, a line each, with what they should be."""
     from research.theory.theory_coverage import GOAL_LOWER, GOAL_TWO_SIDED, reaches
 
     def goal(reached: bool) -> str:
@@ -204,9 +204,9 @@ def intervals(file: Path, size: Size, seed: int) -> int:
     missed = interval_coverage.misses(rows)
     write_json(file, {"studies": size.studies, "seed": seed, "goal": interval_coverage.GOAL, "rows": rows})
     console.result(interval_coverage.as_text(rows))
-    for each in missed:
-        console.result(f"MISSED: {each}")
-    console.result(f"figures: {file.resolve()}")
+    for row in missed:
+        console.result(f"MISSED: {row}")
+    console.result(f"metrics: {file.resolve()}")
     return 1 if missed else 0
 
 
@@ -219,7 +219,7 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument("--full", action="store_true", help="also what does not fit in five minutes")
     parser.add_argument(
-        "--seed", type=command.allowed(Seed), default=0, help="the same seed gives the same figures (default: 0)"
+        "--seed", type=command.allowed(Seed), default=0, help="the same seed gives the same metrics (default: 0)"
     )
     parser.add_argument(
         "--part", choices=("all", "intervals"), default="all",
@@ -235,16 +235,16 @@ def main() -> int:
     size = FULL if arguments.full else FAST
     if arguments.part == "intervals":
         return intervals(file, size, arguments.seed)
-    started, used = time.monotonic(), time.process_time()
+    started, cpu_started = time.monotonic(), time.process_time()
     start_ray()  # first, so that a machine on which it does not start says so at once
     by_reward = {reward: ppo(reward, arguments.seed) for reward in size.ppo_rewards}
-    result, found = measure(size, arguments.seed)
+    result, points = measure(size, arguments.seed)
     result |= {"ppo": by_reward["per_turn"], "ppo_by_reward": by_reward, "full": arguments.full, "seed": arguments.seed}
-    result["seconds"] = {"wall": time.monotonic() - started, "cpu": time.process_time() - used}
+    result["seconds"] = {"wall": time.monotonic() - started, "cpu": time.process_time() - cpu_started}
     write_json(file, result)
     plot = file.with_suffix(".png")
-    draw(plot, result, found)
+    draw(plot, result, points)
     printed = table(result)
     console.result(printed)
-    console.result(f"figures: {file.resolve()}\nplot: {plot.resolve()}")
+    console.result(f"metrics: {file.resolve()}\nplot: {plot.resolve()}")
     return 1 if "MISSED" in printed else 0

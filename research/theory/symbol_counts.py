@@ -58,9 +58,9 @@ class Pairs:
     def __post_init__(self) -> None:
         if not self.context.size or not self.context.shape == self.real.shape == self.other.shape:
             raise UserError(f"no matched symbols: {self.context.shape}, {self.real.shape}, {self.other.shape}")
-        for name, most in (("context", self.contexts), ("real", self.symbols), ("other", self.symbols)):
-            if not ((getattr(self, name) >= 0) & (getattr(self, name) < most)).all():
-                raise UserError(f"{name} leaves 0..{most - 1}")
+        for name, limit in (("context", self.contexts), ("real", self.symbols), ("other", self.symbols)):
+            if not ((getattr(self, name) >= 0) & (getattr(self, name) < limit)).all():
+                raise UserError(f"{name} leaves 0..{limit - 1}")
 
     @classmethod
     def of_users(cls, world: World, sampled: Dialogues) -> "Pairs":
@@ -99,13 +99,17 @@ def from_counts(pairs: Pairs, *, corrected: bool = True, seed: int = 0) -> dict[
 
     def statistic(weight_BN: Floats) -> Floats:
         real, other = ((weight_BN @ table).reshape(-1, *shape) for table in (real_NC, other_NC))
-        found = [_total_variation(real, other, corrected), _kl(real, other, corrected)]
-        return np.concatenate([part for by_turn in found for part in (by_turn.mean(axis=1)[:, None], by_turn)], axis=1)
+        metrics = [_total_variation(real, other, corrected), _kl(real, other, corrected)]
+        return np.concatenate(
+            [columns_BK for by_turn in metrics for columns_BK in (by_turn.mean(axis=1)[:, None], by_turn)], axis=1
+        )
 
-    drawn = bootstrap(statistic, [np.arange(dialogues)], seed)
+    resampled = bootstrap(statistic, [np.arange(dialogues)], seed)
     names = ESTIMATORS if corrected else PLUG_IN
-    most = (1.0, np.inf)
-    return {name: _estimate(name, drawn, i * (turns + 1), turns, dialogues, most[i]) for i, name in enumerate(names)}
+    maxima = (1.0, np.inf)
+    return {
+        name: _estimate(name, resampled, i * (turns + 1), turns, dialogues, maxima[i]) for i, name in enumerate(names)
+    }
 
 
 def _indicators(column_NH: Ints, columns: int) -> Floats:
@@ -115,42 +119,48 @@ def _indicators(column_NH: Ints, columns: int) -> Floats:
     return table
 
 
-def _estimate(name: str, drawn: Resampled, first: int, turns: int, dialogues: int, most: float) -> Estimate:
-    whole = drawn.estimate(name, first, most=most)
-    parts = [drawn.estimate(name, first + 1 + t, most=most) for t in range(turns)]
+def _estimate(name: str, resampled: Resampled, first: int, turns: int, dialogues: int, maximum: float) -> Estimate:
+    overall = resampled.estimate(name, first, maximum=maximum)
+    estimates = [resampled.estimate(name, first + 1 + t, maximum=maximum) for t in range(turns)]
     by_turn = tuple(
-        TurnEstimate(turn=t + 1, value=part.value, low=part.low, high=part.high, count=dialogues)
-        for t, part in enumerate(parts)
+        TurnEstimate(
+            turn=t + 1, value=turn_estimate.value, low=turn_estimate.low, high=turn_estimate.high, count=dialogues
+        )
+        for t, turn_estimate in enumerate(estimates)
     )
-    return Estimate(name=name, value=whole.value, low=whole.low, high=whole.high, by_turn=by_turn)
+    return Estimate(name=name, value=overall.value, low=overall.low, high=overall.high, by_turn=by_turn)
 
 
 def _total_variation(real: Floats, other: Floats, corrected: bool) -> Floats:
     """[B, H] from counts [B, H, C, X]; a context weighs as much as it was seen."""
-    seen = real.sum(axis=-1, keepdims=True)
+    context_count = real.sum(axis=-1, keepdims=True)
     difference = np.abs(real - other)
     if corrected:
         with np.errstate(divide="ignore", invalid="ignore"):
-            variance = (real * (seen - real) + other * (seen - other)) / np.maximum(seen - 1, 1)
+            variance = (real * (context_count - real) + other * (context_count - other)) / np.maximum(
+                context_count - 1, 1
+            )
             spread = np.sqrt(np.maximum(variance, 0.0))
             difference = np.where(spread > 0, spread * debiased_absolute(difference / spread), difference)
-    return np.asarray(0.5 * difference.sum(axis=(-2, -1)) / seen.sum(axis=(-2, -1)))
+    return np.asarray(0.5 * difference.sum(axis=(-2, -1)) / context_count.sum(axis=(-2, -1)))
 
 
 def _kl(real: Floats, other: Floats, corrected: bool) -> Floats:
     """[B, H] from counts [B, H, C, X], in nats."""
-    seen = real.sum(axis=-1, keepdims=True)
+    context_count = real.sum(axis=-1, keepdims=True)
     if corrected:
-        inside = psi(np.maximum(real, 1.0)) - psi(np.maximum(seen, 1.0)) - psi(other + 1) + psi(seen + 1)
+        inside = (
+            psi(np.maximum(real, 1.0)) - psi(np.maximum(context_count, 1.0)) - psi(other + 1) + psi(context_count + 1)
+        )
     else:
         inside = np.log((real + 0.5) / (other + 0.5))
-    return np.asarray((real * inside).sum(axis=(-2, -1)) / seen.sum(axis=(-2, -1)))
+    return np.asarray((real * inside).sum(axis=(-2, -1)) / context_count.sum(axis=(-2, -1)))
 
 
 def table_classifier(pairs: Pairs, *, seed: int = 0) -> Estimate:
     """``tv_lower``: its ``low`` is a lower bound of the total variation averaged over turns; ``high`` bounds nothing.
 
-    Each half of the dialogues is judged by the other's counts. Where by chance both halves lean the same way, each
+    Each half of the dialogues is scored by the counts of the other. Where by chance both halves lean the same way, each
     confirms the other: the two accuracies can depend on each other wholly, so that their mean is taken to vary as much
     as that of one half. (With more folds this is worse, and without it 4 to 8 % of ``low`` are above 0 for two
     sides that are the same.)
@@ -163,19 +173,19 @@ def table_classifier(pairs: Pairs, *, seed: int = 0) -> Estimate:
         raise UserError(f"the table classifier needs 2 dialogues in each half, not {dialogues} in all")
     fold = np.random.default_rng(seed).permutation(dialogues) % 2
     cell_NH = np.arange(turns) * pairs.contexts + pairs.context
-    real_NH, other_NH = (cell_NH * pairs.symbols + said for said in (pairs.real, pairs.other))
+    real_NH, other_NH = (cell_NH * pairs.symbols + symbol for symbol in (pairs.real, pairs.other))
     columns = turns * pairs.contexts * pairs.symbols
     correct = np.empty((2, dialogues, turns))
     for k in range(2):
-        train, judge = fold != k, fold == k
+        train, test = fold != k, fold == k
         counts = [np.bincount(side[train].ravel(), minlength=columns) for side in (real_NH, other_NH)]
         taken_for_other = counts[1] > counts[0]
-        correct[0, judge] = ~taken_for_other[real_NH[judge]]
-        correct[1, judge] = taken_for_other[other_NH[judge]]
+        correct[0, test] = ~taken_for_other[real_NH[test]]
+        correct[1, test] = taken_for_other[other_NH[test]]
 
-    def advantage(right: Floats) -> tuple[float, float, float]:
-        cluster = np.broadcast_to(np.arange(dialogues)[:, None], right.shape)
-        share, low, high = wilson_interval(right.ravel(), cluster.ravel())
+    def advantage(is_correct: Floats) -> tuple[float, float, float]:
+        cluster = np.broadcast_to(np.arange(dialogues)[:, None], is_correct.shape)
+        share, low, high = wilson_interval(is_correct.ravel(), cluster.ravel())
         wider = (share, share - np.sqrt(2) * (share - low), share + np.sqrt(2) * (high - share))
         value, low, high = (min(1.0, max(0.0, 2 * a - 1)) for a in wider)
         return value, low, high

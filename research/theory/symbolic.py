@@ -97,7 +97,7 @@ class World:
 
 def _require_distribution(name: str, rows: Floats) -> None:
     if not (rows >= 0).all() or not (np.abs(rows.sum(axis=-1) - 1) <= _ROUNDING).all():
-        raise UserError(f"{name} holds a row that is no probability distribution")
+        raise UserError(f"{name} contains a row that is no probability distribution")
 
 
 def _require_rows(name: str, table: Floats, shape: tuple[int, ...]) -> Floats:
@@ -158,7 +158,7 @@ def _expectation(weights: Floats, values: Floats) -> Floats:
 
 
 def policy_shift(world: World, policy: Floats, logged: Floats, human: Floats, measure: Measure = "tv") -> Floats:
-    """``eps_t`` [H]: how differently the logged policy would have gone on, on the histories of ``policy``.
+    """``eps_t`` [H]: how differently the logged policy would have continued, on the histories of ``policy``.
 
     Raises:
         UserError: shapes do not fit.
@@ -271,14 +271,16 @@ def sample(
     _require_pair(world, logged, simulator)
     if count < 1:
         raise UserError(f"at least one dialogue is needed, not {count}")
-    drawn: list[list[NDArray[np.int64]]] = []
+    columns_by_turn: list[list[NDArray[np.int64]]] = []
     state = rng.choice(world.states, size=count, p=world.start_S)
     for t in range(len(policy)):
         said = _draw(policy[t][state], rng)
         reply = _draw(user[t][state, said], rng)
-        drawn.append([state, said, reply, _draw(logged[t][state], rng), _draw(simulator[t][state, said], rng)])
+        columns_by_turn.append(
+            [state, said, reply, _draw(logged[t][state], rng), _draw(simulator[t][state, said], rng)]
+        )
         state = world.successor_SAX[state, said, reply]
-    columns = (np.stack(column, axis=1) for column in zip(*drawn, strict=True))
+    columns = (np.stack(column, axis=1) for column in zip(*columns_by_turn, strict=True))
     return Dialogues(**dict(zip(("state", "said", "reply", "logged", "simulated"), columns, strict=True)))
 
 

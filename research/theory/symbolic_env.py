@@ -93,8 +93,8 @@ class SymbolicDialogue(MultiAgentEnv):  # type: ignore[misc]
         if self.reward == "terminal":
             gain = float(self.world.terminal_S[self._state])
         last = {POLICY: self._policy_sees(), SIMULATOR: self._simulator_sees()}
-        ended = {agent: True for agent in (POLICY, SIMULATOR, "__all__")}
-        return last, {POLICY: gain, SIMULATOR: 0.0}, ended, {agent: False for agent in ended}, {}
+        terminated = {agent: True for agent in (POLICY, SIMULATOR, "__all__")}
+        return last, {POLICY: gain, SIMULATOR: 0.0}, terminated, {agent: False for agent in terminated}, {}
 
     def _policy_sees(self) -> Observation:
         return self._one_hot(POLICY, self._turn * self.world.states + self._state)
@@ -104,10 +104,10 @@ class SymbolicDialogue(MultiAgentEnv):  # type: ignore[misc]
         return self._one_hot(SIMULATOR, row * self.world.policy_symbols + self._said)
 
     def _one_hot(self, agent: str, index: int) -> Observation:
-        seen: Observation = np.zeros(self.observation_spaces[agent].shape, np.float32)
+        observation: Observation = np.zeros(self.observation_spaces[agent].shape, np.float32)
         if self._turn < self.horizon:
-            seen[index] = 1.0
-        return seen
+            observation[index] = 1.0
+        return observation
 
 
 class LearnedTable(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
@@ -196,10 +196,10 @@ def ppo_config(world: World, simulator: Floats, reward: RewardKind, settings: PP
     batch = 2 * len(simulator) * dialogues  # the simulator's steps count as well
     steps = batch * settings.iterations
     env_config = {"world": world, "horizon": len(simulator), "reward": reward}
-    given = {"probabilities": np.ascontiguousarray(simulator.reshape(-1, world.user_symbols))}
+    simulator_config = {"probabilities": np.ascontiguousarray(simulator.reshape(-1, world.user_symbols))}
     modules = {
         POLICY: RLModuleSpec(module_class=LearnedTable),
-        SIMULATOR: RLModuleSpec(module_class=GivenTable, model_config=given),
+        SIMULATOR: RLModuleSpec(module_class=GivenTable, model_config=simulator_config),
     }
     return (
         PPOConfig()
@@ -246,8 +246,8 @@ def train(world: World, simulator: Floats, reward: RewardKind, settings: PPOSett
     try:
         means = []
         for _ in range(settings.iterations):
-            found = algorithm.train()["env_runners"]
-            means.append(float(found.get("episode_return_mean", np.nan)))
+            result = algorithm.train()["env_runners"]
+            means.append(float(result.get("episode_return_mean", np.nan)))
         table = algorithm.get_module(POLICY).probabilities()
         returns: list[float] = []
         while len(returns) < settings.rollouts:

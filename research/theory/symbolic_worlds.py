@@ -44,13 +44,13 @@ class Construction:
     def horizon(self) -> int:
         return len(self.policy)
 
-    def calibrated(self, left: float) -> "Construction":
-        """The simulator moved towards the human so that the share ``left`` of its shift is left (in each row)."""
-        return replace(self, simulator=_mixed(self.human, self.simulator, left))
+    def calibrated(self, share: float) -> "Construction":
+        """The simulator moved towards the human so that ``share`` of its shift is left (in each row)."""
+        return replace(self, simulator=_mixed(self.human, self.simulator, share))
 
-    def interactive(self, left: float) -> "Construction":
-        """The logged policy moved towards the current one so that the share ``left`` of ``eps_t`` is left."""
-        return replace(self, logged=_mixed(self.policy, self.logged, left))
+    def interactive(self, share: float) -> "Construction":
+        """The logged policy moved towards the current one so that ``share`` of ``eps_t`` is left."""
+        return replace(self, logged=_mixed(self.policy, self.logged, share))
 
 
 def _mixed(base: Floats, other: Floats, share: float) -> Floats:
@@ -65,12 +65,14 @@ def shifted(base: Floats, size: float, toward: Floats) -> Floats:
     Raises:
         UserError: ``toward`` is nearer than that in some row.
     """
-    far = distance(base, toward)
-    if not 0 <= size <= far.min() + 1e-12:
-        raise UserError(f"a shift of {size} is not possible: the least distance to 'toward' is {far.min():.3f}")
+    full_distance = distance(base, toward)
+    if not 0 <= size <= full_distance.min() + 1e-12:
+        raise UserError(
+            f"a shift of {size} is not possible: the least distance to 'toward' is {full_distance.min():.3f}"
+        )
     if size == 0:
         return base
-    share = np.minimum(size / far, 1.0)[..., None]
+    share = np.minimum(size / full_distance, 1.0)[..., None]
     return np.asarray((1 - share) * base + share * toward)
 
 
@@ -147,8 +149,8 @@ def _with_losing_symbol(rng: np.random.Generator, shape: tuple[int, ...]) -> tup
 
     def rows(low: float, high: float) -> Floats:
         losing = rng.uniform(low, high, shape[:-1])[..., None]
-        other = rng.dirichlet(np.ones(shape[-1] - 1), shape[:-1])
-        return np.concatenate([(1 - losing) * other, losing], axis=-1)
+        other_symbols = rng.dirichlet(np.ones(shape[-1] - 1), shape[:-1])
+        return np.concatenate([(1 - losing) * other_symbols, losing], axis=-1)
 
     return rows(0.0, HAZARD), rows(*LOSING_SHARE)
 
@@ -191,8 +193,8 @@ def echo(horizon: int, *, delta: float) -> Construction:
     """A constant shift that does not compound: each turn the right reply earns 1, and nothing is remembered but the
     last reply. The gap is ``H delta`` turn by turn and ``delta`` at the end, for every H."""
     successor = np.broadcast_to(np.array([0, 1]), (2, 2, 2)).copy()
-    right = np.array([1.0, 0.0])
-    world = World(start_S=right, successor_SAX=successor, reward_SAX=right[successor], terminal_S=right)
+    is_right = np.array([1.0, 0.0])
+    world = World(start_S=is_right, successor_SAX=successor, reward_SAX=is_right[successor], terminal_S=is_right)
     return _two_symbols(world, horizon, 0.0, delta)
 
 

@@ -58,39 +58,48 @@ class Point:
     bound: Floats
 
 
-def shifts_of(made: Construction, training: Training) -> dict[str, Floats]:
+def shifts_of(construction: Construction, training: Training) -> dict[str, Floats]:
     """The shifts that bear on this kind of training, as the bounds take them: ``epsilon``, ``delta``, each [H]."""
     shifts = {}
     if training != "interactive":
-        shifts["epsilon"] = policy_shift(made.world, made.policy, made.logged, made.human)
+        shifts["epsilon"] = policy_shift(
+            construction.world, construction.policy, construction.logged, construction.human
+        )
     if training != "static":
-        shifts["delta"] = simulator_shift(made.world, made.policy, made.human, made.simulator)
+        shifts["delta"] = simulator_shift(
+            construction.world, construction.policy, construction.human, construction.simulator
+        )
     return shifts
 
 
-def bound_by_horizon(made: Construction, training: Training, reward: RewardKind) -> Floats:
+def bound_by_horizon(construction: Construction, training: Training, reward: RewardKind) -> Floats:
     """[H]: the bound for dialogues that end after turn 1, 2, ..., H."""
-    shifts = {name: np.minimum(by_turn, 1.0).tolist() for name, by_turn in shifts_of(made, training).items()}
+    shifts = {name: np.minimum(by_turn, 1.0).tolist() for name, by_turn in shifts_of(construction, training).items()}
     bound = per_turn_reward_bound if reward == "per_turn" else terminal_reward_bound
-    horizons = range(1, made.horizon + 1)
+    horizons = range(1, construction.horizon + 1)
     return np.array(
-        [bound(made.world.reward_range, **{name: s[:horizon] for name, s in shifts.items()}) for horizon in horizons]
+        [
+            bound(construction.world.reward_range, **{name: s[:horizon] for name, s in shifts.items()})
+            for horizon in horizons
+        ]
     )
 
 
-def trained_values(made: Construction, training: Training, reward: RewardKind, policy: Floats | None = None) -> Floats:
+def trained_values(
+    construction: Construction, training: Training, reward: RewardKind, policy: Floats | None = None
+) -> Floats:
     """[H]: what training believes a policy to be worth, ``made.policy`` if none is named."""
-    policy = made.policy if policy is None else policy
-    user = made.human if training == "static" else made.simulator
-    histories = None if training == "interactive" else made.logged
-    return prefix_values(made.world, policy, user, reward, histories_of=histories)
+    policy = construction.policy if policy is None else policy
+    user = construction.human if training == "static" else construction.simulator
+    histories = None if training == "interactive" else construction.logged
+    return prefix_values(construction.world, policy, user, reward, histories_of=histories)
 
 
-def point(made: Construction, training: Training, reward: RewardKind) -> Point:
+def point(construction: Construction, training: Training, reward: RewardKind) -> Point:
     """The exact gap of the construction's policy, and the bound."""
-    real = prefix_values(made.world, made.policy, made.human, reward)
-    gap = np.abs(real - trained_values(made, training, reward))
-    return Point(training=training, reward=reward, gap=gap, bound=bound_by_horizon(made, training, reward))
+    real_values = prefix_values(construction.world, construction.policy, construction.human, reward)
+    gap = np.abs(real_values - trained_values(construction, training, reward))
+    return Point(training=training, reward=reward, gap=gap, bound=bound_by_horizon(construction, training, reward))
 
 
 def constructions(
@@ -105,17 +114,19 @@ def constructions(
 def all_points(count: int, seed: int) -> dict[str, dict[float, list[Point]]]:
     """By family and shift, all kinds of training and reward on ``count`` constructions each; and on the three
     constructions that are named."""
-    found: dict[str, dict[float, list[Point]]] = {}
+    points: dict[str, dict[float, list[Point]]] = {}
     for family in FAMILIES:
-        found[family] = {s: _points(constructions(family, count, s, seed)) for s in SHIFTS}
-    found["tight"] = {s: _points([tight(HORIZON, delta=s), tight(HORIZON, epsilon=s)]) for s in SHIFTS}
-    found["echo"] = {s: _points([echo(HORIZON, delta=s)]) for s in SHIFTS}
-    found["synonyms"] = {s: _points([synonyms(HORIZON, delta=s)]) for s in SHIFTS}
-    return found
+        points[family] = {s: _points(constructions(family, count, s, seed)) for s in SHIFTS}
+    points["tight"] = {s: _points([tight(HORIZON, delta=s), tight(HORIZON, epsilon=s)]) for s in SHIFTS}
+    points["echo"] = {s: _points([echo(HORIZON, delta=s)]) for s in SHIFTS}
+    points["synonyms"] = {s: _points([synonyms(HORIZON, delta=s)]) for s in SHIFTS}
+    return points
 
 
-def _points(made: Iterator[Construction] | Sequence[Construction]) -> list[Point]:
-    return [point(one, training, reward) for one in made for training in TRAININGS for reward in REWARDS]
+def _points(built: Iterator[Construction] | Sequence[Construction]) -> list[Point]:
+    return [
+        point(construction, training, reward) for construction in built for training in TRAININGS for reward in REWARDS
+    ]
 
 
 def gaps(points: Sequence[Point], training: Training, reward: RewardKind) -> Floats:
@@ -123,23 +134,28 @@ def gaps(points: Sequence[Point], training: Training, reward: RewardKind) -> Flo
     return np.stack([p.gap for p in points if (p.training, p.reward) == (training, reward)])
 
 
-def bound_check(found: dict[str, dict[float, list[Point]]]) -> dict[str, Any]:
+def bound_check(points_by_family: dict[str, dict[float, list[Point]]]) -> dict[str, Any]:
     """On how many points (construction, training, reward, horizon) the bound was checked, how often it was
     exceeded, and the largest ratio of gap to bound: over all horizons from 2 up, and at the longest by construction and
     kind of reward (with a single turn the bound is nothing but the definition of total variation, and is reached)."""
     points = violations = 0
-    most = 0.0
+    largest_ratio = 0.0
     tightest: dict[str, dict[str, float]] = {}
-    for family, by_shift in found.items():
-        for each in (p for at_shift in by_shift.values() for p in at_shift):
-            points += len(each.gap)
-            violations += int((each.gap > each.bound + _ROUNDING).sum())
-            known = each.bound > _ROUNDING
-            ratio = np.divide(each.gap, each.bound, out=np.zeros_like(each.gap), where=known)
-            most = max(most, float(ratio[1:].max(initial=0.0)))
+    for family, by_shift in points_by_family.items():
+        for point in (p for at_shift in by_shift.values() for p in at_shift):
+            points += len(point.gap)
+            violations += int((point.gap > point.bound + _ROUNDING).sum())
+            is_bounded = point.bound > _ROUNDING
+            ratio = np.divide(point.gap, point.bound, out=np.zeros_like(point.gap), where=is_bounded)
+            largest_ratio = max(largest_ratio, float(ratio[1:].max(initial=0.0)))
             by_reward = tightest.setdefault(family, dict.fromkeys(REWARDS, 0.0))
-            by_reward[each.reward] = max(by_reward[each.reward], float(ratio[-1]))
-    return {"points": points, "violations": violations, "tightest_ratio": most, "tightest_at_longest": tightest}
+            by_reward[point.reward] = max(by_reward[point.reward], float(ratio[-1]))
+    return {
+        "points": points,
+        "violations": violations,
+        "tightest_ratio": largest_ratio,
+        "tightest_at_longest": tightest,
+    }
 
 
 def growth(gap_NH: Floats, seed: int) -> dict[str, Any]:
@@ -159,7 +175,7 @@ def growth(gap_NH: Floats, seed: int) -> dict[str, Any]:
     upper = horizon >= SLOPE_FROM
     usable = (gap_NH[:, upper] > _ROUNDING).all(axis=1)
     slopes = np.polyfit(np.log(horizon[upper]), np.log(gap_NH[usable][:, upper]).T, 1)[0]
-    whole = mean_interval(slopes, seed) if usable.any() else Interval(np.nan, np.nan, np.nan)
+    overall_slope = mean_interval(slopes, seed) if usable.any() else Interval(np.nan, np.nan, np.nan)
     local = []
     for i in range(len(horizon) - 1):
         if all(positive[i : i + 2]):
@@ -167,7 +183,7 @@ def growth(gap_NH: Floats, seed: int) -> dict[str, Any]:
             local.append({"horizon": int(horizon[i + 1]), **mean_interval(rise, seed).as_dict()})
         else:
             local.append({"horizon": int(horizon[i + 1]), "mean": None, "low": None, "high": None})
-    mean = whole.as_dict()
+    mean = overall_slope.as_dict()
     return {
         "a": a.mean,
         "b": b.mean,
@@ -182,15 +198,15 @@ def growth(gap_NH: Floats, seed: int) -> dict[str, Any]:
     }
 
 
-def saturation(found: dict[float, list[Point]]) -> dict[str, Any]:
+def saturation(points_by_shift: dict[float, list[Point]]) -> dict[str, Any]:
     """By shift, kind of training and of reward: gap and bound at the longest horizon, in units of the most that a
-    dialogue can earn, averaged over constructions. The gap levels off below 1, the bound goes on."""
+    dialogue can earn, averaged over constructions. The gap levels off below 1, the bound keeps growing."""
     result: dict[str, Any] = {}
-    for shift, points in found.items():
+    for shift, points in points_by_shift.items():
         for p in points:
-            most = len(p.gap) if p.reward == "per_turn" else 1
+            max_return = len(p.gap) if p.reward == "per_turn" else 1
             cell = result.setdefault(f"{shift:.4g}", {}).setdefault(p.training, {}).setdefault(p.reward, [])
-            cell.append((p.gap[-1] / most, p.bound[-1] / most))
+            cell.append((p.gap[-1] / max_return, p.bound[-1] / max_return))
     for by_training in result.values():
         for by_reward in by_training.values():
             for reward, pairs in by_reward.items():
@@ -209,24 +225,29 @@ def remedies(count: int, seed: int, shift: float = 0.1, horizon: int = HORIZON) 
         cancel in part, and taking one of them away can widen the gap, though never the bound.
     """
     result: dict[str, Any] = {"shares": list(SHARES), "shift": shift, "horizon": horizon}
-    made = list(constructions("persistent", count, shift, seed, horizon))
+    built = list(constructions("persistent", count, shift, seed, horizon))
     for reward in REWARDS:
-        rosier = np.array([[_error(one, kind, reward) > 0 for kind in ("static", "interactive")] for one in made])
-        same = rosier[:, 0] == rosier[:, 1]
-        gap, bound = (np.zeros((len(SHARES), len(SHARES), len(made))) for _ in range(2))
+        rosier = np.array(
+            [[_error(construction, kind, reward) > 0 for kind in ("static", "interactive")] for construction in built]
+        )
+        same_sign = rosier[:, 0] == rosier[:, 1]
+        gap, bound = (np.zeros((len(SHARES), len(SHARES), len(built))) for _ in range(2))
         for i, left_of_epsilon in enumerate(SHARES):
             for j, left_of_delta in enumerate(SHARES):
-                for n, one in enumerate(made):
-                    p = point(one.interactive(left_of_epsilon).calibrated(left_of_delta), "both", reward)
+                for n, construction in enumerate(built):
+                    p = point(construction.interactive(left_of_epsilon).calibrated(left_of_delta), "both", reward)
                     gap[i, j, n], bound[i, j, n] = p.gap[-1], p.bound[-1]
         result[reward] = {"gap": gap.mean(axis=-1).tolist(), "bound": bound.mean(axis=-1).tolist()}
-        result[reward]["same_sign"] = gap[..., same].mean(axis=-1).tolist() if same.any() else None
+        result[reward]["same_sign"] = gap[..., same_sign].mean(axis=-1).tolist() if same_sign.any() else None
     return result
 
 
-def _error(made: Construction, training: Training, reward: RewardKind) -> float:
+def _error(construction: Construction, training: Training, reward: RewardKind) -> float:
     """Of the whole dialogue, with its sign: positive where training is rosier than reality."""
-    return float(trained_values(made, training, reward)[-1] - value(made.world, made.policy, made.human, reward))
+    return float(
+        trained_values(construction, training, reward)[-1]
+        - value(construction.world, construction.policy, construction.human, reward)
+    )
 
 
 def regrets(count: int, seed: int, shifts: Sequence[float] = SHIFTS) -> dict[str, Any]:
@@ -234,7 +255,7 @@ def regrets(count: int, seed: int, shifts: Sequence[float] = SHIFTS) -> dict[str
 
     Training is taken to its optimum: ``interactive`` the best policy with the simulator; ``static`` the best single
     turn on logged histories, by its own reward (``J_static``'s optimum); ``static_q`` the same by the value of the
-    dialogue that follows if the logged policy goes on, as ``arms/static.py`` does.
+    dialogue that follows if the logged policy continues, as ``arms/static.py`` does.
 
     With its gap bounded for every policy, training's optimum loses at most the bounds of two policies, its own and
     the best one's; that is checked wherever ``J_train`` is what was optimised (not for ``static_q``).
@@ -248,35 +269,43 @@ def regrets(count: int, seed: int, shifts: Sequence[float] = SHIFTS) -> dict[str
         for shift in shifts:
             for horizon in REGRET_HORIZONS:
                 lost: dict[str, list[float]] = {}
-                for made in constructions("persistent", count, shift, seed, horizon):
-                    best = optimal_policy(made.world, made.human, reward)
-                    best_value = value(made.world, best, made.human, reward)
-                    for arm, policy in _optima(made, reward).items():
-                        regret = best_value - value(made.world, policy, made.human, reward)
+                for construction in constructions("persistent", count, shift, seed, horizon):
+                    best = optimal_policy(construction.world, construction.human, reward)
+                    best_value = value(construction.world, best, construction.human, reward)
+                    for arm, policy in _optima(construction, reward).items():
+                        regret = best_value - value(construction.world, policy, construction.human, reward)
                         lost.setdefault(arm, []).append(regret / best_value)
                         if arm in TRAININGS:
-                            both = sum(_bound_of(made, policy, arm, reward) for policy in (best, policy))
+                            joint_bound = sum(_bound_of(construction, policy, arm, reward) for policy in (best, policy))
                             result["points"] += 1
-                            result["violations"] += int(regret > both + _ROUNDING)
+                            result["violations"] += int(regret > joint_bound + _ROUNDING)
                 for arm, values in lost.items():
                     by_shift = result["regret"].setdefault(arm, {}).setdefault(reward, {})
                     by_shift.setdefault(f"{shift:.4g}", []).append(float(np.mean(values)))
     return result
 
 
-def _optima(made: Construction, reward: RewardKind) -> dict[str, Floats]:
-    logged_values = turn_values(made.world, made.logged, made.human, reward)
-    own_reward = np.einsum("hsax,sax->hsa", made.human, made.world.reward_SAX)
+def _optima(construction: Construction, reward: RewardKind) -> dict[str, Floats]:
+    logged_values = turn_values(construction.world, construction.logged, construction.human, reward)
+    own_reward = np.einsum("hsax,sax->hsa", construction.human, construction.world.reward_SAX)
     if reward == "terminal":  # of all turns on logged histories only the last one earns anything
-        own_reward = np.where(np.arange(made.horizon)[:, None, None] < made.horizon - 1, 0.0, logged_values)
+        own_reward = np.where(
+            np.arange(construction.horizon)[:, None, None] < construction.horizon - 1, 0.0, logged_values
+        )
     return {
-        "interactive": optimal_policy(made.world, made.simulator, reward),
+        "interactive": optimal_policy(construction.world, construction.simulator, reward),
         "static": greedy(own_reward),
         "static_q": greedy(logged_values),
     }
 
 
-def _bound_of(made: Construction, policy: Floats, arm: str, reward: RewardKind) -> float:
+def _bound_of(construction: Construction, policy: Floats, arm: str, reward: RewardKind) -> float:
     training: Training = "static" if arm == "static" else "interactive"
-    own = Construction(world=made.world, policy=policy, logged=made.logged, human=made.human, simulator=made.simulator)
-    return float(bound_by_horizon(own, training, reward)[-1])
+    trained = Construction(
+        world=construction.world,
+        policy=policy,
+        logged=construction.logged,
+        human=construction.human,
+        simulator=construction.simulator,
+    )
+    return float(bound_by_horizon(trained, training, reward)[-1])

@@ -1,4 +1,4 @@
-"""Experiments in the exact world: do the estimators of ``eps_t`` and ``delta_t`` hold what they promise?
+"""Experiments in the exact world: do the estimators of ``eps_t`` and ``delta_t`` keep what they promise?
 
 Each repetition draws a new construction of the forgetting family with a known shift, samples dialogues in it, and asks
 every estimator. A two-sided one promises that its 95 % interval contains the truth; a lower bound that its ``low`` lies
@@ -31,7 +31,7 @@ NULL = 0.0
 TURNS = 3
 DIALOGUES = 300
 GOAL_TWO_SIDED, GOAL_LOWER = 0.90, 0.95
-Figures = dict[str, tuple[Estimate, float]]
+Estimates = dict[str, tuple[Estimate, float]]
 """Estimator to its estimate and the exact value."""
 
 
@@ -40,7 +40,7 @@ class Tally:
     """What repetitions of one estimator have shown."""
 
     inside: list[bool] = field(default_factory=list)
-    """Whether the interval held the truth; for lower bounds, whether ``low`` was below it."""
+    """Whether the interval contained the truth; for lower bounds, whether ``low`` was below it."""
     error: list[float] = field(default_factory=list)
     width: list[float] = field(default_factory=list)
 
@@ -64,27 +64,49 @@ class Tally:
 
 def _case(shift: float, seed: tuple[int, ...], dialogues: int) -> tuple[Construction, Dialogues, np.random.Generator]:
     rng = np.random.default_rng(seed)
-    made = random_construction("forgetting", rng, horizon=TURNS, epsilon=shift, delta=shift)
-    drawn = sample(made.world, made.policy, made.human, made.logged, made.simulator, dialogues, rng)
-    return made, drawn, rng
+    construction = random_construction("forgetting", rng, horizon=TURNS, epsilon=shift, delta=shift)
+    sampled = sample(
+        construction.world,
+        construction.policy,
+        construction.human,
+        construction.logged,
+        construction.simulator,
+        dialogues,
+        rng,
+    )
+    return construction, sampled, rng
 
 
-def _truths(made: Construction) -> dict[str, float]:
+def _truths(construction: Construction) -> dict[str, float]:
     return {
         f"{kind}_{measure}": float(by_turn.mean())
         for measure in ("tv", "kl")
         for kind, by_turn in (
-            ("delta", simulator_shift(made.world, made.policy, made.human, made.simulator, measure)),
-            ("epsilon", policy_shift(made.world, made.policy, made.logged, made.human, measure)),
-            ("epsilon_on_logs", policy_shift(made.world, made.logged, made.policy, made.human, measure)),
+            (
+                "delta",
+                simulator_shift(
+                    construction.world, construction.policy, construction.human, construction.simulator, measure
+                ),
+            ),
+            (
+                "epsilon",
+                policy_shift(construction.world, construction.policy, construction.logged, construction.human, measure),
+            ),
+            (
+                "epsilon_on_logs",
+                policy_shift(construction.world, construction.logged, construction.policy, construction.human, measure),
+            ),
         )
     }
 
 
-def count_figures(made: Construction, drawn: Dialogues, seed: int, *, plug_in: bool = False) -> Figures:
+def count_estimates(construction: Construction, sampled: Dialogues, seed: int, *, plug_in: bool = False) -> Estimates:
     """The two-sided estimators that know samples only; the plug-ins as well where they are wanted."""
-    truths = _truths(made)
-    sides = {"delta": Pairs.of_users(made.world, drawn), "epsilon": Pairs.of_policies(made.world, drawn)}
+    truths = _truths(construction)
+    sides = {
+        "delta": Pairs.of_users(construction.world, sampled),
+        "epsilon": Pairs.of_policies(construction.world, sampled),
+    }
     return {
         f"{kind}_{name}": (estimate, truths[f"{kind}_{name[:2]}"])
         for kind, pairs in sides.items()
@@ -93,27 +115,42 @@ def count_figures(made: Construction, drawn: Dialogues, seed: int, *, plug_in: b
     }
 
 
-def probability_figures(made: Construction, drawn: Dialogues, seed: int, rng: np.random.Generator) -> Figures:
+def probability_estimates(
+    construction: Construction, sampled: Dialogues, seed: int, rng: np.random.Generator
+) -> Estimates:
     """The estimators that know both probabilities of what was said: ``exact_shift`` and ``PolicyShift``."""
-    truths = _truths(made)
-    count = len(drawn.state)
+    truths = _truths(construction)
+    count = len(sampled.state)
     dialogue = [str(i) for i in np.repeat(np.arange(count), TURNS)]
-    whole = np.ones(count * TURNS, np.int64)  # one figure over all turns: each by itself would cost as much again
-    at = (np.arange(TURNS), drawn.state, drawn.said, drawn.reply)
-    found = exact_shift(*(_log(u, at) for u in (made.human, made.simulator)), turn=whole, dialogue=dialogue, seed=seed)
-    figures = {f"delta_{name}_probabilities": (found[name], truths[f"delta_{name}"]) for name in ("tv", "kl")}
-    logs = sample(made.world, made.logged, made.human, made.policy, made.simulator, count, rng)
-    said = (np.arange(TURNS), logs.state, logs.said)
+    one_turn = np.ones(count * TURNS, np.int64)  # one metric over all turns: each by itself would cost as much again
+    reply_index = (np.arange(TURNS), sampled.state, sampled.said, sampled.reply)
+    shifts = exact_shift(
+        *(_log(u, reply_index) for u in (construction.human, construction.simulator)),
+        turn=one_turn,
+        dialogue=dialogue,
+        seed=seed,
+    )
+    estimates = {f"delta_{name}_probabilities": (shifts[name], truths[f"delta_{name}"]) for name in ("tv", "kl")}
+    logs = sample(
+        construction.world,
+        construction.logged,
+        construction.human,
+        construction.policy,
+        construction.simulator,
+        count,
+        rng,
+    )
+    logged_index = (np.arange(TURNS), logs.state, logs.said)
     data = PolicyLogProbs(
-        logged=_log(made.logged, said).tolist(),
-        policy=_log(made.policy, said).tolist(),
-        turn=whole.tolist(),
+        logged=_log(construction.logged, logged_index).tolist(),
+        policy=_log(construction.policy, logged_index).tolist(),
+        turn=one_turn.tolist(),
         dialogue=dialogue,
     )
     of_policy = PolicyShift(PolicyShift.Config(seed=seed)).measure(data)
     for name in ("tv", "kl"):
-        figures[f"epsilon_{name}_probabilities"] = (of_policy[f"policy_{name}"], truths[f"epsilon_on_logs_{name}"])
-    return figures
+        estimates[f"epsilon_{name}_probabilities"] = (of_policy[f"policy_{name}"], truths[f"epsilon_on_logs_{name}"])
+    return estimates
 
 
 def _log(table: Floats, index: tuple[Any, ...]) -> Floats:
@@ -121,38 +158,41 @@ def _log(table: Floats, index: tuple[Any, ...]) -> Floats:
         return np.asarray(np.log(table[index]).ravel())
 
 
-def lower_figures(made: Construction, drawn: Dialogues, seed: int) -> Figures:
+def lower_estimates(construction: Construction, sampled: Dialogues, seed: int) -> Estimates:
     """Lower bounds of total variation that know the symbols: the table classifier on both sides."""
-    truths = _truths(made)
-    sides = {"delta": Pairs.of_users(made.world, drawn), "epsilon": Pairs.of_policies(made.world, drawn)}
+    truths = _truths(construction)
+    sides = {
+        "delta": Pairs.of_users(construction.world, sampled),
+        "epsilon": Pairs.of_policies(construction.world, sampled),
+    }
     return {
         f"{kind}_table_classifier": (table_classifier(pairs, seed=seed), truths[f"{kind}_tv"])
         for kind, pairs in sides.items()
     }
 
 
-def text_figures(made: Construction, drawn: Dialogues, seed: int) -> Figures:
+def text_estimates(construction: Construction, sampled: Dialogues, seed: int) -> Estimates:
     """The lower bound that runs use, the test of ``classifier.py``, on the dialogues spelled out as words."""
     test = TwoSampleTest(TwoSampleTest.Config(null_halvings=0, seed=seed))
-    return {"delta_two_sample_test": (test.measure(as_words(drawn)).tv, _truths(made)["delta_tv"])}
+    return {"delta_two_sample_test": (test.measure(as_words(sampled)).tv, _truths(construction)["delta_tv"])}
 
 
-def as_words(drawn: Dialogues) -> MatchedReplies:
+def as_words(sampled: Dialogues) -> MatchedReplies:
     """The dialogues as text: each symbol is a word, the state before each policy turn is the user's last one."""
-    count, turns = drawn.state.shape
+    count, turns = sampled.state.shape
     rows = [(n, t) for n in range(count) for t in range(turns)]
 
     def history(n: int, t: int) -> tuple[Turn, ...]:
-        state, said = f"state{drawn.state[n, t]}", f"said{drawn.said[n, t]}"
+        state, said = f"state{sampled.state[n, t]}", f"said{sampled.said[n, t]}"
         return (
-            Turn(side=Side.USER, text=state, source=Source.PERSON),
+            Turn(side=Side.USER, text=state, source=Source.HUMAN),
             Turn(side=Side.POLICY, text=said, source=Source.POLICY),
         )
 
     return MatchedReplies(
         histories=[history(n, t) for n, t in rows],
-        human=[f"reply{drawn.reply[n, t]}" for n, t in rows],
-        simulator=[f"reply{drawn.simulated[n, t]}" for n, t in rows],
+        human=[f"reply{sampled.reply[n, t]}" for n, t in rows],
+        simulator=[f"reply{sampled.simulated[n, t]}" for n, t in rows],
         turn=[t + 1 for _, t in rows],
         dialogue=[str(n) for n, _ in rows],
     )
@@ -164,37 +204,39 @@ def coverage(repetitions: int, seed: int, dialogues: int = DIALOGUES) -> dict[st
     tallies: dict[str, dict[float, Tally]] = {}
     for i in range(repetitions):
         shift = SHIFTS[i % len(SHIFTS)]
-        made, drawn, rng = _case(shift, (seed, 1, i), dialogues)
-        figures = count_figures(made, drawn, i, plug_in=True) | probability_figures(made, drawn, i, rng)
-        tally(tallies, shift, figures, lower_bound=False)
+        construction, sampled, rng = _case(shift, (seed, 1, i), dialogues)
+        estimates = count_estimates(construction, sampled, i, plug_in=True) | probability_estimates(
+            construction, sampled, i, rng
+        )
+        tally(tallies, shift, estimates, lower_bound=False)
     return summaries(tallies)
 
 
 def lower_bounds(
-    repetitions: int, seed: int, dialogues: int = DIALOGUES, figures: Callable[..., Figures] = lower_figures
+    repetitions: int, seed: int, dialogues: int = DIALOGUES, estimates: Callable[..., Estimates] = lower_estimates
 ) -> dict[str, dict[str, Any]]:
-    """The lower bounds of ``figures``, each asked ``repetitions`` times, at no shift and at the sizes of ``SHIFTS`` in
-    turn."""
+    """The lower bounds of ``estimates``, each measured ``repetitions`` times, at no shift and at the sizes of
+    ``SHIFTS`` in turn."""
     tallies: dict[str, dict[float, Tally]] = {}
     sizes = (NULL, *SHIFTS)
     for i in range(repetitions):
         shift = sizes[i % len(sizes)]
-        made, drawn, _ = _case(shift, (seed, 2, i), dialogues)
-        tally(tallies, shift, figures(made, drawn, i), lower_bound=True)
+        construction, sampled, _ = _case(shift, (seed, 2, i), dialogues)
+        tally(tallies, shift, estimates(construction, sampled, i), lower_bound=True)
     return summaries(tallies)
 
 
 def reaches(row: Mapping[str, Any], goal: float) -> bool:
     """Whether a share reaches ``goal``: over all sizes of shift together, and at none of them significantly less (95 %
     limit of a binomial share)."""
-    each = row["repetitions"] / len(row["by_shift"])
-    room = 1.96 * np.sqrt(goal * (1 - goal) / each)
-    return bool(row["share"] >= goal and min(row["by_shift"].values()) >= goal - room)
+    per_shift = row["repetitions"] / len(row["by_shift"])
+    slack = 1.96 * np.sqrt(goal * (1 - goal) / per_shift)
+    return bool(row["share"] >= goal and min(row["by_shift"].values()) >= goal - slack)
 
 
-def tally(tallies: dict[str, dict[float, Tally]], key: float, figures: Figures, *, lower_bound: bool) -> None:
+def tally(tallies: dict[str, dict[float, Tally]], key: float, estimates: Estimates, *, lower_bound: bool) -> None:
     """Note what one repetition at the size of shift ``key`` has found."""
-    for name, (estimate, truth) in figures.items():
+    for name, (estimate, truth) in estimates.items():
         tallies.setdefault(name, {}).setdefault(key, Tally()).add(estimate, truth, lower_bound=lower_bound)
 
 
@@ -202,13 +244,13 @@ def summaries(tallies: Mapping[str, Mapping[float, Tally]]) -> dict[str, dict[st
     """By estimator what ``Tally.summary`` says, and ``by_shift`` the share at each size."""
     result = {}
     for name, by_shift in tallies.items():
-        whole = Tally()
-        for part in by_shift.values():
-            whole.inside += part.inside
-            whole.error += part.error
-            whole.width += part.width
-        shares = {f"{shift:g}": part.summary()["share"] for shift, part in sorted(by_shift.items())}
-        result[name] = {**whole.summary(), "by_shift": shares}
+        pooled = Tally()
+        for shift_tally in by_shift.values():
+            pooled.inside += shift_tally.inside
+            pooled.error += shift_tally.error
+            pooled.width += shift_tally.width
+        shares = {f"{shift:g}": shift_tally.summary()["share"] for shift, shift_tally in sorted(by_shift.items())}
+        result[name] = {**pooled.summary(), "by_shift": shares}
     return result
 
 
@@ -222,10 +264,12 @@ def by_dialogues(counts: tuple[int, ...], repetitions: int, seed: int, shift: fl
     for dialogues in counts:
         tallies: dict[str, dict[float, Tally]] = {}
         for i in range(repetitions):
-            made, drawn, rng = _case(shift, (seed, 3, i), dialogues)
-            two_sided = count_figures(made, drawn, i, plug_in=True) | probability_figures(made, drawn, i, rng)
+            construction, sampled, rng = _case(shift, (seed, 3, i), dialogues)
+            two_sided = count_estimates(construction, sampled, i, plug_in=True) | probability_estimates(
+                construction, sampled, i, rng
+            )
             tally(tallies, shift, two_sided, lower_bound=False)
-            tally(tallies, shift, lower_figures(made, drawn, i), lower_bound=True)
-        for name, seen in tallies.items():
-            result["estimators"].setdefault(name, []).append(seen[shift].summary())
+            tally(tallies, shift, lower_estimates(construction, sampled, i), lower_bound=True)
+        for name, tallies_by_shift in tallies.items():
+            result["estimators"].setdefault(name, []).append(tallies_by_shift[shift].summary())
     return result

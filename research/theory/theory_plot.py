@@ -29,22 +29,22 @@ REWARD_TITLES = {"per_turn": "rewards turn by turn", "terminal": "one terminal r
 Found = Mapping[str, Mapping[float, list[Point]]]
 
 
-def draw(file: Path, result: Mapping[str, Any], found: Found) -> None:
+def draw(file: Path, result: Mapping[str, Any], points: Found) -> None:
     """Twelve panels, written as PNG to ``file``.
 
     Args:
         result: what ``jobs/validate_theory.py`` writes.
-        found: the points behind it, ``theory.all_points``.
+        points: the points behind it, ``theory.all_points``.
     """
     with plot_style():
         page = figure(14, 16)
         panels = page.subplots(4, 3)
         for column, reward in enumerate(("per_turn", "terminal")):
-            _growth(panels[0, column], found, reward)
-            _saturation(panels[1, column], found, reward)
-            _trainings(panels[3, column], found, result["regret"], reward)
+            _growth(panels[0, column], points, reward)
+            _saturation(panels[1, column], points, reward)
+            _trainings(panels[3, column], points, result["regret"], reward)
         _regret_by_shift(panels[3, 2], result["regret"])
-        _bound(panels[0, 2], found)
+        _bound(panels[0, 2], points)
         _slope(panels[1, 2], result)
         _remedies(panels[2, 0], result["remedies"])
         _bias(panels[2, 1], result["by_dialogues"])
@@ -52,31 +52,31 @@ def draw(file: Path, result: Mapping[str, Any], found: Found) -> None:
         page.savefig(file, dpi=110)
 
 
-def _growth(axes: Axes, found: Found, reward: Any) -> None:
+def _growth(axes: Axes, points: Found, reward: Any) -> None:
     horizon = np.arange(1, HORIZON + 1)
     for family, colour in COLOURS.items():
-        gap = gaps(found[family][SMALL_SHIFT], "interactive", reward)
+        gap = gaps(points[family][SMALL_SHIFT], "interactive", reward)
         axes.plot(horizon, gap.mean(axis=0), color=colour, label=LABELS[family])
         if len(gap) > 4:
             axes.fill_between(horizon, *np.quantile(gap, [0.1, 0.9], axis=0), color=colour, alpha=0.15, linewidth=0)
     bound = SMALL_SHIFT * (horizon * (horizon + 1) / 2 if reward == "per_turn" else horizon)
     axes.plot(horizon, bound, color="#B33A3A", linestyle="--", linewidth=1.2, label="bound")
-    shown = f"δ = {SMALL_SHIFT:.4f} in every turn; band: 10-90 %"
-    axes.set_title(f"Gap of interactive training, {REWARD_TITLES[reward]}\n({shown})")
+    caption = f"δ = {SMALL_SHIFT:.4f} in every turn; band: 10-90 %"
+    axes.set_title(f"Gap of interactive training, {REWARD_TITLES[reward]}\n({caption})")
     axes.set_xlabel("turns H")
     axes.set_ylabel("gap (units of R)")
     if reward == "per_turn":
         axes.legend(fontsize=7)
 
 
-def _trainings(axes: Axes, found: Found, regrets: Mapping[str, Any], reward: Any) -> None:
+def _trainings(axes: Axes, points: Found, regrets: Mapping[str, Any], reward: Any) -> None:
     """Gap of a fixed policy (lines) and regret of the policy that training finds (points), both as a share of what can
     be earned, for static and for interactive training."""
     horizon, shift = np.arange(1, HORIZON + 1), 0.1
-    most = horizon if reward == "per_turn" else 1
+    max_return = horizon if reward == "per_turn" else 1
     for training, colour, marker in (("static", "#E69F00", "s"), ("interactive", "#2F6DB3", "o")):
-        gap = gaps(found["persistent"][shift], training, reward).mean(axis=0)  # type: ignore[arg-type]
-        axes.plot(horizon, gap / most, color=colour, label=f"gap, {training}")
+        gap = gaps(points["persistent"][shift], training, reward).mean(axis=0)  # type: ignore[arg-type]
+        axes.plot(horizon, gap / max_return, color=colour, label=f"gap, {training}")
         lost = regrets["regret"][training][reward][f"{shift:.4g}"]
         axes.plot(regrets["horizons"], lost, color=colour, marker=marker, linestyle=":", label=f"regret, {training}")
     axes.set_ylim(0, 1)
@@ -103,14 +103,14 @@ def _regret_by_shift(axes: Axes, regrets: Mapping[str, Any]) -> None:
     axes.legend(fontsize=7)
 
 
-def _saturation(axes: Axes, found: Found, reward: Any) -> None:
+def _saturation(axes: Axes, points: Found, reward: Any) -> None:
     horizon = np.arange(1, HORIZON + 1)
-    shifts = sorted(found["persistent"])
+    shifts = sorted(points["persistent"])
     for i, shift in enumerate(shifts):
-        gap = gaps(found["persistent"][shift], "interactive", reward).mean(axis=0)
-        most = horizon if reward == "per_turn" else 1
+        gap = gaps(points["persistent"][shift], "interactive", reward).mean(axis=0)
+        max_return = horizon if reward == "per_turn" else 1
         colour = (0.10 + 0.12 * i, 0.30 + 0.06 * i, 0.75 - 0.12 * i)
-        axes.plot(horizon, gap / most, color=colour, label=f"δ = {shift:.2g}")
+        axes.plot(horizon, gap / max_return, color=colour, label=f"δ = {shift:.2g}")
         slope = (horizon + 1) / 2 if reward == "per_turn" else horizon
         axes.plot(horizon, np.minimum(shift * slope, 1.2), color=colour, linestyle=":", linewidth=1)
     axes.set_ylim(0, 1.05)
@@ -120,12 +120,14 @@ def _saturation(axes: Axes, found: Found, reward: Any) -> None:
     axes.legend(fontsize=7)
 
 
-def _bound(axes: Axes, found: Found) -> None:
+def _bound(axes: Axes, points_by_family: Found) -> None:
     for family, colour in COLOURS.items():
-        points = [p for at_shift in found[family].values() for p in at_shift]
+        points = [p for at_shift in points_by_family[family].values() for p in at_shift]
         gap, bound = (np.concatenate([getattr(p, name)[4::5] for p in points]) for name in ("gap", "bound"))
-        shown = (gap > 1e-7) & (bound > 1e-7)
-        axes.scatter(bound[shown], gap[shown], s=3, alpha=0.35, color=colour, label=LABELS[family].split(" ")[0])
+        is_positive = (gap > 1e-7) & (bound > 1e-7)
+        axes.scatter(
+            bound[is_positive], gap[is_positive], s=3, alpha=0.35, color=colour, label=LABELS[family].split(" ")[0]
+        )
     limits = [1e-4, 1e3]
     axes.plot(limits, limits, color="#B33A3A", linestyle="--", linewidth=1.2)
     axes.set(xscale="log", yscale="log", xlim=limits, ylim=[1e-6, 1e3], xlabel="bound", ylabel="exact gap")
@@ -142,11 +144,11 @@ def _slope(axes: Axes, result: Mapping[str, Any]) -> None:
     for family in ("persistent", "forgetting"):
         for reward, style in (("per_turn", "-"), ("terminal", "--")):
             rows = result["growth_by_family"][family]["interactive"][reward]["local_slope"]
-            known = [row for row in rows if row["mean"] is not None and row["horizon"] >= 3]
-            horizon = [row["horizon"] for row in known]
+            rows_with_mean = [row for row in rows if row["mean"] is not None and row["horizon"] >= 3]
+            horizon = [row["horizon"] for row in rows_with_mean]
             label = f"{family}, {REWARD_TITLES[reward]}"
-            axes.plot(horizon, [row["mean"] for row in known], style, color=COLOURS[family], label=label)
-            low, high = ([row[side] for row in known] for side in ("low", "high"))
+            axes.plot(horizon, [row["mean"] for row in rows_with_mean], style, color=COLOURS[family], label=label)
+            low, high = ([row[side] for row in rows_with_mean] for side in ("low", "high"))
             axes.fill_between(horizon, low, high, color=COLOURS[family], alpha=0.15, linewidth=0)
     axes.set_ylim(-1, 3)
     axes.set_title("Local slope of log gap on log H\n(interactive; band: 95 % over constructions)")
@@ -171,14 +173,14 @@ def _remedies(axes: Axes, remedies: Mapping[str, Any]) -> None:
 
 
 def _bias(axes: Axes, curve: Mapping[str, Any]) -> None:
-    shown = {
+    colours = {
         "delta_tv_plug_in": "#B33A3A",
         "delta_tv_counts": "#2F6DB3",
         "delta_tv_probabilities": "#3C9A6A",
         "delta_table_classifier": "#9A9A96",
     }
     counts = np.array(curve["dialogues"])
-    for name, colour in shown.items():
+    for name, colour in colours.items():
         rows = curve["estimators"][name]
         bias, width = (np.array([row[key] for row in rows]) for key in ("bias", "width"))
         axes.plot(counts, bias, color=colour, marker="o", markersize=3, label=name.removeprefix("delta_"))
@@ -204,4 +206,4 @@ def _coverage(axes: Axes, result: Mapping[str, Any]) -> None:
     axes.tick_params(axis="y", labelsize=7)
     axes.set_xlim(0, 1)
     axes.grid(False, axis="y")
-    axes.set_title("Share of 95 % intervals that hold the truth\n(red: plug-ins, for contrast; green: lower bounds)")
+    axes.set_title("Share of 95 % intervals that contain the truth\n(red: plug-ins, for contrast; green: lower bounds)")

@@ -39,8 +39,8 @@ class Curious(Interactive):
     compared_with = ("start",)
 
 class HalfOfTheLogs(PlainSFT):
-    def chosen(self, inputs):
-        samples, monitor, metrics = super().chosen(inputs)
+    def samples_to_fit(self, inputs):
+        samples, monitor, metrics = super().samples_to_fit(inputs)
         return samples[::2], monitor, metrics | {"left_out": len(samples) - len(samples[::2])}
 """
 
@@ -110,7 +110,7 @@ def test_every_part_leaves_what_it_should(study: Path) -> None:
         assert 0 <= found["exact_tv"]["mean"] <= 1 and 0 <= found["ending_ece"]["mean"] <= 1
         replies = sum(row["count"] for row in found["nll_per_byte"]["by_turn"])
         assert sum(point["count"] for point in found["ending_curve"]) == replies
-        assert {"likeness_total", "coverage", "wasserstein_user_turns"} <= set(found["populations"]["figures"])
+        assert {"similarity_total", "coverage", "wasserstein_user_turns"} <= set(found["populations"]["figures"])
     assert (study / "report.html").stat().st_size > 10_000
     assert list((study / "tensorboard" / "calibrated-0").glob("events*"))
     AutoModelForCausalLM.from_pretrained(study / "policies" / "calibrated-0")
@@ -141,10 +141,10 @@ def measure_shift(study: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
 
 @pytest.mark.timeout(700)
 def test_a_live_simulator_is_compared_with_the_people_of_the_logs(study: Path) -> None:
-    names = ("--estimators", "words,lengths,likeness")
+    names = ("--estimators", "words,lengths,similarity")
     printed, found = measure_shift(study, f"{study}@logs/held_out", f"{study}:uncalibrated", *names)
     assert found["people"]["dialogues"] == found["others"]["dialogues"] == 16
-    assert found["matched_replies"] > 16 and "words_tv" in found["figures"] and "likeness_total" in printed
+    assert found["matched_replies"] > 16 and "words_tv" in found["figures"] and "similarity_total" in printed
     assert found["figures"]["nll_per_byte"]["mean"] > 0 and 0 <= found["figures"]["ending_ece"]["mean"] <= 1
     assert "shares of 4 draws" in found["figures"]["ending_ece"]["notes"][-1]
 

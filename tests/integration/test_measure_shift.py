@@ -19,17 +19,17 @@ from calibrated_rl.replay.store import ReplayStore
 from calibrated_rl.shift.checked import ESTIMATORS, settings_of
 from calibrated_rl.shift.compare_sets import compare_sets
 from calibrated_rl.shift.estimators.coverage import Coverage
-from calibrated_rl.shift.estimators.likeness import Likeness
+from calibrated_rl.shift.estimators.similarity import Similarity
 from calibrated_rl.shift.interface import DialogueSets
-from calibrated_rl.shift.reading import reading
 from calibrated_rl.shift.sources import matched_replies, read_source, some
+from calibrated_rl.shift.verdict import verdict
 from tests.support.made_up_logs import dialogue, policy, population, terse, user, wordy
 from tests.support.paths import ROOT, SHARED
 from tests.unit.test_outside_estimator import CURIOSITY
 from tests.unit.test_outside_reader import LINES
 
 DATA = SHARED / "data" / "casino"
-POPULATIONS = ("mauve", "lengths", "act_divergence", "likeness", "coverage")
+POPULATIONS = ("mauve", "lengths", "act_divergence", "similarity", "coverage")
 """The estimators that compare whole populations."""
 
 
@@ -37,7 +37,7 @@ def compare(human: Sequence[Dialogue], simulator: Sequence[Dialogue], *names: st
     """Each figure's reading."""
     sets = DialogueSets(human=human, simulator=simulator)
     found = compare_sets(sets, names or POPULATIONS, encoder="hashing", null_halvings=3)
-    return {name: reading(figure) for name, figure in found.figures.items()}
+    return {name: verdict(figure) for name, figure in found.estimates.items()}
 
 
 def test_people_and_other_people_are_not_told_apart_and_another_manner_is() -> None:
@@ -46,7 +46,7 @@ def test_people_and_other_people_are_not_told_apart_and_another_manner_is() -> N
     assert "apart" not in alike.values()
     assert {word for name, word in alike.items() if "mean_" not in name} == {"within the null band"}
     apart = compare(people, population(wordy, 60, 2, "w"))
-    far = ("mauve", "wasserstein_turn_words", "acts_jensen_shannon", "likeness_style", "likeness_total", "coverage")
+    far = ("mauve", "wasserstein_turn_words", "acts_jensen_shannon", "similarity_style", "similarity_total", "coverage")
     for name in far:
         assert apart[name] == "apart", name
     assert apart["wasserstein_user_turns"] == "within the null band"  # both talk for three to five turns
@@ -56,12 +56,12 @@ def test_identical_sets() -> None:
     people = population(terse, 30, 0)
     sets = DialogueSets(human=people, simulator=people)
     found = compare_sets(sets, POPULATIONS, encoder="hashing", null_halvings=2)
-    value = {name: figure.value for name, figure in found.figures.items()}
+    value = {name: figure.value for name, figure in found.estimates.items()}
     assert value["mauve"] == pytest.approx(1)
     assert value["wasserstein_turn_words"] == value["wasserstein_user_turns"] == value["acts_jensen_shannon"] == 0
-    # Copies are nearer to people than people are to one another, which coverage shows and likeness cannot.
-    assert value["coverage"] > 1.2 and value["likeness_total"] > 95
-    assert {reading(figure) for figure in found.figures.values()} == {"within the null band"}
+    # Copies are nearer to people than people are to one another, which coverage shows and similarity cannot.
+    assert value["coverage"] > 1.2 and value["similarity_total"] > 95
+    assert {verdict(figure) for figure in found.estimates.values()} == {"within the null band"}
 
 
 def test_empty_sets_are_refused_by_side() -> None:
@@ -75,11 +75,11 @@ def test_one_dialogue_gives_figures_without_limits_or_says_what_is_missing() -> 
     people, one = population(terse, 12, 0), population(terse, 1, 1, "q")
     sets = DialogueSets(human=people, simulator=one)
     found = compare_sets(sets, short_names(ESTIMATORS), encoder="hashing", null_halvings=0)
-    assert {"words", "figures", "acts", "tokens", "encoder", "history", "likeness"} == set(found.refused)
-    assert "on each side, not 1" in found.refused["words"] and "at least 8 dialogues" in found.refused["likeness"]
-    assert all(figure.as_dict()["low"] is None for figure in found.figures.values())
-    assert found.figures["wasserstein_turn_words"].value > 0 and found.figures["coverage"].value > 0
-    with pytest.raises(UserError, match="at least 4 people"):
+    assert {"words", "surface", "acts", "tokens", "encoder", "history", "similarity"} == set(found.refused)
+    assert "on each side, not 1" in found.refused["words"] and "at least 8 dialogues" in found.refused["similarity"]
+    assert all(figure.as_dict()["low"] is None for figure in found.estimates.values())
+    assert found.estimates["wasserstein_turn_words"].value > 0 and found.estimates["coverage"].value > 0
+    with pytest.raises(UserError, match="at least 4 users"):
         Coverage().measure(DialogueSets(human=people[:3], simulator=people))
 
 
@@ -90,7 +90,7 @@ def test_dialogues_without_user_turns() -> None:
         ("mauve", "at least 2 user turns on each side, not 0"),
         ("lengths", "nobody of the users says anything"),
         ("act_divergence", "carry no dialogue acts"),
-        ("likeness", "no user ever speaks on the simulator side"),
+        ("similarity", "no user ever speaks on the simulator side"),
         ("coverage", "no user ever speaks on the simulator side"),
     ):
         with pytest.raises(UserError, match=message):
@@ -103,7 +103,7 @@ def test_very_long_turns_are_measured_in_bounded_time() -> None:
     long = [dialogue(f"l{i}", policy("Hello!"), user("word " * 30_000)) for i in range(8)]
     people = population(terse, 16, 0)
     found = compare(people, long)
-    assert found["wasserstein_turn_words"] == "apart" and found["likeness_style"] != "within the null band"
+    assert found["wasserstein_turn_words"] == "apart" and found["similarity_style"] != "within the null band"
 
 
 def test_what_only_settings_can_get_wrong() -> None:
@@ -113,9 +113,9 @@ def test_what_only_settings_can_get_wrong() -> None:
     with pytest.raises(UserError, match="no sentence encoder 'nowhere'"):
         compare_sets(DialogueSets(human=people, simulator=people), ["mauve"], encoder="nowhere")
     with pytest.raises(UserError, match="null_halvings is -1: it must be at least 0"):
-        Likeness(Likeness.Config(null_halvings=-1))
+        Similarity(Similarity.Config(null_halvings=-1))
     with pytest.raises(UserError, match="at least 1"):
-        Likeness(Likeness.Config(rounds=0))
+        Similarity(Similarity.Config(rounds=0))
     assert settings_of("mauve", 3, "hashing", 0) == {"seed": 3, "null_halvings": 0, "encoder": "hashing"}
 
 
@@ -206,18 +206,18 @@ def test_likelihood_is_of_the_temperature_at_which_a_simulator_speaks_or_left_ou
 def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     people, others = write(tmp_path / "a.jsonl", population(terse, 30, 0)), population(wordy, 30, 0)
     out = tmp_path / "out" / "figures.json"
-    names = "figures,lengths,act_divergence"
+    names = "surface,lengths,act_divergence"
     done = job(people, write(tmp_path / "b.jsonl", others), "--estimators", names, "--limit", "24", "--out", out)
     assert done.returncode == 0, done.stderr
     rows = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
-    assert "reading" in rows["figure"] and rows["figures_unmatched_accuracy"].endswith("apart")
+    assert "reading" in rows["figure"] and rows["surface_unmatched_accuracy"].endswith("apart")
     assert "not measured: act_divergence: acts_jensen_shannon: the dialogues carry no dialogue acts" in done.stdout
     written = json.loads(out.read_text())
     assert written["people"]["dialogues"] == written["others"]["dialogues"] == 24
-    figure = written["figures"]["figures_unmatched_accuracy"]
+    figure = written["figures"]["surface_unmatched_accuracy"]
     assert figure["reading"] == "apart" and figure["low"] > figure["null_band"][1]
     # Both files call their people p0, p1, ..., greet alike: so the first turns are matched, and only these.
-    assert written["matched_replies"] > 0 and [t["turn"] for t in written["figures"]["figures_tv"]["by_turn"]] == [1]
+    assert written["matched_replies"] > 0 and [t["turn"] for t in written["figures"]["surface_tv"]["by_turn"]] == [1]
 
 
 def test_the_command_explains_itself_and_refuses_what_is_not_there(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_the_command_takes_a_reader_and_an_estimator_from_files_of_ones_own(tmp_
 @pytest.mark.skipif(not DATA.is_dir(), reason="the CaSiNo data is not on this machine")
 def test_two_halves_of_casino_are_not_told_apart(tmp_path: Path) -> None:
     out = tmp_path / "casino.json"
-    names = "figures,lengths,act_divergence,likeness,mauve"
+    names = "surface,lengths,act_divergence,similarity,mauve"
     quick = ("--limit", "80", "--encoder", "hashing", "--null-halvings", "3")
     done = job(DATA, "--estimators", names, *quick, "--out", out)
     assert done.returncode == 0, done.stderr

@@ -94,7 +94,7 @@ BROKEN = [
     ("from json import nothing", "ImportError: cannot import name 'nothing' .*mine.py:1"),
     ("def f():\n    return 1 / 0\nf()", r"ZeroDivisionError: division by zero .*mine.py:2: return 1 / 0"),
     ("import sys\nsys.exit(0)", r"it called sys.exit\(0\) .*mine.py:2"),
-    ("import words", "No module named 'words' .*mine.py:1.*; words.py stands beside it: write 'from .words import"),
+    ("import words", "No module named 'words' .*mine.py:1.*; words.py is in the same folder: write 'from .words"),
     ("from .absent import x", "No module named 'absent' .*mine.py:1"),
     ("from ..other import x", "mine.py:1.*a file reaches what stands beside it"),
     ("from .broken import x", "NameError: name 'oops' is not defined .*broken.py:1: oops"),

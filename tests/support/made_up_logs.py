@@ -18,7 +18,7 @@ def policy(text: str) -> Turn:
 
 
 def user(text: str) -> Turn:
-    return Turn(side=Side.USER, text=text, source=Source.PERSON)
+    return Turn(side=Side.USER, text=text, source=Source.HUMAN)
 
 
 def dialogue(

@@ -407,7 +407,7 @@ def test_replies_that_a_simulator_broke_are_no_replies() -> None:
     ]
     collector = collector_of(MadeUpPool("policy"))
     found = answers(collector, MadeUpPool("simulator", now_and_then([control_token()], 0.2)), logs, "key", 3)
-    assert 20 < len(found) <= 24 and all(turn.flaw is None for answer in found for turn in answer.drawn)
+    assert 20 < len(found) <= 24 and all(turn.flaw is None for answer in found for turn in answer.replies)
     assert collector.statistics.tries["evaluation/user"] > 5
     assert answers(collector, MadeUpPool("simulator", lambda r: ""), logs, "key") == []
     # The policy's turns are what they are.

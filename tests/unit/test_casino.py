@@ -194,7 +194,7 @@ def broken(kind: str) -> Any:
         ("text", r"chat_logs\[1\]: 'text' is int, not str"), ("ending", "does not end"),
         ("points", "21 where the deal gives 22"), ("deal", r"chat_logs\[3\].*3 packages of each"),
         ("values", "mturk_agent_1: 'value2issue'"), ("speaker", "'mturk_agent_3' is not in"),
-        ("forged", "opens like an action"), ("after", "goes on after"), ("again", "1 occurred before"),
+        ("forged", "opens like an action"), ("after", "continues after"), ("again", "1 occurred before"),
         ("info", "'participant_info' is list"), ("person", "mturk_agent_1 has no"), ("scalar", "is int"),
         ("surrogate", "surrogate"),
     ],

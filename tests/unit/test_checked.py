@@ -116,7 +116,7 @@ REFUSED = [
     ("outcome", outcome(details=[1]), "details is a list"),
     ("outcome", outcome(details={"a": b"x"}), r"details\['a'\] is a bytes"),
     ("outcome", outcome(details={"a": object()}), r"details\['a'\] is an object"),
-    ("outcome", outcome(details={"a": "\ud800"}), r"details\['a'\] holds half a surrogate"),
+    ("outcome", outcome(details={"a": "\ud800"}), r"details\['a'\] contains half a surrogate"),
     ("outcome", outcome(details={"a": 10**5000}), r"details\['a'\] is an integer of"),
     ("ending", "", "it is '': it must not be blank"),
     ("ending", "  ", "must not be blank"),
@@ -307,7 +307,7 @@ class Method:
 @pytest.mark.parametrize(
     ("found", "reason"),
     [(None, "is None: it must be a mapping"), ({}, "lacks 'simulator_monitor_nll'"), ({"x": "1"}, "is a str '1'"),
-     ({"simulator_monitor_nll": float("nan")}, "is nan"), ({"simulator_monitor_nll": 1.0}, "holds no model")],
+     ({"simulator_monitor_nll": float("nan")}, "is nan"), ({"simulator_monitor_nll": 1.0}, "contains no model")],
 )  # fmt: skip
 def test_what_a_calibration_method_leaves_is_refused_by_name(found: Any, reason: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"calibration method Method: align .*{reason}"):

@@ -16,16 +16,16 @@ from calibrated_rl.shift.base import Estimate, MatchedReplies
 from calibrated_rl.shift.estimators.act_divergence import jackknife_bias, jensen_shannon
 from calibrated_rl.shift.estimators.coverage import Coverage, nearest
 from calibrated_rl.shift.estimators.lengths import Lengths, errors, wasserstein
-from calibrated_rl.shift.estimators.likeness import kolmogorov_smirnov
 from calibrated_rl.shift.estimators.mauve import frontier_area
+from calibrated_rl.shift.estimators.similarity import kolmogorov_smirnov
 from calibrated_rl.shift.interface import DialogueSets, bootstrap, halve
 from calibrated_rl.shift.probabilities.ending import EndingDecision, Endings, calibration_curve, calibration_error
 from calibrated_rl.shift.probabilities.policy_shift import PolicyLogProbs, PolicyShift, mirrored
-from calibrated_rl.shift.reading import reading
 from calibrated_rl.shift.shares import shares
 from calibrated_rl.shift.traits import TRAITS, goal_terms, traits_of
 from calibrated_rl.shift.transfer import OutcomeTransfer, PolicyOutcomes, kendall, spearman
 from calibrated_rl.shift.two_sample.test import balanced
+from calibrated_rl.shift.verdict import verdict
 from tests.support.made_up_logs import dialogue, policy, population, terse, user
 
 counts = st.lists(st.integers(0, 20), min_size=4, max_size=4).filter(any)
@@ -240,7 +240,7 @@ def test_right_probabilities_lie_within_the_null_band_of_the_calibration_error()
         right = calibration_error("e", p, rng.random(200) < p, [str(i) for i in range(200)], seed=seed)
         inside += right.null_low <= right.value <= right.null_high  # type: ignore[operator]
         wrong = calibration_error("e", p, rng.random(200) < p**4, [str(i) for i in range(200)], seed=seed)
-        assert reading(wrong) == "apart"
+        assert verdict(wrong) == "apart"
     assert inside >= 17
 
 
@@ -362,12 +362,12 @@ def test_reading() -> None:
         band = {"null_low": 0.4, "null_high": 0.6} | more
         return Estimate(name="x", value=value, low=low, high=high, **band)  # type: ignore[arg-type]
 
-    assert reading(figure(0.45, 0.5, 0.9)) == "within the null band"
-    assert reading(figure(0.55, 0.7, 0.9)) == "unclear"
-    assert reading(figure(0.65, 0.7, 0.9)) == reading(figure(0.1, 0.2, 0.3)) == "apart"
-    assert reading(figure(0.6 + 1e-15, 0.6 + 1e-15, 0.6 + 1e-15)) == "within the null band"
+    assert verdict(figure(0.45, 0.5, 0.9)) == "within the null band"
+    assert verdict(figure(0.55, 0.7, 0.9)) == "unclear"
+    assert verdict(figure(0.65, 0.7, 0.9)) == verdict(figure(0.1, 0.2, 0.3)) == "apart"
+    assert verdict(figure(0.6 + 1e-15, 0.6 + 1e-15, 0.6 + 1e-15)) == "within the null band"
     # A similarity above its band is nearer than chance, which is no distance.
-    assert reading(figure(0.65, 0.7, 0.9, far="below")) == "within the null band"
-    assert reading(figure(0.1, 0.2, 0.3, far="below")) == "apart"
-    assert reading(figure(0.1, 0.2, 0.3, null_low=None)) == "no null band"
-    assert reading(figure(0.1, math.nan, 0.3)) == "undefined"
+    assert verdict(figure(0.65, 0.7, 0.9, far="below")) == "within the null band"
+    assert verdict(figure(0.1, 0.2, 0.3, far="below")) == "apart"
+    assert verdict(figure(0.1, 0.2, 0.3, null_low=None)) == "no null band"
+    assert verdict(figure(0.1, math.nan, 0.3)) == "undefined"

@@ -15,7 +15,7 @@ from calibrated_rl.data.dialogue import Side, Source, Turn
 from calibrated_rl.evaluation.again import differences
 from calibrated_rl.models.tiny import make_tiny
 from calibrated_rl.run.saved_run import changed_settings, open_run
-from calibrated_rl.users.person import Person
+from calibrated_rl.users.human import HumanUser
 from tests.support.paths import MICRO, ROOT
 
 JOBS = ROOT / "jobs"
@@ -76,7 +76,7 @@ def test_run_folders_that_do_not_fit(job: str, refuse, saved: Path, tmp_path: Pa
 def test_evaluate_refuses(refuse, saved: Path) -> None:
     assert "did you mean 'evaluation.scenarios'" in refuse("evaluate", saved, "evaluation.scenario=3")
     assert "evaluation.scenarios is 0: it must be at least 1" in refuse("evaluate", saved, "evaluation.scenarios=0")
-    assert "nobody can judge" in refuse("evaluate", saved, "human=''", "arms=[start]")
+    assert "no eval user" in refuse("evaluate", saved, "human=''", "arms=[start]")
     assert "has no model 'proxy'" in refuse("evaluate", saved, "human=''", "arms=[start]", "proxy.model=gemma3-270m")
 
 
@@ -154,13 +154,13 @@ def test_differences_name_setting_and_people() -> None:
         return {"held_out": figures | {"reward": dict.fromkeys(people, 0.5) | {"a": reward}, "endings": {"left": 1.0}}}
 
     assert differences(scores(0.1, "a", "b"), scores(0.1, "a", "b")) == []
-    assert differences(scores(0.1, "a", "b"), scores(0.2, "a", "b")) == ["held_out: 1 of 2 people"]
-    assert differences(scores(0.1, "a", "b"), scores(0.1, "a")) == ["held_out: other people"]
+    assert differences(scores(0.1, "a", "b"), scores(0.2, "a", "b")) == ["held_out: 1 of 2 scenarios"]
+    assert differences(scores(0.1, "a", "b"), scores(0.1, "a")) == ["held_out: other scenarios"]
 
 
 def test_a_person_speaks_until_it_stops() -> None:
     lines = iter(["table for two", None])
-    person = Person(lambda: next(lines))
-    expected = Turn(side=Side.USER, text="table for two", source=Source.PERSON)
+    person = HumanUser(lambda: next(lines))
+    expected = Turn(side=Side.USER, text="table for two", source=Source.HUMAN)
     assert asyncio.run(person.say([])) == expected and not person.stopped
     assert asyncio.run(person.say([])) is None and person.stopped

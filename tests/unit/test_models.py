@@ -140,7 +140,7 @@ def test_the_tiny_tokenizer_spells_any_unicode(text: str) -> None:
 def test_sizes_that_cannot_work_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="head size must be a multiple of 32"):
         make_tiny(tmp_path / "x", TEXTS, 0, hidden=96, heads=6)
-    with pytest.raises(UserError, match="cannot hold 256 bytes"):
+    with pytest.raises(UserError, match="cannot contain 256 bytes"):
         make_tiny(tmp_path / "x", TEXTS, 0, vocab_size=260)
     assert not (tmp_path / "x").exists()
 
@@ -171,7 +171,7 @@ def test_missing_models_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.
         ("config.json", None, "has no config.json"),
         ("config.json", "{", "not readable JSON"),
         ("config.json", "[]", "does not hold a JSON object"),
-        ("model.safetensors", None, "holds no .*safetensors"),
+        ("model.safetensors", None, "contains no .*safetensors"),
         ("model.safetensors", "torn", "model.safetensors cannot be read as safetensors"),
         ("model.safetensors.index.json", '{"weight_map": {"a": "2.safetensors"}}', "has no 2.safetensors, which model"),
         ("tokenizer.json", None, "neither tokenizer.json nor"),

@@ -22,6 +22,7 @@ arms: [start]
 upbringing: {logs: {calibration: 7}, human: calibrated_rl.users.front_desk_human:FrontDeskHuman}
 policy: {start: {epochs: 3}}
 calibration: {source: upbringing}
+shift: {estimators: [lengths, likeness, figures]}
 learner: {max_grad_norm: 0.5}
 proxy: {sft: {optimizer: {max_grad_norm: 0.25}}}
 """
@@ -65,11 +66,14 @@ def test_old_keys_are_read_in_runs_and_told_in_configs(tmp_path: Path) -> None:
     saved = load_config(file, ["policy.start.batch_dialogues=5"], saved=True)
     assert saved.pretraining.logs == {"calibration": 7} and saved.calibration.source == "pretraining"
     assert (saved.policy.warm_start.epochs, saved.policy.warm_start.batch_dialogues) == (3, 5)
+    assert saved.shift.estimators == ["lengths", "similarity", "surface"]
     fits = (saved.policy.warm_start, saved.simulator.warm_start, saved.proxy.sft, saved.calibration.sft)
     assert [each.optimizer.max_grad_norm for each in (saved.training, *fits)] == [0.5, 0.5, 0.5, 0.25, 0.5]
     with pytest.raises(UserError, match="config.yaml:3:1: upbringing is called pretraining now") as told:
         load_config(file)
     assert "policy.start is called warm_start now" in str(told.value)
-    assert "6:11: learner.max_grad_norm is called training.optimizer.max_grad_norm, " in str(told.value)
+    assert "7:11: learner.max_grad_norm is called training.optimizer.max_grad_norm, " in str(told.value)
+    assert "shift.estimators has 'likeness', which is called 'similarity' now" in str(told.value)
+    assert "calibration.source has 'upbringing', which is called 'pretraining' now" in str(told.value)
     with pytest.raises(UserError, match="command line: simulator.start is called warm_start now"):
         load_config(MICRO, ["simulator.start.epochs=1"])

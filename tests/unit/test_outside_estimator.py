@@ -13,7 +13,7 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.report.rendering import render
 from calibrated_rl.report.sections.populations import view
 from calibrated_rl.shift.checked import ESTIMATORS, build_estimator, check_names, settings_of
-from calibrated_rl.shift.compare_sets import compare_sets, population_figures
+from calibrated_rl.shift.compare_sets import compare_sets, population_metrics
 from calibrated_rl.shift.interface import DialogueSets, Estimator
 from tests.support.made_up_logs import population, terse, wordy
 from tests.support.paths import MICRO
@@ -67,8 +67,8 @@ def test_it_measures_beside_those_of_the_package(tmp_path: Path) -> None:
     name = f"{file_in(tmp_path)}:Curiosity"
     config = load_config(MICRO, [f"shift.estimators=[lengths,{name}]"])
     found = compare_sets(sets_of(), config.shift.estimators, encoder="hashing", seed=3, null_halvings=2)
-    assert {"curiosity", "wasserstein_turn_words"} <= set(found.figures) and not found.refused
-    own = found.figures["curiosity"]
+    assert {"curiosity", "wasserstein_turn_words"} <= set(found.estimates) and not found.refused
+    own = found.estimates["curiosity"]
     assert (own.name, own.value, own.low) == ("curiosity", 0.0, -1.0) and type(own.value) is type(own.low) is float
     assert math.isnan(own.high) and own.as_dict()["high"] is None
     assert settings_of(name, 3, "hashing", 2) == {"seed": 3}, "what it has of what a comparison decides"
@@ -77,7 +77,7 @@ def test_it_measures_beside_those_of_the_package(tmp_path: Path) -> None:
 def test_it_stands_in_the_report(tmp_path: Path) -> None:
     name = f"{file_in(tmp_path)}:Curiosity"
     sets = sets_of()
-    figures = population_figures(list(sets.human), list(sets.simulator), [name])
+    figures = population_metrics(list(sets.human), list(sets.simulator), [name])
     assert figures["figures"]["curiosity"]["reading"] == "no null band"
     measured = {when: {"populations": figures} for when in ("before", "after")}
     shown = view(SimpleNamespace(summary={"simulator": measured}))  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def test_it_stands_in_the_report(tmp_path: Path) -> None:
 def test_data_that_are_too_few_for_it_are_no_mistake_of_it(tmp_path: Path) -> None:
     name = f"{file_in(tmp_path)}:Curiosity"
     found = compare_sets(sets_of(2), ["lengths", name], encoder="hashing", null_halvings=0)
-    assert found.refused[name] == "curiosity needs 3 people" and "wasserstein_turn_words" in found.figures
+    assert found.refused[name] == "curiosity needs 3 people" and "wasserstein_turn_words" in found.estimates
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_data_that_are_too_few_for_it_are_no_mistake_of_it(tmp_path: Path) -> No
             "{'x': figure(by_turn=[TurnEstimate(turn=1.5, value=0, low=0, high=1, count=1)])}",
             r"\['x'\].by_turn\[0\].turn is a float 1.5: it must be a whole number",
         ),
-        ("{'wasserstein_turn_words': figure()}", "'wasserstein_turn_words' is a figure of another estimator"),
+        ("{'wasserstein_turn_words': figure()}", "'wasserstein_turn_words' is a metric of another estimator"),
         ("sets.people", "failed: AttributeError: .*mine.py:30: return sets.people"),
         ("1 / 0", "failed: ZeroDivisionError: division by zero"),
     ],
@@ -115,7 +115,7 @@ def test_what_it_returns_is_used_or_refused_by_its_line(returned: str, reason: s
     with pytest.raises(UserCodeError, match=rf"the estimator Mine: measure \(.*mine.py:29\).* {reason}"):
         compare_sets(sets_of(), names, encoder="hashing", null_halvings=0)
     with pytest.raises(UserCodeError, match="the estimator Mine"):
-        population_figures(list(sets_of().human), list(sets_of().simulator), names)
+        population_metrics(list(sets_of().human), list(sets_of().simulator), names)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_what_it_returns_is_used_or_refused_by_its_line(returned: str, reason: s
         ("{file}:Curious", r"shift.estimators\[0\]: .*has no 'Curious'; did you mean 'Curiosity'"),
         ("{file}:figure", "is no class: "),
         ("{file}:UserError", "it has no measure"), ("nowhere.mine:Curiosity", "cannot be imported"),
-        ("likenes", "choose act_divergence, acts, coverage, .*did you mean 'likeness'"),
+        ("similarit", "choose act_divergence, acts, coverage, .*did you mean 'similarity'"),
         ("sources", "choose act_divergence"),
     ],
 )  # fmt: skip
@@ -138,6 +138,6 @@ def test_what_is_no_estimator_is_refused_before_anything_starts(name: str, messa
 
 def test_every_module_of_the_folder_is_an_estimator_of_its_name() -> None:
     names = short_names(ESTIMATORS)
-    assert {"words", "history", "likeness", "mauve"} < set(names) and len(names) == 11
+    assert {"words", "history", "similarity", "mauve"} < set(names) and len(names) == 11
     assert all(isinstance(build_estimator(name, 0, "hashing", None), Estimator) for name in names)
     assert settings_of("mauve", 3, "hashing", None) == {"seed": 3, "encoder": "hashing"}

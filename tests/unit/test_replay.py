@@ -125,7 +125,7 @@ def test_any_dialogue_comes_back_as_it_was(many: list[Dialogue], start: int, cou
 
 
 def test_lone_surrogate_becomes_a_question_mark() -> None:
-    hostile = rollout("g\ud800", 0, turns=(Turn(side=Side.USER, text="a\udfffb", source=Source.PERSON),))
+    hostile = rollout("g\ud800", 0, turns=(Turn(side=Side.USER, text="a\udfffb", source=Source.HUMAN),))
     hostile = dataclasses.replace(hostile, annotations={"k\ud800": "\udc00"})
     (back,) = from_table(to_table([hostile]))
     assert back.group_id == "g?" and back.turns[0].text == "a?b" and back.annotations == {"k?": "?"}

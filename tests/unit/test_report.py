@@ -142,7 +142,7 @@ def test_page_shows_arms_training_reward_and_verdicts(run: Path) -> None:
     for look in builtin_styles().values():
         assert look.label in page and look.color in page
     assert "0.34<small>[0.29, 0.39]</small></td><td>0.91</td>" in page  # interactive: held-out, then training
-    assert "calibrated earns more than interactive on held-out people: +0.16 [0.11, 0.21]" in page
+    assert "calibrated earns more than interactive on held-out users: +0.16 [0.11, 0.21]" in page
     assert "No difference shown between calibrated and static" in page
     assert "Not measured: calibrated − cloned" in page
     assert "demonstration" in page and "1.2 M" in page and "3.2 min" in page and "0.32.0" in page
@@ -187,8 +187,8 @@ def test_updates_that_taught_nothing_and_dialogues_that_broke_are_named(run: Pat
 def population(total: float, words: float) -> dict[str, Any]:
     band = [80.0, 100.0]
     figures = {
-        "likeness_style": ci(total + 3, 4) | {"null_band": band, "far": "below", "reading": "apart"},
-        "likeness_total": ci(total, 4) | {"null_band": band, "far": "below", "reading": "apart"},
+        "similarity_style": ci(total + 3, 4) | {"null_band": band, "far": "below", "reading": "apart"},
+        "similarity_total": ci(total, 4) | {"null_band": band, "far": "below", "reading": "apart"},
         "wasserstein_turn_words": ci(words, 0.2) | {"null_band": [0.0, 0.5], "far": "above", "reading": NASTY},
         "coverage": {"mean": None, "low": None, "high": None},
     }
@@ -203,12 +203,30 @@ def test_dialogues_of_the_simulator_are_set_beside_those_of_people(run: Path) ->
                                      "ending_f1": ci(0.5), "ending_ece": ci(0.1), "ending_bias": ci(0.0)}  # fmt: skip
     (run / "summary.json").write_text(json.dumps(whole))
     page = write_report(run).read_text()
-    # Both likenesses come nearer, words a turn do not; coverage is no number, mauve was refused.
-    assert "2 of 3 figures are nearer to people's band; further from it: wasserstein_turn_words." in page
-    assert "<td>likeness_total</td><td>40.00<small>[36.00, 44.00]</small></td><td>90.00" in page
+    # Both similarities come nearer, words a turn do not; coverage is no number, mauve was refused.
+    assert (
+        "2 of 3 metrics are nearer to the band of the human dialogues; further from it: wasserstein_turn_words." in page
+    )
+    assert "<td>similarity_total</td><td>40.00<small>[36.00, 44.00]</small></td><td>90.00" in page
     assert "<td>coverage</td>" not in page and "Not measured: mauve: too few &lt;turns&gt;" in page
     assert "F1: 0.50 → 0.50." in page and "<script" not in page
     assert len(re.findall("data:image", page)) == 10
+
+
+def test_metrics_of_an_earlier_version_have_their_names_of_today(run: Path) -> None:
+    old = summary()
+    for when in ("before", "after"):
+        populations = population(40.0, 1.0)
+        for name in ("style", "total"):
+            populations["figures"][f"likeness_{name}"] = populations["figures"].pop(f"similarity_{name}")
+        populations["figures"] |= {"figures_tv": ci(0.2), "figures_share": ci(0.3)}
+        populations["refused"] = {"likeness": "too few dialogues"}
+        old["simulator"][when]["populations"] = populations
+    (run / "summary.json").write_text(json.dumps(old))
+    page = write_report(run).read_text()
+    assert "likeness" not in page and "<td>similarity_total</td>" in page and "Not measured: similarity:" in page
+    # A metric of a user's own estimator keeps its name.
+    assert "<td>surface_tv</td>" in page and "<td>figures_share</td>" in page
 
 
 def test_shift_by_a_classifier_is_drawn_over_its_band(run: Path) -> None:
@@ -225,7 +243,7 @@ def test_shift_by_a_classifier_is_drawn_over_its_band(run: Path) -> None:
     (run / "summary.json").write_text(json.dumps(whole))
     page = write_report(run).read_text()
     assert "checkpoints of all arms</td><td>8</td><td>0.20<small>" in page and "−0.40<small>" in page
-    assert "Hatched on the scale: what that finds between two halves of people." in page
+    assert "Hatched on the scale: what that finds between two halves of the human dialogues." in page
     assert 'alt="shift index (no bound) and exploitation"' in page
     assert len(re.findall("data:image", page)) == 10
 
@@ -244,7 +262,7 @@ def test_same_run_gives_the_same_bytes(run: Path) -> None:
 def test_a_stand_in_for_people_is_called_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps({"held_out_user": "proxy <b>"}))
     page = write_report(tmp_path).read_text()
-    assert "meet the same proxy &lt;b&gt;." in page and "held-out people" not in page
+    assert "meet the same proxy &lt;b&gt;." in page and "held-out users" not in page
 
 
 def test_empty_run_says_not_measured(tmp_path: Path) -> None:
@@ -284,7 +302,7 @@ def test_a_demonstration_shows_dashes_its_label_and_its_dialogues(tmp_path: Path
     (tmp_path / "summary.json").write_text(json.dumps(told))
     (tmp_path / "samples.json").write_text(json.dumps(samples()))
     page = write_report(tmp_path).read_text()
-    assert 'class="label">demonstration<' in page and "do not say which policy is better with people" in page
+    assert 'class="label">demonstration<' in page and "do not say which policy is better with human users" in page
     assert "</td><td>–</td><td>13.50</td><td>–</td><td>–</td><td>–</td></tr>" in page and "gap closed" not in page
     assert "Each arm with its own user." in page and "yes thx" in page and "reward 0.84" in page
     assert "It is an index, no bound" in page

@@ -36,7 +36,7 @@ def policy(text: str) -> Turn:
 
 
 def user(text: str) -> Turn:
-    return Turn(side=Side.USER, text=text, source=Source.PERSON)
+    return Turn(side=Side.USER, text=text, source=Source.HUMAN)
 
 
 def people(rng: np.random.Generator, question: str, turn: int) -> str:

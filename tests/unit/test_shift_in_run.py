@@ -14,7 +14,7 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.shift_summary import latest, records_of, transfer_of
 from calibrated_rl.report.html import write_report
 from calibrated_rl.shift.base import MatchedReplies
-from calibrated_rl.shift.in_run import Collected, ExactReplies, bound_of, figures_of
+from calibrated_rl.shift.in_run import Collected, ExactReplies, bound_of, shift_record
 from calibrated_rl.shift.interface import DialogueSets
 from calibrated_rl.shift.probabilities.policy_shift import PolicyLogProbs
 from calibrated_rl.shift.stakes import Stakes, stakes_of
@@ -30,7 +30,7 @@ EXACT = ExactReplies(
 
 
 def nothing(**given: Any) -> Collected:
-    empty = dict.fromkeys(("policy", "replies", "exact", "histories", "with_simulator", "with_people", "stakes"))
+    empty = dict.fromkeys(("policy", "replies", "exact", "histories", "with_simulator", "with_humans", "stakes"))
     return Collected(**({"update": 0} | empty | given))
 
 
@@ -55,7 +55,7 @@ def test_a_bound_says_which_rewards_it_is_of() -> None:
     second = ExactReplies(human=[0.0] * 2, simulator=[0.0, math.log(0.25)], turn=[1, 2], dialogue=["a", "a"])
     alone = bound_of(second, Stakes(terminal=0.0, per_turn=0.5, horizon=3))
     assert alone["mean"] == pytest.approx(0.75 * 2 * 0.5) and alone["rewards"] == "per turn"
-    record = figures_of(nothing(replies=replies(), stakes=Stakes(terminal=0.0, per_turn=0.5, horizon=3)))
+    record = shift_record(nothing(replies=replies(), stakes=Stakes(terminal=0.0, per_turn=0.5, horizon=3)))
     turns = record["simulator_estimated"]["by_turn"]
     expected = sum(0.5 * max(0, 4 - row["turn"]) * row["mean"] * row["count"] for row in turns) / 12
     assert record["shift_index"]["mean"] == pytest.approx(expected)
@@ -92,7 +92,7 @@ def test_stakes_are_those_that_the_task_tells_and_keeps_to() -> None:
     assert "rewards turns and has no turn_reward_range()" in str(stakes_of(Rewarding(), worth(1.0, 0.2)))
     assert re.search(r"gave 1.5 in .* reward_range\(\) says 0 to 1", str(stakes_of(task, worth(1.5))))
     assert "turn_reward_range() says -0.5 to -0.1" in str(stakes_of(task, worth(1.0, 0.2)))
-    record = figures_of(nothing(exact=EXACT, stakes=stakes_of(task, worth(1.5))))
+    record = shift_record(nothing(exact=EXACT, stakes=stakes_of(task, worth(1.5))))
     assert record["bound"] is None and "gave 1.5" in record["refused"]["bound"]
     task.terminal = (1.0, 0.0)
     with pytest.raises(UserError, match="the least first"):
@@ -100,7 +100,7 @@ def test_stakes_are_those_that_the_task_tells_and_keeps_to() -> None:
 
 
 def test_exact_figures_replace_the_classifiers_and_stand_beside_them() -> None:
-    record = figures_of(nothing(exact=EXACT, replies=replies(), stakes=Stakes(terminal=1.0)), null_halvings=1)
+    record = shift_record(nothing(exact=EXACT, replies=replies(), stakes=Stakes(terminal=1.0)), null_halvings=1)
     assert [row["mean"] for row in record["simulator"]["by_turn"]] == pytest.approx([0.75, 0.0])
     assert record["simulator_estimated"]["mean"] > 0.8
     assert record["bound"]["mean"] == pytest.approx(0.75) and record["shift_index"] is None
@@ -109,14 +109,14 @@ def test_exact_figures_replace_the_classifiers_and_stand_beside_them() -> None:
 
 def test_without_a_program_there_is_an_index_and_no_bound() -> None:
     data = replies()
-    record = figures_of(nothing(replies=data, stakes=Stakes(terminal=2.0)))
+    record = shift_record(nothing(replies=data, stakes=Stakes(terminal=2.0)))
     assert record["bound"] is None and record["exploitation"] is None and record["null_band"] is None
     turns = record["simulator"]["by_turn"]
     expected = 2.0 * sum(row["mean"] * row["count"] for row in turns) / len(set(data.dialogue))
     assert record["shift_index"]["mean"] == pytest.approx(expected)
     assert record["shift_index"]["early"] + record["shift_index"]["late"] == pytest.approx(expected)
     assert "null_band" not in record["shift_index"]
-    banded = figures_of(nothing(replies=data, stakes=Stakes(terminal=2.0)), null_halvings=1)
+    banded = shift_record(nothing(replies=data, stakes=Stakes(terminal=2.0)), null_halvings=1)
     per_dialogue = len(data) / len(set(data.dialogue))
     low, high = banded["shift_index"]["null_band"]
     assert high == pytest.approx(2.0 * per_dialogue * banded["null_band"][1])
@@ -128,7 +128,7 @@ def test_policy_history_and_exploitation() -> None:
     logs = population(terse, 12, 1)
     other = DialogueSets(human=logs, simulator=population(wordy, 12, 2))
     scores = {"a": 0.9, "b": 0.7}, {"a": 0.4, "b": 0.4}
-    record = figures_of(nothing(policy=policy, histories=other, with_simulator=scores[0], with_people=scores[1]))
+    record = shift_record(nothing(policy=policy, histories=other, with_simulator=scores[0], with_humans=scores[1]))
     assert record["policy"]["mean"] == pytest.approx(0.375)  # (0 + 0.75) / 2
     assert record["history_shift"]["mean"] > 0.8
     assert record["exploitation"]["mean"] == pytest.approx(0.4)
@@ -136,7 +136,7 @@ def test_policy_history_and_exploitation() -> None:
 
 def test_what_is_refused_does_not_cost_the_rest() -> None:
     few = DialogueSets(human=population(terse, 2, 1), simulator=population(terse, 2, 2))
-    record = figures_of(nothing(exact=EXACT, replies=replies(2), histories=few, stakes=Stakes(terminal=1.0)))
+    record = shift_record(nothing(exact=EXACT, replies=replies(2), histories=few, stakes=Stakes(terminal=1.0)))
     assert set(record["refused"]) == {"words_tv", "history_shift_tv"} and "12" not in record["refused"]["words_tv"]
     assert record["bound"]["mean"] == pytest.approx(0.75) and record["simulator_estimated"] is None
 
@@ -144,13 +144,13 @@ def test_what_is_refused_does_not_cost_the_rest() -> None:
 def test_nothing_that_people_or_engines_do_costs_the_arm() -> None:
     """Nobody says anything, a score is no number, no scenario in common: each is noted, and the rest is measured."""
     silent = ExactReplies(human=[], simulator=[], turn=[], dialogue=[])
-    scores: dict[str, Any] = {"with_simulator": {"a": 1.0}, "with_people": {"b": 1.0}}
-    record = figures_of(nothing(exact=silent, stakes=Stakes(terminal=1.0), **scores))
+    scores: dict[str, Any] = {"with_simulator": {"a": 1.0}, "with_humans": {"b": 1.0}}
+    record = shift_record(nothing(exact=silent, stakes=Stakes(terminal=1.0), **scores))
     assert set(record["refused"]) == {"exact_tv", "exploitation"}
     assert record["simulator"] is record["bound"] is record["exploitation"] is None
     policy = PolicyLogProbs(logged=[math.nan], policy=[-1.0], turn=[1], dialogue=["a"], drawn_from="policy")
     broken = ExactReplies(human=[-1.0], simulator=[math.nan], turn=[1], dialogue=["a"])
-    record = figures_of(nothing(exact=broken, policy=policy, replies=replies(), stakes=Stakes(terminal=1.0)))
+    record = shift_record(nothing(exact=broken, policy=policy, replies=replies(), stakes=Stakes(terminal=1.0)))
     assert set(record["refused"]) == {"exact_tv", "policy_tv"} and record["policy"] is None
     # The classifier's figure stands beside the exact one, never in its place.
     assert record["simulator"] is None and record["simulator_estimated"]["mean"] > 0.8
@@ -163,10 +163,10 @@ def results() -> list[dict[str, Any]]:
     for seed, low in ((0, 0.0), (1, math.log(0.25))):
         exact = ExactReplies(human=[0.0, 0.0], simulator=[low, low], turn=[1, 1], dialogue=["a", "b"])
         records = [
-            figures_of(
+            shift_record(
                 nothing(
                     update=update, exact=exact, replies=replies(), stakes=Stakes(terminal=1.0),
-                    with_simulator={"a": 1.0, "b": 0.5}, with_people={"a": 0.5, "b": 0.5},
+                    with_simulator={"a": 1.0, "b": 0.5}, with_humans={"a": 0.5, "b": 0.5},
                 ),
                 null_halvings=int(update == 0),
             )

@@ -343,7 +343,7 @@ def test_coverage_experiments_count_rightly() -> None:
     assert all(row["repetitions"] == 3 and set(row["by_shift"]) == {"0.05", "0.15", "0.3"} for row in found.values())
     below = theory_coverage.lower_bounds(4, seed=0, dialogues=60)
     assert set(below) == {"delta_table_classifier", "epsilon_table_classifier"}
-    text = theory_coverage.lower_bounds(4, seed=0, dialogues=60, figures=theory_coverage.text_figures)
+    text = theory_coverage.lower_bounds(4, seed=0, dialogues=60, estimates=theory_coverage.text_estimates)
     assert set(text) == {"delta_two_sample_test"}
     curve = theory_coverage.by_dialogues((40, 80), 2, seed=0)
     assert len(curve["estimators"]["delta_tv_counts"]) == 2

@@ -9,9 +9,9 @@ from research.theory.theory_populations import (
     LEAVE,
     histories,
     history_distance,
-    history_figures,
+    history_estimates,
     numbers_of_turns,
-    population_figures,
+    population_estimates,
     shares_of_symbols,
     spelled,
     turns_going_on,
@@ -53,7 +53,7 @@ def test_large_samples_show_what_was_computed() -> None:
     lengths = np.array([len(d.user_turn_indices()) for d in spelled(drawn, "p", until_leave=True)])
     shares = np.bincount(lengths, minlength=5)[1:] / len(lengths)
     assert shares == pytest.approx(numbers_of_turns(joint), abs=0.04)
-    for name, (estimate, truth) in population_figures(made, drawn, 0, rng).items():
+    for name, (estimate, truth) in population_estimates(made, drawn, 0, rng).items():
         assert estimate.value == pytest.approx(truth, abs=0.02 + 0.5 * (estimate.high - estimate.low)), name
 
 
@@ -71,5 +71,5 @@ def test_a_dialogue_ends_where_the_user_leaves() -> None:
 def test_the_lower_bound_lies_below_and_sees_a_large_shift() -> None:
     made = random_construction("forgetting", np.random.default_rng(4), horizon=3, epsilon=0.4, delta=0.4)
     drawn = sample(made.world, made.policy, made.human, made.logged, made.simulator, 150, np.random.default_rng(5))
-    ((estimate, truth),) = history_figures(made, drawn, 0).values()
+    ((estimate, truth),) = history_estimates(made, drawn, 0).values()
     assert 0 < estimate.low <= truth

@@ -9,22 +9,22 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.estimators.acts import ActsTest
 from calibrated_rl.shift.estimators.encoder import EncoderTest
-from calibrated_rl.shift.estimators.figures import FiguresTest
 from calibrated_rl.shift.estimators.history import HistoryShift
+from calibrated_rl.shift.estimators.surface import SurfaceTest
 from calibrated_rl.shift.estimators.tokens import TokenTest, token_ids
 from calibrated_rl.shift.estimators.words import WordsTest
 from calibrated_rl.shift.interface import DialogueSets
-from calibrated_rl.shift.reading import reading
 from calibrated_rl.shift.two_sample.replies import ReplyTest
 from calibrated_rl.shift.two_sample.sentence_encoder import Encoder, model_folder
 from calibrated_rl.shift.two_sample.test import null_bands
+from calibrated_rl.shift.verdict import verdict
 from tests.support.made_up_logs import WORDS, act_of, dialogue, paired, policy, population, terse, user, wordy
 
 
 def families(halvings: int = 0) -> dict[str, ReplyTest]:
     return {
         "words": WordsTest(WordsTest.Config(null_halvings=halvings)),
-        "figures": FiguresTest(FiguresTest.Config(null_halvings=halvings)),
+        "surface": SurfaceTest(SurfaceTest.Config(null_halvings=halvings)),
         "acts": ActsTest(ActsTest.Config(null_halvings=halvings)),
         "tokens": TokenTest(TokenTest.Config(null_halvings=halvings, epochs=(8,), width=16)),
         "encoder": EncoderTest(EncoderTest.Config(null_halvings=halvings, encoder="hashing")),
@@ -68,9 +68,9 @@ def test_permuted_labels_lie_within_the_null_band(name: str) -> None:
     test = families(halvings=2)[name]
     found = test.measure(DialogueSets(human=one, simulator=other))[f"{name}_unmatched_accuracy"]
     assert found.null_low < 0.5 < found.null_high  # type: ignore[operator]
-    assert reading(found) == "within the null band"
+    assert verdict(found) == "within the null band"
     real = test.measure(DialogueSets(human=people, simulator=others))[f"{name}_unmatched_accuracy"]
-    assert reading(real) == "apart"
+    assert verdict(real) == "apart"
 
 
 def test_the_token_model_sees_the_order_of_words() -> None:
@@ -96,7 +96,7 @@ def test_null_bands_are_wider_where_the_other_side_is_smaller() -> None:
     rows = replies_alone(human).rows(test.see)
     rows = rows.where(rows.label == 0).renumbered()
     few, many = (
-        null_bands(rows, test.families(), folds=3, seed=0, halvings=2, others=others)[0] for others in (6, 60)
+        null_bands(rows, test.families(), folds=3, seed=0, halvings=2, max_dialogues=others)[0] for others in (6, 60)
     )
     assert few[1] - few[0] > many[1] - many[0]
 
@@ -141,7 +141,7 @@ def test_histories_and_replies_longer_than_any_context() -> None:
     people = [dialogue(f"p{i}", policy(long), user(f"yes {i}"), policy(long), user(long)) for i in range(8)]
     others = [dialogue(f"q{i}", policy(long), user("no"), policy(long), user("no")) for i in range(8)]
     sets = DialogueSets(human=people, simulator=others)
-    for name in ("tokens", "encoder", "figures"):
+    for name in ("tokens", "encoder", "surface"):
         found = families()[name].measure(sets)[f"{name}_unmatched_accuracy"]
         assert 0 <= found.low <= found.value <= found.high <= 1
     found = HistoryShift(HistoryShift.Config(null_halvings=0)).measure(sets)

@@ -1,4 +1,4 @@
-"""CaSiNo: real negotiations over camping supplies; people are known from their logs alone."""
+"""CaSiNo: real negotiations over camping supplies; the human users are known from their logs alone."""
 
 from calibrated_rl.examples.casino.reader import CasinoLogs
 from calibrated_rl.examples.casino.task import Casino

@@ -53,39 +53,39 @@ _YOU_GET = re.compile(r"\byou\s+get\b", re.I)
 _I_GET = re.compile(r"\bi\s+get\b", re.I)
 
 
-def deal_line(mine: Share) -> str:
+def deal_line(counts: Share) -> str:
     """The line by which a side that would get ``mine`` submits the deal."""
-    own = ", ".join(f"{mine[item]} {item}" for item in ITEMS)
-    rest = ", ".join(f"{PACKAGES - mine[item]} {item}" for item in ITEMS)
-    return f"{Action.SUBMIT}: I get {own}; you get {rest}"
+    speaker_gets = ", ".join(f"{counts[item]} {item}" for item in ITEMS)
+    listener_gets = ", ".join(f"{PACKAGES - counts[item]} {item}" for item in ITEMS)
+    return f"{Action.SUBMIT}: I get {speaker_gets}; you get {listener_gets}"
 
 
 def read_deal(text: str) -> dict[str, int] | None:
     """What the speaker of a deal line would get; None if the deal is malformed."""
     half = _YOU_GET.search(text)
-    mine_text, theirs_text = (text[: half.start()], text[half.end() :]) if half else (text, "")
-    if not _I_GET.search(mine_text):
+    speaker_text, listener_text = (text[: half.start()], text[half.end() :]) if half else (text, "")
+    if not _I_GET.search(speaker_text):
         return None
-    mine, theirs = _counts(mine_text), _counts(theirs_text)
-    if mine is None or theirs is None:
+    speaker_counts, listener_counts = _counts(speaker_text), _counts(listener_text)
+    if speaker_counts is None or listener_counts is None:
         return None
     share: dict[str, int] = {}
     for item in ITEMS:
-        count = mine.get(item, PACKAGES - theirs[item] if item in theirs else -1)
-        if not 0 <= count <= PACKAGES or theirs.get(item, PACKAGES - count) != PACKAGES - count:
+        count = speaker_counts.get(item, PACKAGES - listener_counts[item] if item in listener_counts else -1)
+        if not 0 <= count <= PACKAGES or listener_counts.get(item, PACKAGES - count) != PACKAGES - count:
             return None
         share[item] = count
     return share
 
 
 def _counts(text: str) -> dict[str, int] | None:
-    found = [(item.capitalize(), int(count)) for count, item in _COUNT.findall(text)]
-    return dict(found) if len(dict(found)) == len(found) else None
+    counts = [(item.capitalize(), int(count)) for count, item in _COUNT.findall(text)]
+    return dict(counts) if len(dict(counts)) == len(counts) else None
 
 
 def read_actions(text: str) -> list[tuple[Action, str]]:
     """The actions of one turn in order, each with the rest of its line."""
-    return [(_BY_NAME[name.lower()], rest) for name, rest in _ACTION.findall(text)]
+    return [(_BY_NAME[name.lower()], arguments) for name, arguments in _ACTION.findall(text)]
 
 
 def talk_of(text: str) -> str:
@@ -112,17 +112,17 @@ class Negotiation:
     """Who walked away."""
 
     def hear(self, side: Side, text: str) -> None:
-        for action, rest in read_actions(text):
+        for action, arguments in read_actions(text):
             if self.ending is not None:
                 return
-            self._act(side, action, rest)
+            self._act(side, action, arguments)
 
-    def _act(self, side: Side, action: Action, rest: str) -> None:
+    def _act(self, side: Side, action: Action, arguments: str) -> None:
         answerable = self.offer is not None and self.offer[0] is side.other
         if action is Action.WALK_AWAY:
             self.ending, self.walked, self.offer = WALKED_AWAY, side, None
         elif action is Action.SUBMIT:
-            share = read_deal(rest)
+            share = read_deal(arguments)
             if share is None:
                 self.malformed[side] += 1
             else:

@@ -32,12 +32,12 @@ class CasinoLogs:
         self.config = config = config or self.Config()
         if not isinstance(task, Casino):
             raise UserError(f"CaSiNo logs are of the task Casino, not of {task.name}")
-        told, drawn = asdict(config), asdict(task.config)
+        reader_settings, task_settings = asdict(config), asdict(task.config)
         for field in fields(CasinoSource):
-            if told[field.name] != drawn[field.name]:
+            if reader_settings[field.name] != task_settings[field.name]:
                 raise UserError(
-                    f"CaSiNo: the logs' '{field.name}' is {told[field.name]!r} and the task's is "
-                    f"{drawn[field.name]!r}; with different splits, held-out people would be trained on"
+                    f"CaSiNo: the logs' '{field.name}' is {reader_settings[field.name]!r} and the task's is "
+                    f"{task_settings[field.name]!r}; with different splits, held-out users would be trained on"
                 )
         self.task = task
         self.problems: list[LogProblem] = list(task.problems)

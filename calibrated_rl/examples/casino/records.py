@@ -103,7 +103,7 @@ def read_records(path: Path) -> tuple[list[CasinoRecord], list[LogProblem]]:
             problems.append(LogProblem(str(file), number, str(refusal)))
     if not records:
         first = f" (first: {problems[0]})" if problems else ""
-        raise UserError(f"{file} holds no usable dialogue{first}; {WANTED}")
+        raise UserError(f"{file} contains no usable dialogue{first}; {WANTED}")
     return list(records.values()), problems
 
 
@@ -122,23 +122,23 @@ def split_records(records: Sequence[CasinoRecord], source: CasinoSource) -> dict
             f"nothing of {len(records)} usable dialogues in {source.path} for calibration"
         )
 
-    def draw(record: CasinoRecord) -> tuple[bytes, str]:
+    def order_key(record: CasinoRecord) -> tuple[bytes, str]:
         return blake2b(f"{source.seed}|{record.id}".encode(), digest_size=8).digest(), record.id
 
-    drawn = sorted(records, key=draw)
+    shuffled = sorted(records, key=order_key)
     splits: dict[Split, list[CasinoRecord]] = {}
     for split, size in sizes.items():
-        splits[split], drawn = drawn[:size], drawn[size:]
-    splits[Split.CALIBRATION] = drawn
+        splits[split], shuffled = shuffled[:size], shuffled[size:]
+    splits[Split.CALIBRATION] = shuffled
     return splits
 
 
-def _get(container: Any, key: str, kind: type, where: str) -> Any:
+def _get(container: Any, key: str, kind: type, place: str) -> Any:
     if not isinstance(container, dict) or key not in container:
-        raise _Refused(f"{where} has no '{key}'")
+        raise _Refused(f"{place} has no '{key}'")
     value = container[key]
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise _Refused(f"{where}: '{key}' is {type(value).__name__}, not {kind.__name__}")
+        raise _Refused(f"{place}: '{key}' is {type(value).__name__}, not {kind.__name__}")
     return value
 
 
@@ -150,21 +150,21 @@ def _record(raw: Any) -> CasinoRecord:
     if problem := json_problem(raw):
         raise _Refused(problem)
     entries = _get(raw, "chat_logs", list, "the record")
-    people = _get(raw, "participant_info", dict, "the record")
-    if len(people) != 2:
-        raise _Refused(f"'participant_info' has {len(people)} participants, not 2")
+    participants = _get(raw, "participant_info", dict, "the record")
+    if len(participants) != 2:
+        raise _Refused(f"'participant_info' has {len(participants)} participants, not 2")
     if not entries:
         raise _Refused("'chat_logs' is empty")
     first = _get(entries[0], "id", str, "chat_logs[0]")
-    sides = {name: Side.USER if name == first else Side.POLICY for name in people}
+    sides = {name: Side.USER if name == first else Side.POLICY for name in participants}
     if first not in sides:
         raise _Refused(f"chat_logs[0]: speaker '{first}' is not in 'participant_info'")
     turns = _turns(entries, sides)
     record = CasinoRecord(
         id=str(raw["dialogue_id"]),
-        priorities={sides[name]: _priorities(person, name) for name, person in people.items()},
-        reasons={sides[name]: _reasons(person) for name, person in people.items()},
-        logged_points={sides[n]: points for n, p in people.items() if (points := _points(p, n)) is not None},
+        priorities={sides[name]: _priorities(participant, name) for name, participant in participants.items()},
+        reasons={sides[name]: _reasons(participant) for name, participant in participants.items()},
+        logged_points={sides[n]: points for n, p in participants.items() if (points := _points(p, n)) is not None},
         turns=turns,
     )
     _check_course(record)
@@ -174,7 +174,7 @@ def _record(raw: Any) -> CasinoRecord:
 def _check_course(record: CasinoRecord) -> None:
     """The negotiation must end where the log ends, and be worth what the log says."""
     if negotiate(record.turns[:-1]).ending is not None:
-        raise _Refused("the talk goes on after the negotiation has ended")
+        raise _Refused("the talk continues after the negotiation has ended")
     state = negotiate(record.turns)
     if state.ending is None:
         raise _Refused("the dialogue does not end in an accepted deal or in Walk-Away")
@@ -184,34 +184,34 @@ def _check_course(record: CasinoRecord) -> None:
             raise _Refused(f"points_scored says {logged} where the deal gives {points}")
 
 
-def _priorities(person: Any, name: str) -> dict[str, str]:
-    values = _get(person, "value2issue", dict, name)
+def _priorities(participant: Any, name: str) -> dict[str, str]:
+    values = _get(participant, "value2issue", dict, name)
     if set(values) != set(POINTS) or sorted(map(str, values.values())) != sorted(ITEMS):
         raise _Refused(f"{name}: 'value2issue' does not map High, Medium and Low to {', '.join(ITEMS)}")
     return {level: values[level] for level in POINTS}
 
 
-def _reasons(person: Any) -> dict[str, str]:
-    reasons = person.get("value2reason")
+def _reasons(participant: Any) -> dict[str, str]:
+    reasons = participant.get("value2reason")
     if not isinstance(reasons, dict):
         return {}
     return {level: str(reasons[level]) for level in POINTS if reasons.get(level)}
 
 
-def _points(person: Any, name: str) -> int | None:
-    if "outcomes" not in person:
+def _points(participant: Any, name: str) -> int | None:
+    if "outcomes" not in participant:
         return None
-    return int(_get(_get(person, "outcomes", dict, name), "points_scored", int, f"{name}.outcomes"))
+    return int(_get(_get(participant, "outcomes", dict, name), "points_scored", int, f"{name}.outcomes"))
 
 
 def _turns(entries: list[Any], sides: Mapping[str, Side]) -> list[tuple[Side, str]]:
     merged: list[tuple[Side, str]] = []
     for index, entry in enumerate(entries):
-        where = f"chat_logs[{index}]"
-        name = _get(entry, "id", str, where)
+        place = f"chat_logs[{index}]"
+        name = _get(entry, "id", str, place)
         if name not in sides:
-            raise _Refused(f"{where}: speaker '{name}' is not in 'participant_info'")
-        text = _line(entry, where)
+            raise _Refused(f"{place}: speaker '{name}' is not in 'participant_info'")
+        text = _line(entry, place)
         if merged and merged[-1][0] is sides[name]:
             merged[-1] = (sides[name], f"{merged[-1][1]}\n{text}")
         else:
@@ -219,26 +219,26 @@ def _turns(entries: list[Any], sides: Mapping[str, Side]) -> list[tuple[Side, st
     return merged
 
 
-def _line(entry: Any, where: str) -> str:
-    text = " ".join(_get(entry, "text", str, where).split())
+def _line(entry: Any, place: str) -> str:
+    text = " ".join(_get(entry, "text", str, place).split())
     if not text:
-        raise _Refused(f"{where}: the text is empty")
+        raise _Refused(f"{place}: the text is empty")
     if text == Action.SUBMIT:
-        return _submit(_get(entry, "task_data", dict, where), where)
+        return _submit(_get(entry, "task_data", dict, place), place)
     if text not in list(Action) and read_actions(text):
-        raise _Refused(f"{where}: free text that opens like an action: {text[:40]!r}")
+        raise _Refused(f"{place}: free text that opens like an action: {text[:40]!r}")
     return text
 
 
-def _submit(data: Mapping[str, Any], where: str) -> str:
+def _submit(data: Mapping[str, Any], place: str) -> str:
     counts: list[dict[str, int]] = []
     for key in ("issue2youget", "issue2theyget"):
-        half = _get(data, key, dict, where)
+        half = _get(data, key, dict, place)
         try:
             counts.append({item: int(half[item]) for item in ITEMS})
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise _Refused(f"{where}: '{key}' lacks the count of one of {', '.join(ITEMS)}") from error
-    mine, theirs = counts
-    if any(mine[i] + theirs[i] != PACKAGES or not 0 <= mine[i] <= PACKAGES for i in ITEMS):
-        raise _Refused(f"{where}: the deal does not share out {PACKAGES} packages of each item")
-    return deal_line(mine)
+            raise _Refused(f"{place}: '{key}' lacks the count of one of {', '.join(ITEMS)}") from error
+    speaker_counts, listener_counts = counts
+    if any(speaker_counts[i] + listener_counts[i] != PACKAGES or not 0 <= speaker_counts[i] <= PACKAGES for i in ITEMS):
+        raise _Refused(f"{place}: the deal does not share out {PACKAGES} packages of each item")
+    return deal_line(speaker_counts)

@@ -33,7 +33,7 @@ from calibrated_rl.settings.fields import Positive, check_settings
 
 GREETING = "Hi! Let us talk about how we share the extra camping supplies."
 _REASON_LENGTH = 100
-"""Characters kept of a participant's reason, so that three of them leave room for the talk in 1k tokens."""
+"""Characters kept of a participant's reason, so that three of them leave space for the talk in 1k tokens."""
 
 _ACT_WORDS = {
     "greet": re.compile(r"\b(hi|hello|hey|good (morning|afternoon|evening))\b", re.I),
@@ -121,9 +121,9 @@ class Casino:
         ``mention:ITEM``; ``other`` where none is found."""
         text = turns[index].text
         acts: list[str] = []
-        for action, rest in read_actions(text):
+        for action, arguments in read_actions(text):
             if action is Action.SUBMIT:
-                acts.append("malformed_deal" if read_deal(rest) is None else "submit")
+                acts.append("malformed_deal" if read_deal(arguments) is None else "submit")
             else:
                 acts.append({Action.ACCEPT: "accept", Action.REJECT: "reject"}.get(action, "walk_away"))
         talk = talk_of(text)
@@ -171,8 +171,8 @@ def instructions(record: CasinoRecord, side: Side) -> str:
     values, priorities = record.values(side), record.priorities[side]
     worth = ", ".join(f"each {item} {values[item]}" for item in priorities.values())
     reasons = record.reasons.get(side, {})
-    given = [(item, reasons[level]) for level, item in priorities.items() if level in reasons]
-    why = "".join(f"{item}: {_shorten(reason)}\n" for item, reason in given)
+    stated_reasons = [(item, reasons[level]) for level, item in priorities.items() if level in reasons]
+    why = "".join(f"{item}: {_shorten(reason)}\n" for item, reason in stated_reasons)
     example = dict(zip(ITEMS, (2, 1, 1), strict=True))
     return (
         "You are camping. You and your neighbour share out extra packages: "
@@ -204,8 +204,8 @@ def _negotiation(turns: Sequence[Turn]) -> Negotiation:
 
 def _items(text: str) -> list[str]:
     """The items that a text names, each once, in the order of ``ITEMS``."""
-    named = {"Firewood" if word.lower() == "wood" else word.capitalize() for word in _ITEM.findall(text)}
-    return [item for item in ITEMS if item in named]
+    mentioned = {"Firewood" if word.lower() == "wood" else word.capitalize() for word in _ITEM.findall(text)}
+    return [item for item in ITEMS if item in mentioned]
 
 
 def _top_claims(text: str) -> list[str]:

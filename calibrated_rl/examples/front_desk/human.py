@@ -1,21 +1,21 @@
-"""The people at the front desk: a population of programs whose replies have exact probabilities.
+"""The users of the front desk: a population of programs whose replies have exact probabilities.
 
-A person is one of eight types (talkative or terse, patient or impatient, tidy or sloppy). Given the history
+A user is one of eight types (talkative or terse, patient or impatient, tidy or sloppy). Given the history
 ``h`` and a type ``z``, the reply is drawn from an enumerated distribution over canonical word tuples ``w``, then
 each word that has a sloppy spelling is typed sloppily with the type's probability. So
 
     P(text | h) = sum_z P(z | h) P(w | h, z) prod_i P(typed_i | w_i, z),
 
-where ``w`` is the one reading of the text and ``P(z | h)`` is Bayes' rule on the person's own past turns in ``h``.
+where ``w`` is the one interpretation of the text and ``P(z | h)`` is Bayes' rule on the user's own past turns in ``h``.
 
-What a person does: it opens with ``table`` and at most one value; it answers what was asked, at times with one
+What a user does: it opens with ``table`` and at most one value; it answers what was asked, at times with one
 value more; once its change of mind is due it utters it (``sorry make it six``) or, if it never told the slot,
 speaks of the new value; a read-back is confirmed (``yes``) or, if wrong and noticed, one wrong value is corrected
 (``no six``); what it does not understand it questions (``what``). At each turn after the first it may leave
 (``forget it bye``); the hazard grows with every *bad* policy turn so far: one not understood, one that asks for
 what was told or is not needed, or one that reads back the same values again.
 
-``cooperativeness`` interpolates every parameter linearly to the person that assistants like to simulate: it tells
+``cooperativeness`` interpolates every parameter linearly to the user that assistants like to simulate: it tells
 everything in its first turn, confirms everything, never leaves, mistypes or changes its mind.
 """
 
@@ -45,7 +45,7 @@ from calibrated_rl.tasks.base import Task
 
 @dataclass(frozen=True, slots=True)
 class HumanTraits:
-    """One type of person."""
+    """One type of user."""
 
     name: str
     manner: Manner
@@ -54,7 +54,7 @@ class HumanTraits:
 
 
 class FrontDeskHuman:
-    """A population of people; see the module's docstring. ``scenario.population`` picks the shares of types.
+    """A population of users; see the module's docstring. ``scenario.population`` picks the shares of types.
 
     Raises:
         UserError: a share or a probability outside 0..1, or hazards that are negative.
@@ -65,13 +65,14 @@ class FrontDeskHuman:
         seed: Seed = 0
         """Population seed: another seed, other individuals."""
         cooperativeness: Share = 0.0
-        """0: people. 1: the fully cooperative population. Every parameter is interpolated linearly."""
+        """0: the human-like population. 1: the fully cooperative population. Every parameter is interpolated
+        linearly."""
         talkative_share: Share = 0.5
-        """Share of talkative people; the three shares are independent of each other."""
+        """Share of talkative users; the three shares are independent of each other."""
         patient_share: Share = 0.6
-        """Share of patient people."""
+        """Share of patient users."""
         tidy_share: Share = 0.5
-        """Share of people who type tidily."""
+        """Share of users who type tidily."""
         shifted_talkative_share: Share = 0.1
         """The same in the ``shifted`` population: terser,"""
         shifted_patient_share: Share = 0.2
@@ -144,7 +145,7 @@ class FrontDeskHuman:
         )
 
     def traits(self, scenario: Scenario) -> HumanTraits:
-        """The type of the person of ``scenario``."""
+        """The type of the user of ``scenario``."""
         rng = keyed_random("front_desk_traits", self.config.seed, scenario.id)
         return self.types[_pick(self._prior(scenario), rng.random())]
 
@@ -154,7 +155,7 @@ class FrontDeskHuman:
         return self.priors[scenario.population]
 
     def reply(self, scenario: Scenario, turns: Sequence[Turn]) -> str:
-        """What the person of ``scenario`` says next, keyed by seed, scenario id and turn index alone."""
+        """What the user of ``scenario`` says next, keyed by seed, scenario id and turn index alone."""
         rng = keyed_random("front_desk_reply", self.config.seed, scenario.id, len(turns))
         return self._speak(scenario, turns, self.traits(scenario), rng)
 
@@ -177,7 +178,7 @@ class FrontDeskHuman:
         )
 
     def posterior(self, scenario: Scenario, turns: Sequence[Turn]) -> tuple[float, ...]:
-        """``P(type | history)`` in the order of ``types``, from the person's own turns in ``turns``.
+        """``P(type | history)`` in the order of ``types``, from the user's own turns in ``turns``.
 
         A past turn that no type still possible could have said (a history of another user model, say) tells
         nothing about the type: there the posterior starts again from the prior.

@@ -1,4 +1,4 @@
-"""What a person at the front desk says next: its state read off the history, and the enumerated distribution.
+"""What a user at the front desk says next: its state read off the history, and the enumerated distribution.
 
 The behaviour is described in ``front_desk_human``; here it is spelled out for one manner and one history.
 """
@@ -24,7 +24,7 @@ from calibrated_rl.examples.front_desk.words import (
 
 Words = tuple[str, ...]
 History = tuple[tuple[bool, str], ...]
-"""(is it the person's, text) of each turn, the greeting first."""
+"""(is it the user's, text) of each turn, the greeting first."""
 LONGEST_REPLY = 6
 """``please`` is only added to replies with fewer words than this."""
 MAX_HAZARD = 0.9
@@ -58,15 +58,15 @@ class View:
     """All that the next reply depends on, read off the history."""
 
     number: int
-    """Which of the person's turns comes next; 1 is the opening."""
+    """Which of the user's turns comes next; 1 is the opening."""
     move: Move
-    told: frozenset[str]
+    told_slots: frozenset[str]
     changed: bool
     """The change of mind was uttered."""
     bad: int
     """Bad policy turns so far."""
     over: bool
-    """The policy has booked or the person has left."""
+    """The policy has booked or the user has left."""
 
 
 def as_history(turns: Sequence[Turn]) -> History:
@@ -75,15 +75,15 @@ def as_history(turns: Sequence[Turn]) -> History:
 
 @lru_cache(maxsize=20_000)
 def read_history(goal: Goal, history: History) -> View:
-    """The person's state, recomputed from the text of any history."""
+    """The user's state, recomputed from the text of any history."""
     number, bad, changed, over = 1, 0, False, False
     move = Move(MoveKind.OTHER)
-    told: set[str] = set()
+    told_slots: set[str] = set()
     read_back: set[Words] = set()
     for index, (is_user, text) in enumerate(history):
         if is_user:
             number += 1
-            told |= {SLOT_OF[value] for value in told_values(text)}
+            told_slots |= {SLOT_OF[value] for value in told_values(text)}
             changed |= states_change(goal, text)
             over |= is_leaving(text)
             move = Move(MoveKind.OTHER)
@@ -92,11 +92,11 @@ def read_history(goal: Goal, history: History) -> View:
             over |= move.kind is MoveKind.BOOK
             bad += (
                 move.kind is MoveKind.OTHER
-                or (move.kind is MoveKind.ASK and (move.slot in told or move.slot not in goal.slots))
+                or (move.kind is MoveKind.ASK and (move.slot in told_slots or move.slot not in goal.slots))
                 or (move.kind is MoveKind.READ_BACK and move.values in read_back)
             )
             read_back |= {move.values} if move.kind is MoveKind.READ_BACK else set()
-    return View(number, move, frozenset(told), changed, bad, over)
+    return View(number, move, frozenset(told_slots), changed, bad, over)
 
 
 @lru_cache(maxsize=20_000)
@@ -108,12 +108,12 @@ def reply_distribution(goal: Goal, view: View, manner: Manner) -> dict[Words, fl
     leave = min(MAX_HAZARD, manner.leave_base + manner.leave_bad * view.bad) if view.number > 1 else 0.0
     if leave:
         replies[LEAVE] = leave
-    due = bool(goal.change_turn) and not view.changed and view.number >= goal.change_turn
+    change_due = bool(goal.change_turn) and not view.changed and view.number >= goal.change_turn
     minds = (
-        [(manner.utter_change, True), (1.0 - manner.utter_change, False)] if due else [(1.0, view.changed)]
+        [(manner.utter_change, True), (1.0 - manner.utter_change, False)] if change_due else [(1.0, view.changed)]
     )
     for weight, changed in minds:
-        if due and changed and goal.change_slot in view.told:
+        if change_due and changed and goal.change_slot in view.told_slots:
             content: dict[Words, float] = {(*CHANGE, goal.change_value): 1.0}
         else:
             content = _content(goal.wish(changed), view, manner)
@@ -124,15 +124,15 @@ def reply_distribution(goal: Goal, view: View, manner: Manner) -> dict[Words, fl
 
 
 def _content(wish: dict[str, str], view: View, manner: Manner) -> dict[Words, float]:
-    """Replies of a person who stays, wants ``wish`` and has no change to announce."""
+    """Replies of a user who stays, wants ``wish`` and has no change to announce."""
     move = view.move
-    untold = [slot for slot in wish if slot not in view.told]
+    untold = [slot for slot in wish if slot not in view.told_slots]
     if view.number == 1:
         return _polite(_with_more(("table",), [wish[slot] for slot in untold], manner), manner)
     if move.kind is MoveKind.ASK and move.slot in wish:
-        more = [wish[slot] for slot in untold if slot != move.slot]
-        answer = _polite(_with_more((wish[move.slot],), more, manner), manner)
-        if move.slot not in view.told:
+        extra_values = [wish[slot] for slot in untold if slot != move.slot]
+        answer = _polite(_with_more((wish[move.slot],), extra_values, manner), manner)
+        if move.slot not in view.told_slots:
             return answer
         replies = {words: (1.0 - manner.grumble) * p for words, p in answer.items()}
         replies["i", "said", wish[move.slot]] = manner.grumble
@@ -140,24 +140,24 @@ def _content(wish: dict[str, str], view: View, manner: Manner) -> dict[Words, fl
     if move.kind is MoveKind.ASK:
         return {("any",): 1.0}
     if move.kind is MoveKind.READ_BACK:
-        read = move.by_slot
-        wrong = [wish[slot] for slot in read if wish.get(slot, read[slot]) != read[slot]]
-        if wrong:
-            noticed: dict[Words, float] = {("no", value): manner.notice / len(wrong) for value in wrong}
+        read_back = move.by_slot
+        wrong_values = [wish[slot] for slot in read_back if wish.get(slot, read_back[slot]) != read_back[slot]]
+        if wrong_values:
+            noticed: dict[Words, float] = {("no", value): manner.notice / len(wrong_values) for value in wrong_values}
             return {**noticed, ("yes",): 1.0 - manner.notice}
-        return _with_more(("yes",), [wish[slot] for slot in untold if slot not in read], manner)
+        return _with_more(("yes",), [wish[slot] for slot in untold if slot not in read_back], manner)
     return {("what",): 1.0 - manner.please, ("sorry", "what"): manner.please}
 
 
-def _with_more(base: Words, more: Sequence[str], manner: Manner) -> dict[Words, float]:
+def _with_more(base: Words, extra_values: Sequence[str], manner: Manner) -> dict[Words, float]:
     """``base``, alone or with one or all of the values in ``more``."""
-    if not more:
+    if not extra_values:
         return {base: 1.0}
-    one = (1.0 - manner.tell_all) * manner.tell_one
+    p_one = (1.0 - manner.tell_all) * manner.tell_one
     replies = {base: (1.0 - manner.tell_all) * (1.0 - manner.tell_one)}
-    for value in more:
-        replies[*base, value] = one / len(more)
-    replies[*base, *more] = replies.get((*base, *more), 0.0) + manner.tell_all
+    for value in extra_values:
+        replies[*base, value] = p_one / len(extra_values)
+    replies[*base, *extra_values] = replies.get((*base, *extra_values), 0.0) + manner.tell_all
     return replies
 
 

@@ -1,12 +1,12 @@
 """FrontDesk: a small booking world whose human is a program, for dev mode, tests and exact shifts.
 
-A person wants a table; the goal has three to five slots of one value each. The policy asks for a slot
+A user wants a table; the goal has three to five slots of one value each. The policy asks for a slot
 (``which day ?``), reads back (``so friday seven ?``) or books (``booked friday seven two``), which closes the
-dialogue. In some scenarios the person changes its mind about one slot.
+dialogue. In some scenarios the user changes its mind about one slot.
 
-Reward: 1 if the booking is exactly the effective goal and the person is still there, minus ``turn_cost`` for
+Reward: 1 if the booking is exactly the effective goal and the user is still there, minus ``turn_cost`` for
 each policy turn, minus ``wrong_cost`` for a booking that is wrong. The effective goal is the first goal, with the
-change applied if and only if the person has uttered it before the booking.
+change applied if and only if the user has uttered it before the booking.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,9 +65,9 @@ class FrontDesk:
         """Cost of a policy turn: small, so that asking for everything costs about a tenth of a success."""
         wrong_cost: Annotated[float, Range(at_least=0)] = 0.1
         """Cost of a wrong booking: below the cost of idling to the end, so that trying remains worthwhile, and
-        large enough that guessing is worth less than nothing with people."""
+        large enough that guessing is worth less than nothing with human users."""
         change_share: Share = 0.2
-        """Share of scenarios in which the person changes its mind, from its second, third or fourth turn on."""
+        """Share of scenarios in which the user changes its mind, from its second, third or fourth turn on."""
         logged_early_book: Share = 0.08
         """The logged policy: probability, a turn, of booking with guesses for what it does not know."""
         logged_repeat: Share = 0.15
@@ -77,7 +77,7 @@ class FrontDesk:
         logged_slip: Share = 0.25
         """The logged policy: probability that one value of a complete booking or a read-back is a guess."""
         logged_chat: Share = 0.03
-        """The logged policy: probability of saying something that people do not understand."""
+        """The logged policy: probability of saying something that human users do not understand."""
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()
@@ -97,13 +97,13 @@ class FrontDesk:
 
     def _scenario(self, split: Split, scenario_id: str, population: str) -> Scenario:
         rng = keyed_random("front_desk", self.config.seed, scenario_id)
-        wanted = set(rng.permutation(list(SLOTS))[: rng.integers(3, 6)].tolist())
-        goal = Goal(tuple((slot, str(rng.choice(SLOTS[slot]))) for slot in SLOTS if slot in wanted))
+        goal_slots = set(rng.permutation(list(SLOTS))[: rng.integers(3, 6)].tolist())
+        goal = Goal(tuple((slot, str(rng.choice(SLOTS[slot]))) for slot in SLOTS if slot in goal_slots))
         if rng.random() < self.config.change_share:
             slot, value = goal.first[rng.integers(len(goal.first))]
-            others = [other for other in SLOTS[slot] if other != value]
-            goal = Goal(goal.first, int(rng.integers(2, 5)), slot, str(rng.choice(others)))
-        want = " ".join(f"{slot} {value}" for slot, value in goal.first)
+            other_values = [candidate for candidate in SLOTS[slot] if candidate != value]
+            goal = Goal(goal.first, int(rng.integers(2, 5)), slot, str(rng.choice(other_values)))
+        wish = " ".join(f"{slot} {value}" for slot, value in goal.first)
         change = (
             f" . turn {goal.change_turn} {goal.change_slot} {goal.change_value}" if goal.change_turn else ""
         )
@@ -111,7 +111,7 @@ class FrontDesk:
             id=scenario_id,
             split=split,
             policy_instructions=f"book : {' '.join(goal.slots)}",
-            user_instructions=f"want : {want}{change}",
+            user_instructions=f"want : {wish}{change}",
             greeting="hello",
             goal=goal.as_json(),
             population=population,
@@ -127,7 +127,7 @@ class FrontDesk:
         return None
 
     def ending(self, scenario: Scenario, turns: Sequence[Turn]) -> str | None:
-        """``closed`` once the policy has booked, ``left`` once the person has left."""
+        """``closed`` once the policy has booked, ``left`` once the user has left."""
         end = self._end(turns)
         return end[0] if end else None
 
@@ -161,7 +161,7 @@ class FrontDesk:
     def acts(self, scenario: Scenario, turns: Sequence[Turn], index: int) -> tuple[str, ...]:
         """``greet``, ``ask:SLOT``, ``read_back:SLOT``, ``book:SLOT`` or ``other`` for the policy; ``want`` (the
         opening), ``inform:SLOT``, ``change:SLOT``, ``confirm``, ``deny``, ``confused``, ``grumble``,
-        ``indifferent``, ``leave`` or ``other`` for the person. Values and spelling are left out."""
+        ``indifferent``, ``leave`` or ``other`` for the user. Values and spelling are left out."""
         turn = turns[index]
         if turn.side is Side.USER:
             return self._user_acts(turn.text)
@@ -192,15 +192,15 @@ class FrontDesk:
         goal = goal_of(scenario)
         first, final = goal.wish(False), goal.wish(True)
         spoken = [turn.text for turn in turns if turn.side is Side.USER]
-        kept: list[bool] = []
+        is_consistent: list[bool] = []
         for number, text in enumerate(spoken, start=1):
             for value in told_values(text):
-                due = goal.change_turn and number >= goal.change_turn
-                allowed = {first.get(SLOT_OF[value]), final.get(SLOT_OF[value]) if due else None}
-                kept.append(value in allowed)
+                change_due = goal.change_turn and number >= goal.change_turn
+                allowed = {first.get(SLOT_OF[value]), final.get(SLOT_OF[value]) if change_due else None}
+                is_consistent.append(value in allowed)
         told_first = {SLOT_OF[value] for value in told_values(spoken[0])} if spoken else set()
         profile = {
-            "goal_kept": float(np.mean(kept)) if kept else 1.0,
+            "goal_kept": float(np.mean(is_consistent)) if is_consistent else 1.0,
             "first_turn_disclosure": len(told_first & set(goal.slots)) / max(1, len(goal.slots)),
             "words_per_turn": float(np.mean([len(text.split()) for text in spoken])) if spoken else 0.0,
             "left": float(any(is_leaving(text) for text in spoken)),
@@ -219,8 +219,8 @@ class FrontDesk:
         for index in range(1, len(turns) - 1):
             if turns[index].side is Side.POLICY and turns[index + 1].side is Side.USER:
                 move, wish = read_move(turns[index].text), goal.wish(change_uttered(goal, turns[:index]))
-                wrong = any(wish.get(slot, value) != value for slot, value in move.by_slot.items())
-                if move.kind is MoveKind.READ_BACK and wrong:
+                is_wrong = any(wish.get(slot, value) != value for slot, value in move.by_slot.items())
+                if move.kind is MoveKind.READ_BACK and is_wrong:
                     confirmed.append("yes" in canonical(turns[index + 1].text))
         return confirmed
 
@@ -230,33 +230,35 @@ class FrontDesk:
         config = self.config
         rng = keyed_random("front_desk_logged", seed, scenario.id, len(turns))
         slots = goal_of(scenario).slots
-        known = {slot: value for slot, value in heard(turns).items() if slot in slots}
-        missing = [slot for slot in slots if slot not in known]
+        heard_values = {slot: value for slot, value in heard(turns).items() if slot in slots}
+        missing_slots = [slot for slot in slots if slot not in heard_values]
         shares = {
-            "early": config.logged_early_book if missing else 0.0,
+            "early": config.logged_early_book if missing_slots else 0.0,
             "repeat": config.logged_repeat,
-            "read_back": config.logged_read_back if known else 0.0,
+            "read_back": config.logged_read_back if heard_values else 0.0,
             "chat": config.logged_chat,
         }
         chance, bounds = rng.random(), np.cumsum(list(shares.values()))
         move = next((name for name, bound in zip(shares, bounds, strict=True) if chance < bound), "")
         slip = rng.random() < config.logged_slip
         if move == "early":
-            return f"booked {self._values(slots, known, missing, rng)}"
+            return f"booked {self._values(slots, heard_values, missing_slots, rng)}"
         if move == "repeat":
-            return f"which {rng.choice([slot for slot in SLOTS if slot not in missing] or missing)} ?"
+            return f"which {rng.choice([slot for slot in SLOTS if slot not in missing_slots] or missing_slots)} ?"
         if move == "read_back":
-            told = [slot for slot in slots if slot in known]
-            return f"so {self._values(told, known, [str(rng.choice(told))] if slip else [], rng)} ?"
+            heard_slots = [slot for slot in slots if slot in heard_values]
+            return (
+                f"so {self._values(heard_slots, heard_values, [str(rng.choice(heard_slots))] if slip else [], rng)} ?"
+            )
         if move == "chat":
             return "one moment"
-        if missing:
-            return f"which {rng.choice(missing)} ?"
-        return f"booked {self._values(slots, known, [str(rng.choice(slots))] if slip else [], rng)}"
+        if missing_slots:
+            return f"which {rng.choice(missing_slots)} ?"
+        return f"booked {self._values(slots, heard_values, [str(rng.choice(slots))] if slip else [], rng)}"
 
     @staticmethod
     def _values(
-        slots: Sequence[str], known: Mapping[str, str], guessed: Sequence[str], rng: np.random.Generator
+        slots: Sequence[str], heard_values: Mapping[str, str], guessed: Sequence[str], rng: np.random.Generator
     ) -> str:
         guesses = {slot: str(rng.choice(SLOTS[slot])) for slot in guessed}
-        return " ".join(guesses.get(slot) or known[slot] for slot in slots)
+        return " ".join(guesses.get(slot) or heard_values[slot] for slot in slots)

@@ -34,14 +34,14 @@ SLOPPY: dict[str, str] = {
 TIDY: dict[str, str] = {sloppy: word for word, sloppy in SLOPPY.items()}
 
 LEAVE = ("forget", "it", "bye")
-"""What a person says who leaves; ``forget it`` anywhere in a user turn is read as leaving."""
+"""What a user says who leaves; ``forget it`` anywhere in a user turn is read as leaving."""
 CHANGE = ("sorry", "make", "it")
 """How a change of mind begins; the new value follows."""
 
 CLOSED = "closed"
 """Ending: the policy booked."""
 LEFT = "left"
-"""Ending: the person left."""
+"""Ending: the user left."""
 
 
 class MoveKind(StrEnum):
@@ -72,12 +72,12 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What the person wants."""
+    """What the user wants."""
 
     first: tuple[tuple[str, str], ...]
     """(slot, value) pairs in the order of ``SLOTS``."""
     change_turn: int = 0
-    """User turn (the opening one is 1) from which on the person wants the change; 0 if it never does."""
+    """User turn (the opening one is 1) from which on the user wants the change; 0 if it never does."""
     change_slot: str = ""
     change_value: str = ""
 
@@ -128,11 +128,11 @@ def read_move(text: str) -> Move:
         words = words[:-1]
     if not words:
         return Move(MoveKind.OTHER)
-    head, rest = words[0], words[1:]
-    if head == "which" and len(rest) == 1 and rest[0] in SLOTS:
-        return Move(MoveKind.ASK, slot=rest[0])
-    values = {SLOT_OF[word]: word for word in rest if word in SLOT_OF}
-    clean = len(values) == len(rest)
+    head, arguments = words[0], words[1:]
+    if head == "which" and len(arguments) == 1 and arguments[0] in SLOTS:
+        return Move(MoveKind.ASK, slot=arguments[0])
+    values = {SLOT_OF[word]: word for word in arguments if word in SLOT_OF}
+    clean = len(values) == len(arguments)
     ordered = tuple(values[slot] for slot in SLOTS if slot in values)
     if head == "booked":
         return Move(MoveKind.BOOK, values=ordered, clean=clean)
@@ -152,16 +152,16 @@ def is_leaving(text: str) -> bool:
 
 
 def states_change(goal: Goal, text: str) -> bool:
-    """Whether a user turn states the value that the person changed its mind to."""
+    """Whether a user turn states the value that the user changed its mind to."""
     return bool(goal.change_turn) and goal.change_value in canonical(text)
 
 
 def change_uttered(goal: Goal, turns: Sequence[Turn]) -> bool:
-    """Whether the new value was said by the person, in whatever words."""
+    """Whether the new value was said by the user, in whatever words."""
     return any(turn.side is Side.USER and states_change(goal, turn.text) for turn in turns)
 
 
 def heard(turns: Sequence[Turn]) -> dict[str, str]:
-    """Slot to the value that the person stated last."""
+    """Slot to the value that the user stated last."""
     values = (value for turn in turns if turn.side is Side.USER for value in told_values(turn.text))
     return {SLOT_OF[value]: value for value in values}

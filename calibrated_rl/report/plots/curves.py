@@ -26,8 +26,8 @@ class Line(NamedTuple):
 
 def lines(by_name: Mapping[str, Line], metric: str, against: str) -> Figure:
     """A line a run, smoothed by a running mean; the faint line behind it is not smoothed."""
-    drawn = figure(8.6, 4.2)
-    axes = drawn.subplots()
+    fig = figure(8.6, 4.2)
+    axes = fig.subplots()
     looks = cycle((color, line) for line in LINES for color in COLORS)
     for (name, line), (color, stroke) in zip(by_name.items(), looks, strict=False):
         axes.plot(line.at, line.values, color=color, alpha=0.2, linewidth=0.8)
@@ -35,5 +35,5 @@ def lines(by_name: Mapping[str, Line], metric: str, against: str) -> Figure:
         axes.plot(line.at, smooth, color=color, linestyle=stroke, label=name)
     axes.set_xlabel(against)
     axes.set_ylabel(metric.replace("_", " "))
-    drawn.legend(loc="outside upper left", ncols=4)
-    return drawn
+    fig.legend(loc="outside upper left", ncols=4)
+    return fig

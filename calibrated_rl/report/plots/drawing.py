@@ -53,10 +53,10 @@ def plot_style() -> Iterator[None]:
 
 def figure(width: float, height: float) -> Figure:
     """A figure of ``width`` x ``height`` inches; no window and no global state is involved."""
-    drawn = Figure(figsize=(width, height), layout="constrained")
+    fig = Figure(figsize=(width, height), layout="constrained")
     # Room between rows, so that a panel's title does not look like a label of the panel above.
-    drawn.set_layout_engine("constrained", hspace=0.09)
-    return drawn
+    fig.set_layout_engine("constrained", hspace=0.09)
+    return fig
 
 
 def zero_line(axes: Axes) -> None:
@@ -76,8 +76,8 @@ def vertical_only(axes: Axes) -> None:
     axes.tick_params(axis="x", length=0)
 
 
-def data_uri(drawn: Figure) -> str:
+def data_uri(fig: Figure) -> str:
     """The figure as a ``data:`` address of an SVG image."""
     buffer = io.BytesIO()
-    drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="none")
+    fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="none")
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -21,40 +21,40 @@ _ENDING_COLORS = ("#4C78A8", "#E8B04A", "#B5534C", "#72A98F", "#9C86B8", "#7F7F7
 def forest(rows: Mapping[str, tuple[Interval | None, Interval | None]]) -> Figure:
     """Held-out reward by arm as (same population, shifted population), each with its interval."""
     arms = in_order(rows)
-    drawn = figure(8.6, 0.8 + 0.38 * len(arms))
-    axes = drawn.subplots()
+    fig = figure(8.6, 0.8 + 0.38 * len(arms))
+    axes = fig.subplots()
     shifted_shown = any(rows[arm][1] is not None for arm in arms)
     for row, arm in enumerate(arms):
         look = style(arm)
-        same, shifted = rows[arm]
+        same_population, shifted_population = rows[arm]
         offset = 0.13 if shifted_shown else 0.0
-        if same is not None:
-            _whisker(axes, same, row - offset, look.color, look.marker, filled=True)
-        if shifted is not None:
-            _whisker(axes, shifted, row + offset, look.color, look.marker, filled=False)
+        if same_population is not None:
+            _whisker(axes, same_population, row - offset, look.color, look.marker, filled=True)
+        if shifted_population is not None:
+            _whisker(axes, shifted_population, row + offset, look.color, look.marker, filled=False)
     if shifted_shown:
         for filled, label in ((True, "same population"), (False, "shifted population")):
             axes.plot([], [], "o", color=INK, mfc=INK if filled else "white", ms=5, label=label)
-        drawn.legend(loc="outside upper right", ncols=2)
+        fig.legend(loc="outside upper right", ncols=2)
     axes.set_yticks(range(len(arms)), [style(arm).label for arm in arms])
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.set_xlabel("held-out reward, mean and 95 % CI")
     horizontal_only(axes)
-    return drawn
+    return fig
 
 
 def paired(differences: Mapping[str, Interval]) -> Figure:
-    """Differences of held-out reward over the same scenarios and people; 0 means no difference."""
-    drawn = figure(8.6, 0.7 + 0.36 * len(differences))
-    axes = drawn.subplots()
+    """Differences of held-out reward over the same scenarios and users; 0 means no difference."""
+    fig = figure(8.6, 0.7 + 0.36 * len(differences))
+    axes = fig.subplots()
     zero_line(axes)
     for row, (pair, value) in enumerate(differences.items()):
         look = style(pair.split("-")[0])
         _whisker(axes, value, row, look.color, look.marker, filled=value.excludes_zero)
-        right = value.high if value.high is not None else value.mean
+        label_x = value.high if value.high is not None else value.mean
         axes.annotate(
             number(value.mean, sign=True),
-            (right, row),
+            (label_x, row),
             xytext=(8, 0),
             textcoords="offset points",
             va="center",
@@ -64,7 +64,7 @@ def paired(differences: Mapping[str, Interval]) -> Figure:
     axes.margins(x=0.12)
     axes.set_xlabel("difference in held-out reward, mean and 95 % CI")
     horizontal_only(axes)
-    return drawn
+    return fig
 
 
 def _whisker(axes: Axes, value: Interval, row: float, color: str, marker: str, *, filled: bool) -> None:
@@ -83,8 +83,8 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], columns: int) -> Figure:
     """
     arms = in_order(arm for by_arm in panels.values() for arm in by_arm)
     rows = -(-len(panels) // columns)
-    drawn = figure(8.6, 0.55 + (2.5 if columns < 3 else 1.75) * rows)
-    grid = drawn.subplots(rows, columns, squeeze=False).ravel()
+    fig = figure(8.6, 0.55 + (2.5 if columns < 3 else 1.75) * rows)
+    grid = fig.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, by_arm) in zip(grid, panels.items(), strict=False):
         for arm in in_order(by_arm):
             _curve(axes, by_arm[arm], arm)
@@ -94,13 +94,13 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], columns: int) -> Figure:
         _calm(axes)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
-    drawn.supxlabel("update", fontsize=8.5)
+    fig.supxlabel("update", fontsize=8.5)
     handles = []
     for arm in arms:
         look = style(arm)
         handles += grid[0].plot([], [], color=look.color, marker=look.marker, ms=5, label=look.label)
-    drawn.legend(handles=handles, loc="outside upper left", ncols=min(len(arms), 5))
-    return drawn
+    fig.legend(handles=handles, loc="outside upper left", ncols=min(len(arms), 5))
+    return fig
 
 
 def _calm(axes: Axes) -> None:
@@ -139,31 +139,31 @@ def endings(shares: Mapping[str, Mapping[str, float]]) -> Figure:
         for ending, share in by_ending.items():
             totals[ending] = totals.get(ending, 0.0) + share
     kinds = sorted(totals, key=lambda ending: (-totals[ending], ending))
-    drawn = figure(8.6, 0.95 + 0.34 * len(arms))
-    axes = drawn.subplots()
-    left = np.zeros(len(arms))
+    fig = figure(8.6, 0.95 + 0.34 * len(arms))
+    axes = fig.subplots()
+    offsets = np.zeros(len(arms))
     for index, ending in enumerate(kinds):
         widths = np.array([shares[arm].get(ending, 0.0) for arm in arms])
         color, hatch = _ending_look(index)
         axes.barh(
-            range(len(arms)), widths, left=left, height=0.72, color=color, edgecolor="white", hatch=hatch,
+            range(len(arms)), widths, left=offsets, height=0.72, color=color, edgecolor="white", hatch=hatch,
             label=ending.replace("_", " "),
         )  # fmt: skip
         for row, width in enumerate(widths):
             if width >= 0.07:
                 axes.text(
-                    left[row] + width / 2, row, f"{100 * width:.0f} %", ha="center", va="center",
+                    offsets[row] + width / 2, row, f"{100 * width:.0f} %", ha="center", va="center",
                     color=_text_on(color), fontsize=7.5,
                 )  # fmt: skip
-        left += widths
+        offsets += widths
     axes.set_yticks(range(len(arms)), [style(arm).label for arm in arms])
     axes.set_ylim(len(arms) - 0.5, -0.5)
-    axes.set_xlim(0, max(1.0, float(left.max())))
+    axes.set_xlim(0, max(1.0, float(offsets.max())))
     axes.set_xlabel("share of held-out dialogues")
     horizontal_only(axes)
     axes.grid(False)
-    drawn.legend(loc="outside upper left", ncols=min(len(kinds), 6))
-    return drawn
+    fig.legend(loc="outside upper left", ncols=min(len(kinds), 6))
+    return fig
 
 
 def _ending_look(index: int) -> tuple[str, str]:

@@ -19,10 +19,10 @@ Map = Mapping[int, Sequence[tuple[int, Interval]]]
 
 def heat_maps(panels: Mapping[str, Mapping[str, Map]], band: tuple[float, float] | None) -> Figure:
     """``panels[figure][arm]``: turn against training step, one row a figure, one column an arm; 0 to 1 in all.
-    ``band``, what a classifier finds between two halves of people, is marked on the scale."""
+    ``band``, what a classifier finds between two halves of the human dialogues, is marked on the scale."""
     arms = list(dict.fromkeys(arm for by_arm in panels.values() for arm in by_arm))
-    drawn = figure(8.6, 0.5 + 1.9 * len(panels))
-    grid = drawn.subplots(len(panels), len(arms), squeeze=False)
+    fig = figure(8.6, 0.5 + 1.9 * len(panels))
+    grid = fig.subplots(len(panels), len(arms), squeeze=False)
     last_map: AxesImage | None = None
     for row, (title, by_arm) in zip(grid, panels.items(), strict=True):
         for axes, arm in zip(row, arms, strict=True):
@@ -37,10 +37,10 @@ def heat_maps(panels: Mapping[str, Mapping[str, Map]], band: tuple[float, float]
                 continue
             last_map = _heat_map(axes, by_arm[arm])
     if last_map is not None:
-        scale = drawn.colorbar(last_map, ax=grid, shrink=0.8, label="total variation")
+        scale = fig.colorbar(last_map, ax=grid, shrink=0.8, label="total variation")
         if band is not None:
             scale.ax.axhspan(*band, facecolor="none", edgecolor="#0072B2", linewidth=1.6, hatch="////")
-    return drawn
+    return fig
 
 
 def _heat_map(axes: Axes, by_update: Map) -> AxesImage:
@@ -74,11 +74,11 @@ def over_training(
     Args:
         halves: by arm, the early and the late part of its last figure.
         word: what the first figure may be called.
-        band: of the first figure, between two halves of people; None where it is exact.
+        band: of the first metric, between two halves of the human dialogues; None where it is exact.
     """
-    drawn = figure(8.6, 2.8)
-    left, middle, right = drawn.subplots(1, 3, width_ratios=[1.1, 1.1, 0.8])
-    for axes, lines, title in ((left, bounds, word), (middle, exploitation, "exploitation")):
+    fig = figure(8.6, 2.8)
+    bound_axes, exploitation_axes, halves_axes = fig.subplots(1, 3, width_ratios=[1.1, 1.1, 0.8])
+    for axes, lines, title in ((bound_axes, bounds, word), (exploitation_axes, exploitation, "exploitation")):
         for arm, points in lines.items():
             look = style(arm)
             errors = [[value.errors[side] for _, value in points] for side in (0, 1)]
@@ -90,25 +90,25 @@ def over_training(
         axes.set_xlabel("update")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if band is not None:
-        left.axhspan(*band, color="#BDBDB8", alpha=0.55, linewidth=0, zorder=0)
-    middle.axhline(0, color="#8A8A86", linewidth=1, zorder=1)
-    for place, (arm, (early, late)) in enumerate(halves.items()):
-        right.bar(place, early, color=style(arm).color, width=0.62)
-        right.bar(place, late, bottom=early, color=style(arm).color, alpha=0.45, width=0.62)
-    right.set_xticks(range(len(halves)), [style(arm).label for arm in halves], rotation=20)
-    right.set_title("last: early turns, late (pale)")
+        bound_axes.axhspan(*band, color="#BDBDB8", alpha=0.55, linewidth=0, zorder=0)
+    exploitation_axes.axhline(0, color="#8A8A86", linewidth=1, zorder=1)
+    for position, (arm, (early, late)) in enumerate(halves.items()):
+        halves_axes.bar(position, early, color=style(arm).color, width=0.62)
+        halves_axes.bar(position, late, bottom=early, color=style(arm).color, alpha=0.45, width=0.62)
+    halves_axes.set_xticks(range(len(halves)), [style(arm).label for arm in halves], rotation=20)
+    halves_axes.set_title("last: early turns, late (pale)")
     handles = []
     for arm in dict.fromkeys((*bounds, *exploitation)):
         look = style(arm)
-        handles += left.plot([], [], color=look.color, marker=look.marker, ms=5, label=look.label)
-    drawn.legend(handles=handles, loc="outside upper left", ncols=max(1, min(len(handles), 5)))
-    return drawn
+        handles += bound_axes.plot([], [], color=look.color, marker=look.marker, ms=5, label=look.label)
+    fig.legend(handles=handles, loc="outside upper left", ncols=max(1, min(len(handles), 5)))
+    return fig
 
 
 def estimated_and_exact(by_arm: Mapping[str, tuple[Points, Points]], band: tuple[float, float] | None) -> Figure:
     """By turn at the last measurement: what the classifier found, and what is true, for each arm."""
-    drawn = figure(8.6, 2.6)
-    grid = drawn.subplots(1, len(by_arm), squeeze=False, sharey=True)[0]
+    fig = figure(8.6, 2.6)
+    grid = fig.subplots(1, len(by_arm), squeeze=False, sharey=True)[0]
     for axes, (arm, (estimated, exact)) in zip(grid, by_arm.items(), strict=True):
         if band is not None:
             axes.axhspan(*band, color="#BDBDB8", alpha=0.55, linewidth=0, zorder=0)
@@ -124,4 +124,4 @@ def estimated_and_exact(by_arm: Mapping[str, tuple[Points, Points]], band: tuple
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     grid[0].set_ylabel("total variation")
     grid[0].legend()
-    return drawn
+    return fig

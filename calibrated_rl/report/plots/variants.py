@@ -19,27 +19,27 @@ def sweep(setting: str, rewards: Mapping[str, Points], differences: Points) -> F
         rewards: by arm, (value of the setting, reward), ascending. May be empty.
         differences: the paired differences calibrated − interactive, likewise.
     """
-    drawn = figure(8.6, 3.1)
-    shown = [part for part in (rewards, differences) if part]
-    grid = list(drawn.subplots(1, len(shown), squeeze=False, width_ratios=[1.25, 1.0][: len(shown)])[0])
+    fig = figure(8.6, 3.1)
+    panels = [panel for panel in (rewards, differences) if panel]
+    grid = list(fig.subplots(1, len(panels), squeeze=False, width_ratios=[1.25, 1.0][: len(panels)])[0])
     if rewards:
         axes = grid.pop(0)
         values = [x for points in rewards.values() for x, _ in points]
         step = 0.012 * (max(values) - min(values))
         arms = in_order(rewards)
-        for place, arm in enumerate(arms):
+        for position, arm in enumerate(arms):
             look = style(arm)
             # Side by side, so that no interval hides another.
-            moved = [(x + (place - (len(arms) - 1) / 2) * step, value) for x, value in rewards[arm]]
-            _line(axes, moved, look.color, look.marker, look.label)
+            spread_points = [(x + (position - (len(arms) - 1) / 2) * step, value) for x, value in rewards[arm]]
+            _line(axes, spread_points, look.color, look.marker, look.label)
         _label(axes, setting, "held-out reward", values)
-        drawn.legend(loc="outside upper left", ncols=min(len(arms), 5))
+        fig.legend(loc="outside upper left", ncols=min(len(arms), 5))
     if differences:
         axes = grid.pop(0)
         axes.axhline(0, color="#8A8A86", linewidth=1, zorder=1)
         _line(axes, differences, INK, "o", "")
         _label(axes, setting, "calibrated − interactive, paired", [x for x, _ in differences])
-    return drawn
+    return fig
 
 
 def _line(axes: Axes, points: Points, color: str, marker: str, label: str) -> None:

@@ -1,6 +1,6 @@
-"""The table of the arms: what each earns with held-out people and in training.
+"""The table of the arms: what each earns with held-out users and in training.
 
-A figure is a column below, and nothing else. A figure of the held-out evaluation that has no column gets one under its
+A metric is a column below, and nothing else. A metric of the held-out evaluation that has no column gets one under its
 own name (see ``evaluation/held_out.py``).
 """
 
@@ -14,29 +14,29 @@ from calibrated_rl.report.values import Interval, interval, look_up, mapping, ov
 from calibrated_rl.report.views import Cell
 
 Read = Callable[[Mapping[str, Any], str], Interval | None]
-"""A figure of an arm, out of the summary."""
+"""A metric of an arm, out of the summary."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One figure of every arm."""
+    """One metric of every arm."""
 
     title: str
     read: Read
     digits: int = 2
     sign: bool = False
     optional: bool = False
-    """Whether the column is left out where no arm has the figure."""
+    """Whether the column is left out where no arm has the metric."""
     meaning: str = ""
     """What stands above the table where the column is there."""
 
 
 def of_arm(*keys: str) -> Read:
-    """The figure under ``keys`` of an arm."""
+    """The metric under ``keys`` of an arm."""
     return lambda summary, arm: interval(look_up(summary, "arms", arm, *keys))
 
 
-def _beyond_people(summary: Mapping[str, Any], arm: str) -> Interval | None:
+def _beyond_held_out(summary: Mapping[str, Any], arm: str) -> Interval | None:
     """By how much the training reward lies above the held-out one."""
     reward, training = (of_arm(*keys)(summary, arm) for keys in (("held_out", "reward"), ("train_reward_last",)))
     return None if reward is None or training is None else Interval(training.mean - reward.mean)
@@ -46,7 +46,7 @@ COLUMNS = (
     Column("held-out reward", of_arm("held_out", "reward")),
     Column("training reward", of_arm("train_reward_last")),
     # With a hyphen and a space that do not break the line, the header stays two lines high.
-    Column("training −\u00a0held\u2011out", _beyond_people, sign=True),
+    Column("training −\u00a0held\u2011out", _beyond_held_out, sign=True),
     Column("success", of_arm("held_out", "success")),
     Column("turns", of_arm("held_out", "turns"), digits=1),
     Column(
@@ -55,14 +55,14 @@ COLUMNS = (
     ),
     Column(
         "reward, shifted", of_arm("held_out_shifted", "reward"), optional=True,
-        meaning="Shifted: people with other traits than those that were logged.",
+        meaning="Shifted: users with other traits than the logged ones.",
     ),
     Column(
         "gap closed", lambda summary, arm: interval(look_up(summary, "gap_closed", arm)), optional=True,
         meaning="Gap closed is the share of the way from static to oracle.",
     ),
 )  # fmt: skip
-HELD_OUT_FIGURES = ("reward", "success", "turns")
+HELD_OUT_METRICS = ("reward", "success", "turns")
 """Those that have a column above."""
 
 
@@ -85,9 +85,9 @@ class ArmsTable:
 
 def view(run: RunFiles) -> ArmsTable:
     arms = run.arms()
-    scored = dict.fromkeys(name for figures in arms.values() for name in mapping(figures, "held_out"))
-    further = [name for name in scored if name not in HELD_OUT_FIGURES]
-    further_columns = [Column(name.replace("_", " "), of_arm("held_out", name)) for name in further]
+    scored = dict.fromkeys(name for metrics in arms.values() for name in mapping(metrics, "held_out"))
+    further_names = [name for name in scored if name not in HELD_OUT_METRICS]
+    further_columns = [Column(name.replace("_", " "), of_arm("held_out", name)) for name in further_names]
     columns = [
         column for column in (*COLUMNS, *further_columns)
         if not column.optional or any(column.read(run.summary, arm) is not None for arm in arms)

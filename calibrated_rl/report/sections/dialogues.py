@@ -41,7 +41,7 @@ class Scenario:
 @dataclass(frozen=True, slots=True)
 class Dialogues:
     template: ClassVar[str] = "dialogues.jinja"
-    same_person: bool
+    same_user: bool
     """Whether the policy of each arm met the same one."""
     scenarios: list[Scenario]
 
@@ -83,18 +83,18 @@ def _column_width(dialogues: Sequence[SampleDialogue]) -> int:
 
 
 def in_words(goal: Any) -> str:
-    """A goal as people write it: ``final (day: tuesday, people: three)``; what is empty is left out."""
+    """A goal in words: ``final (day: tuesday, people: three)``; empty values are left out."""
     if isinstance(goal, list):
         return ", ".join(map(in_words, goal))
     if not isinstance(goal, dict):
         return str(goal)
-    parts: list[str] = []
-    told: list[Any] = []
-    for key, part in goal.items():
+    phrases: list[str] = []
+    earlier_values: list[Any] = []
+    for key, value in goal.items():
         name = str(key).replace("_", " ")
-        if isinstance(part, dict) and part:
-            parts.append(f"{name} ({'the same' if part in told else in_words(part)})")
-            told.append(part)
-        elif part not in (None, "", {}, []):
-            parts.append(f"{name}: {in_words(part)}")
-    return ", ".join(parts)
+        if isinstance(value, dict) and value:
+            phrases.append(f"{name} ({'the same' if value in earlier_values else in_words(value)})")
+            earlier_values.append(value)
+        elif value not in (None, "", {}, []):
+            phrases.append(f"{name}: {in_words(value)}")
+    return ", ".join(phrases)

@@ -1,4 +1,4 @@
-"""How the dialogues with held-out people end."""
+"""How the dialogues with held-out users end."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +16,7 @@ class Endings:
 
 
 def view(run: RunFiles) -> Endings:
-    by_arm = {arm: mapping(figures, "endings") for arm, figures in run.arms().items()}
+    by_arm = {arm: mapping(metrics, "endings") for arm, metrics in run.arms().items()}
     shares = {arm: {name: share for name in endings if (share := finite(endings[name])) is not None}
               for arm, endings in by_arm.items()}  # fmt: skip
     shares = {arm: by_ending for arm, by_ending in shares.items() if by_ending}

@@ -21,8 +21,8 @@ PARTIES = {
 class Happening:
     """Something that went wrong, and how often."""
 
-    what: str
-    why: str
+    event: str
+    reason: str
     times: float | None
     total: float | None = None
     """Out of so many; None where a share says nothing."""
@@ -36,19 +36,19 @@ class Happening:
 class Guardrails:
     template: ClassVar[str] = "guardrails.jinja"
     happenings: list[Happening]
-    counted: bool
+    is_counted: bool
     """Whether the run counted them."""
 
 
 def view(run: RunFiles) -> Guardrails:
     happenings = [*_marked(run), *_cut(run), *_tries(run), *_not_scored(run)]
-    return Guardrails(happenings, counted="flaws" in run.summary)
+    return Guardrails(happenings, is_counted="flaws" in run.summary)
 
 
 def _marked(run: RunFiles) -> Iterator[Happening]:
-    for key, what in (("flaws", "turn marked by a guardrail"), ("dropped", "dropped and run again")):
+    for key, event in (("flaws", "turn marked by a guardrail"), ("dropped", "dropped and run again")):
         for name, times in mapping(run.summary, key).items():
-            yield Happening(what, name.replace("_", " ").replace("/", ": "), finite(times))
+            yield Happening(event, name.replace("_", " ").replace("/", ": "), finite(times))
 
 
 def _cut(run: RunFiles) -> Iterator[Happening]:
@@ -67,10 +67,10 @@ def _tries(run: RunFiles) -> Iterator[Happening]:
 
 
 def _not_scored(run: RunFiles) -> Iterator[Happening]:
-    for arm, figures in run.arms().items():
-        if times := finite(figures.get("not_scored")):
+    for arm, metrics in run.arms().items():
+        if times := finite(metrics.get("not_scored")):
             yield Happening(f"held-out dialogue, {style(arm).label}", "broke in every try: not scored", times)
 
 
-def _share(what: str, why: str, part: Any, whole: Any) -> Happening:
-    return Happening(what, why, finite(part), finite(whole))
+def _share(event: str, reason: str, count: Any, total: Any) -> Happening:
+    return Happening(event, reason, finite(count), finite(total))

@@ -20,7 +20,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class BeforeAfter:
-    """A figure of the simulator before and after calibration."""
+    """A metric of the simulator before and after calibration."""
 
     before: Interval
     after: Interval
@@ -34,7 +34,7 @@ class Head:
     seeds: list[str]
     label: str
     met: str
-    """Whom the policies met; a run without people names its stand-in under ``held_out_user``."""
+    """Whom the policies met; a run without a scripted human names its stand-in under ``held_out_user``."""
     met_someone: bool
     """Whether anybody did, or nothing was trained yet."""
     differences: list[Difference]
@@ -50,7 +50,7 @@ def view(run: RunFiles) -> Head:
         task=str(summary.get("task") or ""),
         seeds=[str(seed) for seed in summary.get("seeds") or []],
         label=str(summary.get("label") or ""),
-        met=str(summary.get("held_out_user") or "held-out people"),
+        met=str(summary.get("held_out_user") or "held-out users"),
         met_someone=run.met_someone() or not run.arms(),
         differences=_differences(run),
         classifier_accuracy=_before_after(run, "classifier_accuracy"),
@@ -70,5 +70,5 @@ def _differences(run: RunFiles) -> list[Difference]:
 
 
 def _before_after(run: RunFiles, key: str) -> BeforeAfter | None:
-    before, after = (interval(look_up(run.summary, "simulator", when, key)) for when in CALIBRATION)
+    before, after = (interval(look_up(run.summary, "simulator", phase, key)) for phase in CALIBRATION)
     return None if before is None or after is None else BeforeAfter(before, after)

@@ -1,4 +1,4 @@
-"""Held-out reward of every arm, with the people that were logged and with others."""
+"""Held-out reward of every arm, with the human users that were logged and with others."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,8 +17,10 @@ class HeldOut:
 
 def view(run: RunFiles) -> HeldOut:
     rewards = {}
-    for arm, figures in run.arms().items():
-        same, shifted = (interval(look_up(figures, key, "reward")) for key in ("held_out", "held_out_shifted"))
-        if same is not None or shifted is not None:
-            rewards[arm] = (same, shifted)
+    for arm, metrics in run.arms().items():
+        same_population, shifted_population = (
+            interval(look_up(metrics, key, "reward")) for key in ("held_out", "held_out_shifted")
+        )
+        if same_population is not None or shifted_population is not None:
+            rewards[arm] = (same_population, shifted_population)
     return HeldOut(Plot.of(results.forest(rewards), "Held-out reward") if rewards else None)

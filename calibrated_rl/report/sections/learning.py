@@ -19,5 +19,5 @@ class Learning:
 
 def view(run: RunFiles) -> Learning:
     panels = run.curves(METRICS)
-    drawn = results.curves(panels, columns=min(len(panels), 3)) if panels else None
-    return Learning(Plot.of(drawn, "Learning curves") if drawn else None)
+    fig = results.curves(panels, columns=min(len(panels), 3)) if panels else None
+    return Learning(Plot.of(fig, "Learning curves") if fig else None)

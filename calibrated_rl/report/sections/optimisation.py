@@ -35,20 +35,20 @@ class Optimisation:
 
 
 def view(run: RunFiles) -> Optimisation:
-    wanted = _wanted(run)
+    requested = _wanted(run)
     logged = dict.fromkeys(name for by_name in run.metrics.values() for name in by_name)
-    others = [name for name in logged if name not in (*learning.METRICS, *wanted)]
+    other_metrics = [name for name in logged if name not in (*learning.METRICS, *requested)]
     # One curve for each turn of the dialogue would leave no panel for anything else.
-    whole = [name for name in others if not PER_TURN.search(name)]
-    by_turn = [PER_TURN.sub("_turn_1, 2, ...", name) for name in others if name not in whole]
-    shown = [name for name in wanted if name in logged]
-    order = [*shown, *_ordered(whole)]
-    place = max(MOST_PANELS, len(shown))
-    panels = run.curves(order[:place])
+    without_turn = [name for name in other_metrics if not PER_TURN.search(name)]
+    by_turn = [PER_TURN.sub("_turn_1, 2, ...", name) for name in other_metrics if name not in without_turn]
+    requested_logged = [name for name in requested if name in logged]
+    order = [*requested_logged, *_ordered(without_turn)]
+    n_panels = max(MOST_PANELS, len(requested_logged))
+    panels = run.curves(order[:n_panels])
     return Optimisation(
         plot=Plot.of(results.curves(panels, columns=4), "Optimisation") if panels else None,
-        without_panel=[*order[place:], *dict.fromkeys(by_turn)],
-        never_logged=[name for name in wanted if name not in logged],
+        without_panel=[*order[n_panels:], *dict.fromkeys(by_turn)],
+        never_logged=[name for name in requested if name not in logged],
     )
 
 
@@ -59,5 +59,5 @@ def _wanted(run: RunFiles) -> list[str]:
 
 def _ordered(names: Iterable[str]) -> list[str]:
     """``names`` without repeats, those in ``FIRST`` first, the rest by alphabet."""
-    given = set(names)
-    return [name for name in FIRST if name in given] + sorted(given.difference(FIRST))
+    remaining = set(names)
+    return [name for name in FIRST if name in remaining] + sorted(remaining.difference(FIRST))

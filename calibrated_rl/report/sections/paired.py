@@ -1,4 +1,4 @@
-"""Differences between arms over the same scenarios and people."""
+"""Differences between arms over the same scenarios and users."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""How far simulator and human are apart at each turn: the classifier's figure and, where the human is a program, the
+"""How far simulator and human are apart at each turn: the classifier's metric and, where the human is a program, the
 exact one beside it."""
 
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ class ShiftByTurn:
     template: ClassVar[str] = "shift_by_turn.jinja"
     plot: Plot | None
     is_bound: bool
-    """Only where the human is a program may the classifier's figure be called a bound."""
+    """Only where the human is a program may the classifier's metric be called a bound."""
     replies: list[tuple[int, int]]
-    """Turn, and on how many human replies its figures stand; empty where that is not known."""
+    """Turn, and on how many human replies its metrics stand; empty where that is not known."""
 
 
 def view(run: RunFiles) -> ShiftByTurn:
     simulator = mapping(run.summary, "simulator")
-    exact = {when: by_turn(look_up(simulator, when, "exact_tv", "by_turn")) for when in CALIBRATION}
-    measured = {when: by_turn(look_up(simulator, when, "tv_lower_bound_by_turn")) for when in CALIBRATION}
+    exact = {phase: by_turn(look_up(simulator, phase, "exact_tv", "by_turn")) for phase in CALIBRATION}
+    by_classifier = {phase: by_turn(look_up(simulator, phase, "tv_lower_bound_by_turn")) for phase in CALIBRATION}
     is_bound = any(exact.values())
     name = f"{'lower bound' if is_bound else 'shift index'}, from the classifier"
     panels = {}
-    for title, by_when in ((name, measured), ("exact", exact)):
-        known = {when: values for when, values in by_when.items() if values}
-        if known:
-            panels[title] = known
+    for title, by_phase in ((name, by_classifier), ("exact", exact)):
+        measured_phases = {phase: values for phase, values in by_phase.items() if values}
+        if measured_phases:
+            panels[title] = measured_phases
     return ShiftByTurn(
         plot=Plot.of(plots.shift_by_turn(panels), "Shift by turn") if panels else None,
         is_bound=is_bound,

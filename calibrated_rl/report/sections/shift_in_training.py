@@ -1,5 +1,5 @@
-"""Shift while training goes on: by turn and training step, the bound, exploitation, and whether figures with the
-simulator foretell those with people."""
+"""Shift during training: by turn and training step, the bound, exploitation, and whether metrics with the
+simulator predict those with human users."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Records = Mapping[str, Sequence[Mapping[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Does reward and success with the simulator foretell what people give?"""
+    """Do reward and success with the simulator predict those with human users?"""
 
     label: str
     policies: str
@@ -34,7 +34,7 @@ class ShiftInTraining:
     exact: bool
     """Whether δ is exact, so that the bound is one."""
     banded: bool
-    """Whether the scale shows what a classifier finds between two halves of people."""
+    """Whether the scale shows what a classifier finds between two halves of the human dialogues."""
     maps: Plot
     rewards: str
     """Which rewards there are, and so which bound it is: ``terminal``, ``per turn`` or ``terminal and per turn``."""
@@ -49,31 +49,31 @@ def view(run: RunFiles) -> ShiftInTraining | None:
     if not records:
         return None
     exact = any(record.get("bound") for record in _all(records))
-    figure = "bound" if exact else "shift_index"
+    metric = "bound" if exact else "shift_index"
     band = _widest(record.get("null_band") for record in _all(records))
     maps = {title: by_arm for name, title in MAPS.items() if (by_arm := _maps(records, name))}
     return ShiftInTraining(
         exact=exact,
         banded=band is not None,
         maps=Plot.of(plots.heat_maps(maps, band), "shift by turn and training step"),
-        rewards=_rewards(records, figure),
-        over_training=_over_training(records, figure),
+        rewards=_rewards(records, metric),
+        over_training=_over_training(records, metric),
         estimated_and_exact=_estimated_and_exact(records, band) if exact else None,
         transfer=_transfer(run),
     )
 
 
-def _over_training(records: Records, figure: str) -> Plot | None:
+def _over_training(records: Records, metric: str) -> Plot | None:
     """The bound, or the index, and exploitation."""
-    figures, exploitation = _lines(records, figure), _lines(records, "exploitation")
-    if not figures and not exploitation:
+    bounds, exploitation = _lines(records, metric), _lines(records, "exploitation")
+    if not bounds and not exploitation:
         return None
-    exact = figure == "bound"
+    exact = metric == "bound"
     word = "bound of |J real − J train|" if exact else "shift index (no bound)"
-    halves = {arm: half for arm, measurements in records.items() if (half := _halves(measurements[-1], figure))}
+    halves = {arm: half for arm, measurements in records.items() if (half := _halves(measurements[-1], metric))}
     indices = [] if exact else [record.get("shift_index") for record in _all(records)]
     band = _widest(index.get("null_band") for index in indices if index)
-    return Plot.of(plots.over_training(figures, exploitation, halves, word, band), f"{word} and exploitation")
+    return Plot.of(plots.over_training(bounds, exploitation, halves, word, band), f"{word} and exploitation")
 
 
 def _estimated_and_exact(records: Records, band: tuple[float, float] | None) -> Plot | None:
@@ -92,12 +92,12 @@ def _transfer(run: RunFiles) -> list[Transfer]:
     return [
         Transfer(
             label="checkpoints of all arms" if group == "all" else style(group).label,
-            policies=str(look_up(figures, "policies")),
-            success_error=interval(look_up(figures, "success_ece")),
-            rank_correlation=interval(look_up(figures, "rank_spearman")),
-            exploitation=interval(look_up(figures, "exploitation")),
+            policies=str(look_up(metrics, "policies")),
+            success_error=interval(look_up(metrics, "success_ece")),
+            rank_correlation=interval(look_up(metrics, "rank_spearman")),
+            exploitation=interval(look_up(metrics, "exploitation")),
         )
-        for group, figures in mapping(run.summary, "shift", "transfer").items()
+        for group, metrics in mapping(run.summary, "shift", "transfer").items()
     ]
 
 
@@ -110,36 +110,36 @@ def _all(records: Records) -> Iterable[Mapping[str, Any]]:
     return (record for measurements in records.values() for record in measurements)
 
 
-def _rewards(records: Records, figure: str) -> str:
-    named = (look_up(record, figure, "rewards") for record in _all(records))
-    return next((rewards for rewards in named if isinstance(rewards, str)), "terminal")
+def _rewards(records: Records, metric: str) -> str:
+    reward_kinds = (look_up(record, metric, "rewards") for record in _all(records))
+    return next((rewards for rewards in reward_kinds if isinstance(rewards, str)), "terminal")
 
 
 def _maps(records: Records, name: str) -> dict[str, plots.Map]:
     maps: dict[str, plots.Map] = {}
     for arm, measurements in records.items():
         by_update = {int(record["update"]): by_turn(look_up(record, name, "by_turn")) for record in measurements}
-        known = {update: turns for update, turns in by_update.items() if turns}
-        if known:
-            maps[arm] = known
+        measured_turns = {update: turns for update, turns in by_update.items() if turns}
+        if measured_turns:
+            maps[arm] = measured_turns
     return maps
 
 
 def _lines(records: Records, name: str) -> dict[str, plots.Points]:
-    """By arm: update and figure, without arms that have none."""
+    """By arm: update and metric, without arms that have none."""
     lines = {arm: [(float(record["update"]), value) for record in measurements
                    if (value := interval(record.get(name))) is not None]
              for arm, measurements in records.items()}  # fmt: skip
     return {arm: points for arm, points in lines.items() if points}
 
 
-def _halves(record: Mapping[str, Any], figure: str) -> tuple[float, float] | None:
-    """What early and late turns have of a figure."""
-    early, late = (finite(look_up(record, figure, part)) for part in ("early", "late"))
+def _halves(record: Mapping[str, Any], metric: str) -> tuple[float, float] | None:
+    """What early and late turns have of a metric."""
+    early, late = (finite(look_up(record, metric, half)) for half in ("early", "late"))
     return None if early is None or late is None else (early, late)
 
 
 def _widest(bands: Iterable[Any]) -> tuple[float, float] | None:
     limits = [(finite(low), finite(high)) for low, high in (band for band in bands if band)]
-    known = [(low, high) for low, high in limits if low is not None and high is not None]
-    return (min(low for low, _ in known), max(high for _, high in known)) if known else None
+    finite_limits = [(low, high) for low, high in limits if low is not None and high is not None]
+    return (min(low for low, _ in finite_limits), max(high for _, high in finite_limits)) if finite_limits else None

@@ -26,10 +26,10 @@ SAME_AS = {"left": "leaving", "words_per_turn": "turn_words"}
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """What an estimator had to say about its figure."""
+    """What an estimator had to say about its metric."""
 
-    figure: str
-    when: str
+    metric: str
+    phase: str
     text: str
 
 
@@ -52,26 +52,26 @@ def view(run: RunFiles) -> Simulator:
         profile=Plot.of(plots.profile(measures), "profile of simulator and human") if measures else None,
         distances=Plot.of(plots.distance(panels), "NLL, classifier accuracy and exact distances") if panels else None,
         banded=any(panel.band for panel in panels),
-        exact=any("exact_tv" in mapping(simulator, when) for when in CALIBRATION),
+        exact=any("exact_tv" in mapping(simulator, phase) for phase in CALIBRATION),
         remarks=_remarks(simulator),
     )
 
 
 def _profile(simulator: dict[str, Any]) -> dict[str, dict[str, Interval]]:
     """Measures by their title, then by whom."""
-    by_who = {who: mapping(simulator, who, "profile") for who in plots.WHO}
-    names = list(dict.fromkeys(name for measures in by_who.values() for name in measures))
+    by_source = {source: mapping(simulator, source, "profile") for source in plots.SOURCES}
+    names = list(dict.fromkeys(name for measures in by_source.values() for name in measures))
     names = [name for name in names if SAME_AS.get(name) not in names]
     profile: dict[str, dict[str, Interval]] = {}
     for name in sorted(names, key=lambda name: [*MEASURES, name].index(name)):
-        values = {who: value for who in by_who if (value := interval(by_who[who].get(name))) is not None}
+        values = {source: value for source in by_source if (value := interval(by_source[source].get(name))) is not None}
         if values:
             profile[MEASURES.get(name, name.replace("_", " "))] = values
     return profile
 
 
 def _distances(simulator: dict[str, Any]) -> list[Distance]:
-    """The panels for which there is a figure."""
+    """The panels for which there is a metric."""
     low, high = (finite(look_up(simulator, "null_band", bound)) for bound in ("low", "high"))
     on_acts = look_up(simulator, "before", "classifier_accuracy_acts", "null_band")
     by_acts = _before_after(simulator, "classifier_accuracy_acts")
@@ -85,19 +85,19 @@ def _distances(simulator: dict[str, Any]) -> list[Distance]:
         Distance("total variation, exact", _before_after(simulator, "exact_tv"), top=1.0),
         Distance("KL(human, simulator), exact, nats", _before_after(simulator, "exact_kl")),
     ]  # fmt: skip
-    return [panel for panel in panels if panel.by_who]
+    return [panel for panel in panels if panel.by_source]
 
 
 def _before_after(simulator: dict[str, Any], key: str) -> dict[str, Interval]:
-    values = {when: interval(look_up(simulator, when, key)) for when in CALIBRATION}
-    return {when: value for when, value in values.items() if value is not None}
+    values = {phase: interval(look_up(simulator, phase, key)) for phase in CALIBRATION}
+    return {phase: value for phase, value in values.items() if value is not None}
 
 
 def _remarks(simulator: dict[str, Any]) -> list[Remark]:
     remarks = []
-    for when in CALIBRATION:
-        for name, figure in mapping(simulator, when).items():
-            notes = look_up(figure, "notes")
+    for phase in CALIBRATION:
+        for name, metric in mapping(simulator, phase).items():
+            notes = look_up(metric, "notes")
             for text in notes if isinstance(notes, list) else []:
-                remarks.append(Remark(name.replace("_", " "), when, str(text)))
+                remarks.append(Remark(name.replace("_", " "), phase, str(text)))
     return remarks

@@ -31,12 +31,12 @@ def view(run: RunFiles) -> Spent:
         [
             Budget(
                 style=style(arm),
-                updates=finite(figures.get("updates")),
-                policy_tokens=finite(figures.get("policy_tokens")),
-                user_tokens=finite(figures.get("user_tokens")),
-                human_turns=finite(figures.get("human_turns")),
-                seconds=finite(figures.get("seconds")),
+                updates=finite(metrics.get("updates")),
+                policy_tokens=finite(metrics.get("policy_tokens")),
+                user_tokens=finite(metrics.get("user_tokens")),
+                human_turns=finite(metrics.get("human_turns")),
+                seconds=finite(metrics.get("seconds")),
             )
-            for arm, figures in run.arms().items()
+            for arm, metrics in run.arms().items()
         ]
     )

@@ -61,48 +61,48 @@ def view(run: RunFiles) -> Variants | None:
     )  # fmt: skip
 
 
-def _row(name: str, change: str, figures: Any, arms: list[str], pairs: list[str]) -> VariantRow:
-    seeds = look_up(figures, "seeds")
+def _row(name: str, change: str, summary: Any, arms: list[str], pairs: list[str]) -> VariantRow:
+    seeds = look_up(summary, "seeds")
     return VariantRow(
         name=name,
         change=change,
         seeds=str(len(seeds)) if isinstance(seeds, list) else "–",
         cells=[
-            *(Cell(_reward(figures, arm)) for arm in arms),
-            *(Cell(interval(look_up(figures, "paired", pair)), sign=True) for pair in pairs),
-            *(Cell(interval(look_up(figures, "simulator", when, "classifier_accuracy"))) for when in CALIBRATION),
+            *(Cell(_reward(summary, arm)) for arm in arms),
+            *(Cell(interval(look_up(summary, "paired", pair)), sign=True) for pair in pairs),
+            *(Cell(interval(look_up(summary, "simulator", phase, "classifier_accuracy"))) for phase in CALIBRATION),
         ],
     )
 
 
 def _sweep(run: RunFiles, key: str, points: list[tuple[float, Any]], arms: list[str]) -> Sweep:
     setting = key.split(".")[-1].replace("_", " ")
-    rewards = {arm: [(x, value) for x, figures in points if (value := _reward(figures, arm)) is not None]
+    rewards = {arm: [(x, value) for x, summary in points if (value := _reward(summary, arm)) is not None]
                for arm in arms}  # fmt: skip
     rewards = {arm: values for arm, values in rewards.items() if len(values) > 1}
-    differences = [(x, value) for x, figures in points
-                   if (value := interval(look_up(figures, "paired", MAIN_PAIR))) is not None]  # fmt: skip
-    drawn = plots.sweep(setting, rewards, differences) if rewards or differences else None
+    differences = [(x, value) for x, summary in points
+                   if (value := interval(look_up(summary, "paired", MAIN_PAIR))) is not None]  # fmt: skip
+    fig = plots.sweep(setting, rewards, differences) if rewards or differences else None
     return Sweep(
         setting=setting,
         key=key,
         own_value=own_value(run, key),
-        plot=Plot.of(drawn, f"held-out reward by {setting}") if drawn else None,
+        plot=Plot.of(fig, f"held-out reward by {setting}") if fig else None,
     )
 
 
-def _reward(figures: Any, arm: str) -> Interval | None:
-    return interval(look_up(figures, "arms", arm, "held_out", "reward"))
+def _reward(summary: Any, arm: str) -> Interval | None:
+    return interval(look_up(summary, "arms", arm, "held_out", "reward"))
 
 
-def changes(figures: Any) -> list[str]:
+def changes(summary: Any) -> list[str]:
     """What a variant changes, as ``key=value``."""
-    change = look_up(figures, "change")
+    change = look_up(summary, "change")
     return [str(setting) for setting in change] if isinstance(change, list) else []
 
 
 def sweeps(run: RunFiles) -> dict[str, list[tuple[float, Mapping[str, Any]]]]:
-    """By setting: its values, ascending, with the figures there, over the variants that change this one number
+    """By setting: its values, ascending, with the metrics there, over the variants that change this one number
     and nothing else. The run itself is among them where its config has a number there. Settings that only one
     variant changes are left out."""
     variants = mapping(run.summary, "variants")

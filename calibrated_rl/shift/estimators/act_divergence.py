@@ -4,7 +4,7 @@
 
 (Lin, "Divergence Measures Based on the Shannon Entropy", IEEE Trans. Inf. Theory 1991, equation 4.1 with equal
 weights): 0 the same acts equally often, 1 no act in common. Its bias is of order 1/n and is removed by a jackknife over
-groups of people, set by set (Efron and Stein, "The Jackknife Estimate of Variance", Ann. Statist. 1981, section 1).
+groups of users, set by set (Efron and Stein, "The Jackknife Estimate of Variance", Ann. Statist. 1981, section 1).
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from calibrated_rl.data.dialogue import Dialogue, Side
 from calibrated_rl.errors import UserError
 from calibrated_rl.settings.fields import NotNegative, Seed
 from calibrated_rl.shift.base import Estimate
-from calibrated_rl.shift.interface import DialogueEstimator, DialogueSets, Floats, Statistic, bootstrap, people_of
+from calibrated_rl.shift.interface import DialogueEstimator, DialogueSets, Floats, Statistic, bootstrap, users_of
 from calibrated_rl.shift.shares import between, table
 
 _GROUPS = 20
-"""Groups of people a side that the jackknife leaves out in turn."""
+"""Groups of users a side that the jackknife leaves out in turn."""
 
 
 def jensen_shannon(p_BK: Floats, q_BK: Floats) -> Floats:
@@ -53,40 +53,42 @@ class ActDivergence(DialogueEstimator):
         acts = [[_user_acts(sets, dialogue) for dialogue in side] for side in (sets.human, sets.simulator)]
         if not all(any(side) for side in acts):
             raise UserError(f"{name}: the dialogues carry no dialogue acts; name a task that knows them")
-        number = {a: i for i, a in enumerate(sorted({a for side in acts for own in side for a in own}))}
+        number = {
+            a: i for i, a in enumerate(sorted({a for side in acts for dialogue_acts in side for a in dialogue_acts}))
+        }
         human, simulator = (
-            table([[number[act] for act in own] for own in side], len(number)) for side in acts
+            table([[number[act] for act in dialogue_acts] for dialogue_acts in side], len(number)) for side in acts
         )
         statistic = between(jensen_shannon, human, simulator)
-        people = people_of(sets.human), people_of(sets.simulator)
-        whole, bias = jackknife_bias(statistic, *people)
-        found = bootstrap(statistic, people, self.seed, value=whole - bias)
-        note = (f"without the correction for its bias {whole[0]:.4f}",)
-        return {name: found.estimate(name, far="above", most=1.0, notes=note)}
+        users = users_of(sets.human), users_of(sets.simulator)
+        full_value, bias = jackknife_bias(statistic, *users)
+        resampled = bootstrap(statistic, users, self.seed, value=full_value - bias)
+        note = (f"without the correction for its bias {full_value[0]:.4f}",)
+        return {name: resampled.estimate(name, far="above", maximum=1.0, notes=note)}
 
 
 def _user_acts(sets: DialogueSets, dialogue: Dialogue) -> list[str]:
     acts = sets.acts(dialogue) or []
-    spoken = [own for turn, own in zip(dialogue.turns, acts, strict=bool(acts)) if turn.side is Side.USER]
-    return [act for own in spoken for act in own]
+    spoken = [turn_acts for turn, turn_acts in zip(dialogue.turns, acts, strict=bool(acts)) if turn.side is Side.USER]
+    return [act for turn_acts in spoken for act in turn_acts]
 
 
 def jackknife_bias(
     statistic: Statistic, human: NDArray[np.int64], simulator: NDArray[np.int64]
 ) -> tuple[Floats, Floats]:
     """The statistic [K] and its bias [K] by ``(G - 1) (mean over g of value without group g - value)``, summed over
-    the two sides; groups are of people. A side with fewer than 3 people adds nothing."""
+    the two sides; groups are of human users. A side with fewer than 3 users adds nothing."""
     ones = np.ones((1, len(human))), np.ones((1, len(simulator)))
-    whole = statistic(*ones)[0]
-    bias = np.zeros_like(whole)
-    for side, person in enumerate((human, simulator)):
-        groups = min(_GROUPS, int(person.max()) + 1)
+    full_value = statistic(*ones)[0]
+    bias = np.zeros_like(full_value)
+    for side, user in enumerate((human, simulator)):
+        groups = min(_GROUPS, int(user.max()) + 1)
         if groups < 3:
             continue
-        kept = (person[None, :] % groups != np.arange(groups)[:, None]).astype(np.float64)
-        weights = [np.repeat(one, groups, axis=0) for one in ones]
-        weights[side] = kept
-        without = statistic(weights[0], weights[1])
-        known = np.where(np.isfinite(without), without, whole)
-        bias += (groups - 1) * (known.mean(axis=0) - whole)
-    return whole, bias
+        in_sample = (user[None, :] % groups != np.arange(groups)[:, None]).astype(np.float64)
+        weights = [np.repeat(weight, groups, axis=0) for weight in ones]
+        weights[side] = in_sample
+        leave_one_out = statistic(weights[0], weights[1])
+        values = np.where(np.isfinite(leave_one_out), leave_one_out, full_value)
+        bias += (groups - 1) * (values.mean(axis=0) - full_value)
+    return full_value, bias

@@ -1,16 +1,16 @@
-"""Coverage: how much of the variety of people a simulator reaches, and how much of what it does is human.
+"""Coverage: how much of the variety of human users a simulator reaches, and how much of what it does is human.
 
-A dialogue is a point: its traits (``traits.py``), each minus the mean and over the standard deviation of the people's
-(a trait without its occasion is put at the people's mean). With ``d(X, Y)`` the mean over points of ``X`` of the
-distance to the nearest point of ``Y`` (one direction of the Chamfer distance; Fan, Su and Guibas, "A Point Set
+A dialogue is a point: its traits (``traits.py``), each minus the mean and over the standard deviation of the human
+users' (a trait without its occasion is put at the human users' mean). With ``d(X, Y)`` the mean over points of ``X`` of
+the distance to the nearest point of ``Y`` (one direction of the Chamfer distance; Fan, Su and Guibas, "A Point Set
 Generation Network for 3D Object Reconstruction from a Single Image", CVPR 2017, section 4.1), two disjoint sets ``H1``,
-``H2`` of people and a set ``S`` of dialogues of the simulator, all of equally many people:
+``H2`` of human users and a set ``S`` of dialogues of the simulator, all of equally many users:
 
     coverage  = d(H1, H2) / d(H1, S)        humanness = d(H2, H1) / d(S, H1)
 
-numerators and denominators being means over random draws of such sets. 1 is what other people reach. Low coverage with
-high humanness is one convincing voice that passes for a population; high coverage with low humanness is noise that
-reaches everybody and resembles nobody. Above 1 (cut at 2) the simulator is nearer to people than they are to one
+numerators and denominators being means over random draws of such sets. 1 is what other human users reach. Low coverage
+with high humanness is one convincing voice that passes for a population; high coverage with low humanness is noise that
+reaches everybody and resembles nobody. Above 1 (cut at 2) the simulator is nearer to human users than they are to one
 another: copies of logs, or only their most typical behaviour.
 
 The interval takes the numerator as given and is therefore somewhat too narrow; the null band is the guard.
@@ -23,8 +23,8 @@ import numpy as np
 from calibrated_rl.errors import UserError
 from calibrated_rl.settings.fields import NotNegative, Positive, Seed, check_settings
 from calibrated_rl.shift.base import Estimate
-from calibrated_rl.shift.estimators.likeness import equal_halves
-from calibrated_rl.shift.interface import DialogueEstimator, DialogueSets, Floats, bootstrap, people_of
+from calibrated_rl.shift.estimators.similarity import equal_halves
+from calibrated_rl.shift.interface import DialogueEstimator, DialogueSets, Floats, bootstrap, users_of
 from calibrated_rl.shift.traits import trait_tables
 
 _MOST = 2.0
@@ -34,13 +34,13 @@ def nearest(distance_NM: Floats, weights_BN: Floats, weights_BM: Floats) -> Floa
     """Mean, over rows by their weights, of the distance to the nearest column of positive weight: [B]."""
     result = np.empty(len(weights_BN))
     for b, (rows, columns) in enumerate(zip(weights_BN, weights_BM, strict=True)):
-        chosen = distance_NM[rows > 0][:, columns > 0]
-        result[b] = np.average(chosen.min(axis=1), weights=rows[rows > 0])
+        distance = distance_NM[rows > 0][:, columns > 0]
+        result[b] = np.average(distance.min(axis=1), weights=rows[rows > 0])
     return result
 
 
 class Coverage(DialogueEstimator):
-    """``coverage`` and ``humanness``, 1 where the simulator is as other people are; see the module's docstring."""
+    """``coverage`` and ``humanness``, 1 where the simulator is as other human users are; see the module's docstring."""
 
     @dataclass(frozen=True)
     class Config:
@@ -58,8 +58,8 @@ class Coverage(DialogueEstimator):
 
     def compare(self, sets: DialogueSets) -> dict[str, Estimate]:
         human, simulator, _ = trait_tables(sets, "coverage")
-        people = people_of(sets.human), people_of(sets.simulator)
-        first, second, third = equal_halves(*people, self.config.rounds, self.seed, "coverage")
+        users = users_of(sets.human), users_of(sets.simulator)
+        first, second, third = equal_halves(*users, self.config.rounds, self.seed, "coverage")
         human, simulator = _standardised(human, simulator)
         among, across = _distances(human, human), _distances(human, simulator)
         numerator = [nearest(among, first, second).mean(), nearest(among, second, first).mean()]
@@ -69,12 +69,15 @@ class Coverage(DialogueEstimator):
         def directed(a: Floats, b: Floats) -> Floats:
             return np.stack([nearest(across, a, b), nearest(across.T, b, a)], axis=1)
 
-        whole = np.maximum(directed(*(np.ones((1, len(p))) for p in people)), 1e-12)
-        measured = bootstrap(
-            lambda a, b: value * whole / np.maximum(directed(a, b), whole / 10), people, self.seed, value=value
+        full_distance = np.maximum(directed(*(np.ones((1, len(p))) for p in users)), 1e-12)
+        resampled = bootstrap(
+            lambda a, b: value * full_distance / np.maximum(directed(a, b), full_distance / 10),
+            users,
+            self.seed,
+            value=value,
         )
         names = ("coverage", "humanness")
-        return {name: measured.estimate(name, i, far="below", most=_MOST) for i, name in enumerate(names)}
+        return {name: resampled.estimate(name, i, far="below", maximum=_MOST) for i, name in enumerate(names)}
 
 
 def _ratio(a: float, b: float) -> float:
@@ -84,15 +87,15 @@ def _ratio(a: float, b: float) -> float:
 
 
 def _standardised(human: Floats, simulator: Floats) -> tuple[Floats, Floats]:
-    """Both in standard deviations of the people's traits; traits that nobody of either side has are left out, as are
-    those in which all people agree (they have no scale)."""
-    known = np.isfinite(human)
-    count = np.maximum(known.sum(axis=0), 1)
-    mean = np.where(known, human, 0.0).sum(axis=0) / count
-    spread = np.sqrt((np.where(known, human - mean, 0.0) ** 2).sum(axis=0) / count)
+    """Both in standard deviations of the human users' traits; traits that nobody of either side has are left out, as
+    are those in which all human users agree (they have no scale)."""
+    is_defined = np.isfinite(human)
+    count = np.maximum(is_defined.sum(axis=0), 1)
+    mean = np.where(is_defined, human, 0.0).sum(axis=0) / count
+    spread = np.sqrt((np.where(is_defined, human - mean, 0.0) ** 2).sum(axis=0) / count)
     varies = spread > 1e-9
     if not varies.any():
-        raise UserError("coverage: the people do not differ from one another in any trait")
+        raise UserError("coverage: the human users do not differ from one another in any trait")
     return tuple(np.nan_to_num((side - mean)[:, varies] / spread[varies]) for side in (human, simulator))  # type: ignore[return-value]
 
 

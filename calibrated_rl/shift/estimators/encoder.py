@@ -60,4 +60,4 @@ def _fit(train: Rows, strength: float) -> Model:
 
 
 def _columns(data: Rows) -> Floats:
-    return np.concatenate([data.text, data.figures], axis=1)
+    return np.concatenate([data.text, data.dense], axis=1)

@@ -43,28 +43,28 @@ class HistoryShift(Estimator[DialogueSets]):
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()
         check_settings(config, "history_shift")
-        own = {name: getattr(config, name) for name in ("folds", "null_halvings", "seed")}
-        self._test = WordsTest(WordsTest.Config(**own))
+        test_settings = {name: getattr(config, name) for name in ("folds", "null_halvings", "seed")}
+        self._test = WordsTest(WordsTest.Config(**test_settings))
 
     def measure(self, data: DialogueSets) -> dict[str, Estimate]:
         data.require_both("history shift")
         return self._test.measure_replies(self._histories(data), "history_shift", matched=False, tv=True)
 
     def _histories(self, data: DialogueSets) -> LabelledReplies:
-        texts, turns, people, labels = [], [], [], []
+        texts, turns, users, labels = [], [], [], []
         for label, dialogues in enumerate((data.human, data.simulator)):
             for dialogue in dialogues:
                 for ordinal, index in enumerate(dialogue.user_turn_indices()[: self.config.turns], start=1):
                     greeted = dialogue.turns[0].side is Side.POLICY
                     texts.append(self._text(dialogue.turns[int(greeted) : index + 1]))
                     turns.append(ordinal)
-                    people.append(dialogue.scenario.id)
+                    users.append(dialogue.scenario.id)
                     labels.append(label)
         return LabelledReplies(
             replies=texts,
             histories=[()] * len(texts),
             turn=turns,
-            person=people,
+            user=users,
             label=np.asarray(labels, np.int64),
         )
 

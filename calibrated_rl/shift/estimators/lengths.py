@@ -6,8 +6,8 @@ For integers with distribution functions ``F`` (human) and ``G`` (simulator), ``
 
 Put into it as they are, sampled ``F`` and ``G`` make it too large, most where the sides are alike: each
 ``|F(x) - G(x)|`` grows by chance. ``debiased_absolute`` takes that out, in units of the standard error of each
-difference. People are the units; shares are ratios, so their error is that of the linearised ratio (Cochran, "Sampling
-Techniques", 3rd ed. 1977, chapter 6).
+difference. Human users are the units; shares are ratios, so their error is that of the linearised ratio (Cochran,
+"Sampling Techniques", 3rd ed. 1977, chapter 6).
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from calibrated_rl.errors import UserError
 from calibrated_rl.settings.fields import NotNegative, Seed
 from calibrated_rl.shift.base import Estimate
-from calibrated_rl.shift.interface import DialogueEstimator, DialogueSets, Floats, bootstrap, people_of, user_texts
+from calibrated_rl.shift.interface import DialogueEstimator, DialogueSets, Floats, bootstrap, user_texts, users_of
 from calibrated_rl.shift.shares import between, shares, table
 from calibrated_rl.statistics.absolute import debiased_absolute
 
@@ -31,26 +31,26 @@ def wasserstein(
 
     Args:
         error_K: standard errors of the differences of both distribution functions, [K - 1]: the bias that such errors
-            bring is taken out, by which near 0 the figure may become negative. None: nothing is.
+            bring is taken out, by which near 0 the metric may become negative. None: nothing is.
     """
     difference = np.cumsum(p_BK - q_BK, axis=1)[:, :-1]
-    apart = np.abs(difference)
+    distance = np.abs(difference)
     if error_K is not None:
         with np.errstate(divide="ignore", invalid="ignore"):
-            apart = np.where(error_K > 0, error_K * debiased_absolute(difference / error_K), apart)
-    return np.asarray(apart @ np.diff(support_K))
+            distance = np.where(error_K > 0, error_K * debiased_absolute(difference / error_K), distance)
+    return np.asarray(distance @ np.diff(support_K))
 
 
-def errors(counts_NK: Floats, person_N: NDArray[np.int64]) -> Floats:
-    """Standard errors [K - 1] of the distribution function that the shares of ``counts_NK`` give, with people as units;
-    0 with a single one."""
+def errors(counts_NK: Floats, user_N: NDArray[np.int64]) -> Floats:
+    """Standard errors [K - 1] of the distribution function that the shares of ``counts_NK`` give, with human users as
+    units; 0 with a single one."""
     size_N = counts_NK.sum(axis=1)
     function_K = np.cumsum(shares(np.ones((1, len(counts_NK))), counts_NK)[0])[:-1]
     residual_NK = (np.cumsum(counts_NK, axis=1)[:, :-1] - function_K * size_N[:, None]) / size_N.sum()
-    people = int(person_N.max()) + 1
-    own_PK = np.zeros((people, residual_NK.shape[1]))
-    np.add.at(own_PK, person_N, residual_NK)
-    return np.sqrt(people * own_PK.var(axis=0, ddof=1)) if people > 1 else np.zeros(own_PK.shape[1])
+    users = int(user_N.max()) + 1
+    own_UK = np.zeros((users, residual_NK.shape[1]))
+    np.add.at(own_UK, user_N, residual_NK)
+    return np.sqrt(users * own_UK.var(axis=0, ddof=1)) if users > 1 else np.zeros(own_UK.shape[1])
 
 
 class Lengths(DialogueEstimator):
@@ -73,21 +73,21 @@ class Lengths(DialogueEstimator):
         words, turns = [], []
         for side in (sets.human, sets.simulator):
             words.append([[len(text.split()) for text in user_texts(dialogue)] for dialogue in side])
-            turns.append([[len(own)] for own in words[-1]])
+            turns.append([[len(lengths)] for lengths in words[-1]])
         if not all(any(side) for side in words):
             raise UserError("Wasserstein: on one side nobody of the users says anything")
-        found = {}
-        people = people_of(sets.human), people_of(sets.simulator)
+        estimates = {}
+        users = users_of(sets.human), users_of(sets.simulator)
         for name, rows in (("wasserstein_turn_words", words), ("wasserstein_user_turns", turns)):
-            support = np.unique([value for side in rows for own in side for value in own])
-            places = [[np.searchsorted(support, own).tolist() for own in side] for side in rows]
-            human, simulator = (table(side, len(support)) for side in places)
-            error = np.hypot(errors(human, people[0]), errors(simulator, people[1]))
+            support = np.unique([value for side in rows for lengths in side for value in lengths])
+            support_indices = [[np.searchsorted(support, lengths).tolist() for lengths in side] for side in rows]
+            human, simulator = (table(side, len(support)) for side in support_indices)
+            error = np.hypot(errors(human, users[0]), errors(simulator, users[1]))
             p, q = (shares(np.ones((1, len(side))), side) for side in (human, simulator))
             plain = float(wasserstein(p, q, support)[0])
             value = min(float(wasserstein(p, q, support, error)[0]), plain)
             statistic = between(partial(wasserstein, support_K=support, error_K=error), human, simulator)
-            measured = bootstrap(statistic, people, self.seed, value=[value])
+            resampled = bootstrap(statistic, users, self.seed, value=[value])
             note = f"without the correction for its bias {plain:.3f}; the null band says what chance does"
-            found[name] = measured.estimate(name, far="above", notes=(note,))
-        return found
+            estimates[name] = resampled.estimate(name, far="above", notes=(note,))
+        return estimates

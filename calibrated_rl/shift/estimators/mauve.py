@@ -10,7 +10,7 @@ area under the curve of the points
 2021, equations 1 and 2). 1 is the same distribution, 1/252 none in common. Few samples make it too *small* (chance
 looks
 like distance), and how much depends on their number and on the number of clusters, which is why it is only read beside
-its null band, and why figures of other encoders or sample sizes cannot be set beside it. The interval takes the
+its null band, and why metrics of other encoders or sample sizes cannot be set beside it. The interval takes the
 clusters as given.
 """
 
@@ -24,7 +24,7 @@ from sklearn.decomposition import PCA
 from calibrated_rl.errors import UserError
 from calibrated_rl.settings.fields import Name, NotNegative, Range, Seed, check_settings
 from calibrated_rl.shift.base import Estimate
-from calibrated_rl.shift.interface import DialogueEstimator, DialogueSets, Floats, bootstrap, people_of, user_texts
+from calibrated_rl.shift.interface import DialogueEstimator, DialogueSets, Floats, bootstrap, user_texts, users_of
 from calibrated_rl.shift.shares import between, table
 from calibrated_rl.shift.two_sample.sentence_encoder import DEFAULT, encoder
 
@@ -38,7 +38,7 @@ def frontier_area(p_BK: Floats, q_BK: Floats, scaling: float = 5.0, points: int 
         return np.asarray(terms.sum(axis=1))
 
     curve = [(kl(q_BK, r), kl(p_BK, r)) for w in np.linspace(0, 1, points) for r in [w * p_BK + (1 - w) * q_BK]]
-    x, y = (np.exp(-scaling * np.maximum(0.0, np.stack(part))) for part in zip(*curve, strict=True))
+    x, y = (np.exp(-scaling * np.maximum(0.0, np.stack(divergences))) for divergences in zip(*curve, strict=True))
     # From (1, y) at l = 0 leftwards to (x, 1) at l = 1, and then level to the axis.
     return np.asarray(((x[:-1] - x[1:]) * (y[:-1] + y[1:]) / 2).sum(axis=0) + x[-1])
 
@@ -69,7 +69,7 @@ class Mauve(DialogueEstimator):
     def compare(self, sets: DialogueSets) -> dict[str, Estimate]:
         sets.require_both("MAUVE")
         texts = [[user_texts(d) for d in side] for side in (sets.human, sets.simulator)]
-        flat = [[text for own in side for text in own] for side in texts]
+        flat = [[text for dialogue_texts in side for text in dialogue_texts] for side in texts]
         fewest = min(map(len, flat))
         if fewest < 2:
             raise UserError(f"MAUVE needs at least 2 user turns on each side, not {fewest}")
@@ -78,14 +78,14 @@ class Mauve(DialogueEstimator):
         if min(vectors.shape) > 2 and clusters > 1:
             vectors = PCA(n_components=0.9, svd_solver="full").fit_transform(vectors)
         label = KMeans(clusters, n_init=2, random_state=self.seed).fit_predict(vectors)
-        ends = np.cumsum([len(own) for side in texts for own in side])[:-1]
+        ends = np.cumsum([len(dialogue_texts) for side in texts for dialogue_texts in side])[:-1]
         rows = np.split(label, ends)
-        human, simulator = (table(part, clusters) for part in (rows[: len(texts[0])], rows[len(texts[0]) :]))
+        human, simulator = (table(side_rows, clusters) for side_rows in (rows[: len(texts[0])], rows[len(texts[0]) :]))
 
         def area(p: Floats, q: Floats) -> Floats:
             return frontier_area(p, q, self.config.scaling)
 
-        people = people_of(sets.human), people_of(sets.simulator)
-        found = bootstrap(between(area, human, simulator), people, self.seed)
+        users = users_of(sets.human), users_of(sets.simulator)
+        resampled = bootstrap(between(area, human, simulator), users, self.seed)
         notes = (f"{clusters} clusters; few turns make it too small: read it beside its null band",)
-        return {"mauve": found.estimate("mauve", far="below", most=1.0, notes=notes)}
+        return {"mauve": resampled.estimate("mauve", far="below", maximum=1.0, notes=notes)}

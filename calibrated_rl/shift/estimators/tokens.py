@@ -5,7 +5,7 @@ are the reply and the policy's turn before it, each as its first tokens; a token
 its number is a hash (no vocabulary is fitted). Each text goes through an embedding, a convolution of width 3, and a
 maximum and a mean over its tokens (in the manner of Kim, "Convolutional Neural Networks for Sentence Classification",
 EMNLP 2014); reply ``r`` and question ``q`` meet as ``[r, q, r * q]`` before the last two layers, so that a reply can be
-judged by what it answers. How long to train is the choice that the training folds make.
+scored by what it answers. How long to train is the choice that the training folds make.
 """
 
 import re
@@ -36,7 +36,7 @@ _BATCH = 64
 def token_ids(texts: Sequence[str], length: int, vocabulary: int) -> NDArray[np.int64]:
     """The first ``length`` tokens of each text as numbers from 1 to ``vocabulary - 1``, then 0: [N, length].
 
-    Case is kept: whether people type capitals is part of how they talk.
+    Case is kept: whether human users type capitals is part of how they talk.
     """
     ids = np.zeros((len(texts), length), np.int64)
     for row, text in zip(ids, texts, strict=True):
@@ -65,8 +65,8 @@ class _Network(nn.Module):
     def forward(self, reply_BT: Tensor, question_BT: Tensor, turn_B: Tensor) -> Tensor:
         """Logit [B] of "the simulator's"."""
         reply, question = self._text(reply_BT), self._text(question_BT)
-        both = torch.cat([reply, question, reply * question, self.turn(turn_B)], dim=1)
-        logit_B: Tensor = self.head(both).squeeze(1)
+        features = torch.cat([reply, question, reply * question, self.turn(turn_B)], dim=1)
+        logit_B: Tensor = self.head(features).squeeze(1)
         return logit_B
 
 
@@ -82,7 +82,7 @@ class TokenTest(ReplyTest):
     @dataclass(frozen=True, kw_only=True)
     class Config(FamilyConfig):
         null_halvings: NotNegative = 3
-        """Random halvings of the human dialogues for the null band; each trains the network anew."""
+        """Random halvings of the human dialogues for the null band; each trains the network again."""
         reply_tokens: Positive = 40
         """Tokens of the reply that are seen."""
         question_tokens: Positive = 24
@@ -105,9 +105,9 @@ class TokenTest(ReplyTest):
     def see(self, data: LabelledReplies) -> tuple[Any, Floats]:
         c = self.config
         reply = token_ids(data.replies, c.reply_tokens, c.vocabulary)
-        asked = token_ids([last_policy(h) for h in data.histories], c.question_tokens, c.vocabulary)
+        question = token_ids([last_policy(h) for h in data.histories], c.question_tokens, c.vocabulary)
         turn = np.minimum(np.asarray(data.turn, np.int64), _TURNS)[:, None]
-        return np.concatenate([reply, asked, turn], axis=1), np.zeros((len(turn), 0))
+        return np.concatenate([reply, question, turn], axis=1), np.zeros((len(turn), 0))
 
     def families(self) -> Mapping[str, Fit]:
         return {f"{epochs} epochs": partial(self._fit, epochs=epochs) for epochs in self.config.epochs}
@@ -122,7 +122,7 @@ class TokenTest(ReplyTest):
             network.train()
             for _ in range(epochs):
                 for rows in torch.randperm(len(label)).split(_BATCH):
-                    logit = network(*(part[rows] for part in inputs))
+                    logit = network(*(column[rows] for column in inputs))
                     loss = nn.functional.binary_cross_entropy_with_logits(logit, label[rows])
                     optimiser.zero_grad()
                     loss.backward()

@@ -1,4 +1,4 @@
-"""Classifier two-sample test, family of words: hashed words with logistic regressions, or figures with a forest.
+"""Classifier two-sample test, family of words: hashed words with logistic regressions, or dense features with a forest.
 
 The same models on the same features as ``two_sample/classifier.py``, as an estimator.
 """

@@ -1,7 +1,7 @@
-"""The decision to end the dialogue: does a simulator stop where people stop?
+"""The decision to end the dialogue: does a simulator stop where human users stop?
 
 Given, for each human user turn, the probability with which the simulator would have ended the dialogue there and
-whether the person did. Whoever calls this has decided what "end" is (an end-of-dialogue token, an act such as
+whether the user did. Whoever calls this has decided what "end" is (an end-of-dialogue token, an act such as
 ``leave``) and has summed the probability of all ways to say it.
 
 - ``ending_f1 = 2 TP / (2 TP + FP + FN)`` of "ends here" where the probability exceeds ``threshold`` (van Rijsbergen,
@@ -38,7 +38,7 @@ class Endings:
     probability: Sequence[float]
     """The simulator's, of ending the dialogue with this turn."""
     ended: Sequence[bool]
-    """Whether the person ended it here."""
+    """Whether the user ended it here."""
     turn: Sequence[int]
     """Which user turn of its dialogue, from 1."""
     dialogue: Sequence[str]
@@ -46,7 +46,7 @@ class Endings:
     """Where each probability is a share of so many draws; None: they are the simulator's own."""
 
     def __post_init__(self) -> None:
-        lengths = {len(part) for part in (self.probability, self.ended, self.turn, self.dialogue)}
+        lengths = {len(column) for column in (self.probability, self.ended, self.turn, self.dialogue)}
         assert len(lengths) == 1, f"endings differ in length: {lengths}"
 
 
@@ -70,10 +70,10 @@ def calibration_curve(probability: ArrayLike, outcome: ArrayLike, bins: int = 10
     p, y = np.asarray(probability, np.float64), np.asarray(outcome, np.float64)
     place = _bin(p, bins)
     return [
-        Bin(int(own.sum()), float(p[own].mean()), float(y[own].mean()))
+        Bin(int(in_bin.sum()), float(p[in_bin].mean()), float(y[in_bin].mean()))
         for b in range(bins)
-        for own in [place == b]
-        if own.any()
+        for in_bin in [place == b]
+        if in_bin.any()
     ]
 
 
@@ -89,10 +89,10 @@ def calibration_error(
     p, y = np.asarray(probability, np.float64), np.asarray(outcome, np.float64)
     if not len(p):
         raise UserError(f"{name}: there is nothing to measure it on")
-    inside = np.eye(bins)[_bin(p, bins)]
-    person = np.unique(np.asarray(cluster, dtype=str), return_inverse=True)[1].astype(np.int64)
-    own_CB = np.zeros((int(person.max()) + 1, bins))
-    np.add.at(own_CB, person, (y - p)[:, None] * inside / len(p))
+    bin_N = np.eye(bins)[_bin(p, bins)]
+    user = np.unique(np.asarray(cluster, dtype=str), return_inverse=True)[1].astype(np.int64)
+    own_CB = np.zeros((int(user.max()) + 1, bins))
+    np.add.at(own_CB, user, (y - p)[:, None] * bin_N / len(p))
     spread_B = np.sqrt(len(own_CB) * own_CB.var(axis=0, ddof=min(1, len(own_CB) - 1)))
 
     def corrected(gap: Floats) -> Floats:
@@ -101,16 +101,16 @@ def calibration_error(
         return np.asarray(np.where(spread_B > 0, nearer, np.abs(gap)).sum(axis=-1))
 
     def error(weights: Floats) -> Floats:
-        return corrected((weights * (y - p)) @ inside / weights.sum(axis=1, keepdims=True))[:, None]
+        return corrected((weights * (y - p)) @ bin_N / weights.sum(axis=1, keepdims=True))[:, None]
 
-    plain = float(np.abs((y - p) @ inside / len(p)).sum())
+    plain = float(np.abs((y - p) @ bin_N / len(p)).sum())
     value = min(float(error(np.ones((1, len(p))))[0, 0]), plain)  # which of few outcomes the correction may exceed
     note = (f"without the correction for its bias {plain:.4f}",)
-    found = bootstrap(error, (person,), seed, value=[value])
-    drawn = (np.random.default_rng((seed, 4)).random((_DRAWS, len(p))) < p).astype(np.float64)
-    low, high = np.maximum(0.0, np.quantile(corrected((drawn - p) @ inside / len(p)), [0.025, 0.975]))
-    figure = found.estimate(name, far="above", most=1.0, notes=note)
-    return replace(figure, null_low=float(low), null_high=float(high))
+    resampled = bootstrap(error, (user,), seed, value=[value])
+    outcomes = (np.random.default_rng((seed, 4)).random((_DRAWS, len(p))) < p).astype(np.float64)
+    low, high = np.maximum(0.0, np.quantile(corrected((outcomes - p) @ bin_N / len(p)), [0.025, 0.975]))
+    estimate = resampled.estimate(name, far="above", maximum=1.0, notes=note)
+    return replace(estimate, null_low=float(low), null_high=float(high))
 
 
 def _bin(p: Floats, bins: int) -> NDArray[np.int64]:
@@ -143,18 +143,18 @@ class EndingDecision(Estimator[Endings]):
         ece = calibration_error(
             "ending_ece", p, ended, data.dialogue, bins=self.config.bins, seed=self.config.seed
         )
-        ends = p > self.config.threshold
+        predicted = p > self.config.threshold
         if data.draws is not None:
             # The band takes the probabilities as they are; that of shares would leave out the chance of the draws.
             note = f"probabilities are shares of {data.draws} draws, whose chance alone makes the error positive"
             ece = replace(ece, null_low=None, null_high=None, notes=(*ece.notes, note))
-        right, either = 2.0 * (ends & ended), (ends.astype(float) + ended)
-        found = {"ending_ece": ece}
+        true_positives, denominators = 2.0 * (predicted & ended), (predicted.astype(float) + ended)
+        estimates = {"ending_ece": ece}
         common = {"turns": data.turn, "dialogues": data.dialogue, "seed": self.config.seed}
-        if either.sum() > 0:
-            found["ending_f1"] = ratio_estimate("ending_f1", right, either, **common)  # type: ignore[arg-type]
+        if denominators.sum() > 0:
+            estimates["ending_f1"] = ratio_estimate("ending_f1", true_positives, denominators, **common)  # type: ignore[arg-type]
         else:
             undefined = ("nobody ends a dialogue and none is predicted to: F1 is undefined",)
-            found["ending_f1"] = Estimate(name="ending_f1", value=np.nan, low=np.nan, high=np.nan, notes=undefined)
-        found["ending_bias"] = ratio_estimate("ending_bias", p - ended, np.ones(len(p)), **common)  # type: ignore[arg-type]
-        return found
+            estimates["ending_f1"] = Estimate(name="ending_f1", value=np.nan, low=np.nan, high=np.nan, notes=undefined)
+        estimates["ending_bias"] = ratio_estimate("ending_bias", p - ended, np.ones(len(p)), **common)  # type: ignore[arg-type]
+        return estimates

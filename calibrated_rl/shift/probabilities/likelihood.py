@@ -3,7 +3,7 @@
     NLL per unit = - sum over human turns of log q(turn | history) / number of units
 
 Per token compares models that share a tokenizer; per byte compares any two, and does not reward long tokens.
-Each turn's end-of-turn token counts as a token of that turn (when to stop talking is part of how people talk).
+Each turn's end-of-turn token counts as a token of that turn (when to stop talking is part of how human users talk).
 """
 
 from collections.abc import Sequence
@@ -37,13 +37,13 @@ def human_turn_likelihood(
         assert tokens is not None and len(tokens) == len(values), (
             f"{dialogue.id}: log-probs do not fit tokens"
         )
-        own = ~np.isnan(values)
+        is_own_token = ~np.isnan(values)
         spoken = [i for i, turn in enumerate(dialogue.turns) if turn.side is side and i > 0]
         for ordinal, index in enumerate(spoken, start=1):
-            here = values[own & (tokens.turns == index)].astype(np.float64)
-            if len(here):
+            turn_logprobs = values[is_own_token & (tokens.turns == index)].astype(np.float64)
+            if len(turn_logprobs):
                 size = len(dialogue.turns[index].text.encode("utf-8", errors="replace"))
-                rows.append((-here.sum(), len(here), size, ordinal, dialogue.id))
+                rows.append((-turn_logprobs.sum(), len(turn_logprobs), size, ordinal, dialogue.id))
     nll = [row[0] for row in rows]
     units = {"turn": [1] * len(rows), "token": [row[1] for row in rows], "byte": [row[2] for row in rows]}
     turns, names = [row[3] for row in rows], [row[4] for row in rows]

@@ -58,24 +58,24 @@ class PolicyShift(Estimator[PolicyLogProbs]):
     def measure(self, data: PolicyLogProbs) -> dict[str, Estimate]:
         if not len(data.logged):
             raise UserError("policy shift: there are no logged policy turns to measure it on")
-        said_by, other = data.logged, data.policy
+        speaker_logprobs, other_logprobs = data.logged, data.policy
         if data.drawn_from == "policy":
-            said_by, other = other, said_by
-        found = exact_shift(
-            said_by, other, turn=data.turn, dialogue=list(data.dialogue), seed=self.config.seed
+            speaker_logprobs, other_logprobs = other_logprobs, speaker_logprobs
+        shifts = exact_shift(
+            speaker_logprobs, other_logprobs, turn=data.turn, dialogue=list(data.dialogue), seed=self.config.seed
         )
         names = {"tv": "policy_tv", "kl": "policy_kl"}
-        notes = tuple(n.replace("replies", "turns").replace("simulator", "policy") for n in found["kl"].notes)
+        notes = tuple(n.replace("replies", "turns").replace("simulator", "policy") for n in shifts["kl"].notes)
         return {
-            new: replace(found[old], name=new, notes=notes if old == "kl" else found[old].notes)
-            for old, new in names.items()
+            name: replace(shifts[kind], name=name, notes=notes if kind == "kl" else shifts[kind].notes)
+            for kind, name in names.items()
         }
 
 
 def mirrored(matched: MatchedReplies) -> MatchedReplies:
-    """The same with the seats exchanged, so that tests on user replies judge policy turns.
+    """The same with the seats swapped, so that tests on user replies score policy turns.
 
-    ``matched`` holds the logged policy's turns as ``human`` and the current policy's as ``simulator``; its histories
+    ``matched`` contains the logged policy's turns as ``human`` and the current policy's as ``simulator``; its histories
     end with a user turn.
     """
 

@@ -1,1 +1,2 @@
-"""What the classifier two-sample tests between people and a simulator share: features, cross-fitting, null bands."""
+"""What the classifier two-sample tests between human users and a simulator share: features, cross-fitting, null
+bands."""

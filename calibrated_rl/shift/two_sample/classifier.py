@@ -3,7 +3,7 @@
 Both replies are drawn on the same histories (``MatchedReplies``), one is scored at a time, with its history. The
 formula, its source, cross-fitting, intervals and null band are in ``test.py``.
 
-The families to choose from are logistic regressions on hashed words and a forest on interpretable figures.
+The families to choose from are logistic regressions on hashed words and a forest on interpretable features.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.settings.fields import NotNegative, Range, Seed, check_settings
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.sizes import FOLDS
-from calibrated_rl.shift.two_sample.features import act_features, act_figures, word_features, word_figures
+from calibrated_rl.shift.two_sample.features import act_features, dense_act_features, dense_word_features, word_features
 from calibrated_rl.shift.two_sample.labelled import LabelledReplies, both_sides, human_side
 from calibrated_rl.shift.two_sample.test import (
     Band,
@@ -77,18 +77,18 @@ class TwoSampleTest:
         return null_bands(rows, FAMILIES, folds=c.folds, seed=c.seed, halvings=c.null_halvings)[0]
 
     def _rows(self, replies: LabelledReplies) -> Rows:
-        refuse_too_few(len(set(replies.person)), self.config.folds)
+        refuse_too_few(len(set(replies.user)), self.config.folds)
         return replies.rows(see_acts if self.config.inputs == "acts" else see_words)
 
 
 def see_words(data: LabelledReplies) -> tuple[Any, Floats]:
-    """Hashed words of reply and history, sparse [N, F], and interpretable figures [N, 14]."""
+    """Hashed words of reply and history, sparse [N, F], and interpretable features [N, 14]."""
     text = word_features(data.replies, data.histories, data.turn)
-    return _used(text), word_figures(data.replies, data.histories, data.turn)
+    return _used(text), dense_word_features(data.replies, data.histories, data.turn)
 
 
 def see_acts(data: LabelledReplies) -> tuple[Any, Floats]:
-    """Hashed dialogue acts, sparse [N, F], and figures of them [N, K].
+    """Hashed dialogue acts, sparse [N, F], and dense features of them [N, K].
 
     Raises:
         UserError: the replies come without acts.
@@ -96,7 +96,7 @@ def see_acts(data: LabelledReplies) -> tuple[Any, Floats]:
     if not data.acts:
         raise UserError("the two-sample test on acts was given replies without dialogue acts")
     text = act_features(data.acts, data.histories, data.turn)
-    return _used(text), act_figures(data.acts, data.histories, data.turn)
+    return _used(text), dense_act_features(data.acts, data.histories, data.turn)
 
 
 def _used(text: Any) -> Any:
@@ -111,10 +111,10 @@ def _fit_logistic(train: Rows, strength: float) -> Model:
 
 
 def fit_forest(train: Rows) -> Model:
-    """A random forest on the figures."""
+    """A random forest on the dense features."""
     model = RandomForestClassifier(n_estimators=60, min_samples_leaf=5, random_state=0, n_jobs=1)
-    model.fit(train.figures, train.label)
-    return lambda data: np.asarray(model.predict_proba(data.figures)[:, 1])
+    model.fit(train.dense, train.label)
+    return lambda data: np.asarray(model.predict_proba(data.dense)[:, 1])
 
 
 FAMILIES: Mapping[str, Fit] = {

@@ -5,7 +5,7 @@ acts of the reply, which leave typing and spelling out. In both, the reply is cr
 turn: a difference that is only *conditional* (answering "monday" to "which day?" as often as to "what time?")
 is invisible in the reply alone and visible in the crosses.
 
-Each input also comes as a few interpretable figures, for a family (trees) that does not like hashed text.
+Each input also comes as a few interpretable features, for a family (trees) that does not like hashed text.
 """
 
 import re
@@ -38,17 +38,19 @@ def _hashes(items: Sequence[str]) -> NDArray[np.uint64]:
     return np.array(codes, dtype=np.uint64)
 
 
-def _crosses(left: Sequence[NDArray[np.uint64]], right: Sequence[NDArray[np.uint64]]) -> sparse.csr_matrix:
+def _crosses(
+    reply_hashes: Sequence[NDArray[np.uint64]], context_hashes: Sequence[NDArray[np.uint64]]
+) -> sparse.csr_matrix:
     """One indicator for each pair (item of ``left[i]``, item of ``right[i]``), hashed: [N, _SIZE]."""
     rows, columns = [], []
-    for i, (a, b) in enumerate(zip(left, right, strict=True)):
+    for i, (a, b) in enumerate(zip(reply_hashes, context_hashes, strict=True)):
         # Odd multipliers mix the two codes; the top bits of the product are the well-mixed ones.
         mixed = (a[:, None] * np.uint64(0x9E3779B97F4A7C15)) ^ (b[None, :] * np.uint64(0xC2B2AE3D27D4EB4F))
         cells = np.unique((mixed * np.uint64(0xFF51AFD7ED558CCD)) >> np.uint64(64 - _BITS))
         columns.append(cells.astype(np.int64))
         rows.append(np.full(len(cells), i))
     index = (np.concatenate(rows), np.concatenate(columns))
-    return sparse.csr_matrix((np.ones(len(index[0])), index), shape=(len(left), _SIZE))
+    return sparse.csr_matrix((np.ones(len(index[0])), index), shape=(len(reply_hashes), _SIZE))
 
 
 def _bag(texts: Sequence[str], analyzer: str, ngrams: tuple[int, int]) -> sparse.csr_matrix:
@@ -77,16 +79,16 @@ def word_features(
 ) -> sparse.csr_matrix:
     """Sparse [N, F]; every block has rows of length 1, so that long texts do not outweigh short ones."""
     reply_hashes = [_hashes(_words(reply)) for reply in replies]
-    asked = [_hashes(["any", *_words(last_policy(history))]) for history in histories]
-    before = ["\n".join(t.text for t in history[-_HISTORY_TURNS:]) for history in histories]
+    question_hashes = [_hashes(["any", *_words(last_policy(history))]) for history in histories]
+    context = ["\n".join(t.text for t in history[-_HISTORY_TURNS:]) for history in histories]
     blocks = [
         _bag(replies, "word", (1, 2)),
         _bag(replies, "char_wb", (1, 4)),
-        _bag(before, "word", (1, 1)),
-        normalize(_crosses(reply_hashes, asked)),
+        _bag(context, "word", (1, 1)),
+        normalize(_crosses(reply_hashes, question_hashes)),
         normalize(_crosses(reply_hashes, _at_turn(turn))),
     ]
-    return sparse.hstack([*blocks, word_figures(replies, histories, turn)], format="csr")
+    return sparse.hstack([*blocks, dense_word_features(replies, histories, turn)], format="csr")
 
 
 def act_features(
@@ -94,25 +96,25 @@ def act_features(
 ) -> sparse.csr_matrix:
     """Sparse [N, F] from dialogue acts, crossed with the policy's last turn and the turn index."""
     sets = [_hashes(["|".join(sorted(a)), *a]) for a in acts]
-    asked = [_hashes(["any", *_words(last_policy(history))]) for history in histories]
-    blocks = [normalize(_crosses(sets, asked)), normalize(_crosses(sets, _at_turn(turn)))]
-    return sparse.hstack([*blocks, act_figures(acts, histories, turn)], format="csr")
+    question_hashes = [_hashes(["any", *_words(last_policy(history))]) for history in histories]
+    blocks = [normalize(_crosses(sets, question_hashes)), normalize(_crosses(sets, _at_turn(turn)))]
+    return sparse.hstack([*blocks, dense_act_features(acts, histories, turn)], format="csr")
 
 
-def _share(part: set[str], whole: set[str]) -> float:
-    return len(part & whole) / max(1, len(part))
+def _share(words: set[str], reference: set[str]) -> float:
+    return len(words & reference) / max(1, len(words))
 
 
-def word_figures(
+def dense_word_features(
     replies: Sequence[str], histories: Sequence[Sequence[Turn]], turn: Sequence[int]
 ) -> NDArray[np.float64]:
-    """Interpretable figures of a reply, [N, 14], each about 0 to 1: length, punctuation, case, overlap with
+    """Interpretable features of a reply, [N, 14], each about 0 to 1: length, punctuation, case, overlap with
     the policy's last turn and with what the user said before, turn index."""
     rows = []
     for reply, history, index in zip(replies, histories, turn, strict=True):
         words = _words(reply)
-        distinct, last = set(words), _words(last_policy(history))
-        own = [t.text for t in history if t.side is Side.USER]
+        distinct, question = set(words), _words(last_policy(history))
+        user_texts = [t.text for t in history if t.side is Side.USER]
         rows.append(
             [
                 np.log1p(len(words)) / 4,
@@ -124,28 +126,28 @@ def word_figures(
                 float("?" in reply),
                 float("!" in reply),
                 float(reply.rstrip()[-1:] in {".", "!", "?"}),
-                _share(distinct, set(last)),
-                _share(set(last), distinct),
-                _share(distinct, {w for text in own for w in _words(text)}),
-                float(bool(own) and own[-1] == reply),
+                _share(distinct, set(question)),
+                _share(set(question), distinct),
+                _share(distinct, {w for text in user_texts for w in _words(text)}),
+                float(bool(user_texts) and user_texts[-1] == reply),
                 index / 10,
             ]
         )
     return np.array(rows, dtype=np.float64)
 
 
-def act_figures(
+def dense_act_features(
     acts: Sequence[Sequence[str]], histories: Sequence[Sequence[Turn]], turn: Sequence[int]
 ) -> NDArray[np.float64]:
-    """Interpretable figures of a reply's acts, [N, 4 + A]: how many, turn index, length of and question in the
+    """Interpretable features of a reply's acts, [N, 4 + A]: how many, turn index, length of and question in the
     policy's last turn, and which of the (at most 40 most frequent) acts it has."""
     counts: dict[str, int] = {}
-    for item in (item for own in acts for item in own):
+    for item in (item for reply_acts in acts for item in reply_acts):
         counts[item] = counts.get(item, 0) + 1
     frequent = sorted(counts, key=lambda item: (-counts[item], item))[:40]
     rows = []
-    for own, history, index in zip(acts, histories, turn, strict=True):
-        last = last_policy(history)
-        context = [len(own) / 5, index / 10, np.log1p(len(last)) / 6, float("?" in last)]
-        rows.append([*context, *(float(item in own) for item in frequent)])
+    for reply_acts, history, index in zip(acts, histories, turn, strict=True):
+        question = last_policy(history)
+        context = [len(reply_acts) / 5, index / 10, np.log1p(len(question)) / 6, float("?" in question)]
+        rows.append([*context, *(float(item in reply_acts) for item in frequent)])
     return np.array(rows, dtype=np.float64)

@@ -19,10 +19,10 @@ class LabelledReplies:
 
     replies: Sequence[str]
     histories: Sequence[Sequence[Turn]]
-    """What was said before; empty where replies are judged alone."""
+    """What was said before; empty where replies are scored alone."""
     turn: Sequence[int]
     """Which user turn of its dialogue, from 1."""
-    person: Sequence[str]
+    user: Sequence[str]
     """Whose replies are kept in one fold: the dialogue or, where dialogues share scenarios, the scenario."""
     label: NDArray[np.int64]
     """[N], 1 for the simulator's."""
@@ -32,16 +32,16 @@ class LabelledReplies:
         return len(self.replies)
 
     def rows(self, see: "See") -> Rows:
-        """The same as ``see`` sees it; persons become numbers from 0 in the order of their names."""
-        number = np.unique(np.asarray(self.person, dtype=str), return_inverse=True)[1]
-        text, figures = see(self)
+        """The same as ``see`` sees it; users become numbers from 0 in the order of their names."""
+        number = np.unique(np.asarray(self.user, dtype=str), return_inverse=True)[1]
+        text, dense = see(self)
         turn_N = np.asarray(self.turn, dtype=np.int64)
-        return Rows(label=self.label, dialogue=number, turn=turn_N, text=text, figures=figures)
+        return Rows(label=self.label, dialogue=number, turn=turn_N, text=text, dense=dense)
 
 
 See = Callable[[LabelledReplies], tuple[Any, Floats]]
-"""What is seen of each reply: [N, F] (an array or a sparse matrix) and figures [N, K] (K may be 0). Nothing in it
-may be fitted to the labels."""
+"""What is seen of each reply: [N, F] (an array or a sparse matrix) and dense features [N, K] (K may be 0). Nothing in
+it may be fitted to the labels."""
 
 
 def both_sides(matched: MatchedReplies) -> LabelledReplies:
@@ -50,7 +50,7 @@ def both_sides(matched: MatchedReplies) -> LabelledReplies:
         replies=[*matched.human, *matched.simulator],
         histories=[*matched.histories, *matched.histories],
         turn=[*matched.turn, *matched.turn],
-        person=[*matched.dialogue, *matched.dialogue],
+        user=[*matched.dialogue, *matched.dialogue],
         label=np.repeat([0, 1], len(matched)),
         acts=[*matched.human_acts, *matched.simulator_acts],
     )
@@ -62,7 +62,7 @@ def human_side(matched: MatchedReplies) -> LabelledReplies:
         replies=matched.human,
         histories=matched.histories,
         turn=matched.turn,
-        person=matched.dialogue,
+        user=matched.dialogue,
         label=np.zeros(len(matched), dtype=np.int64),
         acts=matched.human_acts,
     )
@@ -70,22 +70,22 @@ def human_side(matched: MatchedReplies) -> LabelledReplies:
 
 def replies_alone(sets: DialogueSets) -> LabelledReplies:
     """All user turns of both sets without their histories, by scenario; not yet balanced."""
-    replies, turns, people, labels = [], [], [], []
+    replies, turns, users, labels = [], [], [], []
     acts: list[tuple[str, ...]] = []
     for label, dialogues in enumerate((sets.human, sets.simulator)):
         for dialogue in dialogues:
-            known = sets.acts(dialogue)
+            dialogue_acts = sets.acts(dialogue)
             for ordinal, index in enumerate(dialogue.user_turn_indices(), start=1):
                 replies.append(dialogue.turns[index].text)
                 turns.append(ordinal)
-                people.append(dialogue.scenario.id)
+                users.append(dialogue.scenario.id)
                 labels.append(label)
-                acts += [known[index]] if known else []
+                acts += [dialogue_acts[index]] if dialogue_acts else []
     return LabelledReplies(
         replies=replies,
         histories=[()] * len(replies),
         turn=turns,
-        person=people,
+        user=users,
         label=np.asarray(labels, dtype=np.int64),
         acts=acts if len(acts) == len(replies) else (),
     )

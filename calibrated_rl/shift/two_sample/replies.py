@@ -3,9 +3,9 @@
 A family is a subclass, one file of ``shift/estimators/`` each, that says what is seen of a reply (``see``) and which
 models are tried (``families``).
 
-On ``MatchedReplies`` the figures are the simulator-induced shift, and ``NAME_tv.low`` is a lower bound of the total
-variation on the histories measured. On ``DialogueSets`` there is no common history: replies are judged *alone*, with
-equally many of either side at each user turn, and the figures are called ``NAME_unmatched_...``. Those also see
+On ``MatchedReplies`` the metrics are the simulator-induced shift, and ``NAME_tv.low`` is a lower bound of the total
+variation on the histories measured. On ``DialogueSets`` there is no common history: replies are scored *alone*, with
+equally many of either side at each user turn, and the metrics are called ``NAME_unmatched_...``. Those also see
 whatever the histories differ in (other topics, an earlier deviation), so they are no per-turn shift. The word
 ``tv`` is kept for the first.
 """
@@ -64,7 +64,7 @@ class ReplyTest(Estimator[MatchedReplies | DialogueSets]):
 
     @abstractmethod
     def see(self, data: LabelledReplies) -> tuple[Any, Floats]:
-        """What is seen of each reply: ``Rows.text`` and ``Rows.figures``; see ``labelled.See``."""
+        """What is seen of each reply: ``Rows.text`` and ``Rows.dense``; see ``labelled.See``."""
 
     @abstractmethod
     def families(self) -> Mapping[str, Fit]:
@@ -92,32 +92,32 @@ class ReplyTest(Estimator[MatchedReplies | DialogueSets]):
         Raises:
             UserError: as ``measure``.
         """
-        people: tuple[set[str], set[str]] = (set(), set())
-        for person, label in zip(replies.person, replies.label, strict=True):
-            people[label].add(person)
-        if not all(people):
+        users: tuple[set[str], set[str]] = (set(), set())
+        for user, label in zip(replies.user, replies.label, strict=True):
+            users[label].add(user)
+        if not all(users):
             raise UserError(f"{prefix}: there are no user turns to compare: one side never speaks")
-        for side in people:
+        for side in users:
             refuse_too_few(len(side), self.settings.folds)
-        every = replies.rows(self.see)
-        rows = every if matched else every.where(balanced(every.label, every.turn, self.settings.seed))
+        all_rows = replies.rows(self.see)
+        rows = all_rows if matched else all_rows.where(balanced(all_rows.label, all_rows.turn, self.settings.seed))
         result = cross_fit(rows, self.families(), folds=self.settings.folds, seed=self.settings.seed)
         accuracy, auc = result.accuracy, result.auc
-        if self.settings.null_halvings and len(people[0]) // 2 >= 2 * self.settings.folds:
-            bands = self._null_bands(every, None if matched else len(people[1]))
+        if self.settings.null_halvings and len(users[0]) // 2 >= 2 * self.settings.folds:
+            bands = self._null_bands(all_rows, None if matched else len(users[1]))
             accuracy, auc = (
-                replace(figure, null_low=low, null_high=high)
-                for figure, (low, high) in zip((accuracy, auc), bands, strict=True)
+                replace(estimate, null_low=low, null_high=high)
+                for estimate, (low, high) in zip((accuracy, auc), bands, strict=True)
             )
-        chosen = (f"families chosen: {', '.join(result.families)}",)
-        found = {f"{prefix}_accuracy": replace(accuracy, notes=chosen), f"{prefix}_auc": auc}
+        family_note = (f"families chosen: {', '.join(result.families)}",)
+        estimates = {f"{prefix}_accuracy": replace(accuracy, notes=family_note), f"{prefix}_auc": auc}
         if tv:
-            found[f"{prefix}_tv"] = advantage(accuracy)
-        return {name: replace(estimate, name=name) for name, estimate in found.items()}
+            estimates[f"{prefix}_tv"] = advantage(accuracy)
+        return {name: replace(estimate, name=name) for name, estimate in estimates.items()}
 
-    def _null_bands(self, every: Rows, others: int | None) -> tuple[Band, Band]:
-        human = every.where(every.label == 0).renumbered()
+    def _null_bands(self, all_rows: Rows, n_simulator: int | None) -> tuple[Band, Band]:
+        human = all_rows.where(all_rows.label == 0).renumbered()
         s = self.settings
         return null_bands(
-            human, self.families(), folds=s.folds, seed=s.seed, halvings=s.null_halvings, others=others
+            human, self.families(), folds=s.folds, seed=s.seed, halvings=s.null_halvings, max_dialogues=n_simulator
         )

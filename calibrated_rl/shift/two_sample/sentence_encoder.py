@@ -46,8 +46,8 @@ def model_folder(source: str) -> Path:
     """
     folder = Path(source).expanduser()
     if not folder.is_dir() and source.isidentifier():
-        found = importlib.util.find_spec(source)
-        for place in found.submodule_search_locations or () if found else ():
+        spec = importlib.util.find_spec(source)
+        for place in spec.submodule_search_locations or () if spec else ():
             folder = Path(place) / "model"
     if not (folder / "config.json").is_file():
         raise UserError(
@@ -73,10 +73,10 @@ class Encoder:
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of length 1, [N, D]; a blank text gets whatever the encoder makes of it (``hashing``: zeros)."""
-        new = sorted({text for text in texts if text not in self._known}, key=lambda text: (len(text), text))
-        # Sorted by length, so that a batch holds texts of like length and little padding.
-        for start in range(0, len(new), _BATCH):
-            batch = new[start : start + _BATCH]
+        unknown_texts = sorted({text for text in texts if text not in self._known}, key=lambda text: (len(text), text))
+        # Sorted by length, so that a batch contains texts of like length and little padding.
+        for start in range(0, len(unknown_texts), _BATCH):
+            batch = unknown_texts[start : start + _BATCH]
             clean = [text.encode("utf-8", errors="replace").decode() for text in batch]
             vectors = _hashed(clean) if self.source == HASHING else self._encode(clean)
             self._known.update(zip(batch, vectors, strict=True))

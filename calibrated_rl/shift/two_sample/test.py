@@ -6,12 +6,12 @@ A test scores one reply at a time. If a classifier that has not seen these dialo
 (Source: the classifier two-sample test of Lopez-Paz and Oquab, "Revisiting Classifier Two-Sample Tests", ICLR 2017;
 total variation is the best achievable advantage.) It says nothing of what no family can see: 0 does not mean alike.
 
-- Cross-fitted by dialogue: every reply is judged by a classifier trained on other dialogues.
+- Cross-fitted by dialogue: every reply is scored by a classifier trained on other dialogues.
 - Family and threshold are chosen inside the training folds, on dialogues of theirs that were set aside.
 - The interval is Wilson's with the effective number of independent replies (whole dialogues vary together, and
   both replies to a history belong to one) and a t quantile, which stays honest near 1 and with few dialogues.
 - AUC describes; the bound comes from accuracy. Folds train on each other, so near chance the AUC's interval,
-  which takes the classifiers as given, is too narrow (it held the truth in 82 % of simulated null cases, that of
+  which takes the classifiers as given, is too narrow (it contained the truth in 82 % of simulated null cases, that of
   accuracy in 94 %). There the null band is the guard.
 
 Already decided when something here is called: which rows there are, what is seen of each, and that half of them (of
@@ -43,20 +43,20 @@ class Rows:
     label: NDArray[np.int64]
     """[N], 1 for the simulator."""
     dialogue: NDArray[np.int64]
-    """[N], number of the dialogue (or person) that is kept in one fold, from 0."""
+    """[N], number of the dialogue (or user) that is kept in one fold, from 0."""
     turn: NDArray[np.int64]
     text: Any
     """[N, F], an array or a sparse matrix: what is seen of the reply."""
-    figures: Floats
-    """[N, K]: more of it, for families that want dense figures; K may be 0."""
+    dense: Floats
+    """[N, K]: more of it, for families that want dense features; K may be 0."""
 
-    def where(self, chosen: Mask) -> "Rows":
+    def where(self, selected: Mask) -> "Rows":
         return Rows(
-            label=self.label[chosen],
-            dialogue=self.dialogue[chosen],
-            turn=self.turn[chosen],
-            text=self.text[chosen],
-            figures=self.figures[chosen],
+            label=self.label[selected],
+            dialogue=self.dialogue[selected],
+            turn=self.turn[selected],
+            text=self.text[selected],
+            dense=self.dense[selected],
         )
 
     def renumbered(self) -> "Rows":
@@ -95,7 +95,7 @@ def refuse_too_few(dialogues: int, folds: int) -> None:
 def cross_fit(
     rows: Rows, families: Mapping[str, Fit], *, folds: int, seed: int, null_band: Band | None = None
 ) -> ClassifierResult:
-    """Judge every row by a classifier trained on the dialogues of other folds.
+    """Score every row by a classifier trained on the dialogues of other folds.
 
     Args:
         null_band: of the accuracy, to be shown with it.
@@ -104,22 +104,22 @@ def cross_fit(
     fold = (rng.permutation(rows.dialogue.max() + 1) % folds)[rows.dialogue]
     correct = np.empty(len(fold), dtype=np.float64)
     score = np.empty(len(fold), dtype=np.float64)
-    chosen = []
+    fold_families = []
     for k in range(folds):
-        here = fold == k
-        family, threshold, model = _choose(rows.where(~here), families, rng)
-        chosen.append(family)
-        if here.any():
-            score[here] = model(rows.where(here))
-            correct[here] = (score[here] > threshold) == rows.label[here]
+        in_fold = fold == k
+        family, threshold, model = _choose(rows.where(~in_fold), families, rng)
+        fold_families.append(family)
+        if in_fold.any():
+            score[in_fold] = model(rows.where(in_fold))
+            correct[in_fold] = (score[in_fold] > threshold) == rows.label[in_fold]
     accuracy = _accuracy(correct, rows, null_band)
     return ClassifierResult(
-        accuracy=accuracy, auc=_auc(score, fold, rows, seed), tv=advantage(accuracy), families=tuple(chosen)
+        accuracy=accuracy, auc=_auc(score, fold, rows, seed), tv=advantage(accuracy), families=tuple(fold_families)
     )
 
 
 def null_bands(
-    rows: Rows, families: Mapping[str, Fit], *, folds: int, seed: int, halvings: int, others: int | None = None
+    rows: Rows, families: Mapping[str, Fit], *, folds: int, seed: int, halvings: int, max_dialogues: int | None = None
 ) -> tuple[Band, Band]:
     """Lowest and highest limit of accuracy and of AUC between random halves of the dialogues of ``rows``, all human.
 
@@ -127,8 +127,8 @@ def null_bands(
     true advantage is 0 all the same. NaN where ``halvings`` is 0.
 
     Args:
-        others: for sets that are not matched, dialogues of the other side. The halves are then cut down to so many,
-            and balanced as the sets are, so that chance is no smaller in them than between the sets.
+        max_dialogues: for sets that are not matched, the dialogues of the other side. The halves are then cut down to
+            so many, and balanced as the sets are, so that chance is no smaller in them than between the sets.
 
     Raises:
         UserError: too few dialogues to halve and cross-fit.
@@ -139,11 +139,11 @@ def null_bands(
     for i in range(halvings):
         order = np.random.default_rng((seed, 1, i)).permutation(count)
         halves = replace(rows, label=(order % 2)[rows.dialogue])
-        if others is not None:
-            halves = halves.where(order[rows.dialogue] < 2 * min(count // 2, others))
+        if max_dialogues is not None:
+            halves = halves.where(order[rows.dialogue] < 2 * min(count // 2, max_dialogues))
             halves = halves.where(balanced(halves.label, halves.turn, seed))
-        found = cross_fit(halves, families, folds=folds, seed=seed)
-        limits += [(found.accuracy.low, found.auc.low), (found.accuracy.high, found.auc.high)]
+        result = cross_fit(halves, families, folds=folds, seed=seed)
+        limits += [(result.accuracy.low, result.auc.low), (result.accuracy.high, result.auc.high)]
     accuracy, auc = ([pair[i] for pair in limits if math.isfinite(pair[i])] for i in (0, 1))
     return (
         (min(accuracy, default=math.nan), max(accuracy, default=math.nan)),
@@ -154,25 +154,25 @@ def null_bands(
 def balanced(label: NDArray[np.int64], turn: NDArray[np.int64], seed: int) -> Mask:
     """Which rows [N] to keep so that each turn has as many of either label, drawn at random where one has more:
     0.5 is then chance. None is kept of a turn that one side lacks."""
-    kept = np.zeros(len(label), dtype=np.bool_)
+    keep = np.zeros(len(label), dtype=np.bool_)
     rng = np.random.default_rng((seed, 2))
     for value in np.unique(turn):
         sides = [np.flatnonzero((turn == value) & (label == side)) for side in (0, 1)]
         size = min(map(len, sides))
         for side in sides:
-            kept[rng.permutation(side)[:size]] = True
-    return kept
+            keep[rng.permutation(side)[:size]] = True
+    return keep
 
 
 def _choose(train: Rows, families: Mapping[str, Fit], rng: np.random.Generator) -> tuple[str, float, Model]:
     """Choose family and threshold on a third of the training dialogues, then fit the family on all of them."""
-    aside = rng.permutation(train.dialogue.max() + 1)[train.dialogue] % 3 == 0
-    if any(len(np.unique(train.label[part])) < 2 for part in (aside, ~aside)):
+    set_aside = rng.permutation(train.dialogue.max() + 1)[train.dialogue] % 3 == 0
+    if any(len(np.unique(train.label[rows])) < 2 for rows in (set_aside, ~set_aside)):
         return "constant", 0.5, lambda data: np.full(len(data.label), 0.5)
-    fit_on, judge = train.where(~aside), train.where(aside)
+    fit_on, selection = train.where(~set_aside), train.where(set_aside)
     trials = []
-    for name, fit in families.items():
-        threshold, accuracy = _best_threshold(fit(fit_on)(judge), judge.label)
+    for name, fit_family in families.items():
+        threshold, accuracy = _best_threshold(fit_family(fit_on)(selection), selection.label)
         trials.append((accuracy, name, threshold))
     _, name, threshold = max(trials, key=lambda trial: trial[0])
     return name, threshold, families[name](train)
@@ -181,24 +181,24 @@ def _choose(train: Rows, families: Mapping[str, Fit], rng: np.random.Generator) 
 def _best_threshold(score: Floats, label: NDArray[np.int64]) -> tuple[float, float]:
     """The cut among 0.3 to 0.7 that is right most often, the nearest to 0.5 among equals; and its accuracy."""
     cuts = 0.5 + np.array([0, -1, 1, -2, 2, -3, 3, -4, 4]) * 0.05
-    right = ((score[:, None] > cuts) == label[:, None].astype(bool)).mean(axis=0)
-    best = int(right.argmax())
-    return float(cuts[best]), float(right[best])
+    share_correct = ((score[:, None] > cuts) == label[:, None].astype(bool)).mean(axis=0)
+    best = int(share_correct.argmax())
+    return float(cuts[best]), float(share_correct[best])
 
 
 def wilson_interval(correct: Floats, cluster: NDArray[np.int64]) -> tuple[float, float, float]:
     """Share of ``correct`` [N] (0 or 1) with its 95 % limits, dependent within ``cluster`` [N]; (0, 1) as limits
     where a single cluster cannot tell."""
-    found = share_interval(correct, cluster)
-    return (found.mean, 0.0, 1.0) if math.isnan(found.low) else (found.mean, found.low, found.high)
+    interval = share_interval(correct, cluster)
+    return (interval.mean, 0.0, 1.0) if math.isnan(interval.low) else (interval.mean, interval.low, interval.high)
 
 
 def _accuracy(correct: Floats, data: Rows, null_band: Band | None) -> Estimate:
     by_turn = []
     for turn in np.unique(data.turn):
-        here = data.turn == turn
-        value, low, high = wilson_interval(correct[here], data.dialogue[here])
-        count = int(here.sum()) // 2
+        at_turn = data.turn == turn
+        value, low, high = wilson_interval(correct[at_turn], data.dialogue[at_turn])
+        count = int(at_turn.sum()) // 2
         by_turn.append(TurnEstimate(turn=int(turn), value=value, low=low, high=high, count=count))
     value, low, high = wilson_interval(correct, data.dialogue)
     null_low, null_high = null_band or (None, None)
@@ -215,7 +215,7 @@ def _accuracy(correct: Floats, data: Rows, null_band: Band | None) -> Estimate:
 
 
 def advantage(accuracy: Estimate) -> Estimate:
-    """``max(0, 2a - 1)`` of all figures of an accuracy, under the name ``tv``."""
+    """``max(0, 2a - 1)`` of all metrics of an accuracy, under the name ``tv``."""
 
     def tv(a: float) -> float:
         return max(0.0, 2 * a - 1)
@@ -241,22 +241,22 @@ def _auc(score: Floats, fold: NDArray[np.int64], data: Rows, seed: int) -> Estim
     against, averaged over either side, which is the mean of the folds' AUCs. Dialogues are resampled. A reply
     counts as itself and as one that the others are compared with: both sides' deviations add up (DeLong 1988),
     so each is scaled by the inverse of its side's share before it is averaged over both."""
-    placed = np.full(len(score), np.nan)
+    rank_share = np.full(len(score), np.nan)
     for k in np.unique(fold):
         for label in (0, 1):
-            mine = np.flatnonzero((fold == k) & (data.label == label))
-            others = np.sort(score[(fold == k) & (data.label != label)])
-            if len(others):
-                below = np.searchsorted(others, score[mine], "left")
-                ties = np.searchsorted(others, score[mine], "right") - below
-                share = (below + ties / 2) / len(others)
-                placed[mine] = share if label else 1 - share
-    known = ~np.isnan(placed)
-    placed, label, dialogue = placed[known], data.label[known], data.dialogue[known]
-    if not len(placed):
+            ranked = np.flatnonzero((fold == k) & (data.label == label))
+            opposite = np.sort(score[(fold == k) & (data.label != label)])
+            if len(opposite):
+                below = np.searchsorted(opposite, score[ranked], "left")
+                ties = np.searchsorted(opposite, score[ranked], "right") - below
+                turn_share = (below + ties / 2) / len(opposite)
+                rank_share[ranked] = turn_share if label else 1 - turn_share
+    is_ranked = ~np.isnan(rank_share)
+    rank_share, label, dialogue = rank_share[is_ranked], data.label[is_ranked], data.dialogue[is_ranked]
+    if not len(rank_share):
         return Estimate(name="classifier_auc", value=math.nan, low=math.nan, high=math.nan, far="above")
-    middle = placed.mean()
-    influence = middle + (placed - middle) / np.bincount(label, minlength=2)[label] * len(label)
+    middle = rank_share.mean()
+    influence = middle + (rank_share - middle) / np.bincount(label, minlength=2)[label] * len(label)
     interval = ratio_interval(influence, np.ones(len(label)), dialogue, seed)
     return Estimate(
         name="classifier_auc", value=interval.mean, low=interval.low, high=interval.high, far="above"
