@@ -19,12 +19,12 @@ from calibrated_rl.shift.base import Estimate
 from calibrated_rl.shift.checked import check_names
 from calibrated_rl.shift.compare_sets import Comparison, compare_sets
 from calibrated_rl.shift.interface import DialogueSets, halve
-from calibrated_rl.shift.sources import LogFiles, SourceDialogues, read_source, some
+from calibrated_rl.shift.sources import LogFiles, SourceDialogues, read_source, sample_dialogues
 from calibrated_rl.shift.two_sample.sentence_encoder import DEFAULT, HASHING, model_folder
 from calibrated_rl.shift.verdict import verdict
 
 if TYPE_CHECKING:
-    from calibrated_rl.evaluation.live_simulator import Asked
+    from calibrated_rl.evaluation.live_simulator import LiveComparison
     from calibrated_rl.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -161,11 +161,11 @@ Sets = tuple[SourceDialogues, SourceDialogues]
 def _asked_or_read(
     people: DialogueSource, others: DialogueSource | None, draws: int | None, limit: int, seed: int,
     files: LogFiles | None, changes: Sequence[str], progress: "Progress",
-) -> "tuple[Asked | None, Sets]":  # fmt: skip
+) -> "tuple[LiveComparison | None, Sets]":  # fmt: skip
     """Both sets, cut down to ``limit``; live simulators have spoken, and what they said comes with them."""
-    from calibrated_rl.evaluation.live_simulator import LiveSimulator, ask, live
+    from calibrated_rl.evaluation.live_simulator import LiveSimulator, compare_live, live_name
 
-    first, second = (live(str(name)) if isinstance(name, str | Path) else None for name in (people, others))
+    first, second = (live_name(str(name)) if isinstance(name, str | Path) else None for name in (people, others))
     if second is None and (changes or draws):
         what = "another setting of a run" if changes else "a number of draws"
         raise UserError(f"{what} is for a live simulator, and neither set is one: RUN:MODEL")
@@ -176,7 +176,7 @@ def _asked_or_read(
     if second is not None:
         compared = LiveSimulator(*second, progress, changes)
         start_ray()
-        asked = ask(reference, compared, draws=draws or DRAWS, limit=limit, seed=seed)
+        asked = compare_live(reference, compared, draws=draws or DRAWS, limit=limit, seed=seed)
         return asked, (asked.reference, asked.compared)
     assert isinstance(reference, SourceDialogues)
     if others is not None:
@@ -189,7 +189,7 @@ def _asked_or_read(
         )
         sets = one, other
     for source in sets:
-        source.dialogues[:] = some(source.dialogues, limit, seed)
+        source.dialogues[:] = sample_dialogues(source.dialogues, limit, seed)
     return None, sets
 
 

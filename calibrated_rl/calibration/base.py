@@ -67,7 +67,7 @@ class CalibrationInputs:
     folder: Path
     """Where the aligned simulator goes, in Hugging Face format."""
     progress: Callable[[int, int], None]
-    """To be told steps done and all steps."""
+    """Called with the number of steps done and of all steps."""
 
 
 class CalibrationMethod(ABC):

@@ -1,4 +1,4 @@
-"""Calibration methods behind their checks (``checked.py``)."""
+"""Calibration methods, wrapped in checks (``components/checked.py``)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -13,7 +13,7 @@ METRIC = "simulator_monitor_nll"
 
 
 def build_method(path: str, values: Mapping[str, Any] | None, location: str) -> CalibrationMethod:
-    """The calibration method at import path ``path``, behind its checks.
+    """The calibration method at import path ``path``, with checks.
 
     Raises:
         UserError: it cannot be built, or is no calibration method.

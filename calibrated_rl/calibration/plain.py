@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from calibrated_rl.calibration.base import CalibrationInputs, CalibrationMethod
-from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
+from calibrated_rl.calibration.sft import fine_tune, log_samples, sample_items
 from calibrated_rl.data.dialogue import Side
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import SIMULATOR
@@ -37,5 +37,5 @@ class PlainSFT(CalibrationMethod):
         samples, monitor = (
             log_samples(logs, Side.USER, inputs.simulator_chat) for logs in (inputs.logs, inputs.monitor)
         )
-        subset = some_of(samples, inputs.sft.most_dialogues, inputs.seed)
+        subset = sample_items(samples, inputs.sft.most_dialogues, inputs.seed)
         return [*subset, *(turn.sample for turn in inputs.extra)], monitor, {}

@@ -29,7 +29,7 @@ def log_samples(logs: Sequence[Dialogue], side: Side, tokens: ChatTokens) -> lis
     ]
 
 
-def some_of(items: Sequence[T], limit: int, seed: int) -> Sequence[T]:
+def sample_items(items: Sequence[T], limit: int, seed: int) -> Sequence[T]:
     """At most ``limit`` of ``items`` (0: all), drawn by ``seed``, in their order."""
     if not 0 < limit < len(items):
         return items

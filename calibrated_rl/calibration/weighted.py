@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from calibrated_rl.calibration.base import CalibrationInputs, ExtraTurn
 from calibrated_rl.calibration.density_ratio import LOGS, Weighted, history_weights
 from calibrated_rl.calibration.plain import PlainSFT
-from calibrated_rl.calibration.sft import log_samples, some_of
+from calibrated_rl.calibration.sft import log_samples, sample_items
 from calibrated_rl.data.dialogue import Dialogue, Side
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.sample import Sample
@@ -74,7 +74,7 @@ class WeightedSFT(PlainSFT):
     def samples_to_fit(self, inputs: CalibrationInputs) -> tuple[Sequence[Sample], Sequence[Sample], dict[str, float]]:
         if inputs.update == 0:
             return super().samples_to_fit(inputs)
-        logs = some_of(answered(inputs.logs), inputs.sft.most_dialogues, inputs.seed * 1000 + inputs.update)
+        logs = sample_items(answered(inputs.logs), inputs.sft.most_dialogues, inputs.seed * 1000 + inputs.update)
         monitored = answered(inputs.monitor)
         samples, weighted = self.weighted(inputs, logs, inputs.extra)
         monitor, _ = self.weighted(inputs, monitored[: inputs.sft.most_monitored or len(monitored)])

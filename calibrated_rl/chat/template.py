@@ -84,7 +84,9 @@ class ChatTemplate:
         try:
             tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)
         except TemplateError as error:
-            raise Refusal(f"{self._name}: the chat template is none: {printable(first_line(error))}") from error
+            raise Refusal(
+                f"{self._name}: the chat template cannot be parsed: {printable(first_line(error))}"
+            ) from error
         return meta.find_undeclared_variables(tree)
 
     def _strftime_now(self, form: str) -> str:

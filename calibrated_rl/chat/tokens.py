@@ -88,14 +88,14 @@ class ChatTokens:
         """Ids of ``text`` as plain text, never a control token.
 
         Half surrogate pairs become ``?``, and so does a character for which the vocabulary has nothing but a
-        control token (an unknown-token that is one): what somebody types must not end a run. Byte-level
+        control token (an unknown-token that is one): what a user types must not end a run. Byte-level
         vocabularies that lack a byte (SmolLM2's does) leave it out.
         """
         clean = text.encode("utf-8", errors="replace").decode("utf-8")
         ids = self._encode_plain(clean)
         if self.control_ids.isdisjoint(ids):
             return ids
-        # Each character is asked for once: turns may have a million of them.
+        # Each character is looked up once: turns may have a million of them.
         unknown = {c for c in set(clean) if not self.control_ids.isdisjoint(self._encode_plain(c))}
         encodable = "".join("?" if c in unknown else c for c in clean)
         ids = self._encode_plain(encodable)
@@ -274,7 +274,7 @@ class SideView:
         return duplicate
 
     def back_to(self, sequence: TokenSequence, turn: int) -> "SideView":
-        """This empty view, brought to where the own turn with the index ``turn`` was asked for in a dialogue whose
+        """This empty view, advanced to the prompt of the own turn with the index ``turn`` in a dialogue whose
         tokens are known: they stay as they were sampled."""
         assert not self._ids, "something was said already"
         is_before = sequence.turns < turn

@@ -29,7 +29,7 @@ def check_file(file: Path, kind: str) -> int:
         UserError: the file is missing or nothing in it is usable.
     """
     from calibrated_rl.examples.casino.records import read_records
-    from calibrated_rl.logs.base import summed_up
+    from calibrated_rl.logs.base import problem_lines
     from calibrated_rl.logs.jsonl import read_jsonl
 
     if kind == "casino":
@@ -38,7 +38,7 @@ def check_file(file: Path, kind: str) -> int:
     else:
         records, problems = read_jsonl(file)
         dialogues = [record.turns for record in records]
-    for line in summed_up(problems):
+    for line in problem_lines(problems):
         console.result(line)
     turns = sum(len(dialogue) for dialogue in dialogues)
     console.result(f"{file}: {len(dialogues)} dialogues with {turns} turns fit, {len(problems)} refused")
@@ -57,7 +57,7 @@ def check_config(config_file: str, overrides: Sequence[str], file: Path | None) 
     from calibrated_rl.config.run_config import load_config
     from calibrated_rl.data.dialogue import Split
     from calibrated_rl.errors import UserError
-    from calibrated_rl.logs.base import summed_up
+    from calibrated_rl.logs.base import problem_lines
     from calibrated_rl.logs.checked import build_reader
     from calibrated_rl.run.log_checks import check_judging, check_logs
     from calibrated_rl.tasks.checked import build_task
@@ -78,7 +78,7 @@ def check_config(config_file: str, overrides: Sequence[str], file: Path | None) 
             counts.append(f"{split} 0")
         else:
             counts.append(f"{split} {len(logs)} ({sum(len(log.turns) for log in logs)} turns)")
-    for line in summed_up(reader.problems):
+    for line in problem_lines(reader.problems):
         console.result(line)
     console.result(f"dialogues a split: {', '.join(counts)}; {len(reader.problems)} refused")
     if refusals:

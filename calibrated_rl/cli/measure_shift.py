@@ -94,7 +94,7 @@ def log_files(arguments: argparse.Namespace) -> "LogFiles | None":
     """
     from calibrated_rl.config.run_config import settings_of_pairs
     from calibrated_rl.errors import UserError
-    from calibrated_rl.evaluation.live_simulator import live
+    from calibrated_rl.evaluation.live_simulator import live_name
     from calibrated_rl.shift.sources import LogFiles, is_of_run
 
     told = vars(arguments)
@@ -104,7 +104,7 @@ def log_files(arguments: argparse.Namespace) -> "LogFiles | None":
     if not arguments.reader:
         return None
     sets = [name for name in (arguments.people, arguments.others) if name]
-    if all(live(name) is not None or is_of_run(name) for name in sets):
+    if all(live_name(name) is not None or is_of_run(name) for name in sets):
         raise UserError("--reader is for sets that are of no run, and there is none")
     settings = settings_of_pairs(arguments.reader_config, "--reader-config").values
     if "path" in settings:

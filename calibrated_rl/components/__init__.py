@@ -1,1 +1,1 @@
-"""Parts that users name by import path: found, built, and held to their protocols at every call."""
+"""Parts that users name by import path: imported, built, and checked against their protocols at every call."""

@@ -1,8 +1,8 @@
-"""A part of the user's behind its checks: every call passes through here, and what it returns is used or refused.
+"""A part of the user's, wrapped in checks: every call passes through here, and its return value is used or refused.
 
-``CheckedPart`` stands for a part (a task, a human, a reader, a method) wherever the system uses it. What the part
-raises names the user's line (``user_code.py``); what it returns goes through the check of that method, which converts
-what can be converted and refuses the rest. The part's own calls of itself are its own affair.
+``CheckedPart`` takes the place of a part (a task, a human, a reader, a method) wherever the system uses it. What the
+part raises names the user's line (``user_code.py``); what it returns goes through the check of that method, which
+converts what can be converted and refuses the rest. The part's own calls of itself are its own affair.
 """
 
 import inspect
@@ -14,7 +14,7 @@ from calibrated_rl.components.user_code import UserCodeError, call, described
 
 
 class CheckedPart:
-    """Stands for ``part``: has its attributes and passes for an object of its class."""
+    """Wraps ``part``: has its attributes and passes for an object of its class."""
 
     _KIND: ClassVar[str] = "part"
     """What it is called in messages."""
@@ -27,7 +27,7 @@ class CheckedPart:
         for name in dir(part):
             attribute = getattr(type(part), name, None) or getattr(part, "__dict__", {}).get(name)
             if not name.startswith("_") and callable(attribute) and not isinstance(attribute, type):
-                attributes[name] = self._checked(name)  # of its own: there protocols look for methods
+                attributes[name] = self._checked(name)  # on the instance, where protocols look for methods
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:  # type: ignore[override]

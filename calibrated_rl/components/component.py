@@ -98,7 +98,7 @@ def _not_imported(path: str, error: BaseException, missing_module: str | None, f
         )
     elif file is not None and isinstance(error, ImportError) and (missing_module or "").startswith(user_files.PREFIX):
         hint = (
-            "; a file reaches what stands beside it, as 'from .words import ...', and nothing above its folder: "
+            "; a file can import the files of its own folder, as 'from .words import ...', and nothing above it:  "
             "install the package, or put it on PYTHONPATH, and write package.module:Class"
         )
     failed = UserCodeError(f"'{path}' cannot be imported: {_without_prefix(exception_text(error))}{line_note}{hint}")
@@ -107,7 +107,7 @@ def _not_imported(path: str, error: BaseException, missing_module: str | None, f
 
 
 def _without_prefix(text: str) -> str:
-    """Without the names that ``user_files`` gives to folders: they are long, and nobody's."""
+    """Without the names that ``user_files`` gives to folders: they are long, and mean nothing to the user."""
     return re.sub(rf"{re.escape(user_files.PREFIX)}(_\w*\.?)?", "", text)
 
 
@@ -135,10 +135,10 @@ def strict_config(cls: Any, values: Mapping[str, Any] | None, location: str) -> 
 
 
 def looked_up(values: Mapping[str, Any], location: str) -> dict[str, Any]:
-    """``values`` with what references (``${...}``) stand for.
+    """``values`` with references (``${...}``) resolved.
 
     Raises:
-        UserError: one stands for nothing.
+        UserError: a reference cannot be resolved.
     """
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(dict(values)), resolve=True)

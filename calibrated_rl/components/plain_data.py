@@ -1,4 +1,4 @@
-"""Data that JSON can keep: what NumPy brings is converted, everything else that is none is refused by its place."""
+"""Data that JSON can represent: NumPy types are converted, other values are refused with their place."""
 
 import math
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class NotPlain(Exception):
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in words that can stand in a message."""
+    """What a value is, in words for a message."""
     if value is None:
         return "None"
     if isinstance(value, np.ndarray):
@@ -77,7 +77,7 @@ def plain(value: Any, place: str, depth: int = 0) -> Any:
         return items if isinstance(value, list) else tuple(items)
     if isinstance(value, Mapping):
         return {_key(key, place): plain(each, f"{place}[{key!r}]", depth + 1) for key, each in value.items()}
-    raise NotPlain(place, f"is {kind_of(value)}, which JSON cannot keep")
+    raise NotPlain(place, f"is {kind_of(value)}, which JSON cannot represent")
 
 
 def _key(key: Any, place: str) -> str:
@@ -96,7 +96,7 @@ def _text(text: str, place: str) -> str:
 
 def _integer(value: int, place: str) -> int:
     if value.bit_length() > MOST_BITS:
-        raise NotPlain(place, f"is an integer of {value.bit_length()} bits: at most {MOST_BITS} can be kept")
+        raise NotPlain(place, f"is an integer of {value.bit_length()} bits: at most {MOST_BITS} can be stored")
     return value
 
 

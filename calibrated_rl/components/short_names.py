@@ -1,4 +1,4 @@
-"""Parts that the package brings are known by a short name, that of their module: the folder is the list.
+"""Parts of the package have a short name, that of their module: the folder is the list.
 
 ``grpo`` in ``calibrated_rl.learner.advantages`` stands for the one class with settings in ``grpo.py`` there. Adding a
 file adds a name; nothing else has to be touched.
@@ -50,6 +50,6 @@ def full_path(package: str, name: str, kind: str) -> str:
 
 
 def short_names_of(package: str, cls: type) -> tuple[str, ...]:
-    """Short names of the parts in ``package`` that ``cls`` is or derives from; none for one of somebody's own."""
+    """Short names of the parts in ``package`` that ``cls`` is or derives from; none for a user's own part."""
     modules = (each.__module__.rpartition(".") for each in cls.__mro__)
     return tuple(name for parent, _, name in modules if parent == package and name in short_names(package))

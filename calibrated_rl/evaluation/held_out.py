@@ -38,8 +38,8 @@ def evaluate_policy(
 
     Returns:
         ``{setting: {"reward"|"success"|"turns": {scenario id: value}, "endings": {...}}}`` and all the
-        dialogues, those of the first setting first. ``not_scored`` stands beside ``endings`` where dialogues broke
-        through no fault of the policy in all their tries: how many. Their scenarios have no value. Whatever else has a
+        dialogues, those of the first setting first. ``not_scored`` beside ``endings`` counts dialogues that
+        broke in all their tries through no fault of the policy. Their scenarios have no value. Whatever else has a
         value by scenario becomes a metric of the summary and a column of the report under its name.
 
     Raises:

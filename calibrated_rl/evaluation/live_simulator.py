@@ -28,7 +28,7 @@ from calibrated_rl.runtime.progress import Progress
 from calibrated_rl.shift.base import Estimate, MatchedReplies
 from calibrated_rl.shift.probabilities.ending import EndingDecision
 from calibrated_rl.shift.probabilities.likelihood import human_turn_likelihood
-from calibrated_rl.shift.sources import SourceDialogues, some, with_acts
+from calibrated_rl.shift.sources import SourceDialogues, sample_dialogues, with_acts
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ KEY = "live"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spoken:
+class SimulatorReplies:
     """The simulator's side of a comparison with human dialogues."""
 
     dialogues: list[Dialogue]
@@ -47,7 +47,7 @@ class Spoken:
     """Likelihood of the human turns, and the decision to end."""
 
 
-def live(name: str) -> tuple[Path, str] | None:
+def live_name(name: str) -> tuple[Path, str] | None:
     """Run folder and model that ``name`` means; None where it names no live simulator."""
     folder, colon, model = name.rpartition(":")
     if not colon or Path(name).expanduser().exists() or not (Path(folder).expanduser() / "config.yaml").is_file():
@@ -103,7 +103,7 @@ class LiveSimulator:
         finally:
             self._cluster.close()
 
-    def speak(self, human_dialogues: Sequence[Dialogue], draws: int) -> Spoken:
+    def speak(self, human_dialogues: Sequence[Dialogue], draws: int) -> SimulatorReplies:
         """Let it reply to the histories of ``human_dialogues``, and talk on their scenarios.
 
         Args:
@@ -120,7 +120,7 @@ class LiveSimulator:
         estimates = self._likelihood(with_user_turns)
         if drawn_answers:
             estimates |= EndingDecision().measure(endings_of(self.inputs.task, drawn_answers))
-        return Spoken(dialogues=self._talk(with_user_turns), answers=drawn_answers, estimates=estimates)
+        return SimulatorReplies(dialogues=self._talk(with_user_turns), answers=drawn_answers, estimates=estimates)
 
     def _talk(self, dialogues: Sequence[Dialogue]) -> list[Dialogue]:
         scenarios = list({dialogue.scenario.id: dialogue.scenario for dialogue in dialogues}.values())
@@ -155,7 +155,7 @@ class LiveSimulator:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class LiveComparison:
     """Two sides to compare, one or both of them live simulators."""
 
     reference: SourceDialogues
@@ -165,9 +165,9 @@ class Asked:
     """Likelihood and endings of the live simulators."""
 
 
-def ask(
+def compare_live(
     reference: SourceDialogues | LiveSimulator, compared: LiveSimulator, *, draws: int, limit: int, seed: int
-) -> Asked:
+) -> LiveComparison:
     """Let ``compared`` (and ``reference``, if that is a simulator too) reply to the histories of human dialogues: those
     of ``reference``, or else the held-out logs of the run of the first simulator; at most ``limit`` (0: all) of these.
 
@@ -175,12 +175,12 @@ def ask(
         UserError: as ``LiveSimulator.speak``.
     """
     if isinstance(reference, LiveSimulator):
-        logs = some(reference.inputs.logs[Split.HELD_OUT], limit, seed)
+        logs = sample_dialogues(reference.inputs.logs[Split.HELD_OUT], limit, seed)
         with reference.started():
             reference_spoken = reference.speak(logs, draws)
         reference_set = SourceDialogues(name=reference.name, dialogues=reference_spoken.dialogues)
     else:
-        logs, reference_spoken = some(reference.dialogues, limit, seed), None
+        logs, reference_spoken = sample_dialogues(reference.dialogues, limit, seed), None
         reference_set = dataclasses.replace(reference, dialogues=logs)
     with compared.started():
         compared_spoken = compared.speak(logs, draws)
@@ -188,12 +188,13 @@ def ask(
     replies = matched_with_humans(task, compared_spoken.answers)
     if reference_spoken is not None:
         replies = matched_simulators(task, reference_spoken.answers, compared_spoken.answers)
+        # The suffixes are those of the command line's sets; files of ``--out`` have these keys.
         estimates = {
             f"{name}, {side}": estimate
             for side, spoken in (("PEOPLE", reference_spoken), ("OTHERS", compared_spoken))
             for name, estimate in spoken.estimates.items()
         }
-    return Asked(
+    return LiveComparison(
         reference=reference_set,
         compared=SourceDialogues(name=compared.name, dialogues=compared_spoken.dialogues),
         replies=replies,

@@ -13,9 +13,9 @@ from calibrated_rl.data.dialogue import Dialogue, Split
 from calibrated_rl.errors import UserError, printable
 
 MOST_SHOWN = 3
-"""Refused records that are named for each reason; the others are counted."""
+"""Refused records that are printed for each reason; the others are counted."""
 MOST_KINDS = 20
-"""Reasons that are told; a file of something else has as many as lines."""
+"""Reasons that are printed; a file of another format has as many reasons as lines."""
 _OTHER_FILES = {
     b"\x1f\x8b": "is compressed (gzip): unpack it first, as with gunzip -k FILE",
     b"BZh": "is compressed (bzip2): unpack it first, as with bunzip2 -k FILE",
@@ -26,7 +26,7 @@ _OTHER_FILES = {
     b"\xff\xfe": "is UTF-16, not UTF-8: save it as UTF-8, as with iconv -f UTF-16 -t UTF-8 FILE",
     b"\xfe\xff": "is UTF-16, not UTF-8: save it as UTF-8, as with iconv -f UTF-16 -t UTF-8 FILE",
 }
-"""What a file begins with that is something else."""
+"""First bytes of files of other formats, and what to say of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class LogProblem:
         return printable(re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "_", self.reason.partition("\n")[0]))
 
 
-def summed_up(problems: Sequence[LogProblem]) -> list[str]:
+def problem_lines(problems: Sequence[LogProblem]) -> list[str]:
     """Lines to print: of each reason how often it is, and its first records; the most frequent first."""
     kinds: dict[str, list[LogProblem]] = {}
     for problem in problems:
@@ -88,13 +88,13 @@ def refuse_other_files(file: Path, expected: str) -> None:
 
 
 class DuplicateKey(dict[str, Any]):
-    """A JSON object in which a key stood twice, of which Python keeps the last alone."""
+    """A JSON object with a duplicate key, of which Python keeps only the last value."""
 
     key: str
 
 
 def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For ``json.loads(object_pairs_hook=...)``: notes a key that stands twice, for ``json_problem``."""
+    """For ``json.loads(object_pairs_hook=...)``: marks an object with a duplicate key, for ``json_problem``."""
     content = dict(pairs)
     if len(content) == len(pairs):
         return content
@@ -114,7 +114,7 @@ def json_problem(content: Any) -> str | None:
         if depth > MOST_NESTED:
             return f"it is nested deeper than {MOST_NESTED} levels"
         if duplicate := next((node for node in level if isinstance(node, DuplicateKey)), None):
-            return f"the key '{duplicate.key}' stands twice in one object"
+            return f"the key '{duplicate.key}' occurs twice in one object"
         if any(isinstance(node, float) and not math.isfinite(node) for node in level):
             return "it contains a number that is not a finite number"
         inner = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)]

@@ -1,4 +1,4 @@
-"""Log readers behind their checks (``checked.py``), and the logs of a run as they are read everywhere."""
+"""Log readers, wrapped in checks (``components/checked.py``), and the logs of a run as all jobs read them."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ class _NoTask:
 
 
 def build_reader(path: str, values: Mapping[str, Any] | None, location: str, task: Task | None) -> LogReader:
-    """The log reader at import path ``path``, behind its checks.
+    """The log reader at import path ``path``, with checks.
 
     Args:
         task: None where none is named; a reader that asks for it is refused then.
@@ -47,7 +47,7 @@ def build_reader(path: str, values: Mapping[str, Any] | None, location: str, tas
 
 
 def checked_reader(reader: LogReader, task: Task | None) -> LogReader:
-    """``reader``, whose dialogues are of ``task`` where one is known, behind its checks.
+    """``reader``, whose dialogues are of ``task`` where one is known, with checks.
 
     Raises:
         UserError: it lacks a method, or its problems are no list of ``LogProblem``.

@@ -52,10 +52,10 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
 LONGEST_LINE = 64 * 2**20
 """Bytes. A dialogue of human users is some KiB; what is longer has lost its line breaks."""
 LEAST_ALIKE = 4
-"""Turns of a dialogue that does not stand word for word under two ids by chance."""
+"""From so many turns on, a dialogue does not occur word for word under two ids by chance."""
 _SIDES = {"user": "user", "human": "user", "customer": "user", "policy": "policy", "assistant": "policy",
           "agent": "policy", "bot": "policy"}  # fmt: skip
-"""What others call the two sides."""
+"""Other common names of the two sides."""
 _JSON_NAMES = {dict: "object", int: "number", float: "number", bool: "boolean", str: "string"}
 
 
@@ -122,7 +122,7 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes | None]]:
 
 
 def _is_one_value(file: Path) -> bool:
-    """Whether the file's first line alone is none, as in JSON that is spread out for reading."""
+    """Whether the file is one JSON value over many lines (pretty-printed JSON) instead of one value a line."""
     first = next((line for _, line in _lines(file)), None) or b""
     return first.removeprefix(b"\xef\xbb\xbf").strip()[:1] in (b"[", b"{") and len(first.strip()) < 3
 
@@ -248,7 +248,7 @@ class JsonLines:
         records, self.problems = read_jsonl(Path(config.path).expanduser())
         self._dialogues: dict[Split, list[Dialogue]] = {split: [] for split in Split}
         self._first: dict[tuple[tuple[Side, str], ...], tuple[JsonlRecord, Split]] = {}
-        """Where dialogues of ``LEAST_ALIKE`` turns stand first, by their turns."""
+        """The first record of each dialogue of at least ``LEAST_ALIKE`` turns, by its turns."""
         for record in records:
             try:
                 dialogue = self._dialogue(record)
@@ -333,7 +333,7 @@ class JsonLines:
         ending, outcome = str(optional.get("ending") or ""), None
         try:
             if "reward" in optional:
-                # Before the task is asked: the line's reward is what most lines differ in.
+                # Before the task is called: the line's reward is what most lines differ in.
                 outcome = checked_outcome(
                     Outcome(reward=optional["reward"], success=optional["success"]), turns, self._bounds
                 )  # fmt: skip

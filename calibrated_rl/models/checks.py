@@ -12,7 +12,7 @@ from calibrated_rl.storage.checksums import check_checksums
 from calibrated_rl.storage.files import read_json
 
 _PLACEHOLDER = re.compile("image|audio|video", re.IGNORECASE)
-"""What tokens are called that stand for pictures and sound (Gemma's 262,144th, ``<image_soft_token>``)."""
+"""Names of tokens for pictures and sound (Gemma's 262,144th, ``<image_soft_token>``)."""
 
 
 def check_folder(folder: Path, name: str, *, chat_template: bool = True) -> None:
@@ -71,7 +71,7 @@ def _check_vocabulary(folder: Path, name: str) -> None:
     has_json = (folder / "tokenizer.json").is_file()
     tokens = vocabulary_of(folder) if has_json else read_tokenizer(folder, name).get_vocab().items()
     beyond = {number: token for token, number in tokens if number >= size}
-    # Text models have the place-holders of their multimodal siblings, which nobody is ever shown here.
+    # Text models have the place-holders of their multimodal siblings, which never occur here.
     beyond = {number: token for number, token in beyond.items() if not _PLACEHOLDER.search(token)}
     if beyond:
         highest = max(beyond)

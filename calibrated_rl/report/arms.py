@@ -1,7 +1,7 @@
 """The arms in the order in which they are shown, with the words and the colour that each has everywhere.
 
-Both stand in the arms' own classes (``config/arms.py``). Of an arm that the package does not bring, the run's summary
-has what its class said when it was trained (``arms_of``): a report needs no code of the user's.
+Both come from the arms' own classes (``config/arms.py``). For a user's arm, the run's summary contains what its class
+said when it was trained (``arms_of``): a report needs no code of the user's.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

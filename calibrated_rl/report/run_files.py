@@ -46,7 +46,7 @@ class RunFiles:
                    for name in names}  # fmt: skip
         return {name: by_arm for name, by_arm in by_name.items() if by_arm}
 
-    def met_someone(self) -> bool:
+    def has_eval_user(self) -> bool:
         """Whether any arm was evaluated with held-out users or a stand-in."""
         return any(values.get("held_out") for values in self.arms().values())
 

@@ -13,7 +13,7 @@ import ray
 
 from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.calibration.fit_cache import LARGEST_MIB, FitCache, key_of
-from calibrated_rl.calibration.sft import fine_tune, log_samples, some_of
+from calibrated_rl.calibration.sft import fine_tune, log_samples, sample_items
 from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.learner.group import LearnerGroup
@@ -67,7 +67,7 @@ class Fits:
         if (folder / "fit.json").is_file():
             return folder
         train, monitor = (log_samples(logs[split], side, chat) for split in (Split.CALIBRATION, Split.MONITOR))
-        train = list(some_of(train, sft.most_dialogues, 0))
+        train = list(sample_items(train, sft.most_dialogues, 0))
         kept, key = None, ""
         if inputs.config.reuse_fits and self._is_reproducible(base, train, monitor):
             kept = FitCache(CACHE / "fits")

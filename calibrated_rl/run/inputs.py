@@ -10,7 +10,7 @@ from calibrated_rl.calibration.checked import build_method
 from calibrated_rl.config.checks import log_settings
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.data.dialogue import Dialogue, Split
-from calibrated_rl.logs.base import summed_up
+from calibrated_rl.logs.base import problem_lines
 from calibrated_rl.logs.checked import build_reader
 from calibrated_rl.run.log_checks import check_judging, check_logs
 from calibrated_rl.runtime import third_party
@@ -71,7 +71,7 @@ def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training
     if training:
         check_logs(config, task, logs)
     logs[Split.CALIBRATION] = logs[Split.CALIBRATION][:kept]
-    for line in summed_up(reader.problems):
+    for line in problem_lines(reader.problems):
         logger.warning(line)
     return RunInputs(
         config=config, folder=folder, progress=progress, task=task, human=human, calibration=calibration, logs=logs,

@@ -47,7 +47,7 @@ __all__ = [
 ]  # fmt: skip
 
 MOST_PROBLEMS = 10
-"""Lines of one message: somebody with more mistakes fixes those first."""
+"""Lines of one message; further mistakes are only counted."""
 
 
 Positive = Annotated[int, Range(at_least=1)]
@@ -131,7 +131,7 @@ def check_settings(config: Any, prefix: str) -> None:
 
 
 def hints_of(cls: Any) -> dict[str, Any]:
-    """Annotations of the settable fields of ``cls``, with the ranges that stand there.
+    """Annotations of the settable fields of ``cls``, with the ranges in them.
 
     Raises:
         UserError: it is no frozen dataclass, or an annotation of it cannot be read or written in YAML.

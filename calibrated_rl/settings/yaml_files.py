@@ -1,7 +1,7 @@
 """Reads YAML files of settings: a mapping of text to values, every key once, and where each of them stands.
 
 What is refused, each in one line with file, line and column: what is no YAML in UTF-8, no mapping, empty, or several
-documents; keys that stand twice in one mapping, at any depth; keys that are no text (``off``, ``no`` and dates without
+documents; duplicate keys in one mapping, at any depth; keys that are no text (``off``, ``no`` and dates without
 quotes among them; whole numbers may be keys inside the settings of a part). Anchors and merge keys mean what YAML says.
 """
 
@@ -18,7 +18,7 @@ from calibrated_rl.errors import UserError, printable
 from calibrated_rl.settings.fields import Key, dotted
 
 MOST_VALUES = 100_000
-"""Values of one file, aliases written out; a file of anchors upon anchors could stand for more than fits in memory."""
+"""Values of one file, aliases written out; a file of nested anchors could expand to more than fits in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Source:
         return True
 
     def place(self, key: Key) -> str:
-        """``file:line:column`` of the key, or of the nearest above it that stands there."""
+        """``file:line:column`` of the key, or of the nearest key above it in the file."""
         for length in range(len(key), 0, -1):
             if key[:length] in self.marks:
                 line, column = self.marks[key[:length]]
@@ -132,7 +132,7 @@ def parse_yaml(text: str, name: str) -> Source:
         text_before = text[: error.position]
         line, column = text_before.count("\n") + 1, error.position - text_before.rfind("\n")
         raise UserError(
-            f"{name}:{line}:{column}: the character U+{ord(text[error.position]):04X} may not stand in a YAML file"
+            f"{name}:{line}:{column}: the character U+{ord(text[error.position]):04X} is not allowed in a YAML file"
         ) from error
     except RecursionError as error:
         raise UserError(f"{name}: the settings are nested too deeply") from error
@@ -176,7 +176,7 @@ def _walk(root: yaml.MappingNode, name: str) -> Iterator[tuple[Key, tuple[int, i
     """Each key and where it stands.
 
     Raises:
-        UserError: a key that stands twice, or is no text, or a value that contains itself.
+        UserError: a key that occurs twice, or is no text, or a value that contains itself.
     """
     count = 0
     waiting: list[tuple[yaml.Node, Key, tuple[int, ...]]] = [(root, (), ())]
@@ -218,7 +218,7 @@ def _checked_key(node: yaml.Node, key: Key, key_nodes: dict[str, yaml.Node], nam
     if node.value in key_nodes:
         first = key_nodes[node.value].start_mark
         raise UserError(
-            f"{_at(name, node)}: the key '{dotted((*key, node.value))}' stands twice, first in line {first.line + 1}"
+            f"{_at(name, node)}: the key '{dotted((*key, node.value))}' occurs twice, first in line {first.line + 1}"
         )
     key_nodes[node.value] = node
     return str(node.value)

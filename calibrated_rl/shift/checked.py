@@ -1,4 +1,4 @@
-"""Estimators by name, and behind their checks: an error of one names the user's line, and its metrics can be stored
+"""Estimators by name, wrapped in checks: an error of one names the user's line, and its metrics can be stored
 and shown."""
 
 import dataclasses
@@ -33,7 +33,7 @@ def estimator_class(name: str) -> Any:
     """The class of the estimator ``name``.
 
     Raises:
-        UserError: there is no such estimator, or what is there is none.
+        UserError: there is no such estimator, or the path names something else.
     """
     path = full_path(ESTIMATORS, name, KIND)
     cls = import_path(path)

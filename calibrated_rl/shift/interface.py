@@ -63,7 +63,7 @@ class DialogueSets:
                 raise UserError(f"{name}: there are no dialogues on the {side} side")
 
     def acts(self, dialogue: Dialogue) -> list[tuple[str, ...]] | None:
-        """Acts of each turn of ``dialogue``, or None where nobody knows them."""
+        """Acts of each turn of ``dialogue``, or None where they are not known."""
         if self.task is not None:
             acts_by_turn = [self.task.acts(dialogue.scenario, dialogue.turns, i) for i in range(len(dialogue.turns))]
             return acts_by_turn if any(acts_by_turn) else None

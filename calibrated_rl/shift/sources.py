@@ -64,7 +64,7 @@ class LogFiles:
     reader_config: Mapping[str, Any] = field(default_factory=dict)
     """Its other settings."""
     task: str = ""
-    """Import path of the task that the logs are of; empty: the reader needs none, and nobody tells dialogue acts."""
+    """Import path of the task that the logs are of; empty: the reader needs none, and dialogue acts are not known."""
     task_config: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -102,7 +102,7 @@ def is_of_run(name: str) -> bool:
 
 
 def _place(name: str) -> tuple[Path, str]:
-    """File or folder, and what stands behind the ``@``."""
+    """File or folder, and the text behind the ``@``."""
     if "@" not in name or Path(name).expanduser().exists():
         return Path(name).expanduser(), ""
     text, _, arm = name.rpartition("@")
@@ -110,12 +110,12 @@ def _place(name: str) -> tuple[Path, str]:
 
 
 def _by_reader(name: str, path: Path, only_split: str, log_files: LogFiles) -> SourceDialogues:
-    """``path`` as a log reader reads it: all splits that have dialogues, or ``only`` the one."""
+    """``path`` as a log reader reads it: all splits that have dialogues, or ``only_split``."""
     if only_split and only_split not in list(Split):
         raise UserError(f"{name}: there is no split '{only_split}'; there are {', '.join(Split)}")
     config = getattr(import_path(log_files.reader), "Config", None)
     if is_dataclass(config) and "path" not in (each.name for each in fields(config)):
-        raise UserError(f"the reader {log_files.reader}: its Config has no 'path', by which it would be told the file")
+        raise UserError(f"the reader {log_files.reader}: its Config has no 'path' for the file")
     task = build_task(log_files.task, log_files.task_config, "task_config") if log_files.task else None
     logs = build_reader(log_files.reader, {**log_files.reader_config, "path": str(path)}, "reader_config", task)
     dialogues: list[Dialogue] = []
@@ -175,8 +175,8 @@ def _replay(name: str, folder: Path, arm: str) -> SourceDialogues:
 
 
 def _task_of(folder: Path) -> Task | None:
-    """The task of the run that a replay folder belongs to. None where it stands alone, or, with a warning, where the
-    task needs what is not there: then nobody tells dialogue acts."""
+    """The task of the run that a replay folder belongs to. None where the folder belongs to no run, or, with a warning,
+    where the task cannot be built: then dialogue acts are not known."""
     settings = next((f / "config.yaml" for f in (folder, *folder.parents[:2]) if (f / "config.yaml").is_file()), None)
     if settings is None:
         return None
@@ -220,7 +220,7 @@ def _dialogue(record: JsonlRecord) -> Dialogue:
     )
 
 
-def some(dialogues: Sequence[Dialogue], limit: int, seed: int) -> list[Dialogue]:
+def sample_dialogues(dialogues: Sequence[Dialogue], limit: int, seed: int) -> list[Dialogue]:
     """At most ``limit`` dialogues drawn at random, in the order they had; all where ``limit`` is 0."""
     if not limit or len(dialogues) <= limit:
         return list(dialogues)

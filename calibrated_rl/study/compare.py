@@ -178,7 +178,7 @@ def is_done(config: RunConfig, folder: Path) -> bool:
     return {tuple(each) for each in done_runs} >= {(arm.name, seed) for arm, seed in work_of(config)}
 
 
-def missing(config: RunConfig, folder: Path) -> list[tuple[Arm, int]]:
+def missing_results(config: RunConfig, folder: Path) -> list[tuple[Arm, int]]:
     """Arms and seeds that ``folder`` has no result of."""
     return [(arm, seed) for arm, seed in work_of(config) if not _result_file(folder, arm.name, seed).is_file()]
 
@@ -206,7 +206,7 @@ def compare(run: TrainingRun) -> None:
         logger.info("measuring the simulator before and after calibration")
         write_json(simulator_file, measure_simulators(run))
         run.writer.write()
-    for arm, seed in missing(config, folder):
+    for arm, seed in missing_results(config, folder):
         logger.info(f"arm {arm.name}, seed {seed}")
         write_json(_result_file(folder, arm.name, seed), run_arm(run, arm, seed))
         checkpoints = ArmCheckpoints(folder, arm.name, seed, config.training.checkpoints_kept)

@@ -1,7 +1,7 @@
-"""What a side experiment takes over from the run that it belongs to, because none of its settings bear on it.
+"""What a side experiment reuses from the run that it belongs to, because its settings do not change it.
 
-Models, the simulator's measurement and whole arms are what they are by some of the settings; where all of those are
-the same, making them again would give the same (in deterministic mode to the last digit) and cost minutes each.
+Models, the simulator's measurement and whole arms depend on some of the settings; where all of those are equal,
+computing them again would give the same result (in deterministic mode to the last digit) and cost minutes each.
 """
 
 import shutil

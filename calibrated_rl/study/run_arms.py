@@ -15,7 +15,7 @@ from calibrated_rl.run.writer import copy_of_run
 from calibrated_rl.runtime.background import BackgroundWriter
 from calibrated_rl.runtime.progress import Progress
 from calibrated_rl.storage.files import exclusive, read_json, wait_for_room
-from calibrated_rl.study.compare import compare, is_done, missing, write_summary
+from calibrated_rl.study.compare import compare, is_done, missing_results, write_summary
 from calibrated_rl.training.training_run import started
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def _run_missing(config: RunConfig, folder: Path, progress: Progress) -> dict[st
     with exclusive(folder):
         restarts = 0
         inputs: RunInputs | None = None
-        while missing(config, folder) or not (folder / "simulator.json").is_file():
+        while missing_results(config, folder) or not (folder / "simulator.json").is_file():
             try:
                 with started(config, folder, progress) as training:
                     inputs = training.inputs

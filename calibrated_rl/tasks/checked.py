@@ -1,4 +1,4 @@
-"""Tasks and scripted humans behind their checks (``checked.py``): what each method must return.
+"""Tasks and scripted humans, wrapped in checks (``components/checked.py``): what each method must return.
 
 Every outcome, ending, scenario, act and reply that a run, an evaluation, a reader or a job gets has passed here.
 """
@@ -23,7 +23,7 @@ METHODS = ("scenarios", "ending", "outcome", "acts", "profile")
 
 
 def build_task(path: str, values: Mapping[str, Any] | None, location: str) -> Task:
-    """The task at import path ``path``, behind its checks.
+    """The task at import path ``path``, with checks.
 
     Raises:
         UserError: it cannot be built, or is no task.
@@ -32,7 +32,7 @@ def build_task(path: str, values: Mapping[str, Any] | None, location: str) -> Ta
 
 
 def build_human(path: str, values: Mapping[str, Any] | None, location: str, task: Task) -> ScriptedHuman:
-    """The scripted human at import path ``path``, behind its checks.
+    """The scripted human at import path ``path``, with checks.
 
     Raises:
         UserError: it cannot be built, or is no scripted human.
@@ -41,7 +41,7 @@ def build_human(path: str, values: Mapping[str, Any] | None, location: str, task
 
 
 def checked_task(task: Task) -> Task:
-    """``task`` behind its checks; one that is behind them already stays as it is.
+    """``task`` with checks; one that is behind them already stays as it is.
 
     Raises:
         UserError: it lacks a method, or its name, number of turns or range of rewards cannot be.
@@ -55,7 +55,7 @@ def checked_human(human: ScriptedHuman) -> ScriptedHuman:
 
 
 def unchecked(part: Any) -> Any:
-    """What stands behind the checks: to parts of one author's, each other's ways are known."""
+    """The part without its checks: parts of one author may rely on each other's details."""
     return part._part if isinstance(part, CheckedPart) else part
 
 
@@ -108,7 +108,7 @@ class CheckedTask(CheckedPart):
         if not isinstance(returned, list | tuple):
             raise NotPlain("it", f"is {kind_of(returned)}: it must be a list of scenarios")
         if len(returned) != count:
-            raise NotPlain("it", f"has {len(returned)} scenarios where {count} are asked for")
+            raise NotPlain("it", f"has {len(returned)} scenarios, and {count} were requested")
         scenarios = [
             checked_scenario(each, f"scenario {index}", split, population) for index, each in enumerate(returned)
         ]
@@ -117,7 +117,7 @@ class CheckedTask(CheckedPart):
         names_by_split: dict[Split, list[str]] = self.__dict__["_seen"].setdefault(population, {})
         for index, (earlier, current) in enumerate(zip(names_by_split.get(split, ()), names, strict=False)):
             if earlier != current:
-                raise NotPlain(f"scenario {index}", f"is '{current}', and was '{earlier}' when it was asked for before")
+                raise NotPlain(f"scenario {index}", f"is '{current}', and was '{earlier}' in an earlier call")
         if len(names) > len(names_by_split.get(split, ())):
             refuse_two_splits(names_by_split, split, names, "scenario")
             names_by_split[split] = names
@@ -147,9 +147,9 @@ def checked_scenario(scenario: Any, place: str, split: Split, population: str | 
     name = words(scenario.id, f"{place}: id")
     place = f"{place.rpartition('scenario')[0]}scenario '{name}'"
     if scenario.split != split:
-        raise NotPlain(f"{place}: split", f"is {kind_of(scenario.split)}, and '{split}' was asked for")
+        raise NotPlain(f"{place}: split", f"is {kind_of(scenario.split)}, and '{split}' was requested")
     if population is not None and scenario.population != population:
-        raise NotPlain(f"{place}: population", f"is {kind_of(scenario.population)}, and '{population}' was asked for")
+        raise NotPlain(f"{place}: population", f"is {kind_of(scenario.population)}, and '{population}' was requested")
     for field in ("policy_instructions", "user_instructions", "greeting"):
         words(getattr(scenario, field), f"{place}: {field}", blank=True)
     data = {}
@@ -254,7 +254,7 @@ def _range(returned: Any) -> tuple[float, float]:
         raise NotPlain("it", f"is {kind_of(returned)}: it must be a pair of numbers, least and largest")
     low, high = number(returned[0], "[0]"), number(returned[1], "[1]")
     if low > high:
-        raise NotPlain("it", f"is ({low:g}, {high:g}): the least stands first")
+        raise NotPlain("it", f"is ({low:g}, {high:g}): the least comes first")
     return low, high
 
 

@@ -9,7 +9,7 @@ STOPPED = "stopped"
 
 
 class HumanUser:
-    """Speaks for somebody who sits in front of it and sees the dialogue."""
+    """A human who sees the dialogue and types replies."""
 
     def __init__(self, ask: Callable[[], str | None]) -> None:
         """

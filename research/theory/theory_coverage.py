@@ -25,9 +25,9 @@ from research.theory.symbolic import Dialogues, Floats, policy_shift, sample, si
 from research.theory.symbolic_worlds import Construction, random_construction
 
 SHIFTS = (0.05, 0.15, 0.3)
-"""Two-sided estimators are asked at these sizes in turn."""
+"""Two-sided estimators are run at these sizes in turn."""
 NULL = 0.0
-"""Lower bounds are asked at this one as well: there, anything above 0 is wrong."""
+"""Lower bounds are run at this one as well: there, anything above 0 is wrong."""
 TURNS = 3
 DIALOGUES = 300
 GOAL_TWO_SIDED, GOAL_LOWER = 0.90, 0.95
@@ -199,7 +199,7 @@ def as_words(sampled: Dialogues) -> MatchedReplies:
 
 
 def coverage(repetitions: int, seed: int, dialogues: int = DIALOGUES) -> dict[str, dict[str, Any]]:
-    """Two-sided estimators, each asked ``repetitions`` times, at the sizes of ``SHIFTS`` in turn; by estimator
+    """Two-sided estimators, each run ``repetitions`` times, at the sizes of ``SHIFTS`` in turn; by estimator
     what ``Tally.summary`` says, and ``by_shift`` the share at each size. Plug-ins are there for contrast."""
     tallies: dict[str, dict[float, Tally]] = {}
     for i in range(repetitions):

@@ -243,7 +243,7 @@ def _case(shift: float, seed: tuple[int, ...], turns: int, count: int) -> tuple[
 
 
 def coverage(repetitions: int, seed: int) -> dict[str, dict[str, Any]]:
-    """The two-sided estimators, each asked ``repetitions`` times at the sizes of ``SHIFTS`` in turn; as
+    """The two-sided estimators, each run ``repetitions`` times at the sizes of ``SHIFTS`` in turn; as
     ``theory_coverage.coverage``."""
     tallies: dict[str, dict[float, Tally]] = {}
     for i in range(repetitions):
@@ -254,7 +254,7 @@ def coverage(repetitions: int, seed: int) -> dict[str, dict[str, Any]]:
 
 
 def lower_bounds(repetitions: int, seed: int) -> dict[str, dict[str, Any]]:
-    """``history_shift``, asked ``repetitions`` times at no shift and at the sizes of ``SHIFTS`` in turn."""
+    """``history_shift``, run ``repetitions`` times at no shift and at the sizes of ``SHIFTS`` in turn."""
     tallies: dict[str, dict[float, Tally]] = {}
     sizes = (NULL, *SHIFTS)
     for i in range(repetitions):

@@ -21,7 +21,7 @@ from calibrated_rl.shift.compare_sets import compare_sets
 from calibrated_rl.shift.estimators.coverage import Coverage
 from calibrated_rl.shift.estimators.similarity import Similarity
 from calibrated_rl.shift.interface import DialogueSets
-from calibrated_rl.shift.sources import matched_replies, read_source, some
+from calibrated_rl.shift.sources import matched_replies, read_source, sample_dialogues
 from calibrated_rl.shift.verdict import verdict
 from tests.support.made_up_logs import dialogue, policy, population, terse, user, wordy
 from tests.support.paths import ROOT, SHARED
@@ -88,7 +88,7 @@ def test_dialogues_without_user_turns() -> None:
     silent = [dialogue(f"s{i}", policy("Hello!")) for i in range(20)]
     for name, message in (
         ("mauve", "at least 2 user turns on each side, not 0"),
-        ("lengths", "nobody of the users says anything"),
+        ("lengths", "no user says anything"),
         ("act_divergence", "carry no dialogue acts"),
         ("similarity", "no user ever speaks on the simulator side"),
         ("coverage", "no user ever speaks on the simulator side"),
@@ -168,7 +168,9 @@ def test_sources_are_read_by_kind(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="neither CaSiNo, nor a run's replay, nor a run folder"):
         read_source(str(tmp_path / "empty"))
-    assert [d.id for d in some(people, 2, 0)] == [d.id for d in some(people, 2, 0)] and len(some(people, 0, 0)) == 5
+    assert [d.id for d in sample_dialogues(people, 2, 0)] == [d.id for d in sample_dialogues(people, 2, 0)] and len(
+        sample_dialogues(people, 0, 0)
+    ) == 5
 
 
 def test_replies_are_matched_on_the_same_history_of_the_same_person() -> None:

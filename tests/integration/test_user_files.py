@@ -96,7 +96,7 @@ BROKEN = [
     ("import sys\nsys.exit(0)", r"it called sys.exit\(0\) .*mine.py:2"),
     ("import words", "No module named 'words' .*mine.py:1.*; words.py is in the same folder: write 'from .words"),
     ("from .absent import x", "No module named 'absent' .*mine.py:1"),
-    ("from ..other import x", "mine.py:1.*a file reaches what stands beside it"),
+    ("from ..other import x", "mine.py:1.*a file can import the files of its own folder"),
     ("from .broken import x", "NameError: name 'oops' is not defined .*broken.py:1: oops"),
     ("a = 1\0", "SyntaxError: source code .* null bytes"),
     ("Thinq = 1", "mine.py has no 'Thing'; did you mean 'Thinq'"),

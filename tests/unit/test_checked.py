@@ -131,7 +131,7 @@ REFUSED = [
     ("profile", {"kept": float("nan")}, r"\['kept'\] is nan"),
     ("profile", {3: 1.0}, "a name is an int 3"),
     ("scenarios", None, "it is None: it must be a list of scenarios"),
-    ("scenarios", [], "has 0 scenarios where 2 are asked for"),
+    ("scenarios", [], "has 0 scenarios, and 2 were requested"),
     ("scenarios", [scenario("a")], "has 1 scenarios where 2"),
     ("scenarios", [scenario(name) for name in "abc"], "has 3 scenarios where 2"),
     ("scenarios", [scenario("a"), scenario("a")], "scenario 'a' is number 0 and another: ids must be unique"),
@@ -164,7 +164,7 @@ def test_the_rewards_of_a_bounded_task_stay_in_its_range() -> None:
 @pytest.mark.parametrize(
     ("bounds", "reason"),
     [
-        ((1.0, 0.0), "the least stands first"), ((0.0, float("inf")), r"\[1\] is inf"), ((0.0,), "a pair of numbers"),
+        ((1.0, 0.0), "the least comes first"), ((0.0, float("inf")), r"\[1\] is inf"), ((0.0,), "a pair of numbers"),
         (None, "a pair of numbers"), (("0", 1.0), r"\[0\] is a str '0'"), ((float("nan"), 1.0), r"\[0\] is nan"),
     ],
 )  # fmt: skip
@@ -215,7 +215,7 @@ def test_a_task_gives_the_same_scenarios_again_and_no_split_shares_them() -> Non
     task = checked_task(shop)
     assert len(task.scenarios(Split.CALIBRATION, 3)) == 3 and len(task.scenarios(Split.CALIBRATION, 1)) == 1
     shop.returned["scenarios"] = [scenario("other"), scenario("more")]
-    with pytest.raises(UserError, match="scenario 0 is 'other', and was 'calibration0' when it was asked for before"):
+    with pytest.raises(UserError, match="scenario 0 is 'other', and was 'calibration0' in an earlier call"):
         task.scenarios(Split.CALIBRATION, 2)
     shop.returned["scenarios"] = [scenario("calibration1", split=Split.HELD_OUT)]
     with pytest.raises(UserError, match="scenario 'calibration1' is in two splits, calibration and held_out"):

@@ -11,7 +11,7 @@ import pytest
 
 from calibrated_rl.data.dialogue import Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
-from calibrated_rl.logs.base import LogProblem, LogReader, summed_up
+from calibrated_rl.logs.base import LogProblem, LogReader, problem_lines
 from calibrated_rl.logs.jsonl import JsonLines, read_jsonl
 from tests.support.paths import ROOT
 
@@ -188,10 +188,10 @@ def test_the_job_reads_negotiations(tmp_path: Path) -> None:
 TURNS4 = ("u hi", "p hello", "u for two", "p done")
 TWICE = '"turns": [], "turns": [{"side": "user", "text": "hi"}]}'
 MORE_BROKEN = [
-    ('{"id": 1, ' + TWICE, "the key 'turns' stands twice in one object"),
-    ('{"id": 1, "id": 2, "turns": [{"side": "user", "text": "hi"}]}', "the key 'id' stands twice"),
-    ('{"id": 1, "turns": [{"side": "user", "text": "a", "text": "b"}]}', "the key 'text' stands twice"),
-    (line(1)[:-1] + ', "goal": {"worth": 1, "deep": [{"a": 1, "a": 2}]}}', "the key 'a' stands twice"),
+    ('{"id": 1, ' + TWICE, "the key 'turns' occurs twice in one object"),
+    ('{"id": 1, "id": 2, "turns": [{"side": "user", "text": "hi"}]}', "the key 'id' occurs twice"),
+    ('{"id": 1, "turns": [{"side": "user", "text": "a", "text": "b"}]}', "the key 'text' occurs twice"),
+    (line(1)[:-1] + ', "goal": {"worth": 1, "deep": [{"a": 1, "a": 2}]}}', "the key 'a' occurs twice"),
     (line(1, goal={"worth": float("nan")}), "not a finite number"),
     (line(1)[:-1] + ', "goal": {"worth": 1e999}}', "not a finite number"),
     (line(1, goal={"worth": 10**400}), "not a finite number"),
@@ -280,13 +280,13 @@ def test_line_ends_of_other_systems_and_huge_lines(tmp_path: Path, monkeypatch: 
 
 def test_many_refused_lines_are_counted_by_reason(tmp_path: Path) -> None:
     lines = [line("good"), *(json.dumps({"id": i}) for i in range(4999)), line("x", wrd=1), line("y", wrd=1)]
-    said = summed_up(reader_of(tmp_path, *lines).problems)
+    said = problem_lines(reader_of(tmp_path, *lines).problems)
     assert len(said) == 6 and [text.split(": ")[1][-3:] for text in said[:3]] == ["l:2", "l:3", "l:4"]
     assert said[3] == "refused: 4996 more for this reason, 4999 in all"
     assert all("unknown key 'wrd'" in text for text in said[4:])
     letters = [f"{'abcdefghijklmnopqrstuvwxyz'[i]}?" for i in range(26)]
     problems = [LogProblem("f", number, reason) for number, reason in enumerate(letters)]
-    assert summed_up(problems)[-1] == "refused: 6 more for 6 other reasons"
+    assert problem_lines(problems)[-1] == "refused: 6 more for 6 other reasons"
 
 
 def test_empty_splits_are_told_with_what_is_there(tmp_path: Path) -> None:

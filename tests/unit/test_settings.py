@@ -168,13 +168,13 @@ YAML = {
     "comments": (b"# nothing\n", ":1:1: the file is empty"),
     "two documents": (b"name: a\n---\nname: b\n", ":2:1: a second document begins here"),
     "tab": (b"training:\n\tupdates: 3\n", ":2:1: a tab stands where YAML allows none"),
-    "twice": (b"training: {updates: 3}\nname: a\ntraining: {}\n", ":3:1: the key 'training' stands twice, first"),
+    "twice": (b"training: {updates: 3}\nname: a\ntraining: {}\n", ":3:1: the key 'training' occurs twice, first"),
     "twice below": (b"policy:\n  engine: {dtype: float32,\n dtype: bfloat16}", ":3:2: the key 'policy.engine.dtype'"),
-    "twice in a list": (b"task_config: {a: [{b: 1, b: 2}]}", ":1:26: the key 'task_config.a[0].b' stands twice"),
+    "twice in a list": (b"task_config: {a: [{b: 1, b: 2}]}", ":1:26: the key 'task_config.a[0].b' occurs twice"),
     "UTF-16": ("name: a".encode("utf-16"), ":1:1: the file is UTF-16"),
     "UTF-16 without a mark": ("name: a".encode("utf-16-be"), ":1:1: the file is UTF-16"),
     "Latin-1": (b"name: a\nlabel: caf\xe9\n", ":2:11: byte 0xe9 is not UTF-8 text"),
-    "binary": (b"\x7fELF\x02\x01\x01", ":1:1: the character U+007F may not stand in a YAML file"),
+    "binary": (b"\x7fELF\x02\x01\x01", ":1:1: the character U+007F is not allowed in a YAML file"),
     "no alias": (b"label: *nobody\n", ":1:8: found undefined alias 'nobody'"),
     "in a circle": (b"task_config: &x {b: *x}\n", ":1:14: 'task_config.b' contains itself"),
     "bombs": (
@@ -306,7 +306,7 @@ TOGETHER = {
     "calibration.reserve=4000": "calibration.reserve is 4000, of logs.calibration, 4000: no log would be left",
     "pretraining.logs.monitor=0": "pretraining.logs.monitor is 0: its simulator is fitted to them",
     "training..updates=3": "is not key=value",
-    "training={updates: 3, updates: 4}": "stands twice",
+    "training={updates: 3, updates: 4}": "occurs twice",
     "training.updates=": "training.updates is null: write a whole number, at least 1",
 }  # fmt: skip
 

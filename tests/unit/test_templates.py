@@ -560,7 +560,7 @@ def test_settings_are_variables_of_the_template_and_not_words_in_it() -> None:
     tokens = ChatTokens(made, "policy", settings={"date_string": "1 May", "mood": "good"})
     assert "1 Maygood" in made.decode(view_of(tokens, *with_side(conversation("r", ["Q"]), Side.POLICY)).prompt_ids)
     made.chat_template += "{% break"
-    with pytest.raises(UserError, match="^policy: the chat template is none: "):
+    with pytest.raises(UserError, match="^policy: the chat template cannot be parsed: "):
         ChatTokens(made, "policy", settings={"mood": "good"})
 
 

@@ -78,7 +78,7 @@ class Casino:
             raise UserError(f"Casino: unknown population '{population}'; the logs have one, 'same'")
         records = self.records[split]
         if count > len(records):
-            raise UserError(f"Casino: {count} scenarios asked of the {split} split, which has {len(records)}")
+            raise UserError(f"Casino: {count} scenarios requested of the {split} split, which has {len(records)}")
         return [scenario_of(record, split) for record in records[:count]]
 
     def ending(self, scenario: Scenario, turns: Sequence[Turn]) -> str | None:

@@ -89,7 +89,7 @@ class FrontDesk:
         self.max_policy_turns = config.max_policy_turns
 
     def scenarios(self, split: Split, count: int, population: str = "same") -> list[Scenario]:
-        """The first ``count`` scenarios of ``split``; as many as one likes."""
+        """The first ``count`` scenarios of ``split``; any number of them exists."""
         if population not in POPULATIONS:
             raise UserError(f"FrontDesk: unknown population '{population}'; known: {', '.join(POPULATIONS)}")
         infix = "" if population == "same" else f"-{population}"
@@ -132,7 +132,7 @@ class FrontDesk:
         return end[0] if end else None
 
     def against_goal(self, scenario: Scenario, turns: Sequence[Turn]) -> bool:
-        """Leaving in the first turn: nobody comes for that."""
+        """Leaving in the first turn: no goal is met by that."""
         spoken = [turn.text for turn in turns if turn.side is Side.USER]
         return len(spoken) == 1 and is_leaving(spoken[0])
 

@@ -1,4 +1,4 @@
-"""Advantages behind their checks: what one raises names the user's line, what it returns is one finite number for each
+"""Advantages with checks: what one raises names the user's line, what it returns is one finite number for each
 dialogue of the group."""
 
 from collections.abc import Mapping, Sequence

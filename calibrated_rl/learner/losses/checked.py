@@ -1,4 +1,4 @@
-"""A loss behind its checks: what it raises names the user's line, what it returns is of the right kind.
+"""A loss with checks: what it raises names the user's line, what it returns is of the right kind.
 
 Whether a loss is finite is asked where the step is taken; this is about types and shapes.
 """

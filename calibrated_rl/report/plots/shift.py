@@ -27,7 +27,7 @@ def heat_maps(panels: Mapping[str, Mapping[str, Map]], band: tuple[float, float]
     for row, (title, by_arm) in zip(grid, panels.items(), strict=True):
         for axes, arm in zip(row, arms, strict=True):
             axes.grid(False)
-            # In two lines: names of figures and arms are too long to stand beside their neighbours' in one.
+            # In two lines: names of figures and arms are too long for one line beside those of their neighbours.
             axes.set_title(f"{title}\n{style(arm).label}")
             if arm not in by_arm:
                 words = "none by construction" if not answers_to_a_simulator(arm) else "not measured"

@@ -28,7 +28,7 @@ class Column:
     optional: bool = False
     """Whether the column is left out where no arm has the metric."""
     meaning: str = ""
-    """What stands above the table where the column is there."""
+    """Explanation above the table, if the column is shown."""
 
 
 def of_arm(*keys: str) -> Read:

@@ -47,7 +47,7 @@ class Dialogues:
 
 
 def view(run: RunFiles) -> Dialogues:
-    return Dialogues(run.met_someone(), [_scenario(sample) for sample in run.samples[:MOST_SAMPLES]])
+    return Dialogues(run.has_eval_user(), [_scenario(sample) for sample in run.samples[:MOST_SAMPLES]])
 
 
 def _scenario(sample: dict[str, Any]) -> Scenario:

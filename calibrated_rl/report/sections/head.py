@@ -33,10 +33,10 @@ class Head:
     task: str
     seeds: list[str]
     label: str
-    met: str
-    """Whom the policies met; a run without a scripted human names its stand-in under ``held_out_user``."""
-    met_someone: bool
-    """Whether anybody did, or nothing was trained yet."""
+    eval_user: str
+    """Who evaluated the policies; a run without a scripted human names its proxy under ``held_out_user``."""
+    has_eval_user: bool
+    """True also where nothing was trained yet."""
     differences: list[Difference]
     classifier_accuracy: BeforeAfter | None
     exact_tv: BeforeAfter | None
@@ -50,8 +50,8 @@ def view(run: RunFiles) -> Head:
         task=str(summary.get("task") or ""),
         seeds=[str(seed) for seed in summary.get("seeds") or []],
         label=str(summary.get("label") or ""),
-        met=str(summary.get("held_out_user") or "held-out users"),
-        met_someone=run.met_someone() or not run.arms(),
+        eval_user=str(summary.get("held_out_user") or "held-out users"),
+        has_eval_user=run.has_eval_user() or not run.arms(),
         differences=_differences(run),
         classifier_accuracy=_before_after(run, "classifier_accuracy"),
         exact_tv=_before_after(run, "exact_tv"),

@@ -89,6 +89,7 @@ def jackknife_bias(
         weights = [np.repeat(weight, groups, axis=0) for weight in ones]
         weights[side] = in_sample
         leave_one_out = statistic(weights[0], weights[1])
+        # A group without which the statistic is undefined says nothing of the bias.
         values = np.where(np.isfinite(leave_one_out), leave_one_out, full_value)
         bias += (groups - 1) * (values.mean(axis=0) - full_value)
     return full_value, bias

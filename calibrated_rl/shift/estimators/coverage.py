@@ -10,7 +10,7 @@ Generation Network for 3D Object Reconstruction from a Single Image", CVPR 2017,
 
 numerators and denominators being means over random draws of such sets. 1 is what other human users reach. Low coverage
 with high humanness is one convincing voice that passes for a population; high coverage with low humanness is noise that
-reaches everybody and resembles nobody. Above 1 (cut at 2) the simulator is nearer to human users than they are to one
+reaches every user and resembles none. Above 1 (cut at 2) the simulator is nearer to human users than they are to one
 another: copies of logs, or only their most typical behaviour.
 
 The interval takes the numerator as given and is therefore somewhat too narrow; the null band is the guard.
@@ -69,6 +69,7 @@ class Coverage(DialogueEstimator):
         def directed(a: Floats, b: Floats) -> Floats:
             return np.stack([nearest(across, a, b), nearest(across.T, b, a)], axis=1)
 
+        # A floor under the distances: a resample whose sets nearly coincide would otherwise dominate the interval.
         full_distance = np.maximum(directed(*(np.ones((1, len(p))) for p in users)), 1e-12)
         resampled = bootstrap(
             lambda a, b: value * full_distance / np.maximum(directed(a, b), full_distance / 10),
@@ -87,7 +88,7 @@ def _ratio(a: float, b: float) -> float:
 
 
 def _standardised(human: Floats, simulator: Floats) -> tuple[Floats, Floats]:
-    """Both in standard deviations of the human users' traits; traits that nobody of either side has are left out, as
+    """Both in standard deviations of the human users' traits; traits that no user of either side has are left out, as
     are those in which all human users agree (they have no scale)."""
     is_defined = np.isfinite(human)
     count = np.maximum(is_defined.sum(axis=0), 1)

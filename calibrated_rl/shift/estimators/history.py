@@ -27,7 +27,7 @@ from calibrated_rl.shift.two_sample.replies import FamilyConfig
 
 class HistoryShift(Estimator[DialogueSets]):
     """``history_shift_accuracy``, ``history_shift_auc`` and ``history_shift_tv`` between the histories of two sets, by
-    user turn. ``human`` are the logs, ``simulator`` the dialogues that the current policy had with whomever.
+    user turn. ``human`` are the logs, ``simulator`` the dialogues of the current policy with any user.
 
     ``history_shift_tv.low`` is a lower bound of the distance between the two history distributions (mixed over turns as
     measured), not of a per-turn shift. ``measure`` raises UserError where a side has too few dialogues.

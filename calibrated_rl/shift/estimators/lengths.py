@@ -75,7 +75,7 @@ class Lengths(DialogueEstimator):
             words.append([[len(text.split()) for text in user_texts(dialogue)] for dialogue in side])
             turns.append([[len(lengths)] for lengths in words[-1]])
         if not all(any(side) for side in words):
-            raise UserError("Wasserstein: on one side nobody of the users says anything")
+            raise UserError("Wasserstein: on one side no user says anything")
         estimates = {}
         users = users_of(sets.human), users_of(sets.simulator)
         for name, rows in (("wasserstein_turn_words", words), ("wasserstein_user_turns", turns)):

@@ -5,7 +5,7 @@ histories, as in ``exact.py``:
 
     TV = E_{a ~ logged} [(1 - policy(a|h) / logged(a|h))_+] = E_{a ~ policy} [(1 - logged(a|h) / policy(a|h))_+]
 
-The turns must be draws of the very policy that stands below the line: with logged turns and a clone's probabilities
+The turns must be draws of the policy in the denominator: with logged turns and a clone's probabilities
 it is no total variation. Already decided: the whole turn is scored, end-of-turn token included.
 
 Where the logged policy's probabilities are unknown, draw the policy's turn on each logged history and give the pairs,

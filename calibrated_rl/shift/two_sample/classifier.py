@@ -1,4 +1,4 @@
-"""Classifier two-sample test on words or dialogue acts: can a reply be told to be the simulator's or the human's?
+"""Classifier two-sample test on words or dialogue acts: can a classifier tell the simulator's replies from the human's?
 
 Both replies are drawn on the same histories (``MatchedReplies``), one is scored at a time, with its history. The
 formula, its source, cross-fitting, intervals and null band are in ``test.py``.
