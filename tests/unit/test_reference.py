@@ -83,7 +83,7 @@ def test_no_key_is_missing_and_no_part() -> None:
     keys = {f"{where}.{key.name}".lstrip(".") for where, key in all_keys()}
     assert valid_keys(RunConfig) <= keys
     parts = {part.cls.__name__ for kind in kinds() for part in kind.parts}
-    assert {"FrontDesk", "Casino", "FrontDeskHuman", "JsonLines", "WeightedSFT", "GRPO", "RLOO", "Likeness"} <= parts
+    assert {"FrontDesk", "Casino", "FrontDeskHuman", "JsonLines", "WeightedSFT", "GRPO", "RLOO", "Similarity"} <= parts
     assert not {"PolicyLoss", "ClippedLoss"} & parts, "these are bases, which cannot be built"
 
 
