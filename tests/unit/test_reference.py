@@ -62,7 +62,7 @@ def test_every_public_name_is_on_its_page_once() -> None:
     made = names_page()
     assert "### `compare`" in made
     assert "- `overrides`: `key=value`, or further YAML files" in made, "arguments are a list"
-    assert "- `reply(scenario: Scenario, turns: Sequence[Turn]) -> str`: What the person" in made
+    assert "- `reply(scenario: Scenario, turns: Sequence[Turn]) -> str`: What the user" in made
     assert "- `reward: float`: Terminal reward, all costs included" in made, "fields are a list"
 
 
