@@ -14,7 +14,9 @@ error, and nothing else, until the program sets up logging of its own.
 import argparse
 import json
 import logging
+import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Literal
@@ -66,15 +68,21 @@ class JsonLines(logging.Formatter):
         return json.dumps(found)
 
 
+def _write(text: str) -> None:
+    try:
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads any longer; the work is worth going on with
+        with suppress(OSError):  # nor is what is left to be flushed at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class ConsoleHandler(logging.Handler):
     """Writes to the standard output, above the bar of ``progress.py`` if one is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            tqdm.write(self.format(record), file=sys.stdout)
-            sys.stdout.flush()
-        except BrokenPipeError:  # nobody reads any longer; the work is worth going on with
-            pass
+            _write(self.format(record))
         except Exception:
             self.handleError(record)
 
@@ -143,8 +151,7 @@ def reset() -> None:
 def result(text: str) -> None:
     """Print what a command was called for: on the standard output, whatever is printed of the log."""
     line = _as_json(text, RESULT)
-    tqdm.write(text if line is None else line, file=sys.stdout)
-    sys.stdout.flush()
+    _write(text if line is None else line)
 
 
 def failure(text: str, details: str = "") -> None:

@@ -197,6 +197,7 @@ def test_a_reader_who_leaves_does_not_end_the_work(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "stdout", Closed())
     monkeypatch.setattr(sys, "stderr", errors)
     logger.info("a step")
+    console.result("table")
     assert errors.getvalue() == ""
 
 
