@@ -37,7 +37,7 @@ def test_to_import_the_package_loads_nothing_large() -> None:
 @pytest.mark.slow  # every part of the package is loaded
 def test_every_public_name_is_what_the_type_checker_sees() -> None:
     tree = ast.parse(inspect.getsource(crl))
-    (checked,) = (node for node in tree.body if isinstance(node, ast.If))
+    checked = next(node for node in tree.body if isinstance(node, ast.If))
     imports = [node for node in checked.body if isinstance(node, ast.ImportFrom)]
     seen = {alias.name: node.module for node in imports for alias in node.names}
     assert sorted(seen) == sorted(crl.__all__) == crl.__all__
