@@ -5,7 +5,7 @@ due, *collect* groups of dialogues with the calibrated simulator, *store* them, 
 *sync* the replicas. Every ``calibration.every`` updates the simulator is aligned again, because the policy has moved.
 How, is up to ``calibration.method``; by default from its uncalibrated base, on the same human turns, each weighted by
 how often the *current* policy would reach its history (density ratio, clipped), stopping on the monitor split. Nothing
-of the held-out people is seen.
+of the held-out humans is seen.
 
 Arms derived from this one add further human turns to each re-calibration (``further_turns``) or leave it out.
 
@@ -47,7 +47,7 @@ class Calibrated(Arm):
         while arm.running:
             if every and arm.updates and arm.updates % every == 0:
                 further += self.further_turns(run, arm, arm.updates)
-                arm.calibration.again(further)
+                arm.calibration.realign(further)
             measurement = arm.measure(user)
             batch = arm.collect(user, until=(arm.updates // every + 1) * every if every else None)
             groups = arm.store(batch)

@@ -45,8 +45,8 @@ class CalibratedMoreLogs(Calibrated):
         return super().train(run, seed)
 
     def further_turns(self, run: "TrainingRun", arm: "ArmRun", update: int) -> "Sequence[ExtraTurn]":
-        asked = run.inputs.config.calibration.human_turns
-        further = list(islice(self._reserve, asked))
-        if len(further) < asked:
-            logger.warning(f"calibration.reserve holds only {len(further)} of the {asked} further human turns")
+        requested = run.inputs.config.calibration.human_turns
+        further = list(islice(self._reserve, requested))
+        if len(further) < requested:
+            logger.warning(f"calibration.reserve has only {len(further)} of the {requested} further human turns")
         return further

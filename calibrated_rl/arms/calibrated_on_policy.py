@@ -1,4 +1,4 @@
-"""Calibrated, on-policy: each re-calibration also learns from people's replies on the policy's own histories."""
+"""Calibrated, on-policy: each re-calibration also learns from human replies on the policy's own histories."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class CalibratedOnPolicy(Calibrated):
-    """Asks people of the training population ``calibration.human_turns`` times at each re-calibration."""
+    """Asks humans of the training population ``calibration.human_turns`` times at each re-calibration."""
 
     name = "calibrated_on_policy"
     style = ArmStyle("calibrated, on-policy", "and people answer the policy's own histories", "#332288", "P")
@@ -25,5 +25,5 @@ class CalibratedOnPolicy(Calibrated):
         from calibrated_rl.training.simulator_calibration import ask_humans
 
         latest = run.cluster.store.rollouts_of(self.name, update - 1)
-        asked = run.inputs.config.calibration.human_turns
-        return ask_humans(run.inputs, run.models, latest, asked, arm.seed * 1000 + update)
+        requested = run.inputs.config.calibration.human_turns
+        return ask_humans(run.inputs, run.models, latest, requested, arm.seed * 1000 + update)

@@ -1,6 +1,6 @@
 """Cloning: imitates the successful dialogues of the calibration logs; no reinforcement learning at all.
 
-The yardstick for static context RL: what the logs hold without any reward model. Same number of updates and of loss
+The yardstick for static context RL: what the logs give without any reward model. Same number of updates and of loss
 tokens an update as the other arms; an update takes the next successful logs in a fixed random order.
 """
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 def in_batches(samples: "Iterator[Sample]", tokens: int) -> "Iterator[tuple[list[Sample], int]]":
     """Batches of at least ``tokens`` loss tokens, each with its number of them."""
     while True:
-        batch, found = [], 0
-        while found < tokens:
+        batch, n_tokens = [], 0
+        while n_tokens < tokens:
             batch.append(next(samples))
-            found += int(batch[-1].tokens.mask.sum())
-        yield batch, found
+            n_tokens += int(batch[-1].tokens.mask.sum())
+        yield batch, n_tokens
 
 
 def successful(logs: Sequence[Dialogue]) -> list[Dialogue]:

@@ -1,4 +1,4 @@
-"""Oracle: interactive RL with people of the training population themselves; only where people are a program."""
+"""Oracle: interactive RL with humans of the training population themselves; only where humans are scripted."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Start: the policy that every arm starts from, judged as it is."""
+"""Start: the policy that every arm starts from, evaluated as it is."""
 
 from typing import TYPE_CHECKING
 

@@ -1,6 +1,6 @@
 """Static context RL: on a logged history the policy says one turn; nobody answers.
 
-A turn that closes the dialogue earns the task's terminal reward for the logged person's goal; any other turn
+A turn that closes the dialogue earns the task's terminal reward for the logged user's goal; any other turn
 earns ``Q(history, turn)``, frozen models fitted on the returns of the calibration logs, of which none has seen the
 dialogue that the history is from. Suffers the
 policy-induced shift: the histories are those of the logged policy.
@@ -55,7 +55,7 @@ class Static(Arm):
         value = TurnValue(inputs.logs[Split.CALIBRATION], inputs.logs[Split.TUNING])
         arm.log({"turn_value_r2": value.explained})
 
-        def say_and_reward(first: int, count: int) -> "list[Members | None]":
+        def score_turns(first: int, count: int) -> "list[Members | None]":
             """Groups of single turns on the update's histories, from the number ``first`` on, with their rewards."""
             random: NDArray[np.int64] = np.random.default_rng([seed, arm.updates]).permutation(len(histories))
             groups = collector.turn_groups(
@@ -66,7 +66,7 @@ class Static(Arm):
 
         while arm.running:
             measurement = arm.measure(None)
-            batch = arm.rollouts.collect_turns(say_and_reward)
+            batch = arm.rollouts.collect_turns(score_turns)
             groups = arm.store(batch)
             credited = arm.advantages(groups)
             metrics = arm.step(credited, measurement)

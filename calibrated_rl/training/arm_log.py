@@ -10,15 +10,15 @@ from tensorboardX import SummaryWriter
 class ArmLog:
     """Metrics by update, in the order in which they came."""
 
-    def __init__(self, run: Path, arm: str, seed: int, known: list[dict[str, Any]], updates: int) -> None:
+    def __init__(self, run: Path, arm: str, seed: int, earlier_metrics: list[dict[str, Any]], updates: int) -> None:
         """
         Args:
             run: the run's folder.
-            known: metrics from before the arm was stopped.
+            earlier_metrics: from before the arm was stopped.
             updates: how many are done.
         """
         self._arm, self._seed = arm, seed
-        self.metrics: list[dict[str, Any]] = known
+        self.metrics: list[dict[str, Any]] = earlier_metrics
         self._tensorboard = SummaryWriter(str(run / "tensorboard" / f"{arm}-{seed}"), purge_step=updates or None)
 
     def add(self, values: Mapping[str, float], update: int) -> None:

@@ -1,4 +1,4 @@
-"""One arm with one seed in training: where it stands, and the parts that one update is made of.
+"""One arm with one seed in training: its state, and the parts of one update.
 
 An update, as each file in ``arms/`` spells it out: *measure* how far training is from real dialogues (``shift``),
 *collect* groups of rollouts, *store* them, give credit (``policy.advantages``), *step* the learner, *sync* the
@@ -16,7 +16,7 @@ from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.learner.slots import POLICY
 from calibrated_rl.rollout.statistics import COUNTED, cut_shares
 from calibrated_rl.tasks.base import ScriptedHuman
-from calibrated_rl.training.accounts import signal_notice, tokens_of_users, turns_of_people, why_nothing_was_learned
+from calibrated_rl.training.accounts import human_turns_of, signal_notice, tokens_of_users, why_nothing_was_learned
 from calibrated_rl.training.arm_log import ArmLog
 from calibrated_rl.training.checkpoints import ArmCheckpoints, ArmState, Saved
 from calibrated_rl.training.policy_update import CreditedSamples, PolicyUpdate
@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 
 
 class ArmRun:
-    """Making it puts the policy and both engines where every arm starts, or, where the arm was stopped, where its last
-    checkpoint was taken."""
+    """The constructor brings the policy and both engines to the common start of all arms or, where the arm was stopped,
+    to its last checkpoint."""
 
     def __init__(self, run: "TrainingRun", name: str, seed: int, *, single_turns: bool = False) -> None:
         """``single_turns``: the arm learns from single turns, not from whole dialogues."""
         self.run, self.name, self.seed = run, name, seed
         self.updates = self.policy_tokens = self.user_tokens = self.human_turns = 0
-        """Done; the policy's tokens that carried loss; the simulator's; replies that people gave during training."""
+        """Updates done; the policy's tokens with loss; the simulator's tokens; human replies during training."""
         cluster, inputs = run.cluster, run.inputs
         self._checkpoints = ArmCheckpoints(inputs.folder, name, seed, inputs.config.training.checkpoints_kept)
         saved = self._checkpoints.latest()
@@ -77,12 +77,12 @@ class ArmRun:
         optimizer = training.optimizer.at(rate, training.warmup_steps)
         run.cluster.learner.load(POLICY, run.start.folder, optimizer=optimizer, seed=self.seed)
         self.policy.sync(version=0)
-        # Counted anew in each arm: otherwise what a dialogue says of its simulator would hang on what ran before.
+        # Versions start at 0 in each arm: otherwise what dialogues record of it would depend on earlier arms.
         run.simulator.load(run.simulator.uncalibrated, version=0)
 
     def _resume(self, saved: Saved) -> None:
         run, state = self.run, saved.state
-        logger.info(f"{self.name} (seed {self.seed}) goes on after update {state.updates}")
+        logger.info(f"{self.name} (seed {self.seed}) resumes after update {state.updates}")
         run.cluster.store.open(f"{self.name}-{self.seed}", rewind_to=state.updates)
         run.start.known |= saved.log_probs
         served = run.inputs.folder / state.simulator if state.simulator else run.simulator.uncalibrated
@@ -92,7 +92,7 @@ class ArmRun:
         self.updates, self.policy_tokens = state.updates, state.policy_tokens
         self.user_tokens, self.human_turns = state.user_tokens, state.human_turns
         self.shift.done = list(state.shift)
-        self._budget.per_group, self._budget.seen = state.tokens_per_group, state.seen_own_tokens
+        self._budget.per_group, self._budget.measured = state.tokens_per_group, state.seen_own_tokens
         counted = {name: getattr(state, name) for name in (*COUNTED, "groups_dropped")}
         run.cluster.collector.statistics.restore(counted)
 
@@ -123,7 +123,7 @@ class ArmRun:
         return self.rollouts.collect(self.updates, user, until)
 
     def store(self, batch: RolloutBatch) -> list[Members]:
-        """The groups that the next update learns from, which have gone through the replay store."""
+        """The groups that the next update learns from, after a pass through the replay store."""
         self.timers.rollouts_ready()
         if not self.rollouts.overlap_learning:
             self._elastic.rollouts_end()
@@ -145,18 +145,18 @@ class ArmRun:
         return self.policy.step(credited, measurement)
 
     def sync(self) -> None:
-        """The learner's weights go to the replicas; the update is done but for its notes."""
+        """Send the learner's weights to the replicas; then only the metrics of the update are missing."""
         self.policy.sync(version=self.updates + 1)
 
     def log_update(
         self, batch: RolloutBatch, groups: Sequence[Members], credited: CreditedSamples, metrics: dict[str, float]
     ) -> None:
-        """Count what the update cost, and keep how it went; the next one begins."""
+        """Count what the update cost, log its metrics, and advance to the next update."""
         tokens = credited.tokens
         self._budget.saw(tokens, len(groups))
         self.policy_tokens += tokens
         self.user_tokens += sum(map(tokens_of_users, [*groups, *batch.discarded]))
-        self.human_turns += sum(map(turns_of_people, [*groups, *batch.discarded]))
+        self.human_turns += sum(map(human_turns_of, [*groups, *batch.discarded]))
         busy = None
         if self.rollouts.overlap_learning:
             busy = self.rollouts.busy_seconds()
@@ -166,10 +166,10 @@ class ArmRun:
         replicas = self._elastic.after_update(
             seconds["seconds_rollout"], learning, seconds["seconds_waiting"] + learning
         )
-        # The arm earned what was put aside, too: without it, rewards would be those of a selection.
-        aside = [dialogue for group in batch.discarded for dialogue in group]
-        dialogues = [*(dialogue for group in groups for dialogue in group), *aside]
-        rewards = credited.rewards + [d.outcome.episode_return for d in aside if d.outcome is not None]
+        # Discarded groups are part of what the arm earned: without them, rewards would be those of a selection.
+        discarded = [dialogue for group in batch.discarded for dialogue in group]
+        dialogues = [*(dialogue for group in groups for dialogue in group), *discarded]
+        rewards = credited.rewards + [d.outcome.episode_return for d in discarded if d.outcome is not None]
         self.log(
             metrics
             | replicas
@@ -190,7 +190,7 @@ class ArmRun:
 
     def checkpoint(self) -> None:
         """Every ``training.checkpoint_every`` updates: keep what it takes to resume from here. It is written while
-        training goes on; the next one waits for it. What is timed from here on belongs to the next update."""
+        training continues; the next checkpoint waits for it. Timers measure the next update from here on."""
         every = self.run.inputs.config.training.checkpoint_every
         if every and self.updates % every == 0 and self.running:
             self._checkpoint(every)
@@ -200,9 +200,9 @@ class ArmRun:
     def _checkpoint(self, every: int) -> None:
         run, timers = self.run, self.timers
         with timers.measure("waiting_for_shift"):
-            records = list(self.shift.records())  # those still being estimated are waited for, as a rule none
+            records = list(self.shift.records())  # waits for those that are still being estimated, as a rule none
         with timers.measure("checkpoint"):
-            # All that training will change is copied here; what takes long, the files, is written while it goes on.
+            # Copy all that training will change; the files, which take long, are written while training continues.
             run.writer.wait()
             run.cluster.learner.snapshot([POLICY])
         self.log(
@@ -213,22 +213,26 @@ class ArmRun:
         counted = run.cluster.collector.statistics.found()
         state = ArmState(
             updates=self.updates, policy_tokens=self.policy_tokens, user_tokens=self.user_tokens,
-            human_turns=self.human_turns, tokens_per_group=self._budget.per_group, seen_own_tokens=self._budget.seen,
+            human_turns=self.human_turns, tokens_per_group=self._budget.per_group,
+            seen_own_tokens=self._budget.measured,
             seconds=timers.total, simulator=run.simulator.path_in_run, simulator_version=run.simulator.pool.version,
             reward=float(np.mean(rewards)) if rewards else None, metrics=list(self.metrics), shift=records,
             policy_tokens_discarded=self.rollouts.policy_tokens_discarded,
             groups_extra=list(self.rollouts.groups_extra), in_flight=self.rollouts.in_flight(counted["groups_dropped"]),
             **counted,
         )  # fmt: skip
-        log_probs, what = dict(run.start.known), f"the checkpoint of {self.name} (seed {self.seed}) at {self.updates}"
+        log_probs, description = (
+            dict(run.start.known),
+            f"the checkpoint of {self.name} (seed {self.seed}) at {self.updates}",
+        )
         write_learner = run.cluster.learner.write_snapshot
-        run.writer.write((what, lambda: self._checkpoints.save(state, log_probs, write_learner)))
+        run.writer.write((description, lambda: self._checkpoints.save(state, log_probs, write_learner)))
 
-    # ---- how it went -------------------------------------------------------------------------------
+    # ---- metrics and records --------------------------------------------------------------------------
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """All that were logged, in their order."""
+        """All that were logged, in order."""
         return self._log.metrics
 
     @property
@@ -237,7 +241,7 @@ class ArmRun:
         return self.timers.total
 
     def log(self, values: dict[str, float], update: int | None = None) -> None:
-        """Keep metrics of an update, by default of the one that is going on."""
+        """Log metrics of an update, by default of the current one."""
         self._log.add(values, self.updates if update is None else update)
 
     def _report(self) -> None:
@@ -245,17 +249,17 @@ class ArmRun:
         updates, who = self.run.inputs.config.training.updates, f"{self.name} (seed {self.seed})"
         self.run.inputs.progress.show(who, self.updates, updates)
         entropy = f"entropy {last['entropy']:.2f}" if "entropy" in last else why_nothing_was_learned(last)
-        figures = f"reward {last['reward']:+.3f}, success {last['success']:.2f}, {entropy}"
-        logger.info(f"{who} update {self.updates}/{updates}: {figures}")
-        if words := signal_notice(self._log.series("groups_with_signal")):
-            logger.warning(f"{who}: {words}")
+        summary = f"reward {last['reward']:+.3f}, success {last['success']:.2f}, {entropy}"
+        logger.info(f"{who} update {self.updates}/{updates}: {summary}")
+        if notice := signal_notice(self._log.series("groups_with_signal")):
+            logger.warning(f"{who}: {notice}")
 
     def latest_dialogues(self) -> list[Dialogue]:
-        """What the arm collected for the update before."""
+        """The dialogues of the previous update."""
         return self.run.cluster.store.rollouts_of(self.name, self.updates - 1)
 
     def close(self) -> None:
-        """Fetch what was measured beside training, write out what TensorBoard reads, and end what is in flight."""
+        """End the rollouts in flight, fetch the measurements of shift, and flush the TensorBoard files."""
         self.rollouts.close()
         self.shift_records = self.shift.records()
         for record in self.shift_records:

@@ -1,13 +1,14 @@
-"""Checkpoints of an arm in training, so that a run that was stopped at any moment goes on where the last was taken.
+"""Checkpoints of an arm in training, so that a run that was stopped at any moment resumes from the last one.
 
-One holds: the policy with its optimizer and random state (the learner's own checkpoint), the arm's counters and
+One contains: the policy with its optimizer and random state (the learner's own checkpoint), the arm's counters and
 metrics, which simulator was served, and the log-probs of logs under the starting policy (they are computed once a
-run, in batches that a run which goes on would not meet again). Dialogues are not in it: the replay store has them and
-is rewound to the update of the checkpoint. It is written aside and renamed, with a checksum of every file, so that it
-is there whole or not at all; a broken one is named, and the one before it is taken. Nothing in it is a pickle.
+run, in batches that a resumed run would not see again). Dialogues are not in it: the replay store has them and
+is rewound to the update of the checkpoint. It is written to a temporary folder and renamed, with a checksum of every
+file, so that it exists whole or not at all; a broken one is logged, and the one before it is used. Nothing in it is a
+pickle.
 
 The last ones are kept, and the best: that with the highest ``ArmState.reward``. When the arm is done, the policy of the
-best lies below ``best/`` in Hugging Face format. No reported figure comes of it.
+best lies below ``best/`` in Hugging Face format. No reported metric comes from it.
 """
 
 import dataclasses
@@ -36,8 +37,9 @@ from calibrated_rl.training.rollout_source import InFlight
 logger = logging.getLogger(__name__)
 
 FORMAT = 5
-"""Raised whenever another program would misread or miss something. 1 had DeepSpeed's own files, 2 no ``ahead``, 3 no
-``groups_extra``, without which the account of a run does not add up; 4 called ``in_flight`` by another name."""
+"""Increased whenever a program of another version would misread or miss something. 1 had DeepSpeed's own files, 2 no
+``ahead``, 3 no ``groups_extra``, without which the account of a run does not add up; 4 called ``in_flight`` by another
+name."""
 STATE, LEARNER, LOG_PROBS = "arm.json", "learner", "log_probs.npz"
 PARTIAL = ".partial"
 LogProbs = Mapping[tuple[str, ...], NDArray[np.float32]]
@@ -45,7 +47,7 @@ LogProbs = Mapping[tuple[str, ...], NDArray[np.float32]]
 
 @dataclass(frozen=True, kw_only=True)
 class ArmState:
-    """What an arm knows beside its models."""
+    """The state of an arm besides its models."""
 
     updates: int
     policy_tokens: int
@@ -60,8 +62,8 @@ class ArmState:
     simulator_version: int
     reward: float | None = None
     """Mean over the updates since the checkpoint before of the metric ``reward``: the mean reward of the dialogues that
-    were learned from and of those in groups that were put aside, in which all earned the same, from the arm's own side;
-    by it the best checkpoint is chosen. Monitor dialogues are not held at every checkpoint, nor by every arm, and
+    were learned from and of those in discarded groups, in which all earned the same, from the arm's own side; the best
+    checkpoint is the one where it is highest. Monitor dialogues do not run at every checkpoint, nor in every arm, and
     held-out ones must choose nothing. None: the arm learns from no dialogues of its own (``cloned``)."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     shift: list[dict[str, Any]] = field(default_factory=list)
@@ -72,11 +74,11 @@ class ArmState:
     cut: dict[str, int] = field(default_factory=dict)
     groups_dropped: dict[str, str] = field(default_factory=dict)
     groups_extra: list[str] = field(default_factory=list)
-    """Ids of groups that were asked for in place of others."""
+    """Ids of groups that were requested in place of others."""
     policy_tokens_discarded: int = 0
-    """In groups that others took the place of."""
+    """In groups that others replaced."""
     in_flight: InFlight | None = None
-    """Groups that were begun and not learned from; None: the arm runs no dialogues of its own."""
+    """Groups that were begun and not learned from yet; None: the arm runs no dialogues of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +93,11 @@ class Saved:
 class ArmCheckpoints:
     """The checkpoints of one arm and seed below a run folder."""
 
-    def __init__(self, run: Path, arm: str, seed: int, kept: int) -> None:
-        """``kept``: how many of the last ones stay beside the best; the one before the last is for a broken last."""
+    def __init__(self, run: Path, arm: str, seed: int, n_kept: int) -> None:
+        """``n_kept``: how many of the last ones stay besides the best; an earlier one is used if the last is broken."""
         self.folder = run / CHECKPOINTS / f"{arm}-{seed}"
         self.best_policy = run / "best" / f"{arm}-{seed}"
-        self._kept = kept
+        self._n_kept = n_kept
 
     def save(self, state: ArmState, log_probs: LogProbs, write_learner: Callable[[Path], None]) -> None:
         """Write one, whole or not at all, and remove those that are no longer needed.
@@ -104,51 +106,51 @@ class ArmCheckpoints:
             write_learner: writes the learner's checkpoint into the folder it is given.
 
         Raises:
-            OSError: it could not be written. Those that are there stay, and nothing is left of it.
+            OSError: it could not be written. Earlier ones stay, and the incomplete one is removed.
         """
         try:
             self._save(state, log_probs, write_learner)
         except OSError:
-            shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)  # a full disk has no room for what is of no use
+            shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)  # free the space on a full disk
             raise
 
     def _save(self, state: ArmState, log_probs: LogProbs, write_learner: Callable[[Path], None]) -> None:
-        aside, place = self.folder / PARTIAL, self.folder / f"update-{state.updates:06d}"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        write_learner(aside / LEARNER)
+        partial, folder = self.folder / PARTIAL, self.folder / f"update-{state.updates:06d}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write_learner(partial / LEARNER)
         arrays = {str(number): array for number, array in enumerate(log_probs.values())}
-        np.savez(aside / LOG_PROBS, keys=json.dumps(list(log_probs)), **arrays)  # type: ignore[arg-type]
+        np.savez(partial / LOG_PROBS, keys=json.dumps(list(log_probs)), **arrays)  # type: ignore[arg-type]
         content = {"format": FORMAT, "state": dataclasses.asdict(state)}
-        (aside / STATE).write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
-        write_checksums(aside)
-        for path in (*aside.rglob("*"), aside):
+        (partial / STATE).write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+        write_checksums(partial)
+        for path in (*partial.rglob("*"), partial):
             to_disk(path)
-        shutil.rmtree(place, ignore_errors=True)
-        os.rename(aside, place)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(partial, folder)
         to_disk(self.folder)
-        for old in self._places()[: -self._kept]:
-            if old != self._best():
-                shutil.rmtree(old)
+        for older in self._folders()[: -self._n_kept]:
+            if older != self._best():
+                shutil.rmtree(older)
 
     def latest(self) -> Saved | None:
-        """The last whole checkpoint; None without one. Those that are broken are passed over, with a warning.
+        """The last whole checkpoint; None without one. Broken ones are skipped, with a warning.
 
         Raises:
             UserError: a checkpoint is of a format that this version does not know.
         """
-        for place in reversed(self._places()):
+        for folder in reversed(self._folders()):
             try:
-                saved = _read(place)
+                saved = _read(folder)
             except _Broken as reason:
-                logger.warning(f"refused: {place}: {reason}")
+                logger.warning(f"checkpoint {folder} is broken, skipping it: {reason}")
             else:
-                logger.debug(f"read: {place}")
+                logger.debug(f"resuming from the checkpoint {folder}")
                 return saved
         return None
 
     def finish(self) -> None:
-        """The arm is done: put the best policy where it stays, and remove the rest."""
+        """The arm is done: move the best policy to its final folder, and remove the checkpoints."""
         best = self._best()
         if best is not None:
             shutil.rmtree(self.best_policy, ignore_errors=True)
@@ -160,49 +162,49 @@ class ArmCheckpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _best(self) -> Path | None:
-        """That with the highest reward, the last of several; None where none is known."""
-        rewards = [(reward, place) for place in self._places() if (reward := _reward(place)) is not None]
+        """The one with the highest reward, the last of several; None where no reward is known."""
+        rewards = [(reward, folder) for folder in self._folders() if (reward := _reward(folder)) is not None]
         return max(rewards)[1] if rewards else None
 
-    def _places(self) -> list[Path]:
+    def _folders(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("update-*") if re.fullmatch(r"update-\d{6,}", p.name))
 
 
 class _Broken(Exception):
-    """A checkpoint that is not as it was written."""
+    """A checkpoint that has changed since it was written."""
 
 
-def _number(place: Path) -> int:
-    return int(place.name.removeprefix("update-"))
+def _number(folder: Path) -> int:
+    return int(folder.name.removeprefix("update-"))
 
 
-def _reward(place: Path) -> float | None:
-    """What a checkpoint was worth; None where it does not say, or cannot be read."""
+def _reward(folder: Path) -> float | None:
+    """The reward of a checkpoint; None where it has none, or cannot be read."""
     try:
-        reward = read_json(place / STATE)["state"]["reward"]
+        reward = read_json(folder / STATE)["state"]["reward"]
     except (UserError, KeyError, TypeError):
         return None
     return float(reward) if isinstance(reward, int | float) and math.isfinite(reward) else None
 
 
-def _read(place: Path) -> Saved:
+def _read(folder: Path) -> Saved:
     try:
-        content = read_json(place / STATE)
+        content = read_json(folder / STATE)
     except UserError as error:
         raise _Broken(str(error)) from error
     if content.get("format") != FORMAT:
         raise UserError(
-            f"{place} has the format {content.get('format')}; this version reads {FORMAT} only: finish the arm with "
+            f"{folder} has the format {content.get('format')}; this version reads {FORMAT} only: finish the arm with "
             "the version that wrote it, or remove the folder to start the arm over"
         )
     try:
-        check_checksums(place)
+        check_checksums(folder)
     except UserError as error:
         raise _Broken(str(error)) from error
-    with np.load(place / LOG_PROBS, allow_pickle=False) as stored:
+    with np.load(folder / LOG_PROBS, allow_pickle=False) as stored:
         keys = [tuple(key) for key in json.loads(str(stored["keys"]))]
         log_probs = {key: stored[str(number)] for number, key in enumerate(keys)}
     state = dict(content["state"])
     if state["in_flight"] is not None:
         state["in_flight"] = InFlight(**state["in_flight"])
-    return Saved(state=ArmState(**state), learner=place / LEARNER, log_probs=log_probs)
+    return Saved(state=ArmState(**state), learner=folder / LEARNER, log_probs=log_probs)

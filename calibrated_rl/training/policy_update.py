@@ -25,7 +25,7 @@ def uses_reference(config: RunConfig) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class CreditedSamples:
-    """What the learner's step is made of."""
+    """The input of the learner's step."""
 
     samples: list[Sample]
     """One a dialogue: the policy's tokens, of which those that are fresh enough carry loss, and their advantage."""
@@ -42,7 +42,7 @@ class CreditedSamples:
 
 
 class PolicyUpdate:
-    """Updates one arm's policy; its weights have the version of the updates that are done."""
+    """Updates one arm's policy; the version of its weights is the number of updates that are done."""
 
     def __init__(self, config: RunConfig, learner: LearnerGroup, pool: ReplicaPool, timers: UpdateTimers) -> None:
         self._config, self._learner, self._pool, self._timers = config, learner, pool, timers
@@ -50,7 +50,7 @@ class PolicyUpdate:
         self._advantage = build_advantage(config.training.advantage, config.training.advantage_config)
 
     def advantages(self, groups: Sequence[Sequence[Dialogue]], update: int) -> CreditedSamples:
-        """Credit by group, and the reference policy's log-probs where the loss asks for them."""
+        """Credit by group, and the reference policy's log-probs where the loss requires them."""
         with self._timers.measure("advantages"):
             credited = self._credited(groups, update)
         if not self._uses_reference:
@@ -72,8 +72,8 @@ class PolicyUpdate:
             rewards += returns
             for dialogue, advantage in zip(group, group_advantages(returns, self._advantage), strict=True):
                 assert dialogue.policy_tokens is not None
-                tokens, own = fresh_turns(dialogue.policy_tokens, update, training.max_staleness)
-                staleness += own
+                tokens, turn_ages = fresh_turns(dialogue.policy_tokens, update, training.max_staleness)
+                staleness += turn_ages
                 samples.append(
                     Sample(tokens=tokens, advantage=float(advantage), name=dialogue.id, group=dialogue.group_id)
                 )
@@ -88,8 +88,8 @@ class PolicyUpdate:
             return self._step(credited)
         with self._timers.measure("measuring"):
             measurement.draw()  # is scored with the weights that the step replaces
-        with ThreadPoolExecutor(1) as beside:
-            stepping = beside.submit(self._step, credited)
+        with ThreadPoolExecutor(1) as pool:
+            stepping = pool.submit(self._step, credited)
             with self._timers.measure("measuring and stepping"):
                 measurement.run_rollouts()
                 metrics = stepping.result()

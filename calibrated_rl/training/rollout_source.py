@@ -28,7 +28,7 @@ TIMEOUT_S = 1800.0
 
 @dataclass(frozen=True, kw_only=True)
 class InFlight:
-    """What a checkpoint keeps: what was begun and is not learned from."""
+    """What a checkpoint keeps of the groups that were begun and not learned from."""
 
     admitted: int
     """The first update for which no group has begun."""
@@ -56,11 +56,11 @@ class RolloutSource:
     ) -> None:
         """
         Args:
-            scenarios: those of an update, so many; fewer where there are no more.
+            scenarios: of an update, up to a count; fewer where there are no more.
             updates: of the whole arm.
             first: the update that comes next.
             extra: ``training.extra_groups``.
-            state: of a checkpoint. What was in flight then is run again; what the replay store has of it already is
+            state: of a checkpoint. What was in flight then is run again; what the replay store already has of it is
                 skipped there when it arrives once more, and handed out in its place.
         """
         self._stream, self._scenarios = stream, scenarios
@@ -70,9 +70,9 @@ class RolloutSource:
         self._open = {(update, number) for update, number in state.open} if state else set()
         self._owed = state.owed if state else 0
         for update in sorted({update for update, _ in self._open}):
-            numbers = sorted(number for of, number in self._open if of == update)
-            found = scenarios(update, numbers[-1] + 1)
-            stream.admit(update, [(number, found[number]) for number in numbers])
+            numbers = sorted(number for its_update, number in self._open if its_update == update)
+            update_scenarios = scenarios(update, numbers[-1] + 1)
+            stream.admit(update, [(number, update_scenarios[number]) for number in numbers])
 
     def next(self, update: int, wanted: int, until: int | None) -> RolloutBatch:
         """Begin what may begin, ``wanted`` groups an update, and wait for those of ``update``.
@@ -89,22 +89,22 @@ class RolloutSource:
         while self._admitted <= last:
             self._requested[self._admitted] = self._begin(self._admitted, 0, wanted)
             self._admitted += 1
-        requested = asked = self._requested.pop(update)
+        requested = n_requested = self._requested.pop(update)
         quota = Quota(requested, self._extra)
-        more, self._owed = sum(quota.offer(None) for _ in range(self._owed)), 0
+        n_missing, self._owed = sum(quota.offer(None) for _ in range(self._owed)), 0
         while True:
-            if more:
-                begun = self._begin(update, asked, more)
-                asked += begun
-                quota.without(more - begun)
+            if n_missing:
+                n_begun = self._begin(update, n_requested, n_missing)
+                n_requested += n_begun
+                quota.without(n_missing - n_begun)
             ended = self._stream.take(quota.missing, TIMEOUT_S) if quota.missing > 0 else []
             if not ended:
-                return self._in_order(quota.batch(requested, asked))
-            self._open -= {(each.update, each.number) for each in ended}
-            more = sum(quota.offer(each.dialogues) for each in ended)
+                return self._in_order(quota.batch(requested, n_requested))
+            self._open -= {(group.update, group.number) for group in ended}
+            n_missing = sum(quota.offer(group.dialogues) for group in ended)
 
     def _in_order(self, batch: RolloutBatch) -> RolloutBatch:
-        """Of one update alone, in the order of their numbers: what became complete first hangs on the machine."""
+        """Of one update alone, in the order of their numbers: which one is complete first depends on the machine."""
         if not self.max_staleness:
             batch.groups.sort(key=lambda group: int(group[0].group_id.rpartition("-")[2]))
         return batch
@@ -118,7 +118,7 @@ class RolloutSource:
         return len(numbered)
 
     def busy_seconds(self) -> float:
-        """How long groups were in flight since this was last asked."""
+        """How long groups were in flight since the last call."""
         return self._stream.busy_seconds()
 
     def close(self) -> None:
@@ -132,9 +132,9 @@ class RolloutSource:
             name: what the ids of the arm's groups begin with, ``ARM-SEED``.
             dropped: ids of groups that were dropped: they are not run again, but owed.
         """
-        ids = {each: f"{name}-{each[0]}-{each[1]}" for each in sorted(self._open)}
-        left = [each for each, group_id in ids.items() if group_id not in dropped]
+        ids = {group: f"{name}-{group[0]}-{group[1]}" for group in sorted(self._open)}
+        open_groups = [group for group, group_id in ids.items() if group_id not in dropped]
         return InFlight(
             admitted=self._admitted, requested={str(u): n for u, n in self._requested.items()},
-            open=[list(each) for each in left], owed=self._owed + len(ids) - len(left),
+            open=[list(group) for group in open_groups], owed=self._owed + len(ids) - len(open_groups),
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The rollouts of one arm: how many groups an update takes, on which scenarios, and what became of them."""
+"""The rollouts of one arm: how many groups an update takes, on which scenarios, and how each ended."""
 
 import logging
 from collections import Counter
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def first_budget(inputs: RunInputs, chat: ChatTokens, *, single_turns: bool) -> TokenBudget:
-    """Goes by the length of logged dialogues (or turns) of the policy, until the arm has seen its own."""
+    """Estimated from the length of logged dialogues (or turns) of the policy, until the arm has its own."""
     samples = log_samples(inputs.logs[Split.CALIBRATION][:100], Side.POLICY, chat)
     tokens = sum(int(s.tokens.mask.sum()) for s in samples)
     units = sum(len(np.unique(s.tokens.turns[s.tokens.mask])) for s in samples) if single_turns else len(samples)
@@ -42,20 +42,20 @@ class Rollouts:
         """
         Args:
             budget: how many groups an update takes.
-            in_flight: what the checkpoint that the arm resumes from says of its rollouts.
+            in_flight: the rollouts in flight at the checkpoint that the arm resumes from.
         """
         self._inputs, self._cluster, self._budget, self._arm, self._seed = inputs, cluster, budget, arm, seed
         self._in_flight = in_flight
         self._source: RolloutSource | None = None
         self.groups_extra: list[str] = []
-        """Ids of the groups that were asked for in place of dropped ones and of such without signal."""
+        """Ids of the groups that were requested in place of dropped ones and of those without signal."""
         self.policy_tokens_discarded = 0
-        """Tokens of the policy in groups that were not learned from, since others took their place
+        """Tokens of the policy in groups that were not learned from, since others replaced them
         (``training.extra_groups``)."""
         self._left_over: set[str] = set()
-        """Groups in the store in whose place it handed out what a lost attempt at the update had left there."""
+        """Groups in the store that were not handed out, because those of a lost attempt at the update were."""
         self._tries: Counter[str] = cluster.collector.statistics.tries_of("rollout")
-        """Tries to run a dialogue of training, up to the update before."""
+        """Tries to run a dialogue of training, up to the previous update."""
         self._warned_of_few = False
 
     @property
@@ -106,20 +106,20 @@ class Rollouts:
         stream = GroupStream(
             self._cluster.collector, user, group_size=training.group_size, arm=self._arm, seed=self._seed
         )
-        self._cluster.on_close(stream.close)  # where the arm does not come to its end
+        self._cluster.on_close(stream.close)  # in case the arm does not finish
         return RolloutSource(
             stream, self.scenarios, max_staleness=training.max_staleness, updates=training.updates, first=update,
             extra=training.extra_groups, state=self._in_flight,
         )  # fmt: skip
 
-    def _warn_of_few(self, there: int) -> None:
-        """Say, once, that the calibration logs are too few for ``training.tokens_per_update``: updates are smaller."""
-        if there >= (wanted := self.groups_wanted()) or self._warned_of_few:
+    def _warn_of_few(self, available: int) -> None:
+        """Warn, once, that the calibration logs are too few for ``training.tokens_per_update``: updates are smaller."""
+        if available >= (needed := self.groups_wanted()) or self._warned_of_few:
             return
         self._warned_of_few = True
         logger.warning(
-            f"{self._arm} (seed {self._seed}): training.tokens_per_update takes {wanted} groups an update, and the "
-            f"calibration logs have scenarios or histories for {there}: updates are smaller than that"
+            f"{self._arm} (seed {self._seed}): training.tokens_per_update takes {needed} groups an update, and the "
+            f"calibration logs have scenarios or histories for {available}: updates are smaller than that"
         )
 
     def _checked(self, batch: RolloutBatch) -> RolloutBatch:
@@ -148,14 +148,14 @@ class Rollouts:
     def account_for(
         self, update: int, batch: RolloutBatch, groups: Sequence[Sequence[Dialogue]], requested: Mapping[int, int]
     ) -> dict[str, float]:
-        """Note what ``jobs/audit.py`` looks for: every group that was asked for, learned from or dropped for a reason.
+        """Record what ``jobs/audit.py`` checks: every group that was requested, learned from or dropped for a reason.
 
         Args:
             groups: what the store has handed out.
-            requested: groups asked for at first, by update that is done.
+            requested: groups requested at first, by update that is done.
 
         Returns:
-            metrics: groups asked for in place of others, and the shares of tries that each party broke since the last
+            metrics: groups requested in place of others, and the shares of tries that each party broke since the last
             update.
         """
         statistics, name = self._cluster.collector.statistics, f"{self._arm}-{self._seed}"
@@ -165,7 +165,7 @@ class Rollouts:
                 int(d.policy_tokens.mask.sum()) for d in group if d.policy_tokens is not None
             )
         extra = [f"{name}-{update}-{number}" for number in batch.extra]
-        # What a lost attempt at this update asked for on top, and the store kept, was asked for all the same.
+        # Groups that a lost attempt at this update requested on top, and the store kept, count as requested, too.
         first = {**requested, update: batch.requested}
         for opens, *_ in groups:
             statistics.deliver_group(opens.group_id)
@@ -176,16 +176,18 @@ class Rollouts:
         self._left_over -= {group[0].group_id for group in groups}
         self.groups_extra = list(dict.fromkeys([*self.groups_extra, *extra]))
         tries = statistics.tries_of("rollout")
-        since, self._tries = tries - self._tries, tries
-        total = max(1, since.total())
-        failed = {party: since[party] for party in Party if since[party] or party in (Party.USER, Party.ENGINE)}
+        tries_since, self._tries = tries - self._tries, tries
+        total = max(1, tries_since.total())
+        failed = {
+            party: tries_since[party] for party in Party if tries_since[party] or party in (Party.USER, Party.ENGINE)
+        }
         return {
             "groups_extra": float(len(batch.extra)), "groups_discarded": float(len(batch.discarded)),
             **{f"failed_share_{party}": count / total for party, count in failed.items()},
         }  # fmt: skip
 
     def busy_seconds(self) -> float:
-        """How long groups were in flight since this was last asked."""
+        """How long groups were in flight since the last call."""
         return 0.0 if self._source is None else self._source.busy_seconds()
 
     def in_flight(self, dropped: Mapping[str, str]) -> InFlight | None:

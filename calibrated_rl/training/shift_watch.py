@@ -1,13 +1,13 @@
 """Measuring, while an arm trains, how far its dialogues are from real ones: by source and by turn.
 
 Before the first update and after every ``shift.every``-th one, the policy and the simulator as they are now answer on
-the monitor split: the policy meets the simulator and, where people are a program, the people; both simulator and
-people reply to the same histories; the policy speaks where the logged one did. Nothing of that is learned from.
+the monitor split: the policy meets the simulator and, where humans are scripted, the humans; both simulator and
+humans reply to the same histories; the policy speaks where the logged one did. Nothing of that is learned from.
 
 Training does not wait for most of it. The policy's own turns are drawn and scored before the learner takes its step,
 since they are scored with the weights that the step replaces; all dialogues run while it takes it, when the engines,
-which serve these very weights until it is done, would have nothing to do. The figures (``shift/in_run.py``) are
-estimated in a process beside training and fetched when the arm is done.
+which serve these very weights until it is done, would be idle. The estimates (``shift/in_run.py``) are computed in a
+process beside training and fetched when the arm is done.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ from calibrated_rl.tasks.base import ScriptedHuman
 
 TIMEOUT_S = 1800.0
 OVERALL = ("policy", "simulator", "history_shift", "bound", "shift_index", "exploitation")
-"""Figures that become metrics of the update."""
+"""Estimates that become metrics of the update."""
 
 
 class ShiftWatch:
@@ -75,13 +75,13 @@ class ShiftWatch:
         )
 
     def estimate(self, policy: PolicyLogProbs | None, measured: "MeasuredDialogues") -> None:
-        """Let the learner score people's replies, and start estimating the figures."""
+        """Let the learner score human replies, and start the estimates."""
         data = collected(self._inputs, self._models, self._cluster.learner, policy, measured)
         first = 0 if self.done or self._estimates else self._inputs.config.shift.null_halvings
         self._estimates.append(self._cluster.background.run(shift_record, data, first))
 
     def records(self) -> list[dict[str, Any]]:
-        """All figures in the order of the updates.
+        """All estimates in the order of the updates.
 
         Raises:
             PartLost: an estimate is lost, or took longer than ``TIMEOUT_S``.
@@ -112,7 +112,7 @@ class Measurement:
         self._measured = self._watch.run_rollouts(self._update, self._user)
 
     def estimate(self) -> None:
-        """Start estimating the figures."""
+        """Start the estimates."""
         assert self._measured is not None, "its rollouts have not been run"
         self._watch.estimate(self._policy, self._measured)
 
@@ -124,24 +124,24 @@ class Measurement:
 
 
 def overall(record: dict[str, Any]) -> dict[str, float]:
-    """The figures over all turns that one measurement gave, as metrics."""
+    """The estimates of one measurement over all turns, as metrics."""
     values = {f"shift/{name}": record[name]["mean"] for name in OVERALL if record[name] is not None}
     return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredDialogues:
-    """What was said for one measurement; None where the arm has nothing of the kind."""
+    """The dialogues of one measurement; None where the arm has none of the kind."""
 
     update: int
-    people: list[Dialogue] | None
-    """The policy's dialogues with people, where those are a program."""
-    met: list[Dialogue] | None
+    with_humans: list[Dialogue] | None
+    """The policy's dialogues with scripted humans."""
+    with_user: list[Dialogue] | None
     """Its dialogues with the arm's user."""
     by_simulator: bool
     """Whether that user is a simulator."""
     real: list[Dialogue]
-    """Dialogues of people at whose histories the simulator replied, too."""
+    """Dialogues of humans at whose histories the simulator replied, too."""
     replies: list[Answer] | None
 
 
@@ -151,23 +151,28 @@ def run_rollouts(
 ) -> MeasuredDialogues:  # fmt: skip
     """Dialogues of the served policy on the scenarios of ``logs``, and replies of the served simulator."""
 
-    def meet(other: ReplicaPool | ScriptedHuman, whom: str) -> list[Dialogue]:
+    def meet(partner: ReplicaPool | ScriptedHuman, label: str) -> list[Dialogue]:
         groups = cluster.collector.collect(
-            [log.scenario for log in logs], other, group_size=1, arm=f"{name}/{whom}", update=update, seed=seed,
+            [log.scenario for log in logs], partner, group_size=1, arm=f"{name}/{label}", update=update, seed=seed,
             kind="evaluation",
         )  # fmt: skip
         cluster.store.append([dialogue for group in groups for dialogue in group])
         return [dialogue for group in groups for dialogue in group]
 
-    people = meet(human, "people") if human is not None else None
-    met = None if user is None else people if user is human else meet(user, "simulator")
-    real = list(logs) if people is None else [dialogue for dialogue in people if dialogue.user_turn_indices()]
+    with_humans = meet(human, "people") if human is not None else None
+    with_user = None if user is None else with_humans if user is human else meet(user, "simulator")
+    real = list(logs) if with_humans is None else [dialogue for dialogue in with_humans if dialogue.user_turn_indices()]
     by_simulator = isinstance(user, ReplicaPool)
     replies = (
         answers(cluster.collector, user, real, f"{name}-{seed}-{update}") if isinstance(user, ReplicaPool) else None
     )
     return MeasuredDialogues(
-        update=update, people=people, met=met, by_simulator=by_simulator, real=real, replies=replies
+        update=update,
+        with_humans=with_humans,
+        with_user=with_user,
+        by_simulator=by_simulator,
+        real=real,
+        replies=replies,
     )
 
 
@@ -175,26 +180,26 @@ def collected(
     inputs: RunInputs, models: BaseModels, learner: LearnerGroup, policy: PolicyLogProbs | None,
     measured: MeasuredDialogues,
 ) -> Collected:  # fmt: skip
-    """What the figures are estimated from."""
+    """The input of the estimates."""
     exact = None
     if measured.by_simulator and inputs.human is not None:
         views = [sample.tokens for sample in log_samples(measured.real, Side.USER, models.simulator.chat)]
         sampling = inputs.config.simulator.sampling
         scores = learner.log_probs(SIMULATOR, views, sampling.temperature)
         exact = exact_replies(inputs.human, measured.real, views, scores, sampling.max_turn_tokens)
-    with_simulator = measured.met if measured.by_simulator else None
-    people, monitor = measured.people, inputs.logs[Split.MONITOR]
+    with_simulator = measured.with_user if measured.by_simulator else None
+    with_humans, monitor = measured.with_humans, inputs.logs[Split.MONITOR]
     return Collected(
         update=measured.update,
         policy=policy,
         replies=None if measured.replies is None else matched_with_humans(inputs.task, measured.replies),
         exact=exact,
-        histories=None if measured.met is None else DialogueSets(human=monitor, simulator=measured.met),
+        histories=None if measured.with_user is None else DialogueSets(human=monitor, simulator=measured.with_user),
         with_simulator=None if with_simulator is None else returns(with_simulator),
-        with_humans=None if people is None else returns(people),
+        with_humans=None if with_humans is None else returns(with_humans),
         success_with_simulator=None if with_simulator is None else successes(with_simulator),
-        success_with_humans=None if people is None else successes(people),
-        stakes=stakes_of(inputs.task, [*(measured.people or ()), *(measured.met or ())]),
+        success_with_humans=None if with_humans is None else successes(with_humans),
+        stakes=stakes_of(inputs.task, [*(measured.with_humans or ()), *(measured.with_user or ())]),
     )
 
 
@@ -223,22 +228,26 @@ def policy_log_probs(
         for ordinal, index in enumerate((i for i, t in enumerate(log.turns) if i and t.side is Side.POLICY), start=1)
     ]
     histories = [(log.scenario, log.turns[:index]) for log, index, _ in points]
-    drawn = run_to_end(cluster.collector.next_turns(cluster.policy, Side.POLICY, histories, 1, key))
-    said = [
+    draws = run_to_end(cluster.collector.next_turns(cluster.policy, Side.POLICY, histories, 1, key))
+    fresh_turns = [
         (log.id, ordinal, view)
-        for (log, _, ordinal), own in zip(points, drawn, strict=True)
-        for view in (side_view.sequence() for _, side_view in own)
+        for (log, _, ordinal), turn_draws in zip(points, draws, strict=True)
+        for view in (side_view.sequence() for _, side_view in turn_draws)
         if view.mask.any()
     ]
-    if not said:
+    if not fresh_turns:
         return None
-    views = [view for _, _, view in said]
-    now, then = cluster.learner.log_probs(POLICY, views, temperature), start.score(views, temperature)
+    views = [view for _, _, view in fresh_turns]
+    current_logprobs, start_logprobs = (
+        cluster.learner.log_probs(POLICY, views, temperature),
+        start.score(views, temperature),
+    )
 
-    def whole(found: Sequence[NDArray[np.float32]]) -> list[float]:
-        return [float(values[v.mask].sum(dtype=np.float64)) for values, v in zip(found, views, strict=True)]
+    def turn_sums(logprobs: Sequence[NDArray[np.float32]]) -> list[float]:
+        return [float(values[v.mask].sum(dtype=np.float64)) for values, v in zip(logprobs, views, strict=True)]
 
     return PolicyLogProbs(
-        logged=whole(then), policy=whole(now), turn=[ordinal for _, ordinal, _ in said],
-        dialogue=[name for name, _, _ in said], drawn_from="policy",
+        logged=turn_sums(start_logprobs), policy=turn_sums(current_logprobs),
+        turn=[ordinal for _, ordinal, _ in fresh_turns],
+        dialogue=[name for name, _, _ in fresh_turns], drawn_from="policy",
     )  # fmt: skip

@@ -1,6 +1,6 @@
-"""Aligning the simulator that a run serves, and the human turns that are gathered for it during training.
+"""Aligning the simulator that a run serves, and collecting human turns for it during training.
 
-How a simulator is aligned is the method's affair (``calibrated_rl/calibration/``, one file a method).
+The calibration method decides how a simulator is aligned (``calibrated_rl/calibration/``, one file a method).
 """
 
 import logging
@@ -45,7 +45,7 @@ class SimulatorCalibration:
         else:
             self._align(folder)
 
-    def again(self, extra: Sequence[ExtraTurn] = ()) -> None:
+    def realign(self, extra: Sequence[ExtraTurn] = ()) -> None:
         """Align for the policy as it is now, with ``extra`` human turns beside the logs."""
         arm = self._arm
         arm.log({"extra_human_turns": float(len(extra))})
@@ -75,10 +75,10 @@ class SimulatorCalibration:
 def ask_humans(
     inputs: RunInputs, models: BaseModels, dialogues: Sequence[Dialogue], count: int, seed: int
 ) -> list[ExtraTurn]:
-    """Replies of people of the training population on histories that the current policy has produced.
+    """Replies of humans of the training population on histories that the current policy has produced.
 
     Args:
-        dialogues: of the latest update; their opening turn is nothing new and is not asked for.
+        dialogues: of the latest update; their opening turn is nothing new and is not requested.
         count: replies; of each only the reply carries loss.
     """
     assert inputs.human is not None, "the config check admits this only with a scripted human"
@@ -86,22 +86,22 @@ def ask_humans(
     random = np.random.default_rng(seed)
     if len(points) < count:
         logger.warning(
-            f"the latest update offers only {len(points)} of the {count} histories that people are to answer"
+            f"the latest update offers only {len(points)} of the {count} histories that humans are to answer"
         )
     samples = []
     for number in random.permutation(len(points))[:count]:
         dialogue, index = points[int(number)]
         history = dialogue.turns[:index]
         reply = inputs.human.sample(dialogue.scenario, history, seed + int(number))
-        own, simulators = dialogue.policy_tokens, dialogue.user_tokens
-        assert own is not None and simulators is not None, "the collector keeps what both sides sampled"
-        # What the simulator said before stays as it sampled it (contract 1), its thoughts among it.
-        view = SideView(models.simulator.chat, dialogue.scenario, Side.USER).back_to(simulators, index).without_mask()
+        policy_tokens, user_tokens = dialogue.policy_tokens, dialogue.user_tokens
+        assert policy_tokens is not None and user_tokens is not None, "the collector keeps what both sides sampled"
+        # Earlier turns of the simulator keep the tokens that it sampled (contract 1), with its thoughts.
+        view = SideView(models.simulator.chat, dialogue.scenario, Side.USER).back_to(user_tokens, index).without_mask()
         view.speak_text(reply)
         samples.append(
             ExtraTurn(
                 sample=Sample(tokens=view.sequence(), name=dialogue.id), source=f"update {dialogue.update}",
-                policy=own, spoken=own.logprobs,
+                policy=policy_tokens, spoken=policy_tokens.logprobs,
             )
         )  # fmt: skip
     return samples

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class UpdateTimers:
-    """Those of one arm; the clock of an update begins where the one before ended."""
+    """The timers of one arm; the clock of an update begins where the previous one ended."""
 
     def __init__(self, seconds_before: float = 0.0) -> None:
         """``seconds_before``: what the arm took before it was stopped."""
@@ -19,10 +19,10 @@ class UpdateTimers:
         return time.monotonic() - self._began
 
     def start_update(self) -> None:
-        """What is timed from here on belongs to the next update."""
+        """Start measuring the next update."""
         self._update_began = time.monotonic()
         self.waiting = 0.0
-        """For rollouts, before anything else of the update was done."""
+        """Seconds spent waiting for rollouts, before anything else of the update."""
         self.seconds: dict[str, float] = {}
 
     def rollouts_ready(self) -> None:

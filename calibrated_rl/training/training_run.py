@@ -1,4 +1,4 @@
-"""A run in training: its inputs and models, the running cluster, and what the arms share beside them."""
+"""A run in training: its inputs and models, the running cluster, and what the arms share."""
 
 import logging
 import time
@@ -29,7 +29,7 @@ from calibrated_rl.training.arm_run import ArmRun
 logger = logging.getLogger(__name__)
 
 LOGS_FOR_PARITY = 64
-"""Among so many logs the longest is looked for at the start."""
+"""The parity check takes the longest of this many logs."""
 
 
 @dataclass(kw_only=True)
@@ -61,8 +61,8 @@ class TrainingRun:
         )
 
     def check_parity(self) -> dict[str, float]:
-        """Compare learner and engine on both sides, which hold the same weights by then, at the first call; figures in
-        nats a token, at each.
+        """At the first call, compare the log-probs of learner and engine on both sides, which have the same weights by
+        then; later calls return the same metrics, in nats a token.
 
         Raises:
             UserError: they differ by more than rounding.
@@ -71,27 +71,27 @@ class TrainingRun:
             return self._parity
         began = time.monotonic()
         logs, config = self.inputs.logs[Split.CALIBRATION][:LOGS_FOR_PARITY], self.cluster.config
-        figures = self._parity = {}
-        found_words: list[str] = []
+        metrics = self._parity = {}
+        differences: list[str] = []
         for role, side in ((POLICY, Side.POLICY), (SIMULATOR, Side.USER)):
             pool, settings = self.cluster.pools[role], getattr(config, role)
             views = [sample.tokens for sample in log_samples(logs, side, pool.tokens)]
             dtypes = (config.learner.dtype, settings.engine.dtype)
-            found = check_parity(self.cluster.learner, pool, views, model=settings.model, dtypes=dtypes)
-            if found is not None:
-                figures |= {f"parity_mean_{role}": found.mean, f"parity_max_{role}": found.max}
-                found_words.append(f"{role} {found.mean:.1e} on average and {found.max:.1e} at most")
-        if figures:
-            took = f"{time.monotonic() - began:.1f} s"
+            difference = check_parity(self.cluster.learner, pool, views, model=settings.model, dtypes=dtypes)
+            if difference is not None:
+                metrics |= {f"parity_mean_{role}": difference.mean, f"parity_max_{role}": difference.max}
+                differences.append(f"{role} {difference.mean:.1e} on average and {difference.max:.1e} at most")
+        if metrics:
+            elapsed = f"{time.monotonic() - began:.1f} s"
             logger.info(
-                f"learner and engines agree ({took}): log-probs differ by {', '.join(found_words)}, in nats a token"
+                f"learner and engines agree ({elapsed}): log-probs differ by {', '.join(differences)}, in nats a token"
             )
-        return figures
+        return metrics
 
 
 @contextmanager
 def started(config: RunConfig, folder: Path, progress: Progress) -> Iterator[TrainingRun]:
-    """The whole system of a run, started, with Ray; its settings lie in ``folder``. Stops it in the end, but for Ray.
+    """Start the whole system of a run, with Ray; its settings lie in ``folder``. In the end all but Ray is stopped.
 
     Raises:
         UserError: as ``read_inputs``, ``prepare_models`` and ``training_run``.
@@ -111,11 +111,11 @@ def started(config: RunConfig, folder: Path, progress: Progress) -> Iterator[Tra
 
 @contextmanager
 def training_run(inputs: RunInputs, models: BaseModels) -> Iterator[TrainingRun]:
-    """Start all that training takes, bring the models to where it begins, and end it all. Ray must be running.
+    """Start all that training needs, bring the models to their starting point, and stop it all. Ray must be running.
 
     Raises:
         UserError: memory, the cluster or a model do not allow it.
-        PartLost: a process that the run cannot go on without died.
+        PartLost: a process that the run cannot continue without died.
     """
     config = inputs.config
     with ExitStack() as stack:

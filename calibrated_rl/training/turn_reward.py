@@ -16,12 +16,12 @@ def reward_turns(
     task: Task, value: TurnValue, groups: list[Members | None], statistics: RolloutStatistics
 ) -> list[Members | None]:
     """The same turns with their rewards: the task's outcome where the turn ends the dialogue, else its ``value``. None
-    for groups that were dropped, or of which a judge failed on one."""
+    for groups that were dropped, or in which the task could not score a turn."""
     flat = [dialogue for group in groups if group is not None for dialogue in group]
     estimates = value.value([(d.scenario, d.turns[:-1], d.turns[-1].text) for d in flat])
     by_id = {dialogue.id: float(estimate) for dialogue, estimate in zip(flat, estimates, strict=True)}
 
-    def one(dialogue: Dialogue) -> Dialogue:
+    def score(dialogue: Dialogue) -> Dialogue:
         degenerate = DEGENERATE[Side.POLICY] if dialogue.turns[-1].flaw == "control_token" else None
         ending = ending_of(task, dialogue.scenario, dialogue.turns) or degenerate
         outcome = (
@@ -31,14 +31,14 @@ def reward_turns(
         )
         return dataclasses.replace(dialogue, outcome=outcome, ending=ending or "one_turn")
 
-    def whole(group: Members) -> Members | None:
+    def score_group(group: Members) -> Members | None:
         scored: Members = []
-        for each in group:  # all of them, as in whole dialogues: each that cannot be scored counts as broken
+        for dialogue in group:  # all of them, as in whole dialogues: each that cannot be scored counts as broken
             try:
-                scored.append(judged(partial(one, each), lambda failure: statistics.drop(failure.reason)))
+                scored.append(judged(partial(score, dialogue), lambda failure: statistics.drop(failure.reason)))
             except RolloutFailure as failure:
                 statistics.fail_after_all("rollout", failure)
                 statistics.drop_group(group[0].group_id, f"with a turn that could not be scored ({failure.reason})")
         return scored if len(scored) == len(group) else None
 
-    return [None if group is None else whole(group) for group in groups]
+    return [None if group is None else score_group(group) for group in groups]

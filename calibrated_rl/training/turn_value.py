@@ -1,11 +1,11 @@
 """The value of one policy turn after a logged history, for static context RL: ``Q(history, turn)``.
 
 Ridge regression on hashed indicators, fitted on the returns of the calibration logs and then frozen. A turn is the
-*set* of its words: each with the turn's index, with what has been said and asked before it and with what the policy was
-told to do, so that "asks for the day", "asks for the day, which was told" and "asks for the day, which is not needed"
-can have different values.
+*set* of its words: each with the turn's index, with what the user has said and the policy has asked before it and with
+the policy's instructions, so that "asks for the day", "asks for the day, which the user has said" and "asks for the
+day, which is not needed" can have different values.
 
-The policy learns from this value, so it must not be had for nothing:
+The policy learns from this value, so there must be no cheap way to a high one:
 
 - Repeating a word and changing the order do nothing: the turn is a set, and a hash that two indicators share counts
   once.
@@ -47,19 +47,19 @@ def words_of(text: str) -> list[str]:
 
 def features(scenario: Scenario, turns: Sequence[Turn], words: Sequence[str]) -> list[str]:
     """Indicators of saying ``words`` after ``turns``."""
-    said = {word for turn in turns if turn.side is Side.USER for word in turn.text.lower().split()}
-    asked = {word for turn in turns[1:] if turn.side is Side.POLICY for word in turn.text.lower().split()}
+    user_words = {word for turn in turns if turn.side is Side.USER for word in turn.text.lower().split()}
+    policy_words = {word for turn in turns[1:] if turn.side is Side.POLICY for word in turn.text.lower().split()}
     instructed = set(scenario.policy_instructions.lower().split())
     index = sum(turn.side is Side.USER for turn in turns)
-    # Of, not only how many: saying everything that was told among other things is not saying just that.
-    names = [f"n={index}", f"told={sum(word in said for word in words)} of {len(words)}"]
+    # "of", since repeating all that the user said among other words differs from repeating just that.
+    names = [f"n={index}", f"told={sum(word in user_words for word in words)} of {len(words)}"]
     names += [f"w={word}" for word in words]
     names += [f"{word}|{index}" for word in words]
-    names += [f"{word}|said" for word in words if word in said]
-    names += [f"{word}|asked" for word in words if word in asked]
+    names += [f"{word}|said" for word in words if word in user_words]
+    names += [f"{word}|asked" for word in words if word in policy_words]
     names += [f"{word}|instructed" for word in words if word in instructed]
     names += [f"{word}i{other}" for word in words for other in instructed]
-    names += [f"{word}x{other}" for word in words for other in said | {f"p:{a}" for a in asked}]
+    names += [f"{word}x{other}" for word in words for other in user_words | {f"p:{a}" for a in policy_words}]
     return names
 
 
@@ -84,52 +84,57 @@ class TurnValue:
         self._short, self._long = (float(np.quantile(lengths, share)) for share in (SHORT, LONG))
         self._range = (float(returns.min()), float(returns.max()))
         rows, fold = self._rows(cases), self._folds(cases)
-        judged, judged_returns = logged_turns(tuning)
-        judged_rows = self._rows(judged)
+        tuning_cases, tuning_returns = logged_turns(tuning)
+        tuning_rows = self._rows(tuning_cases)
         # Where there is a single scenario, there is nothing else to fit to.
-        others = [(fold != k) if (fold != k).any() else (fold == k) for k in range(FOLDS)]
-        fitted = [Ridge(alpha=alpha).fit(rows[others[0]], returns[others[0]]) for alpha in PENALTIES]
-        errors = [float(((model.predict(judged_rows) - judged_returns) ** 2).mean()) for model in fitted]
+        training_folds = [(fold != k) if (fold != k).any() else (fold == k) for k in range(FOLDS)]
+        fitted = [Ridge(alpha=alpha).fit(rows[training_folds[0]], returns[training_folds[0]]) for alpha in PENALTIES]
+        errors = [float(((model.predict(tuning_rows) - tuning_returns) ** 2).mean()) for model in fitted]
         best = int(np.argmin(errors))
         self.penalty = PENALTIES[best]
         self._models = [fitted[best]] + [
-            Ridge(alpha=self.penalty).fit(rows[other], returns[other]) for other in others[1:]
+            Ridge(alpha=self.penalty).fit(rows[training_fold], returns[training_fold])
+            for training_fold in training_folds[1:]
         ]
-        self.explained = _explained(self._judge(cases, rows), returns)
+        self.explained = _explained(self._predict(cases, rows), returns)
         """Share of the variance of the calibration logs' returns that the models explain on dialogues that they have
         not seen (R²); NaN where all returns are alike."""
 
     def _folds(self, cases: Sequence[Case]) -> NDArray[np.int64]:
-        """By scenario: all dialogues with one person are unseen together."""
+        """By scenario: the dialogues with one user are all in the same fold."""
         return np.array([fold_of(scenario.id, FOLDS) for scenario, _, _ in cases], np.int64)
 
     def _rows(self, cases: Sequence[Case]) -> Any:
         """[N, F]; words that logs do not say are as if they were not there."""
-        said = [[word for word in words_of(text) if word in self._known] for _, _, text in cases]
-        return self._indicators([features(s, turns, words) for (s, turns, _), words in zip(cases, said, strict=True)])
+        known_words = [[word for word in words_of(text) if word in self._known] for _, _, text in cases]
+        return self._indicators(
+            [features(s, turns, words) for (s, turns, _), words in zip(cases, known_words, strict=True)]
+        )
 
     def _familiar(self, cases: Sequence[Case]) -> NDArray[np.float64]:
         """[N]: share of a turn's words that logs say, in turns of such lengths."""
         words = [words_of(text) for _, _, text in cases]
-        known = [min(self._long, sum(word in self._known for word in each)) for each in words]
-        return np.array([count / max(self._short, len(each)) for count, each in zip(known, words, strict=True)])
+        n_known = [min(self._long, sum(word in self._known for word in turn_words)) for turn_words in words]
+        return np.array(
+            [count / max(self._short, len(turn_words)) for count, turn_words in zip(n_known, words, strict=True)]
+        )
 
     def _indicators(self, names: Sequence[Sequence[str]]) -> Any:
-        found = self._hasher.transform(names)
-        found.data = np.minimum(found.data, 1.0)  # several names of one hash
-        return found
+        matrix = self._hasher.transform(names)
+        matrix.data = np.minimum(matrix.data, 1.0)  # several names of one hash
+        return matrix
 
-    def _judge(self, cases: Sequence[Case], rows: Any) -> NDArray[np.float64]:
-        least, predicted, fold = self._range[0], np.empty(len(cases), np.float64), self._folds(cases)
+    def _predict(self, cases: Sequence[Case], rows: Any) -> NDArray[np.float64]:
+        lowest_return, predicted, fold = self._range[0], np.empty(len(cases), np.float64), self._folds(cases)
         for k, model in enumerate(self._models):
-            if (here := fold == k).any():
-                predicted[here] = model.predict(rows[here])
-        return least + self._familiar(cases) * (np.clip(predicted, *self._range) - least)
+            if (rows_of_model := fold == k).any():
+                predicted[rows_of_model] = model.predict(rows[rows_of_model])
+        return lowest_return + self._familiar(cases) * (np.clip(predicted, *self._range) - lowest_return)
 
     def value(self, cases: Sequence[Case]) -> NDArray[np.float64]:
         """Values [N] of saying each text after its history, within the range of the logged returns; each by a model
         that has not seen the dialogues of its scenario."""
-        return self._judge(cases, self._rows(cases)) if cases else np.empty(0, np.float64)
+        return self._predict(cases, self._rows(cases)) if cases else np.empty(0, np.float64)
 
 
 def refuse_unscored(logs: Sequence[Dialogue], tuning: Sequence[Dialogue]) -> None:

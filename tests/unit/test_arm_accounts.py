@@ -246,7 +246,7 @@ def test_an_arm_that_goes_on_has_all_its_groups(
         tmp_path, training, lambda r: shuffled(GenerateRequest(r.prompt_ids, 32, 1.0, r.seed + 7, ())), 3
     )
     arm = train(other)
-    assert any("goes on after update 3" in line for line in caplog.messages)
+    assert any("resumes after update 3" in line for line in caplog.messages)
     account = audited(other, arm)
     assert len(metrics_of(arm, "groups_requested")) == 7
     assert metrics_of(arm, "parity_mean_policy") == [1e-7], "once, though the check is made at every start"
