@@ -7,7 +7,7 @@ policy evaluation", ICML 2000). Where the product is too uneven, ``temper`` rais
 keeps the last few of its factors; both trade variance for bias.
 
 Weights are ``min(c w, clip)``, with the scale ``c`` of each turn index such that their mean over its turns is exactly 1
-(truncated importance sampling: Ionides 2008; with the sum kept, as the waterfilling rule keeps it). So no turn index
+(truncated importance sampling: Ionides 2008; with the sum preserved, as the waterfilling rule does). So no turn index
 loses data to others, whatever is clipped: normalising first and clipping then would take from late turns, whose ratios
 are the most uneven. Turns of several sources (logs, replies to an earlier policy) are scaled source by source: a turn
 of each counts on average as much as a logged turn at the same place.
@@ -41,7 +41,7 @@ class TurnWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weighted:
-    """Weights of users' sequences, and what came of them."""
+    """Weights of users' sequences, and statistics of them."""
 
     tokens: list[NDArray[np.float32]]
     """One array [T] a user sequence: the weight of its turn at each token, 1 where nothing is masked."""

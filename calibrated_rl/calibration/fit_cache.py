@@ -90,7 +90,7 @@ class FitCache:
         if not cached.is_dir():
             return False
         try:
-            with tempfile.TemporaryDirectory(dir=_made(folder.parent), prefix=COPYING) as aside:
+            with tempfile.TemporaryDirectory(dir=_created(folder.parent), prefix=COPYING) as aside:
                 copy = Path(shutil.copytree(cached, Path(aside) / "whole"))
                 check_checksums(copy)  # of the copy: another process may evict the original meanwhile
                 shutil.rmtree(folder, ignore_errors=True)
@@ -108,7 +108,7 @@ class FitCache:
         if _size(folder) > LARGEST_MIB * 2**20:
             return
         try:
-            with tempfile.TemporaryDirectory(dir=_made(self._folder), prefix=COPYING) as aside:
+            with tempfile.TemporaryDirectory(dir=_created(self._folder), prefix=COPYING) as aside:
                 copy = Path(shutil.copytree(folder, Path(aside) / "whole"))
                 if not (self._folder / key).exists():
                     copy.rename(self._folder / key)
@@ -128,7 +128,7 @@ class FitCache:
             shutil.rmtree(oldest, ignore_errors=True)
 
 
-def _made(folder: Path) -> Path:
+def _created(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -1,4 +1,4 @@
-"""Scaffold: what a chat template writes between the contents of a conversation, as token ids."""
+"""Scaffold: the token ids that a chat template writes between the contents of a conversation."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A chat template taken apart, once, at start: what it writes between the contents of a conversation.
+"""A chat template split, once, at start, into the text that it writes between the contents of a conversation.
 
 It is rendered for a few conversations of marks, and what stands between the marks is the template's own. Nothing here
 knows token ids; ``tokens.py`` turns the pieces into them.
@@ -56,7 +56,7 @@ class ChatTemplate:
         self._tokenizer, self._name, self._settings = tokenizer, name, dict(settings)
         self.day = datetime.date.fromisoformat(date) if date else datetime.date.today()
         self.uses_date = False
-        """Whether it has asked for the date."""
+        """Whether the template has read the date."""
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(f"{name}: the tokenizer has no chat template, so turns cannot be told apart")
         try:
@@ -195,8 +195,8 @@ def _take_apart(render: Render, name: str, folded: bool) -> TemplateParts:
         raise UserError(f"{name}: the chat template renders later turns differently from the first")
     return TemplateParts(
         before_system, system_to_user, prompt, answered, closing,
-        last_closing=_rest(render, _conversation(2, folded), second),
-        tool=_rest(render, [*_conversation(2, folded), ("tool", third)], second).replace(third, ""),
+        last_closing=_text_after(render, _conversation(2, folded), second),
+        tool=_text_after(render, [*_conversation(2, folded), ("tool", third)], second).replace(third, ""),
         folded=folded,
         trimmed=_trimmed(render, folded),
     )  # fmt: skip
@@ -206,7 +206,7 @@ def _between(text: str, start: str, end: str) -> str:
     return text.split(start)[1].split(end)[0]
 
 
-def _rest(render: Render, messages: Sequence[Message], mark: str) -> str:
+def _text_after(render: Render, messages: Sequence[Message], mark: str) -> str:
     """What follows ``mark`` where nothing is asked for; empty if the template refuses such a conversation."""
     try:
         return render(messages, False).partition(mark)[2]
@@ -264,7 +264,7 @@ def own_turn(parts: TemplateParts, split: Callable[[str], list[str]], marks: Rea
     elif of_prompt:
         lead = ""  # the prompt ends behind a reasoning block of its own
     elif missing_pieces and not any(piece in marks for piece in missing_pieces):
-        # A channel or the like: not left to the side, which could get wrong what nobody is to hear.
+        # A channel or the like: not left to the side, which could get it wrong.
         return OwnTurn(parts.prompt + lead, "", opens_reasoning=False, closes_reasoning=True)
     return OwnTurn(parts.prompt, lead, opens, closes_reasoning=bool(last) and not opens)
 

@@ -3,7 +3,8 @@
 The template is taken apart once, at start (``chat_template.py``), into *scaffold* (control tokens, role headers) and
 content. Content is always encoded as plain text (``plain_text.py``), so that a text which spells a control token stays
 text (contract 2); plain text of the template that touches content is encoded together with it, as the tokenizer would
-do it with the whole. What a side sampled is kept as the sampled ids and never encoded again (contract 1), its reasoning
+do it with the whole. What a side sampled stays as the sampled ids and is never encoded again (contract 1), its
+reasoning
 included: its own next prompt has its own earlier thoughts, where a template may drop them from a history. What it says
 is without them.
 
@@ -26,7 +27,7 @@ from calibrated_rl.chat.template import ChatTemplate, own_turn, take_apart
 from calibrated_rl.data.dialogue import Finish, Scenario, Side, TokenSequence, Turn
 
 REMEMBERED = 4096
-"""Instructions whose ids are kept: those of more scenarios than an update has."""
+"""Instructions whose ids are cached: those of more scenarios than an update has."""
 
 
 class ChatTokens:
@@ -273,7 +274,7 @@ class SideView:
             setattr(duplicate, name, list(getattr(self, name)))
         return duplicate
 
-    def back_to(self, sequence: TokenSequence, turn: int) -> "SideView":
+    def resume_at(self, sequence: TokenSequence, turn: int) -> "SideView":
         """This empty view, advanced to the prompt of the own turn with the index ``turn`` in a dialogue whose
         tokens are known: they stay as they were sampled."""
         assert not self._ids, "something was said already"

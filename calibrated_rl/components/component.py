@@ -19,7 +19,7 @@ from calibrated_rl.components import user_files
 from calibrated_rl.components.user_code import UserCodeError, call, described, exception_text, lines_of_users
 from calibrated_rl.errors import UserError, printable
 from calibrated_rl.settings.fields import Key, NotAllowed, from_plain, hints_of, refuse, shown, valid_keys
-from calibrated_rl.settings.moved import where_now
+from calibrated_rl.settings.moved import moved_hint
 from calibrated_rl.settings.secrets import is_secret, refuse_hidden
 
 __all__ = ["build", "configured", "describe_config_error", "import_path", "strict_config", "valid_keys"]
@@ -80,7 +80,7 @@ def _module(path: str, name: str, file: Path | None) -> ModuleType:
     except (Exception, SystemExit) as error:
         missing_module = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing_module and f"{name}.".startswith(f"{missing_module}."):
-            hint = where_now(path) or _file_like(path)
+            hint = moved_hint(path) or _file_like(path)
             raise UserError(f"'{path}' cannot be imported: {error}{hint}") from error
         if file is None and (name == "calibrated_rl" or name.startswith("calibrated_rl.")) and not missing_module:
             raise

@@ -1,4 +1,4 @@
-"""Calls of code that users bring: what it raises ends with one message that names their own line.
+"""Calls of users' code: an exception in it becomes one message that names the user's own line.
 
 A task, a human, a reader, a method or a loss named by import path is called through ``call``. What it raises becomes a
 ``UserCodeError`` where a line of the user's raised it, or called what did. A mistake of this package stays what it is,
@@ -74,7 +74,7 @@ def call(
     except (Exception, SystemExit) as error:
         if _is_for_others(error) or passes(error):
             raise
-        failed = blamed(owner, opening(), error, _inside(error.__traceback__), function, drives=drives)
+        failed = user_code_error(owner, opening(), error, _inside(error.__traceback__), function, drives=drives)
         if failed is None:
             raise
         raise failed from error
@@ -91,11 +91,11 @@ def _inside(tracebacks: TracebackType | None) -> TracebackType | None:
     return tracebacks.tb_next if tracebacks is not None else None
 
 
-def blamed(
+def user_code_error(
     owner: type, opening: str, error: BaseException, tracebacks: TracebackType | None, function: Any = None, *,
     drives: bool = False,
 ) -> UserCodeError | None:  # fmt: skip
-    """What to say of ``error``; None where no line of the user's is to blame, so that it must stay as it is."""
+    """``error`` as a ``UserCodeError``; None where no line of the user's caused it, so that the caller re-raises it."""
     root = _root(owner)
     frames = [(f.tb_frame.f_code.co_filename, f.tb_lineno or 0) for f in _links(tracebacks)]
     kinds = [_kind(file, root) for file, _ in frames]

@@ -1,4 +1,4 @@
-"""Files of users as modules, each by its location: ``folder/file.py:Class`` in a YAML file.
+"""Users' files as modules, each by its location: ``folder/file.py:Class`` in a YAML file.
 
 A file is known by a name that is made from its full path, below this package. So two files of one name are two
 modules, none takes the place of a module of the standard library, and ``sys.path`` stays as it is. What is pickled of

@@ -52,7 +52,7 @@ def summarise(
             if not evaluated or any(setting not in seed_scores for seed_scores in evaluated.values()):
                 continue
             entry[setting] = {}
-            for metric in _figures([seed_scores[setting] for seed_scores in evaluated.values()]):
+            for metric in _metric_names([seed_scores[setting] for seed_scores in evaluated.values()]):
                 by_seed = {seed: seed_scores[setting][metric] for seed, seed_scores in evaluated.items()}
                 entry[setting][metric] = mean_over_seeds(by_seed).as_dict()
         if evaluated:
@@ -90,7 +90,7 @@ def summarise(
     return {"arms": arms, "paired": paired, "gap_closed": closed, "shift": shift, "seeds": list(seeds)}
 
 
-def _figures(scores: Sequence[Mapping[str, Any]]) -> list[str]:
+def _metric_names(scores: Sequence[Mapping[str, Any]]) -> list[str]:
     """What every seed has a value of for each scenario: all that ``evaluate_policy`` scores."""
     first, *other_seeds = scores
     names = [name for name, values in first.items() if name != "endings" and isinstance(values, Mapping)]

@@ -105,7 +105,7 @@ def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def json_problem(content: Any) -> str | None:
-    """Why JSON data cannot be kept as it is, or None: a key twice in an object (read with ``object_of``), nested too
+    """Why JSON data cannot be stored as it is, or None: a key twice in an object (read with ``object_of``), nested too
     deeply, a number that is not finite, or half a surrogate pair, which escapes such as \\ud800 alone spell and UTF-8
     cannot."""
     level, depth = [content], 0

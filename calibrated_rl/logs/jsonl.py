@@ -313,7 +313,7 @@ class JsonLines:
             Turn(side=Side.POLICY, text=greeting, source=Source.GREETING),
             *(Turn(side=side, text=text, source=Source.LOG) for side, text in spoken),
         )
-        ending, outcome, acts = self._judge(scenario, turns, optional)
+        ending, outcome, acts = self._evaluate(scenario, turns, optional)
         return Dialogue(
             id=f"log-{record.id}",
             task=self.task.name,
@@ -326,7 +326,7 @@ class JsonLines:
             annotations={"acts": acts},
         )
 
-    def _judge(
+    def _evaluate(
         self, scenario: Scenario, turns: tuple[Turn, ...], optional: Mapping[str, Any]
     ) -> tuple[str, Outcome | None, list[list[str]]]:
         """Ending, outcome (the line's own, else the task's if the line has a goal, else None) and acts."""

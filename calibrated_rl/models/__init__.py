@@ -1,1 +1,1 @@
-"""Finding, making and checking the models that a run begins with."""
+"""Finding, creating and checking the models that a run starts with."""

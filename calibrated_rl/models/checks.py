@@ -1,4 +1,4 @@
-"""Is the folder of a model whole? Seen from how its files begin and what they say, before anything is loaded."""
+"""Checks that the folder of a model is complete, from the headers and metadata of its files, before it is loaded."""
 
 import re
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def check_folder(folder: Path, name: str, *, chat_template: bool = True) -> None
 
 
 def _check_weights(files: Sequence[Path], folder: Path, name: str) -> None:
-    """Reads no more than how the files begin and how long they are.
+    """Reads only the headers and sizes of the files.
 
     Raises:
         UserError: one of them is torn, or the index names one that is not there.

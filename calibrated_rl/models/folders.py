@@ -1,4 +1,4 @@
-"""Folders of models: written whole or not at all, given another chat template."""
+"""Model folders: atomic writes, and another chat template in place of the model's own."""
 
 import os
 import tempfile

@@ -1,12 +1,12 @@
-"""Where a model comes from: every spec becomes a folder that transformers and vLLM load alike.
+"""Resolves a model spec to a folder that transformers and vLLM both load.
 
 A folder contains ``config.json``, safetensors, and a tokenizer with a chat template. It comes from
 
-- a Python package: ``smollm2-135m``, ``gemma3-270m`` (``gguf.py``), converted once and kept in a cache;
+- a Python package: ``smollm2-135m``, ``gemma3-270m`` (``gguf.py``), converted once and stored in a cache;
 - a folder, or the hub: used as it is.
 
-The tiny model is made, not found (``tiny.py``). Code that comes with a model is never run (``trust_remote_code`` stays
-off).
+The tiny model is created on the spot (``tiny.py``). Code that comes with a model is never run (``trust_remote_code``
+stays off).
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ def resolve_model(spec: str, cache: Path, *, offline: bool = False, chat_templat
 
     Args:
         spec: a name in ``PACKAGED``, a local folder, or a model's name on the hub.
-        cache: where converted models are kept, one folder each.
+        cache: folder of converted models, one folder each.
         offline: look for hub models only in the hub's local cache.
         chat_template: the model must come with one.
 

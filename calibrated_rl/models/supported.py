@@ -1,7 +1,7 @@
-"""What of a model's config learner and engine are known to compute alike, by name; everything else is refused.
+"""Which settings of a model's config learner and engine compute in the same way; all others are refused by name.
 
-Both read the same ``config.json`` and neither asks the other. Where they take a setting differently, nothing fails:
-log-probs differ, and importance weights with them. What can be said of a config without its weights stands here;
+Both read the same ``config.json`` independently. Where they interpret a setting differently, nothing fails: log-probs
+differ, and importance weights with them. This module checks what the config alone tells;
 ``learner/probe.py`` compares values on top of it, and ``rollout/parity.py`` compares learner and engine when a run
 starts.
 """

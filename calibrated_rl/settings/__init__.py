@@ -1,1 +1,1 @@
-"""Settings as annotated dataclass fields: their ranges and choices, read from YAML, secrets kept out of sight."""
+"""Settings as annotated dataclass fields: their ranges and choices, read from YAML, secrets masked."""

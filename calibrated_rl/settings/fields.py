@@ -1,4 +1,4 @@
-"""What a setting may be, said beside it: ranges and choices are annotations of the fields of a config dataclass.
+"""Which values a setting may have: ranges and choices are annotations of the fields of a config dataclass.
 
     updates: Annotated[int, Range(at_least=1)] = 30
     learning_rate: Annotated[float, Range(above=0)] = 3e-4

@@ -45,7 +45,7 @@ METRICS: Mapping[str, str] = {
 """Estimators and their metrics in the summaries of earlier runs."""
 
 
-def where_now(path: str) -> str:
+def moved_hint(path: str) -> str:
     """What to say of an import path that has moved; nothing of any other."""
     return f"; it has moved: write {MOVED[path]}" if path in MOVED else ""
 

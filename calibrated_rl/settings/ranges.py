@@ -97,7 +97,7 @@ def _whole(value: Any, limits: Sequence[Range | Pattern], key: Key) -> int:
     if isinstance(value, str) and re.fullmatch(r"\s*[-+]?[0-9][0-9_]{0,40}\s*", value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise _wrong(value, "a whole number", limits, key)
+        raise _wrong_type(value, "a whole number", limits, key)
     return int(_ranged(value, limits, key))
 
 
@@ -106,17 +106,17 @@ def _real(value: Any, limits: Sequence[Range | Pattern], key: Key) -> float:
         try:
             value = float(value)
         except ValueError:
-            raise _wrong(value, "a number", limits, key) from None
+            raise _wrong_type(value, "a number", limits, key) from None
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise _wrong(value, "a number", limits, key)
+        raise _wrong_type(value, "a number", limits, key)
     return float(_ranged(value, limits, key))
 
 
 def _ranged(value: Any, limits: Sequence[Range | Pattern], key: Key) -> Any:
     if isinstance(value, Integral) and not -(2**63) <= int(value) < 2**63:
-        raise _wrong(value, "a number that 64 bits can represent", limits, key)
+        raise _wrong_type(value, "a number that 64 bits can represent", limits, key)
     if not math.isfinite(value):
-        raise _wrong(value, "a finite number", limits, key)
+        raise _wrong_type(value, "a finite number", limits, key)
     for limit in limits:
         if isinstance(limit, Range) and not limit.admits(value):
             raise NotAllowed([Problem(key, f"is {quoted(value, key)}: it must be {limit}")])
@@ -128,7 +128,7 @@ def _text(value: Any, limits: Sequence[Range | Pattern], key: Key) -> str:
         may_be_empty = all(limit.admits("") for limit in limits if isinstance(limit, Pattern))
         none = " ('' for none)" if value is None and may_be_empty else ""
         quotes = " in quotes" if isinstance(value, bool | int | float) else none
-        raise _wrong(value, f"text{quotes}", limits, key)
+        raise _wrong_type(value, f"text{quotes}", limits, key)
     if "\0" in value:
         raise NotAllowed([Problem(key, f"is {quoted(value, key)}: it contains the character U+0000")])
     for limit in limits:
@@ -141,7 +141,7 @@ def _truth(value: Any, limits: Sequence[Range | Pattern], key: Key) -> bool:
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return value.strip().lower() == "true"
     if not isinstance(value, bool):
-        raise _wrong(value, "true or false", limits, key)
+        raise _wrong_type(value, "true or false", limits, key)
     return value
 
 
@@ -151,7 +151,7 @@ def _path(value: Any, limits: Sequence[Range | Pattern], key: Key) -> Path:
 
 def _nothing(value: Any, limits: Sequence[Range | Pattern], key: Key) -> None:
     if value is not None:
-        raise _wrong(value, "null", limits, key)
+        raise _wrong_type(value, "null", limits, key)
 
 
 SCALARS: dict[Any, Callable[[Any, Sequence[Range | Pattern], Key], Any]] = {
@@ -159,7 +159,7 @@ SCALARS: dict[Any, Callable[[Any, Sequence[Range | Pattern], Key], Any]] = {
 }  # fmt: skip
 
 
-def _wrong(value: Any, expected: str, limits: Sequence[Range | Pattern], key: Key) -> NotAllowed:
+def _wrong_type(value: Any, expected: str, limits: Sequence[Range | Pattern], key: Key) -> NotAllowed:
     also = "".join(f", {limit}" for limit in limits if isinstance(limit, Range) and str(limit))
     also += "".join(f": {limit.words}" for limit in limits if isinstance(limit, Pattern))
     return NotAllowed([Problem(key, f"is {quoted(value, key)}: write {expected}{also}")])

@@ -105,6 +105,6 @@ def refuse_hidden(settings: Mapping[str, Any], location: str) -> None:
     """
     for key, value in settings.items():
         if value == HIDDEN:
-            raise UserError(f"{location}: the secret '{key}' was not kept with the run; give it as ${{oc.env:NAME}}")
+            raise UserError(f"{location}: the secret '{key}' was not stored with the run; give it as ${{oc.env:NAME}}")
         if isinstance(value, Mapping):
             refuse_hidden(value, location)

@@ -190,18 +190,19 @@ def gap_closed(static: SeedScores, arm: SeedScores, oracle: SeedScores) -> Inter
         return None
     ratio = _interval_over_seeds(gained_SK).mean / gap.mean
 
-    def told_apart(r: float) -> bool:
+    def excludes_zero(r: float) -> bool:
         return _interval_over_seeds(gained_SK - r * gap_SK).excludes(0.0)
 
     limits = []
     for side in (-1.0, 1.0):
-        # Far away it is the test of the gap itself, which told it from 0, so that doubling comes to an end.
+        # For large |r| this is the test of the gap itself, which excludes 0, so that the doubling ends. Bisection then
+        # finds the limit between the last ratio that is not excluded and the first one that is.
         inner, outer = 0.0, 1e-6 * max(1.0, abs(ratio))
-        while not told_apart(ratio + side * outer) and outer < _ENDLESS:
+        while not excludes_zero(ratio + side * outer) and outer < _ENDLESS:
             inner, outer = outer, 2 * outer
         for _ in range(40):
             middle = (inner + outer) / 2
-            inner, outer = (inner, middle) if told_apart(ratio + side * middle) else (middle, outer)
+            inner, outer = (inner, middle) if excludes_zero(ratio + side * middle) else (middle, outer)
         limits.append(ratio + side * outer if outer < _ENDLESS else side * math.inf)
     return Interval(ratio, limits[0], limits[1])
 

@@ -131,7 +131,7 @@ def test_what_is_spelt_out_is_not_written_and_the_run_goes_on(tmp_path: Path) ->
     refuse_other_settings(run, config)
     saved = load_config(run / "config.yaml")
     assert saved.human_config == {"api_key": HIDDEN} and saved.variants["v"].change == [f"human_config.token={HIDDEN}"]
-    with pytest.raises(UserError, match="the secret 'api_key' was not kept with the run"):
+    with pytest.raises(UserError, match="the secret 'api_key' was not stored with the run"):
         strict_config(Client, saved.human_config, "human_config")
     with pytest.raises(UserError, match="command line: 'human_config.token' is a secret"):
         variants_of(config, file, [])

@@ -94,7 +94,7 @@ def test_null_bands_are_wider_where_the_other_side_is_smaller() -> None:
     from calibrated_rl.shift.two_sample.labelled import replies_alone
 
     rows = replies_alone(human).rows(test.see)
-    rows = rows.where(rows.label == 0).renumbered()
+    rows = rows.select(rows.label == 0).renumbered()
     few, many = (
         null_bands(rows, test.families(), folds=3, seed=0, halvings=2, max_dialogues=others)[0] for others in (6, 60)
     )

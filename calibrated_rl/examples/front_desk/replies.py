@@ -18,8 +18,8 @@ from calibrated_rl.examples.front_desk.words import (
     MoveKind,
     is_leaving,
     read_move,
+    stated_values,
     states_change,
-    told_values,
 )
 
 Words = tuple[str, ...]
@@ -83,7 +83,7 @@ def read_history(goal: Goal, history: History) -> View:
     for index, (is_user, text) in enumerate(history):
         if is_user:
             number += 1
-            told_slots |= {SLOT_OF[value] for value in told_values(text)}
+            told_slots |= {SLOT_OF[value] for value in stated_values(text)}
             changed |= states_change(goal, text)
             over |= is_leaving(text)
             move = Move(MoveKind.OTHER)

@@ -33,7 +33,7 @@ from calibrated_rl.examples.front_desk.words import (
     heard,
     is_leaving,
     read_move,
-    told_values,
+    stated_values,
 )
 from calibrated_rl.settings.fields import Positive, Range, Seed, Share, check_settings
 from calibrated_rl.tasks.base import count_policy_turns
@@ -194,11 +194,11 @@ class FrontDesk:
         spoken = [turn.text for turn in turns if turn.side is Side.USER]
         is_consistent: list[bool] = []
         for number, text in enumerate(spoken, start=1):
-            for value in told_values(text):
+            for value in stated_values(text):
                 change_due = goal.change_turn and number >= goal.change_turn
                 allowed = {first.get(SLOT_OF[value]), final.get(SLOT_OF[value]) if change_due else None}
                 is_consistent.append(value in allowed)
-        told_first = {SLOT_OF[value] for value in told_values(spoken[0])} if spoken else set()
+        told_first = {SLOT_OF[value] for value in stated_values(spoken[0])} if spoken else set()
         profile = {
             "goal_kept": float(np.mean(is_consistent)) if is_consistent else 1.0,
             "first_turn_disclosure": len(told_first & set(goal.slots)) / max(1, len(goal.slots)),

@@ -1,7 +1,7 @@
 """The language of the front desk: slots, values, sloppy spellings, and how either side's text is read.
 
 Every value is one word that belongs to one slot, and every sloppy spelling stands for one word, so any text
-has exactly one reading. Reading never fails: what is not understood is a move of kind ``OTHER``.
+has exactly one interpretation. Parsing never fails: what is not understood is a move of kind ``OTHER``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -141,7 +141,7 @@ def read_move(text: str) -> Move:
     return Move(MoveKind.OTHER)
 
 
-def told_values(text: str) -> list[str]:
+def stated_values(text: str) -> list[str]:
     """The values that a user turn states, in order."""
     return [word for word in canonical(text) if word in SLOT_OF]
 
@@ -163,5 +163,5 @@ def change_uttered(goal: Goal, turns: Sequence[Turn]) -> bool:
 
 def heard(turns: Sequence[Turn]) -> dict[str, str]:
     """Slot to the value that the user stated last."""
-    values = (value for turn in turns if turn.side is Side.USER for value in told_values(turn.text))
+    values = (value for turn in turns if turn.side is Side.USER for value in stated_values(turn.text))
     return {SLOT_OF[value]: value for value in values}

@@ -35,7 +35,7 @@ class Optimisation:
 
 
 def view(run: RunFiles) -> Optimisation:
-    requested = _wanted(run)
+    requested = _requested_metrics(run)
     logged = dict.fromkeys(name for by_name in run.metrics.values() for name in by_name)
     other_metrics = [name for name in logged if name not in (*learning.METRICS, *requested)]
     # One curve for each turn of the dialogue would leave no panel for anything else.
@@ -52,7 +52,7 @@ def view(run: RunFiles) -> Optimisation:
     )
 
 
-def _wanted(run: RunFiles) -> list[str]:
+def _requested_metrics(run: RunFiles) -> list[str]:
     names = look_up(run.config, "report", "metrics")
     return list(dict.fromkeys(map(str, names))) if isinstance(names, list) else []
 

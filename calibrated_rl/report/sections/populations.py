@@ -97,7 +97,7 @@ def view(run: RunFiles) -> Populations | None:
         if pair.name.startswith(SIMILARITY)
     }
     banded = [pair for pair in metrics if pair.before.band is not None]
-    elsewhere = _others(simulator)
+    elsewhere = _elsewhere(simulator)
     return Populations(
         similarity=Plot.of(plots.similarity(bars), "similarity before and after calibration") if bars else None,
         ending=Plot.of(plots.ending(curves), "calibration of the decision to end") if curves else None,
@@ -132,7 +132,7 @@ def _band(raw: Any) -> Band | None:
     return None if low is None or high is None else (low, high)
 
 
-def _others(simulator: dict[str, Any]) -> dict[str, bool]:
+def _elsewhere(simulator: dict[str, Any]) -> dict[str, bool]:
     """Whether calibration brought the metrics of other sections nearer, by their title."""
     nearer = {}
     for name, title in ELSEWHERE.items():

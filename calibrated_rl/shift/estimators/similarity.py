@@ -100,7 +100,7 @@ class Similarity(DialogueEstimator):
 
     def null_bands(self, sets: DialogueSets) -> dict[str, Band]:
         human, simulator, _ = trait_tables(sets, "similarity")
-        self._kept = [k for k in range(len(TRAITS)) if min(_known(human, k), _known(simulator, k)) >= LEAST]
+        self._kept = [k for k in range(len(TRAITS)) if min(_n_defined(human, k), _n_defined(simulator, k)) >= LEAST]
         try:
             return super().null_bands(sets)
         finally:
@@ -111,7 +111,9 @@ class Similarity(DialogueEstimator):
         users = users_of(sets.human), users_of(sets.simulator)
         trait_indices = self._kept
         if trait_indices is None:
-            trait_indices = [k for k in range(len(TRAITS)) if min(_known(human, k), _known(simulator, k)) >= LEAST]
+            trait_indices = [
+                k for k in range(len(TRAITS)) if min(_n_defined(human, k), _n_defined(simulator, k)) >= LEAST
+            ]
         if not trait_indices:
             raise UserError(f"similarity needs at least {LEAST} dialogues with user turns on each side")
 
@@ -149,7 +151,7 @@ class Similarity(DialogueEstimator):
         return result
 
 
-def _known(table: Floats, column: int) -> int:
+def _n_defined(table: Floats, column: int) -> int:
     return int(np.isfinite(table[:, column]).sum())
 
 

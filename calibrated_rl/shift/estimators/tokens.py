@@ -36,7 +36,7 @@ _BATCH = 64
 def token_ids(texts: Sequence[str], length: int, vocabulary: int) -> NDArray[np.int64]:
     """The first ``length`` tokens of each text as numbers from 1 to ``vocabulary - 1``, then 0: [N, length].
 
-    Case is kept: whether human users type capitals is part of how they talk.
+    Case is preserved: whether human users type capitals is part of how they talk.
     """
     ids = np.zeros((len(texts), length), np.int64)
     for row, text in zip(ids, texts, strict=True):

@@ -84,7 +84,7 @@ class TwoSampleTest:
 def see_words(data: LabelledReplies) -> tuple[Any, Floats]:
     """Hashed words of reply and history, sparse [N, F], and interpretable features [N, 14]."""
     text = word_features(data.replies, data.histories, data.turn)
-    return _used(text), dense_word_features(data.replies, data.histories, data.turn)
+    return _without_empty_columns(text), dense_word_features(data.replies, data.histories, data.turn)
 
 
 def see_acts(data: LabelledReplies) -> tuple[Any, Floats]:
@@ -96,10 +96,10 @@ def see_acts(data: LabelledReplies) -> tuple[Any, Floats]:
     if not data.acts:
         raise UserError("the two-sample test on acts was given replies without dialogue acts")
     text = act_features(data.acts, data.histories, data.turn)
-    return _used(text), dense_act_features(data.acts, data.histories, data.turn)
+    return _without_empty_columns(text), dense_act_features(data.acts, data.histories, data.turn)
 
 
-def _used(text: Any) -> Any:
+def _without_empty_columns(text: Any) -> Any:
     """Without the columns that are empty: most hashed ones are, and a fit would pay for them all the same."""
     return text[:, text.getnnz(axis=0) > 0]
 

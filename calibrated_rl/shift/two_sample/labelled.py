@@ -19,11 +19,11 @@ class LabelledReplies:
 
     replies: Sequence[str]
     histories: Sequence[Sequence[Turn]]
-    """What was said before; empty where replies are scored alone."""
+    """The turns before each reply; empty where replies are scored alone."""
     turn: Sequence[int]
     """Which user turn of its dialogue, from 1."""
     user: Sequence[str]
-    """Whose replies are kept in one fold: the dialogue or, where dialogues share scenarios, the scenario."""
+    """Whose replies stay in one fold: the dialogue or, where dialogues share scenarios, the scenario."""
     label: NDArray[np.int64]
     """[N], 1 for the simulator's."""
     acts: Sequence[Sequence[str]] = ()

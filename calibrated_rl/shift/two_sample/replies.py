@@ -7,7 +7,7 @@ On ``MatchedReplies`` the metrics are the simulator-induced shift, and ``NAME_tv
 variation on the histories measured. On ``DialogueSets`` there is no common history: replies are scored *alone*, with
 equally many of either side at each user turn, and the metrics are called ``NAME_unmatched_...``. Those also see
 whatever the histories differ in (other topics, an earlier deviation), so they are no per-turn shift. The word
-``tv`` is kept for the first.
+``tv`` is reserved for the first.
 """
 
 from abc import abstractmethod
@@ -100,7 +100,7 @@ class ReplyTest(Estimator[MatchedReplies | DialogueSets]):
         for side in users:
             refuse_too_few(len(side), self.settings.folds)
         all_rows = replies.rows(self.see)
-        rows = all_rows if matched else all_rows.where(balanced(all_rows.label, all_rows.turn, self.settings.seed))
+        rows = all_rows if matched else all_rows.select(balanced(all_rows.label, all_rows.turn, self.settings.seed))
         result = cross_fit(rows, self.families(), folds=self.settings.folds, seed=self.settings.seed)
         accuracy, auc = result.accuracy, result.auc
         if self.settings.null_halvings and len(users[0]) // 2 >= 2 * self.settings.folds:
@@ -116,7 +116,7 @@ class ReplyTest(Estimator[MatchedReplies | DialogueSets]):
         return {name: replace(estimate, name=name) for name, estimate in estimates.items()}
 
     def _null_bands(self, all_rows: Rows, n_simulator: int | None) -> tuple[Band, Band]:
-        human = all_rows.where(all_rows.label == 0).renumbered()
+        human = all_rows.select(all_rows.label == 0).renumbered()
         s = self.settings
         return null_bands(
             human, self.families(), folds=s.folds, seed=s.seed, halvings=s.null_halvings, max_dialogues=n_simulator

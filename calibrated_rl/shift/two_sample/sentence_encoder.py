@@ -33,9 +33,9 @@ _BATCH = 64
 _SIZE = 256
 """Dimensions of the hashing encoder."""
 _WIDTH = 1 << 14
-"""Numbers that it hashes words and letters to."""
+"""Number of buckets that it hashes words and letters to."""
 _KEPT = 50_000
-"""Texts whose vectors are remembered (about 80 MB); beyond, all are forgotten and encoded again when needed."""
+"""Texts whose vectors are cached (about 80 MB); beyond, the cache is cleared."""
 
 
 def model_folder(source: str) -> Path:
@@ -59,7 +59,7 @@ def model_folder(source: str) -> Path:
 
 
 class Encoder:
-    """Encodes texts; what was encoded once is kept, so that repeated measurements cost nothing.
+    """Encodes texts, with a cache of vectors, so that repeated measurements cost nothing.
 
     Raises:
         UserError: there is no such encoder, or its folder cannot be read.

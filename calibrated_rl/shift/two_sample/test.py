@@ -43,14 +43,14 @@ class Rows:
     label: NDArray[np.int64]
     """[N], 1 for the simulator."""
     dialogue: NDArray[np.int64]
-    """[N], number of the dialogue (or user) that is kept in one fold, from 0."""
+    """[N], number of the dialogue (or user) that stays in one fold, from 0."""
     turn: NDArray[np.int64]
     text: Any
     """[N, F], an array or a sparse matrix: what is seen of the reply."""
     dense: Floats
     """[N, K]: more of it, for families that want dense features; K may be 0."""
 
-    def where(self, selected: Mask) -> "Rows":
+    def select(self, selected: Mask) -> "Rows":
         return Rows(
             label=self.label[selected],
             dialogue=self.dialogue[selected],
@@ -60,7 +60,7 @@ class Rows:
         )
 
     def renumbered(self) -> "Rows":
-        """The same with dialogues numbered from 0 without gaps, as after ``where`` they may not be."""
+        """The same with dialogues numbered from 0 without gaps, which ``select`` may leave."""
         return replace(self, dialogue=np.unique(self.dialogue, return_inverse=True)[1])
 
 
@@ -107,10 +107,10 @@ def cross_fit(
     fold_families = []
     for k in range(folds):
         in_fold = fold == k
-        family, threshold, model = _choose(rows.where(~in_fold), families, rng)
+        family, threshold, model = _choose(rows.select(~in_fold), families, rng)
         fold_families.append(family)
         if in_fold.any():
-            score[in_fold] = model(rows.where(in_fold))
+            score[in_fold] = model(rows.select(in_fold))
             correct[in_fold] = (score[in_fold] > threshold) == rows.label[in_fold]
     accuracy = _accuracy(correct, rows, null_band)
     return ClassifierResult(
@@ -140,8 +140,8 @@ def null_bands(
         order = np.random.default_rng((seed, 1, i)).permutation(count)
         halves = replace(rows, label=(order % 2)[rows.dialogue])
         if max_dialogues is not None:
-            halves = halves.where(order[rows.dialogue] < 2 * min(count // 2, max_dialogues))
-            halves = halves.where(balanced(halves.label, halves.turn, seed))
+            halves = halves.select(order[rows.dialogue] < 2 * min(count // 2, max_dialogues))
+            halves = halves.select(balanced(halves.label, halves.turn, seed))
         result = cross_fit(halves, families, folds=folds, seed=seed)
         limits += [(result.accuracy.low, result.auc.low), (result.accuracy.high, result.auc.high)]
     accuracy, auc = ([pair[i] for pair in limits if math.isfinite(pair[i])] for i in (0, 1))
@@ -153,7 +153,7 @@ def null_bands(
 
 def balanced(label: NDArray[np.int64], turn: NDArray[np.int64], seed: int) -> Mask:
     """Which rows [N] to keep so that each turn has as many of either label, drawn at random where one has more:
-    0.5 is then chance. None is kept of a turn that one side lacks."""
+    0.5 is then chance. Rows of a turn that one side lacks are dropped."""
     keep = np.zeros(len(label), dtype=np.bool_)
     rng = np.random.default_rng((seed, 2))
     for value in np.unique(turn):
@@ -169,7 +169,7 @@ def _choose(train: Rows, families: Mapping[str, Fit], rng: np.random.Generator) 
     set_aside = rng.permutation(train.dialogue.max() + 1)[train.dialogue] % 3 == 0
     if any(len(np.unique(train.label[rows])) < 2 for rows in (set_aside, ~set_aside)):
         return "constant", 0.5, lambda data: np.full(len(data.label), 0.5)
-    fit_on, selection = train.where(~set_aside), train.where(set_aside)
+    fit_on, selection = train.select(~set_aside), train.select(set_aside)
     trials = []
     for name, fit_family in families.items():
         threshold, accuracy = _best_threshold(fit_family(fit_on)(selection), selection.label)
