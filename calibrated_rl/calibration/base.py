@@ -1,4 +1,4 @@
-"""What a calibration method is: it aligns the simulator with human turns.
+"""The interface of a calibration method, which aligns the simulator with human turns.
 
 A method is one file with one class, named in the YAML by import path (``calibration.method``). It decides which
 human turns count, how much, and how the simulator is fitted to them; when that happens is the arm's business
@@ -38,7 +38,7 @@ class ExtraTurn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationInputs:
-    """What a method has to work with. Nothing of it comes from held-out users."""
+    """Inputs of a method. Nothing of them comes from held-out users."""
 
     learner: LearnerGroup
     """Holds the current policy as ``POLICY``."""
@@ -74,7 +74,7 @@ class CalibrationMethod(ABC):
     """Base of all methods; built as a component (``calibrated_rl.components.component``), with a ``Config`` inside."""
 
     def check(self, start_epochs: int) -> None:  # noqa: B027 - most methods have nothing to refuse
-        """Refuse, before anything starts, what the method could not do when it aligns again during training.
+        """Refuse, before a run starts, settings with which the method could not recalibrate during training.
 
         Args:
             start_epochs: ``policy.warm_start.epochs``; at 0 the policy that training starts from has never seen the

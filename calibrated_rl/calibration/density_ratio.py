@@ -29,7 +29,7 @@ LOGS = "logs"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnWeights:
-    """Of the turns of one source at one turn index."""
+    """Statistics of the weights of one source at one turn index."""
 
     count: int
     mean: float

@@ -1,4 +1,4 @@
-"""Calibration by supervised fine-tuning on human turns as they were logged, each as good as the other.
+"""Calibration by supervised fine-tuning on human turns as they were logged, with equal weights.
 
 The alignment of "From Static Context to Calibrated Interactive RL" (arXiv 2605.26403). It does not see that the
 policy moves: repeated during training, it gives the same simulator again unless there are further human turns.
@@ -33,7 +33,7 @@ class PlainSFT(CalibrationMethod):
         return metrics | {"simulator_monitor_nll": fit["nll_after"]}
 
     def samples_to_fit(self, inputs: CalibrationInputs) -> tuple[Sequence[Sample], Sequence[Sample], dict[str, float]]:
-        """Human turns to fit, logged and gathered, logged ones to stop by, and what to log of the choice."""
+        """Human turns to fit (logged and gathered), logged turns for early stopping, and metrics to log."""
         samples, monitor = (
             log_samples(logs, Side.USER, inputs.simulator_chat) for logs in (inputs.logs, inputs.monitor)
         )

@@ -77,7 +77,7 @@ def without_reasoning(
 
 
 def divider(parts: Collection[str]) -> re.Pattern[str]:
-    """What finds any of ``parts``, the longest where several begin."""
+    """Pattern that matches any of ``parts``, the longest where several match."""
     return re.compile("|".join(map(re.escape, sorted(filter(None, parts), key=len, reverse=True))) or "(?!)")
 
 

@@ -10,7 +10,7 @@ from calibrated_rl.errors import UserError, printable
 
 @dataclass(frozen=True, slots=True)
 class Scaffold:
-    """What stands between the contents of a conversation: token ids, and plain text that touches a content."""
+    """Token ids between the contents of a conversation, and plain text next to a content."""
 
     before_system: list[int]
     system_text: tuple[str, str]
@@ -36,7 +36,7 @@ class Scaffold:
 
     @property
     def ids(self) -> list[int]:
-        """Of everything that stands outside of turns."""
+        """All ids outside of turns."""
         return [*self.before_system, *self.system_to_user, *self.user_to_own, *self.own_to_user]
 
 

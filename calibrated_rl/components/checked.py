@@ -31,7 +31,7 @@ class CheckedPart:
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:  # type: ignore[override]
-        """That of the part, for ``isinstance``."""
+        """The part's class, so that ``isinstance`` sees through the wrapper."""
         return self.__dict__["_owner"]
 
     def __getattr__(self, name: str) -> Any:
@@ -52,11 +52,12 @@ class CheckedPart:
         return type(self), (self.__dict__["_part"],)
 
     def _checks(self) -> Mapping[str, Callable[..., Any]]:
-        """By method: takes what it returned and its arguments, returns what is to be used, or raises ``NotPlain``."""
+        """Check of each method: called with its return value and arguments, it returns the value to use, or raises
+        ``NotPlain``."""
         return {}
 
     def _about(self, name: str, arguments: tuple[Any, ...]) -> str:
-        """Which call it was, such as ``, scenario 'a'``; empty where that needs no words."""
+        """Which call it was, such as ``, scenario 'a'``; empty where the method's name is enough."""
         return ""
 
     def _checked(self, name: str) -> Callable[..., Any]:

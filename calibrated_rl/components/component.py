@@ -47,13 +47,13 @@ def import_path(path: str) -> Any:
 
 
 def located(path: str) -> str:
-    """The same import path for processes with another working directory: a file by its full path."""
+    """The same import path with a file's absolute path, for processes with another working directory."""
     module_name, _, name = path.rpartition(":")
     return f"{Path(module_name).expanduser().resolve()}:{name}" if module_name.endswith(".py") else path
 
 
 def _file_like(path: str) -> str:
-    """A hint where a file is there that may have been meant."""
+    """A hint where a file exists that the user may have meant."""
     module_name, _, name = path.rpartition(":")
     stem = module_name.strip().removesuffix(".py")
     for file in dict.fromkeys((f"{stem}.py", f"{stem.replace('.', '/')}.py")):

@@ -27,7 +27,7 @@ def short_names(package: str) -> tuple[str, ...]:
 
 
 def full_path(package: str, name: str, kind: str) -> str:
-    """The import path of the part that a short name of ``package`` stands for; any import path stays as it is.
+    """The import path of the part that a short name of ``package`` means; any import path stays as it is.
 
     Args:
         kind: what it is called in messages.

@@ -167,7 +167,7 @@ def exception_text(error: BaseException) -> str:
 
 
 def shown_path(file: str) -> str:
-    """As one would type it from here."""
+    """Relative to the working directory where possible."""
     path = Path(file)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 

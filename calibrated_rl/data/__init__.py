@@ -1,1 +1,1 @@
-"""What a dialogue is: pure data, without Ray, engines or models."""
+"""The data of a dialogue, without Ray, engines or models."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 
 class Side(StrEnum):
-    """Who speaks. ``USER`` is the other side, whoever plays it."""
+    """Who speaks. ``USER`` is the other side: a human, a simulator or a scripted human."""
 
     POLICY = "policy"
     USER = "user"
@@ -80,7 +80,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """Everything that is fixed before a dialogue starts."""
+    """What is fixed before a dialogue starts."""
 
     id: str
     """Unique within the task; randomness that belongs to the user is keyed by it."""
@@ -99,7 +99,7 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a dialogue was worth."""
+    """Reward and success of a dialogue."""
 
     reward: float
     """Terminal reward, all costs included that ``turn_rewards`` does not have."""

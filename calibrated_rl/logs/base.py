@@ -49,7 +49,7 @@ class LogProblem:
 
 
 def problem_lines(problems: Sequence[LogProblem]) -> list[str]:
-    """Lines to print: of each reason how often it is, and its first records; the most frequent first."""
+    """Lines to print: the number and the first records of each reason, the most frequent reason first."""
     kinds: dict[str, list[LogProblem]] = {}
     for problem in problems:
         kinds.setdefault(problem.kind, []).append(problem)
@@ -66,7 +66,7 @@ def problem_lines(problems: Sequence[LogProblem]) -> list[str]:
 
 
 def refuse_other_files(file: Path, expected: str) -> None:
-    """Refuse what is no text in UTF-8 by what it begins with, before each of its lines is named.
+    """Refuse files that are not UTF-8 text by their first bytes, before each of their lines is refused.
 
     Raises:
         UserError: there is no such file, it cannot be read, is empty, compressed or in UTF-16.
@@ -148,7 +148,7 @@ class LogReader(Protocol):
 
 @runtime_checkable
 class FileReader(LogReader, Protocol):
-    """A log reader that knows its own files, so that they are read without a run that names reader and task."""
+    """A log reader that recognises its own files, so that they can be read without naming reader and task."""
 
     @classmethod
     def recognises(cls, path: Path) -> bool:

@@ -23,7 +23,7 @@ from calibrated_rl.tasks.checked import (
 
 
 class _NoTask:
-    """Stands for the task where none is named."""
+    """Takes the task's place where none is named."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

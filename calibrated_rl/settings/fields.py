@@ -186,7 +186,7 @@ def valid_keys(cls: type, prefix: str = "") -> set[str]:
 
 
 def converted(hint: Any, value: Any, key: Key) -> Any:
-    """``value`` as the annotation ``hint`` wants it.
+    """``value`` converted to the type of the annotation ``hint``.
 
     Raises:
         NotAllowed: it is something else.
@@ -287,7 +287,7 @@ def _sequence(kind: Any, inside: Sequence[Any], value: Any, key: Key) -> Any:
 
 
 def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """The annotation without what ``Annotated`` says beside it, and that."""
+    """The annotation without the metadata of ``Annotated``, and the metadata."""
     return (get_args(hint)[0], hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
 
 

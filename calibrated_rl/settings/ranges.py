@@ -86,7 +86,7 @@ def dotted(key: Key) -> str:
 
 
 class NotAllowed(Exception):
-    """Carries problems out of the depths of a tree."""
+    """Raised with all problems of a config, nested ones included."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("; ".join(map(str, problems)))
@@ -166,7 +166,7 @@ def _wrong_type(value: Any, expected: str, limits: Sequence[Range | Pattern], ke
 
 
 def shown(value: Any) -> str:
-    """A value as YAML writes it, cut off where it is long."""
+    """A value as YAML writes it, truncated where it is long."""
     if isinstance(value, str):
         return f"'{printable(value, 80)}'"
     if value is None or isinstance(value, bool):
@@ -179,7 +179,7 @@ def shown(value: Any) -> str:
 
 
 def quoted(value: Any, key: Key) -> str:
-    """The same, but for a secret."""
+    """As ``shown``, with secrets masked."""
     return "*** (a secret)" if any(is_secret(str(part)) for part in key) else shown(value)
 
 
@@ -190,7 +190,7 @@ def listed(choices: Iterable[Any], last: str = "or") -> str:
 
 
 def nearest(value: Any, choices: Iterable[Any]) -> str:
-    """``; did you mean 'b'?``, or nothing where nothing is near."""
+    """``; did you mean 'b'?``, or nothing where no choice is similar."""
     close = difflib.get_close_matches(str(value), [str(each) for each in choices], n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 

@@ -98,7 +98,7 @@ def refuse_readable_secrets(settings: Mapping[str, Any], location: str, file: Pa
 
 
 def refuse_hidden(settings: Mapping[str, Any], location: str) -> None:
-    """Refuse settings of a saved run that are to be used, and of which a secret was not written down.
+    """Refuse settings of a saved run with a masked secret, which cannot be used.
 
     Raises:
         UserError: names the key.

@@ -1,4 +1,4 @@
-"""Reads YAML files of settings: a mapping of text to values, every key once, and where each of them stands.
+"""Reads YAML files of settings: a mapping of text to values, every key once, with the position of each key.
 
 What is refused, each in one line with file, line and column: what is no YAML in UTF-8, no mapping, empty, or several
 documents; duplicate keys in one mapping, at any depth; keys that are no text (``off``, ``no`` and dates without
@@ -33,7 +33,7 @@ class Source:
     """Line and column, from 1, of each key of a file, and of each entry of its lists."""
 
     def has(self, key: Key) -> bool:
-        """Whether it says anything of ``key``, or of what lies above or below it."""
+        """Whether it sets ``key``, or a key above or below it."""
         tree: Any = self.values
         for part in key:
             try:
@@ -52,14 +52,14 @@ class Source:
 
 
 def laid_over(below: Any, above: Any) -> Any:
-    """Mappings key by key; everything else as a whole."""
+    """``above`` merged into ``below``: mappings key by key, everything else as a whole; ``above`` wins."""
     if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
         return above
     return {**below, **{key: laid_over(below[key], value) if key in below else value for key, value in above.items()}}
 
 
 def places(sources: Sequence[Source]) -> Callable[[Key], str]:
-    """Where a setting was given: by the last source that has it, or else the first."""
+    """Function that gives the position of a setting: in the last source that has it, or else in the first source."""
 
     def place(key: Key) -> str:
         for length in range(len(key), 0, -1):
@@ -173,7 +173,7 @@ def _key_of_line(line: str) -> str:
 
 
 def _walk(root: yaml.MappingNode, name: str) -> Iterator[tuple[Key, tuple[int, int]]]:
-    """Each key and where it stands.
+    """Each key and its position.
 
     Raises:
         UserError: a key that occurs twice, or is no text, or a value that contains itself.

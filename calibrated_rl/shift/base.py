@@ -1,4 +1,4 @@
-"""What the estimators of simulator-induced shift share: what they are given and what they return.
+"""Inputs and results of the estimators of simulator-induced shift.
 
 The shift ``delta_t = E TV(human(.|h,a), simulator(.|h,a))`` is conditional, so both replies must be drawn on the
 *same* history, one that ends with a policy turn. ``MatchedReplies`` is that, and nothing else.

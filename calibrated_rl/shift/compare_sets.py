@@ -82,7 +82,7 @@ def compare_sets(
 
 def population_metrics(human: list[Dialogue], simulator: list[Dialogue], names: Sequence[str]) -> dict[str, Any]:
     """``compare_sets`` ready for JSON: ``figures``, the metrics by name, each with its verdict under ``reading``, and
-    ``refused``, the reasons by estimator. Run folders have these keys since the first version."""
+    ``refused``, the reasons by estimator. The keys are those of stored runs."""
     sets = DialogueSets(human=human, simulator=simulator)
     if not names:
         return {"figures": {}, "refused": {}}

@@ -59,7 +59,7 @@ class ExactReplies:
 
 @dataclass(frozen=True, kw_only=True)
 class Collected:
-    """What one measurement works on; None where the arm has nothing of the kind."""
+    """Inputs of one measurement; None where the arm has no such data."""
 
     update: int
     """Policy updates so far."""
@@ -92,7 +92,7 @@ def shift_record(data: Collected, null_halvings: int = 0) -> dict[str, Any]:
     record: dict[str, Any] = dict.fromkeys(METRICS) | defaults
 
     def measured(name: str, measure: Callable[[], T]) -> T | None:
-        """What ``measure`` finds; None if these data do not allow it, which is noted under ``name``."""
+        """The result of ``measure``; None if these data do not allow it, with the reason in ``refused[name]``."""
         try:
             return measure()
         except (UserError, ValueError) as error:
@@ -172,7 +172,7 @@ def _halves(turn: NDArray[Any], terms: NDArray[np.float64]) -> dict[str, float]:
 
 
 def _report_fields(estimate: Estimate) -> dict[str, Any]:
-    """Overall and by turn, as the report reads it."""
+    """The estimate overall and by turn, in the fields that the report reads."""
     fields = dict(estimate.as_dict())
     band = {} if fields["null_band"] is None else {"null_band": fields["null_band"]}
     return {key: fields[key] for key in ("mean", "low", "high", "by_turn", "notes")} | band

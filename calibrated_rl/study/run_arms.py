@@ -1,5 +1,5 @@
-"""Running the arms of a config in a run folder: everything is started for what is missing, and started again where a
-part of it was lost."""
+"""Runs the arms of a config in a run folder: starts the cluster for arms without a result, and restarts it when a part
+of it is lost."""
 
 import logging
 from pathlib import Path
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 
 
 def run_arms(config: RunConfig, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Run what is missing of the arms of ``config``, with everything started for it; the summary. Where the folder is
-    empty and ``training.checkpoint_store`` has the run, it goes on from there. Prompts are of the day on which the run
-    was begun.
+    """Start a cluster and run the arms of ``config`` that have no result; returns the summary. Where the folder is
+    empty and ``training.checkpoint_store`` has the run, it resumes from there. Prompts have the date on which the run
+    began.
 
     Raises:
-        UserError: the settings are not those that the run in ``folder`` was begun with, somebody else writes it, or
-            what it needs is not there.
+        UserError: the settings differ from those that the run in ``folder`` began with, another process writes to it,
+            or something that it needs is missing.
         PartLost: a part died more often than ``restarts`` allows.
     """
     logger.info(f"run folder {folder}")

@@ -55,10 +55,10 @@ class UserCheckingTask(Task, Protocol):
     """A task that can tell when a simulated user breaks its part. Without it, whatever the user does is scored."""
 
     def against_goal(self, scenario: Scenario, turns: Sequence[Turn]) -> bool:
-        """Whether nobody with the goal of ``scenario`` would have said the user's turn that ends ``turns``, such as
-        leaving before anything was asked for. The dialogue is then dropped and run again, never scored. Asked for
-        turns of simulators alone. What human users do now and then, and a simulator more often, is no such thing: that
-        is what calibration and the shift metrics are for."""
+        """Whether the user's turn that ends ``turns`` contradicts the goal of ``scenario``, such as leaving before any
+        request. The dialogue is then dropped and run again, never scored. Called for turns of simulators only. What
+        human users do now and then, and a simulator more often, is no such thing: that is what calibration and the
+            shift metrics are for."""
         ...
 
 

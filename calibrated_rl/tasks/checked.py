@@ -41,7 +41,7 @@ def build_human(path: str, values: Mapping[str, Any] | None, location: str, task
 
 
 def checked_task(task: Task) -> Task:
-    """``task`` with checks; one that is behind them already stays as it is.
+    """``task`` with checks; a task that has them already stays as it is.
 
     Raises:
         UserError: it lacks a method, or its name, number of turns or range of rewards cannot be.

@@ -1,4 +1,4 @@
-"""How often the intervals of ``statistics.py`` hold the truth: by simulation, where it is known.
+"""How often the intervals of ``statistics/intervals.py`` contain the truth: by simulation, where it is known.
 
 A cell of the table is a population from which whole studies are drawn: how many seeds and scenarios, whether all seeds
 meet the same scenarios (crossed) or each its own (nested), and what share of the variance of the mean comes from seeds,

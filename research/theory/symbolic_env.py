@@ -1,6 +1,6 @@
 """The exact world as an RLlib ``MultiAgentEnv``, and RLlib's PPO trained in it.
 
-The only file of ``shift`` that knows Ray.
+The only file of ``research/theory`` that uses Ray.
 
 The two sides of a dialogue are the two agents: ``policy`` acts on the state and the turn, then ``simulator`` on
 those and what was just said. Both are tables: PPO learns the policy's; the simulator's is given and stays. A table
@@ -169,7 +169,7 @@ class PPOSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trained:
-    """What PPO has found."""
+    """The policy that PPO learned, and its returns."""
 
     policy: Floats
     """[H, S, A], the learned table."""

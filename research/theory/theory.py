@@ -88,7 +88,7 @@ def bound_by_horizon(construction: Construction, training: Training, reward: Rew
 def trained_values(
     construction: Construction, training: Training, reward: RewardKind, policy: Floats | None = None
 ) -> Floats:
-    """[H]: what training believes a policy to be worth, ``made.policy`` if none is named."""
+    """[H]: what training believes a policy to be worth, ``construction.policy`` if none is given."""
     policy = construction.policy if policy is None else policy
     user = construction.human if training == "static" else construction.simulator
     histories = None if training == "interactive" else construction.logged

@@ -37,7 +37,7 @@ Estimates = dict[str, tuple[Estimate, float]]
 
 @dataclass
 class Tally:
-    """What repetitions of one estimator have shown."""
+    """Results of the repetitions of one estimator."""
 
     inside: list[bool] = field(default_factory=list)
     """Whether the interval contained the truth; for lower bounds, whether ``low`` was below it."""
@@ -101,7 +101,7 @@ def _truths(construction: Construction) -> dict[str, float]:
 
 
 def count_estimates(construction: Construction, sampled: Dialogues, seed: int, *, plug_in: bool = False) -> Estimates:
-    """The two-sided estimators that know samples only; the plug-ins as well where they are wanted."""
+    """The two-sided estimators that know samples only; with ``plug_in`` the plug-ins as well."""
     truths = _truths(construction)
     sides = {
         "delta": Pairs.of_users(construction.world, sampled),
@@ -235,7 +235,7 @@ def reaches(row: Mapping[str, Any], goal: float) -> bool:
 
 
 def tally(tallies: dict[str, dict[float, Tally]], key: float, estimates: Estimates, *, lower_bound: bool) -> None:
-    """Note what one repetition at the size of shift ``key`` has found."""
+    """Add the estimates of one repetition at the size of shift ``key``."""
     for name, (estimate, truth) in estimates.items():
         tallies.setdefault(name, {}).setdefault(key, Tally()).add(estimate, truth, lower_bound=lower_bound)
 

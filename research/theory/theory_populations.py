@@ -42,15 +42,15 @@ TURNS, HISTORY_TURNS = 4, 3
 DIALOGUES, HISTORY_DIALOGUES = 200, 80
 
 
-def turns_going_on(world: World, policy: Floats, user: Floats) -> Floats:
+def turns_reached(world: World, policy: Floats, user: Floats) -> Floats:
     """[H, S, A, X]: probability that the dialogue reaches turn ``t`` in state ``s``, and ``a`` and ``x`` are said."""
     joint_HSAX = np.empty((len(policy), *world.successor_SAX.shape))
-    going_on_S = world.start_S
+    continuing_S = world.start_S
     for t in range(len(policy)):
-        joint_HSAX[t] = going_on_S[:, None, None] * policy[t][:, :, None] * user[t]
+        joint_HSAX[t] = continuing_S[:, None, None] * policy[t][:, :, None] * user[t]
         stays = joint_HSAX[t].copy()
         stays[..., LEAVE] = 0.0
-        going_on_S = np.bincount(world.successor_SAX.ravel(), stays.ravel(), world.states).astype(np.float64)
+        continuing_S = np.bincount(world.successor_SAX.ravel(), stays.ravel(), world.states).astype(np.float64)
     return joint_HSAX
 
 
@@ -138,7 +138,7 @@ def population_estimates(
     """The two-sided estimators; ``sampled`` are dialogues of the policy with the human."""
     world, training = construction.world, _of_training(construction, len(sampled.state), rng)
     with_human, with_simulator = (
-        turns_going_on(world, construction.policy, user) for user in (construction.human, construction.simulator)
+        turns_reached(world, construction.policy, user) for user in (construction.human, construction.simulator)
     )
     acts_human, acts_simulator = (shares_of_symbols(joint)[None] for joint in (with_human, with_simulator))
     turns_human, turns_simulator = (numbers_of_turns(joint)[None] for joint in (with_human, with_simulator))

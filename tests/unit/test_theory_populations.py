@@ -14,7 +14,7 @@ from research.theory.theory_populations import (
     population_estimates,
     shares_of_symbols,
     spelled,
-    turns_going_on,
+    turns_reached,
 )
 
 RNG = np.random.default_rng(0)
@@ -26,7 +26,7 @@ ONE_STATE = World(
 
 def test_who_leaves_with_a_quarter_of_all_turns_by_hand() -> None:
     """Three turns at most: reached with 1, 3/4, 9/16; over after 1, 2, 3 turns with 1/4, 3/16, 9/16."""
-    joint = turns_going_on(ONE_STATE, stationary([[1.0]], 3), stationary([[[0.25, 0.75]]], 3))
+    joint = turns_reached(ONE_STATE, stationary([[1.0]], 3), stationary([[[0.25, 0.75]]], 3))
     assert joint.sum(axis=(1, 2, 3)) == pytest.approx([1, 3 / 4, 9 / 16])
     assert numbers_of_turns(joint) == pytest.approx([1 / 4, 3 / 16, 9 / 16])
     assert shares_of_symbols(joint) == pytest.approx([1 / 4, 3 / 4])
@@ -49,7 +49,7 @@ def test_no_shift_no_distance_and_never_more_than_the_shifts_add_up_to() -> None
 def test_large_samples_show_what_was_computed() -> None:
     made, rng = random_construction("forgetting", RNG, horizon=4, epsilon=0.2, delta=0.2), np.random.default_rng(2)
     drawn = sample(made.world, made.policy, made.human, made.logged, made.simulator, 1500, rng)
-    joint = turns_going_on(made.world, made.policy, made.human)
+    joint = turns_reached(made.world, made.policy, made.human)
     lengths = np.array([len(d.user_turn_indices()) for d in spelled(drawn, "p", until_leave=True)])
     shares = np.bincount(lengths, minlength=5)[1:] / len(lengths)
     assert shares == pytest.approx(numbers_of_turns(joint), abs=0.04)
