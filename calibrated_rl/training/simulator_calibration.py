@@ -96,7 +96,8 @@ def ask_humans(
         policy_tokens, user_tokens = dialogue.policy_tokens, dialogue.user_tokens
         assert policy_tokens is not None and user_tokens is not None, "the collector keeps what both sides sampled"
         # Earlier turns of the simulator keep the tokens that it sampled (contract 1), with its thoughts.
-        view = SideView(models.simulator.chat, dialogue.scenario, Side.USER).resume_at(user_tokens, index).without_mask()
+        view = SideView(models.simulator.chat, dialogue.scenario, Side.USER)
+        view = view.resume_at(user_tokens, index).without_mask()
         view.speak_text(reply)
         samples.append(
             ExtraTurn(
