@@ -15,7 +15,7 @@ policy's view it stands at the end of the system prompt, because templates want 
 
 import copy
 import os.path
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -176,6 +176,13 @@ class ChatTokens:
             return "".join(pieces).strip(), inside
         spoken, inside = without_reasoning(list(ids), self._opens, self._closes, inside)
         return self._text_of(spoken).strip(), inside
+
+    def has_closed_reasoning(self, ids: Collection[int]) -> bool:
+        """Whether a thought ends within ``ids``."""
+        if self.marks.are_tokens:
+            return not self._closes.isdisjoint(ids)
+        text = self._text_of(ids)
+        return any(mark in text for mark in self.marks.pairs.values())
 
     def _text_of(self, ids: Iterable[int]) -> str:
         text_ids = [i for i in ids if i not in self.stop_ids and i in self._known]

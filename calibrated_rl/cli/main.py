@@ -14,6 +14,7 @@ COMMANDS = {
     "calibrate": "align the simulator alone, and measure it before and after",
     "evaluate": "evaluate the policies of a run again",
     "chat": "talk with a trained policy, or let a simulator talk with it",
+    "serve": "put a policy and a simulator behind OpenAI-compatible endpoints, with a chat page",
     "measure-shift": "how far two sets of dialogues, or a simulator and people, are apart",
     "logs": "check and convert logs of human dialogues",
     "curves": "draw learning curves of several runs",
