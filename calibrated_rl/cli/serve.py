@@ -48,7 +48,9 @@ def parse() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument(
-        "--port", type=command.allowed(Annotated[int, Range(at_least=1, at_most=65535)]), default=8000,
+        "--port",
+        type=command.allowed(Annotated[int, Range(at_least=1, at_most=65535)]),
+        default=8000,
         help="port to listen on (default: 8000)",
     )
     replicas = command.allowed(Positive)
@@ -65,7 +67,8 @@ def parse() -> argparse.Namespace:
         help="keep dialogues here that people agreed to have kept (default: keep none)",
     )  # fmt: skip
     parser.add_argument(
-        "--roll-out", action="store_true",
+        "--roll-out",
+        action="store_true",
         help="replace the policy (or simulator) of the server that is running for RUN, and return once it serves",
     )
     return parser.parse_intermixed_args()

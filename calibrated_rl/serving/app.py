@@ -1,6 +1,6 @@
 """The Serve application: what ``serve run``, ``serve deploy``, KubeRay's RayService and ``calibrated-rl serve`` import.
 
-    serve run calibrated_rl.serving.app:build run=runs/dev require_api_key=false
+serve run calibrated_rl.serving.app:build run=runs/dev require_api_key=false
 """
 
 from collections.abc import Mapping

@@ -164,9 +164,7 @@ class DialogueIngress:
         }  # fmt: skip
         if asked.return_token_ids:
             choice |= {"token_ids": reply.ids, "prompt_token_ids": prompt.ids}
-        return JSONResponse(
-            head | {"object": "chat.completion", "choices": [choice], "usage": _usage(prompt, reply)}
-        )
+        return JSONResponse(head | {"object": "chat.completion", "choices": [choice], "usage": _usage(prompt, reply)})
 
     @app.post("/v1/completions")
     async def completions(self, request: Request) -> Response:
@@ -253,9 +251,7 @@ class DialogueIngress:
         answers = await asyncio.gather(*map(weights, self._endpoints.values()))
         found = dict(zip(self._endpoints, answers, strict=True))
         healthy = None not in answers
-        return JSONResponse(
-            {"status": "ok" if healthy else "unavailable", "weights": found}, 200 if healthy else 503
-        )
+        return JSONResponse({"status": "ok" if healthy else "unavailable", "weights": found}, 200 if healthy else 503)
 
     @app.get("/metrics")
     async def metrics(self, request: Request) -> Response:
