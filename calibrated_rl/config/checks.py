@@ -71,6 +71,22 @@ def problems_together(config: "RunConfig") -> Iterator[Problem]:
         yield Problem(("calibration", "source"), "is pretraining, and `pretraining.human` is empty")
 
 
+def settings_without_effect(config: "RunConfig") -> Iterator[str]:
+    """What ``config`` says and nobody reads, a line each. It is told, not refused: ``key=value`` can empty `human`, but
+    cannot take away the settings of a YAML file that go with it."""
+    if config.human_config and not config.human:
+        yield "human_config has no effect: `human` is empty"
+    if not config.pretraining.human:
+        for name in ("human_config", "logs"):
+            if getattr(config.pretraining, name):
+                yield f"pretraining.{name} has no effect: `pretraining.human` is empty"
+    if not config.proxy.model:
+        default = type(config.proxy)()
+        for name in ("chat_template", "chat_template_kwargs", "sft"):  # hardware files have its engine
+            if getattr(config.proxy, name) != getattr(default, name):
+                yield f"proxy.{name} has no effect: `proxy.model` is empty"
+
+
 def _arms_and_seeds(config: "RunConfig") -> Iterator[Problem]:
     for key in ("arms", "seeds"):
         if not getattr(config, key):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.checked import build_method
-from calibrated_rl.config.checks import log_settings
+from calibrated_rl.config.checks import log_settings, settings_without_effect
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.data.dialogue import Dialogue, Split
 from calibrated_rl.logs.base import problem_lines
@@ -57,6 +57,8 @@ def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training
         UserError: task, people, logs or settings do not allow the run.
     """
     third_party.hide_bars()
+    for line in settings_without_effect(config) if training else ():
+        logger.warning(line)
     task = build_task(config.task, config.task_config, "task_config")
     human = build_human(config.human, config.human_config, "human_config", task) if config.human else None
     calibration = build_method(

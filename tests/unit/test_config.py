@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from calibrated_rl.config.checks import settings_without_effect
 from calibrated_rl.config.run_config import load_config
 from calibrated_rl.errors import UserError
 from tests.support.paths import ROOT
@@ -73,3 +74,24 @@ def test_job_exits_with_code_2(tmp_path: Path) -> None:
 def test_a_value_that_is_no_yaml_is_named() -> None:
     with pytest.raises(UserError, match="command line: 'training.loss_config={a:{b:1}}' is not key=value"):
         load_config(ROOT / "configs" / "dev.yaml", ["training.loss_config={a:{b:1}}"])
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("seeds=[1]", []),
+        ("human_config.cooperativeness=0.5", ["human_config"]),
+        ("pretraining.human_config.cooperativeness=0.5", ["pretraining.human_config"]),
+        ("pretraining.logs.monitor=10", ["pretraining.logs"]),
+        ("proxy.sft.epochs=7", ["proxy.sft"]),
+        ("proxy.engine.threads=2", []),
+    ],
+)
+def test_settings_that_nobody_reads_are_told(change: str, expected: list[str]) -> None:
+    lines = settings_without_effect(load_config(ROOT / "configs/casino.yaml", [change]))
+    assert [line.split(" has no effect")[0] for line in lines] == expected
+
+
+def test_shipped_configs_have_no_settings_without_effect() -> None:
+    for file in (ROOT / "configs").glob("*.yaml"):
+        assert list(settings_without_effect(load_config(file))) == [], file

@@ -310,7 +310,8 @@ def test_outcomes_are_those_of_the_task(task: FrontDesk) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        [], {"scenario": "0"}, {"scenario": 0, "turns": [{"side": "policy", "text": "x"}]}, {"scenario": 99, "turns": []},
+        [], {"scenario": "0"}, {"scenario": 0, "turns": [{"side": "policy", "text": "x"}]},
+        {"scenario": 99, "turns": []},
         {"scenario": 0, "turns": [{"side": "user", "text": 1}]}, {"scenario": 0, "turns": [], "consent": "yes"},
         {"scenario": 0, "turns": [], "more": 1}, {"scenario": 0, "turns": [{"side": "user", "text": "x" * 100_001}]},
     ],
@@ -328,7 +329,8 @@ def test_arguments_may_be_text_and_are_checked() -> None:
     assert config == ServeConfig(run="runs/dev", min_replicas=2, max_replicas=3, chat_page=False)
     for wrong, word in (
         ({"run": "r", "replicas": 2}, "replicas"), ({"run": "r", "simulator": "tame"}, "simulator"), ({}, "run"),
-        ({"run": "r", "min_replicas": 2, "max_replicas": 1}, "max_replicas"), ({"run": "r", "scenarios": 0}, "scenarios"),
+        ({"run": "r", "min_replicas": 2, "max_replicas": 1}, "max_replicas"),
+        ({"run": "r", "scenarios": 0}, "scenarios"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=word):
             serve_config(wrong)
