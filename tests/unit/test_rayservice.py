@@ -1,4 +1,4 @@
-"""The manifest that serves a policy: Ray Serve and the application know what it says, and a config trains the policy."""
+"""The manifest that serves a policy: Ray Serve and the application know what it says; a config trains the policy."""
 
 from pathlib import Path
 from typing import Any
