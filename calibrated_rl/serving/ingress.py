@@ -5,10 +5,9 @@ Requests for chat become requests for completions of token ids: prompts are made
 """
 
 import asyncio
-import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,26 @@ from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
-from ray.serve.llm.openai_api_models import CompletionRequest, ErrorResponse
+from ray.serve.llm.openai_api_models import CompletionRequest
 from starlette.exceptions import HTTPException
 
 from calibrated_rl.chat.tokens import ChatTokens
-from calibrated_rl.data.dialogue import Finish, Scenario, Split
+from calibrated_rl.data.dialogue import Scenario, Split
 from calibrated_rl.errors import UserError, printable
 from calibrated_rl.inference.config import LEAST_TEMPERATURE
 from calibrated_rl.models.tokenizer import read_tokenizer
+from calibrated_rl.serving.answers import (
+    Part,
+    ReplicaUnavailable,
+    finish_reason,
+    forwarded,
+    parts_of,
+    raise_refusal,
+    server_event,
+    usage_of,
+)
 from calibrated_rl.serving.dialogues import DialogueKeeper, judged_dialogue, turns_from_page
+from calibrated_rl.serving.http import handle_errors, read_json
 from calibrated_rl.serving.metrics import ServingMetrics
 from calibrated_rl.serving.replies import Prompt, ReplyText, SampledTurns, prompt_for
 from calibrated_rl.serving.requests import BadRequest, ChatRequest, chat_request, find_scenario, turns_of
@@ -37,7 +47,6 @@ TRIES = 4
 """For a reply of which nothing has been sent yet, when the replica that samples it dies."""
 ANSWER_TIMEOUT_S = 600.0
 HEALTH_TIMEOUT_S = 10.0
-MOST_BODY_BYTES = 16 * 2**20
 PAGE = Path(__file__).parent / "page"
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -49,18 +58,6 @@ app = FastAPI(title="calibrated_rl", docs_url=None, redoc_url=None, openapi_url=
 """Without FastAPI's own pages, which load scripts from elsewhere."""
 
 
-class ReplicaUnavailable(RuntimeError):
-    """No replica gave a reply."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Some of a sampled reply."""
-
-    ids: list[int]
-    finished: bool
-
-
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A served model as the ingress sees it."""
@@ -70,19 +67,7 @@ class Endpoint:
     handle: DeploymentHandle
 
 
-@app.exception_handler(BadRequest)
-async def _bad_request(_: Request, error: BadRequest) -> JSONResponse:
-    return _error(error.status, str(error), error.parameter, error.code)
-
-
-@app.exception_handler(ReplicaUnavailable)
-async def _unavailable(_: Request, error: ReplicaUnavailable) -> JSONResponse:
-    return _error(503, str(error), code="replica_unavailable")
-
-
-@app.exception_handler(HTTPException)
-async def _http_error(_: Request, error: HTTPException) -> JSONResponse:
-    return _error(error.status_code, str(error.detail))
+handle_errors(app)
 
 
 @serve.ingress(app)
@@ -140,7 +125,7 @@ class DialogueIngress:
     async def chat(self, request: Request) -> Response:
         """The model's next turn in a dialogue."""
         self._check_key(request)
-        asked = chat_request(await _json(request))
+        asked = chat_request(await read_json(request))
         endpoint = self._endpoint(asked.model)
         scenario = find_scenario(self._scenarios, asked.scenario)
         scenario, turns = turns_of(asked, endpoint.model.side, scenario)
@@ -160,17 +145,17 @@ class DialogueIngress:
         self._finish(endpoint, prompt, reply)
         choice: dict[str, Any] = {
             "index": 0, "message": {"role": "assistant", "content": reply.text, "refusal": None}, "logprobs": None,
-            "finish_reason": _finish_reason(reply),
+            "finish_reason": finish_reason(reply),
         }  # fmt: skip
         if asked.return_token_ids:
             choice |= {"token_ids": reply.ids, "prompt_token_ids": prompt.ids}
-        return JSONResponse(head | {"object": "chat.completion", "choices": [choice], "usage": _usage(prompt, reply)})
+        return JSONResponse(head | {"object": "chat.completion", "choices": [choice], "usage": usage_of(prompt, reply)})
 
     @app.post("/v1/completions")
     async def completions(self, request: Request) -> Response:
         """The engine's own endpoint: text or token ids in, as they are."""
         self._check_key(request)
-        body = await _json(request)
+        body = await read_json(request)
         try:
             completion = CompletionRequest.model_validate(body)
         except ValueError as error:
@@ -178,9 +163,9 @@ class DialogueIngress:
         endpoint = self._endpoint(completion.model or "")
         calls = endpoint.handle.options(stream=True).completions.remote(completion, None)
         first = await anext(calls)
-        _raise_refusal(first)
+        raise_refusal(first)
         if completion.stream:
-            return StreamingResponse(_forward(first, calls), media_type="text/event-stream")
+            return StreamingResponse(forwarded(first, calls), media_type="text/event-stream")
         return JSONResponse(first.model_dump())
 
     # ---- dialogues, and the page ---------------------------------------------------------------------
@@ -203,14 +188,14 @@ class DialogueIngress:
     async def outcome(self, request: Request) -> JSONResponse:
         """Whether a dialogue with the policy is over, and what the task scores it."""
         self._check_key(request)
-        scenario, turns, stopped, _ = turns_from_page(await _json(request), self._scenarios)
+        scenario, turns, stopped, _ = turns_from_page(await read_json(request), self._scenarios)
         return JSONResponse(await asyncio.to_thread(judged_dialogue, self._task, scenario, turns, stopped))
 
     @app.post("/v1/dialogues/keep")
     async def keep(self, request: Request) -> JSONResponse:
         """Keep a dialogue that the person agreed to have kept."""
         self._check_key(request)
-        scenario, turns, stopped, consent = turns_from_page(await _json(request), self._scenarios)
+        scenario, turns, stopped, consent = turns_from_page(await read_json(request), self._scenarios)
         if self._keeper is None:
             raise BadRequest("this server keeps no dialogues (keep_dialogues is not set)", code="not_kept", status=403)
         if not consent:
@@ -321,7 +306,7 @@ class DialogueIngress:
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
                     async for answer in endpoint.handle.options(stream=True).completions.remote(completion, None):
-                        for part in _parts(answer):
+                        for part in parts_of(answer):
                             given = given or bool(part.ids)
                             yield part
                 return
@@ -344,7 +329,7 @@ class DialogueIngress:
             choice: dict[str, Any] = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
             if asked.return_token_ids and ids is not None:
                 choice["token_ids"] = ids
-            return _event(head | {"object": "chat.completion.chunk", "choices": [choice]})
+            return server_event(head | {"object": "chat.completion.chunk", "choices": [choice]})
 
         yield event({"role": "assistant", "content": ""}, None)
         try:
@@ -356,81 +341,20 @@ class DialogueIngress:
                     yield event({"content": text}, None, part.ids)
         except ReplicaUnavailable as error:
             # The status has been sent; OpenAI's clients raise when such an event arrives.
-            yield _event({"error": {"message": str(error), "type": "server_error", "code": "replica_unavailable"}})
+            yield server_event(
+                {"error": {"message": str(error), "type": "server_error", "code": "replica_unavailable"}}
+            )
             return
         if text := reply.finish():
             yield event({"content": text}, None)
         self._finish(endpoint, prompt, reply)
-        yield event({}, _finish_reason(reply))
+        yield event({}, finish_reason(reply))
         if asked.include_usage:
-            yield _event(head | {"object": "chat.completion.chunk", "choices": [], "usage": _usage(prompt, reply)})
+            yield server_event(
+                head | {"object": "chat.completion.chunk", "choices": [], "usage": usage_of(prompt, reply)}
+            )
         yield "data: [DONE]\n\n"
 
     def _finish(self, endpoint: Endpoint, prompt: Prompt, reply: ReplyText) -> None:
         self._sampled.remember(prompt.history.add(reply.text), reply.ids)
         self._metrics.replied(endpoint.model.name, len(prompt.ids), len(reply.ids))
-
-
-def _parts(answer: Any) -> list[Part]:
-    """The sampled ids in one answer of the engine: a whole completion, or some lines of its stream."""
-    _raise_refusal(answer)
-    if not isinstance(answer, list | str):
-        choice = answer.choices[0]
-        return [Part(list(choice.token_ids or ()), True)]
-    parts = []
-    for line in ("".join(answer) if isinstance(answer, list) else answer).split("\n\n"):
-        content = line.removeprefix("data: ").strip()
-        if content and content != "[DONE]":
-            event = json.loads(content)
-            if "error" in event:
-                raise ReplicaUnavailable(printable(str(event["error"])))
-            for choice in event.get("choices", ()):
-                parts.append(Part(choice.get("token_ids") or [], choice.get("finish_reason") is not None))
-    return parts
-
-
-def _raise_refusal(answer: Any) -> None:
-    first = answer[0] if isinstance(answer, list) and answer else answer
-    if isinstance(first, ErrorResponse):
-        raise BadRequest(printable(first.error.message), status=int(first.error.code))
-
-
-async def _forward(first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[str]:
-    for_client = "".join(first) if isinstance(first, list) else str(first)
-    yield for_client
-    async for answer in rest:
-        yield "".join(answer) if isinstance(answer, list) else str(answer)
-
-
-def _finish_reason(reply: ReplyText) -> str:
-    return "length" if reply.how is Finish.LENGTH else "stop"
-
-
-def _usage(prompt: Prompt, reply: ReplyText) -> dict[str, int]:
-    return {
-        "prompt_tokens": len(prompt.ids), "completion_tokens": len(reply.ids),
-        "total_tokens": len(prompt.ids) + len(reply.ids),
-    }  # fmt: skip
-
-
-def _event(content: Mapping[str, Any]) -> str:
-    return f"data: {json.dumps(content)}\n\n"
-
-
-async def _json(request: Request) -> Any:
-    body = bytearray()
-    async for block in request.stream():
-        body += block
-        if len(body) > MOST_BODY_BYTES:
-            raise BadRequest(f"the body is larger than {MOST_BODY_BYTES} bytes", code="too_large", status=413)
-    try:
-        return json.loads(body)
-    except ValueError as error:
-        raise BadRequest("the body is not JSON", code="invalid_json") from error
-
-
-def _error(status: int, message: str, parameter: str | None = None, code: str | None = None) -> JSONResponse:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    headers = {"Retry-After": "1"} if status == 503 else None
-    content = {"error": {"message": message, "type": kind, "param": parameter, "code": code}}
-    return JSONResponse(content, status, headers=headers)

@@ -10,6 +10,7 @@ import asyncio
 from contextlib import aclosing
 from typing import Any
 
+from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
@@ -21,6 +22,13 @@ from calibrated_rl.weight_sync.tensors import Weights
 
 UPDATE_TIMEOUT_S = 300.0
 BUCKET_BYTES = 128 * 2**20
+
+
+class NothingToDownload(CallbackBase):
+    """The model's folder is there: the task that would look for it costs a process that imports vLLM."""
+
+    async def on_before_node_init(self) -> None:
+        self.ctx.run_init_node = False
 
 
 class ModelServer(LLMServer):
@@ -99,6 +107,7 @@ def llm_config(model: ServedModel, serve_config: ServeConfig) -> LLMConfig:
     return LLMConfig(
         model_loading_config={"model_id": model.name, "model_source": str(model.folder)},
         accelerator_type=None,
+        callback_config={"callback_class": NothingToDownload},
         placement_group_config={"bundles": [bundle]},
         runtime_env={"env_vars": engine_environment(engine, model.name)},
         engine_kwargs={
