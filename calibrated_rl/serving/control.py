@@ -1,4 +1,4 @@
-"""How ``calibrated-rl serve RUN --roll-out`` reaches the server of RUN on this machine: files that only this user reads.
+"""How ``calibrated-rl serve RUN --roll-out`` reaches the server of RUN on this machine: by files.
 
 A Ray that a job has started for itself lets nobody else in. On a cluster, Ray itself is the way (``cli/serve.py``).
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.storage.files import CACHE, read_json
+from calibrated_rl.run.base_models import CACHE
+from calibrated_rl.storage.files import read_json
 
 _POLL_S = 0.2
 
@@ -35,7 +36,9 @@ class Mailbox:
             UserError: another server of this run does so already.
         """
         if (pid := self._alive()) is not None:
-            raise UserError(f"process {pid} serves {self._run} already: stop it, or use --roll-out to change the policy")
+            raise UserError(
+                f"process {pid} serves {self._run} already: stop it, or use --roll-out to change the policy"
+            )
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for file in (self._request, self._answer):
             file.unlink(missing_ok=True)

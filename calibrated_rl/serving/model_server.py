@@ -15,7 +15,7 @@ from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
 from calibrated_rl.inference.engine_arguments import engine_environment
-from calibrated_rl.serving.settings import ServeConfig, ServedModel, served_models, weights_folder
+from calibrated_rl.serving.settings import ServeConfig, ServedModel, refuse_another_model, served_models, weights_folder
 from calibrated_rl.weight_sync.base import Receiver
 from calibrated_rl.weight_sync.buckets import BucketSender
 from calibrated_rl.weight_sync.tensors import Weights
@@ -65,6 +65,7 @@ class ModelServer(LLMServer):
 
         run, _ = await asyncio.to_thread(served_models, self._serve_config)
         folder = await asyncio.to_thread(weights_folder, run, self._model.name, weights)
+        refuse_another_model(self._model.folder, folder)
         tensors: dict[str, Any] = {}
         for file in sorted(folder.glob("*.safetensors")):
             tensors |= await asyncio.to_thread(load_file, file)

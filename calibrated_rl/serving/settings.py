@@ -32,7 +32,8 @@ class ServeConfig:
     run: Name
     """Folder of the run, such as `runs/dev`; every machine that serves must find it there."""
     policy: str = ""
-    """ARM-SEED, or a folder of `policies/`; empty: the run's calibrated policy."""
+    """ARM-SEED, or the folder of one (with a slash), such as of another run of the same models; empty: the run's
+    calibrated policy."""
     simulator: Literal["none", "calibrated", "uncalibrated"] = "none"
     """Serve the user simulator, too, as the model `simulator`."""
     min_replicas: Positive = 1
@@ -94,11 +95,12 @@ def served_models(config: ServeConfig) -> tuple[SavedRun, list[ServedModel]]:
         UserError: no such run, policy or simulator; weights without checksums, or that differ from them.
     """
     run = open_run(Path(config.run), config.overrides or [])
-    policy = run.policy(config.policy)
-    models = [ServedModel(POLICY, Side.POLICY, run.config.policy, checked(policy.folder), policy.name)]
+    weights = config.policy or run.policy().name
+    folder = weights_folder(run, POLICY, weights)
+    models = [ServedModel(POLICY, Side.POLICY, run.config.policy, folder, weights)]
     if config.simulator != "none":
-        folder = simulator_folder(run, config.simulator)
-        models.append(ServedModel(SIMULATOR, Side.USER, run.config.simulator, checked(folder), config.simulator))
+        folder = weights_folder(run, SIMULATOR, config.simulator)
+        models.append(ServedModel(SIMULATOR, Side.USER, run.config.simulator, folder, config.simulator))
     return run, [replace(model, config=with_cache(model.config, model.folder)) for model in models]
 
 
@@ -126,6 +128,22 @@ def weights_folder(run: SavedRun, model: str, weights: str) -> Path:
     else:
         folder = run.policy(weights).folder if model == POLICY else simulator_folder(run, weights)
     return checked(folder)
+
+
+OF_THE_MODEL = ("config.json", "tokenizer.json", "chat_template.jinja")
+"""Files in which weights that replace others may not differ from them."""
+
+
+def refuse_another_model(served: Path, newer: Path) -> None:
+    """
+    Raises:
+        UserError: ``newer`` has another shape, tokenizer or chat template than the model in ``served``, so that more
+            than weights would have to be replaced.
+    """
+    for name in OF_THE_MODEL:
+        one, other = ((folder / name).read_bytes() if (folder / name).is_file() else None for folder in (served, newer))
+        if one != other:
+            raise UserError(f"{newer} is another model than {served}: {name} differs; start a server of its own for it")
 
 
 def checked(folder: Path) -> Path:
