@@ -5,8 +5,6 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray.serve.llm.openai_api_models import ErrorResponse
-
 from calibrated_rl.data.dialogue import Finish
 from calibrated_rl.errors import printable
 from calibrated_rl.serving.replies import Prompt, ReplyText
@@ -45,8 +43,10 @@ def parts_of(answer: Any) -> list[Part]:
 
 def raise_refusal(answer: Any) -> None:
     first = answer[0] if isinstance(answer, list) and answer else answer
-    if isinstance(first, ErrorResponse):
-        raise BadRequest(printable(first.error.message), status=int(first.error.code))
+    # Ray's and vLLM's own classes of this name look alike and are not related.
+    error = getattr(first, "error", None)
+    if error is not None:
+        raise BadRequest(printable(str(error.message)), getattr(error, "param", None), status=int(error.code))
 
 
 async def forwarded(first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[str]:
