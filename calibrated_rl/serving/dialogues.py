@@ -11,7 +11,7 @@ from calibrated_rl.data.dialogue import Scenario, Side, Source, Turn
 from calibrated_rl.rollout.failures import ending_of
 from calibrated_rl.serving.requests import MOST_MESSAGES, BadRequest, find_scenario
 from calibrated_rl.tasks.base import Task, count_policy_turns
-from calibrated_rl.users.person import STOPPED
+from calibrated_rl.users.human import STOPPED
 
 _FIELDS = {"scenario", "turns", "stopped", "consent"}
 MOST_TEXT = 100_000
