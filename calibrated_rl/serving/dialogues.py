@@ -41,7 +41,7 @@ def turns_from_page(body: Any, scenarios: Sequence[Scenario]) -> tuple[Scenario,
         side, text = (turn.get("side"), turn.get("text")) if isinstance(turn, Mapping) else (None, None)
         if side != turns[-1].side.other or not isinstance(text, str) or len(text) > MOST_TEXT:
             raise BadRequest(f"turns[{number}] must be of side {turns[-1].side.other} and have a text", "turns")
-        source = Source.PERSON if side == Side.USER else Source.POLICY
+        source = Source.HUMAN if side == Side.USER else Source.POLICY
         turns.append(Turn(side=Side(side), text=text, source=source))
     return scenario, turns, stopped, consent
 

@@ -163,7 +163,7 @@ def rollout(run: Path, pool: Any, side: Side, scenario: int, user_texts: tuple[s
     async def talk() -> None:
         speaker.hear(turns[0])
         for text in user_texts:
-            turns.append(Turn(side=Side.USER, text=text, source=Source.PERSON))
+            turns.append(Turn(side=Side.USER, text=text, source=Source.HUMAN))
             speaker.hear(turns[-1])
             before = len(speaker.view)
             turn = await speaker.say(turns)

@@ -295,13 +295,13 @@ def test_a_kept_dialogue_is_read_by_the_log_reader(task: FrontDesk, tmp_path: Pa
 def test_outcomes_are_those_of_the_task(task: FrontDesk) -> None:
     (told,) = task.scenarios(Split.HELD_OUT, 1)
     turns = [Turn(side=Side.POLICY, text=told.greeting, source=Source.GREETING)]
-    turns.append(Turn(side=Side.USER, text="hello", source=Source.PERSON))
+    turns.append(Turn(side=Side.USER, text="hello", source=Source.HUMAN))
     assert judged_dialogue(task, told, turns, False) == {"ending": None, "reward": None, "success": None}
     for number in range(task.max_policy_turns):
         turns.append(Turn(side=Side.POLICY, text="which day ?", source=Source.POLICY))
         if number + 1 < task.max_policy_turns:
             assert judged_dialogue(task, told, turns, False)["ending"] is None
-            turns.append(Turn(side=Side.USER, text="hello", source=Source.PERSON))
+            turns.append(Turn(side=Side.USER, text="hello", source=Source.HUMAN))
     judged = judged_dialogue(task, told, turns, False)
     assert judged["ending"] == "max_turns"
     assert judged["reward"] == task.outcome(told, turns, "max_turns").episode_return
