@@ -1,0 +1,1 @@
+"""Ray's own autoscaler at work on one machine: it adds and removes local nodes while a job trains."""

@@ -1,0 +1,75 @@
+"""Machines of a cluster as processes of this one: what Ray's autoscaler asks for nodes and hands them back to.
+
+Ray's monitor imports it (``provider: {type: external, module: tools.autoscale.provider.LocalNodes}``). Each node is a
+raylet of its own with the resources and labels of its type. It differs from the in-tree provider for tests, which it
+derives from, in that a node that has died is noticed, and in what ``control.json`` in its folder says: which types the
+"cloud" has no capacity for at the moment. ``nodes.jsonl`` there has what happened, line by line.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeProvider
+from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
+
+CONTROL, EVENTS = "control.json", "nodes.jsonl"
+
+
+class NoCapacity(RuntimeError):
+    """The cloud has no machine of this type now."""
+
+
+class LocalNodes(FakeMultiNodeProvider):
+    """Starts and ends raylets by process."""
+
+    def __init__(self, provider_config: dict[str, Any], cluster_name: str) -> None:
+        """``provider_config``: that of ``machines.autoscaling_config``; ``folder`` is where files are exchanged."""
+        super().__init__(provider_config, cluster_name)
+        self._folder = Path(provider_config["folder"])
+
+    def create_node_with_resources_and_labels(
+        self, node_config: Any, tags: dict[str, str], count: int, resources: dict[str, float], labels: dict[str, str]
+    ) -> None:
+        """
+        Raises:
+            NoCapacity: ``control.json`` says so of this type; the autoscaler asks again later.
+        """
+        kind = tags[TAG_RAY_USER_NODE_TYPE]
+        if kind in self._control().get("no_capacity", ()):
+            self._note("refused", kind=kind, count=count)
+            raise NoCapacity(f"no machine of type {kind} is to be had")
+        before = set(self._nodes)
+        super().create_node_with_resources_and_labels(node_config, tags, count, resources, labels)
+        for name in sorted(set(self._nodes) - before):
+            processes = self._nodes[name]["node"].all_processes
+            raylet = next(info.process.pid for infos in (processes.get("raylet"),) for info in infos or ())
+            self._note("started", kind=kind, node=name, pid=raylet)
+
+    def non_terminated_nodes(self, tag_filters: dict[str, str]) -> list[str]:
+        """As the base class; nodes whose raylet has ended are gone, as a spot machine is."""
+        with self.lock:
+            for name, node in list(self._nodes.items()):
+                raylets = node["node"].all_processes.get("raylet", []) if "node" in node else []
+                if raylets and raylets[0].process.poll() is not None:
+                    kind = node["tags"][TAG_RAY_USER_NODE_TYPE]
+                    self._terminate_node(self._nodes.pop(name))
+                    self._note("lost", kind=kind, node=name)
+        return list(super().non_terminated_nodes(tag_filters))
+
+    def terminate_node(self, node_id: str) -> None:
+        """The autoscaler gives a node back."""
+        kind = self._nodes[node_id]["tags"][TAG_RAY_USER_NODE_TYPE] if node_id in self._nodes else ""
+        super().terminate_node(node_id)
+        self._note("ended", kind=kind, node=node_id)
+
+    def _control(self) -> dict[str, Any]:
+        file = self._folder / CONTROL
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+    def _note(self, what: str, **details: Any) -> None:
+        line = json.dumps({"time": time.time(), "event": what, **details})
+        with (self._folder / EVENTS).open("a", encoding="utf-8") as file:
+            file.write(line + os.linesep)
