@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,12 +146,8 @@ def _end(cluster: LocalCluster) -> None:
                 process.kill()
         except psutil.NoSuchProcess:
             continue
-    try:
+    with suppress(ProcessLookupError, subprocess.TimeoutExpired):
         os.killpg(cluster.processes.pid, signal.SIGTERM)
         cluster.processes.wait(20)
-    except (ProcessLookupError, subprocess.TimeoutExpired):
-        pass
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(cluster.processes.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass

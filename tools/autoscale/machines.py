@@ -1,7 +1,7 @@
 """The launch file that users give to a cloud, as the configuration of an autoscaler that starts nodes on this machine.
 
-Names, labels, least and most nodes and the idle time are those of the file. A node has ``cpus`` CPUs and no GPU, so that a
-part that would fill a machine of the cloud fills a node here; one minute of the file takes ``minute_s`` seconds.
+Names, labels, least and most nodes and the idle time are those of the file. A node has ``cpus`` CPUs and no GPU, so
+that a part that would fill a machine of the cloud fills a node here; a minute of the file takes ``minute_s`` seconds.
 """
 
 from collections.abc import Mapping
