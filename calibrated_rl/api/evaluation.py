@@ -91,7 +91,7 @@ def evaluate(
         "changed": saved.changed,
         "scores": {each.name: result["scores"] for each, result in zip(policies, results, strict=True)},
         "agrees_with_run": agrees,
-        **{name: counted for name, counted in cluster.collector.statistics.found().items() if name in COUNTED},
+        **{name: counted for name, counted in cluster.collector.statistics.counts().items() if name in COUNTED},
         "versions": versions(),
     }
     file = saved.folder / "evaluation.json"

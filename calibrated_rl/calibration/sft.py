@@ -60,7 +60,7 @@ def fine_tune(
         Monitor likelihood before and after (``nll_before``, ``nll_after``, nats a token) and ``epochs``.
     """
     optimizer = config.optimizer.at(config.learning_rate, config.warmup_steps)
-    learner.load(slot, base, optimizer=optimizer, seed=seed, whole=not config.adapters)
+    learner.load(slot, base, optimizer=optimizer, seed=seed, full_finetuning=not config.adapters)
     random = np.random.default_rng(seed)
     monitor = monitor[: config.most_monitored or len(monitor)]
     nll_before = best_nll = learner.evaluate(slot, monitor)["weighted_nll"]
@@ -85,5 +85,5 @@ def fine_tune(
             if epochs_without_gain >= config.patience:
                 break
     if epochs_without_gain:
-        learner.load(slot, folder, optimizer=optimizer, seed=seed, whole=not config.adapters)
+        learner.load(slot, folder, optimizer=optimizer, seed=seed, full_finetuning=not config.adapters)
     return {"nll_before": nll_before, "nll_after": best_nll, "epochs": float(epochs)}

@@ -22,15 +22,15 @@ class Admission:
     ) -> None:  # fmt: skip
         """
         Args:
-            timeout_s: for a lost replica that answers again to say what it has.
+            timeout_s: for a lost replica that answers again to report its KV cache.
             start_timeout_s: for a pending one to load its model, its machine included.
-            cache_mib: size of KV cache that each should have.
+            cache_mib: requested size of each KV cache.
         """
         self._group, self._publisher = group, publisher
         self._timeout_s, self._start_timeout_s, self._cache_mib = timeout_s, start_timeout_s, cache_mib
 
     def readmit(self, lost: frozenset[int]) -> None:
-        """Put those of the ``lost`` replicas into service again that answer.
+        """Bring those of the ``lost`` replicas that answer back into service.
 
         Raises:
             PartLost: the weights that they should get are gone.
@@ -39,18 +39,18 @@ class Admission:
             self._readmit(index)
 
     def _readmit(self, index: int) -> None:
-        """Put a restarted replica, which has the weights it was first started with, into service again."""
+        """Bring a restarted replica, which has the weights it was first started with, back into service."""
         group, publisher = self._group, self._publisher
         replica, incarnation = group.fleet.handle(index), group.membership.incarnation(index)
         try:
-            self.tell_if_small(replica.start().result(self._timeout_s))
+            self.warn_if_small(replica.start().result(self._timeout_s))
             publisher.bring_up_to_date(replica, partial(group.back, index, incarnation))
         except UPDATE_FAILURES as error:
             publisher.refuse_lost_weights(error)
             group.mark_unavailable(index, incarnation, cause_of(error))
 
     def admit(self, pending: int, placed: PlacedReplica) -> None:
-        """Let a pending replica join once it has loaded its model; one that does not is given up."""
+        """Let a pending replica join once it has loaded its model; abandon one that does not."""
         group, publisher, began = self._group, self._publisher, time.monotonic()
         replica, version = ReplicaHandle(placed.actor), 0
 
@@ -60,7 +60,7 @@ class Admission:
             return self.join(pending, placed, loaded)
 
         try:
-            self.tell_if_small(replica.start().result(self._start_timeout_s))
+            self.warn_if_small(replica.start().result(self._start_timeout_s))
             decision = publisher.bring_up_to_date(replica, report)
         except UPDATE_FAILURES as error:
             with group.changed:
@@ -68,7 +68,7 @@ class Admission:
                     return
             placed.end()
             seconds = time.monotonic() - began
-            logger.warning(f"a pending {group.role} replica was given up after {seconds:.0f} s: {cause_of(error)}")
+            logger.warning(f"abandoned a pending {group.role} replica after {seconds:.0f} s: {cause_of(error)}")
             return
         if isinstance(decision, Admit):
             logger.info(
@@ -77,11 +77,11 @@ class Admission:
             )
 
     def join(self, pending: int, placed: PlacedReplica, loaded: LoadedWeights | None) -> Decision:
-        """A pending replica has loaded its model and these weights."""
+        """Report that a pending replica has loaded its model and these weights."""
         return self._group.join(pending, placed, loaded)
 
-    def tell_if_small(self, cache_mib: int) -> None:
-        """Say that a replica's KV cache is smaller than it should be."""
+    def warn_if_small(self, cache_mib: int) -> None:
+        """Warn that a replica's KV cache is smaller than requested."""
         if cache_mib < self._cache_mib:
             logger.warning(
                 f"a {self._group.role} replica started with a KV cache of {cache_mib} MiB instead of "

@@ -1,4 +1,4 @@
-"""Settings of engines and of how a side speaks; apart from what runs, so that they are read without loading it."""
+"""Settings of engines and of sampling, in a file of their own so that reading them does not load an engine."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -24,10 +24,10 @@ class EngineConfig:
     """Memory of the KV cache. 0: what the learner leaves of the device that both share, which is measured first."""
     least_kv_cache_mib: NotNegative = 0
     """An engine that does not start with ``kv_cache_mib`` is tried with half of it, and so on, down to this; 0: it is
-    not. Where the program chooses the size, it also chooses this: a quarter, with room for the longest dialogue."""
+    not. Where the program chooses the size, it also chooses this: a quarter, with capacity for the longest dialogue."""
     weight_bucket_mib: Positive = 128
-    """New weights reach the engine's process in blocks of this size, in memory that is kept for two of them; where a
-    single tensor is larger, it is as large."""
+    """New weights reach the engine's process in blocks of this size, in memory that is kept for two of them; a single
+    larger tensor enlarges the blocks to its own size."""
     threads: Positive = 1
     """OpenMP threads on CPU."""
     eager: bool = True

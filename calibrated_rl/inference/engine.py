@@ -1,7 +1,7 @@
 """One vLLM replica: token ids in, sampled ids with log-probs and weight versions out, weights replaced meanwhile.
 
-``Replica`` is the plain class; ``replica_actor.py`` wraps it for Ray. What vLLM is started with stands in
-``engine_arguments.py``, how it samples in ``generation.py``, how its death is noticed in ``engine_health.py``.
+``Replica`` is the plain class; ``replica_actor.py`` wraps it for Ray. vLLM's arguments are in
+``engine_arguments.py``, sampling in ``generation.py``, and ``engine_health.py`` notices when the engine dies.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ def start_engine(model: str, config: EngineConfig, seed: int) -> tuple["AsyncLLM
     """vLLM's engine, with the largest of the possible KV caches that it starts with, and the size of that in MiB."""
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    *larger, last = cache_sizes(config)
+    *larger, smallest = cache_sizes(config)
     for cache_mib in larger:
         try:
             return AsyncLLM.from_engine_args(engine_arguments(model, config, seed, cache_mib)), cache_mib
         except RuntimeError as error:  # vLLM leaves the reason in the log of the engine's process
-            logger.warning(f"no start with a KV cache of {cache_mib} MiB: {error}")
-    return AsyncLLM.from_engine_args(engine_arguments(model, config, seed, last)), last
+            logger.warning(f"vLLM did not start with a KV cache of {cache_mib} MiB: {error}")
+    return AsyncLLM.from_engine_args(engine_arguments(model, config, seed, smallest)), smallest
 
 
 class Replica:
@@ -52,7 +52,7 @@ class Replica:
         self._half_updated = False
         """Some weights are of one version and some of another: nothing may be sampled from them."""
         self._pausing = asyncio.Lock()
-        """Held by whoever has paused the engine."""
+        """Locked by whoever has paused the engine."""
         buckets = BucketSender(config.weight_bucket_mib * 2**20)
         self._receiver = Receiver(on_gpu=config.num_gpus > 0, buckets=buckets)
 
@@ -82,17 +82,17 @@ class Replica:
         return list(await asyncio.gather(*tasks))
 
     async def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Log-probs of ``ids[1:]`` given what stands before them, shape [T - 1]: for parity checks."""
+        """Log-probs of ``ids[1:]`` given the ids before them, shape [T - 1]: for parity checks."""
         return await self._sampler.score(ids)
 
     async def update_weights(self, update: WeightUpdate, timeout_s: float = 600.0) -> None:
         """Replace the weights while requests are in flight; tokens sampled from here on carry the update's version.
 
-        The prefix cache is dropped: it holds keys and values of the old weights. Requests in flight keep
-        the tokens they have and go on under the new weights.
+        The prefix cache is dropped: it contains keys and values of the old weights. Requests in flight keep
+        the tokens they have and continue under the new weights.
 
-        If this fails once weights have begun to change, the replica is of no more use: it stays paused, so that no
-        token is sampled from weights of two versions, and ``ping`` says so.
+        If this fails once weights have begun to change, the replica is unusable: it stays paused, so that no
+        token is sampled from weights of two versions, and ``ping`` raises.
 
         Args:
             timeout_s: for each step.

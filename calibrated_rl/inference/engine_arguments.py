@@ -1,4 +1,4 @@
-"""What a vLLM engine is started with: its arguments, the sizes of KV cache that it is tried with, its environment."""
+"""How a vLLM engine is started: its arguments, the sizes of KV cache to try, its environment."""
 
 import os
 from typing import Any
@@ -8,7 +8,7 @@ from calibrated_rl.runtime import third_party
 from calibrated_rl.storage.files import COMPILED
 
 ROLE = "CALIBRATED_RL_ROLE"
-"""Environment variable of a replica's processes: what they serve; for people who look at a machine."""
+"""Environment variable of a replica's processes: what they serve; for whoever inspects a machine."""
 
 KEPT_BYTES = 2**28
 """An engine's process on a CPU keeps freed memory in pieces of up to this size, and so much at the end of its heap."""
@@ -26,7 +26,7 @@ def engine_environment(config: EngineConfig, role: str) -> dict[str, str]:
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "THP_MEM_ALLOC_ENABLE": "1",  # see learner/group.py
             # Packing a layer's new weights frees as much as it takes. By default that goes to the operating system and
-            # comes back in pages of 4 KiB, each of them cleared first, which takes longer than the packing.
+            # returns in pages of 4 KiB, each of them cleared first, which takes longer than the packing.
             "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES),
             "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
             "TORCHDYNAMO_DISABLE": "1",  # the first request with log-probs would compile for seconds
@@ -38,9 +38,9 @@ def engine_environment(config: EngineConfig, role: str) -> dict[str, str]:
 def cache_sizes(config: EngineConfig) -> list[int]:
     """Sizes of the KV cache in MiB that an engine is tried with, one after the other."""
     assert config.kv_cache_mib, "the size of the KV cache has not been settled"
-    least = config.least_kv_cache_mib or config.kv_cache_mib
+    smallest = config.least_kv_cache_mib or config.kv_cache_mib
     sizes = [config.kv_cache_mib]
-    while sizes[-1] // 2 >= least:
+    while sizes[-1] // 2 >= smallest:
         sizes.append(sizes[-1] // 2)
     return sizes
 
@@ -57,7 +57,7 @@ def engine_arguments(model: str, config: EngineConfig, seed: int, kv_cache_mib: 
     return AsyncEngineArgs(
         model=model,
         load_format="safetensors",
-        generation_config="vllm",  # how to sample is said with each request, not by a file beside the model
+        generation_config="vllm",  # each request says how to sample, not a file beside the model
         trust_remote_code=False,
         dtype=config.dtype,  # type: ignore[arg-type]
         seed=seed,

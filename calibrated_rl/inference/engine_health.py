@@ -1,4 +1,4 @@
-"""Errors of a vLLM engine as callers know them, and calls that notice when the engine dies."""
+"""Errors of a vLLM engine as classes that callers know, and calls that notice when the engine dies."""
 
 import asyncio
 from collections.abc import Awaitable, Iterator
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 class EngineFailure(RuntimeError):
     """vLLM's engine failed or its process died. The message is the class of vLLM's own error; the replica is
-    of no more use."""
+    unusable from then on."""
 
 
 @contextmanager
@@ -36,14 +36,14 @@ class EngineControl:
     def __init__(self, engine: "AsyncLLM") -> None:
         self._engine = engine
 
-    async def call(self, call: Awaitable[T], timeout_s: float = 600.0) -> T:
+    async def call(self, control_call: Awaitable[T], timeout_s: float = 600.0) -> T:
         """Await a control call of the engine, which vLLM never answers if its process dies meanwhile.
 
         Raises:
             EngineFailure: the engine is dead.
             TimeoutError: it did not answer within ``timeout_s``.
         """
-        task = asyncio.ensure_future(call)
+        task = asyncio.ensure_future(control_call)
         try:
             async with asyncio.timeout(timeout_s):
                 while not (await asyncio.wait({task}, timeout=1.0))[0]:

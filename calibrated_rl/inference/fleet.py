@@ -1,4 +1,4 @@
-"""The actors of the replicas of one role, by index: starts, restarts and ends them. Who serves is decided elsewhere."""
+"""The actors of the replicas of one role, by index: starts, restarts and ends them (``membership.py`` says which)."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -9,12 +9,12 @@ from calibrated_rl.inference.handle import ReplicaHandle
 from calibrated_rl.inference.placement import PlacedReplica
 from calibrated_rl.runtime.capacity import Need
 
-LOOK_S = 1.0
-"""A lost replica that does not answer for so long is not back."""
+PING_TIMEOUT_S = 1.0
+"""A lost replica that does not answer within this time is not back."""
 
 
 class ReplicaFleet:
-    """RLlib's ``FaultTolerantActorManager`` holds the actors and asks lost ones whether they answer again; turns go to
+    """RLlib's ``FaultTolerantActorManager`` keeps the actors and pings lost ones; turns go to
     the actors directly, because the manager allows few requests in flight."""
 
     def __init__(self, start: Callable[[int], PlacedReplica], replicas: int, seed: int) -> None:
@@ -51,7 +51,7 @@ class ReplicaFleet:
         """A replica that was started gets its index, the next one that no other ever had."""
         self.placed[index] = placed
         self._manager.add_actors([placed.actor])
-        assert max(self._manager.actor_ids()) == index, "RLlib's manager counts otherwise"
+        assert max(self._manager.actor_ids()) == index, "RLlib's manager gave the actor another index"
 
     def restart(self, index: int) -> None:
         """End a replica's process and let Ray start it again, in the same place."""
@@ -60,9 +60,12 @@ class ReplicaFleet:
         ray.kill(self.placed[index].actor, no_restart=False)
 
     def answering(self, indices: Iterable[int]) -> list[int]:
-        """Those of the replicas that answer within ``LOOK_S``."""
+        """Those of the replicas that answer within ``PING_TIMEOUT_S``."""
         answers = self._manager.foreach_actor(
-            lambda actor: actor.ping(), remote_actor_ids=sorted(indices), healthy_only=False, timeout_seconds=LOOK_S
+            lambda actor: actor.ping(),
+            remote_actor_ids=sorted(indices),
+            healthy_only=False,
+            timeout_seconds=PING_TIMEOUT_S,
         )
         return [answer.actor_id for answer in answers.ignore_errors()]
 

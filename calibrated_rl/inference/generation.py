@@ -19,7 +19,7 @@ class TurnSampler:
     """Samples turns from an engine."""
 
     def __init__(self, engine: "AsyncLLM", control: EngineControl, version: Callable[[], int]) -> None:
-        """``version``: of the weights that the engine has, for tokens of which the engine does not say it."""
+        """``version``: of the weights that the engine has, for tokens for which the engine does not report one."""
         self._engine, self._control, self._version = engine, control, version
         self._requests = 0
 
@@ -69,7 +69,7 @@ class TurnSampler:
         return tasks
 
     async def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Log-probs of ``ids[1:]`` given what stands before them, shape [T - 1]: for parity checks. Nothing is drawn,
+        """Log-probs of ``ids[1:]`` given the ids before them, shape [T - 1]: for parity checks. Nothing is drawn,
         and no other request finds these prompts in the prefix cache."""
         from vllm import SamplingParams
 
@@ -82,7 +82,7 @@ class TurnSampler:
     async def _final_output(self, prompt_ids: list[int], parameters: Any, **options: Any) -> Any:
         self._requests += 1
         final = None
-        # Of this type it enters the engine as it is; a mere prompt would be looked through in a thread first.
+        # A prompt of type "token" enters the engine as it is; a plain one would be parsed in a thread first.
         prompt = {"type": "token", "prompt_token_ids": prompt_ids, **options}
         with plain_errors():
             async for output in self._engine.generate(prompt, parameters, request_id=str(self._requests)):

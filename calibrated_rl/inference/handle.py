@@ -16,10 +16,10 @@ from calibrated_rl.weight_sync.base import WeightUpdate
 T = TypeVar("T")
 
 CALL_FAILURES = (RayActorError, EngineFailure, TimeoutError)
-"""What a call raises whose replica is of no more use: the actor died, its engine did, or there was no answer."""
+"""What a call raises whose replica is lost: the actor died, its engine died, or there was no answer in time."""
 
 UPDATE_FAILURES = (RayError, TimeoutError)
-"""What a weight update raises: after any error in it, a replica may hold weights of two versions."""
+"""What a weight update raises: after any error in it, a replica may have weights of two versions."""
 
 
 class ReplicaHandle:
@@ -42,7 +42,7 @@ class ReplicaHandle:
         return ActorCall(self._actor.sample_lockstep.remote(batch))
 
     def update_weights(self, update: WeightUpdate) -> ActorCall[None]:
-        """Replace the weights; what is in flight goes on under the new ones."""
+        """Replace the weights; what is in flight continues under the new ones."""
         return ActorCall(self._actor.update_weights.remote(update))
 
     def score(self, ids: Sequence[int]) -> ActorCall[NDArray[np.float32]]:
@@ -55,7 +55,7 @@ class ReplicaHandle:
 
 
 def cause_of(error: Exception) -> str:
-    """A word for why a call failed, as it is counted."""
+    """A word for why a call failed, under which the failure is counted."""
     if isinstance(error, EngineFailure | UserError):  # the latter: it does not reach memory that the learner shares
         return str(getattr(error, "cause", error))  # Ray wraps what an actor raised
     return type(error).__name__

@@ -28,11 +28,11 @@ class LoadMeter:
             return self._total if replica is None else self._in_flight[replica]
 
     def take(self) -> float:
-        """Turns in flight summed over time, in turn-seconds, since the last time this was asked."""
+        """Turns in flight summed over time, in turn-seconds, since the last call."""
         with self._lock:
             self._advance()
-            taken, self._turn_seconds = self._turn_seconds, 0.0
-            return taken
+            turn_seconds, self._turn_seconds = self._turn_seconds, 0.0
+            return turn_seconds
 
     def _advance(self) -> None:
         now = self._clock()

@@ -23,19 +23,19 @@ class _Waiting(NamedTuple):
     target: LockstepTarget
     key: str
     request: GenerateRequest
-    answer: asyncio.Future[Generated]
+    future: asyncio.Future[Generated]
 
 
 @dataclass
 class LockstepScheduler:
-    """Keeps turns back until all running dialogues wait for one; shared by the pools of both sides."""
+    """Delays turns until all running dialogues wait for one; shared by the pools of both sides."""
 
     running: int = 0
-    """Dialogues that run."""
+    """Number of running dialogues."""
     waiting: list[_Waiting] = field(default_factory=list)
-    """Turns that are kept back."""
+    """Turns that are delayed."""
     _sending: set[asyncio.Task[list[Generated]]] = field(default_factory=set)
-    """Keeps running tasks from being collected; the event loop holds them weakly."""
+    """Keeps running tasks from being collected; the event loop has weak references only."""
 
     def enter(self) -> None:
         """A dialogue begins."""
@@ -44,10 +44,10 @@ class LockstepScheduler:
     def leave(self) -> None:
         """A dialogue is over: the others do not wait for it any more."""
         self.running -= 1
-        self._look_again()
+        self._schedule_check()
 
-    def _look_again(self) -> None:
-        """Look once the tasks that are about to run have entered or asked: two turns of the event loop."""
+    def _schedule_check(self) -> None:
+        """Check after two iterations of the event loop, when tasks that are about to run have entered or requested."""
         loop = asyncio.get_running_loop()
         loop.call_soon(loop.call_soon, self._send_if_all_wait)
 
@@ -57,10 +57,10 @@ class LockstepScheduler:
         Raises:
             Exception: what ``target`` raises for the batch.
         """
-        answer: asyncio.Future[Generated] = asyncio.get_running_loop().create_future()
-        self.waiting.append(_Waiting(target, key, request, answer))
-        self._look_again()
-        return await answer
+        future: asyncio.Future[Generated] = asyncio.get_running_loop().create_future()
+        self.waiting.append(_Waiting(target, key, request, future))
+        self._schedule_check()
+        return await future
 
     def _send_if_all_wait(self) -> None:
         if not self.waiting or len(self.waiting) < self.running:
@@ -73,20 +73,20 @@ class LockstepScheduler:
             self._send(batch)
 
     def _send(self, batch: list[_Waiting]) -> None:
-        first = batch[0]
-        task = asyncio.ensure_future(first.target.generate_lockstep(first.key, [turn.request for turn in batch]))
+        head = batch[0]
+        task = asyncio.ensure_future(head.target.generate_lockstep(head.key, [turn.request for turn in batch]))
         self._sending.add(task)
 
-        def deliver(done: asyncio.Task[list[Generated]]) -> None:
+        def deliver(finished: asyncio.Task[list[Generated]]) -> None:
             """Every dialogue of the batch gets its turn, or the error, of whatever kind it is."""
-            self._sending.discard(done)
-            error = asyncio.CancelledError() if done.cancelled() else done.exception()
+            self._sending.discard(finished)
+            error = asyncio.CancelledError() if finished.cancelled() else finished.exception()
             for index, turn in enumerate(batch):
-                if turn.answer.done():
+                if turn.future.done():
                     continue
                 if error is not None:
-                    turn.answer.set_exception(error)
+                    turn.future.set_exception(error)
                 else:
-                    turn.answer.set_result(done.result()[index])
+                    turn.future.set_result(finished.result()[index])
 
         task.add_done_callback(deliver)

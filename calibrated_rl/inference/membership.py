@@ -1,16 +1,15 @@
-"""Who belongs to the replicas of one role, and who of them serves. A state machine: events in, decisions out.
+"""Which replicas belong to a role, and which of them serve. A state machine: events in, decisions out.
 
-It knows no actor, thread or clock: what happens is reported by a method (the event), what follows is returned (the
-decision), and times come with the events.
+It knows no actor, thread or clock: each event is a method, which returns the decision, and times come with the events.
 
     start -> pending --join--> serving --lost--> unavailable --back--> serving
                 |                 |                   |
                 +----withdrawn----+-------leave-------+----> gone
 
-- A *pending replica* was started and serves nobody yet. It joins, and a lost one comes back, only with the weights that
+- A *pending replica* was started and does not serve yet. It joins, and a lost one rejoins, only with the weights that
   were published last: else the decision is to send them and to report again.
-- Each restart of a member is another *incarnation*: a late error of an earlier one says nothing about the present one.
-- A member that is unavailable for too long is given up: nobody waits for it any more, but it serves again once it is
+- Each restart of a member is another *incarnation*: a late error of an earlier one does not affect the current one.
+- A member that is unavailable for too long is given up: nothing waits for it any more, but it serves again once it is
   back, since the machine that it needs may come much later.
 """
 
@@ -34,7 +33,7 @@ class SendWeights:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Nobody waits for the replica any more."""
+    """Nothing waits for the replica any more."""
 
 
 Decision = Admit | SendWeights | Discard
@@ -84,7 +83,7 @@ class Membership:
         self.unavailable = frozenset(self._members) - frozenset(self.serving)
         """Indices of those that were lost and are not back."""
 
-    # ---- what may be asked ---------------------------------------------------------------------------
+    # ---- queries -----------------------------------------------------------------------------------
 
     @property
     def pending(self) -> tuple[int, ...]:
@@ -116,8 +115,8 @@ class Membership:
         return self.publication
 
     def lost(self, index: int, incarnation: int, at: float) -> bool:
-        """A call to a member's ``incarnation`` failed; whether the member is to be restarted: not if it has been since,
-        or has left."""
+        """A call to a member's ``incarnation`` failed. Returns whether to restart the member: not if that has been done
+        since, or if it has left."""
         member = self._members.get(index)
         if self._closed or member is None or member.incarnation != incarnation:
             return False
@@ -127,14 +126,14 @@ class Membership:
         return True
 
     def give_up(self, indices: Iterable[int]) -> list[int]:
-        """Nobody waits for these members any more; those for whom that is new, and who are still unavailable."""
+        """Stop waiting for these members; returns those that were waited for and are still unavailable."""
         given_up = sorted(self.awaited().intersection(indices))
         for index in given_up:
             self._members[index].given_up = True
         return given_up
 
     def back(self, index: int, incarnation: int, publication: int | None) -> Decision:
-        """A lost member answers again, and has the weights of ``publication``; None: it has not been told any."""
+        """A lost member answers again, and has the weights of ``publication``; None: it has not reported any."""
         member = self._members.get(index)
         if member is None or member.incarnation != incarnation or member.lost_at is None:
             return Discard()
@@ -151,7 +150,7 @@ class Membership:
         return number
 
     def join(self, pending: int, publication: int | None) -> Decision:
-        """A pending replica has loaded its model, and the weights of ``publication``; None: it has not been told any.
+        """A pending replica has loaded its model, and the weights of ``publication``; None: it has not reported any.
         Where it is admitted, its index is one that no other ever had."""
         if pending not in self._pending:
             return Discard()
@@ -164,15 +163,15 @@ class Membership:
         return Admit(index)
 
     def failed(self, pending: int) -> bool:
-        """A pending replica did not start; whether it was still waited for."""
+        """A pending replica did not start; returns whether it was still waited for."""
         if pending not in self._pending:
             return False
         self._pending.remove(pending)
         return True
 
     def leave(self) -> Withdraw | Drain | None:
-        """There is to be one replica fewer: who goes. First those that are pending, then those that are unavailable,
-        then the youngest; the last member stays (None)."""
+        """Remove one replica: a pending one if there is any, else an unavailable one, else the youngest. The last
+        member stays (None)."""
         if self._pending:
             return Withdraw(self._pending.pop())
         if len(self._members) == 1:
@@ -183,6 +182,6 @@ class Membership:
         return Drain(index)
 
     def close(self) -> None:
-        """All end: none is restarted any more, none joins."""
+        """All end: from now on none is restarted, and none joins."""
         self._closed = True
         self._pending.clear()

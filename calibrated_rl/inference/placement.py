@@ -8,7 +8,7 @@ from calibrated_rl.runtime.capacity import Need, reserved
 
 
 def resources_of(config: EngineConfig) -> dict[str, float]:
-    """What one replica asks Ray for."""
+    """The Ray resources of one replica."""
     return {"CPU": config.num_cpus} | ({"GPU": config.num_gpus} if config.num_gpus else {})
 
 

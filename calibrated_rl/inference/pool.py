@@ -2,19 +2,19 @@
 
 - who belongs to the pool and who serves: ``membership.py``, a state machine, which ``replica_group.py`` applies to the
   actors in ``fleet.py``;
-- where a dialogue goes: ``routing.py``, to the replica that has room and holds the dialogue's prefix cache;
+- where a dialogue goes: ``routing.py``, to the replica that has capacity and the dialogue's prefix cache;
 - how turns get there: ``request_batcher.py``, many in one call, with no barrier between turns: real continuous
   batching;
-- weights: ``publishing.py``, to all that serve while they go on sampling;
-- lost replicas: ``recovery.py`` waits for them, ``admission.py`` brings them back with the newest weights. As long as
-  another serves, nothing waits for that, neither a weight update nor a dialogue;
+- weights: ``publishing.py``, to all that serve, while they continue to sample;
+- lost replicas: ``recovery.py`` waits for them, ``admission.py`` brings them back with the newest weights. While
+  another one serves, neither a weight update nor a dialogue waits for that;
 - more or fewer replicas: ``resizing.py``. One that is added serves once it has the newest weights. One that is removed
-  finishes the turns that are in flight on it; the next turns of their dialogues go to others, which have to read the
-  dialogue anew but speak under the same weights.
+  finishes the turns that are in flight on it; the next turns of their dialogues go to others, which have to prefill the
+  dialogue once more but sample under the same weights.
 
 In deterministic mode turns go in lockstep instead (``lockstep.py``): each is kept back until every running dialogue
 waits for one, then they enter the engines together in the order of their keys, so that batches are the same in every
-run. Which replica a dialogue goes to then hangs on who serves, so that everything waits for a lost one.
+run. The replica of a dialogue then depends on which ones serve, so that everything waits for a lost one.
 """
 
 import asyncio
@@ -46,11 +46,11 @@ from calibrated_rl.weight_sync.base import WeightUpdate
 T = TypeVar("T")
 
 FEW_MORE = 32
-"""A replica may have this part of a batch more dialogues than another, where they share a prefix. A batch that is so
-much fuller takes hardly longer."""
+"""To share a prefix, a replica may have 1 / FEW_MORE of a batch more dialogues than another. A batch that is larger by
+that takes hardly longer."""
 
 CLOSE_TIMEOUT_S = 10.0
-"""For what waits for a replica to see that the replica has ended."""
+"""For threads that wait for a replica to notice that it has ended."""
 
 
 class ReplicaPool:
@@ -83,7 +83,7 @@ class ReplicaPool:
         self._batch = config.max_num_seqs
         self.fleet = ReplicaFleet(partial(start, model, config, role), replicas, seed)
         slack = max(1, config.max_num_seqs // FEW_MORE)
-        self.group = ReplicaGroup(role, self.fleet, slack, self._recover_beside)
+        self.group = ReplicaGroup(role, self.fleet, slack, self._recover_in_background)
         self.load = self.group.load
         """What is in flight, by replica."""
         self._membership = self.group.membership
@@ -96,7 +96,7 @@ class ReplicaPool:
             self._membership, self._admission.readmit, self.group.give_up, self._start_timeout_s,
             self.group.changed, self.group.closed,
         )  # fmt: skip
-        self._resizing = Resizing(self.group, self._admission, self._recovery.looking, self._timeout_s)
+        self._resizing = Resizing(self.group, self._admission, self._recovery.probing, self._timeout_s)
 
     def needs(self) -> list[Need]:
         """What its replicas need of the cluster."""
@@ -111,7 +111,7 @@ class ReplicaPool:
         try:
             starting = [self.fleet.handle(index).start() for index in self._membership.members]
             for cache_mib in results(starting, self._start_timeout_s):
-                self._admission.tell_if_small(cache_mib)
+                self._admission.warn_if_small(cache_mib)
         except GetTimeoutError as error:
             raise PartLost(f"a {self.role} replica did not start within {self._start_timeout_s:g} s") from error
         except CALL_FAILURES as error:
@@ -120,11 +120,11 @@ class ReplicaPool:
     # ---- turns ---------------------------------------------------------------------------------------
 
     def route(self, key: str) -> int:
-        """Replica of a dialogue: the same for all its turns, so that its prefix cache is there."""
+        """Replica of a dialogue: the same for all its turns, so that its prefix cache is reused."""
         return self.group.route(key, by_load=self.lockstep is None)
 
     def leave(self, key: str) -> None:
-        """The dialogue ``key`` is over: its replica has room for another."""
+        """The dialogue ``key`` is over: its replica has capacity for another."""
         self.group.leave(key)
 
     async def generate(self, key: str, request: GenerateRequest) -> Generated:
@@ -136,7 +136,9 @@ class ReplicaPool:
         """
         if self.lockstep is not None:
             return await self.lockstep.generate(self, key, request)
-        return await self._send(key, 1, lambda index, life: self.group.batcher(index, life).submit(request))
+        return await self._send(
+            key, 1, lambda index, incarnation: self.group.batcher(index, incarnation).submit(request)
+        )
 
     async def generate_lockstep(self, key: str, requests: list[GenerateRequest]) -> list[Generated]:
         """Sample turns that enter the engine of the dialogue ``key`` together, in their order; raises as above."""
@@ -174,7 +176,7 @@ class ReplicaPool:
     # ---- weights -------------------------------------------------------------------------------------
 
     def publish(self, update: WeightUpdate) -> None:
-        """Send new weights to all replicas that serve; they go on sampling meanwhile.
+        """Send new weights to all replicas that serve; they continue to sample meanwhile.
 
         A lost replica gets them when it is back. In lockstep, or where none serves, ``restore`` comes first.
 
@@ -193,7 +195,7 @@ class ReplicaPool:
 
     # ---- lost replicas -------------------------------------------------------------------------------
 
-    def _recover_beside(self) -> None:
+    def _recover_in_background(self) -> None:
         if self.lockstep is None:
             self._recovery.begin()
 
@@ -228,7 +230,7 @@ class ReplicaPool:
         """Start ``count`` further replicas; they join when they have loaded their model and have the newest weights.
 
         Returns at once. One that has not loaded within ``start_timeout_seconds``, its machine included, or that fails
-        meanwhile, is given up.
+        meanwhile, is abandoned.
         """
         self._resizing.grow(count)
 

@@ -1,4 +1,4 @@
-"""Which weights the replicas of a role are to have, and how they get them; how weights travel is ``weight_sync``'s."""
+"""Which weights the replicas of a role should have, and when they get them; ``weight_sync`` transports them."""
 
 import logging
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class WeightPublisher:
         """``timeout_s``: within which a replica must have loaded them."""
         self._group, self._timeout_s = group, timeout_s
         self.update: WeightUpdate | None = None
-        """What was published last."""
+        """The weights that were published last."""
 
     def announce(self, update: WeightUpdate) -> None:
         """From here on, a replica is only admitted with these weights."""
@@ -41,7 +41,7 @@ class WeightPublisher:
         with group.changed:
             incarnations = {index: group.membership.incarnation(index) for index in group.membership.serving}
             calls = {index: group.fleet.handle(index).update_weights(update) for index in incarnations}
-        logger.debug(f"weights of version {update.version} go to the {group.role} replicas {sorted(incarnations)}")
+        logger.debug(f"sending weights of version {update.version} to the {group.role} replicas {sorted(incarnations)}")
         for index, call in calls.items():
             try:
                 call.result(self._timeout_s)
@@ -54,8 +54,8 @@ class WeightPublisher:
     def bring_up_to_date(
         self, replica: ReplicaHandle, report: Callable[[LoadedWeights | None], Decision]
     ) -> Decision:
-        """Give a replica the newest weights, and again those that are published meanwhile, until it is decided what
-        becomes of it.
+        """Give a replica the newest weights, and again those that are published meanwhile, until it is admitted or
+        discarded.
 
         Args:
             report: tells ``Membership`` what the replica has loaded.
@@ -73,7 +73,7 @@ class WeightPublisher:
         return decision
 
     def refuse_lost_weights(self, error: Exception) -> None:
-        """What was lost with the machine that it lay on is no fault of the replica that should get it.
+        """Raise for weights that were lost with their machine: that is no fault of the replica that should get them.
 
         Raises:
             PartLost: that is what ``error`` says.
@@ -82,5 +82,5 @@ class WeightPublisher:
             raise PartLost(f"the weights of {self._group.role} are lost: {first_line(error)}") from error
 
     def close(self) -> None:
-        """Let the weights go."""
+        """Release the weights."""
         self.update = None

@@ -1,10 +1,10 @@
-"""Waits until lost replicas are back; what a look for them is, ``admission.py`` knows, who is lost, ``Membership``.
+"""Waits until lost replicas are back. ``Membership`` knows which are lost, ``admission.py`` probes and readmits them.
 
-- Beside training (``begin``): one thread for all, while any is unavailable. Nobody waits for it as long as another
-  serves.
-- In lockstep (``until_all_are_back``): whoever calls, because who serves decides which dialogue goes where.
+- In the background (``begin``): one thread for all, while any is unavailable. Nothing waits for it as long as another
+  replica serves.
+- In lockstep (``until_all_are_back``): in the caller's thread, because routes depend on which replicas serve.
 
-A replica that does not come back in time is given up: nobody waits for it any more. It is looked for all the same.
+A replica that is not back in time is given up: nothing waits for it any more, but it is still probed.
 """
 
 import threading
@@ -15,16 +15,16 @@ from calibrated_rl.errors import PartLost
 from calibrated_rl.inference.membership import Membership
 
 PROBE_S = 1.0
-"""Pause between looks whether a replica is back; it takes tens of seconds to load its model."""
+"""Pause between probes; a replica takes tens of seconds to load its model."""
 
 
 class Recovery:
-    """Looks for lost replicas until none is unavailable."""
+    """Probes lost replicas until none is unavailable."""
 
     def __init__(
         self,
         membership: Membership,
-        look: Callable[[frozenset[int]], None],
+        readmit: Callable[[frozenset[int]], None],
         give_up: Callable[[frozenset[int], float], None],
         patience_s: float,
         changed: threading.Condition,
@@ -32,22 +32,22 @@ class Recovery:
     ) -> None:
         """
         Args:
-            look: puts those of the lost replicas into service again that are back.
-            give_up: is told which are no longer waited for, and after how many seconds.
+            readmit: brings those of the lost replicas that answer back into service.
+            give_up: called with the replicas that nothing waits for any longer, and after how many seconds.
             patience_s: a replica that is lost for longer is given up.
-            changed: its lock is held where ``membership`` changes; who waits for it hears of ``unable``.
+            changed: its lock guards changes of ``membership``; it is notified of ``unable``.
             closed: ends the thread.
         """
-        self._membership, self._look, self._give_up, self._patience_s = membership, look, give_up, patience_s
+        self._membership, self._readmit, self._give_up, self._patience_s = membership, readmit, give_up, patience_s
         self._changed, self._closed = changed, closed
         self._thread: threading.Thread | None = None
-        self.looking = threading.Lock()
-        """Held while a look is taken; a replica goes for good only under it."""
+        self.probing = threading.Lock()
+        """Locked during a probe; a replica is removed only under it."""
         self.unable: PartLost | None = None
-        """Why the last look in the thread could bring back none."""
+        """Why the last probe in the thread could readmit none."""
 
     def begin(self) -> None:
-        """Look from now on in a thread, until none is unavailable."""
+        """Probe in a thread from now on, until none is unavailable."""
         with self._changed:
             if self._thread is None and not self._closed.is_set():
                 self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)
@@ -57,7 +57,7 @@ class Recovery:
         while not self._closed.wait(PROBE_S):
             unable = None
             try:
-                self._look_once()
+                self._probe()
             except PartLost as error:
                 unable = error
             with self._changed:
@@ -69,10 +69,10 @@ class Recovery:
                     return
 
     def until_one_serves(self) -> None:
-        """Look in the thread, and return when a replica serves, or when all are given up.
+        """Probe in the thread, and return when a replica serves, or when all are given up.
 
         Raises:
-            PartLost: none can be brought back, as ``look`` says.
+            PartLost: none can be readmitted, as ``readmit`` reports.
         """
         membership = self._membership
         with self._changed:
@@ -85,14 +85,14 @@ class Recovery:
                 raise self.unable
 
     def until_all_are_back(self) -> None:
-        """Look here and now, and return when all are back or given up.
+        """Probe in this thread, and return when all are back or given up.
 
         Raises:
-            PartLost: none can be brought back, as ``look`` says.
+            PartLost: none can be readmitted, as ``readmit`` reports.
         """
         deadline = time.monotonic() + self._patience_s
         while self._membership.unavailable:
-            self._look_once()
+            self._probe()
             awaited = self._membership.awaited()
             if time.monotonic() > deadline:
                 self._give_up(awaited, self._patience_s)
@@ -101,10 +101,10 @@ class Recovery:
                 continue
             return
 
-    def _look_once(self) -> None:
-        with self.looking:
+    def _probe(self) -> None:
+        with self.probing:
             if lost := self._membership.unavailable:
-                self._look(lost)
+                self._readmit(lost)
 
     def join(self, timeout_s: float) -> None:
         """Wait until the thread has ended."""

@@ -20,8 +20,8 @@ from calibrated_rl.weight_sync.base import WeightUpdate
 class ReplicaActor(Replica):
     """What Ray runs. RLlib's ``FaultTolerantActorManager`` calls ``ping`` and ``apply``.
 
-    Ray gives each concurrency group an event loop of its own, and vLLM's engine lives in one loop: control
-    calls arrive in theirs and are carried out in the engine's.
+    Ray gives each concurrency group an event loop of its own, and vLLM's engine runs in one loop: control
+    calls arrive in theirs and run in the engine's.
     """
 
     async def start(self) -> int:
@@ -33,8 +33,8 @@ class ReplicaActor(Replica):
         """Turns in batches; see ``request_batcher.py``."""
         return await self._turns.sample_turns(client, batch)
 
-    async def _in_engine_loop(self, call: Coroutine[Any, Any, Any]) -> Any:
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._loop))
+    async def _in_engine_loop(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
 
     async def sample_lockstep(self, batch: bytes) -> bytes:
         """``generate_lockstep`` of packed requests, with packed answers; see ``turns.py``."""

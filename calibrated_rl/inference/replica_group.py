@@ -1,7 +1,7 @@
-"""The replicas of one role as several threads and event loops see them: applies what ``Membership`` decides.
+"""The replicas of one role, shared by several threads and event loops: applies what ``Membership`` decides.
 
-One lock guards who is a member, who serves and where dialogues go. It is held for moments; ``changed`` tells those who
-wait that any of that has changed.
+One lock guards which replicas are members, which serve and where dialogues go. It is locked for moments only;
+``changed`` is notified when any of that has changed.
 """
 
 import asyncio
@@ -41,8 +41,8 @@ class ReplicaGroup:
     ) -> None:
         """
         Args:
-            slack: so many dialogues more than the least loaded replica one may have for the sake of a shared prefix.
-            on_unavailable: is called, with the lock held, when a replica was lost and is being restarted.
+            slack: how many dialogues more than the least loaded replica one may have to share a prefix.
+            on_unavailable: called under the lock when a replica was lost and is being restarted.
         """
         self.role, self.fleet = role, fleet
         self._on_unavailable = on_unavailable
@@ -52,27 +52,27 @@ class ReplicaGroup:
         self.changed = threading.Condition(threading.RLock())
         self.closed = threading.Event()
         self.last_failure = ""
-        """Why the last replica failed that did."""
+        """Cause of the latest failure of a replica."""
         self._router = Router(slack)
         self._batchers: dict[tuple[int, asyncio.AbstractEventLoop], tuple[int, RequestBatcher]] = {}
         """How turns reach each replica from each event loop, with the replica's incarnation that it belongs to."""
         self._update_routes()
 
     def route(self, key: str, *, by_load: bool) -> int:
-        """The replica of the dialogue ``key``; ``by_load``: where there is room for it, else by the key alone."""
+        """The replica of the dialogue ``key``; ``by_load``: where there is capacity for it, else by the key alone."""
         with self.changed:
             if not by_load or not self.membership.serving:
                 return preferred(key, self.membership.serving or self.membership.members)
             return self._router.route(key)
 
     def leave(self, key: str) -> None:
-        """The dialogue ``key`` is over: its replica has room for another."""
+        """The dialogue ``key`` is over: its replica has capacity for another."""
         with self.changed:
             self._router.leave(key)
 
     def begin_turns(self, key: str, count: int, *, by_load: bool) -> tuple[int, int]:
-        """Turns of the dialogue ``key`` are about to be sent: to the replica that is returned, with its incarnation.
-        One that leaves waits for them, or does not get them. ``end_turns`` must follow."""
+        """Returns the replica, with its incarnation, to send turns of the dialogue ``key`` to. A leaving replica waits
+        for them, or does not get them. ``end_turns`` must follow."""
         with self.changed:
             index = self.route(key, by_load=by_load)
             self.load.add(index, count)
@@ -83,12 +83,12 @@ class ReplicaGroup:
         self.load.add(index, -count)
 
     def batcher(self, index: int, incarnation: int) -> RequestBatcher:
-        """What carries turns to a replica's ``incarnation`` from the running event loop."""
+        """The batcher of turns from the running event loop to a replica's ``incarnation``."""
         loop = asyncio.get_running_loop()
         with self.changed:
-            known, batcher = self._batchers.get((index, loop), (incarnation, None))
-            if batcher is None or known != incarnation:
-                self._batchers = {at: each for at, each in self._batchers.items() if not at[1].is_closed()}
+            batcher_incarnation, batcher = self._batchers.get((index, loop), (incarnation, None))
+            if batcher is None or batcher_incarnation != incarnation:
+                self._batchers = {key: other for key, other in self._batchers.items() if not key[1].is_closed()}
                 batcher = RequestBatcher(self.fleet.handle(index))
                 self._batchers[index, loop] = incarnation, batcher
             return batcher
@@ -105,7 +105,7 @@ class ReplicaGroup:
             self._on_unavailable()
 
     def give_up(self, indices: frozenset[int], after_s: float) -> None:
-        """Nobody waits any more for these replicas, which were lost ``after_s`` ago."""
+        """Stop waiting for these replicas, which were lost ``after_s`` ago."""
         with self.changed:
             for index in self.membership.give_up(indices):
                 logger.warning(
@@ -114,7 +114,7 @@ class ReplicaGroup:
                 )
 
     def back(self, index: int, incarnation: int, loaded: LoadedWeights | None) -> Decision:
-        """A lost replica answers again and has ``loaded`` these weights; None: it has not been told any."""
+        """A lost replica answers again and has ``loaded`` these weights; None: it has not reported any."""
         with self.changed:
             lost_at = self.membership.lost_at(index)
             decision = self.membership.back(index, incarnation, loaded and loaded.publication)
@@ -130,7 +130,7 @@ class ReplicaGroup:
         return decision
 
     def join(self, pending: int, placed: PlacedReplica, loaded: LoadedWeights | None) -> Decision:
-        """A pending replica has loaded its model and these weights; None: it has not been told any."""
+        """A pending replica has loaded its model and these weights; None: it has not reported any."""
         with self.changed:
             decision = self.membership.join(pending, loaded and loaded.publication)
             if isinstance(decision, Admit):
@@ -139,7 +139,7 @@ class ReplicaGroup:
         return decision
 
     def leave_group(self) -> Withdraw | Drain | None:
-        """There is to be one replica fewer: who goes. Its dialogues go to others from now on."""
+        """Choose a replica to remove; its dialogues go to others from now on."""
         with self.changed:
             leaving = self.membership.leave()
             self._update_routes()
@@ -149,7 +149,7 @@ class ReplicaGroup:
         """A replica that left has ended."""
         with self.changed:
             self.fleet.remove(index)
-            self._batchers = {at: each for at, each in self._batchers.items() if at[0] != index}
+            self._batchers = {key: batcher for key, batcher in self._batchers.items() if key[0] != index}
 
     def _update_routes(self) -> None:
         with self.changed:

@@ -1,15 +1,15 @@
-"""Turns go to a replica in batches and come back in batches, without a barrier between turns.
+"""Turns go to a replica and return from it in batches, without a barrier between turns.
 
-A call to a Ray actor costs about a millisecond of processor time, more than everything else that is done for a turn
-outside the engine. So the requests since the event loop last came round go out in one call, and the call comes back
-when turns have been sampled, with all that have:
+A call to a Ray actor costs about a millisecond of processor time, more than everything else that a turn costs
+outside the engine. So the requests of one iteration of the event loop go out in one call, and the call returns when
+turns have been sampled, with all that have:
 
-- ``RequestBatcher`` stands on the side of the dialogues. While it waits for turns, one of its calls is with the
+- ``RequestBatcher`` is on the side of the dialogues. While it waits for turns, one of its calls is with the
   replica.
-- ``TurnServer`` stands on the side of the engine. It answers a call once a turn is done; when the next call comes with
-  further turns, it answers the first one at once, without turns: the new ones are sampled beside those under way.
+- ``TurnServer`` is on the side of the engine. It answers a call once a turn is done; when the next call comes with
+  further turns, it answers the first one at once, without turns: the new ones are sampled beside those in progress.
 
-Nothing waits for the slowest: each turn enters the engine when it is requested, and goes back with the first call after
+Nothing waits for the slowest: each turn enters the engine when it is requested, and returns with the first call after
 it is done. If the replica dies, the call fails, and with it every turn that is still awaited.
 """
 
@@ -64,7 +64,7 @@ class RequestBatcher:
         return future
 
     def _send(self) -> None:
-        if not self._awaited:  # what was to be sent has failed with a call before it
+        if not self._awaited:  # the requests to send have failed with an earlier call
             return
         batch, self._unsent = self._unsent, []
         call = self.loop.create_task(self._call(pack_requests(batch)))
@@ -75,7 +75,7 @@ class RequestBatcher:
         call = self._replica.sample_turns(self._client, batch)
         try:
             return await call
-        except asyncio.CancelledError:  # the loop ends: nobody waits any more for what the replica still samples
+        except asyncio.CancelledError:  # the loop ends: nothing waits for what the replica still samples
             call.cancel()
             raise
 
@@ -89,10 +89,10 @@ class RequestBatcher:
                 _fail(future, error)
             return
         answers, errors = call.result()
-        for number, answer in unpack_answers(answers):
+        for number, turn in unpack_answers(answers):
             future = self._awaited.pop(number)
             if not future.done():
-                future.set_result(answer)
+                future.set_result(turn)
         for number, error in errors.items():
             _fail(self._awaited.pop(number), error)
         if self._awaited and not self._calls and not self._unsent:
@@ -106,7 +106,7 @@ def _fail(future: asyncio.Future[Generated], error: BaseException) -> None:
 
 @dataclass(slots=True)
 class _Client:
-    """What is under way for one ``RequestBatcher``."""
+    """The turns in progress for one ``RequestBatcher``."""
 
     sampling: set[asyncio.Task[Generated]] = field(default_factory=set)
     done: list[tuple[int, asyncio.Task[Generated]]] = field(default_factory=list)
@@ -122,8 +122,8 @@ class TurnServer:
         self._clients: dict[str, _Client] = {}
 
     async def sample_turns(self, name: str, batch: bytes) -> Answers:
-        """Begin to sample ``batch`` (``pack_requests``; may be empty); return what has been sampled for ``name``, as
-        soon as that is anything, or nothing when the next call comes."""
+        """Begin to sample ``batch`` (``pack_requests``; may be empty); return the turns that have been sampled for
+        ``name``, as soon as there is one, or none when the next call comes."""
         client = self._clients.setdefault(name, _Client())
         for number, request in unpack_requests(batch):
             self._begin(client, number, request)
@@ -157,9 +157,9 @@ class TurnServer:
                 return
             client.done.append((number, task))
             if len(client.done) == 1:
-                loop.call_soon(answer)  # with all that the engine's step has finished
+                loop.call_soon(return_call)  # with all that the engine's step has finished
 
-        def answer() -> None:
+        def return_call() -> None:
             if client.call is not None and not client.call.done():
                 client.call.set_result(None)
 

@@ -1,4 +1,4 @@
-"""More or fewer replicas while dialogues run. Each that joins or leaves is waited for in a thread of its own."""
+"""Adds and removes replicas while dialogues run. A thread for each waits until it has joined or left."""
 
 import logging
 import threading
@@ -14,21 +14,21 @@ from calibrated_rl.inference.replica_group import ReplicaGroup
 logger = logging.getLogger(__name__)
 
 DRAIN_PROBE_S = 0.05
-"""Pause between looks whether a replica that leaves has finished its turns; a turn takes from a tenth of a second."""
+"""Pause between checks whether a leaving replica has finished its turns; a turn takes a tenth of a second or more."""
 
 
 class Resizing:
     """Starts and ends replicas of a group."""
 
     def __init__(
-        self, group: ReplicaGroup, admission: Admission, looking: threading.Lock, timeout_s: float
+        self, group: ReplicaGroup, admission: Admission, probing: threading.Lock, timeout_s: float
     ) -> None:
         """
         Args:
-            looking: held where lost replicas are looked for; a replica goes for good only under it.
+            probing: locked while lost replicas are probed; a replica is removed only under it.
             timeout_s: for the turns of a replica that leaves.
         """
-        self._group, self._admission, self._looking, self._timeout_s = group, admission, looking, timeout_s
+        self._group, self._admission, self._probing, self._timeout_s = group, admission, probing, timeout_s
         self._pending: dict[int, PlacedReplica] = {}
         self.threads: list[threading.Thread] = []
         """Each waits for a replica to join or to finish."""
@@ -40,7 +40,7 @@ class Resizing:
             with self._group.changed:
                 pending = self._group.membership.start()
                 self._pending[pending] = placed
-            self._beside(self._wait_for, pending, placed)
+            self._run_in_thread(self._wait_for, pending, placed)
 
     def _wait_for(self, pending: int, placed: PlacedReplica) -> None:
         self._admission.admit(pending, placed)
@@ -55,7 +55,7 @@ class Resizing:
                 if isinstance(leaving, Withdraw):
                     self._pending.pop(leaving.pending).end()  # its thread sees it die
                 elif isinstance(leaving, Drain):
-                    self._beside(self._drain, leaving.index)
+                    self._run_in_thread(self._drain, leaving.index)
 
     def _drain(self, index: int) -> None:
         """End a replica that is no member any more, once nothing is in flight on it."""
@@ -63,23 +63,23 @@ class Resizing:
         while group.load.in_flight(index) and time.monotonic() < deadline:
             if group.closed.wait(DRAIN_PROBE_S):
                 return
-        cut_off = group.load.in_flight(index)
+        n_cut_off = group.load.in_flight(index)
         group.fleet.placed[index].end()
-        with self._looking, group.changed:
+        with self._probing, group.changed:
             group.forget(index)
-        if cut_off:
-            logger.warning(f"{group.role} replica {index} left; {cut_off} turns were cut off")
+        if n_cut_off:
+            logger.warning(f"{group.role} replica {index} left before {n_cut_off} of its turns were sampled")
         else:
             logger.info(f"{group.role} replica {index} left")
 
-    def _beside(self, work: Callable[..., None], *arguments: Any) -> None:
+    def _run_in_thread(self, work: Callable[..., None], *arguments: Any) -> None:
         self.threads = [thread for thread in self.threads if thread.is_alive()]
         thread = threading.Thread(target=work, args=arguments, daemon=True)
         self.threads.append(thread)
         thread.start()
 
     def pending(self) -> list[PlacedReplica]:
-        """Replicas that were started and serve nobody yet."""
+        """Replicas that were started and do not serve yet."""
         with self._group.changed:
             return [self._pending[number] for number in self._group.membership.pending]
 

@@ -1,7 +1,7 @@
-"""What a turn is to an engine: what is asked of it, what it answers, and how both travel as flat arrays.
+"""A turn as an engine sees it: the request, the sampled turn, and both packed as flat arrays.
 
 Batches of requests and answers are int32 words in one ``bytes``: pickling a list of ids costs more than all the rest
-of a turn's way to its replica.
+of sending a turn to its replica.
 """
 
 from array import array
@@ -57,14 +57,14 @@ def pack_requests(requests: Iterable[tuple[int, GenerateRequest]]) -> bytes:
 def unpack_requests(packed: bytes) -> Iterator[tuple[int, GenerateRequest]]:
     """The inverse of ``pack_requests``."""
     words = array(_WORD, packed)
-    at = 0
-    while at < len(words):
-        number, max_tokens, seed, stops, prompt = words[at : at + 5]
-        (temperature,) = array("d", words[at + 5 : at + 7].tobytes())
-        stop, start = at + 7, at + 7 + stops
-        at = start + prompt
+    offset = 0
+    while offset < len(words):
+        number, max_tokens, seed, stops, prompt = words[offset : offset + 5]
+        (temperature,) = array("d", words[offset + 5 : offset + 7].tobytes())
+        stop, start = offset + 7, offset + 7 + stops
+        offset = start + prompt
         yield number, GenerateRequest(
-            words[start:at].tolist(), max_tokens, temperature, seed, tuple(words[stop:start])
+            words[start:offset].tolist(), max_tokens, temperature, seed, tuple(words[stop:start])
         )
 
 
@@ -82,9 +82,9 @@ def pack_answers(answers: Iterable[tuple[int, Generated]]) -> bytes:
 def unpack_answers(packed: bytes) -> Iterator[tuple[int, Generated]]:
     """The inverse of ``pack_answers``; the arrays look into ``packed``."""
     words = np.frombuffer(packed, np.int32)
-    at = 0
-    while at < len(words):
-        number, count, cached = words[at : at + 3].tolist()
-        ids, logprobs, versions = (words[at + 3 + part * count :][:count] for part in range(3))
-        at += 3 + 3 * count
+    offset = 0
+    while offset < len(words):
+        number, count, cached = words[offset : offset + 3].tolist()
+        ids, logprobs, versions = (words[offset + 3 + field * count :][:count] for field in range(3))
+        offset += 3 + 3 * count
         yield number, Generated(ids.tolist(), logprobs.view(np.float32), versions, cached)

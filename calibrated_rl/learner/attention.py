@@ -1,17 +1,17 @@
 """Causal attention over the branches of a packed micro-batch (``packing.py``).
 
-A branch's tokens see the tokens of their path up to themselves, and nothing else. Two ways to compute that:
+A branch's tokens attend to the tokens of their path up to themselves, and to nothing else. Two ways to compute that:
 
 - **Sequences side by side**, on a CPU and in float32: the paths are gathered into a few batches of similar length and
-  go through torch's own kernel with its causal flag. What stands after the end of a path is seen by none of its tokens,
-  so no mask is needed, and a mask would cost more: with one, the kernel computes both triangles. Branches that are
-  short beside their path (replies to one long dialogue) are gathered by themselves, with a mask: only their own tokens
-  ask.
+  go through torch's own kernel with its causal flag. No token of a path attends to the padding after its end, so no
+  mask is needed, and a mask would cost more: with one, the kernel computes both triangles. Branches that are
+  short relative to their path (replies to one long dialogue) are gathered by themselves, with a mask: only their own
+  tokens are queries.
 - **Variable-length attention**, on a GPU in half precision: the kernel takes keys and values by path and queries by
   branch, and pads nothing.
 
 Attention dropout is not applied, whatever the model's config says: the log-probs must be those of the engine that
-sampled. What a model tells its attention beyond what stands here, such as sinks or a bias by position, is refused.
+sampled. Models that pass further arguments to their attention, such as sinks or a bias by position, are refused.
 """
 
 from dataclasses import dataclass
@@ -27,17 +27,17 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.learner.packing import PackedBatch
 
 NAME = "calibrated_rl_branches"
-"""Under which transformers knows ``attend``."""
+"""Name under which ``attend`` is registered in transformers."""
 
 WITHOUT_EFFECT = {
     "dropout", "is_causal", "position_ids", "use_cache", "output_attentions", "cache_position", "past_key_values",
     "output_hidden_states", "output_router_logits", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",
     "return_dict", "logits_to_keep",
 }  # fmt: skip
-"""What models tell their attention beside that which ``attend`` uses, and which changes nothing here."""
+"""Arguments of models to their attention that ``attend`` does not use and that change nothing here."""
 
-UNSAID = -1
-"""Some models tell their attention of windows by a mask alone."""
+NOT_GIVEN = -1
+"""Default of ``sliding_window``: some models express windows by a mask alone, and pass no such argument."""
 
 SIMILAR = 0.8
 """Paths of one batch are at least so long as its longest: at most a fifth of a batch is padding, and there are few."""
@@ -48,36 +48,36 @@ of the path, the mask would cost more than it saves, and with short paths one mo
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Paths:
-    """``B`` paths of at most ``L`` tokens; of each, ``Q`` tokens ask."""
+    """``B`` paths of at most ``L`` tokens, with ``Q`` queries each."""
 
-    seen: Tensor
+    keys: Tensor
     """[B, L]: index into [T]; 0 after the end of a path."""
-    asking: Tensor
+    queries: Tensor
     """[B, Q]: index into [T] of the last tokens of each path, at most ``Q``; 0 after the last."""
-    ago: Tensor | None
-    """[B, Q, L] how far behind each asking token each of its path stands; negative if it stands later or is none. None:
-    all tokens ask, each at its own place."""
+    distance: Tensor | None
+    """[B, Q, L] how far before each query each token of its path is; negative for later tokens and padding. None: all
+    tokens are queries, each at its own position."""
 
     def to(self, device: torch.device) -> "Paths":
-        ago = None if self.ago is None else self.ago.to(device)
-        return Paths(seen=self.seen.to(device), asking=self.asking.to(device), ago=ago)
+        distance = None if self.distance is None else self.distance.to(device)
+        return Paths(keys=self.keys.to(device), queries=self.queries.to(device), distance=distance)
 
     def attend(self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, scale: float, window: int | None) -> Tensor:
-        """Attention of what asks, [B * Q, H, D]."""
+        """Attention of the queries, [B * Q, H, D]."""
         query_BHQD, key_BGLD, value_BGLD = (
             tensor.index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2)
-            for tensor, index in ((query_THD, self.asking), (key_TGD, self.seen), (value_TGD, self.seen))
+            for tensor, index in ((query_THD, self.queries), (key_TGD, self.keys), (value_TGD, self.keys))
         )
         length, grouped = key_BGLD.shape[2], query_BHQD.shape[1] != key_BGLD.shape[1]
-        ago, seen = self.ago, None
-        if ago is None and window is not None and window < length:
-            places_L = torch.arange(length, device=self.seen.device)
-            ago = (places_L[:, None] - places_L)[None]
-        if ago is not None:
-            seen = ago >= 0 if window is None else (ago >= 0) & (ago < window)
+        distance, mask = self.distance, None
+        if distance is None and window is not None and window < length:
+            positions_L = torch.arange(length, device=self.keys.device)
+            distance = (positions_L[:, None] - positions_L)[None]
+        if distance is not None:
+            mask = distance >= 0 if window is None else (distance >= 0) & (distance < window)
         result_BHQD = scaled_dot_product_attention(
-            query_BHQD, key_BGLD, value_BGLD, attn_mask=None if seen is None else seen[:, None],
-            is_causal=seen is None, scale=scale, enable_gqa=grouped,
+            query_BHQD, key_BGLD, value_BGLD, attn_mask=None if mask is None else mask[:, None],
+            is_causal=mask is None, scale=scale, enable_gqa=grouped,
         )  # fmt: skip
         return result_BHQD.transpose(1, 2).flatten(0, 1)
 
@@ -88,7 +88,7 @@ class SideBySide:
 
     batches: list[Paths]
     slots: Tensor
-    """[T] where each token's own result stands in the batches, flat and one after the other."""
+    """[T] index of each token's own result in the concatenated batches."""
 
     def to(self, device: torch.device) -> "SideBySide":
         return SideBySide(batches=[batch.to(device) for batch in self.batches], slots=self.slots.to(device))
@@ -144,7 +144,7 @@ Layout = SideBySide | VariableLength
 
 
 def layout_of(packed: PackedBatch, device: torch.device, dtype: torch.dtype) -> Layout:
-    """How attention over ``packed`` is computed there."""
+    """How to compute attention over ``packed`` on ``device``."""
     layout: Layout
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         layout = variable_length(packed)
@@ -154,43 +154,47 @@ def layout_of(packed: PackedBatch, device: torch.device, dtype: torch.dtype) -> 
 
 
 def side_by_side(packed: PackedBatch) -> SideBySide:
-    lengths, own = np.diff(packed.path_starts), np.diff(packed.branch_starts)
-    apart = (lengths >= LONG) & (own <= SHORT * lengths)
+    lengths, branch_lengths = np.diff(packed.path_starts), np.diff(packed.branch_starts)
+    is_short = (lengths >= LONG) & (branch_lengths <= SHORT * lengths)
     slots = np.empty(len(packed.input_ids), np.int64)
-    batches, at = [], 0
-    for kind in (False, True):
-        branches = np.flatnonzero(apart == kind)
+    batches, offset = [], 0
+    for short in (False, True):
+        branches = np.flatnonzero(is_short == short)
         order = branches[np.argsort(-lengths[branches], kind="stable")]
         while len(order):
             longest = int(lengths[order[0]])
             count = int((lengths[order] >= SIMILAR * longest).sum())
-            together, order = order[:count], order[count:]
-            asking = int(own[together].max()) if kind else longest
-            for row, branch in enumerate(together):
-                begin = at + row * asking + (0 if kind else lengths[branch] - own[branch])
-                slots[packed.branch_starts[branch] : packed.branch_starts[branch + 1]] = begin + np.arange(own[branch])
-            batches.append(_paths(packed, together, longest, asking if kind else None))
-            at += len(together) * asking
+            batch_branches, order = order[:count], order[count:]
+            n_queries = int(branch_lengths[batch_branches].max()) if short else longest
+            for row, branch in enumerate(batch_branches):
+                begin = offset + row * n_queries + (0 if short else lengths[branch] - branch_lengths[branch])
+                slots[packed.branch_starts[branch] : packed.branch_starts[branch + 1]] = begin + np.arange(
+                    branch_lengths[branch]
+                )
+            batches.append(_paths(packed, batch_branches, longest, n_queries if short else None))
+            offset += len(batch_branches) * n_queries
     return SideBySide(batches=batches, slots=torch.from_numpy(slots))
 
 
-def _paths(packed: PackedBatch, branches: NDArray[np.int64], longest: int, asking: int | None) -> Paths:
-    """Those of ``branches``; the last ``asking`` tokens of each ask, at most its own, or all."""
-    seen = np.zeros((len(branches), longest), np.int64)
+def _paths(packed: PackedBatch, branches: NDArray[np.int64], longest: int, n_queries: int | None) -> Paths:
+    """Those of ``branches``; the last ``n_queries`` tokens of each are queries, at most its own; None: all are."""
+    keys = np.zeros((len(branches), longest), np.int64)
     for row, branch in enumerate(branches):
         start, end = packed.path_starts[branch], packed.path_starts[branch + 1]
-        seen[row, : end - start] = packed.paths[start:end]
-    if asking is None:
-        return Paths(seen=torch.from_numpy(seen), asking=torch.from_numpy(seen), ago=None)
-    lengths, own = np.diff(packed.path_starts)[branches], np.diff(packed.branch_starts)[branches]
-    ask = np.zeros((len(branches), asking), np.int64)
+        keys[row, : end - start] = packed.paths[start:end]
+    if n_queries is None:
+        return Paths(keys=torch.from_numpy(keys), queries=torch.from_numpy(keys), distance=None)
+    lengths, branch_lengths = np.diff(packed.path_starts)[branches], np.diff(packed.branch_starts)[branches]
+    queries = np.zeros((len(branches), n_queries), np.int64)
     for row, branch in enumerate(branches):
-        ask[row, : own[row]] = np.arange(packed.branch_starts[branch], packed.branch_starts[branch + 1])
-    # What fills up a row of asking tokens asks as the last one does: a row that sees nothing has no softmax.
-    places = np.minimum((lengths - own)[:, None] + np.arange(asking), lengths[:, None] - 1)
-    ago = places[:, :, None] - np.arange(longest)
-    ago[np.broadcast_to(np.arange(longest) >= lengths[:, None, None], ago.shape)] = -1
-    return Paths(seen=torch.from_numpy(seen), asking=torch.from_numpy(ask), ago=torch.from_numpy(ago))
+        queries[row, : branch_lengths[row]] = np.arange(packed.branch_starts[branch], packed.branch_starts[branch + 1])
+    # The padding of a row of queries repeats the last one's position: a row that attends to nothing has no softmax.
+    positions = np.minimum((lengths - branch_lengths)[:, None] + np.arange(n_queries), lengths[:, None] - 1)
+    distance = positions[:, :, None] - np.arange(longest)
+    distance[np.broadcast_to(np.arange(longest) >= lengths[:, None, None], distance.shape)] = -1
+    return Paths(
+        keys=torch.from_numpy(keys), queries=torch.from_numpy(queries), distance=torch.from_numpy(distance)
+    )
 
 
 def variable_length(packed: PackedBatch) -> VariableLength:
@@ -221,23 +225,27 @@ def attend(
     *,
     layout: Layout | None = None,
     scaling: float | None = None,
-    sliding_window: int | None = UNSAID,
-    **others: Any,
+    sliding_window: int | None = NOT_GIVEN,
+    **options: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every layer, with ``layout`` as it was given to the model: [1, T, H, D].
+    """The function that transformers calls in every layer, with the ``layout`` that the model got: [1, T, H, D].
 
     Not to be compiled: the batches of paths differ in number and size each time.
 
     Raises:
-        UserError: the model does not pass ``layout`` on, or its attention takes more than is known here.
+        UserError: the model does not pass ``layout`` on, or its attention takes arguments that are not supported here.
     """
     if layout is None:
-        raise UserError(f"models with {type(module).__name__} are not supported: it is not told which tokens see which")
-    told = {name for name, value in others.items() if value is not None and name not in WITHOUT_EFFECT}
-    if told or getattr(module, "is_causal", True) is False:
-        what = ", ".join(sorted(told)) or "no causal order"
-        raise UserError(f"models with {type(module).__name__} are not supported: its attention takes {what}")
-    if sliding_window == UNSAID:
+        raise UserError(
+            f"models with {type(module).__name__} are not supported: it gets no layout of which tokens attend to which"
+        )
+    unsupported = {name for name, value in options.items() if value is not None and name not in WITHOUT_EFFECT}
+    if unsupported or getattr(module, "is_causal", True) is False:
+        unsupported_names = ", ".join(sorted(unsupported)) or "no causal order"
+        raise UserError(
+            f"models with {type(module).__name__} are not supported: its attention takes {unsupported_names}"
+        )
+    if sliding_window == NOT_GIVEN:
         if _has_window(module):
             raise UserError(f"models with {type(module).__name__} and a 'sliding_window' are not supported")
         sliding_window = None

@@ -1,6 +1,6 @@
-"""Samples as a few long arrays: what travels through the object store and what packing reads.
+"""Samples as a few long arrays, for the object store and for packing.
 
-Thousands of small Python objects cost more to ship than a tiny model needs to train on them.
+Shipping thousands of small Python objects takes longer than a tiny model needs to train on them.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class SampleBatch:
     advantages: NDArray[np.float32]
     """[S]"""
     sampled: NDArray[np.bool_]
-    """[L] True where an engine sampled the token, and so must have told its log-prob."""
+    """[L] True where an engine sampled the token, and so must have returned its log-prob."""
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -48,17 +48,17 @@ class SampleBatch:
         return np.split(flat, self.starts[1:-1])
 
     def not_finite(self) -> dict[int, str]:
-        """Sequences with something that is not a finite number where a number must be, and what that is."""
+        """Sequences with a value that must be finite and is not, and the name of that value."""
         sampler, reference = self.sampler_logprobs, self.reference_logprobs
         of_tokens = {
             "log-probs of the sampling engine": np.isinf(sampler) | (np.isnan(sampler) & self.sampled),
             "log-probs of the reference": np.zeros_like(self.scored) if reference is None else ~np.isfinite(reference),
             "weights": ~np.isfinite(self.token_weights),
         }
-        found: dict[int, str] = {}
-        for what, broken in of_tokens.items():
-            found |= dict.fromkeys(np.unique(self.sequence_of[self.scored & broken]).tolist(), what)
-        return found | dict.fromkeys(np.flatnonzero(~np.isfinite(self.advantages)).tolist(), "the advantage")
+        faults: dict[int, str] = {}
+        for name, broken in of_tokens.items():
+            faults |= dict.fromkeys(np.unique(self.sequence_of[self.scored & broken]).tolist(), name)
+        return faults | dict.fromkeys(np.flatnonzero(~np.isfinite(self.advantages)).tolist(), "the advantage")
 
     @property
     def weighted(self) -> bool:

@@ -1,8 +1,8 @@
-"""Checkpoints of the learner, in a form that any number of ranks and any ZeRO stage can go on from.
+"""Checkpoints of the learner, in a form from which any number of ranks and any ZeRO stage can resume.
 
-A ``Snapshot`` is taken off all ranks while training stands still, and written while it goes on. On disk it has, a
+A ``Snapshot`` is taken of all ranks while training pauses, and written while it continues. On disk it has, a
 trainable model, a folder in Hugging Face format and ``NAME.optimizer.safetensors`` (``gathered.py``), beside them
-``random.safetensors`` with the random state of every rank; ``learner.json`` names what is there, and
+``random.safetensors`` with the random state of every rank; ``learner.json`` lists the content, and
 ``checksums.sha256``, written last, has the checksum of every file: a torn or altered checkpoint is refused by the name
 of the file. Nothing in it is a pickle.
 """
@@ -32,10 +32,10 @@ INDEX = "learner.json"
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "{name}.optimizer.safetensors"
 ADAPTERS = "{name}.adapters.safetensors"
-"""Of a model that is trained by adapters; the model in the folder beside it is the one that they add to."""
+"""Of a model that is trained by adapters; the model in the folder beside it is their base."""
 RANDOM = "random.safetensors"
 FORMAT_VERSION = 3
-"""Raised whenever another program would misread or miss something. 1 had DeepSpeed's own files, for one
+"""Increased whenever a program of another version would misread or miss something. 1 had DeepSpeed's own files, for one
 layout, 2 no adapters."""
 
 
@@ -44,21 +44,21 @@ class Snapshot:
     """The trainable models of a learner at one moment, in the memory of its first rank."""
 
     index: dict[str, Any]
-    """What ``learner.json`` will hold."""
+    """The content of ``learner.json``."""
     files: dict[str, bytes]
     """Small files by their path in the checkpoint."""
     tensors: dict[str, dict[str, Tensor]]
     """Tensors on the CPU, by name, of each safetensors file."""
 
     def write(self, folder: Path) -> None:
-        """Write it into ``folder``, whose content goes.
+        """Write it into ``folder``, replacing its content.
 
         Raises:
             OSError: the disk does not take it.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        for last in (INDEX, NAME):
-            (folder / last).unlink(missing_ok=True)
+        for index_file in (INDEX, NAME):
+            (folder / index_file).unlink(missing_ok=True)
         for path, tensors in self.tensors.items():
             (folder / path).parent.mkdir(exist_ok=True)
             try:
@@ -69,8 +69,8 @@ class Snapshot:
             (folder / path).write_bytes(content)
         (folder / INDEX).write_text(json.dumps(self.index, indent=1), encoding="utf-8")
         write_checksums(folder)
-        for written in (*folder.rglob("*"), folder):
-            to_disk(written)
+        for new_path in (*folder.rglob("*"), folder):
+            to_disk(new_path)
 
 
 def take(models: Mapping[str, HostedModel], world: World, config: LearnerConfig) -> Snapshot | None:
@@ -115,8 +115,8 @@ def read(
     config: LearnerConfig,
     folder: Path,
 ) -> None:
-    """Load all models of the checkpoint in ``folder``. All ranks must call it, and each compares all checksums: if one
-    alone refused, the others would wait for it.
+    """Load all models of the checkpoint in ``folder``. All ranks must call it, and each compares all checksums: if only
+    one refused, the others would wait for it.
 
     Raises:
         UserError: the folder is no whole checkpoint, a file of it was altered, or it is of another format or dtype.
@@ -149,7 +149,7 @@ def read(
 
 def merge_adapters(folder: Path, name: str) -> None:
     """Where the model ``name`` of the checkpoint in ``folder`` was trained by adapters, merge them into it. The
-    checkpoint is none any more then: it is for a model that is taken out of it."""
+    folder is no checkpoint any more then: this is for taking the model out of it."""
     adapters = folder / ADAPTERS.format(name=name)
     if not adapters.is_file():
         return
@@ -162,16 +162,16 @@ def merge_adapters(folder: Path, name: str) -> None:
 def _read_optimizer(model: HostedModel, file: Path, adam_step: int) -> None:
     parameters = model.parameters()
     with safe_open(file, "pt") as stored:
-        wanted = {f"{kind}.{name}" for kind in kinds(model.engine, adam_step) for name in parameters}
-        if model.lora is not None and set(stored.keys()) - wanted == {f"{MASTER}.{name}" for name in parameters}:
-            raise UserError(f"{file} is of adapters in bfloat16, and they are float32 now: start the arm anew")
-        if wanted != set(stored.keys()):
-            raise UserError(f"{file} does not hold the optimizer state of the model beside it")
+        expected_keys = {f"{kind}.{name}" for kind in kinds(model.engine, adam_step) for name in parameters}
+        if model.lora is not None and set(stored.keys()) - expected_keys == {f"{MASTER}.{name}" for name in parameters}:
+            raise UserError(f"{file} is of adapters in bfloat16, and they are float32 now: start the arm over")
+        if expected_keys != set(stored.keys()):
+            raise UserError(f"{file} does not contain the optimizer state of the model beside it")
         scatter(model.engine, parameters, _Stored(stored), adam_step)
 
 
 class _Stored(Mapping[str, Tensor]):
-    """Tensors of an open safetensors file, read one by one: the whole may not fit beside the model."""
+    """Tensors of an open safetensors file, read one by one: all of them may not fit beside the model."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -188,8 +188,8 @@ class _Stored(Mapping[str, Tensor]):
 
 
 def _read_random(world: World, file: Path) -> None:
-    """Each rank takes its own state. Where there are more ranks than before, they start over with the states that
-    there are: ranks are seeded alike at first, too."""
+    """Each rank takes its own state. Where there are more ranks than before, the additional ones reuse the
+    states of the others: ranks are seeded alike at first, too."""
     stored = load_file(file)
     ranks = 1 + max(int(key.rpartition(".")[2]) for key in stored)
     world.set_random_states(

@@ -13,9 +13,9 @@ class LoRAConfig:
     """Adapters of one model."""
 
     rank: Positive = 16
-    """Of the matrices that are added; the more, the more an adapter can learn."""
+    """Rank of the added matrices; the higher, the more an adapter can learn."""
     alpha: Annotated[float, Range(above=0)] = 32.0
-    """What the adapters add is multiplied by ``alpha / rank``."""
+    """The adapters' output is multiplied by ``alpha / rank``."""
     targets: list[Name] = field(default_factory=list)
     """Last names of the linear maps that get adapters, such as ``q_proj``; none: all in the model's layers, not the
     vocabulary projection."""
@@ -30,7 +30,7 @@ class LoRAConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdamWConfig:
-    """AdamW but for its learning rate and warm-up, which are settings of whoever takes the steps."""
+    """AdamW but for its learning rate and warm-up, which are settings of each caller."""
 
     beta1: Annotated[float, Range(at_least=0, below=1)] = 0.9
     """Decay of the mean of the gradients."""
@@ -58,12 +58,12 @@ class OptimizerConfig(AdamWConfig):
     learning_rate: Annotated[float, Range(above=0, at_most=1)] = 1e-5
     """Used where a call to ``step`` gives none."""
     warmup_steps: NotNegative = 0
-    """The first so many optimizer steps ramp the learning rate up linearly."""
+    """Number of optimizer steps over which the learning rate rises linearly at first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerConfig:
-    """How the ranks are laid out and how much they hold at once."""
+    """The layout of the ranks and how much they compute at once."""
 
     ranks: Positive = 1
     """Number of rank actors; the result of a step does not depend on it (up to rounding)."""
@@ -72,7 +72,7 @@ class LearnerConfig:
     dtype: Precision = "float32"
     """``float32`` or ``bfloat16``; under bfloat16 the optimizer keeps float32 master weights."""
     micro_batch_tokens: Positive = 4096
-    """A rank computes so many tokens at once; what sequences begin with in common counts once."""
+    """Tokens that a rank computes at once; a prefix that sequences share counts once."""
     gradient_checkpointing: bool = False
     """Recompute activations of each layer in the backward pass: less memory, a third more time."""
     compile: bool = False
@@ -80,7 +80,7 @@ class LearnerConfig:
     many steps. Results change by rounding. Not with ``zero_stage`` 3."""
     lora: dict[Annotated[str, OneOf((POLICY, SIMULATOR, PROXY))], LoRAConfig] = field(default_factory=dict)
     """Models that are trained by low-rank adapters alone, by what they are: ``policy``, ``simulator``, ``proxy``. The
-    optimizer then remembers a few percent of what it would, and only adapters travel to the replicas."""
+    optimizer state is then a few percent of the full one, and only adapters travel to the replicas."""
     share_weights: bool = False
     """Engines read new weights out of memory that the first rank shares with them, twice the weights of each trained
     model: all of them must be on its GPU or, if it has none, on its machine. Otherwise Ray's object store carries the
@@ -91,12 +91,12 @@ class LearnerConfig:
     threads: Positive = 2
     """CPU threads of a rank; results are bit-identical for the same number only."""
     cpus: Annotated[float, Range(at_least=0)] = 0.5
-    """Ray CPUs that a rank asks for."""
+    """Ray CPUs that a rank reserves."""
     gpus: Annotated[float, Range(at_least=0)] = 0.3
-    """Share of a GPU that a rank asks for where Ray has GPUs; several ranks need one GPU each."""
+    """Share of a GPU that a rank reserves where Ray has GPUs; several ranks need one GPU each."""
     labels: dict[Name, Name] = field(default_factory=dict)
     """Labels of the Ray machines that a rank may run on, such as ``part: learner``; none: any machine. With labels a
-    rank asks for ``gpus`` even where Ray has no GPU yet: its machine may be one that is added on demand."""
+    rank reserves ``gpus`` even where Ray has no GPU yet: its machine may be one that is added on demand."""
     timeout_seconds: Annotated[float, Range(at_least=1)] = 1800.0
     """No call to the ranks waits longer."""
 

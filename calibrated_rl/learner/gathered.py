@@ -1,7 +1,7 @@
-"""What AdamW remembers, as whole tensors by the names of the parameters, whatever the ranks and the ZeRO stage.
+"""The state of AdamW as full tensors by the names of the parameters, whatever the ranks and the ZeRO stage.
 
-DeepSpeed keeps it in a form that hangs on the layout: stage 0 by parameter, stages 1 and 2 in one flat share a rank,
-stage 3 as a share of every parameter. Here it is taken out of and put into any of them, with DeepSpeed's own helpers
+DeepSpeed's form of it depends on the layout: stage 0 by parameter, stages 1 and 2 in one flat share a rank, stage 3 as
+a share of every parameter. This module reads and writes any of them, with DeepSpeed's own helpers
 (``deepspeed.utils.tensor_fragment``) where the stage has them.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 MASTER = "master"
-"""The float32 weights behind a bfloat16 model. What is trained in float32, such as adapters, is its own."""
+"""The float32 weights behind a bfloat16 model. Parameters trained in float32, such as adapters, have none."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's running means of the gradients and of their squares, under torch's names."""
 
@@ -22,22 +22,22 @@ def gather(engine: Any, parameters: Mapping[str, Any], keep: bool) -> tuple[dict
 
     Args:
         parameters: trainable parameters by name, in the same order on all ranks.
-        keep: whether this rank wants the result; the others get an empty one.
+        keep: whether this rank gets the result; the others get an empty one.
 
     Returns:
         ``{kind}.{name}`` to a float32 copy on the CPU in the shape of the parameter, and AdamW's count of steps (0:
         it has not stepped, and there are no moments).
     """
-    remembered = engine.basic_optimizer.state.get(_stepped(engine)[0], {})
-    step = int(remembered["step"]) if remembered else 0
-    whole = _whole_tensors(engine)
-    found: dict[str, Tensor] = {}
+    adam_state = engine.basic_optimizer.state.get(_stepped(engine)[0], {})
+    step = int(adam_state["step"]) if adam_state else 0
+    full_tensors = _full_tensors(engine)
+    state: dict[str, Tensor] = {}
     for kind in kinds(engine, step):
         for name, parameter in parameters.items():
-            value = _get(engine, whole, parameter, kind)
+            value = _get(engine, full_tensors, parameter, kind)
             if keep:
-                found[f"{kind}.{name}"] = value.detach().to("cpu", torch.float32, copy=True).contiguous()
-    return found, step
+                state[f"{kind}.{name}"] = value.detach().to("cpu", torch.float32, copy=True).contiguous()
+    return state, step
 
 
 def scatter(engine: Any, parameters: Mapping[str, Any], values: Mapping[str, Tensor], step: int) -> None:
@@ -47,16 +47,16 @@ def scatter(engine: Any, parameters: Mapping[str, Any], values: Mapping[str, Ten
     """
     if step:
         _begin(engine, step)
-    whole = _whole_tensors(engine)
+    full_tensors = _full_tensors(engine)
     for kind in kinds(engine, step):
         for name, parameter in parameters.items():
-            _set(engine, whole, parameter, kind, values[f"{kind}.{name}"])
+            _set(engine, full_tensors, parameter, kind, values[f"{kind}.{name}"])
 
 
 def kinds(engine: Any, step: int) -> tuple[str, ...]:
-    """What there is to keep of each parameter after ``step`` steps."""
-    trained = (each for each in engine.module.parameters() if each.requires_grad)
-    master = () if all(each.dtype == torch.float32 for each in trained) else (MASTER,)
+    """The kinds of state of each parameter after ``step`` steps."""
+    trained = (parameter for parameter in engine.module.parameters() if parameter.requires_grad)
+    master = () if all(parameter.dtype == torch.float32 for parameter in trained) else (MASTER,)
     return (*master, *(MOMENTS if step else ()))
 
 
@@ -72,17 +72,17 @@ def _stepped(engine: Any) -> list[Tensor]:
     return [tensor for group in wrapper.fp32_groups for tensor in group]
 
 
-def _whole_tensors(engine: Any) -> dict[int, Tensor]:
+def _full_tensors(engine: Any) -> dict[int, Tensor]:
     """Where nothing is sharded: the tensor that AdamW steps on for each parameter, by the parameter's ``id``."""
     if engine.zero_optimization_stage():
         return {}
     wrapper = engine.optimizer
-    own = _stepped(engine)
+    stepped_tensors = _stepped(engine)
     if wrapper is engine.basic_optimizer:
-        return {id(parameter): parameter for parameter in own}
+        return {id(parameter): parameter for parameter in stepped_tensors}
     return {
         id(parameter): tensor
-        for parameter, tensor in zip((p for group in wrapper.fp16_groups for p in group), own, strict=True)
+        for parameter, tensor in zip((p for group in wrapper.fp16_groups for p in group), stepped_tensors, strict=True)
     }
 
 
@@ -94,26 +94,26 @@ def _begin(engine: Any, step: int) -> None:
             **{moment: torch.zeros_like(tensor, requires_grad=False) for moment in MOMENTS},
         }
     if engine.zero_optimization_stage() in (1, 2):
-        # Else the helpers find no moments before the first step, which is when DeepSpeed makes this link.
+        # Else the helpers find no moments before the first step, in which DeepSpeed creates this link.
         engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def _get(engine: Any, whole: Mapping[int, Tensor], parameter: Any, kind: str) -> Tensor:
+def _get(engine: Any, full_tensors: Mapping[int, Tensor], parameter: Any, kind: str) -> Tensor:
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-    if whole:
-        tensor = whole[id(parameter)]
+    if full_tensors:
+        tensor = full_tensors[id(parameter)]
         if kind == MASTER:
             return tensor
-        # A parameter that never had a gradient is nothing to AdamW.
-        remembered: Tensor = engine.basic_optimizer.state[tensor].get(kind, torch.zeros_like(tensor))
-        return remembered
+        # AdamW has no state of a parameter that never had a gradient.
+        moment: Tensor = engine.basic_optimizer.state[tensor].get(kind, torch.zeros_like(tensor))
+        return moment
     value = safe_get_full_fp32_param(parameter) if kind == MASTER else safe_get_full_optimizer_state(parameter, kind)
     assert value is not None, "DeepSpeed does not know a parameter of its own model"
     return value
 
 
-def _set(engine: Any, whole: Mapping[int, Tensor], parameter: Any, kind: str, value: Tensor) -> None:
+def _set(engine: Any, full_tensors: Mapping[int, Tensor], parameter: Any, kind: str, value: Tensor) -> None:
     from deepspeed.utils import (
         safe_set_full_fp32_param,
         safe_set_full_optimizer_state,
@@ -121,21 +121,21 @@ def _set(engine: Any, whole: Mapping[int, Tensor], parameter: Any, kind: str, va
         safe_set_local_optimizer_state,
     )
 
-    if whole:
-        tensor = whole[id(parameter)]
+    if full_tensors:
+        tensor = full_tensors[id(parameter)]
         target = tensor if kind == MASTER else engine.basic_optimizer.state[tensor][kind]
         target.data.copy_(value)
     elif hasattr(parameter, "ds_id"):
         # The helper for whole tensors cannot set those whose size the ranks do not divide: shares are padded.
         share = parameter.ds_tensor.numel()
         first = torch.distributed.get_rank() * share
-        own = torch.zeros(share)
+        share_values = torch.zeros(share)
         values = value.flatten()[first : first + share]
-        own[: len(values)] = values
+        share_values[: len(values)] = values
         if kind == MASTER:
-            safe_set_local_fp32_param(parameter, own)
+            safe_set_local_fp32_param(parameter, share_values)
         else:
-            safe_set_local_optimizer_state(parameter, own, kind)
+            safe_set_local_optimizer_state(parameter, share_values, kind)
     elif kind == MASTER:
         safe_set_full_fp32_param(parameter, value)
     else:

@@ -1,4 +1,4 @@
-"""The learner as the driver sees it: Ray actors, one a rank, called together; a shell of ``LearnerRank``."""
+"""The driver's interface to the learner: Ray actors, one a rank, called together; a thin shell of ``LearnerRank``."""
 
 import logging
 import time
@@ -20,7 +20,7 @@ from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.device_memory import DeviceMemory
 from calibrated_rl.learner.losses.base import Loss
 from calibrated_rl.learner.losses.check import LossSpec, located
-from calibrated_rl.learner.not_finite import described, keep
+from calibrated_rl.learner.not_finite import describe, keep_data
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.world import LOCALHOST, free_port
@@ -36,18 +36,18 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 FILES = "files"
-"""The group of calls to a rank that run beside the others."""
+"""The concurrency group of calls to a rank that run beside the others."""
 
 
 class _RankActor:
-    """A process for one rank; which process comes first is not known before they run."""
+    """A process for one rank; the rank numbers are assigned when all processes run."""
 
     def __init__(self, config: LearnerConfig) -> None:
         self._config = config
         self._rank: LearnerRank | None = None
-        self._held: Snapshot | None = None
+        self._snapshot: Snapshot | None = None
 
-    def where(self) -> tuple[str, int]:
+    def address(self) -> tuple[str, int]:
         return ray.util.get_node_ip_address(), free_port()
 
     def join(self, rank: int, address: str, port: int) -> None:
@@ -65,29 +65,29 @@ class _RankActor:
             return error
         return result if self._rank.world.rank == 0 else None
 
-    def hold(self, names: list[str]) -> UserError | None:
+    def take_snapshot(self, names: list[str]) -> UserError | None:
         """Copy the models; rank 0 keeps the copy."""
         assert self._rank is not None, "the rank has not joined the others"
         try:
-            self._held = self._rank.snapshot(names)
+            self._snapshot = self._rank.snapshot(names)
         except UserError as error:
             return error
         return None
 
     @ray.method(concurrency_group=FILES)
-    def write_held(self, folder: str) -> OSError | None:
-        """Write what is held, beside whatever else the rank does; the error if the disk does not take it."""
-        held, self._held = self._held, None
-        assert held is not None, "nothing is held, or this is not rank 0"
+    def write_snapshot(self, folder: str) -> OSError | None:
+        """Write the snapshot, beside the rank's other calls; returns the error if the disk does not take it."""
+        snapshot, self._snapshot = self._snapshot, None
+        assert snapshot is not None, "no snapshot was taken, or this is not rank 0"
         try:
-            held.write(Path(folder))
+            snapshot.write(Path(folder))
         except OSError as error:
-            return OSError(str(error))  # some keep what cannot be sent
+            return OSError(str(error))  # some subclasses contain what cannot be pickled
         return None
 
 
 def rank_options(config: LearnerConfig, cluster_gpus: float) -> dict[str, Any]:
-    """What a rank asks Ray for, in a cluster that has ``cluster_gpus`` at the moment.
+    """The Ray options of a rank, in a cluster that has ``cluster_gpus`` at the moment.
 
     Raises:
         UserError: several ranks would share a GPU.
@@ -97,13 +97,13 @@ def rank_options(config: LearnerConfig, cluster_gpus: float) -> dict[str, Any]:
         raise UserError(f"learner.gpus is {gpus}: {config.ranks} ranks need a GPU each, so set it to 1")
     environment = {"OMP_NUM_THREADS": str(config.threads), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     if not gpus:
-        # torch takes memory for large tensors in pages of 2 MiB: fresh memory in pages of 4 KiB costs several times
-        # what is written to it, and every step takes it anew.
+        # torch allocates large tensors in pages of 2 MiB: fresh memory in pages of 4 KiB costs several times what is
+        # written to it, and every step allocates it again.
         environment |= {"DS_ACCELERATOR": "cpu", "THP_MEM_ALLOC_ENABLE": "1"}
-        # Threads that wait for each other spin before they sleep. Where somebody else has a core, such as an engine
-        # that starts, long spinning keeps each other from running (small steps took up to 13 times as long); where
-        # nobody has, sleeping at once costs a third. So many turns are a few microseconds. Known to GNU's OpenMP,
-        # which torch uses.
+        # Threads that wait for each other spin before they sleep. Where another process uses a core, such as an
+        # engine that starts, long spinning keeps the threads from running (small steps took up to 13 times as long);
+        # where none does, sleeping at once costs a third. 1000 iterations are a few microseconds. This is a variable
+        # of GNU's OpenMP, which torch uses.
         environment["GOMP_SPINCOUNT"] = "1000"
     options = {"num_cpus": config.cpus, "num_gpus": gpus, "runtime_env": {"env_vars": environment}}
     return options | ({"label_selector": dict(config.labels)} if config.labels else {})
@@ -127,7 +127,7 @@ class LearnerGroup:
     ) -> None:
         """
         Args:
-            wait_for_machines: returns when the ranks have what they need of the cluster; until then no time-out runs.
+            wait_for_machines: returns when the ranks have what they need of the cluster; the time-outs begin then.
             keep_in: folder for the data of optimizer steps that were not taken; None: they are not kept.
         """
         self.config, self._keep_in = config, keep_in
@@ -141,24 +141,29 @@ class LearnerGroup:
         self._actors: list[Any] = [actor.remote(config) for _ in range(config.ranks)]
         with ExitStack() as unless_all_join:
             unless_all_join.callback(self.close)
-            where = [a.where.remote() for a in self._actors]
+            addresses = [a.address.remote() for a in self._actors]
             resources = {"CPU": options["num_cpus"], "GPU": options["num_gpus"]}
-            wait_for_machines([Need("learner rank", "learner", resources, config.labels, answered(w)) for w in where])
-            places = self._wait(where)
-            address, port = places[0]
-            if all(place[0] == address for place in places):
+            wait_for_machines(
+                [
+                    Need("learner rank", "learner", resources, config.labels, answered(pending_address))
+                    for pending_address in addresses
+                ]
+            )
+            addresses_and_ports = self._wait(addresses)
+            address, port = addresses_and_ports[0]
+            if all(endpoint[0] == address for endpoint in addresses_and_ports):
                 address = LOCALHOST
             self._wait([a.join.remote(rank, address, port) for rank, a in enumerate(self._actors)])
             unless_all_join.pop_all()
 
     def _wait(self, refs: list[Any]) -> list[Any]:
         """Results of all ``refs``; the first failure ends the wait, since the other ranks may hang in it."""
-        waiting, deadline = list(refs), time.monotonic() + self.config.timeout_seconds
-        while waiting:
-            left = max(0.0, deadline - time.monotonic())
-            done, waiting = ray.wait(waiting, num_returns=1, timeout=left)
+        pending, deadline = list(refs), time.monotonic() + self.config.timeout_seconds
+        while pending:
+            remaining_s = max(0.0, deadline - time.monotonic())
+            done, pending = ray.wait(pending, num_returns=1, timeout=remaining_s)
             if not done:
-                raise PartLost(f"{len(waiting)} learner ranks did not answer within {self.config.timeout_seconds} s")
+                raise PartLost(f"{len(pending)} learner ranks did not answer within {self.config.timeout_seconds} s")
             try:
                 (result,) = ray.get(done, timeout=60)
             except RayActorError as error:
@@ -182,16 +187,24 @@ class LearnerGroup:
         trainable: bool = True,
         optimizer: OptimizerConfig | None = None,
         seed: int = 0,
-        whole: bool = False,
+        full_finetuning: bool = False,
     ) -> None:
-        """Put the model in folder ``path`` under ``name``; weights and optimizer of what was there go.
+        """Load the model in folder ``path`` under ``name``, in place of the weights and optimizer of that name.
 
         Args:
-            whole: all of it is trained, though ``config.lora`` may name it.
+            full_finetuning: train all weights, though ``config.lora`` may name the model.
         """
         self._lora_bases.forget(name)
         logger.debug(f"the learner loads '{name}' from {path}")
-        self._call(LearnerRank.load, name, str(path), trainable=trainable, optimizer=optimizer, seed=seed, whole=whole)
+        self._call(
+            LearnerRank.load,
+            name,
+            str(path),
+            trainable=trainable,
+            optimizer=optimizer,
+            seed=seed,
+            full_finetuning=full_finetuning,
+        )
 
     def unload(self, name: str) -> None:
         """Free the memory of ``name``."""
@@ -228,32 +241,34 @@ class LearnerGroup:
             LearnerRank.step, name, batch, located(loss),
             temperature=temperature, minibatches=minibatches, epochs=epochs, learning_rate=learning_rate,
         )  # fmt: skip
-        if (now := metrics["micro_batch_tokens"]) < self.micro_batch_tokens:
-            self.micro_batch_tokens = now
-            logger.warning(f"the learner ran out of memory and goes on with micro-batches of {now:.0f} tokens")
+        if (micro_batch_tokens := metrics["micro_batch_tokens"]) < self.micro_batch_tokens:
+            self.micro_batch_tokens = micro_batch_tokens
+            logger.warning(
+                f"the learner ran out of memory and continues with micro-batches of {micro_batch_tokens:.0f} tokens"
+            )
         if self.config.dtype != "float32" and name in self.config.lora:
             metrics |= self._call(LearnerRank.merge_error, name)
         if metrics["skipped_steps"]:
-            self._note_skipped(name, samples, {"loss": _name_of(loss), "temperature": temperature})
+            self._record_skipped(name, samples, {"loss": _name_of(loss), "temperature": temperature})
         return metrics
 
-    def _note_skipped(self, name: str, samples: Sequence[Sample], what: dict[str, Any]) -> None:
-        most = self.config.max_skipped_steps
+    def _record_skipped(self, name: str, samples: Sequence[Sample], details: dict[str, Any]) -> None:
+        limit = self.config.max_skipped_steps
         skipped = self._call(LearnerRank.skipped)
-        for each in skipped:
+        for step in skipped:
             self.skipped_steps += 1
-            told = f"an optimizer step of '{name}' was not taken: {described(each, samples)}"
+            message = f"an optimizer step of '{name}' was not taken: {describe(step, samples)}"
             if self._keep_in is not None:
                 try:
-                    told += f"; its data: {keep(self._keep_in, each, samples, {'model': name} | what)}"
+                    message += f"; its data: {keep_data(self._keep_in, step, samples, {'model': name} | details)}"
                 except OSError as error:
-                    told += f"; its data could not be kept ({error})"
-            if self.skipped_steps > most:
+                    message += f"; its data could not be kept ({error})"
+            if self.skipped_steps > limit:
                 raise UserError(
-                    f"{told}. This is number {self.skipped_steps}, and learner.max_skipped_steps is {most}: look at "
-                    "these dialogues, lower the learning rate, or choose a dtype with more room"
+                    f"{message}. This is number {self.skipped_steps}, and learner.max_skipped_steps is {limit}: look "
+                    "at these dialogues, lower the learning rate, or choose a dtype with more range"
                 )
-            logger.warning(f"{told} ({self.skipped_steps} of at most {most})")
+            logger.warning(f"{message} ({self.skipped_steps} of at most {limit})")
 
     def _score(
         self, name: str, batch: SampleBatch, temperature: float
@@ -280,10 +295,10 @@ class LearnerGroup:
         if not len(logprobs):
             raise UserError(f"learner: no token of the samples to evaluate '{name}' on is masked")
         if not np.isfinite(logprobs).all():
-            first = int(batch.sequence_of[batch.scored][~np.isfinite(logprobs)][0])
+            first_broken = int(batch.sequence_of[batch.scored][~np.isfinite(logprobs)][0])
             raise UserError(
-                f"learner: '{name}' gives log-probs that are not finite, as in {samples[first].name or 'a sample'}: "
-                "its weights are broken, or its dtype has too little room"
+                f"learner: '{name}' gives log-probs that are not finite, as in "
+                f"{samples[first_broken].name or 'a sample'}: its weights are broken, or its dtype has too little range"
             )
         return {
             "nll": -float(logprobs.mean(dtype=np.float64)),
@@ -293,7 +308,7 @@ class LearnerGroup:
         }
 
     def weight_update(self, name: str, version: int) -> WeightUpdate:
-        """What engines need to serve ``name``, as ``version``. How it travels is the ranks' choice
+        """The update with which engines serve ``name`` as ``version``. The ranks choose its transport
         (``LearnerRank.prepare_update``)."""
         transport = self._call(LearnerRank.prepare_update, name)
         if transport is Transport.LORA:
@@ -306,23 +321,23 @@ class LearnerGroup:
         return FullUpdate(version=version, weights=self._ship(LearnerRank.full_weights, name))
 
     def _ship(self, method: Callable[[LearnerRank, str], T], name: str) -> ObjectRef[T]:
-        """The first rank's result in Ray's store; it is not brought here."""
+        """The first rank's result in Ray's store; it is not fetched to this process."""
         refs = [a.call.remote(method, name) for a in self._actors]
-        waiting, deadline = list(refs), time.monotonic() + self.config.timeout_seconds
-        while waiting:
-            done, waiting = ray.wait(
-                waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()), fetch_local=False
+        pending, deadline = list(refs), time.monotonic() + self.config.timeout_seconds
+        while pending:
+            done, pending = ray.wait(
+                pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()), fetch_local=False
             )
             if not done:
                 raise PartLost("the learner's weights were not gathered in time")
-        # What a dead rank owes is ready, too, as an error that would be laid at the door of whoever fetches it.
+        # The result of a dead rank is ready, too, as an error that would be blamed on the replica that fetches it.
         self._call(LearnerRank.check, name)
         shipped: ObjectRef[T] = refs[0]
         return shipped
 
     def rehearse(self, lengths: Mapping[str, int]) -> DeviceMemory:
         """Take a step with each of the models that changes no weights, on a full micro-batch of sequences of so many
-        tokens; what the first rank's device then looks like, at the peak."""
+        tokens; returns the first rank's device memory at the peak."""
         return self._call(LearnerRank.rehearse, dict(lengths))
 
     def save(self, name: str, folder: str | Path) -> None:
@@ -331,17 +346,17 @@ class LearnerGroup:
 
     def snapshot(self, names: Sequence[str]) -> None:
         """Copy the trainable models in ``names`` into the memory of the first rank, for ``write_snapshot``."""
-        self._wait([a.hold.remote(list(names)) for a in self._actors])
+        self._wait([a.take_snapshot.remote(list(names)) for a in self._actors])
 
     def write_snapshot(self, folder: str | Path) -> None:
-        """Write what the last ``snapshot`` holds, once. Another thread may call the other methods meanwhile.
+        """Write the last ``snapshot``, once. Another thread may call the other methods meanwhile.
 
         Raises:
             OSError: the disk does not take it.
             RayError: the rank is gone, or has not written it within ``config.timeout_seconds``.
         """
-        written = self._actors[0].write_held.remote(str(Path(folder).resolve()))
-        failure = ray.get(written, timeout=self.config.timeout_seconds)
+        pending_write = self._actors[0].write_snapshot.remote(str(Path(folder).resolve()))
+        failure = ray.get(pending_write, timeout=self.config.timeout_seconds)
         if failure is not None:
             raise failure
 

@@ -1,4 +1,4 @@
-"""One named model on one rank: trainable under its own DeepSpeed engine, or frozen and whole."""
+"""One named model on one rank: trainable under its own DeepSpeed engine, or frozen and not sharded."""
 
 import gc
 import math
@@ -18,14 +18,14 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.learner.accumulation import Float32Sums
 from calibrated_rl.learner.attention import layout_of
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
-from calibrated_rl.learner.lora import LoRAConfig, adapt, is_adapter, peft_files
+from calibrated_rl.learner.lora import LoRAConfig, add_adapters, is_adapter, peft_files
 from calibrated_rl.learner.model import TokenLogProbs
 from calibrated_rl.learner.out_of_memory import is_out_of_memory
 from calibrated_rl.learner.packing import PackedBatch
 from calibrated_rl.learner.world import World
 from calibrated_rl.storage.checksums import write_checksums
 from calibrated_rl.weight_sync.lora import A, B, with_adapters_merged
-from calibrated_rl.weight_sync.merging import arrived, merge_error
+from calibrated_rl.weight_sync.merging import arrived_change, merge_error
 from calibrated_rl.weight_sync.tensors import Shape
 
 TOKENIZER_FILES = (
@@ -33,7 +33,7 @@ TOKENIZER_FILES = (
     "chat_template*", "*.model",
 )  # fmt: skip
 FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
-"""What makes a folder of weights a model."""
+"""The files of a model besides its weights."""
 ADAPTER = "adapter"
 """Folder within a saved model, in PEFT's format."""
 
@@ -42,7 +42,7 @@ class HostedModel:
     """A model that a rank hosts.
 
     Raises:
-        UserError: the folder holds no model that transformers can load as a causal language model.
+        UserError: the folder has no model that transformers can load as a causal language model.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class HostedModel:
         """
         Args:
             lora: only adapters are trained; not for a model without optimizer.
-            adapters: file to read them from; None: they begin anew.
-            base: what the adapters add to, as those who load them will find it.
+            adapters: file to read them from; None: they are initialised.
+            base: folder or hub name of the adapters' base, for whoever loads them.
         """
         self.config = config
         self.lora, self.base = lora, base
@@ -74,7 +74,7 @@ class HostedModel:
         """Optimizer steps since loading."""
         self.module = TokenLogProbs(self._read(path))
         if lora is not None:
-            adapt(self.module.model, lora, seed)
+            add_adapters(self.module.model, lora, seed)
             if adapters is not None:
                 self._read_adapters(adapters)
         if config.gradient_checkpointing:
@@ -84,9 +84,10 @@ class HostedModel:
         self.files = {
             file.name: file.read_bytes() for pattern in FILES for file in sorted(path.glob(pattern)) if file.is_file()
         }
-        """Config and tokenizer. Held, because a checkpoint that the model came from may go before it is saved."""
+        """Config and tokenizer. In memory, because the checkpoint that the model came from may be removed before the
+        model is saved."""
         self.sums: Float32Sums | None = None
-        """Where this and not DeepSpeed adds up the gradients of micro-batches."""
+        """Set where this and not DeepSpeed accumulates the gradients of micro-batches."""
         if optimizer is None:
             self.module.requires_grad_(False).eval().to(world.device)
             self.engine: Any = None
@@ -109,8 +110,8 @@ class HostedModel:
 
     @property
     def mixed(self) -> bool:
-        """Whether what is trained is in bfloat16, with float32 weights behind it in DeepSpeed's hands. Adapters are
-        float32 themselves: engines and learner must merge the same numbers."""
+        """Whether the trained parameters are bfloat16, with float32 master weights in DeepSpeed. Adapters are float32
+        themselves: engines and learner must merge the same numbers."""
         return self.config.dtype == "bfloat16" and self.lora is None
 
     def _read(self, path: Path) -> Any:
@@ -118,9 +119,9 @@ class HostedModel:
         from transformers import AutoModelForCausalLM
 
         if not (path / "config.json").is_file():
-            raise UserError(f"{path} holds no model: there is no config.json")
+            raise UserError(f"{path} has no model: there is no config.json")
         try:
-            model, told = AutoModelForCausalLM.from_pretrained(
+            model, loading_info = AutoModelForCausalLM.from_pretrained(
                 path,
                 output_loading_info=True,
                 dtype=getattr(torch, self.config.dtype),
@@ -133,15 +134,15 @@ class HostedModel:
             if is_out_of_memory(error):
                 raise
             raise UserError(f"{path} cannot be loaded as a causal language model: {error}") from error
-        if missing := sorted(told["missing_keys"]):  # transformers draws them anew, and only warns
+        if missing := sorted(loading_info["missing_keys"]):  # transformers initialises them, and only warns
             raise UserError(
-                f"{path} lacks {len(missing)} of the weights that its config.json asks for, such as {missing[0]}: "
+                f"{path} lacks {len(missing)} of the weights that its config.json requires, such as {missing[0]}: "
                 "it is another model's config, or not the whole model"
             )
         return model
 
     def _read_adapters(self, file: Path) -> None:
-        """Before there is an engine, which may keep copies."""
+        """Load them before there is an engine, which may keep copies."""
         for name, value in load_file(file).items():
             self.module.model.get_parameter(name).data.copy_(value)  # type: ignore[operator]
 
@@ -193,11 +194,11 @@ class HostedModel:
         self, packed: PackedBatch, *, temperature: float, entropy_gradient: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Log-probs [N] and entropies [N] of the scored tokens of ``packed``."""
-        longest, found = self.module.longest, int(packed.position_ids.max(initial=-1)) + 1
-        if longest is not None and found > longest:
+        longest, sequence_length = self.module.longest, int(packed.position_ids.max(initial=-1)) + 1
+        if longest is not None and sequence_length > longest:
             raise UserError(
-                f"a sequence of {found} tokens is too long for a model with the rotary positions 'longrope': from "
-                f"{longest} tokens on, others apply; shorten turns or dialogues"
+                f"a sequence of {sequence_length} tokens is too long for a model with the rotary positions 'longrope': "
+                f"from {longest} tokens on, others apply; shorten turns or dialogues"
             )
         forward = self.engine if self.engine is not None else self.module
         tensors = [
@@ -219,7 +220,7 @@ class HostedModel:
             self.sums.end()
 
     def drop_gradients(self) -> None:
-        """Forget what ``backward`` has accumulated."""
+        """Discard what ``backward`` has accumulated."""
         self.engine.zero_grad()
         if self.sums is not None:
             self.sums.drop()
@@ -262,13 +263,13 @@ class HostedModel:
             yield parameter.data
 
     def parameters(self) -> dict[str, Any]:
-        """What is trained, by Hugging Face names, tied ones once; under ZeRO-3 without values."""
-        named = self.module.model.named_parameters()
-        return {name: parameter for name, parameter in named if self.lora is None or is_adapter(name)}
+        """The trained parameters, by Hugging Face names, tied ones once; under ZeRO-3 without values."""
+        named_parameters = self.module.model.named_parameters()
+        return {name: parameter for name, parameter in named_parameters if self.lora is None or is_adapter(name)}
 
     def weights(self, *, copy: bool = True) -> dict[str, Tensor]:
         """Full weights on the CPU by their Hugging Face names, tied ones once; empty on ranks other than 0. With
-        adapters, the weights that they add to.
+        adapters, the weights of their base.
 
         All ranks must call it.
 
@@ -278,54 +279,56 @@ class HostedModel:
         return self._on_cpu(self._weights(), copy)
 
     def _weights(self) -> dict[str, Any]:
-        named = self.module.model.named_parameters()
-        return {name: parameter for name, parameter in named if not is_adapter(name)}
+        named_parameters = self.module.model.named_parameters()
+        return {name: parameter for name, parameter in named_parameters if not is_adapter(name)}
 
     def shapes(self) -> dict[str, Shape]:
         """Of the full weights."""
-        return {name: tuple(getattr(each, "ds_shape", each.shape)) for name, each in self._weights().items()}
+        return {
+            name: tuple(getattr(parameter, "ds_shape", parameter.shape)) for name, parameter in self._weights().items()
+        }
 
     def on_device(self) -> Iterator[tuple[str, Tensor]]:
         """The full weights one after the other, where they are; each only until the next. All ranks must go through
         them."""
         for name, parameter in self._weights().items():
-            with self._whole(parameter) as whole:
-                yield name, whole.detach()
+            with self._whole(parameter) as full:
+                yield name, full.detach()
 
     def adapters(self, *, copy: bool = True) -> dict[str, Tensor]:
         """The adapters' matrices, as ``weights``; none where all is trained."""
         return {} if self.lora is None else self._on_cpu(self.parameters(), copy)
 
     def merge_error(self) -> dict[str, float]:
-        """Of a model in bfloat16 that is trained by adapters: what becomes of the change that they make when it is
-        merged into the weights, as ``merging.merge_error`` says it. Nothing of other models, or before the first step.
+        """Of a model in bfloat16 that is trained by adapters: how much of their change arrives when it is merged
+        into the weights, as ``merging.merge_error`` measures it. Empty for other models, and before the first step.
 
         All ranks must call it.
         """
         if self.lora is None or self.config.dtype == "float32":
             return {}
-        named, total = dict(self.module.model.named_parameters()), torch.zeros(3, dtype=torch.float64)
-        for name in (name.removesuffix(A) for name in named if name.endswith(A)):
+        named_parameters, total = dict(self.module.model.named_parameters()), torch.zeros(3, dtype=torch.float64)
+        for name in (name.removesuffix(A) for name in named_parameters if name.endswith(A)):
             with ExitStack() as gathered:
                 weight, a, b = (
-                    gathered.enter_context(self._whole(named[each])).detach()
-                    for each in (f"{name}.weight", name + A, name + B)
+                    gathered.enter_context(self._whole(named_parameters[part])).detach()
+                    for part in (f"{name}.weight", name + A, name + B)
                 )
-                total += arrived(weight, a, b, self.lora.scale).cpu()
+                total += arrived_change(weight, a, b, self.lora.scale).cpu()
         return merge_error(total)
 
     def _on_cpu(self, parameters: Mapping[str, Any], copy: bool) -> dict[str, Tensor]:
-        full: dict[str, Tensor] = {}
+        weights: dict[str, Tensor] = {}
         for name, parameter in parameters.items():
-            with self._whole(parameter) as whole:
+            with self._whole(parameter) as full:
                 if self.world.rank == 0:
-                    gone = hasattr(parameter, "ds_id")  # what was gathered is gone when this block ends
-                    full[name] = whole.detach().to("cpu", copy=copy or gone).contiguous()
-        return full
+                    was_gathered = hasattr(parameter, "ds_id")  # a gathered parameter is released when this block ends
+                    weights[name] = full.detach().to("cpu", copy=copy or was_gathered).contiguous()
+        return weights
 
     def save(self, folder: Path) -> None:
-        """Write the model in Hugging Face format with the tokenizer it came with; whole or not at all. What was trained
-        by adapters is written with them merged into it, and they by themselves in the folder ``adapter``.
+        """Write the model in Hugging Face format with the tokenizer it came with; whole or not at all. A model that
+        was trained by adapters is written with them merged, and the adapters by themselves in the folder ``adapter``.
 
         All ranks must call it.
         """

@@ -1,10 +1,10 @@
-"""Low-rank adapters: a model is trained by two small matrices beside each linear map, and its own weights stay.
+"""Low-rank adapters: training changes two small matrices beside each linear map, and the model's own weights stay.
 
 ``y = W x + b + (alpha / rank) B A x`` (Hu et al. 2021, "LoRA", section 4.1), with ``A`` [rank, in] drawn and ``B``
-[out, rank] zero at first, so that training begins at the model itself. Both are float32, whatever the model is.
+[out, rank] zero at first, so that training begins at the model itself. Both are float32, whatever the model's dtype.
 
 Engines get the weights merged. In float32 that is the same up to rounding. In bfloat16 it is not: ``W + s B A`` has to
-be rounded, and what is computed apart is not. So there the learner computes with the very weights that the engine gets
+be rounded, and separate products are not. So there the learner computes with the very weights that the engine gets
 (``merging.py``), bit for bit. Rounding has no gradient; that of ``A`` and ``B`` is taken as if there were none
 (straight-through, Bengio et al. 2013, arXiv 1308.3432): with ``g`` the gradient of ``y``,
 ``∂B = s gᵀ (x Aᵀ)`` and ``∂A = s (g B)ᵀ x``.
@@ -27,10 +27,10 @@ from calibrated_rl.learner.config import LoRAConfig
 from calibrated_rl.models.shape import read_config
 from calibrated_rl.settings.fields import nearest
 from calibrated_rl.weight_sync.lora import A, B
-from calibrated_rl.weight_sync.merging import merged
+from calibrated_rl.weight_sync.merging import merged_weight
 
 
-class AdaptedLinear(nn.Linear):
+class LoRALinear(nn.Linear):
     """A linear map with an adapter. Its own parameters are those of the map it replaces, under the same names."""
 
     def __init__(self, plain: nn.Linear, config: LoRAConfig, random: torch.Generator) -> None:
@@ -39,22 +39,22 @@ class AdaptedLinear(nn.Linear):
         self.weight = plain.weight
         self.register_parameter("bias", plain.bias)
         # Drawn on the CPU in float32, so that it is the same on every rank and for every dtype and device.
-        drawn = torch.rand(config.rank, plain.in_features, generator=random) * 2 - 1
+        uniform = torch.rand(config.rank, plain.in_features, generator=random) * 2 - 1
         device = plain.weight.device
-        self.lora_A = nn.Parameter((drawn / math.sqrt(plain.in_features)).to(device))
+        self.lora_A = nn.Parameter((uniform / math.sqrt(plain.in_features)).to(device))
         self.lora_B = nn.Parameter(torch.zeros(plain.out_features, config.rank, device=device))
 
     def forward(self, input: Tensor) -> Tensor:
         if self.weight.dtype == torch.float32:
             change = linear(linear(input, self.lora_A), self.lora_B)
             return linear(input, self.weight, self.bias) + self.scale * change
-        result: Tensor = _AsMerged.apply(input, self.weight, self.bias, self.lora_A, self.lora_B, self.scale)
+        result: Tensor = _MergedLinear.apply(input, self.weight, self.bias, self.lora_A, self.lora_B, self.scale)
         return result
 
 
-class _AsMerged(torch.autograd.Function):
-    """The linear map of the merged weights. They are made again for the backward pass: kept, they would be the model
-    once more."""
+class _MergedLinear(torch.autograd.Function):
+    """The linear map of the merged weights. They are recomputed for the backward pass: keeping them would take the
+    memory of the model once more."""
 
     @staticmethod
     def forward(
@@ -62,13 +62,13 @@ class _AsMerged(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(input, weight, a, b)
         ctx.scale = scale
-        return linear(input, merged(weight, a, b, scale), bias)
+        return linear(input, merged_weight(weight, a, b, scale), bias)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, by_output: Tensor) -> tuple[Tensor | None, ...]:
         input, weight, a, b = ctx.saved_tensors
-        by_input = by_output @ merged(weight, a, b, ctx.scale) if ctx.needs_input_grad[0] else None
+        by_input = by_output @ merged_weight(weight, a, b, ctx.scale) if ctx.needs_input_grad[0] else None
         # Added up over the tokens in float32.
         x_TI, g_TO = input.flatten(0, -2).float(), by_output.flatten(0, -2).float()
         by_a = ctx.scale * (g_TO @ b).t() @ x_TI
@@ -76,7 +76,7 @@ class _AsMerged(torch.autograd.Function):
         return by_input, None, None, by_a, by_b, None
 
 
-def adapt(model: nn.Module, config: LoRAConfig, seed: int) -> None:
+def add_adapters(model: nn.Module, config: LoRAConfig, seed: int) -> None:
     """Freeze ``model`` and give its linear maps adapters.
 
     Raises:
@@ -86,16 +86,16 @@ def adapt(model: nn.Module, config: LoRAConfig, seed: int) -> None:
     layers, maps = _linear_maps(model, config)
     random = torch.Generator().manual_seed(seed)
     for name, plain in maps.items():
-        parent, _, own = name.rpartition(".")
-        if not config.targets or own in config.targets:
-            setattr(layers.get_submodule(parent), own, AdaptedLinear(plain, config, random))
+        parent, _, last_name = name.rpartition(".")
+        if not config.targets or last_name in config.targets:
+            setattr(layers.get_submodule(parent), last_name, LoRALinear(plain, config, random))
 
 
 def check_targets(folder: Path, config: LoRAConfig) -> None:
     """Refuse adapters that the model in ``folder`` has no linear maps for, before anything is started or loaded.
 
     Raises:
-        UserError: as ``adapt`` and ``read_config``.
+        UserError: as ``add_adapters`` and ``read_config``.
     """
     from transformers import AutoModelForCausalLM
 
@@ -108,13 +108,13 @@ def _linear_maps(model: nn.Module, config: LoRAConfig) -> tuple[nn.Module, dict[
     """The model's layers, and their linear maps by name; those of ``config.targets`` are among them."""
     layers: nn.Module = getattr(model.get_decoder(), "layers", nn.ModuleList())  # type: ignore[operator]
     maps = {name: module for name, module in layers.named_modules() if isinstance(module, nn.Linear)}
-    known = sorted({name.rpartition(".")[2] for name in maps})
-    if not known:
+    map_names = sorted({name.rpartition(".")[2] for name in maps})
+    if not map_names:
         raise UserError(f"learner.lora: {type(model).__name__} has no layers with linear maps to adapt")
     for target in config.targets:
-        if target not in known:
-            there = f"{', '.join(known)}{nearest(target, known)}"
-            raise UserError(f"learner.lora: the model has no linear map '{target}'; it has {there}")
+        if target not in map_names:
+            available = f"{', '.join(map_names)}{nearest(target, map_names)}"
+            raise UserError(f"learner.lora: the model has no linear map '{target}'; it has {available}")
     return layers, maps
 
 
@@ -130,12 +130,12 @@ def peft_files(adapters: Mapping[str, Tensor], config: LoRAConfig, base: str) ->
         base: folder or hub name of the model that they were trained on.
     """
     targets = sorted({name.split(".")[-2] for name in adapters})
-    described: dict[str, Any] = {
+    config_json: dict[str, Any] = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": config.rank,
         "lora_alpha": config.alpha, "target_modules": targets, "lora_dropout": 0.0, "bias": "none",
     }  # fmt: skip
     tensors = {f"base_model.model.{name}.weight": tensor.contiguous() for name, tensor in adapters.items()}
     return {
-        "adapter_config.json": json.dumps(described, indent=1).encode(),
+        "adapter_config.json": json.dumps(config_json, indent=1).encode(),
         "adapter_model.safetensors": save(tensors, metadata={"format": "pt"}),
     }

@@ -1,7 +1,7 @@
-"""A causal language model that gives log-probs of chosen tokens of packed sequences.
+"""A causal language model that returns log-probs of selected tokens of packed sequences.
 
 ``log p(x_{t+1} | x_≤t)``: only positions whose next token is scored reach the vocabulary projection (``head.py``), and
-no sequence sees another (``attention.py``).
+no sequence attends to another (``attention.py``).
 """
 
 import os
@@ -23,23 +23,23 @@ from calibrated_rl.storage.files import COMPILED
 
 
 class TokenLogProbs(nn.Module):
-    """A Hugging Face causal language model whose forward gives log-probs and entropies of chosen tokens.
+    """A Hugging Face causal language model whose forward returns log-probs and entropies of selected tokens.
 
     Raises:
-        UserError: the model computes attention, positions or logits in a way that is not known here.
+        UserError: the model computes attention, positions or logits in a way that is not supported here.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         from transformers import AttentionInterface
 
-        # Here, not where it is defined: it loads the whole compiler, for which a job's own process would wait 2 s.
+        # Here, not at import: it loads the whole compiler, for which a job's own process would wait 2 s.
         AttentionInterface.register(NAME, torch.compiler.disable(attend))
         self.model = model
         self._recomputed: list[nn.Module] = []
         check_config(model.config)
         config = model.config.get_text_config()  # type: ignore[union-attr,operator]
-        # Flash attention, too, is told windows in words and gets no mask.
+        # Flash attention, too, gets windows as arguments and no mask.
         if not model.is_backend_compatible() or not model._supports_flash_attn:  # type: ignore[operator]
             raise UserError(f"models of type {config.model_type} are not supported: their attention needs a mask")
         head = model.get_output_embeddings()  # type: ignore[operator]
@@ -56,12 +56,13 @@ class TokenLogProbs(nn.Module):
             probe.compare(self)
 
     def train(self, mode: bool = True) -> "TokenLogProbs":
-        """Whatever DeepSpeed says, the model itself stays as it is when engines sample from it: no dropout of any kind,
-        no noise in routers. Otherwise the ratio of new to old probabilities would measure the noise."""
+        """Whatever DeepSpeed requests, the model itself stays in evaluation mode, as in the engines that sample: no
+        dropout of any kind, no noise in routers. Otherwise the ratio of new to old probabilities would measure the
+        noise."""
         super().train(mode)
         self.model.eval()
         for layer in self._recomputed:
-            layer.training = mode  # by which transformers decides whether to recompute it, see below
+            layer.training = mode  # transformers recomputes a layer only in training mode, see below
         return self
 
     def recompute_activations(self) -> None:
@@ -87,13 +88,13 @@ class TokenLogProbs(nn.Module):
 
     def compile_parts(self) -> None:
         """Let torch compile the layers, one by one because all are alike, and the loss; attention stays as it is.
-        What is compiled is kept for the next run."""
-        # By what the CPU can do: home folders may be shared, and code is compiled for the CPU at hand.
+        Compiled code is cached for the next run."""
+        # A folder for each instruction set: home folders may be shared, and code is compiled for this machine's CPU.
         folder = f"{COMPILED}/learner-{zlib.crc32(cpu_instructions()):08x}"
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.expanduser(folder))
         for layer in self.model.get_decoder().layers:  # type: ignore[operator,union-attr]
             layer.compile(dynamic=True)
-        self.model.get_output_embeddings().compile_strips()  # type: ignore[operator]
+        self.model.get_output_embeddings().compile_chunks()  # type: ignore[operator]
 
     def forward(
         self,
@@ -110,7 +111,7 @@ class TokenLogProbs(nn.Module):
         Args:
             select_N: index into [T] of the positions whose next token is scored.
             targets_N: those next tokens.
-            layout: which tokens see which.
+            layout: which tokens attend to which.
             temperature: divides the logits, as it did when the tokens were sampled.
             entropy_gradient: whether the entropies carry gradient.
         """
@@ -125,20 +126,22 @@ class TokenLogProbs(nn.Module):
         return scores
 
 
-def _checkpoint_quietly(layer: nn.Module, checkpoint: Callable[..., Any], call: Callable[..., Any], *given: Any) -> Any:
+def _checkpoint_quietly(
+    layer: nn.Module, checkpoint: Callable[..., Any], forward: Callable[..., Any], *arguments: Any
+) -> Any:
     """Compute ``call``, all of ``layer``, by ``checkpoint``, with the layer in evaluation mode both times."""
 
-    def quiet(*given: Any) -> Any:
+    def in_eval_mode(*arguments: Any) -> Any:
         layer.training = False
         try:
-            return call(*given)
+            return forward(*arguments)
         finally:
             layer.training = True
 
-    return checkpoint(quiet, *given)
+    return checkpoint(in_eval_mode, *arguments)
 
 
 def cpu_instructions() -> bytes:
-    """What Linux says that the first CPU can do."""
+    """The instruction sets of the first CPU, as Linux lists them."""
     lines = Path("/proc/cpuinfo").read_bytes().splitlines()
     return next((line for line in lines if line.startswith((b"flags", b"Features"))), b"")

@@ -1,7 +1,7 @@
-"""Optimizer steps that are not taken, because something about them is not a finite number, and their data.
+"""Optimizer steps that are skipped because a value in them is not finite, and their data.
 
-A rank notices (``rank.py``), all ranks agree, weights and optimizer stay as they are. The driver (``group.py``) counts,
-says what happened and to which dialogues, keeps the data for looking at it, and ends the run after too many.
+A rank notices (``rank.py``), all ranks agree, weights and optimizer stay unchanged. The driver (``group.py``) counts
+them, logs the reason and the dialogues, keeps the data for inspection, and ends the run after too many.
 """
 
 import json
@@ -16,33 +16,33 @@ from numpy.typing import NDArray
 
 from calibrated_rl.learner.sample import Sample
 
-SHOWN = 5
+MAX_NAMES = 5
 """Dialogues that a message names at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkippedStep:
-    """One optimizer step that was not taken."""
+    """One optimizer step that was skipped."""
 
     reason: str
     """What is not finite."""
     sequences: tuple[int, ...]
-    """Places in the batch of the samples that are to blame; all of the step where that is not known."""
+    """Indices in the batch of the samples that are to blame; all of the step where that is not known."""
     step: tuple[int, ...]
-    """Places of all samples of the step."""
+    """Indices of all samples of the step."""
 
 
-def described(skipped: SkippedStep, samples: Sequence[Sample]) -> str:
+def describe(skipped: SkippedStep, samples: Sequence[Sample]) -> str:
     """What is not finite, and in which dialogues."""
     names = list(dict.fromkeys(samples[i].name or f"sample {i}" for i in skipped.sequences))
-    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-    return f"{skipped.reason} not finite in {shown}"
+    listed = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
+    return f"{skipped.reason} not finite in {listed}"
 
 
-def keep(folder: Path, skipped: SkippedStep, samples: Sequence[Sample], what: Mapping[str, Any]) -> Path:
-    """Write the samples of a step, one JSON object a line, after a line with ``what`` and the reason; the file.
+def keep_data(folder: Path, skipped: SkippedStep, samples: Sequence[Sample], details: Mapping[str, Any]) -> Path:
+    """Write the samples of a step as JSON Lines, after a line with ``details`` and the reason. Returns its path.
 
-    A sample has ``dialogue``, ``group``, ``blamed`` (whether the step was not taken because of it), ``advantage``,
+    A sample has ``dialogue``, ``group``, ``blamed`` (whether the step was skipped because of it), ``advantage``,
     ``weight`` and, by token, ``ids``, ``scored``, ``turns``, ``versions`` and log-probs. JSON has no number for what is
     not finite: it is written as "NaN", "Infinity" or "-Infinity", and null where nothing was sampled or scored.
 
@@ -51,33 +51,33 @@ def keep(folder: Path, skipped: SkippedStep, samples: Sequence[Sample], what: Ma
     """
     folder.mkdir(parents=True, exist_ok=True)
     number = 1 + max((int(file.stem.partition("-")[0]) for file in folder.glob("*-*.jsonl")), default=0)
-    file = folder / f"{number:04d}-{what['model']}.jsonl"
-    lines = [{**what, "reason": skipped.reason, "samples": len(skipped.step)}]
-    lines += [_shown(samples[i], i in skipped.sequences) for i in skipped.step]
+    file = folder / f"{number:04d}-{details['model']}.jsonl"
+    lines = [{**details, "reason": skipped.reason, "samples": len(skipped.step)}]
+    lines += [_sample_record(samples[i], i in skipped.sequences) for i in skipped.step]
     file.write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines), encoding="utf-8")
     return file
 
 
-def _shown(sample: Sample, blamed: bool) -> dict[str, Any]:
+def _sample_record(sample: Sample, blamed: bool) -> dict[str, Any]:
     tokens = sample.tokens
     sampled, scored = tokens.versions >= 0, tokens.mask
-    shown: dict[str, Any] = {
+    record: dict[str, Any] = {
         "dialogue": sample.name, "group": sample.group, "blamed": blamed,
         "advantage": _number(sample.advantage), "weight": _number(sample.weight),
         "ids": tokens.ids.tolist(), "scored": scored.tolist(), "turns": tokens.turns.tolist(),
         "versions": tokens.versions.tolist(), "sampler_logprobs": _numbers(tokens.logprobs, sampled),
     }  # fmt: skip
     if sample.reference_logprobs is not None:
-        shown["reference_logprobs"] = _numbers(sample.reference_logprobs, scored)
+        record["reference_logprobs"] = _numbers(sample.reference_logprobs, scored)
     if sample.token_weights is not None:
-        shown["token_weights"] = _numbers(sample.token_weights, scored)
-    return shown
+        record["token_weights"] = _numbers(sample.token_weights, scored)
+    return record
 
 
-def _numbers(values: NDArray[np.float32], there: NDArray[np.bool_]) -> list[float | str | None]:
-    """``values`` [T]; None where they are NaN and not ``there`` [T]."""
-    pairs = zip(values.tolist(), there.tolist(), strict=True)
-    return [None if math.isnan(value) and not known else _number(value) for value, known in pairs]
+def _numbers(values: NDArray[np.float32], expected: NDArray[np.bool_]) -> list[float | str | None]:
+    """``values`` [T]; None where they are NaN and not ``expected`` [T]."""
+    pairs = zip(values.tolist(), expected.tolist(), strict=True)
+    return [None if math.isnan(value) and not is_expected else _number(value) for value, is_expected in pairs]
 
 
 def _number(value: float) -> float | str:

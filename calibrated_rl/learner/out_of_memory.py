@@ -1,4 +1,4 @@
-"""What to do when memory runs out in the middle of a step: let go of what the step holds, and go on."""
+"""Recovery when memory runs out in the middle of a step: free what the step has allocated, and continue."""
 
 import gc
 from types import TracebackType
@@ -14,21 +14,21 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class OutOfMemory:
-    """Ends its block quietly if memory runs out in it, with all that the block held freed; other errors pass."""
+    """Ends its block quietly if memory runs out in it, with all that the block allocated freed; other errors pass."""
 
     message = ""
-    """What could not be allocated, in torch's words."""
+    """Torch's message about what could not be allocated."""
 
     def __enter__(self) -> "OutOfMemory":
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         if error is None or not is_out_of_memory(error):
             return False
         self.message = str(error).splitlines()[0]
-        # The frames that the error came through hold the step's tensors.
+        # The frames of the traceback keep the step's tensors alive.
         error.__traceback__ = None
         gc.collect()
         if torch.cuda.is_available():

@@ -1,11 +1,11 @@
-"""Pack sequences of different lengths into micro-batches without padding, and compute what they share once.
+"""Pack sequences of different lengths into micro-batches without padding, and compute shared prefixes once.
 
-A micro-batch is one row of ``T`` tokens. The dialogues of a group begin alike (what the policy is told, the first user
-turn), logged histories contain each other, and all dialogues of a task may open with the same words: the sequences of
-a micro-batch form a tree, and each of its tokens is computed once. A causal model's state at a token depends on nothing
-but the path that leads there, so the result is the same up to rounding, gradients included. Sequences stand in
-lexicographic order, in which the one that shares most with a sequence stands before it; a *branch* is what a sequence
-adds, and its *path* the tokens that it sees (``attention.py``).
+A micro-batch is one row of ``T`` tokens. The dialogues of a group begin alike (the policy's instructions, the first
+user turn), logged histories contain each other, and all dialogues of a task may open with the same words: the
+sequences of a micro-batch form a tree, and each of its tokens is computed once. A causal model's state at a token
+depends on nothing but the path that leads there, so the result is the same up to rounding, gradients included.
+Sequences are in lexicographic order, in which the one that shares most with a sequence precedes it; a *branch* is what
+a sequence adds, and its *path* the tokens that it attends to (``attention.py``).
 
 Only what is needed is computed: the last scored token is predicted, not read, and nothing after it matters.
 
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.sample import Sample
 
-MOST_PATHS = 4
-"""The paths of a micro-batch hold at most so many times its budget: attention keeps something for each token of them,
-however much is shared."""
+MAX_PATHS = 4
+"""The paths of a micro-batch have at most this multiple of its budget in tokens: attention uses memory for each of
+them, however much is shared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,7 +33,7 @@ class PackedBatch:
     input_ids: NDArray[np.int64]
     """[T] branch after branch."""
     position_ids: NDArray[np.int64]
-    """[T] the place in the sequence."""
+    """[T] the position in the sequence."""
     branch_starts: NDArray[np.int64]
     """[S + 1] branch ``s`` is ``branch_starts[s]:branch_starts[s + 1]``."""
     paths: NDArray[np.int64]
@@ -41,13 +41,13 @@ class PackedBatch:
     path_starts: NDArray[np.int64]
     """[S + 1]"""
     select: NDArray[np.int64]
-    """[N] index into [T] of the positions whose next token is scored; one that several sequences share comes again."""
+    """[N] index into [T] of the positions whose next token is scored; one that several sequences share is repeated."""
     targets: NDArray[np.int64]
     """[N] the scored tokens."""
     source: NDArray[np.int64]
     """[N] index of the scored tokens in the flat arrays of the ``SampleBatch``."""
     sequence: NDArray[np.int64]
-    """[N] index of the sequence in the ``SampleBatch``; the tokens of one sequence stand together."""
+    """[N] index of the sequence in the ``SampleBatch``; the tokens of one sequence are adjacent."""
 
 
 EMPTY = PackedBatch(
@@ -70,7 +70,7 @@ def pack(
     *,
     ranks: int = 1,
     unit: int = 1,
-    chosen: NDArray[np.int64] | None = None,
+    indices_to_pack: NDArray[np.int64] | None = None,
     scored: NDArray[np.bool_] | None = None,
 ) -> list[PackedBatch]:
     """Pack ``samples`` into micro-batches of about equal size.
@@ -80,30 +80,33 @@ def pack(
         micro_batch_tokens: a micro-batch computes at most so many tokens; a unit that has more is one of its own.
         ranks: the number of micro-batches is raised to a multiple of it, as far as there are sequences.
         unit: so many consecutive samples stay in one micro-batch (2 for pairs).
-        chosen: [C] indices of the sequences to pack; all by default. Units are kept whole by the caller.
+        indices_to_pack: [C] the sequences; all by default. Units are kept whole by the caller.
         scored: [L] replaces the batch's own ``scored`` (after a rejection).
     """
     batch = samples if isinstance(samples, SampleBatch) else SampleBatch.of(samples)
     scored = batch.scored if scored is None else scored
-    indices = np.arange(len(batch.starts) - 1) if chosen is None else chosen
+    indices = np.arange(len(batch.starts) - 1) if indices_to_pack is None else indices_to_pack
     assert len(indices) % unit == 0, f"{len(indices)} sequences do not form units of {unit}"
-    read = {int(i): _read(batch, int(i), scored) for i in indices}
-    units = [[int(i) for i in u if len(read[int(i)])] for u in indices.reshape(-1, unit)]
-    units = sorted((u for u in units if u), key=lambda u: _key(read[u[0]]))
+    input_ids = {int(i): _model_input(batch, int(i), scored) for i in indices}
+    units = [[int(i) for i in u if len(input_ids[int(i)])] for u in indices.reshape(-1, unit)]
+    units = sorted((u for u in units if u), key=lambda u: _key(input_ids[u[0]]))
     if not units:
         return []
-    return [_assemble(batch, part, read, scored) for part in _split(units, read, micro_batch_tokens, ranks)]
+    return [
+        _assemble(batch, batch_units, input_ids, scored)
+        for batch_units in _split(units, input_ids, micro_batch_tokens, ranks)
+    ]
 
 
-def _read(batch: SampleBatch, index: int, scored: NDArray[np.bool_]) -> NDArray[np.int32]:
+def _model_input(batch: SampleBatch, index: int, scored: NDArray[np.bool_]) -> NDArray[np.int32]:
     """The tokens of a sequence that the model must read: those before its last scored one."""
     start, end = int(batch.starts[index]), int(batch.starts[index + 1])
-    places = np.flatnonzero(scored[start:end])
-    return batch.ids[start : start + int(places[-1])] if len(places) else batch.ids[start:start]
+    scored_positions = np.flatnonzero(scored[start:end])
+    return batch.ids[start : start + int(scored_positions[-1])] if len(scored_positions) else batch.ids[start:start]
 
 
 def _key(ids: NDArray[np.int32]) -> bytes:
-    """Bytes that are in the order of the ids."""
+    """Bytes that sort in the order of the ids."""
     return ids.astype(">u4").tobytes()
 
 
@@ -115,75 +118,77 @@ def _shared(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
 
 
 def _split(
-    units: list[list[int]], read: dict[int, NDArray[np.int32]], budget: int, ranks: int
+    units: list[list[int]], input_ids: dict[int, NDArray[np.int32]], budget: int, ranks: int
 ) -> list[list[list[int]]]:
     """Cut the ordered ``units`` into as few parts as the budget allows, a multiple of ``ranks``, none much larger than
     the others."""
-    whole, new, before = [], [], np.zeros(0, np.int32)
+    lengths, additions, previous_ids = [], [], np.zeros(0, np.int32)
     for unit in units:
-        first = before
+        previous_last = previous_ids
         shared = 0
         for index in unit:
-            shared += _shared(before, read[index])
-            before = read[index]
-        whole.append(sum(len(read[index]) for index in unit))
-        new.append((whole[-1] - shared, _shared(first, read[unit[0]])))
+            shared += _shared(previous_ids, input_ids[index])
+            previous_ids = input_ids[index]
+        lengths.append(sum(len(input_ids[index]) for index in unit))
+        additions.append((lengths[-1] - shared, _shared(previous_last, input_ids[unit[0]])))
 
     def cuts(tokens: int) -> list[int]:
-        """Where parts begin that compute at most ``tokens`` each."""
-        begins, computed, seen = [0], 0, 0
-        for place, (length, (more, shared)) in enumerate(zip(whole, new, strict=True)):
-            if computed and (computed + more > tokens or seen + length > MOST_PATHS * budget):
-                begins.append(place)
-                computed = seen = 0
-            computed += more if computed else more + shared
-            seen += length
+        """First unit of each part, where parts compute at most ``tokens`` each."""
+        begins, computed, path_tokens = [0], 0, 0
+        for number, (length, (added, shared)) in enumerate(zip(lengths, additions, strict=True)):
+            if computed and (computed + added > tokens or path_tokens + length > MAX_PATHS * budget):
+                begins.append(number)
+                computed = path_tokens = 0
+            computed += added if computed else added + shared
+            path_tokens += length
         return begins
 
-    parts = ranks * -(-len(cuts(budget)) // ranks)
+    n_parts = ranks * -(-len(cuts(budget)) // ranks)
     low, high = 0, budget
     while low + 1 < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if len(cuts(middle)) <= parts else (middle, high)
+        low, high = (low, middle) if len(cuts(middle)) <= n_parts else (middle, high)
     begins = [*cuts(high), len(units)]
     return [units[a:b] for a, b in zip(begins, begins[1:], strict=False)]
 
 
 def _assemble(
-    batch: SampleBatch, units: list[list[int]], read: dict[int, NDArray[np.int32]], scored: NDArray[np.bool_]
+    batch: SampleBatch, units: list[list[int]], inputs: dict[int, NDArray[np.int32]], scored: NDArray[np.bool_]
 ) -> PackedBatch:
     indices = [index for unit in units for index in unit]
     input_ids, position_ids = [], []
     path_of: dict[int, NDArray[np.int64]] = {}
     ends: list[int] = []
-    """Where each branch ends in [T]."""
+    """End of each branch in [T]."""
     leaves: list[NDArray[np.int64]] = []
     """The path of each branch."""
-    before, path, total = np.zeros(0, np.int32), np.zeros(0, np.int64), 0
-    for index in sorted(indices, key=lambda index: _key(read[index])):
-        ids = read[index]
-        shared = _shared(before, ids)
-        own = np.arange(total, total + len(ids) - shared)
-        goes_on = shared == len(before) and ends
-        before, path, total = ids, np.concatenate([path[:shared], own]), total + len(own)
+    previous_ids, path, total = np.zeros(0, np.int32), np.zeros(0, np.int64), 0
+    for index in sorted(indices, key=lambda index: _key(inputs[index])):
+        ids = inputs[index]
+        shared = _shared(previous_ids, ids)
+        own_slots = np.arange(total, total + len(ids) - shared)
+        extends_previous = shared == len(previous_ids) and ends
+        previous_ids, path, total = ids, np.concatenate([path[:shared], own_slots]), total + len(own_slots)
         path_of[index] = path
         input_ids.append(ids[shared:])
         position_ids.append(np.arange(shared, len(ids)))
-        if goes_on:
+        if extends_previous:
             ends[-1], leaves[-1] = total, path
         else:
             ends.append(total)
             leaves.append(path)
-    places = {index: np.flatnonzero(scored[batch.starts[index] : batch.starts[index + 1]]) for index in indices}
-    source = np.concatenate([batch.starts[index] + places[index] for index in indices])
+    scored_positions = {
+        index: np.flatnonzero(scored[batch.starts[index] : batch.starts[index + 1]]) for index in indices
+    }
+    source = np.concatenate([batch.starts[index] + scored_positions[index] for index in indices])
     return PackedBatch(
         input_ids=np.concatenate(input_ids).astype(np.int64),
         position_ids=np.concatenate(position_ids),
         branch_starts=np.asarray([0, *ends]),
         paths=np.concatenate(leaves),
         path_starts=np.cumsum([0, *map(len, leaves)]),
-        select=np.concatenate([path_of[index][places[index] - 1] for index in indices]),
+        select=np.concatenate([path_of[index][scored_positions[index] - 1] for index in indices]),
         targets=batch.ids[source].astype(np.int64),
         source=source,
-        sequence=np.repeat(indices, [len(places[index]) for index in indices]),
+        sequence=np.repeat(indices, [len(scored_positions[index]) for index in indices]),
     )

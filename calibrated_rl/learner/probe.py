@@ -1,9 +1,9 @@
-"""Does the learner compute what the model is? Seen on a few tokens when a model of a new kind is loaded.
+"""Checks on a few tokens, when a model of a new kind is loaded, that the learner computes what transformers does.
 
-A model can do anything with its config: multiply hidden states or logits, ask for a mask, add a bias. What the learner
-takes over from transformers it takes over in pieces (the decoder, the head) and with attention of its own, so a step in
-between would be left out without an error. Two short sequences that begin alike are computed both ways: as transformers
-does, one by one and whole, and as the learner does, packed. Differences beyond rounding refuse the model.
+A model can do anything with its config: multiply hidden states or logits, ask for a mask, add a bias. The learner
+uses transformers' code in pieces (the decoder, the head) and with attention of its own, so it would omit a step in
+between without an error. Two short sequences that begin alike are computed both ways: by transformers, one
+by one, and by the learner, packed. The model is refused if they differ by more than rounding.
 """
 
 import json
@@ -30,8 +30,8 @@ more."""
 ROUNDED = 0.25
 """In a dtype of 16 bits, where rounding alone gives 0.06 in a model of 30 layers."""
 
-_seen: set[str] = set()
-"""Configs and dtypes that were compared in this process: arms load the same models again and again."""
+_compared: set[str] = set()
+"""Configs and dtypes that were compared in this process, since arms load the same models repeatedly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +45,10 @@ class Probe:
 
     @classmethod
     def of(cls, model: Any) -> "Probe | None":
-        """What ``model`` gives while it is still transformers' own; None if such a model was compared before."""
+        """The outputs of ``model`` while it is still transformers' own; None if such a model was compared before."""
         dtype, device = model.dtype, next(model.parameters()).device
         key = json.dumps([str(dtype), model.config.to_dict()], sort_keys=True, default=str)
-        if key in _seen:
+        if key in _compared:
             return None
         random = np.random.default_rng(0)
         words = model.config.get_text_config().vocab_size
@@ -57,7 +57,7 @@ class Probe:
         sequences = [TokenSequence.unsampled(row[:length]) for row, length in zip(ids, LENGTHS, strict=True)]
         was_training = model.training
         model.eval()
-        expected = [_one_by_one(model, torch.from_numpy(each.ids).long().to(device)) for each in sequences]
+        expected = [_one_by_one(model, torch.from_numpy(sequence.ids).long().to(device)) for sequence in sequences]
         model.train(was_training)
         return cls(key=key, sequences=sequences, expected=expected)
 
@@ -76,22 +76,30 @@ class Probe:
             logprobs, _ = module(
                 *(torch.from_numpy(array).to(device) for array in arrays), layout_of(packed, device, model.dtype)
             )
-        found = np.full(len(batch.ids), np.nan, np.float32)
-        found[packed.source] = logprobs.float().cpu().numpy()
-        pairs = zip(batch.split(found), self.expected, strict=True)
-        difference = float(np.mean(np.abs(np.concatenate([ours[1:] - theirs for ours, theirs in pairs]))))
+        logprobs_flat = np.full(len(batch.ids), np.nan, np.float32)
+        logprobs_flat[packed.source] = logprobs.float().cpu().numpy()
+        pairs = zip(batch.split(logprobs_flat), self.expected, strict=True)
+        difference = float(
+            np.mean(
+                np.abs(
+                    np.concatenate(
+                        [learner_logprobs[1:] - reference_logprobs for learner_logprobs, reference_logprobs in pairs]
+                    )
+                )
+            )
+        )
         tolerance = TOLERANCES.get(model.dtype, ROUNDED)
         if not difference <= tolerance:  # NaN is refused, too
             raise UserError(
                 f"models of type {model.config.model_type} are not supported as this one is configured: the learner's "
                 f"log-probs differ from those of transformers by {difference:.2g} nats a token, and up to "
-                f"{tolerance:g} is rounding. Something in its config.json is not known here"
+                f"{tolerance:g} is rounding. Something in its config.json is not supported here"
             )
-        _seen.add(self.key)
+        _compared.add(self.key)
 
 
 def _one_by_one(model: Any, ids_T: Tensor) -> NDArray[np.float32]:
     with torch.no_grad():
         logs_TV = model(input_ids=ids_T[None], use_cache=False).logits[0].float().log_softmax(-1)
-    chosen: NDArray[np.float32] = logs_TV[:-1].gather(-1, ids_T[1:, None])[:, 0].cpu().numpy()
-    return chosen
+    logprobs: NDArray[np.float32] = logs_TV[:-1].gather(-1, ids_T[1:, None])[:, 0].cpu().numpy()
+    return logprobs

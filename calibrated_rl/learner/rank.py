@@ -21,7 +21,7 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.checkpoint import Snapshot, read, take
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
-from calibrated_rl.learner.device_memory import DeviceMemory, look_at_device
+from calibrated_rl.learner.device_memory import DeviceMemory, measure_device
 from calibrated_rl.learner.hosted import HostedModel
 from calibrated_rl.learner.losses.base import Loss, LossInputs, Totals
 from calibrated_rl.learner.losses.check import LossSpec, resolve_loss
@@ -39,8 +39,8 @@ from calibrated_rl.weight_sync.tensors import Weights
 
 logger = logging.getLogger(__name__)
 
-LEAST_TOKENS = 256
-"""Micro-batches are not made smaller than that."""
+MIN_MICRO_BATCH_TOKENS = 256
+"""Micro-batches are not made smaller than this."""
 
 
 class LearnerRank:
@@ -66,16 +66,16 @@ class LearnerRank:
         trainable: bool = True,
         optimizer: OptimizerConfig | None = None,
         seed: int = 0,
-        whole: bool = False,
+        full_finetuning: bool = False,
         adapters: Path | None = None,
         base: str = "",
     ) -> None:
-        """Put the model in folder ``path`` under ``name``; weights and optimizer of what was there go.
+        """Load the model in folder ``path`` under ``name``, in place of the weights and optimizer of that name.
 
         Args:
-            whole: all of it is trained, though ``config.lora`` may name it.
-            adapters: file of a checkpoint; None: if the model is trained by adapters, they begin anew.
-            base: what the saved adapters will name as their base; empty: ``path``.
+            full_finetuning: train all weights, though ``config.lora`` may name the model.
+            adapters: file of a checkpoint; None: if the model is trained by adapters, they are initialised.
+            base: name of the base in the saved adapters; empty: ``path``.
         """
         if name in self.models:
             self.models.pop(name).close()
@@ -83,7 +83,7 @@ class LearnerRank:
         settings = (optimizer or OptimizerConfig()) if trainable else None
         self.models[name] = HostedModel(
             Path(path), config=self.config, world=self.world, optimizer=settings, seed=seed,
-            lora=self.config.lora.get(name) if trainable and not whole else None, adapters=adapters,
+            lora=self.config.lora.get(name) if trainable and not full_finetuning else None, adapters=adapters,
             base=base or str(Path(path).resolve()),
         )
 
@@ -98,7 +98,7 @@ class LearnerRank:
     def _model(self, name: str) -> HostedModel:
         if name not in self.models:
             raise UserError(
-                f"the learner holds no model '{name}'; loaded: {', '.join(sorted(self.models)) or 'none'}"
+                f"the learner has no model '{name}'; loaded: {', '.join(sorted(self.models)) or 'none'}"
             )
         return self.models[name]
 
@@ -114,7 +114,7 @@ class LearnerRank:
         learning_rate: float | None = None,
     ) -> dict[str, float]:
         """Take ``minibatches * epochs`` optimizer steps and return metrics, the same on all ranks. A step that is
-        not finite is not taken: ``skipped`` tells which those were."""
+        not finite is skipped: ``skipped`` returns those."""
         model, loss = self._model(name), resolve_loss(loss)
         assert model.trainable, f"'{name}' was loaded with trainable=False"
         _check_temperature(temperature)
@@ -125,36 +125,42 @@ class LearnerRank:
         self._check_units(batch, loss.unit)
         self._skipped = []
         broken = batch.not_finite()
-        sums, scored, old = Sums(), batch.scored, None
+        sums, scored, old_logprobs = Sums(), batch.scored, None
         rejects = loss.correction is not None and loss.correction.rejects
         if rejects or (loss.policy_gradient and minibatches * epochs > 1):
-            old = self._score(model, batch, temperature)[0]
-            lost = np.unique(batch.sequence_of[batch.scored & ~np.isfinite(old)]).tolist()
-            broken = dict.fromkeys(lost, "log-probs before the update") | broken
+            old_logprobs = self._score(model, batch, temperature)[0]
+            broken_sequences = np.unique(batch.sequence_of[batch.scored & ~np.isfinite(old_logprobs)]).tolist()
+            broken = dict.fromkeys(broken_sequences, "log-probs before the update") | broken
         if rejects:
-            assert old is not None and loss.correction is not None
-            accepted = loss.correction.accepted(torch.from_numpy(old), torch.from_numpy(_sampler(batch, old)))
+            assert old_logprobs is not None and loss.correction is not None
+            accepted = loss.correction.accepted(
+                torch.from_numpy(old_logprobs), torch.from_numpy(_sampler(batch, old_logprobs))
+            )
             scored = scored & accepted.numpy()
-        before, left = int(batch.scored.sum()), int(scored.sum())
-        taken = 0
-        for chosen in self._minibatches(model, batch, loss.unit, minibatches, epochs):
-            if blamed := [each for each in chosen.tolist() if each in broken]:
-                self._skip(" and ".join(sorted({broken[each] for each in blamed})), blamed, chosen)
+        n_scored, n_accepted = int(batch.scored.sum()), int(scored.sum())
+        steps_taken = 0
+        for indices in self._minibatches(model, batch, loss.unit, minibatches, epochs):
+            if blamed := [index for index in indices.tolist() if index in broken]:
+                self._skip(" and ".join(sorted({broken[index] for index in blamed})), blamed, indices)
                 continue
-            accumulate = partial(self._accumulate, model, batch, loss, chosen, scored, old, temperature)
-            taken += self._optimizer_step(model, accumulate, learning_rate, sums, chosen)
+            accumulate = partial(self._accumulate, model, batch, loss, indices, scored, old_logprobs, temperature)
+            steps_taken += self._optimizer_step(model, accumulate, learning_rate, sums, indices)
         results = self._join(sums).results()
-        results |= {"optimizer_steps": float(taken), "tokens": float(left), "skipped_steps": float(len(self._skipped))}
+        results |= {
+            "optimizer_steps": float(steps_taken),
+            "tokens": float(n_accepted),
+            "skipped_steps": float(len(self._skipped)),
+        }
         results["micro_batch_tokens"] = float(self.micro_batch_tokens)
-        results["masked_share"] = (before - left) / before if before else 0.0
+        results["masked_share"] = (n_scored - n_accepted) / n_scored if n_scored else 0.0
         return results
 
     def skipped(self) -> list[SkippedStep]:
-        """Optimizer steps of the last call to ``step`` that were not taken."""
+        """Optimizer steps of the last call to ``step`` that were skipped."""
         return self._skipped
 
-    def _skip(self, reason: str, blamed: Sequence[int], chosen: NDArray[np.int64]) -> None:
-        self._skipped.append(SkippedStep(reason=reason, sequences=tuple(blamed), step=tuple(chosen.tolist())))
+    def _skip(self, reason: str, blamed: Sequence[int], indices: NDArray[np.int64]) -> None:
+        self._skipped.append(SkippedStep(reason=reason, sequences=tuple(blamed), step=tuple(indices.tolist())))
 
     @staticmethod
     def _check_units(batch: SampleBatch, unit: int) -> None:
@@ -174,7 +180,11 @@ class LearnerRank:
         units = np.arange(len(batch.advantages)).reshape(-1, unit)
         for _ in range(epochs):
             order = units if minibatches == 1 else units[model.order.permutation(len(units))]
-            yield from (part.reshape(-1) for part in np.array_split(order, minibatches) if len(part))
+            yield from (
+                minibatch_units.reshape(-1)
+                for minibatch_units in np.array_split(order, minibatches)
+                if len(minibatch_units)
+            )
 
     def _optimizer_step(
         self,
@@ -182,32 +192,34 @@ class LearnerRank:
         accumulate: Callable[[Sums, list[int]], bool],
         learning_rate: float | None,
         sums: Sums,
-        chosen: NDArray[np.int64],
+        indices: NDArray[np.int64],
     ) -> int:
-        """One optimizer step over the sequences ``chosen``, along the gradient that ``accumulate`` adds up; returns 1,
-        or 0 if there is none or it is not finite. Where memory runs out before the weights change, it is taken anew
+        """One optimizer step over the sequences ``indices``, along the gradient that ``accumulate`` adds up; returns 1,
+        or 0 if there is none or it is not finite. Where memory runs out before the weights change, the step is retried
         with smaller micro-batches."""
         accumulated = None
         while accumulated is None:
-            own, broken = Sums(), list[int]()
+            step_sums, broken = Sums(), list[int]()
             with OutOfMemory() as memory:
-                accumulated = accumulate(own, broken)
+                accumulated = accumulate(step_sums, broken)
             if accumulated is None:
                 self._shrink(memory.message)
                 model.drop_gradients()
         if not accumulated:
             return 0
-        taken = None
+        applied = None
         with OutOfMemory() as memory:
-            taken = model.update(learning_rate)
-        if memory.message:  # halfway through the weights: there is no taking it again
-            raise UserError(f"the learner ran out of memory in the optimizer ({memory.message}): leave more to it")
-        if taken is None:  # on all ranks: the norm is that of the gradient of all
-            blamed = sorted({each for part in self.world.gather(broken) for each in part})
-            self._skip("the loss" if blamed else "the gradient", blamed or chosen.tolist(), chosen)
+            applied = model.update(learning_rate)
+        if memory.message:  # some weights have changed, so that it cannot be retried
+            raise UserError(
+                f"the learner ran out of memory in the optimizer ({memory.message}): leave more memory to it"
+            )
+        if applied is None:  # on all ranks alike: the norm is that of the gradient over all ranks
+            blamed = sorted({index for rank_broken in self.world.gather(broken) for index in rank_broken})
+            self._skip("the loss" if blamed else "the gradient", blamed or indices.tolist(), indices)
             return 0
-        sums.add(own)
-        norm, rate = taken
+        sums.add(step_sums)
+        norm, rate = applied
         # Every rank reports the same norm and rate; the loss is a sum over ranks, counted once a step.
         count = 1.0 / self.world.size
         shared = {"loss": 0.0, "grad_norm": norm, "learning_rate": rate}
@@ -221,10 +233,10 @@ class LearnerRank:
             UserError: they are small already, or other ranks would wait for this one.
         """
         config, tokens = self.config, self.micro_batch_tokens
-        if self.world.size > 1 or config.zero_stage or tokens < 2 * LEAST_TOKENS:
+        if self.world.size > 1 or config.zero_stage or tokens < 2 * MIN_MICRO_BATCH_TOKENS:
             raise UserError(
                 f"the learner ran out of memory with micro-batches of {tokens} tokens ({message}): lower "
-                "learner.micro_batch_tokens, set learner.gradient_checkpointing, or leave more to it"
+                "learner.micro_batch_tokens, set learner.gradient_checkpointing, or leave more memory to it"
             )
         self.micro_batch_tokens = tokens // 2
         logger.warning(f"out of memory ({message}): micro-batches of {self.micro_batch_tokens} tokens from now on")
@@ -234,40 +246,40 @@ class LearnerRank:
         model: HostedModel,
         batch: SampleBatch,
         loss: Loss,
-        chosen: NDArray[np.int64],
+        indices: NDArray[np.int64],
         scored: NDArray[np.bool_],
-        old: NDArray[np.float32] | None,
+        old_logprobs: NDArray[np.float32] | None,
         temperature: float,
         sums: Sums,
         broken: list[int],
     ) -> bool:
-        """Add up the gradient of a step over the sequences ``chosen``; False if nothing in them is scored.
+        """Accumulate the gradient of a step over the sequences ``indices``; False if nothing in them is scored.
 
-        Where a loss is not finite, neither is the gradient then, whatever the loss's own would be: so no rank takes the
-        step, whoever has noticed. ``broken`` gets the sequences with such a loss.
+        Where a loss is not finite, the gradient is made NaN, whatever the loss's own would be: so no rank takes the
+        step, whichever has noticed. ``broken`` gets the sequences with such a loss.
         """
         packs = pack(
             batch, self.micro_batch_tokens,
-            ranks=self.world.size, unit=loss.unit, chosen=chosen, scored=scored,
+            ranks=self.world.size, unit=loss.unit, indices_to_pack=indices, scored=scored,
         )  # fmt: skip
         if not packs:
             return False
-        everything = np.concatenate([p.source for p in packs])
+        all_sources = np.concatenate([p.source for p in packs])
         totals = Totals(
-            tokens=len(everything),
+            tokens=len(all_sources),
             sequences=len(np.unique(np.concatenate([p.sequence for p in packs]))),
-            weight=float(batch.token_weights[everything].sum(dtype=np.float64)),
+            weight=float(batch.token_weights[all_sources].sum(dtype=np.float64)),
         )
         shares = list(self._shares(packs))
         for index, packed in enumerate(shares):
             logprobs, entropy = model(packed, temperature=temperature, entropy_gradient=loss.entropy_gradient)
             if len(packed.source):
-                inputs = self._inputs(batch, packed, logprobs, entropy, old, totals)
+                inputs = self._inputs(batch, packed, logprobs, entropy, old_logprobs, totals)
                 output = output_of(loss, inputs)
-                measured = collect(inputs, output, loss)
-                sums.add(measured)
+                batch_metrics = collect(inputs, output, loss)
+                sums.add(batch_metrics)
                 value = output.loss
-                if not math.isfinite(measured.means["loss"][0]):
+                if not math.isfinite(batch_metrics.means["loss"][0]):
                     broken += _to_blame(packed, inputs)
                     value = (logprobs.sum() + entropy.sum()) * math.nan
             else:
@@ -277,11 +289,11 @@ class LearnerRank:
         return True
 
     def _shares(self, packs: list[PackedBatch]) -> Iterator[PackedBatch]:
-        """This rank's micro-batches, as many as the others have: rank ``r`` takes ``r, r + R, ...``."""
+        """This rank's micro-batches, as many as each other rank has: rank ``r`` takes ``r, r + R, ...``."""
         size, rank = self.world.size, self.world.rank
         for first in range(0, len(packs), size):
-            together = packs[first : first + size]
-            yield together[rank] if rank < len(together) else EMPTY
+            round_packs = packs[first : first + size]
+            yield round_packs[rank] if rank < len(round_packs) else EMPTY
 
     def _inputs(
         self,
@@ -289,13 +301,13 @@ class LearnerRank:
         packed: PackedBatch,
         logprobs: Tensor,
         entropy: Tensor,
-        old: NDArray[np.float32] | None,
+        old_logprobs_all: NDArray[np.float32] | None,
         totals: Totals,
     ) -> LossInputs:
         def tensor(values: NDArray[Any]) -> Tensor:
             return torch.from_numpy(values).to(self.world.device)
 
-        old_logprobs = logprobs.detach() if old is None else tensor(old[packed.source])
+        old_logprobs = logprobs.detach() if old_logprobs_all is None else tensor(old_logprobs_all[packed.source])
         sampler = tensor(batch.sampler_logprobs[packed.source])
         changes = np.diff(packed.sequence, prepend=packed.sequence[:1]) != 0
         reference = batch.reference_logprobs
@@ -314,8 +326,8 @@ class LearnerRank:
 
     def _join(self, sums: Sums) -> Sums:
         total = Sums()
-        for part in self.world.gather(sums):
-            total.add(part)
+        for rank_sums in self.world.gather(sums):
+            total.add(rank_sums)
         return total
 
     def _score(
@@ -331,26 +343,26 @@ class LearnerRank:
         self, model: HostedModel, batch: SampleBatch, temperature: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         packs = pack(batch, self.micro_batch_tokens, ranks=self.world.size)
-        found = torch.zeros(2, len(batch.ids), dtype=torch.float32, device=self.world.device)
+        scores_2L = torch.zeros(2, len(batch.ids), dtype=torch.float32, device=self.world.device)
         with torch.no_grad():
             for packed in self._shares(packs):
                 scores = model(packed, temperature=temperature)
                 if len(packed.source):
-                    found[:, torch.from_numpy(packed.source).to(self.world.device)] = torch.stack(scores)
-        values = self.world.sum_array(found).cpu().numpy()
+                    scores_2L[:, torch.from_numpy(packed.source).to(self.world.device)] = torch.stack(scores)
+        values = self.world.sum_array(scores_2L).cpu().numpy()
         values[:, ~batch.scored] = np.nan
         return values[0], values[1]
 
     def rehearse(self, lengths: Mapping[str, int]) -> DeviceMemory:
         """Take a step with each of the models that changes no weights, on full micro-batches of sequences of so many
-        tokens, of which nothing is shared; what the device then looks like, at the peak."""
+        tokens, of which nothing is shared; returns the device's memory at the peak."""
         random, loss = np.random.default_rng(0), resolve_loss("calibrated_rl.learner.losses.sft:SFT")
         for name, length in lengths.items():
             # Sums of gradients take memory as soon as there are two.
             tokens = self.micro_batch_tokens * (1 if self._model(name).sums is None else 2)
             batch = full_micro_batch(tokens, length, self._model(name).vocabulary, random)
             self.step(name, batch, loss, learning_rate=0.0)
-        return look_at_device(self.world.cuda)
+        return measure_device(self.world.cuda)
 
     def score(
         self, name: str, batch: SampleBatch, temperature: float = 1.0
@@ -381,8 +393,8 @@ class LearnerRank:
         return full_weights(self._model(name))
 
     def shared_weights(self, name: str) -> SharedWeights | None:
-        """Write the weights of ``name`` to the memory that ``prepare_update`` has made: where they are until that has
-        been done twice more."""
+        """Write the weights of ``name`` to the memory that ``prepare_update`` has made; they stay there until two
+        further calls."""
         return self._shared.write(name, self._model(name))
 
     def lora_weights(self, name: str) -> LoRAWeights:
@@ -399,10 +411,10 @@ class LearnerRank:
         self._model(name).save(Path(folder))
 
     def snapshot(self, names: Sequence[str] = ()) -> Snapshot | None:
-        """Weights, optimizer and random state of the trainable models in ``names`` (none named: of all), copied; on
+        """Weights, optimizer and random state of the trainable models in ``names`` (empty: of all), copied; on
         rank 0."""
-        chosen = {name: self._model(name) for name in names} or self.models
-        return take(chosen, self.world, self.config)
+        models = {name: self._model(name) for name in names} or self.models
+        return take(models, self.world, self.config)
 
     def restore(self, folder: str | Path) -> None:
         """Replace all trainable models by those of a checkpoint.
@@ -425,14 +437,14 @@ def _to_blame(packed: PackedBatch, inputs: LossInputs) -> list[int]:
 
 
 def full_micro_batch(tokens: int, length: int, words: int, random: np.random.Generator) -> SampleBatch:
-    """Sequences of ``length`` tokens, and a shorter one that fills up: together a micro-batch of ``tokens``; a single
+    """Sequences of ``length`` tokens, and a shorter one for the rest: together a micro-batch of ``tokens``; a single
     sequence if that has more."""
     lengths = [length] * max(1, tokens // (length - 1))  # the last token of each is predicted, not read
-    rest = tokens - (length - 1) * len(lengths)
-    lengths += [rest + 1] if rest > 0 else []
-    drawn = [random.integers(0, words, each).astype(np.int32) for each in lengths]
-    return SampleBatch.of_sequences([TokenSequence.unsampled(ids) for ids in drawn])
+    remaining = tokens - (length - 1) * len(lengths)
+    lengths += [remaining + 1] if remaining > 0 else []
+    sequences = [random.integers(0, words, sequence_length).astype(np.int32) for sequence_length in lengths]
+    return SampleBatch.of_sequences([TokenSequence.unsampled(ids) for ids in sequences])
 
 
-def _sampler(batch: SampleBatch, old: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.where(np.isnan(batch.sampler_logprobs), old, batch.sampler_logprobs)
+def _sampler(batch: SampleBatch, old_logprobs: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.where(np.isnan(batch.sampler_logprobs), old_logprobs, batch.sampler_logprobs)

@@ -1,4 +1,4 @@
-"""What the learner is given: one token sequence and what it is worth."""
+"""The learner's input: one token sequence with its credit."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from calibrated_rl.data.dialogue import TokenSequence
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sample:
-    """A sequence with credit. The mask of ``tokens`` already selects what carries loss."""
+    """A sequence with credit. The mask of ``tokens`` already selects the tokens with loss."""
 
     tokens: TokenSequence
     name: str = ""

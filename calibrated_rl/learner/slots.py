@@ -1,5 +1,5 @@
-"""Names of the models that the learner holds."""
+"""Names of the models that the learner can load."""
 
 POLICY, SIMULATOR, PROXY = "policy", "simulator", "proxy"
 START = "start"
-"""The frozen warm-started policy: reference of the policy, and stand-in for the policy that was logged."""
+"""The frozen warm-started policy: reference of the policy, and estimate of the logged policy."""

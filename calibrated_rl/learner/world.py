@@ -1,6 +1,6 @@
 """The process group of the ranks: environment, device, random state, exact sums.
 
-DeepSpeed reads its place from the environment, and ``DS_ACCELERATOR`` when it is first imported; so this
+DeepSpeed reads its rank from the environment, and ``DS_ACCELERATOR`` when it is first imported; so this
 module imports it only after both are set.
 """
 
@@ -20,14 +20,14 @@ LOCALHOST = "127.0.0.1"
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
+    """A port that is free at this moment; another process may take it."""
     with socket.socket() as s:
         s.bind(("", 0))
         return int(s.getsockname()[1])
 
 
 class World:
-    """This process's place among the ranks. There is one in a process; a second one must agree with it."""
+    """The process group, from this process. One process has one; a second instance must agree with it."""
 
     def __init__(self, rank: int, size: int, address: str, port: int, threads: int) -> None:
         self.rank = rank
@@ -48,7 +48,7 @@ class World:
         torch.set_num_threads(threads)
         if not self.cuda:
             torch.use_deterministic_algorithms(True)
-            # Else torch fills all fresh memory, to show who reads what nobody wrote: a tenth of a step on a CPU.
+            # Else torch fills all new tensors, to reveal reads of uninitialised memory: a tenth of a step on a CPU.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         import deepspeed
         from deepspeed.ops import __compatible_ops__
@@ -74,7 +74,7 @@ class World:
         return {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if self.cuda else {})
 
     def set_random_states(self, states: Mapping[str, torch.Tensor]) -> None:
-        """Take over what ``random_states`` returned; what this process has no device for is left out."""
+        """Restore the result of ``random_states``, except for devices that this process does not have."""
         torch.set_rng_state(states["cpu"])
         if self.cuda and "cuda" in states:
             torch.cuda.set_rng_state(states["cuda"])

@@ -1,9 +1,10 @@
-"""Collects groups of dialogues: comparable within a group, complete or not delivered at all.
+"""Runs groups of dialogues: comparable within a group, complete or not delivered at all.
 
 All dialogues of a group share scenario, first user turn and simulator version and differ in their sampling
-seed alone (contract 4). What anybody but the policy broke (``failures.py``) is dropped, counted by party and run again,
-never scored (contract 5): with the same draws where an engine failed, with those of another seed where what was drawn
-is at fault. That seed goes by group, member and attempt, so that a run without failures draws as if there were none.
+seed alone (contract 4). Dialogues that another party than the policy broke (``failures.py``) are dropped, counted by
+party and retried, never scored (contract 5): with the same draws where an engine failed, with those of another seed
+where the draws are at fault. That seed depends on group, member and attempt, so that a run without failures draws as if
+retries did not exist.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from calibrated_rl.chat.tokens import SideView, view_of
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Turn
 from calibrated_rl.errors import Party, RolloutFailure
 from calibrated_rl.inference.pool import ReplicaPool
-from calibrated_rl.rollout.context import check_room_to_begin
+from calibrated_rl.rollout.context import check_context_for_first_turn
 from calibrated_rl.rollout.conversation import (
     ModelSpeaker,
     SamplingConfig,
@@ -33,9 +34,9 @@ from calibrated_rl.rollout.failures import (
     OVERLONG,
     broken_by,
     is_scored,
-    judged,
     party_of,
     refuse_mostly_broken,
+    score_with_retries,
 )
 from calibrated_rl.rollout.statistics import RolloutStatistics
 from calibrated_rl.runtime.event_loop import run_to_end
@@ -46,14 +47,14 @@ T = TypeVar("T")
 Members = list[Dialogue]
 """The dialogues of one complete group."""
 History = tuple[Scenario, tuple[Turn, ...]]
-"""A scenario, and what has been said in it."""
+"""A scenario, and the turns so far."""
 
 
-def set_aside_what_is_loaded() -> None:
-    """Keep Python's garbage collector from looking through what stays until the end anyway.
+def freeze_loaded_objects() -> None:
+    """Keep Python's garbage collector from traversing objects that stay until the end anyway.
 
-    While thousands of dialogues are held it looks through everything that lives, again and again, and most of that are
-    libraries. To be called when all is loaded; again, if parts are started again: what has ended since is let go.
+    While thousands of dialogues run it traverses all live objects again and again, most of them of libraries. Call this
+    when all is loaded, and once more if parts are restarted: objects that have died since are collected.
     """
     gc.unfreeze()
     gc.collect()
@@ -82,24 +83,24 @@ class Collector:
         self.statistics = RolloutStatistics()
 
     def collect(
-        self, scenarios: Sequence[Scenario], user: ReplicaPool | ScriptedHuman, **named: Any
+        self, scenarios: Sequence[Scenario], user: ReplicaPool | ScriptedHuman, **settings: Any
     ) -> list[Members]:
-        """The complete ones of ``groups``, in order.
+        """The complete groups of those that ``groups`` runs, in order.
 
         Raises:
             RolloutFailure: there is none.
             UserError: the user model, a judge or a tool breaks most of the tries, or there is none because of it.
         """
-        kind = named.get("kind", "rollout")
-        before = self.statistics.tries_of(kind)
-        complete = [group for group in self.groups(scenarios, user, **named) if group is not None]
+        kind = settings.get("kind", "rollout")
+        tries_before = self.statistics.tries_of(kind)
+        complete = [group for group in self.groups(scenarios, user, **settings) if group is not None]
         if not complete:
             self.refuse_nothing(kind, len(scenarios))
-        refuse_mostly_broken(self.statistics.tries_of(kind) - before, self.statistics.dropped)
+        refuse_mostly_broken(self.statistics.tries_of(kind) - tries_before, self.statistics.dropped)
         return complete
 
     def refuse_nothing(self, kind: str, groups: int) -> NoReturn:
-        """Not one of so many ``groups`` could be completed.
+        """Raise, since not one of ``groups`` groups could be completed.
 
         Raises:
             UserError: mostly through the user model, a judge or a tool.
@@ -144,7 +145,7 @@ class Collector:
     def turn_groups(
         self, histories: Sequence[History], *, group_size: int, arm: str, update: int, seed: int, first: int = 0
     ) -> list[Members | None]:
-        """Let the policy say one turn after each logged history, ``group_size`` times; without outcome. None for a
+        """Sample one turn of the policy after each logged history, ``group_size`` times; without outcome. None for a
         group that was dropped.
 
         Args:
@@ -155,14 +156,14 @@ class Collector:
                 self.policy, Side.POLICY, histories, group_size, f"{arm}-{seed}-{update}", kind="rollout", first=first
             )
         )
-        found: list[Members | None] = []
+        groups: list[Members | None] = []
         for number, ((scenario, history), group) in enumerate(zip(histories, turns, strict=True), start=first):
             group_id = f"{arm}-{seed}-{update}-{number}"
             if not group:
                 self.statistics.drop_group(group_id, "with a turn that was not said")
-                found.append(None)
+                groups.append(None)
                 continue
-            found.append(
+            groups.append(
                 [
                     Dialogue(
                         id=f"{group_id}-{member}", task=self.task.name, scenario=scenario, turns=(*history, turn),
@@ -172,7 +173,7 @@ class Collector:
                     for member, (turn, view) in enumerate(group)
                 ]
             )  # fmt: skip
-        return found
+        return groups
 
     async def next_turns(
         self,
@@ -185,26 +186,26 @@ class Collector:
         kind: str = "evaluation",
         first: int = 0,
     ) -> list[list[tuple[Turn, SideView]]]:
-        """``count`` fresh next turns of ``side`` after each history; an empty list where they could not be had: an
-        engine failed, the history leaves no room for a turn, or a simulator broke each of its tries. A turn that it
-        broke is drawn again, as in whole dialogues: those are what training is made of, and their share is counted.
+        """``count`` fresh next turns of ``side`` after each history; an empty list where that failed: an engine
+        failed, the history leaves no context for a turn, or a simulator broke each of its tries. A turn that it broke
+        is drawn again, as in whole dialogues, so that the share of broken ones is that of training.
 
-        The view's mask covers the fresh turn alone: the history's own turns were somebody else's.
+        The view's mask covers the fresh turn alone: the history's own turns are another speaker's.
         """
         sampling = self.policy_sampling if side is Side.POLICY else self.simulator_sampling
 
-        async def one(number: int, member: int) -> tuple[Turn, SideView] | None:
+        async def draw_turn(number: int, member: int) -> tuple[Turn, SideView] | None:
             scenario, turns = histories[number]
-            place = f"{number + first:06d}-{member:03d}"
-            key = f"{seed_key}/{place}"
+            lockstep_key = f"{number + first:06d}-{member:03d}"
+            key = f"{seed_key}/{lockstep_key}"
             view = view_of(pool.tokens, scenario, side, turns).without_mask()
 
             async def say(attempt: int) -> tuple[Turn, SideView] | None:
-                seed = stable_seed(seed_key, place, *[attempt] * (attempt > 0))
+                seed = stable_seed(seed_key, lockstep_key, *[attempt] * (attempt > 0))
                 speaker = ModelSpeaker(pool, scenario, side, sampling, seed, key)
                 speaker.view = view.copy()
                 turn = await speaker.say(turns)
-                if turn is None:  # whatever is drawn
+                if turn is None:  # no draw would fit
                     self.statistics.drop(CONTEXT[side])
                     return None
                 if broken := broken_by(self.task, scenario, (*turns, turn)):
@@ -217,7 +218,7 @@ class Collector:
                 return None
 
         keys = [(n, m) for n in range(len(histories)) for m in range(count)]
-        results = await asyncio.gather(*(one(n, m) for n, m in keys))
+        results = await asyncio.gather(*(draw_turn(n, m) for n, m in keys))
         groups: list[list[tuple[Turn, SideView]]] = [[] for _ in histories]
         for (number, _), result in zip(keys, results, strict=True):
             if result is not None:
@@ -249,16 +250,16 @@ class Collector:
 
         def speaker(key: str, member: int, attempt: int) -> Speaker:
             if isinstance(user, ReplicaPool):
-                own = draw_seed(group_id, member, attempt)
-                return ModelSpeaker(user, scenario, Side.USER, self.simulator_sampling, own, key)
+                speaker_seed = draw_seed(group_id, member, attempt)
+                return ModelSpeaker(user, scenario, Side.USER, self.simulator_sampling, speaker_seed, key)
             return ScriptedSpeaker(user, scenario)
 
-        # Lockstep goes by the order of the keys; those of other arms and updates, which may run beside, must differ.
-        place = f"{arm}/{update:06d}-{number:06d}"
+        # Lockstep orders turns by key; keys of other arms and updates, which may run at the same time, must differ.
+        lockstep_key = f"{arm}/{update:06d}-{number:06d}"
         start = greeting(scenario)
 
-        async def open_it(attempt: int) -> tuple[Speaker, Turn]:
-            opener = speaker(f"{place}-first", -1, attempt)
+        async def run_opening(attempt: int) -> tuple[Speaker, Turn]:
+            opener = speaker(f"{lockstep_key}-first", -1, attempt)
             opener.hear(start)
             turn = await opener.say([start])
             if turn is None:
@@ -268,7 +269,7 @@ class Collector:
             return opener, turn
 
         try:
-            opener, opening = await self._try(user, f"{place}-first", kind, open_it, whole=False)
+            opener, opening = await self._try(user, f"{lockstep_key}-first", kind, run_opening, whole=False)
         except RolloutFailure as failure:
             self.statistics.drop("opening")
             self.statistics.drop_group(group_id, f"without an opening turn ({failure.reason})")
@@ -277,7 +278,7 @@ class Collector:
         async def member_dialogue(member: int) -> Dialogue | RolloutFailure:
             try:
                 return await self._dialogue(
-                    scenario, user, speaker, opener, opening, sampling, f"{place}-{member:03d}",
+                    scenario, user, speaker, opener, opening, sampling, f"{lockstep_key}-{member:03d}",
                     member, arm=arm, update=update, group_id=group_id, group_size=group_size, kind=kind,
                     simulator_version=version, on_dialogue=on_dialogue,
                 )  # fmt: skip
@@ -298,8 +299,8 @@ class Collector:
         self, user: ReplicaPool | ScriptedHuman, key: str, kind: str, run: Callable[[int], Awaitable[T]], *,
         whole: bool = True,
     ) -> T:  # fmt: skip
-        """``run(attempt)`` as one running dialogue of the lockstep scheduler. Where a replica fails it is run again as
-        it was; where what was drawn is at fault, as the next attempt. ``whole``: what comes of it counts as a whole
+        """``run(attempt)`` as one running dialogue of the lockstep scheduler. Where a replica fails it is retried with
+        the same draws; where the draws are at fault, as the next attempt. ``whole``: a success counts as a whole
         dialogue; an opening does not, though one that breaks is a broken dialogue.
 
         Raises:
@@ -350,17 +351,19 @@ class Collector:
         async def run(attempt: int) -> tuple[int, Speaker, Speaker, list[Turn], str]:
             seed = draw_seed(group_id, member, attempt)
             policy = ModelSpeaker(self.policy, scenario, Side.POLICY, sampling, seed, key)
-            other = speaker(key, member, attempt)
-            if isinstance(other, ModelSpeaker) and isinstance(opener, ModelSpeaker):
-                other.repeat(opener)
-            turns, ending = await converse(self.task, scenario, policy, other, opening)
+            user_speaker = speaker(key, member, attempt)
+            if isinstance(user_speaker, ModelSpeaker) and isinstance(opener, ModelSpeaker):
+                user_speaker.repeat(opener)
+            turns, ending = await converse(self.task, scenario, policy, user_speaker, opening)
             if ending == OVERLONG:
-                check_room_to_begin(self.policy.tokens, scenario, sampling.max_turn_tokens, self.policy.max_model_len)
+                check_context_for_first_turn(
+                    self.policy.tokens, scenario, sampling.max_turn_tokens, self.policy.max_model_len
+                )
             if not is_scored(ending) and not self.keep_broken:
                 raise RolloutFailure(ending, party_of(ending) or Party.USER)
-            return seed, policy, other, turns, ending
+            return seed, policy, user_speaker, turns, ending
 
-        seed, policy, other, turns, ending = await self._try(user, key, kind, run)
+        seed, policy, user_speaker, turns, ending = await self._try(user, key, kind, run)
         if on_dialogue is not None:
             on_dialogue()
 
@@ -368,11 +371,11 @@ class Collector:
             return finished(
                 self.task, scenario, turns, ending,
                 id=f"{group_id}-{member}", group_id=group_id, sampling_seed=seed, kind=kind,
-                **views(policy, other), **fields,
+                **views(policy, user_speaker), **fields,
             )  # fmt: skip
 
         try:
-            return judged(score, lambda failure: self.statistics.drop(failure.reason))
+            return score_with_retries(score, lambda failure: self.statistics.drop(failure.reason))
         except RolloutFailure as failure:
             self.statistics.fail_after_all(kind, failure)
             raise

@@ -1,8 +1,8 @@
 """The conversation loop: one coroutine a dialogue, no barrier between turns.
 
 A ``Speaker`` says one side's next turn. ``ModelSpeaker`` samples it from a pool of replicas, as token ids
-that are kept; ``ScriptedSpeaker`` takes it from a program. Guardrails mark flawed turns and never hide them; what a
-flaw of which side does to the dialogue stands in ``failures.py``.
+that are kept; ``ScriptedSpeaker`` takes it from a program. Guardrails mark flawed turns and never hide them;
+``failures.py`` says what a flaw of either side means for the dialogue.
 """
 
 import zlib
@@ -39,7 +39,7 @@ class Speaker(Protocol):
         ...
 
     def hear(self, turn: Turn) -> None:
-        """Take note of a turn of the other side."""
+        """Receive a turn of the other side."""
         ...
 
 
@@ -67,7 +67,7 @@ class ModelSpeaker:
         self.view.hear(turn)
 
     def repeat(self, speaker: "ModelSpeaker") -> None:
-        """Take over what another member of the group has said and heard so far."""
+        """Copy the turns that another member of the group has said and heard so far."""
         self.view = speaker.view.copy()
         self._spoken = speaker._spoken
 
@@ -87,7 +87,7 @@ class ModelSpeaker:
         generated = await self._pool.generate(self._key, request)
         finish = finish_of(tokens, generated.ids)
         if finish is Finish.LENGTH and len(generated.ids) < self._config.max_turn_tokens:
-            # Neither the side nor its limit ended the turn: the engine gave the request up in the middle.
+            # Neither the side nor its limit ended the turn: the engine aborted the request.
             raise RolloutFailure(f"{self._pool.role}: unfinished turn", Party.ENGINE)
         self.view.speak(generated.ids, generated.logprobs.tolist(), generated.versions.tolist())
         text, lost_in_thought = tokens.spoken(generated.ids)
@@ -111,7 +111,7 @@ class ScriptedSpeaker:
         self._scenario = scenario
 
     def hear(self, turn: Turn) -> None:
-        """Nothing to note: the program reads the whole history."""
+        """Does nothing: the program reads the whole history."""
 
     async def say(self, turns: Sequence[Turn]) -> Turn | None:
         text = self._human.reply(self._scenario, turns)
@@ -173,7 +173,7 @@ async def converse(
     policy.hear(opening)
     speaker, listener = policy, user
     while True:
-        # First of all: what a broken simulator says may look to the task like an ending.
+        # Before the task's ending: a broken turn of a simulator may look like one to the task.
         ending = broken_by(task, scenario, turns) or ending_of(task, scenario, turns)
         if ending is not None:
             return turns, ending

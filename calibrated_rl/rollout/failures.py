@@ -1,9 +1,9 @@
 """What breaks a dialogue, and whose fault it is: the one place that decides what may be scored (DESIGN.md, contract 5).
 
-What the *policy* does wrong is its own: such a dialogue ends, and is scored. What any other party breaks (the user
-model, a judge, a tool, an engine) says nothing of the policy: that try is dropped, counted by party, and run again,
-with another seed where what was drawn is at fault. ``party_of`` says whose fault an ending is, ``broken_by`` looks at
-a simulator's turn, and whatever else fails raises ``RolloutFailure``. Tasks and users of other packages may raise it
+A dialogue that the *policy* breaks ends, and is scored. One that any other party breaks (the user model, a judge, a
+tool, an engine) says nothing about the policy: that try is dropped, counted by party, and retried, with another seed
+where the draws are at fault. ``party_of`` says whose fault an ending is, ``broken_by`` checks a simulator's turn, and
+all other failures raise ``RolloutFailure``. Tasks and users of other packages may raise it
 too, such as for a judge that does not answer; nothing here needs Ray or an engine.
 """
 
@@ -18,17 +18,17 @@ from calibrated_rl.tasks.base import Task, UserCheckingTask
 T = TypeVar("T")
 
 MAX_TRIES = 3
-"""A dialogue that fails so often points at something that a further try will not mend."""
+"""A dialogue that fails this often has a cause that a further try does not repair."""
 
 MOST_BROKEN = 0.75
-"""A user model, judge or tool that breaks a larger share of the tries ends the run: what is left is a selection, nearly
-all that is sampled is thrown away, and hardly a group of four comes whole."""
+"""A user model, judge or tool that breaks a larger share of the tries ends the run: the rest is a selection, nearly
+all that is sampled is thrown away, and hardly a group of four is complete."""
 
 FEWEST_TRIES = 20
 """Of fewer tries the share says little."""
 
 WHOLE = "whole"
-"""How tries that did not fail are counted, beside the parties."""
+"""Under this name, tries that did not fail are counted beside the parties."""
 
 
 class MostlyBroken(UserError):
@@ -36,14 +36,14 @@ class MostlyBroken(UserError):
 
 
 CONTEXT = {Side.POLICY: "policy_context", Side.USER: "user_context"}
-"""The dialogue no longer fits into the context of this side's model, with room for one more turn."""
+"""The dialogue and one more turn no longer fit into the context of this side's model."""
 DEGENERATE = {Side.POLICY: "policy_degenerate", Side.USER: "user_degenerate"}
 """This side sampled a control token other than its end of turn."""
 OVERLONG = "user_overlong"
-"""What the user opened with left the policy no room for a single turn: it has not done anything yet. Where its own
-instructions and greeting leave none, that is nobody's turn, and refused (``context.check_room_to_begin``)."""
+"""The user's opening left the policy no context for a single turn: it has not done anything yet. Where its own
+instructions and greeting leave none, that is no fault of a turn, and refused (``check_context_for_first_turn``)."""
 AGAINST_GOAL = "user_against_goal"
-"""The task says that no person with this goal would have said the simulator's last turn (``UserCheckingTask``)."""
+"""The task says that no user with this goal would have said the simulator's last turn (``UserCheckingTask``)."""
 
 _BROKEN_BY_FLAW = {
     "control_token": DEGENERATE[Side.USER],
@@ -52,7 +52,7 @@ _BROKEN_BY_FLAW = {
     "unfinished_reasoning": "user_unfinished_reasoning",
 }
 """Flaws of a simulator's turn after which the dialogue is none. Repeating oneself and being cut at the token limit are
-not among them: people repeat themselves, and what was said until the limit can be answered."""
+not among them: humans repeat themselves, and what was said until the limit can be answered."""
 
 _PARTY = {
     CONTEXT[Side.POLICY]: Party.POLICY,
@@ -64,14 +64,14 @@ _PARTY = {
 }
 
 _OPENS_WITH_A_ROLE = re.compile(r"(user|assistant|system|policy):", re.I)
-_GOES_ON_AS_A_ROLE = re.compile(r"^\s*(user|assistant)\s*:", re.I | re.M)
+_LATER_LINE_OF_A_ROLE = re.compile(r"^\s*(user|assistant)\s*:", re.I | re.M)
 """Whoever writes a further line for a role plays both. ``system:`` and ``policy:`` may stand in a text of several
 lines that quotes something."""
 
 
 def confuses_roles(text: str) -> bool:
     """Whether ``text`` opens with the name of a role, or writes a later line for one side of a chat."""
-    return bool(_OPENS_WITH_A_ROLE.match(text) or _GOES_ON_AS_A_ROLE.search(text))
+    return bool(_OPENS_WITH_A_ROLE.match(text) or _LATER_LINE_OF_A_ROLE.search(text))
 
 
 def party_of(ending: str) -> Party | None:
@@ -81,13 +81,13 @@ def party_of(ending: str) -> Party | None:
 
 
 def is_scored(ending: str) -> bool:
-    """Whether a dialogue that ended so says something of the policy."""
+    """Whether a dialogue that ended this way says something about the policy."""
     return party_of(ending) in (None, Party.POLICY)
 
 
 def broken_by(task: Task, scenario: Scenario, turns: Sequence[Turn]) -> str | None:
-    """The ending of a dialogue whose last turn a simulator has said and broken it with; None where it did not. A person
-    and a scripted human are what they are."""
+    """The ending of a dialogue whose last turn a simulator has said and broken it with; None where it did not.
+    Real and scripted humans break nothing, whatever they say."""
     turn = turns[-1]
     if turn.source is not Source.SIMULATOR:
         return None
@@ -100,7 +100,7 @@ def ending_of(task: Task, scenario: Scenario, turns: Sequence[Turn]) -> str | No
     """``task.ending``.
 
     Raises:
-        UserError: it is one of the words of this module, so that nobody could tell who ended the dialogue.
+        UserError: it is one of the words of this module, so that it would be ambiguous who ended the dialogue.
     """
     ending = task.ending(scenario, turns)
     if ending is not None and party_of(ending) is not None:
@@ -111,25 +111,25 @@ def ending_of(task: Task, scenario: Scenario, turns: Sequence[Turn]) -> str | No
     return ending
 
 
-def judged(judge: Callable[[], T], note: Callable[[RolloutFailure], None]) -> T:
-    """What ``judge`` says of a dialogue that is whole. If it fails, it is asked about the same dialogue again.
+def score_with_retries(score: Callable[[], T], on_failure: Callable[[RolloutFailure], None]) -> T:
+    """The result of ``score`` for a complete dialogue. If it fails, it is called for the same dialogue again.
 
     Args:
-        note: is told of each failure but the last.
+        on_failure: called with each failure but the last.
 
     Raises:
         RolloutFailure: the last of ``MAX_TRIES``.
     """
     for _ in range(MAX_TRIES - 1):
         try:
-            return judge()
+            return score()
         except RolloutFailure as failure:
-            note(failure)
-    return judge()
+            on_failure(failure)
+    return score()
 
 
 def refuse_mostly_broken(tries: Mapping[str, int], reasons: Mapping[str, int], *, nothing_left: bool = False) -> None:
-    """End a run, in words, whose user model (or judge, or tool) breaks most of the dialogues.
+    """End a run whose user model (or judge, or tool) breaks most of the dialogues, with a message.
 
     Args:
         tries: by party at fault, and ``WHOLE``: dialogues, without openings that did not break.
@@ -146,17 +146,20 @@ def refuse_mostly_broken(tries: Mapping[str, int], reasons: Mapping[str, int], *
         mostly = total >= FEWEST_TRIES and broken > MOST_BROKEN * total
         if not mostly and not (nothing_left and broken > failed / 2):
             continue
-        # Groups are dropped, too, as a consequence.
-        why = ", ".join(f"{why} {count}" for why, count in sorted(reasons.items()) if why not in ("group", "opening"))
-        what = "user model" if party is Party.USER else party
+        # Groups are dropped as a consequence, so they are no reason.
+        dropped = ", ".join(
+            f"{reason} {count}" for reason, count in sorted(reasons.items()) if reason not in ("group", "opening")
+        )
+        culprit = "user model" if party is Party.USER else party
+        remedy = _ADVICE if party is Party.USER else f"Repair the {party}, and start the run again"
         raise MostlyBroken(
-            f"the {what} broke {broken} of {total} tries to run a dialogue ({why}): what is left would be a selection, "
-            f"if anything. {_ADVICE if party is Party.USER else f'Mend the {party}, and start the run again'}"
+            f"the {culprit} broke {broken} of {total} tries to run a dialogue ({dropped}): what is left would be a "
+            f"selection, if anything. {remedy}"
         )
 
 
 _ADVICE = (
     "Look at what it says (jobs/chat.py RUN --with simulator); a better start or alignment (simulator.warm_start, "
-    "calibration.sft), more room (simulator.sampling.max_turn_tokens, simulator.engine.max_model_len) or another "
-    "simulator.model (where a proxy stands for people: proxy.model, proxy.sft) may help"
+    "calibration.sft), more context (simulator.sampling.max_turn_tokens, simulator.engine.max_model_len) or another "
+    "simulator.model (where a proxy stands for humans: proxy.model, proxy.sft) may help"
 )

@@ -1,11 +1,11 @@
-"""Are learner and engine the same policy? Asked on a few real dialogues when a run starts.
+"""Checks on a few real dialogues, when a run starts, that learner and engine compute the same policy.
 
 Importance weights, advantages and KL all compare log-probs of the engine with those of the learner. Both read the same
-files, by programs that were written apart; where they take a setting differently, nothing fails and everything is
-wrong. So, once both hold the weights that training begins with (adapters included, and after a resume those of the
-checkpoint), each scores the same logged dialogues, and a run whose figures differ by more than rounding is stopped.
+files with independent code; where they interpret a setting differently, nothing fails and everything is wrong. So, once
+both have the weights that training begins with (adapters included, and after a resume those of the checkpoint), each
+scores the same logged dialogues, and a run whose log-probs differ by more than rounding is stopped.
 
-Nothing is drawn, and what the engine keeps of these prompts is kept apart from that of others: the run's digits stay.
+Nothing is sampled, and the engine caches these prompts apart from others: the run's digits stay.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from calibrated_rl.data.dialogue import TokenSequence
 from calibrated_rl.errors import UserError
 
 DIALOGUES = 4
-"""So many of the logs are compared: the longest, where windows and scaled positions show, and the first ones."""
+"""Number of logs to compare: the longest, where windows and scaled positions matter, and the first ones."""
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 
 
@@ -40,7 +40,7 @@ TOLERANCES = {
 
 
 class Learner(Protocol):
-    """What is asked of the learner."""
+    """The part of the learner that the check uses."""
 
     def log_probs(
         self, name: str, sequences: Sequence[TokenSequence], temperature: float = 1.0
@@ -48,7 +48,7 @@ class Learner(Protocol):
 
 
 class Engine(Protocol):
-    """What is asked of the replicas of a role."""
+    """The part of a pool of replicas that the check uses."""
 
     role: str
     max_model_len: int
@@ -67,22 +67,22 @@ class Parity:
     @classmethod
     def of(cls, learner: Sequence[NDArray[np.float32]], engine: Sequence[NDArray[np.float32]]) -> "Parity":
         """Of log-probs of the same tokens, [T - 1] a sequence."""
-        off = np.abs(np.concatenate(list(learner)) - np.concatenate(list(engine)))
-        return cls(mean=float(off.mean()), max=float(off.max()), tokens=len(off))
+        differences = np.abs(np.concatenate(list(learner)) - np.concatenate(list(engine)))
+        return cls(mean=float(differences.mean()), max=float(differences.max()), tokens=len(differences))
 
     def within(self, tolerance: Tolerance) -> bool:
-        """False, too, where a figure is no number."""
+        """False, too, where a value is NaN."""
         return self.mean <= tolerance.mean and self.max <= tolerance.max
 
 
-def chosen_for_parity(views: Sequence[TokenSequence], longest: int) -> list[TokenSequence]:
+def select_for_parity(views: Sequence[TokenSequence], longest: int) -> list[TokenSequence]:
     """Dialogues to compare, all tokens of them scored: of those that the engine can take, the longest and the first."""
     fit = [view for view in views if 2 <= len(view.ids) < longest]  # the engine always samples one more token
     if not fit:
         return []
-    last = max(range(len(fit)), key=lambda i: len(fit[i].ids))
-    places = sorted({last, *range(min(DIALOGUES - 1, len(fit)))})
-    return [replace(fit[i], mask=np.ones_like(fit[i].mask)) for i in places]
+    longest_index = max(range(len(fit)), key=lambda i: len(fit[i].ids))
+    indices = sorted({longest_index, *range(min(DIALOGUES - 1, len(fit)))})
+    return [replace(fit[i], mask=np.ones_like(fit[i].mask)) for i in indices]
 
 
 def check_parity(
@@ -92,27 +92,27 @@ def check_parity(
 
     Args:
         views: logged dialogues as token ids of the side that the model speaks for.
-        model: what it is called in messages.
+        model: its name in messages.
         dtypes: of learner and engine.
 
     Raises:
         UserError: the log-probs differ by more than rounding does.
     """
-    sequences = chosen_for_parity(views, engine.max_model_len)
+    sequences = select_for_parity(views, engine.max_model_len)
     if not sequences:
         return None
-    found = Parity.of(
+    parity = Parity.of(
         [values[1:] for values in learner.log_probs(engine.role, sequences)],
         [engine.score(sequence.ids.tolist()) for sequence in sequences],
     )
     tolerance = TOLERANCES[BFLOAT16 if BFLOAT16 in dtypes else FLOAT32]
-    if not found.within(tolerance):
+    if not parity.within(tolerance):
         raise UserError(
-            f"{engine.role}: learner and engine do not compute the same log-probs of '{model}': over {found.tokens} "
-            f"tokens of logged dialogues they differ by {found.mean:.2g} nats on average and {found.max:.2g} at most "
+            f"{engine.role}: learner and engine do not compute the same log-probs of '{model}': over {parity.tokens} "
+            f"tokens of logged dialogues they differ by {parity.mean:.2g} nats on average and {parity.max:.2g} at most "
             f"({' and '.join(dtypes)}: up to {tolerance.mean:g} and {tolerance.max:g} is rounding). Training would "
             "learn from the difference. Likely causes: a setting in the model's config.json that vLLM and transformers "
             "take differently (rotary scaling, windows, multipliers), or weights that did not arrive; take a model in "
             "its original form, or another"
         )
-    return found
+    return parity

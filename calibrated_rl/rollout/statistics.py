@@ -1,4 +1,4 @@
-"""What is counted while dialogues are run: what was dropped and through whose fault, and what turns were like."""
+"""Counts rollouts: dropped dialogues and whose fault they were, endings, and properties of turns."""
 
 import threading
 from collections import Counter
@@ -16,20 +16,20 @@ COUNTED = ("dropped", "tries", "flaws", "sampled", "cut")
 
 @dataclass
 class RolloutStatistics:
-    """What happened while collecting; nothing here is silent. Several event loops may count at once."""
+    """Counters of what happened during rollouts, failures included. Several event loops may count at once."""
 
     dropped: Counter[str] = field(default_factory=Counter)
-    """Dialogues (or single turns) dropped and run again, by reason."""
+    """Dialogues (or single turns) dropped and retried, by reason."""
     tries: Counter[str] = field(default_factory=Counter)
     """Tries to run a dialogue or a single turn, by ``kind/party``: the kind of the dialogues (``rollout`` is what is
-    learned from) and whose fault it was that nothing came of it, or ``whole``. An opening that breaks is a dialogue
-    that broke; one that does not is none yet."""
+    learned from) and the party that broke the try, or ``whole``. An opening that breaks counts as a broken dialogue;
+    one that does not is not counted."""
     groups_dropped: dict[str, str] = field(default_factory=dict)
     """Groups that were not delivered, with the reason."""
     flaws: Counter[str] = field(default_factory=Counter)
     """Turns that tripped a guardrail, by ``side/flaw``."""
     sampled: Counter[str] = field(default_factory=Counter)
-    """Turns that a model said, by side."""
+    """Turns that a model sampled, by side."""
     cut: Counter[str] = field(default_factory=Counter)
     """Those of ``sampled`` that hit the token limit, by side."""
     endings: Counter[str] = field(default_factory=Counter)
@@ -50,21 +50,21 @@ class RolloutStatistics:
             self.tries[f"{kind}/{failure.party}"] += 1
 
     def fail_after_all(self, kind: str, failure: RolloutFailure) -> None:
-        """Count a try as failed of which something had come already, and was counted: it could not be scored."""
+        """Count a try as failed that was counted as whole already, since it could not be scored."""
         with self._lock:
             self.tries[f"{kind}/{WHOLE}"] -= 1
             self.fail(kind, failure)
 
     def succeed(self, kind: str) -> None:
-        """Count a try of which something came."""
+        """Count a try that succeeded."""
         with self._lock:
             self.tries[f"{kind}/{WHOLE}"] += 1
 
     def tries_of(self, kind: str) -> Counter[str]:
         """Tries so far for dialogues of ``kind``, by party at fault or ``whole``."""
         with self._lock:
-            own = [(key.split("/", 1), count) for key, count in self.tries.items()]
-        return Counter({party: count for (of, party), count in own if of == kind})
+            entries = [(key.split("/", 1), count) for key, count in self.tries.items()]
+        return Counter({party: count for (entry_kind, party), count in entries if entry_kind == kind})
 
     def drop_group(self, group_id: str, reason: str) -> None:
         """Count a group that will not be delivered."""
@@ -72,8 +72,8 @@ class RolloutStatistics:
             self.groups_dropped[group_id] = reason
 
     def deliver_group(self, group_id: str) -> None:
-        """The group is learned from after all: it was dropped when it was run once more after a restart, and the
-        replay store had it whole from before."""
+        """The group is learned from after all: it was dropped when it ran once more after a restart, and the replay
+        store had it complete from before."""
         with self._lock:
             self.groups_dropped.pop(group_id, None)
 
@@ -87,7 +87,7 @@ class RolloutStatistics:
                     self.cut[turn.side.value] += turn.finish is Finish.LENGTH
 
     def count(self, group: Sequence[Dialogue]) -> None:
-        """Count a complete group; the opening that all its dialogues share was said once."""
+        """Count a complete group; the opening that all its dialogues share counts once."""
         with self._lock:
             for member, dialogue in enumerate(group):
                 self.endings[dialogue.ending] += 1
@@ -97,25 +97,25 @@ class RolloutStatistics:
                 if dialogue.policy_tokens is not None:
                     self.policy_tokens += int(dialogue.policy_tokens.mask.sum())
 
-    def found(self) -> dict[str, dict[str, Any]]:
-        """What a run keeps of it, as plain data under the names of the fields."""
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """The counters that a run keeps, as plain data under the names of the fields."""
         with self._lock:
             return {name: dict(getattr(self, name)) for name in (*COUNTED, "groups_dropped")}
 
-    def restore(self, found: Mapping[str, Mapping[str, Any]]) -> None:
-        """Go on counting from what ``found`` has given."""
+    def restore(self, counts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Continue counting from the result of ``counts``."""
         with self._lock:
             for name in (*COUNTED, "groups_dropped"):
-                getattr(self, name).update(found.get(name, {}))
+                getattr(self, name).update(counts.get(name, {}))
 
 
 def cut_shares(groups: Sequence[Sequence[Dialogue]]) -> dict[str, float]:
-    """Share of the turns that models said which hit the token limit, by side: ``cut_share_policy``, ``cut_share_user``.
-    The opening that a group shares counts once; a side without sampled turns (people, logs) has none."""
+    """Share of the models' turns that hit the token limit, by side: ``cut_share_policy``, ``cut_share_user``.
+    The opening that a group shares counts once; a side without sampled turns (humans, logs) has none."""
     turns = [turn for g in groups for member, d in enumerate(g) for turn in d.turns[2 if member else 0 :]]
     shares = {}
     for side, source in ((Side.POLICY, Source.POLICY), (Side.USER, Source.SIMULATOR)):
-        cut = [turn.finish is Finish.LENGTH for turn in turns if turn.source is source]
-        if cut:
-            shares[f"cut_share_{side}"] = sum(cut) / len(cut)
+        hit_limit = [turn.finish is Finish.LENGTH for turn in turns if turn.source is source]
+        if hit_limit:
+            shares[f"cut_share_{side}"] = sum(hit_limit) / len(hit_limit)
     return shares

@@ -1,8 +1,8 @@
-"""Groups of dialogues that are held while others are learned from.
+"""Runs groups of dialogues in the background, while the learner trains on others.
 
-An event loop in a thread of its own holds them; the trainer admits groups, and takes complete ones in the order in
-which they became complete. None waits for the slowest, and none is lost to it: a long dialogue is taken later. Groups
-that were dropped are taken, too, so that whoever asked for them can ask for others.
+An event loop in a thread of its own runs them; the trainer admits groups, and takes complete ones in the order in
+which they became complete. None waits for the slowest, and none is lost to it: a long dialogue is taken later. Dropped
+groups are returned, too, so that the trainer can request others.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.tasks.base import ScriptedHuman
 
 CLOSE_TIMEOUT_S = 30.0
-"""For dialogues that are cut off to end."""
+"""For cancelled dialogues to end."""
 
 
 class EndedGroup(NamedTuple):
@@ -39,9 +39,9 @@ class GroupStream:
         self, collector: Collector, user: ReplicaPool | ScriptedHuman, *, group_size: int, arm: str, seed: int
     ) -> None:
         self._collector, self._user = collector, user
-        self._named: dict[str, Any] = {"group_size": group_size, "arm": arm, "seed": seed}
+        self._group_settings: dict[str, Any] = {"group_size": group_size, "arm": arm, "seed": seed}
         self._changed = threading.Condition()
-        """Guards what follows; notified when a group ends."""
+        """Guards the attributes below; notified when a group ends."""
         self._done: deque[EndedGroup] = deque()
         self._in_flight = 0
         self._error: BaseException | None = None
@@ -63,22 +63,22 @@ class GroupStream:
         self._loop.call_soon_threadsafe(self._begin, update, list(scenarios))
 
     def take(self, count: int, timeout_s: float) -> list[EndedGroup]:
-        """Wait until ``count`` groups have ended, complete or dropped, and return them in that order; fewer where not
-        so many are left.
+        """Wait until ``count`` groups have ended, complete or dropped, and return them in that order; fewer where
+        fewer are left.
 
         Args:
-            timeout_s: within which one more group must end, again and again.
+            timeout_s: longest wait for each further group to end.
 
         Raises:
             PartLost: nothing ended within ``timeout_s``.
-            Exception: what ended a group that is no failure of a party to it.
+            Exception: an error in a group that is no ``RolloutFailure``.
         """
         with self._changed:
-            seen, deadline = len(self._done), time.monotonic() + timeout_s
+            n_ended, deadline = len(self._done), time.monotonic() + timeout_s
             while len(self._done) < count and self._in_flight and self._error is None:
                 self._changed.wait(1.0)
-                if len(self._done) > seen:
-                    seen, deadline = len(self._done), time.monotonic() + timeout_s
+                if len(self._done) > n_ended:
+                    n_ended, deadline = len(self._done), time.monotonic() + timeout_s
                 if time.monotonic() > deadline:
                     raise PartLost(f"no dialogues ended for {timeout_s:g} s, with {self._in_flight} groups in flight")
             if self._error is not None:
@@ -86,7 +86,7 @@ class GroupStream:
             return [self._done.popleft() for _ in range(min(count, len(self._done)))]
 
     def busy_seconds(self) -> float:
-        """How long groups were in flight since this was last asked."""
+        """How long groups were in flight since the last call."""
         with self._changed:
             now = time.monotonic()
             if self._in_flight:
@@ -97,15 +97,15 @@ class GroupStream:
 
     @property
     def in_flight(self) -> int:
-        """Groups that are being held."""
+        """Groups that are running."""
         with self._changed:
             return self._in_flight
 
     def close(self) -> None:
-        """Cut off what is in flight and end the thread. May be called again."""
+        """Cancel what is in flight and end the thread. May be called more than once."""
         if not self._thread.is_alive():
             return
-        self._loop.call_soon_threadsafe(self._cut_off)
+        self._loop.call_soon_threadsafe(self._cancel_all)
         self._thread.join(CLOSE_TIMEOUT_S)
 
     # --- below: in the loop's thread
@@ -117,7 +117,7 @@ class GroupStream:
 
     def _begin(self, update: int, scenarios: list[tuple[int, Scenario]]) -> None:
         async def run(number: int, scenario: Scenario) -> EndedGroup:
-            group = await self._collector.group(number, scenario, self._user, update=update, **self._named)
+            group = await self._collector.group(number, scenario, self._user, update=update, **self._group_settings)
             return EndedGroup(update, number, group)
 
         for number, scenario in scenarios:
@@ -139,7 +139,7 @@ class GroupStream:
                 self._done.append(task.result())
             self._changed.notify_all()
 
-    def _cut_off(self) -> None:
+    def _cancel_all(self) -> None:
         async def end() -> None:
             tasks = list(self._tasks)
             for task in tasks:

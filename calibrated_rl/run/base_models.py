@@ -17,7 +17,7 @@ from calibrated_rl.models.shape import check_context
 from calibrated_rl.models.supported import check_model_folder
 from calibrated_rl.models.tiny import make_tiny
 from calibrated_rl.models.tokenizer import read_tokenizer
-from calibrated_rl.rollout.context import check_room, room_for
+from calibrated_rl.rollout.context import check_context_fits, context_needed
 from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.storage.files import SHARED
 
@@ -106,6 +106,6 @@ def _read(
     if chat.may_think:
         key = f"{SIMULATOR if role == PROXY else role}.sampling.max_turn_tokens"
         logger.info(f"{role}: may think before it speaks; {key} is {sampling.max_turn_tokens} for both together")
-    needed = room_for(chat, side, inputs.logs[Split.CALIBRATION], sampling.max_turn_tokens)
-    check_room(role, config.engine.max_model_len, needed)
+    needed = context_needed(chat, side, inputs.logs[Split.CALIBRATION], sampling.max_turn_tokens)
+    check_context_fits(role, config.engine.max_model_len, needed)
     return BaseModel(folder=base, chat=chat)

@@ -15,7 +15,7 @@ from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.learner.config import LearnerConfig
-from calibrated_rl.learner.head import strip_width
+from calibrated_rl.learner.head import chunk_width
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
 from calibrated_rl.models.shape import ModelShape, shape_of
 
@@ -98,7 +98,7 @@ def activations(learner: LearnerConfig, model: ModelShape) -> int:
     layer = (10 * model.hidden + 5 * model.intermediate + 3 * model.keys) * tokens * element
     kept = model.hidden * tokens * element
     layers = layer + model.layers * kept if learner.gradient_checkpointing else model.layers * layer
-    logits = 3 * tokens * strip_width(tokens, model.vocabulary) * 4
+    logits = 3 * tokens * chunk_width(tokens, model.vocabulary) * 4
     return layers + logits + 2 * model.vocabulary * model.hidden * element
 
 

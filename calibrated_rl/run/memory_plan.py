@@ -14,7 +14,7 @@ from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.learner.config import OptimizerConfig
-from calibrated_rl.learner.device_memory import DeviceMemory, look_at_device
+from calibrated_rl.learner.device_memory import DeviceMemory, measure_device
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import POLICY, PROXY, START
 from calibrated_rl.models.shape import ModelShape, shape_of
@@ -103,7 +103,7 @@ def rehearsed(config: RunConfig, learner: LearnerGroup, models: Mapping[str, Pat
     and the policy's frozen start are in place; and the bytes that neither it nor an engine will have."""
     adapted = never_whole(config)
     for name, folder in models.items():
-        learner.load(name, folder, optimizer=OptimizerConfig(), whole=name not in adapted)
+        learner.load(name, folder, optimizer=OptimizerConfig(), full_finetuning=name not in adapted)
     learner.load(START, models[POLICY], trainable=False)
     device = learner.rehearse({name: getattr(config, name).engine.max_model_len for name in models})
     for name in (*models, START):
@@ -139,7 +139,7 @@ def with_caches(
         )
         for role, side in sides.items()
     }  # fmt: skip
-    device = device or look_at_device(any(side.engine.num_gpus for side in sides.values()))
+    device = device or measure_device(any(side.engine.num_gpus for side in sides.values()))
     caches = plan_caches(device, demands, others)
     logger.info(describe(device, demands, caches))
     settled = {role: replace(side, engine=_settled(demands[role], caches[role])) for role, side in sides.items()}

@@ -86,7 +86,7 @@ def run_arm(run: TrainingRun, arm: Arm, seed: int) -> dict[str, Any]:
     cluster.store.append(dialogues)
     trained.close()
     result["shift"] = trained.shift_records
-    result |= cluster.collector.statistics.found()
+    result |= cluster.collector.statistics.counts()
     result["samples"] = [sample_of(dialogue) for dialogue in dialogues[:3]]
     return result
 
@@ -133,7 +133,7 @@ def measure_simulators(run: TrainingRun) -> dict[str, Any]:
         "after": after,
         "human": {"profile": profile_of(inputs.task, human_dialogues)},
         "null_band": {"low": band[0], "high": band[1]} if band else None,
-        **{name: count for name, count in statistics.found().items() if name in COUNTED},
+        **{name: count for name, count in statistics.counts().items() if name in COUNTED},
     }
 
 

@@ -210,7 +210,7 @@ class ArmRun:
             self.updates - 1,
         )
         rewards = self._log.series("reward", since=self.updates - every)
-        counted = run.cluster.collector.statistics.found()
+        counted = run.cluster.collector.statistics.counts()
         state = ArmState(
             updates=self.updates, policy_tokens=self.policy_tokens, user_tokens=self.user_tokens,
             human_turns=self.human_turns, tokens_per_group=self._budget.per_group,

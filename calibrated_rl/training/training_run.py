@@ -13,7 +13,7 @@ from calibrated_rl.data.dialogue import Side, Split
 from calibrated_rl.inference.elastic import Elastic
 from calibrated_rl.learner.losses.check import resolve_loss
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
-from calibrated_rl.rollout.collector import set_aside_what_is_loaded
+from calibrated_rl.rollout.collector import freeze_loaded_objects
 from calibrated_rl.rollout.parity import check_parity
 from calibrated_rl.run.base_models import BaseModels, prepare_models
 from calibrated_rl.run.cluster import Cluster, start_cluster
@@ -135,7 +135,7 @@ def training_run(inputs: RunInputs, models: BaseModels) -> Iterator[TrainingRun]
         cluster.wait_until_ready()
         if cluster.proxy is not None:
             _serve_proxy(cluster, fits)
-        set_aside_what_is_loaded()
+        freeze_loaded_objects()
         simulator = ServedSimulator(inputs.folder, uncalibrated, cluster.learner, cluster.simulator)
         yield TrainingRun(
             inputs=inputs, models=models, cluster=cluster, start=start, simulator=simulator, writer=writer

@@ -5,7 +5,7 @@ from functools import partial
 
 from calibrated_rl.data.dialogue import Dialogue, Outcome, Side
 from calibrated_rl.errors import RolloutFailure
-from calibrated_rl.rollout.failures import DEGENERATE, ending_of, judged
+from calibrated_rl.rollout.failures import DEGENERATE, ending_of, score_with_retries
 from calibrated_rl.rollout.statistics import RolloutStatistics
 from calibrated_rl.tasks.base import Task
 from calibrated_rl.training.quota import Members
@@ -35,7 +35,9 @@ def reward_turns(
         scored: Members = []
         for dialogue in group:  # all of them, as in whole dialogues: each that cannot be scored counts as broken
             try:
-                scored.append(judged(partial(score, dialogue), lambda failure: statistics.drop(failure.reason)))
+                scored.append(
+                    score_with_retries(partial(score, dialogue), lambda failure: statistics.drop(failure.reason))
+                )
             except RolloutFailure as failure:
                 statistics.fail_after_all("rollout", failure)
                 statistics.drop_group(group[0].group_id, f"with a turn that could not be scored ({failure.reason})")

@@ -1,19 +1,19 @@
 """How new weights get from the learner to the replicas: the protocol. Each transport is a file beside this one.
 
-An update passes four places. On every *rank of the learner*, the model's weights are gathered and shipped
-(``LearnerModel`` is what a transport asks of a model there). The *driver* gets a ``WeightUpdate``: small, with the
-version of the weights, that says where they lie. Every *replica* gets that same update and calls ``receive``, which
-fetches what was shipped before sampling pauses, and then tells the engine, message after message, where tensors are.
+An update passes four processes. On every *rank of the learner*, the model's weights are gathered and shipped
+(``LearnerModel`` is what a transport needs of a model there). The *driver* gets a ``WeightUpdate``: a small object with
+the version and the location of the weights. Every *replica* gets that same update and calls ``receive``, which fetches
+the weights before sampling pauses, and then sends the engine messages about where the tensors are, one by one.
 In *vLLM's worker* a ``WorkerReader`` reads them there, and the model loads them (``vllm_worker.py``).
 
 - **Object store** (``object_store.py``): all weights become one object in Ray's store, out of the learner's own
-  tensors; any machine can fetch it. The replica hands it on to its engine in buckets (``buckets.py``).
+  tensors; any machine can fetch it. The replica passes it to its engine in buckets (``buckets.py``).
 - **Shared memory** (``shared_memory.py``): the learner writes all weights into memory that it keeps for each model, of
-  the machine or (CUDA IPC) of its GPU. The update names that memory, the worker opens it and reads from there; nothing
-  else carries a byte.
+  the machine or (CUDA IPC) of its GPU. The update names that memory, and the worker opens it and reads from there;
+  nothing else transports weights.
 - **LoRA** (``lora.py``): the base goes through the object store once, and each update ships the low-rank adapters
-  alone. The replica merges them into the base as the learner does, bit for bit (``merging.py``), and hands the merged
-  weights on to its engine in buckets.
+  alone. The replica merges them into the base as the learner does, bit for bit (``merging.py``), and passes the merged
+  weights to its engine in buckets.
 """
 
 from abc import ABC, abstractmethod
@@ -77,7 +77,7 @@ class ReaderName(StrEnum):
 
 
 class WorkerMessage(TypedDict):
-    """What a replica tells its engine, in plain values: vLLM's control channel carries nothing else."""
+    """A message of a replica to its engine, in plain values: vLLM's control channel carries nothing else."""
 
     reader: ReaderName
     content: dict[str, Any]
@@ -87,18 +87,18 @@ class WorkerReader(Protocol):
     """Finds tensors inside vLLM's worker."""
 
     reuses_memory: bool
-    """The next message's tensors take the place of this one's."""
+    """Whether the next message's tensors overwrite this one's."""
 
     def read(self, content: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
         """Names and tensors that a message announced; they look into shared memory."""
 
     def check(self) -> None:
-        """After the last message: refuse the update if what was read has been replaced meanwhile."""
+        """After the last message: refuse the update if the tensors have been overwritten meanwhile."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Receiver:
-    """What a replica keeps from one update to the next."""
+    """The state that a replica keeps from one update to the next."""
 
     on_gpu: bool
     """Its engine is on the first GPU of its process."""
@@ -107,7 +107,7 @@ class Receiver:
     """Name of the base whose weights the engine has, but for adapters; None: weights of another kind of update."""
 
     async def bucket_messages(self, weights: Weights) -> AsyncGenerator[WorkerMessage]:
-        """``weights`` bucket by bucket; each message is only true until the next is asked for."""
+        """``weights`` bucket by bucket; each message is only valid until the next is requested."""
         async with aclosing(self.buckets.contents(weights)) as contents:
             async for content in contents:
                 yield {"reader": ReaderName.BUCKET, "content": content}
@@ -124,8 +124,8 @@ class WeightUpdate(ABC):
 
     @abstractmethod
     async def receive(self, receiver: Receiver) -> AsyncGenerator[WorkerMessage]:
-        """In the replica's process, while the engine still samples: fetch what was shipped and return what the engine
-        is to be told, one message after the other, once it has paused. The generator must be closed.
+        """In the replica's process, while the engine still samples: fetch what was shipped and return the
+        messages for the engine, to be sent one by one once it has paused. The generator must be closed.
 
         Raises:
             UserError: this replica cannot reach what was shipped.

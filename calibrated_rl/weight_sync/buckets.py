@@ -1,12 +1,12 @@
-"""Buckets: flat memory that holds many tensors, each at its offset; and how a replica hands them to its engine.
+"""Buckets: flat memory with many tensors, each at its offset; and how a replica passes them to its engine.
 
 vLLM runs a replica's engine in a process of its own, whose control channel carries plain values alone. So the replica
-writes bucket after bucket into memory that both processes share, and sends where each tensor lies. There are two such
-memories: while the engine reads one, the replica fills the other.
+writes bucket after bucket into memory that both processes share, and sends the offset of each tensor. There are two
+such memories: while the engine reads one, the replica fills the other.
 
 Memory is made once and used for every update: fresh memory costs several times what copying into it does, because the
-operating system hands it out in pages of 4 KiB, each of them cleared first. It has no name in any folder, so that
-nothing is left of it whatever dies, and the size of ``/dev/shm``, which containers keep small, does not count.
+operating system provides it in pages of 4 KiB, each of them cleared first. It has no name in any folder, so that
+nothing remains of it whatever process dies, and the size of ``/dev/shm``, which containers keep small, does not count.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from torch import Tensor
 from calibrated_rl.weight_sync.tensors import Shape, Weights, tensor_of_bytes
 
 ALIGNMENT = 64
-"""Offsets are multiples of so many bytes: a cache line, and what the widest instructions like best."""
+"""Offsets are multiples of this many bytes: a cache line, and the alignment of the widest instructions."""
 
 MEMORY_NAME = "calibrated_rl_weights"
 """What the operating system shows of a ``SharedBucket`` among the open files of a replica."""
@@ -34,7 +34,7 @@ MEMORY_NAME = "calibrated_rl_weights"
 
 @dataclass(frozen=True, slots=True)
 class TensorOffset:
-    """Where a tensor lies in its bucket."""
+    """The position of a tensor in its bucket."""
 
     name: str
     dtype: str
@@ -143,22 +143,22 @@ class BucketSender:
         self._memories = SharedBucket(), SharedBucket()
 
     async def contents(self, weights: Weights) -> AsyncGenerator[dict[str, Any]]:
-        """What ``BucketReader`` is told, one bucket after the other; each is only true until the next is asked for.
-        Meanwhile the following bucket is filled."""
+        """The messages for ``BucketReader``, one a bucket; each is only valid until the next is requested. Meanwhile
+        the following bucket is filled."""
         if not (buckets := buckets_of(weights, self._max_bucket_bytes)):
             return
 
-        def filled(number: int) -> dict[str, Any]:
+        def fill_bucket(number: int) -> dict[str, Any]:
             bucket, memory = buckets[number], self._memories[number % 2]
             memory.write(bucket, weights)
             return {"path": memory.path, "size": memory.size, "offsets": bucket.plain()}
 
-        filling = asyncio.create_task(asyncio.to_thread(filled, 0))
+        filling = asyncio.create_task(asyncio.to_thread(fill_bucket, 0))
         try:
             for number in range(len(buckets)):
                 content = await filling
                 if number + 1 < len(buckets):
-                    filling = asyncio.create_task(asyncio.to_thread(filled, number + 1))
+                    filling = asyncio.create_task(asyncio.to_thread(fill_bucket, number + 1))
                 yield content
         finally:
             await asyncio.wait({filling})  # nothing may write into a bucket that another update fills
@@ -183,7 +183,7 @@ class BucketReader:
         return Bucket.of_plain(content["offsets"]).tensors(self._memory(content["path"], content["size"]))
 
     def check(self) -> None:
-        """The replica changes nothing before it is asked for the next bucket."""
+        """Does nothing: the replica changes nothing before the next bucket is requested."""
 
     def _memory(self, path: str, size: int) -> Tensor:
         if path not in self._mapped or len(self._mapped[path]) != size:

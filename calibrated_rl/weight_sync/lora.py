@@ -1,7 +1,7 @@
-"""LoRA updates: who has the base of a model that is trained by adapters gets nothing but the adapters.
+"""LoRA updates: replicas that have the base of a model trained by adapters get nothing but the adapters.
 
-The replica adds them to the base, as the learner does (``merging.py``), since an engine holds several of a module's
-matrices in one and serves merged weights faster than adapters.
+The replica adds them to the base, as the learner does (``merging.py``), since an engine fuses several of a module's
+matrices into one and serves merged weights faster than adapters.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calibrated_rl.weight_sync.base import LearnerModel, ObjectRef, Receiver, Transport, WeightUpdate, WorkerMessage
-from calibrated_rl.weight_sync.merging import merged
+from calibrated_rl.weight_sync.merging import merged_weight
 from calibrated_rl.weight_sync.tensors import Weights, flat_bytes
 
 A, B = ".lora_A", ".lora_B"
@@ -23,7 +23,7 @@ A, B = ".lora_A", ".lora_B"
 
 @dataclass(frozen=True, slots=True)
 class LoRAWeights:
-    """All that a model's training has changed, where it is trained by low-rank adapters."""
+    """The trained parameters of a model that is trained by low-rank adapters."""
 
     matrices: Weights
     """Both of each adapter, ``A`` [rank, in] and ``B`` [out, rank], float32, under their Hugging Face names."""
@@ -32,15 +32,17 @@ class LoRAWeights:
 
 
 class MergedWeights(Weights):
-    """Weights of a plain model that does the same as ``base`` with adapters; each is made when it is asked for."""
+    """Weights of a plain model that computes the same as ``base`` with adapters; each is computed on access."""
 
     def __init__(self, base: Weights, lora: LoRAWeights, *, with_unchanged: bool) -> None:
-        """``with_unchanged``: what stays as it is in the base, too. Otherwise only weights in modules of which one is
-        changed, for engines that hold several of a module's weights in one matrix and take all of it or nothing."""
+        """``with_unchanged``: unchanged weights of the base, too. Otherwise only weights in modules of which one is
+        changed, for engines that fuse several of a module's weights into one matrix and need all of it or nothing."""
         names = [name.removesuffix(A) for name in lora.matrices if name.endswith(A)]
         modules = {_above(name) for name in names}
-        kept = [name for name in base if with_unchanged or _above(_above(name)) in modules]
-        self._set([(name, *base.kind(name)) for name in kept], [base.content(name) for name in kept])
+        included_names = [name for name in base if with_unchanged or _above(_above(name)) in modules]
+        self._set(
+            [(name, *base.kind(name)) for name in included_names], [base.content(name) for name in included_names]
+        )
         self._lora, self._changed = lora, {f"{name}.weight": name for name in names}
 
     def content(self, name: str) -> NDArray[np.uint8]:
@@ -51,7 +53,7 @@ class MergedWeights(Weights):
         weight, adapter = super().__getitem__(name), self._changed.get(name)
         if adapter is None:
             return weight
-        merge: Tensor = merged(
+        merge: Tensor = merged_weight(
             weight, self._lora.matrices[adapter + A], self._lora.matrices[adapter + B], self._lora.scale
         )
         return merge
@@ -77,10 +79,10 @@ def lora_weights(model: LearnerModel) -> LoRAWeights:
 
 @dataclass(frozen=True, slots=True)
 class LoRABase:
-    """What adapters are added to."""
+    """The base that adapters are added to."""
 
     name: str
-    """The same for the same base alone."""
+    """Identifies the base."""
     weights: ObjectRef[Weights]
 
 
@@ -98,7 +100,7 @@ class LoRABases:
         return self._bases[model]
 
     def forget(self, model: str | None = None) -> None:
-        """``model`` (None: every one) is loaded anew or gone."""
+        """``model`` (None: every one) has been reloaded or removed."""
         if model is None:
             self._bases.clear()
         else:
@@ -107,7 +109,7 @@ class LoRABases:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoRAUpdate(WeightUpdate):
-    """The adapters of a model, and where its base is for who does not have it."""
+    """The adapters of a model, and its base for replicas that do not have it."""
 
     transport: ClassVar[Transport] = Transport.LORA
 

@@ -1,4 +1,4 @@
-"""Low-rank adapters merged into the weights that they add to: the one way in which learner and engines do it.
+"""Merges low-rank adapters into the weights of their base: the one implementation for learner and engines.
 
 Float32: ``W + s B A``. A model in bfloat16 has 8 bits of precision, and at the learning rates of fine-tuning an update
 is a hundredth of the last one: rounded to the nearest, nearly all weights stay where they were and the update does not
@@ -18,15 +18,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-AT_ONCE = {"cpu": 1 << 18}
+CHUNK_ELEMENTS = {"cpu": 1 << 18}
 """Elements in float64 at a time: on a CPU 2 MiB, what fits into its cache (four times as fast as all at once) ..."""
-MOST_AT_ONCE = 1 << 24
+DEFAULT_CHUNK_ELEMENTS = 1 << 24
 """... and elsewhere 128 MiB."""
 
 
-# An operator of its own, into which torch's compiler does not look: it might fuse and round otherwise.
+# A custom operator is opaque to torch's compiler, which might fuse and round otherwise.
 @torch.library.custom_op("calibrated_rl::merged", mutates_args=())  # type: ignore[untyped-decorator]
-def merged(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+def merged_weight(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """``weight + scale · b @ a`` in the dtype of ``weight``, which is float32 or bfloat16; a new tensor.
 
     Args:
@@ -38,13 +38,13 @@ def merged(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
         return torch.addmm(weight, b.float(), a.float(), alpha=scale)
     assert weight.dtype == torch.bfloat16, f"adapters of a model in {weight.dtype}"
     result = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    for chosen in _parts_of(weight):
-        exact = torch.addmm(weight[chosen].double(), b[chosen].double(), a.double(), alpha=scale).float()
-        result[chosen] = _by_thresholds(exact, chosen.start)
+    for rows in _row_chunks(weight):
+        exact = torch.addmm(weight[rows].double(), b[rows].double(), a.double(), alpha=scale).float()
+        result[rows] = _by_thresholds(exact, rows.start)
     return result
 
 
-@merged.register_fake  # type: ignore[untyped-decorator]
+@merged_weight.register_fake  # type: ignore[untyped-decorator]
 def _(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
@@ -59,7 +59,7 @@ def _by_thresholds(exact: Tensor, first_row: int) -> Tensor:
 
 
 def _mixed(numbers: Tensor, seed: int) -> Tensor:
-    """Whole numbers [N] (int64) as int32 that look drawn: Thomas Wang's and Bob Jenkins' kind of mixing."""
+    """Integers [N] (int64) hashed to pseudo-random int32: Thomas Wang's and Bob Jenkins' kind of mixing."""
     mask = 0xFFFFFFFF
     mixed = (numbers + seed) & mask
     for shift, factor in ((16, 0x7FEB352D), (15, 0x2C1B3C6D)):
@@ -68,28 +68,28 @@ def _mixed(numbers: Tensor, seed: int) -> Tensor:
     return torch.where(mixed > 0x7FFFFFFF, mixed - (mask + 1), mixed).to(torch.int32)
 
 
-def arrived(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """How much of a change arrives in the merged weights, as sums of which several maps' can be added: ``⟨Δ, Δ⟩``,
-    ``⟨Δ', Δ⟩`` and ``⟨Δ' − Δ, Δ' − Δ⟩``, [3] float64, with ``Δ`` as wanted and ``Δ'`` as merged."""
-    result, sums = merged(weight, a, b, scale), torch.zeros(3, dtype=torch.float64, device=weight.device)
-    for chosen in _parts_of(weight):
-        wanted = scale * (b[chosen].double() @ a.double())
-        got = result[chosen].double() - weight[chosen].double()
-        off = got - wanted
-        sums += torch.stack([(wanted * wanted).sum(), (got * wanted).sum(), (off * off).sum()])
+def arrived_change(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """How much of a change arrives in the merged weights, as sums that can be added over several maps: ``⟨Δ, Δ⟩``,
+    ``⟨Δ', Δ⟩`` and ``⟨Δ' − Δ, Δ' − Δ⟩``, [3] float64, with ``Δ`` as requested and ``Δ'`` as merged."""
+    result, sums = merged_weight(weight, a, b, scale), torch.zeros(3, dtype=torch.float64, device=weight.device)
+    for rows in _row_chunks(weight):
+        requested = scale * (b[rows].double() @ a.double())
+        actual = result[rows].double() - weight[rows].double()
+        error = actual - requested
+        sums += torch.stack([(requested * requested).sum(), (actual * requested).sum(), (error * error).sum()])
     return sums
 
 
 def merge_error(sums: Tensor) -> dict[str, float]:
-    """What becomes of the change that adapters make when it is merged, from the added up ``sums`` of ``arrived``:
+    """How much of the adapters' change arrives when it is merged, from the added up ``sums`` of ``arrived_change``:
     ``merge_arrived``, ``⟨Δ', Δ⟩ / ⟨Δ, Δ⟩``, is the share that arrives; ``merge_error``, ``|Δ' − Δ| / |Δ|``, how large
-    the rounding is beside the change. Nothing where nothing was to change."""
-    wanted, along, off = sums.tolist()
-    return {"merge_arrived": along / wanted, "merge_error": math.sqrt(off / wanted)} if wanted else {}
+    the rounding is relative to the change. Empty where there was no change."""
+    requested, projected, error = sums.tolist()
+    return {"merge_arrived": projected / requested, "merge_error": math.sqrt(error / requested)} if requested else {}
 
 
-def _parts_of(weight: Tensor) -> Iterator[slice]:
+def _row_chunks(weight: Tensor) -> Iterator[slice]:
     """Rows of ``weight``, some at a time."""
-    rows = max(1, AT_ONCE.get(weight.device.type, MOST_AT_ONCE) // weight.shape[1])
+    rows = max(1, CHUNK_ELEMENTS.get(weight.device.type, DEFAULT_CHUNK_ELEMENTS) // weight.shape[1])
     for first in range(0, len(weight), rows):
         yield slice(first, min(first + rows, len(weight)))

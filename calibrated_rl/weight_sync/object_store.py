@@ -1,4 +1,4 @@
-"""All weights as one object in Ray's store: the transport that is always possible."""
+"""All weights as one object in Ray's store: the transport that works everywhere."""
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from calibrated_rl.weight_sync.tensors import Weights
 
 
 def full_weights(model: LearnerModel) -> Weights:
-    """The learner's end: all weights of ``model`` without adapters, on rank 0. To be pickled before the model takes its
-    next step, because they look into it."""
+    """The learner's end: all weights of ``model`` without adapters, on rank 0. Pickle them before the model takes its
+    next step, because they are views of it."""
     return Weights(model.weights(copy=False))
 
 

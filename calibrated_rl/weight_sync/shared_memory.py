@@ -1,10 +1,10 @@
 """Weights in memory that learner and engines share: of their machine, or (CUDA IPC) of their GPU.
 
-The learner writes new weights there, engines on the same GPU (or, without one, on the same machine) look into it, and
-nothing else carries a byte. Memory is made once for each model and opened once by each engine. It begins with a
-*version stamp*, which counts what the learner has written for that model (the version of an update is another number,
-which begins anew with each arm): who reads compares it before and after, since by then the learner may have gone on.
-There are two memories, written in turns: a replica that comes back may still read while the learner writes.
+The learner writes new weights there, engines on the same GPU (or, without one, on the same machine) read it
+directly. Memory is made once for each model and opened once by each engine. It begins with a *write count* of the
+learner for that model (the version of an update is another number, which restarts with each arm): readers compare it
+before and after, since the learner may have written again meanwhile. There are two memories, written in turns: a
+replica that rejoins may still read while the learner writes.
 """
 
 import base64
@@ -35,25 +35,25 @@ from calibrated_rl.weight_sync.tensors import Shape
 MEMORY_NAME = "calibrated_rl_weights_block"
 """What the operating system shows of the machine's memory among the open files of the learner."""
 WRITING = -1
-"""The version stamp while weights are written."""
+"""The write count while weights are being written."""
 
 
 class WeightsReplaced(RuntimeError):
-    """The memory holds other weights than those that were to be read."""
+    """The memory contains other weights than those that were to be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedWeights:
-    """Where weights are, in place of them."""
+    """The location of weights in shared memory."""
 
     handle: str | bytes
     """Path of the machine's memory, or what torch opens a GPU's with, in another process."""
     memory: str
-    """Which memory: no other ever has this name."""
+    """Unique name of the memory."""
     location: str
     """The machine's name, and on a GPU which of its GPUs."""
     bucket: Bucket
-    version_stamp: int
+    write_count: int
 
     @property
     def size(self) -> int:
@@ -65,7 +65,7 @@ class SharedWeights:
         handle = self.handle if isinstance(self.handle, str) else base64.b64encode(self.handle).decode()
         return {
             "handle": handle, "on_gpu": isinstance(self.handle, bytes), "memory": self.memory,
-            "location": self.location, "version_stamp": self.version_stamp, "offsets": self.bucket.plain(),
+            "location": self.location, "write_count": self.write_count, "offsets": self.bucket.plain(),
         }  # fmt: skip
 
     @classmethod
@@ -75,13 +75,13 @@ class SharedWeights:
         return cls(
             handle=base64.b64decode(handle) if values["on_gpu"] else handle, memory=values["memory"],
             location=values["location"], bucket=Bucket.of_plain(values["offsets"]),
-            version_stamp=values["version_stamp"],
+            write_count=values["write_count"],
         )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SharedUpdate(WeightUpdate):
-    """Where the learner has put all weights, until it has written twice more."""
+    """The location of all weights, valid until the learner has written twice more."""
 
     transport: ClassVar[Transport] = Transport.SHARED_MEMORY
 
@@ -100,8 +100,8 @@ class SharedUpdate(WeightUpdate):
 
 
 class SharedMemories:
-    """A learner rank's memories, by the name of the model. They stay when a model is unloaded: a replica that comes
-    back needs what was sent last."""
+    """A learner rank's memories, by the name of the model. They stay when a model is unloaded: a replica that
+    rejoins needs the weights that were sent last."""
 
     def __init__(self, dtype: str, device: torch.device, rank: int) -> None:
         """``dtype``: of all models, by torch's name for it."""
@@ -130,7 +130,7 @@ class SharedMemories:
         """Write the full weights of ``model``; on rank 0, where they are. All ranks must call it."""
         if self._rank == 0:
             return self._writers[name].write(model.on_device())
-        for _ in model.on_device():  # takes part in gathering what is sharded
+        for _ in model.on_device():  # takes part in gathering sharded parameters
             pass
         return None
 
@@ -145,7 +145,7 @@ class SharedWeightsWriter:
             shapes: of the weights, by their Hugging Face names.
 
         Raises:
-            RuntimeError, OSError: there is no room.
+            RuntimeError, OSError: there is not enough memory.
         """
         self.shapes = dict(shapes)
         bucket = Bucket(tuple(offsets_of({name: (dtype, shape) for name, shape in shapes.items()})))
@@ -153,13 +153,12 @@ class SharedWeightsWriter:
         self._written = 0
 
     def write(self, tensors: Iterable[tuple[str, Tensor]]) -> SharedWeights:
-        """Put ``tensors``, all of them in the order of the shapes, in place of those that were written before the
-        last."""
+        """Put ``tensors``, all of them in the order of the shapes, in place of those of the last call but one."""
         self._written += 1
         return self._memories[self._written % 2].write(tensors, self._written)
 
     def close(self) -> None:
-        """Free both, once all who opened them have let go of them as well."""
+        """Free both, once all readers have closed them as well."""
         for memory in self._memories:
             memory.close()
 
@@ -179,20 +178,20 @@ class _Memory:
             self._bytes = torch.empty(size, dtype=torch.uint8, device=device)
             self._handle = bytes(ForkingPickler.dumps(self._bytes))
 
-    def write(self, tensors: Iterable[tuple[str, Tensor]], version_stamp: int) -> SharedWeights:
-        self._set_stamp(WRITING)
+    def write(self, tensors: Iterable[tuple[str, Tensor]], write_count: int) -> SharedWeights:
+        self._set_write_count(WRITING)
         targets = self._bucket.tensors(self._bytes[ALIGNMENT:])
-        for (name, target), (given, tensor) in zip(targets, tensors, strict=True):
-            assert name == given, f"{given} comes where {name} is due"
+        for (name, target), (tensor_name, tensor) in zip(targets, tensors, strict=True):
+            assert name == tensor_name, f"expected {name}, got {tensor_name}"
             target.copy_(tensor)
-        self._set_stamp(version_stamp)
+        self._set_write_count(write_count)
         location = location_of(on_gpu=self._bytes.is_cuda)
-        return SharedWeights(self._handle, self._name, location, self._bucket, version_stamp)
+        return SharedWeights(self._handle, self._name, location, self._bucket, write_count)
 
-    def _set_stamp(self, number: int) -> None:
+    def _set_write_count(self, number: int) -> None:
         if self._bytes.is_cuda:
             torch.cuda.synchronize(self._bytes.device)
-        _version_stamp(self._bytes).fill_(number)
+        _write_count(self._bytes).fill_(number)
         if self._bytes.is_cuda:
             torch.cuda.synchronize(self._bytes.device)
 
@@ -203,7 +202,7 @@ class _Memory:
         del self._bytes
 
 
-def _version_stamp(memory: Tensor) -> Tensor:
+def _write_count(memory: Tensor) -> Tensor:
     return memory[:8].view(torch.int64)
 
 
@@ -251,7 +250,7 @@ class SharedMemoryReader:
         self._last: SharedWeights | None = None
 
     def read(self, content: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-        """Names and tensors of the weights that ``content`` says in plain values.
+        """Names and tensors of the weights that ``content`` describes in plain values.
 
         Raises:
             WeightsReplaced: they are no longer there.
@@ -262,29 +261,29 @@ class SharedMemoryReader:
     def check(self) -> None:
         """
         Raises:
-            WeightsReplaced: what was read last is no longer there.
+            WeightsReplaced: the weights that were read last are no longer there.
         """
         assert self._last is not None, "nothing was read"
-        self.check_stamp(self._last)
+        self.check_write_count(self._last)
 
     def tensors(self, weights: SharedWeights) -> Iterator[tuple[str, Tensor]]:
-        """Names and tensors, which look into the memory: ``check_stamp`` when they have been used.
+        """Names and tensors, which are views of the memory: ``check_write_count`` when they have been used.
 
         Raises:
             WeightsReplaced: they are no longer there.
         """
-        self.check_stamp(weights)
+        self.check_write_count(weights)
         return weights.bucket.tensors(self._memory(weights)[ALIGNMENT:])
 
-    def check_stamp(self, weights: SharedWeights) -> None:
+    def check_write_count(self, weights: SharedWeights) -> None:
         """
         Raises:
             WeightsReplaced: they are no longer there.
         """
-        found = int(_version_stamp(self._memory(weights)).item())
-        if found != weights.version_stamp:
+        current_count = int(_write_count(self._memory(weights)).item())
+        if current_count != weights.write_count:
             raise WeightsReplaced(
-                f"weights number {weights.version_stamp} were replaced by {found} before they were read"
+                f"weights number {weights.write_count} were replaced by {current_count} before they were read"
             )
 
     def _memory(self, weights: SharedWeights) -> Tensor:

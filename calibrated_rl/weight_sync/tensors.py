@@ -1,4 +1,4 @@
-"""A model's weights as bytes under names, which are copied as rarely as can be."""
+"""A model's weights as bytes by name, with as few copies as possible."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,14 +16,14 @@ class Weights(Mapping[str, Tensor]):
     """Tensors on the CPU by their Hugging Face names.
 
     They pickle with their bytes out of band: Ray copies them once, out of the learner's own tensors into one object of
-    its store, and who gets that object on the same machine looks into it without a copy. So who pickles the weights
-    must not change the tensors before that is done, and tensors that were unpickled can only be read.
+    its store, and on the same machine that object is read without a copy. So the tensors must not change before they
+    are pickled, and unpickled tensors are read-only.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._set(
-            [(name, dtype_name(each.dtype), tuple(each.shape)) for name, each in tensors.items()],
-            [flat_bytes(each) for each in tensors.values()],
+            [(name, dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()],
+            [flat_bytes(tensor) for tensor in tensors.values()],
         )
 
     def _set(self, kinds: list[tuple[str, str, Shape]], contents: list[NDArray[np.uint8]]) -> None:

@@ -2,12 +2,12 @@
 
 vLLM imports this module in its worker process because ``worker_extension_cls`` names it; importing it registers the
 backend ``calibrated_rl`` with vLLM's own weight transfer interface, so it is the one module here that needs vLLM at
-import. What arrives says where the tensors are, since vLLM's control channel cannot carry them: a ``WorkerReader`` of
-the transport finds them there.
+import. Messages say where the tensors are, since vLLM's control channel cannot carry them: a ``WorkerReader`` of the
+transport reads them there.
 
 On CPU, vLLM packs the weights of linear layers for its matrix kernels. Its layerwise reload repacks each
 layer that receives weights; a *tied* LM head receives none of its own and would keep the old packed copy
-without any error, so output layers are settled here after each update: with the packed copy of the input layer, which
+without any error, so output layers are packed here after each update: with the packed copy of the input layer, which
 vLLM packs although nothing multiplies by it, where they share its weights.
 """
 
@@ -31,7 +31,7 @@ BACKEND = "calibrated_rl"
 
 @dataclass
 class InitInfo(WeightTransferInitInfo):
-    """Nothing has to be agreed on beforehand."""
+    """Empty: this transport needs no set-up."""
 
 
 @dataclass
@@ -48,16 +48,16 @@ class WorkerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._readers: dict[str, WorkerReader] = {
             ReaderName.BUCKET: BucketReader(), ReaderName.SHARED_MEMORY: SharedMemoryReader(),
         }  # fmt: skip
         self._used: set[str] = set()
-        """Names of the readers of the update that is under way."""
+        """Names of the readers of the current update."""
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
-        """Nothing to agree on."""
+        """Does nothing: this transport needs no set-up."""
 
     def start_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
@@ -70,7 +70,7 @@ class WorkerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         self._used.add(update_info.reader)
         self.model.load_weights(reader.read(update_info.content))
         if reader.reuses_memory:
-            self._keep_what_waits()
+            self._copy_waiting_tensors()
 
     def finish_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
@@ -86,25 +86,25 @@ class WorkerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
     def shutdown(self) -> None:
         """Nothing to close."""
 
-    def _keep_what_waits(self) -> None:
-        """Copy tensors that a layer holds until it has all of its own: the next bucket is about to overwrite them."""
+    def _copy_waiting_tensors(self) -> None:
+        """Copy tensors that a layer keeps until it has all of its own: the next bucket is about to overwrite them."""
         from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
         for layer in self.model.modules():
-            for _, call in get_layerwise_info(layer).loaded_weights:
-                for name, value in call.arguments.items():
+            for _, pending_load in get_layerwise_info(layer).loaded_weights:
+                for name, value in pending_load.arguments.items():
                     if isinstance(value, torch.Tensor) and not value.is_meta:
-                        call.arguments[name] = value.clone()
+                        pending_load.arguments[name] = value.clone()
 
     def _pack_output_layers(self) -> None:
         from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
         from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
-        layers = [each for each in self.model.modules() if isinstance(each, VocabParallelEmbedding)]
+        layers = [module for module in self.model.modules() if isinstance(module, VocabParallelEmbedding)]
         packed = {
-            each.weight.data_ptr(): each.cpu_linear
-            for each in layers
-            if not isinstance(each, ParallelLMHead) and hasattr(each, "cpu_linear")
+            module.weight.data_ptr(): module.cpu_linear
+            for module in layers
+            if not isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear")
         }
         for layer in layers:
             if isinstance(layer, ParallelLMHead) and hasattr(layer, "cpu_linear"):

@@ -17,7 +17,7 @@ from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.models.shape import ModelShape
 from calibrated_rl.models.tiny import make_tiny
-from calibrated_rl.rollout.context import check_room
+from calibrated_rl.rollout.context import check_context_fits
 from calibrated_rl.run.memory import (
     ENGINE_PROCESSES,
     GIB,
@@ -116,9 +116,9 @@ def test_a_broken_log_line_is_named(refused: dict[str, Any], logs: Path) -> None
 
 def test_a_few_long_dialogues_need_not_fit() -> None:
     needed = [100] * 38 + [300, 400]
-    check_room("policy", 100, needed)  # 2 of 40 are 5 %
+    check_context_fits("policy", 100, needed)  # 2 of 40 are 5 %
     with pytest.raises(UserError, match="is 99 tokens: 40 of 40 .* 100 would be enough for 95% of them, 400 for all"):
-        check_room("policy", 99, needed)
+        check_context_fits("policy", 99, needed)
 
 
 TINY = ModelShape(parameters=1000, layers=2, hidden=8, intermediate=16, keys=4, vocabulary=50)

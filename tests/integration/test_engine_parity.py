@@ -29,7 +29,7 @@ from calibrated_rl.learner.lora import LoRAConfig
 from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.models.tiny import tiny_tokenizer
-from calibrated_rl.rollout.parity import TOLERANCES, Parity, check_parity, chosen_for_parity
+from calibrated_rl.rollout.parity import TOLERANCES, Parity, check_parity, select_for_parity
 from calibrated_rl.training.training_run import TrainingRun
 from calibrated_rl.weight_sync.lora import LoRABase, LoRAUpdate
 from tests.integration.test_learner import samples
@@ -70,10 +70,10 @@ class FakeLearner:
 
 
 def test_the_longest_dialogue_that_fits_and_the_first_are_compared() -> None:
-    chosen = chosen_for_parity(VIEWS, 100)
+    chosen = select_for_parity(VIEWS, 100)
     assert [len(each.ids) for each in chosen] == [20, 33, 12, 90] and all(each.mask.all() for each in chosen)
-    assert [len(each.ids) for each in chosen_for_parity(VIEWS, 121)] == [20, 33, 12, 120]
-    assert chosen_for_parity(VIEWS, 12) == []
+    assert [len(each.ids) for each in select_for_parity(VIEWS, 121)] == [20, 33, 12, 120]
+    assert select_for_parity(VIEWS, 12) == []
     assert check_parity(FakeLearner(), FakeEngine(), [view(100)], model="m", dtypes=["float32"]) is None
 
 
@@ -237,7 +237,7 @@ def test_under_bfloat16_adapters_add_no_difference_to_that_of_the_base(
     for _ in range(10):
         rank.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))
     apart = np.abs(np.concatenate([pool.score(each.ids.tolist()) for each in VIEWS[:3]]) - np.concatenate(
-        [values[1:] for values in opened[0].log_probs("policy", chosen_for_parity(VIEWS[:3], 128))]
+        [values[1:] for values in opened[0].log_probs("policy", select_for_parity(VIEWS[:3], 128))]
     )).mean()  # fmt: skip
     base_weights, lora = ray.put(rank.full_weights("policy")), ray.put(rank.lora_weights("policy"))
     pool.publish(LoRAUpdate(version=1, base=LoRABase("base", base_weights), lora=lora))

@@ -256,7 +256,7 @@ def test_a_replica_without_a_machine_holds_up_nobody_and_is_given_up(
     wait_for(lambda: pool.counts() == (1, 0, 0))
     wait_for(lambda: "PENDING" not in placements())
     wait_for(lambda: not any(thread.is_alive() for thread in pool._resizing.threads))
-    assert caplog.messages == ["a pending policy replica was given up after 2 s: GetTimeoutError"]
+    assert caplog.messages == ["abandoned a pending policy replica after 2 s: GetTimeoutError"]
 
 
 def complete(ended: list[EndedGroup]) -> list[list[Dialogue]]:

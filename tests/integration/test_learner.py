@@ -24,7 +24,7 @@ from calibrated_rl.learner.losses.dpo import DPO
 from calibrated_rl.learner.losses.grpo import GRPO
 from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.metrics import Sums
-from calibrated_rl.learner.not_finite import SkippedStep, described, keep
+from calibrated_rl.learner.not_finite import SkippedStep, describe, keep_data
 from calibrated_rl.learner.packing import pack
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.learner.sample import Sample
@@ -148,7 +148,7 @@ def test_shared_beginnings_change_neither_log_probs_nor_gradients(tmp_path: Path
     made = learner(folder)
     made.load("policy", folder, trainable=False)
     (packed,) = pack(given_samples, 2000)
-    assert any(batch.ago is not None for batch in side_by_side(packed).batches) == (openings == 8)
+    assert any(batch.distance is not None for batch in side_by_side(packed).batches) == (openings == 8)
     whole = sum(len(s.tokens) for s in given_samples)
     assert len(packed.input_ids) < 0.8 * whole
     module = made.models["policy"].module.requires_grad_(True)
@@ -505,7 +505,7 @@ def test_what_comes_in_must_be_finite(folder: Path) -> None:
         made.step("policy", SampleBatch.of(given_samples), GRPO_TERMS)
         (skipped,) = made.skipped()
         assert (skipped.reason, skipped.sequences) == (reason, (5,))
-        assert described(skipped, given_samples) == f"{reason} not finite in dialogue 5"
+        assert describe(skipped, given_samples) == f"{reason} not finite in dialogue 5"
     broken = made.models["policy"].parameters()["model.norm.weight"]
     broken.data.fill_(math.nan)
     masking = GRPO(GRPO.Config(correction=Correction.Config(mode="mask")))
@@ -516,7 +516,9 @@ def test_what_comes_in_must_be_finite(folder: Path) -> None:
 def test_what_a_step_was_to_be_taken_on_is_kept(tmp_path: Path) -> None:
     given_samples = with_credit(-math.inf, place=1)[:3]
     skipped = SkippedStep(reason="the advantage", sequences=(1,), step=(0, 1))
-    files = [keep(tmp_path / "kept", skipped, given_samples, {"model": "policy", "temperature": 1.0}) for _ in range(2)]
+    files = [
+        keep_data(tmp_path / "kept", skipped, given_samples, {"model": "policy", "temperature": 1.0}) for _ in range(2)
+    ]
     assert [file.name for file in files] == ["0001-policy.jsonl", "0002-policy.jsonl"]
     head, first, second = (json.loads(line) for line in files[0].read_text().splitlines())
     assert head == {"model": "policy", "temperature": 1.0, "reason": "the advantage", "samples": 2}

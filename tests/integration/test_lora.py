@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
-from calibrated_rl.learner.lora import AdaptedLinear, LoRAConfig, check_targets, is_adapter
+from calibrated_rl.learner.lora import LoRAConfig, LoRALinear, check_targets, is_adapter
 from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.storage.checksums import check_checksums
 from calibrated_rl.training.checkpoints import ArmCheckpoints
 from calibrated_rl.weight_sync import merging
 from calibrated_rl.weight_sync.lora import LoRAWeights, MergedWeights
-from calibrated_rl.weight_sync.merging import _by_thresholds, arrived, merged
+from calibrated_rl.weight_sync.merging import _by_thresholds, arrived_change, merged_weight
 from calibrated_rl.weight_sync.tensors import Weights
 from tests.e2e.test_resume import state
 from tests.integration.test_learner import ADAM, assert_same, big_epsilon, plain_log_probs, samples, sequences
@@ -49,7 +49,7 @@ def test_an_adapted_map_by_hand() -> None:
     plain = torch.nn.Linear(2, 3)
     plain.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     plain.bias.data = torch.tensor([0.0, 0.0, 5.0])
-    adapted = AdaptedLinear(plain, LoRAConfig(rank=1, alpha=2.0), torch.Generator())
+    adapted = LoRALinear(plain, LoRAConfig(rank=1, alpha=2.0), torch.Generator())
     x = torch.tensor([[1.0, 2.0]])
     assert torch.equal(adapted(x), plain(x))
     adapted.lora_A.data, adapted.lora_B.data = torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0], [0.0], [-1.0]])
@@ -67,14 +67,14 @@ def drawn(out: int = 96, into: int = 64, rank: int = 4, size: float = 1e-4) -> t
 
 def test_a_change_below_a_step_of_bfloat16_arrives_on_average() -> None:
     weight, a, b = drawn(512, 256)
-    wanted, along, off = arrived(weight, a, b, 1.0).tolist()
+    wanted, along, off = arrived_change(weight, a, b, 1.0).tolist()
     assert along / wanted == pytest.approx(1, abs=0.1)
     nearest = (weight.double() + b.double() @ a.double()).bfloat16().double() - weight.double()
     assert abs(float((nearest * (b @ a)).sum()) / wanted) < 0.2, "what is gained"
     # Each weight is one of its two neighbours, and no change is none.
-    change = merged(weight, a, b, 1.0).float() - weight.float()
+    change = merged_weight(weight, a, b, 1.0).float() - weight.float()
     assert (change.abs() <= weight.float().abs() / 128 + 1e-3).all() and 0 < (change != 0).float().mean() < 0.2
-    assert torch.equal(merged(weight, a, torch.zeros_like(b), 1.0), weight)
+    assert torch.equal(merged_weight(weight, a, torch.zeros_like(b), 1.0), weight)
     assert off > 0
 
 
@@ -92,19 +92,19 @@ def test_thresholds_are_spread_evenly_and_stand_alone() -> None:
 def test_the_same_bits_on_every_machine_and_at_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = torch.arange(96 * 64) * 7919 % 1009 / 509 - 1
     weight, a, b = numbers.view(96, 64).bfloat16(), numbers[:256].view(4, 64), numbers[:384].view(96, 4) / 100
-    expected = merged(weight, a, b, 2.0)
+    expected = merged_weight(weight, a, b, 2.0)
     assert zlib.crc32(expected.view(torch.int16).numpy().tobytes()) == MERGED_BITS
     for threads, at_once in ((1, 64), (2, 1 << 20), (2, 700)):
         torch.set_num_threads(threads)
-        monkeypatch.setitem(merging.AT_ONCE, "cpu", at_once)
-        assert torch.equal(merged(weight, a, b, 2.0), expected)
+        monkeypatch.setitem(merging.CHUNK_ELEMENTS, "cpu", at_once)
+        assert torch.equal(merged_weight(weight, a, b, 2.0), expected)
 
 
 def test_a_bfloat16_map_is_that_of_the_merged_weights_with_the_gradients_of_the_exact_one() -> None:
     weight, a, b = drawn(size=0.05)
     plain = torch.nn.Linear(64, 96, dtype=torch.bfloat16)
     plain.weight.data = weight
-    adapted = AdaptedLinear(plain, LoRAConfig(rank=4, alpha=8.0), torch.Generator())
+    adapted = LoRALinear(plain, LoRAConfig(rank=4, alpha=8.0), torch.Generator())
     assert adapted.lora_A.dtype == adapted.lora_B.dtype == torch.float32
     adapted.requires_grad_(False)
     adapted.lora_A.data, adapted.lora_B.data = a, b
@@ -113,13 +113,13 @@ def test_a_bfloat16_map_is_that_of_the_merged_weights_with_the_gradients_of_the_
     x = torch.randn(2, 7, 64, dtype=torch.bfloat16, requires_grad=True)
     y, by_y = adapted(x), torch.randn(2, 7, 96, dtype=torch.bfloat16)
     # torch's own: a rank of another test may have put DeepSpeed's in its place, which rounds before it adds the bias.
-    assert torch.equal(y, torch._C._nn.linear(x, merged(weight, a, b, 2.0), plain.bias))
+    assert torch.equal(y, torch._C._nn.linear(x, merged_weight(weight, a, b, 2.0), plain.bias))
     y.backward(by_y)
     exact_a, exact_b = a.double().requires_grad_(), b.double().requires_grad_()
     (x.double().detach() @ (2.0 * exact_b @ exact_a).t() * by_y.double()).sum().backward()
     torch.testing.assert_close(adapted.lora_A.grad.double(), exact_a.grad, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(adapted.lora_B.grad.double(), exact_b.grad, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(x.grad, by_y @ merged(weight, a, b, 2.0))
+    torch.testing.assert_close(x.grad, by_y @ merged_weight(weight, a, b, 2.0))
 
 
 @pytest.mark.parametrize("stage", [0, 3])

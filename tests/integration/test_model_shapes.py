@@ -75,7 +75,7 @@ UNKNOWN = {
 """What is refused of what transformers can compute: windows that are told by a mask alone, and what vLLM ignores."""
 REFUSED = {
     "cohere": "logit_scale", "gemma2": "attn_logit_softcapping", "stablelm": "needs a mask",
-    "nemotron": "not told which tokens see which",
+    "nemotron": "gets no layout of which tokens attend to which",
 }  # fmt: skip
 
 

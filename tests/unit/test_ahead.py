@@ -46,7 +46,7 @@ def test_a_turn_is_as_stale_as_its_oldest_token() -> None:
     tokens = tokens_of([3, 4, 4, 6, 6], [2, 2, 4, 4, 6])  # turn 2: of version 3 and 4; turn 4: 4 and 6; turn 6: 6
     kept, seen = fresh_turns(tokens, update=6, max_staleness=2)
     assert kept.mask.tolist() == [False, False, False, True, True, True]
-    assert seen == Staleness(turns=3, total=3 + 2 + 0, most=3, left_out=1)
+    assert seen == Staleness(turns=3, total=3 + 2 + 0, maximum=3, left_out=1)
     assert seen.metrics() == {"staleness": 5 / 3, "staleness_max": 3.0, "stale_turns_share": 1 / 3}
     all_kept, _ = fresh_turns(tokens, update=6, max_staleness=3)
     assert all_kept is tokens

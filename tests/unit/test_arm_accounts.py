@@ -171,7 +171,7 @@ def train_until(run: MadeUpRun, update: int) -> None:
 
 
 def audited(run: MadeUpRun, arm: ArmRun) -> Any:
-    found = run.cluster.collector.statistics.found()
+    found = run.cluster.collector.statistics.counts()
     result = {"metrics": arm.metrics, "groups_extra": arm.rollouts.groups_extra, **found}
     (run.folder / "arms").mkdir()
     (run.folder / "arms" / "interactive-0.json").write_text(json.dumps(result))

@@ -23,7 +23,7 @@ from calibrated_rl.examples.front_desk.task import FrontDesk
 from calibrated_rl.inference.lockstep import LockstepScheduler
 from calibrated_rl.inference.turns import GenerateRequest
 from calibrated_rl.rollout.collector import Collector, draw_seed
-from calibrated_rl.rollout.context import check_room_to_begin
+from calibrated_rl.rollout.context import check_context_for_first_turn
 from calibrated_rl.rollout.conversation import find_flaw, finished, stable_seed
 from calibrated_rl.rollout.failures import MostlyBroken, is_scored, party_of, refuse_mostly_broken
 from calibrated_rl.rollout.statistics import cut_shares
@@ -197,9 +197,9 @@ def test_room_to_begin_is_exact() -> None:
         Turn(side=Side.POLICY, text="hello", source=Source.GREETING), Turn(side=Side.USER, text="", source=Source.LOG)
     ])  # fmt: skip
     enough = len(view) + 32 + 1
-    check_room_to_begin(tokens(), SCENARIOS[0], 32, enough)
+    check_context_for_first_turn(tokens(), SCENARIOS[0], 32, enough)
     with pytest.raises(UserError, match=f"they take {enough}, before"):
-        check_room_to_begin(tokens(), SCENARIOS[0], 32, enough - 1)
+        check_context_for_first_turn(tokens(), SCENARIOS[0], 32, enough - 1)
 
 
 def test_a_simulator_that_always_breaks_ends_the_run_in_words() -> None:
@@ -321,7 +321,7 @@ def test_a_judge_that_fails_is_asked_about_the_same_dialogue_again() -> None:
     assert len(groups) == 12 and collector.statistics.dropped == {"judge: no answer": 2 * 48}
     assert len(policy.asked) == 3 * 48, "no turn was drawn twice"
     collector = collector_of(MadeUpPool("policy"), Judged(3))
-    with pytest.raises(UserError, match=r"the judge broke 48 of 48 tries .* Mend the judge"):
+    with pytest.raises(UserError, match=r"the judge broke 48 of 48 tries .* Repair the judge"):
         collect(collector, MadeUpPool("simulator"))
     assert +collector.statistics.tries_of("rollout") == {"judge": 48}, "no openings; no try counts twice"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from calibrated_rl.learner import head
-from calibrated_rl.learner.head import ScoringHead, strip_width
+from calibrated_rl.learner.head import ScoringHead, chunk_width
 
 VOCABULARY, SIZE, POSITIONS = 203, 16, 30
 
@@ -25,7 +25,7 @@ def plain(linear: nn.Linear, hidden: Tensor, targets: Tensor, cap: float | None,
 @pytest.fixture(params=[1, 50, VOCABULARY])
 def narrowest(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Strips of five words, of fifty with a remainder, and one for all."""
-    monkeypatch.setattr(head, "NARROWEST", request.param)
+    monkeypatch.setattr(head, "MIN_CHUNK_WIDTH", request.param)
     yield
 
 
@@ -68,7 +68,7 @@ def test_frozen_weights_get_no_gradient_and_pass_it_on() -> None:
 
 @given(st.integers(0, 100_000), st.integers(1, 300_000))
 def test_strips_are_few_enough_words(positions: int, vocabulary: int) -> None:
-    width = strip_width(positions, vocabulary)
+    width = chunk_width(positions, vocabulary)
     assert 1 <= width <= vocabulary
-    if width > head.NARROWEST:
-        assert width * positions <= head.STRIP_ELEMENTS and width <= -(-vocabulary // head.STRIPS)
+    if width > head.MIN_CHUNK_WIDTH:
+        assert width * positions <= head.CHUNK_ELEMENTS and width <= -(-vocabulary // head.VOCAB_CHUNKS)

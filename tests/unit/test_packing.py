@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from calibrated_rl.data.dialogue import TokenSequence
 from calibrated_rl.learner.attention import LONG, SHORT, side_by_side, variable_length
 from calibrated_rl.learner.batch import SampleBatch
-from calibrated_rl.learner.packing import MOST_PATHS, PackedBatch, pack
+from calibrated_rl.learner.packing import MAX_PATHS, PackedBatch, pack
 from calibrated_rl.learner.sample import Sample
 
 
@@ -117,7 +117,7 @@ def test_first_tokens_and_empty_sequences_are_left_out() -> None:
 def test_much_sharing_does_not_fill_memory_with_paths() -> None:
     texts = [[*range(1, 40), last, 7] for last in range(100, 140)]
     packs = pack(of_ids(*texts), 60)
-    assert all(len(p.paths) <= MOST_PATHS * 60 for p in packs) and len(packs) == 7
+    assert all(len(p.paths) <= MAX_PATHS * 60 for p in packs) and len(packs) == 7
 
 
 def test_pairs_stay_together_in_their_order() -> None:
@@ -141,16 +141,16 @@ def test_lengths_for_a_kernel_by_hand() -> None:
 
 def assert_each_token_asks_its_own_path(packed: PackedBatch) -> None:
     layout = side_by_side(packed)
-    flat = torch.cat([batch.asking.flatten() for batch in layout.batches])
+    flat = torch.cat([batch.queries.flatten() for batch in layout.batches])
     assert flat[layout.slots].tolist() == list(range(len(packed.input_ids)))
     seen = []
     for batch in layout.batches:
-        count, longest = batch.seen.shape
+        count, longest = batch.keys.shape
         places = torch.arange(longest)
-        ago = (places[:, None] - places).expand(count, -1, -1) if batch.ago is None else batch.ago
-        assert ago.shape == (count, batch.asking.shape[1], longest) and (ago >= 0).any(-1).all(), "a row sees nothing"
+        ago = (places[:, None] - places).expand(count, -1, -1) if batch.distance is None else batch.distance
+        assert ago.shape == (count, batch.queries.shape[1], longest) and (ago >= 0).any(-1).all(), "a row sees nothing"
         rows = itertools.product(range(count), range(ago.shape[1]))
-        seen += [batch.seen[row][ago[row, query] >= 0].tolist() for row, query in rows]
+        seen += [batch.keys[row][ago[row, query] >= 0].tolist() for row, query in rows]
     for branch in range(len(packed.branch_starts) - 1):
         path = packed.paths[packed.path_starts[branch] : packed.path_starts[branch + 1]].tolist()
         for token in range(packed.branch_starts[branch], packed.branch_starts[branch + 1]):
@@ -178,14 +178,14 @@ def test_short_branches_of_long_paths_ask_by_themselves(
         texts += [[*first, *(next(ids) for _ in range(end))] for end in ends]
     for packed in pack(of_ids(*texts), 700) if texts else []:
         assert_each_token_asks_its_own_path(packed)
-        apart = [batch for batch in side_by_side(packed).batches if batch.ago is not None]
+        apart = [batch for batch in side_by_side(packed).batches if batch.distance is not None]
         own, path = np.diff(packed.branch_starts), np.diff(packed.path_starts)
-        assert sum(len(batch.seen) for batch in apart) == int(((path >= LONG) & (own <= SHORT * path)).sum())
+        assert sum(len(batch.keys) for batch in apart) == int(((path >= LONG) & (own <= SHORT * path)).sum())
 
 
 def test_chosen_sequences_only() -> None:
     batch = batch_of([4, 5, 6])
-    packs = pack(batch, 32, chosen=np.asarray([2, 0]))
+    packs = pack(batch, 32, indices_to_pack=np.asarray([2, 0]))
     assert {int(s) for p in packs for s in p.sequence} == {0, 2}
 
 

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference.load import LoadMeter
 from calibrated_rl.inference.routing import preferred
-from calibrated_rl.inference.scaling import Decision, Scaler, ScalingConfig, SideSeen, UpdateSeen, waited_for
+from calibrated_rl.inference.scaling import (
+    Decision,
+    Scaler,
+    ScalingConfig,
+    SideObservation,
+    UpdateObservation,
+    waited_for,
+)
 
 SIDES = ("policy", "simulator")
 
@@ -41,11 +48,13 @@ class World:
         seconds = rollout + learning - self.overlap * min(rollout, learning)
         self.at += seconds
         sides = {
-            name: SideSeen(ready=self.here[name], starting=len(self.coming[name]), in_flight=self.in_flight[name])
+            name: SideObservation(
+                ready=self.here[name], starting=len(self.coming[name]), in_flight=self.in_flight[name]
+            )
             for name in SIDES
         }
         decision = self.scaler.decide(
-            UpdateSeen(
+            UpdateObservation(
                 at=self.at, seconds=seconds, seconds_rollout=rollout, seconds_learning=learning, sides=sides,
             )
         )  # fmt: skip
@@ -120,8 +129,8 @@ def test_what_overlaps_with_learning_is_not_worth_a_replica() -> None:
 
 
 def test_overlap_by_hand() -> None:
-    def update(seconds: float, rollout: float, learning: float) -> UpdateSeen:
-        return UpdateSeen(at=0, seconds=seconds, seconds_rollout=rollout, seconds_learning=learning, sides={})
+    def update(seconds: float, rollout: float, learning: float) -> UpdateObservation:
+        return UpdateObservation(at=0, seconds=seconds, seconds_rollout=rollout, seconds_learning=learning, sides={})
 
     assert update(30, 20, 10).with_rollout_of(15) == 25  # one after the other
     assert update(20, 20, 10).with_rollout_of(15) == 15  # side by side: rollouts hold up
@@ -214,48 +223,48 @@ def test_a_busier_side_does_not_get_fewer(
     assert not (target(load) == 3 and target(load + more) < 3)
 
 
-def seen(at: float, policy: SideSeen) -> UpdateSeen:
-    return UpdateSeen(
+def seen(at: float, policy: SideObservation) -> UpdateObservation:
+    return UpdateObservation(
         at=at, seconds=100, seconds_rollout=90, seconds_learning=10,
-        sides={"policy": policy, "simulator": SideSeen(ready=1, in_flight=1)},
+        sides={"policy": policy, "simulator": SideObservation(ready=1, in_flight=1)},
     )  # fmt: skip
 
 
 def test_a_lost_replica_is_neither_removed_nor_replaced() -> None:
     s = scaler(4)
     for at in range(8):
-        decision = s.decide(seen(at, SideSeen(ready=1, lost=1, in_flight=200)))
+        decision = s.decide(seen(at, SideObservation(ready=1, lost=1, in_flight=200)))
         assert decision == Decision({"policy": 2, "simulator": 1}, "")
     # Nor is what was measured with it missing taken for a result: there must be `patience` updates with both.
-    decisions = [s.decide(seen(8 + i, SideSeen(ready=2, in_flight=200))) for i in range(4)]
+    decisions = [s.decide(seen(8 + i, SideObservation(ready=2, in_flight=200))) for i in range(4)]
     assert [d.targets["policy"] for d in decisions] == [2, 2, 2, 3]
 
 
 def test_nothing_is_decided_while_a_replica_starts() -> None:
     s = scaler(4)
-    decisions = [s.decide(seen(i, SideSeen(ready=1, starting=1, in_flight=200))) for i in range(20)]
+    decisions = [s.decide(seen(i, SideObservation(ready=1, starting=1, in_flight=200))) for i in range(20)]
     assert {d.targets["policy"] for d in decisions} == {2}
 
 
-def test_a_replica_that_did_not_come_is_asked_for_again_later() -> None:
+def test_a_replica_that_did_not_start_is_requested_again_later() -> None:
     s = scaler(4, retry_seconds=50)
-    alone = SideSeen(ready=1, in_flight=100)
+    alone = SideObservation(ready=1, in_flight=100)
     assert [s.decide(seen(i, alone)).targets["policy"] for i in range(4)] == [1, 1, 1, 2]
-    s.decide(seen(5, SideSeen(ready=1, starting=1, in_flight=100)))
+    s.decide(seen(5, SideObservation(ready=1, starting=1, in_flight=100)))
     given_up = s.decide(seen(10, alone))
-    assert given_up.targets["policy"] == 1 and "asked for" in given_up.reason
+    assert given_up.targets["policy"] == 1 and "1 exist" in given_up.reason
     assert {s.decide(seen(at, alone)).targets["policy"] for at in range(11, 60)} == {1}
     assert s.decide(seen(60, alone)).targets["policy"] == 2
 
 
 def test_numbers_out_of_bounds_come_into_them() -> None:
     s = scaler(2)
-    decision = s.decide(seen(0, SideSeen(ready=3)))
+    decision = s.decide(seen(0, SideObservation(ready=3)))
     assert decision.targets == {"policy": 2, "simulator": 1} and "1 to 2 are allowed" in decision.reason
 
 
 def test_waiting_time_is_shared_by_what_is_in_flight() -> None:
-    update = seen(0, SideSeen(ready=3, in_flight=3.0))
+    update = seen(0, SideObservation(ready=3, in_flight=3.0))
     assert waited_for(update, "policy") == 0.75 and waited_for(update, "simulator") == 0.25
 
 

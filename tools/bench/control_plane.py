@@ -24,7 +24,7 @@ from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.inference.request_batcher import Answers, TurnServer
 from calibrated_rl.inference.turns import Generated, GenerateRequest
-from calibrated_rl.rollout.collector import set_aside_what_is_loaded
+from calibrated_rl.rollout.collector import freeze_loaded_objects
 from calibrated_rl.settings.fields import Positive, Range
 from tools.bench.base import Row, at_least
 from tools.bench.talk import TalkConfig, collector_of, model_of, start_ray
@@ -128,7 +128,7 @@ class ControlPlane:
         with model_of(talk) as (_, tokens):
             start_ray(num_cpus=4)
             self._hold(talk, tokens, min(config.replicas), 1)  # what is loaded at the first call
-            set_aside_what_is_loaded()
+            freeze_loaded_objects()
             # A run over few replicas is short: as many more of them, so that each size has the same number of turns.
             largest = max(config.replicas)
             found = {count: self._hold(talk, tokens, count, largest // count) for count in config.replicas}

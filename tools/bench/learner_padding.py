@@ -61,7 +61,7 @@ class LearnerPadding:
         samples = [Sample(tokens=_sequence(int(length), random), advantage=1.0) for length in lengths]
         packs = pack(samples, self.config.micro_batch_tokens, ranks=self.config.ranks)
         packs += [EMPTY] * (-len(packs) % self.config.ranks)
-        slots = sum(batch.seen.numel() for packed in packs for batch in side_by_side(packed).batches)
+        slots = sum(batch.keys.numel() for packed in packs for batch in side_by_side(packed).batches)
         return sum(len(packed.input_ids) for packed in packs), float(lengths.sum()), slots
 
 

@@ -1,8 +1,8 @@
-"""What an advantage is: the credit of each dialogue of a group, from the group's rewards.
+"""The contract of an advantage: the credit of each dialogue of a group, from the group's rewards.
 
-The dialogues of a group are of the same scenario and differ in their samples alone. Already decided when an advantage
-is called: the rewards are finite, there are at least two, and they differ. A group whose rewards are all equal teaches
-nothing: its credit is 0 without asking, and ``has_signal`` lets the caller count such groups.
+The dialogues of a group are of the same scenario and differ in their samples alone. The caller guarantees that the
+rewards are finite, that there are at least two, and that they differ. A group whose rewards are all equal teaches
+nothing: its credit is 0 without a call, and ``has_signal`` lets the caller count such groups.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Advantages with checks: what one raises names the user's line, what it returns is one finite number for each
+"""Advantages with checks: an error in one names the user's line, and its result must be one finite number for each
 dialogue of the group."""
 
 from collections.abc import Mapping, Sequence
@@ -50,21 +50,21 @@ def group_advantages(rewards: Sequence[float], advantage: Advantage) -> NDArray[
     if not has_signal(rewards):
         return np.zeros(len(values), np.float32)
 
-    def told() -> str:
+    def description() -> str:
         return described(type(advantage), KIND, "__call__")
 
-    found = call(type(advantage), told, advantage, values)
+    result = call(type(advantage), description, advantage, values)
     try:
-        return _checked(found, len(rewards))
+        return _checked(result, len(rewards))
     except NotPlain as problem:
-        raise UserError(f"{told()}: {problem}") from None
+        raise UserError(f"{description()}: {problem}") from None
 
 
-def _checked(found: Any, count: int) -> NDArray[np.float32]:
-    if not isinstance(found, np.ndarray | list | tuple):
-        raise NotPlain("it", f"is {kind_of(found)}: it must be an array of {count} numbers")
+def _checked(result: Any, count: int) -> NDArray[np.float32]:
+    if not isinstance(result, np.ndarray | list | tuple):
+        raise NotPlain("it", f"is {kind_of(result)}: it must be an array of {count} numbers")
     try:
-        values = np.asarray(found)
+        values = np.asarray(result)
     except ValueError:  # lists of different lengths
         raise NotPlain("it", f"is no array: it must be one of {count} numbers") from None
     if values.shape != (count,):
@@ -73,6 +73,6 @@ def _checked(found: Any, count: int) -> NDArray[np.float32]:
         raise NotPlain("it", f"is an array of {values.dtype}: it must be one of numbers")
     with np.errstate(over="ignore"):
         credit = values.astype(np.float32)
-    if len(wrong := np.flatnonzero(~np.isfinite(credit))):
-        raise NotPlain(f"[{wrong[0]}]", f"is {values[wrong[0]]}: it must be a finite number")
+    if len(not_finite := np.flatnonzero(~np.isfinite(credit))):
+        raise NotPlain(f"[{not_finite[0]}]", f"is {values[not_finite[0]]}: it must be a finite number")
     return credit

@@ -1,1 +1,1 @@
-"""One file a loss; ``base`` says what goes in and what comes out."""
+"""One file a loss; ``base`` has the contract."""

@@ -1,4 +1,4 @@
-"""What goes into a loss and what comes out.
+"""The contract of a loss: its inputs and outputs.
 
 A loss is a pure function of flat tensors over the scored tokens of one micro-batch. Already decided when it
 is called, and never decided again inside it:
@@ -84,7 +84,7 @@ class Loss(ABC):
     """Base of all losses: what the learner must prepare for it."""
 
     unit: int = 1
-    """So many consecutive samples belong together (2: pairs of chosen and rejected)."""
+    """Number of consecutive samples that belong together (2: pairs of chosen and rejected)."""
     needs_reference: bool = False
     """Whether the samples must carry log-probs under a reference."""
     policy_gradient: bool = True
@@ -99,7 +99,7 @@ class Loss(ABC):
     """How the step from sampling engine to learner is corrected."""
 
     def without_effect(self, settings: Mapping[str, Any], steps: int) -> list[str]:
-        """What in ``settings``, as they were written in a config, does nothing: one reason a setting.
+        """The reasons why entries of ``settings``, as written in a config, have no effect: one a setting.
 
         Args:
             steps: optimizer steps that are taken with the log-probs of one scoring.

@@ -1,5 +1,5 @@
-"""Which loss is meant, and whether it fits the advantages and the steps of an update: else what they would do together
-has another name."""
+"""Resolves a loss, and checks that it fits the advantages and the steps of an update: else the combination would be
+another algorithm than its name says."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -52,13 +52,13 @@ def check_policy_loss(loss: Loss, settings: Mapping[str, Any], *, advantage: str
     name = type(loss).__name__
     if not loss.policy_gradient:
         raise UserError(
-            f"{name} is no policy-gradient loss: it would pass over all rewards. Choose one of "
+            f"{name} is no policy-gradient loss: it would ignore all rewards. Choose one of "
             "calibrated_rl/learner/losses, such as calibrated_rl.learner.losses.grpo:GRPO"
         )
     if loss.unit != 1:
         raise UserError(f"{name} takes samples in units of {loss.unit}, and rollouts come one by one")
     kinds = short_names_of(advantages.__name__, component.import_path(advantage_path(advantage)))
-    # One of somebody's own, which derives from none of ours, is what its author says.
+    # An advantage of the user's own, which derives from none of ours, is up to its author.
     if loss.advantages and kinds and not set(kinds) & set(loss.advantages):
         raise UserError(
             f"training.advantage is '{advantage}', and {name} is defined with {' or '.join(loss.advantages)}: set "

@@ -50,14 +50,14 @@ def _check(output: Any, inputs: LossInputs) -> None:
     for field in ("means", "maxima"):
         if not isinstance(metrics := getattr(output, field), Mapping):
             raise NotPlain(field, f"is {kind_of(metrics)}: it must be a dict")
-        for name, each in metrics.items():
-            place = f"{field}[{name!r}]"
+        for name, metric in metrics.items():
+            path = f"{field}[{name!r}]"
             if not isinstance(name, str):
                 raise NotPlain(field, f"has the key {name!r}: names are strings")
-            if field == "means" and not (isinstance(each, tuple | list) and len(each) == 2):
-                raise NotPlain(place, f"is {kind_of(each)}: it must be a pair of sum and count")
-            for part in each if field == "means" else (each,):
-                _check_scalar(part, place)
+            if field == "means" and not (isinstance(metric, tuple | list) and len(metric) == 2):
+                raise NotPlain(path, f"is {kind_of(metric)}: it must be a pair of sum and count")
+            for number in metric if field == "means" else (metric,):
+                _check_scalar(number, path)
 
 
 def _check_scalar(value: Any, place: str) -> None:

@@ -1,7 +1,7 @@
 """Importance correction from the engine that sampled to the learner before the update.
 
 The two compute slightly different log-probs for the same weights (other kernels, bfloat16), and under
-staleness they hold different weights. ``w = π_old(token) / π_engine(token)`` makes up for it:
+staleness they have different weights. ``w = π_old(token) / π_engine(token)`` corrects for it:
 
 - ``truncate``: ``min(w, high)`` multiplies each token's loss (truncated importance sampling; Ionides 2008;
   for engine mismatch Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy training");
@@ -47,16 +47,16 @@ class Correction:
     def rejects(self) -> bool:
         return self.config.mode == "mask"
 
-    def accepted(self, old: Tensor, sampler: Tensor) -> Tensor:
+    def accepted(self, old_logprobs: Tensor, sampler_logprobs: Tensor) -> Tensor:
         """[N] bool: which tokens stay in the mask."""
         if not self.rejects:
-            return torch.ones_like(old, dtype=torch.bool)
-        ratio = torch.exp(old - sampler)
+            return torch.ones_like(old_logprobs, dtype=torch.bool)
+        ratio = torch.exp(old_logprobs - sampler_logprobs)
         return (ratio >= self.config.low) & (ratio <= self.config.high)
 
-    def weights(self, old: Tensor, sampler: Tensor) -> Tensor:
+    def weights(self, old_logprobs: Tensor, sampler_logprobs: Tensor) -> Tensor:
         """[N] importance weights, without gradient."""
         if self.config.mode == "none":
-            return torch.ones_like(old)
-        ratio = torch.exp(old - sampler).detach()
+            return torch.ones_like(old_logprobs)
+        ratio = torch.exp(old_logprobs - sampler_logprobs).detach()
         return ratio.clamp(max=self.config.high) if self.config.mode == "truncate" else ratio

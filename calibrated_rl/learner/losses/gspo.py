@@ -35,8 +35,10 @@ class GSPO(ClippedLoss):
         ratio = torch.exp(inputs.per_sequence(inputs.logprobs - inputs.old_logprobs) / lengths)
         advantages = inputs.per_sequence(inputs.advantages) / lengths
         assert self.correction is not None
-        old, sampler = (inputs.per_sequence(v) / lengths for v in (inputs.old_logprobs, inputs.sampler_logprobs))
-        importance = self.correction.weights(old, sampler)
+        old_mean, sampler_mean = (
+            inputs.per_sequence(v) / lengths for v in (inputs.old_logprobs, inputs.sampler_logprobs)
+        )
+        importance = self.correction.weights(old_mean, sampler_mean)
         surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
         loss = -(importance * surrogate).sum() / inputs.totals.sequences
         return LossOutput(

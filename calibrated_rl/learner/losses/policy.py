@@ -1,12 +1,12 @@
-"""What all policy-gradient losses share: settings, the penalty terms, and how tokens are averaged.
+"""The shared parts of all policy-gradient losses: settings, the penalty terms, and how tokens are averaged.
 
-The penalty is meant to hold ``KL(π ‖ ref)`` down, so its gradient must be that divergence's:
+The penalty is meant to keep ``KL(π ‖ ref)`` low, so its gradient must be that divergence's:
 ``E_π[(log π − log ref) · ∇ log π]``. With ``d = log π(y) − log ref(y)`` at a token ``y`` that ``π`` sampled, there are
 three estimators of the value (Schulman 2020, "Approximating KL divergence"):
 
 | | value | in expectation | gradient in expectation, if one differentiates it as it stands |
 |---|---|---|---|
-| ``k1`` | ``d`` | the divergence; single values may be negative | zero: it holds nothing down |
+| ``k1`` | ``d`` | the divergence; single values may be negative | zero: it penalises nothing |
 | ``k2`` | ``d² / 2`` | not the divergence, but near it if that is small | the divergence's |
 | ``k3`` | ``e^−d − 1 + d`` | the divergence; no value is negative | that of ``KL(ref ‖ π)``, another divergence |
 
@@ -17,7 +17,7 @@ zero and which is left out: ``ρ · d · ∇ log π``. So that is the gradient h
 of the loss says. After a first step, and under staleness, the tokens come from another policy than ``π``: ``ρ`` and the
 importance correction ``w`` weigh for that, in the penalty as in the surrogate.
 
-Prefixes are held as they were sampled: what an update does to later prefixes is left out, as in all these losses.
+Prefixes are fixed as sampled: the effect of an update on later prefixes is left out, as in all these losses.
 """
 
 from collections.abc import Callable, Mapping
@@ -59,10 +59,10 @@ ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": k2,
 def kl_penalty(estimator: str, inputs: LossInputs) -> Tensor:
     """[N] shares of ``KL(π ‖ ref)``: in value ``ρ`` times the estimator, with the gradient ``ρ · d · ∇ log π``."""
     assert inputs.reference_logprobs is not None, "a KL penalty needs reference log-probs"
-    now = inputs.logprobs.detach()
-    ratio = torch.exp(now - inputs.old_logprobs)
-    value = ESTIMATORS[estimator](inputs.reference_logprobs, now)
-    return ratio * (value + (now - inputs.reference_logprobs) * (inputs.logprobs - now))
+    logprobs = inputs.logprobs.detach()
+    ratio = torch.exp(logprobs - inputs.old_logprobs)
+    value = ESTIMATORS[estimator](inputs.reference_logprobs, logprobs)
+    return ratio * (value + (logprobs - inputs.reference_logprobs) * (inputs.logprobs - logprobs))
 
 
 def token_mean(inputs: LossInputs, values: Tensor) -> Tensor:
