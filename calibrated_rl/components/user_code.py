@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from calibrated_rl.components.user_files import is_user_file
-from calibrated_rl.errors import UserError, first_line, is_no_room, printable
+from calibrated_rl.errors import UserError, first_line, is_disk_full, printable
 
 T = TypeVar("T")
 
@@ -81,7 +81,7 @@ def call(
 
 
 def _is_for_others(error: BaseException) -> bool:
-    if isinstance(error, Exception) and is_no_room(error):
+    if isinstance(error, Exception) and is_disk_full(error):
         return True
     return any(is_ours(cls) for cls in type(error).__mro__) or type(error).__module__.partition(".")[0] == "ray"
 

@@ -1,1 +1,1 @@
-"""Where dialogues are kept: one Arrow schema, durable segments, groups that are handed out once."""
+"""The store of dialogues: one Arrow schema, durable segments, groups that are handed out once."""

@@ -16,14 +16,14 @@ from calibrated_rl.runtime.capacity import Need, answered
 
 
 class ReplayService:
-    """``ReplayStore`` behind coroutines. ``append_table`` wakes whoever waits in ``sample``."""
+    """``ReplayStore`` behind coroutines. ``append_table`` wakes callers that wait in ``sample``."""
 
     def __init__(self, folder: str | None = None) -> None:
         self._store = ReplayStore(Path(folder) if folder is not None else None)
         self._changed = asyncio.Condition()
 
     async def open(self, folder: str) -> None:
-        """Go over to the store in ``folder``; nobody may be waiting in ``sample``."""
+        """Switch to the store in ``folder``; no caller may be waiting in ``sample``."""
         async with self._changed:
             self._store = ReplayStore(Path(folder))
 
@@ -34,9 +34,9 @@ class ReplayService:
     async def append_table(self, table: pa.Table) -> int:
         """See ``ReplayStore.append_table``; safe to call again with the same dialogues after a time-out."""
         async with self._changed:
-            new = self._store.append_table(table)
+            n_new = self._store.append_table(table)
             self._changed.notify_all()
-        return new
+        return n_new
 
     async def sample(
         self, groups: int, *, update: int, max_staleness: int, timeout_s: float, arm: str | None = None
@@ -57,7 +57,7 @@ class ReplayService:
             async with self._changed:
                 await asyncio.wait_for(self._changed.wait_for(enough), timeout_s)
         except TimeoutError as error:
-            if len(result) == groups:  # handed out at the very moment of the time-out: must not be lost
+            if len(result) == groups:  # handed out just as the time-out ended: must not be lost
                 return result
             raise TimeoutError(
                 f"replay: {groups} groups for update {update} were not there within {timeout_s:g} s; "
@@ -69,7 +69,7 @@ class ReplayService:
         self, groups: int, *, update: int, max_staleness: int, arm: str | None = None
     ) -> list[list[Dialogue]]:
         """Hand out up to ``groups`` groups that are complete and fresh enough, without waiting."""
-        return self._store.sample(groups, update=update, max_staleness=max_staleness, arm=arm, fewer=True)
+        return self._store.sample(groups, update=update, max_staleness=max_staleness, arm=arm, allow_fewer=True)
 
     async def rewind(self, update: int) -> None:
         async with self._changed:
@@ -93,7 +93,7 @@ class ReplayService:
 
 
 def start_store(config: ReplayConfig) -> tuple[Any, Need]:
-    """Start the store, without a folder yet; methods as in ``ReplayService``. Also what it needs of the cluster."""
+    """Start the store, without a folder yet; methods as in ``ReplayService``. Also returns its needs of the cluster."""
     selector = {"label_selector": dict(config.labels)} if config.labels else {}
     store = ray.remote(ReplayService).options(num_cpus=config.cpus, **selector).remote()
     return store, Need("replay store", "replay", {"CPU": config.cpus}, config.labels, answered(store.counts.remote()))

@@ -1,4 +1,4 @@
-"""What a run asks of its replay store, typed; the store itself is an actor (``actor.py``)."""
+"""Typed calls of a run to its replay store; the store itself is an actor (``actor.py``)."""
 
 import shutil
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from calibrated_rl.data.dialogue import Dialogue
-from calibrated_rl.errors import PartLost, first_line, is_no_room
+from calibrated_rl.errors import PartLost, first_line, is_disk_full
 from calibrated_rl.replay.schema import from_table, to_table
-from calibrated_rl.storage.files import wait_for_room
+from calibrated_rl.storage.files import wait_for_space
 
 TIMEOUT_S = 600.0
 """Within which the store must answer: it may have a large segment to write or to read."""
@@ -35,45 +35,45 @@ class StoreClient:
         self._store, self._run = store, run
 
     def folder(self, name: str) -> Path:
-        """Where the store called ``name`` lies."""
+        """The folder of the store called ``name``."""
         return self._run / "replay" / name
 
     def open(self, name: str, rewind_to: int | None = None) -> None:
         """Open the store of an arm and seed. Where the arm resumes from a checkpoint, the store is rewound to its
-        update ``rewind_to``; else what an interrupted attempt left is removed: its dialogues would be taken for
-        repeated ones.
+        update ``rewind_to``; else the remains of an interrupted attempt are removed: its dialogues would count
+        as repeated.
         """
         if rewind_to is None:
             shutil.rmtree(self.folder(name), ignore_errors=True)
-        self._ask(self._store.open, str(self.folder(name).resolve()))
+        self._call(self._store.open, str(self.folder(name).resolve()))
         if rewind_to is not None:
-            self._ask(self._store.rewind, rewind_to)
+            self._call(self._store.rewind, rewind_to)
 
     def append(self, dialogues: Sequence[Dialogue]) -> None:
         """Store dialogues; those that are there already are skipped."""
-        self._ask(self._store.append_table, to_table(dialogues))
+        self._call(self._store.append_table, to_table(dialogues))
 
     def sample(self, groups: int, *, arm: str, update: int, max_staleness: int) -> Groups:
         """Up to ``groups`` complete groups of ``arm`` that are fresh enough for the learner's weights ``update``, none
         handed out before, oldest first."""
-        found: Groups = self._ask(
+        sampled_groups: Groups = self._call(
             self._store.sample_ready, groups, update=update, max_staleness=max_staleness, arm=arm
         )
-        return found
+        return sampled_groups
 
     def rollouts_of(self, arm: str, update: int) -> list[Dialogue]:
-        """What an arm collected for an update, in its order."""
-        table: pa.Table = self._ask(self._store.table, kind="rollout", arm=arm, update=update)
+        """The rollouts of an arm for an update, in order."""
+        table: pa.Table = self._call(self._store.table, kind="rollout", arm=arm, update=update)
         return from_table(table)
 
-    def _ask(self, method: Any, *arguments: Any, **named: Any) -> Any:
-        """Call a method of the actor, again if its disk was full: what failed for that reason left no trace."""
+    def _call(self, method: Any, *arguments: Any, **options: Any) -> Any:
+        """Call a method of the actor, and retry if its disk was full: such a failure has no effect."""
         while True:
             try:
-                return ray.get(method.remote(*arguments, **named), timeout=TIMEOUT_S)
+                return ray.get(method.remote(*arguments, **options), timeout=TIMEOUT_S)
             except (RayActorError, GetTimeoutError) as error:
                 raise PartLost(f"the replay store is gone: {first_line(error)}") from error
             except OSError as error:
-                if not is_no_room(error):
+                if not is_disk_full(error):
                     raise
-                wait_for_room(self._run)
+                wait_for_space(self._run)

@@ -11,6 +11,6 @@ class ReplayConfig:
     """Where the store runs."""
 
     cpus: Annotated[float, Range(at_least=0)] = 0.0
-    """Ray CPUs that it asks for. It takes little: what it is given, it writes to disk."""
+    """Ray CPUs that it reserves. It uses little: it writes what it gets to disk."""
     labels: dict[Name, Name] = field(default_factory=dict)
     """Labels of the Ray machines that it may run on, such as ``part: learner``; none: any machine."""

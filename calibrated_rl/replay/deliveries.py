@@ -8,7 +8,7 @@ from typing import Any
 
 Event = dict[str, Any]
 """``update``, ``delivered`` and ``stale`` (lists of arm and group id), or ``rewind``; and ``segments``: how many
-segments there were when it happened, so that reopening replays both in the order in which they came."""
+segments there were when it happened, so that reopening replays both in their original order."""
 
 _NUMBERS, _GROUPS = ("update", "rewind", "segments"), ("delivered", "stale")
 _KEYS = ({"update", "delivered", "stale", "segments"}, {"rewind", "segments"})
@@ -20,7 +20,7 @@ def _is_event(content: Any) -> bool:
     groups = [content.get(key, []) for key in _GROUPS]
     return (
         all(type(content.get(key, 0)) is int for key in _NUMBERS)
-        and all(isinstance(each, list) for each in groups)
+        and all(isinstance(group_list, list) for group_list in groups)
         and all(map(_is_group, itertools.chain(*groups)))
     )
 
@@ -31,7 +31,7 @@ def _is_group(key: Any) -> bool:
 
 
 class DeliveryLog:
-    """``deliveries.jsonl`` of a store's folder; without a folder, nothing is kept."""
+    """``deliveries.jsonl`` of a store's folder; without a folder, nothing is written."""
 
     NAME = "deliveries.jsonl"
 
@@ -39,17 +39,17 @@ class DeliveryLog:
         self._path = folder / self.NAME if folder is not None else None
 
     def read(self) -> tuple[list[Event], dict[str, str]]:
-        """The events so far, and the lines that are none (``file:line``) with the reason. A torn last line was
-        never answered: it is cut off, so that the next one fits."""
+        """The events so far, and the invalid lines (``file:line``) with the reason. A torn last line was never
+        acknowledged: it is cut off, so that the next one starts on a line of its own."""
         if self._path is None or not self._path.exists():
             return [], {}
         data = self._path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        lines = whole.split(b"\n")[:-1]
+        complete_lines = data[: data.rfind(b"\n") + 1]
+        lines = complete_lines.split(b"\n")[:-1]
         refused: dict[str, str] = {}
-        if len(whole) < len(data):
+        if len(complete_lines) < len(data):
             refused[f"{self.NAME}:{len(lines) + 1}"] = "a last line that was never finished"
-            os.truncate(self._path, len(whole))
+            os.truncate(self._path, len(complete_lines))
         events = []
         for number, line in enumerate(lines, start=1):
             try:
@@ -72,11 +72,11 @@ class DeliveryLog:
             return
         line = json.dumps(event).encode() + b"\n"
         with self._path.open("ab", buffering=0) as file:
-            before = file.tell()
+            size_before = file.tell()
             try:
                 while line:
                     line = line[file.write(line) :]
                 os.fsync(file.fileno())
             except OSError:
-                file.truncate(before)  # or the next event would end a line that this one began
+                file.truncate(size_before)  # or the next event would be appended to half a line
                 raise

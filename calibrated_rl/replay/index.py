@@ -1,8 +1,8 @@
-"""What a store knows of its dialogues without reading them: which are there, which groups they make, what is ready.
+"""A store's index of its dialogues: which are stored, which groups they form, which groups are ready.
 
-Pure data: no files, no clock. Dialogues are *rows*, numbered from 0 in the order in which they came and never
-renumbered; ``rewind`` only marks some as gone. A group is a list of runs of rows, since its dialogues mostly come one
-after the other. Columns are looked at as arrays; Python goes over runs, and over identities, which are kept exactly.
+Pure data: no files, no clock. Dialogues are *rows*, numbered from 0 in order of arrival and never renumbered;
+``rewind`` only marks some as removed. A group is a list of runs of rows, since its dialogues mostly arrive one after
+the other. Columns are processed as arrays; Python loops go over runs, and over ids, which are compared exactly.
 """
 
 import heapq
@@ -21,7 +21,7 @@ from calibrated_rl.replay.deliveries import Event
 GroupKey = tuple[str, str]
 """Arm and group id."""
 Origin = tuple[str, str, int]
-"""Kind, arm and update: what dialogues mostly have in common with those that came beside them."""
+"""Kind, arm and update, which dialogues of one batch mostly have in common."""
 Span = tuple[int, int]
 """Rows from the first to the one before the second."""
 
@@ -35,19 +35,19 @@ ROWS = pa.schema(
         }.items()
     ]
 )  # fmt: skip
-"""The columns that the index is made of; ``scenario`` is the scenario's id."""
+"""The columns that the index is built from; ``scenario`` is the scenario's id."""
 _SAME_IN_GROUP = ("arm", "group_id", "group_size", "scenario", "simulator_version")
 
 
 def rows_of(table: pa.Table) -> pa.RecordBatch:
-    """The columns ``ROWS`` of dialogues, without copying where ``table`` is in one piece."""
+    """The columns ``ROWS`` of dialogues, without copying where ``table`` has a single chunk."""
     columns = [
         pc.struct_field(table.column(name), "id") if name == "scenario" else table.column(name) for name in ROWS.names
     ]
-    return pa.RecordBatch.from_arrays([_in_one_piece(column) for column in columns], schema=ROWS)
+    return pa.RecordBatch.from_arrays([_single_chunk(column) for column in columns], schema=ROWS)
 
 
-def _in_one_piece(column: pa.ChunkedArray) -> pa.Array:
+def _single_chunk(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
@@ -66,99 +66,101 @@ class _Group:
 
     @property
     def members(self) -> list[Span]:
-        spans, left = [], self.size
+        spans, remaining = [], self.size
         for first, stop in self.runs:
-            if left > 0:
-                spans.append((first, min(stop, first + left)))
-                left -= stop - first
+            if remaining > 0:
+                spans.append((first, min(stop, first + remaining)))
+                remaining -= stop - first
         return spans
 
 
 class _Run(NamedTuple):
-    """Rows of one batch that stand together and belong to one group."""
+    """Adjacent rows of one batch that belong to one group."""
 
     first: int
     stop: int
     key: GroupKey
-    nature: tuple[int, str, int | None]
+    group_fields: tuple[int, str, int | None]
     """Size, scenario and simulator version of the group."""
 
 
 class _Column:
-    """An array that grows: amortised, so that adding costs the same however much is there."""
+    """An array that grows: amortised, so that adding takes constant time."""
 
     def __init__(self, dtype: Any) -> None:
-        self._room, self._length = np.empty(1024, dtype), 0
+        self._buffer, self._length = np.empty(1024, dtype), 0
 
     def extend(self, values: Any) -> None:
         stop = self._length + len(values)
-        if stop > len(self._room):
-            room = np.empty(max(stop, 2 * len(self._room)), self._room.dtype)
-            room[: self._length] = self._room[: self._length]
-            self._room = room
-        self._room[self._length : stop] = values
+        if stop > len(self._buffer):
+            larger_buffer = np.empty(max(stop, 2 * len(self._buffer)), self._buffer.dtype)
+            larger_buffer[: self._length] = self._buffer[: self._length]
+            self._buffer = larger_buffer
+        self._buffer[self._length : stop] = values
         self._length = stop
 
     @property
     def values(self) -> NDArray[Any]:
-        return self._room[: self._length]
+        return self._buffer[: self._length]
 
 
 class Index:
     """Rows, identities and groups of one store."""
 
     def __init__(self) -> None:
-        self._kept, self._latest, self._newest = _Column(np.bool_), _Column(np.int32), _Column(np.int32)
-        """Per row: whether it counts; the later of its update and its newest weights; its newest weights, -1 where the
-        policy said nothing."""
-        self._known: dict[Origin, dict[str, int]] = {}
-        """Id to row of all that count."""
+        self._is_valid, self._latest, self._newest = _Column(np.bool_), _Column(np.int32), _Column(np.int32)
+        """Per row: whether it is valid; the later of its update and its newest weights; its newest weights, -1 where
+        the policy said nothing."""
+        self._row_of_id: dict[Origin, dict[str, int]] = {}
+        """Id to row of all valid rows."""
         self._groups: dict[GroupKey, _Group] = {}
         self._ready: dict[str, OrderedDict[GroupKey, int]] = {}
         """Per arm, ready groups in the order in which they became complete, with the row that completed them."""
         self._surplus = 0
 
     def __len__(self) -> int:
-        return len(self._kept.values)
+        return len(self._is_valid.values)
 
-    # --- dialogues come in
+    # --- adding dialogues
 
     def new(self, rows: pa.RecordBatch) -> NDArray[np.bool_]:
-        """Which of ``rows`` are neither known nor the repetition of one before: [rows]."""
-        new = np.ones(rows.num_rows, np.bool_)
-        for origin, ids, places in _by_origin(rows):
-            known, seen = self._known.get(origin, {}), set(ids)
-            if len(seen) == len(ids) and known.keys().isdisjoint(seen):
+        """Which of ``rows`` are neither stored already nor repeated within ``rows``: [rows]."""
+        is_new = np.ones(rows.num_rows, np.bool_)
+        for origin, ids, positions in _by_origin(rows):
+            stored, batch_ids = self._row_of_id.get(origin, {}), set(ids)
+            if len(batch_ids) == len(ids) and stored.keys().isdisjoint(batch_ids):
                 continue
-            seen.clear()
-            for place, each in zip(places, ids, strict=True):
-                new[place] = each not in known and each not in seen
-                seen.add(each)
-        return new
+            batch_ids.clear()
+            for position, dialogue_id in zip(positions, ids, strict=True):
+                is_new[position] = dialogue_id not in stored and dialogue_id not in batch_ids
+                batch_ids.add(dialogue_id)
+        return is_new
 
     def check(self, rows: pa.RecordBatch) -> None:
         """Contract 4: members of a group share scenario and simulator version."""
-        seen: dict[GroupKey, tuple[int, str, int | None]] = {}
+        fields_of_group: dict[GroupKey, tuple[int, str, int | None]] = {}
         for run in _runs(rows):
             group = self._groups.get(run.key)
-            first = (group.size, group.scenario, group.simulator_version) if group else run.nature
-            assert seen.setdefault(run.key, first) == run.nature, (
-                f"group {run.key}: {run.nature} does not fit {seen[run.key]}"
+            expected = (group.size, group.scenario, group.simulator_version) if group else run.group_fields
+            assert fields_of_group.setdefault(run.key, expected) == run.group_fields, (
+                f"group {run.key}: {run.group_fields} does not fit {fields_of_group[run.key]}"
             )
 
     def add(self, rows: pa.RecordBatch) -> Span:
-        """Take in ``rows``, none of which is known, and return where they are."""
+        """Add ``rows``, none of which is stored yet, and return their span."""
         first, stop = len(self), len(self) + rows.num_rows
         newest = _numbers(rows, "newest_version")
-        self._kept.extend(np.ones(rows.num_rows, np.bool_))
+        self._is_valid.extend(np.ones(rows.num_rows, np.bool_))
         self._latest.extend(np.maximum(_numbers(rows, "update"), newest))
         self._newest.extend(newest)
-        for origin, ids, places in _by_origin(rows):
-            self._known.setdefault(origin, {}).update(zip(ids, (first + place for place in places), strict=True))
+        for origin, ids, positions in _by_origin(rows):
+            self._row_of_id.setdefault(origin, {}).update(
+                zip(ids, (first + position for position in positions), strict=True)
+            )
         for run in _runs(rows):
             group = self._groups.get(run.key)
             if group is None:
-                group = self._groups[run.key] = _Group(*run.nature)
+                group = self._groups[run.key] = _Group(*run.group_fields)
             self._extend(run.key, group, (first + run.first, first + run.stop))
         return first, stop
 
@@ -174,35 +176,35 @@ class Index:
             group.state = "ready"
             self._ready.setdefault(key[0], OrderedDict())[key] = group.members[-1][1] - 1
 
-    # --- groups go out
+    # --- handing out groups
 
     def choose(
         self, groups: int, update: int, max_staleness: int, arm: str | None
     ) -> tuple[list[GroupKey], list[GroupKey]]:
-        """Up to ``groups`` ready groups in the order in which they became complete, and those too stale met on the
-        way. Nothing changes."""
-        chosen: list[GroupKey] = []
+        """Up to ``groups`` ready groups in the order in which they became complete, and those found too stale on
+        the way. Nothing changes."""
+        fresh: list[GroupKey] = []
         stale: list[GroupKey] = []
         for key in self._in_order(arm):
-            if len(chosen) == groups:
+            if len(fresh) == groups:
                 break
             newest = max(int(self._newest.values[first:stop].max()) for first, stop in self._groups[key].members)
             assert newest <= update, f"group {key} has tokens of version {newest} > {update}: rewind first"
-            (stale if 0 <= newest < update - max_staleness else chosen).append(key)
-        return chosen, stale
+            (stale if 0 <= newest < update - max_staleness else fresh).append(key)
+        return fresh, stale
 
     def _in_order(self, arm: str | None) -> Iterable[GroupKey]:
         if arm is not None:
             return self._ready.get(arm, {})
-        arms = [ready.items() for ready in self._ready.values()]
+        arms = [ready_groups.items() for ready_groups in self._ready.values()]
         return (key for key, _ in heapq.merge(*arms, key=lambda item: item[1]))
 
     def members(self, key: GroupKey) -> list[Span]:
-        """Where the dialogues of a complete group are."""
+        """The rows of the dialogues of a complete group."""
         return self._groups[key].members
 
     def apply(self, event: Event) -> None:
-        """What an event of the log of deliveries changes; groups that are not there are passed over."""
+        """Apply an event of the log of deliveries; groups that are not stored are skipped."""
         if "rewind" in event:
             self._rewind(event["rewind"])
             return
@@ -215,20 +217,20 @@ class Index:
                         self._ready[arm].pop((arm, group_id), None)
 
     def _rewind(self, update: int) -> None:
-        kept = self._kept.values
-        gone = kept & (self._latest.values > update)
+        is_valid = self._is_valid.values
+        is_removed = is_valid & (self._latest.values > update)
         for key, group in list(self._groups.items()):
             settled = group.state in ("delivered", "stale") and group.update < update
-            if settled:  # also where it was begun for a later update and was complete before its turn
+            if settled:  # also where it was begun for a later update and was complete earlier
                 for first, stop in group.runs:
-                    gone[first:stop] = False
-            elif any(gone[first:stop].any() for first, stop in group.runs):
-                # As a whole: what is held anew need not begin with the same words.
+                    is_removed[first:stop] = False
+            elif any(is_removed[first:stop].any() for first, stop in group.runs):
+                # Remove the whole group: its rerun need not begin with the same words.
                 for first, stop in group.runs:
-                    gone[first:stop] = kept[first:stop]
+                    is_removed[first:stop] = is_valid[first:stop]
                 del self._groups[key]
-        kept[gone] = False
-        self._forget(update, int(gone.sum()))
+        is_valid[is_removed] = False
+        self._forget(update, int(is_removed.sum()))
         self._ready.clear()
         self._surplus = 0
         completed: list[tuple[int, GroupKey]] = []
@@ -242,37 +244,37 @@ class Index:
         for row, key in sorted(completed):
             self._ready.setdefault(key[0], OrderedDict())[key] = row
 
-    def _forget(self, update: int, gone: int) -> None:
-        """Identities of the ``gone`` rows. Nearly all belong to later updates."""
-        kept = self._kept.values
+    def _forget(self, update: int, n_removed: int) -> None:
+        """Remove the ids of the ``n_removed`` rows. Nearly all belong to later updates."""
+        is_valid = self._is_valid.values
         for later in (True, False):
-            if not gone:
+            if not n_removed:
                 return
-            for origin in [origin for origin in self._known if (origin[2] > update) is later]:
-                ids = self._known.pop(origin)
-                if left := {each: row for each, row in ids.items() if kept[row]}:
-                    self._known[origin] = left
-                gone -= len(ids) - len(left)
+            for origin in [origin for origin in self._row_of_id if (origin[2] > update) is later]:
+                ids = self._row_of_id.pop(origin)
+                if remaining := {name: row for name, row in ids.items() if is_valid[row]}:
+                    self._row_of_id[origin] = remaining
+                n_removed -= len(ids) - len(remaining)
 
-    # --- questions
+    # --- queries
 
     def ready(self, arm: str | None) -> int:
-        return sum(len(keys) for own, keys in self._ready.items() if arm in (None, own))
+        return sum(len(keys) for ready_arm, keys in self._ready.items() if arm in (None, ready_arm))
 
-    def wanted(self, kind: str | None, arm: str | None, update: int | None) -> NDArray[np.bool_]:
+    def matching(self, kind: str | None, arm: str | None, update: int | None) -> NDArray[np.bool_]:
         """Which rows are of this kind, arm and update, where these are given: [rows]."""
         if kind is None and arm is None and update is None:
-            return self._kept.values.copy()
-        wanted = np.zeros(len(self), np.bool_)
-        for origin, ids in self._known.items():
-            if all(asked in (None, own) for asked, own in zip((kind, arm, update), origin, strict=True)):
-                wanted[np.fromiter(ids.values(), np.int64, len(ids))] = True
-        return wanted
+            return self._is_valid.values.copy()
+        is_match = np.zeros(len(self), np.bool_)
+        for origin, ids in self._row_of_id.items():
+            if all(requested in (None, value) for requested, value in zip((kind, arm, update), origin, strict=True)):
+                is_match[np.fromiter(ids.values(), np.int64, len(ids))] = True
+        return is_match
 
     def counts(self) -> dict[str, int]:
         states = Counter(group.state for group in self._groups.values())
         return {
-            "dialogues": int(self._kept.values.sum()),
+            "dialogues": int(self._is_valid.values.sum()),
             **{f"groups_{state}": states[state] for state in ("waiting", "ready", "delivered", "stale")},
             "surplus": self._surplus,
         }
@@ -283,7 +285,7 @@ def _numbers(rows: pa.RecordBatch, name: str) -> NDArray[np.int32]:
 
 
 def _by_origin(rows: pa.RecordBatch) -> Iterator[tuple[Origin, list[str], Sequence[int]]]:
-    """Ids by kind, arm and update, and where in ``rows`` they stand."""
+    """Ids by kind, arm and update, and their positions in ``rows``."""
     if not rows.num_rows:
         return
     kinds, arms = (rows.column(name).dictionary_encode() for name in ("kind", "arm"))
@@ -292,10 +294,10 @@ def _by_origin(rows: pa.RecordBatch) -> Iterator[tuple[Origin, list[str], Sequen
     if (codes == codes[:, :1]).all():
         yield _origin(kinds, arms, codes[:, 0]), ids, range(len(ids))
         return
-    distinct, which = np.unique(codes, axis=1, return_inverse=True)
+    distinct, origin_of_row = np.unique(codes, axis=1, return_inverse=True)
     for number in range(distinct.shape[1]):
-        places = np.flatnonzero(which == number).tolist()
-        yield _origin(kinds, arms, distinct[:, number]), [ids[place] for place in places], places
+        positions = np.flatnonzero(origin_of_row == number).tolist()
+        yield _origin(kinds, arms, distinct[:, number]), [ids[position] for position in positions], positions
 
 
 def _origin(kinds: pa.DictionaryArray, arms: pa.DictionaryArray, codes: NDArray[np.int32]) -> Origin:
@@ -312,7 +314,7 @@ def _runs(rows: pa.RecordBatch) -> list[_Run]:
     begins[1:] = grouped[1:] != grouped[:-1]
     for name in _SAME_IN_GROUP:
         column = rows.column(name)
-        if column.null_count:  # no version is lower than any that there is
+        if column.null_count:  # a missing version is lower than any real one
             column = pc.fill_null(column.cast(pa.int64()), -(2**40))
         begins[1:] |= pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
     firsts = np.flatnonzero(begins)

@@ -1,6 +1,6 @@
 """The one Arrow schema of human logs, rollouts and evaluations: one row a ``Dialogue``.
 
-``docs/replay.md`` explains it field by field; the same text stands in the metadata of every field. What is
+``docs/replay.md`` explains it field by field; the same text is in the metadata of every field. Content that is
 free-form (goal, persona, outcome details, annotations) is JSON in a string column, so that the schema is the
 same for all tasks; JSON has no tuples and no keys other than strings.
 """
@@ -26,7 +26,7 @@ from calibrated_rl.data.dialogue import (
 )
 
 FORMAT_VERSION = 1
-"""Raised whenever a reader of the old schema would misread or miss something."""
+"""Increased whenever a reader of the old schema would misread or miss something."""
 FORMAT_KEY = b"calibrated_rl.format"
 
 
@@ -99,7 +99,7 @@ SCHEMA = pa.schema(
 
 
 def clean(text: str) -> str:
-    """``text`` as valid Unicode: Arrow holds UTF-8, which cannot spell a lone surrogate, so each becomes
+    """``text`` as valid Unicode: Arrow stores UTF-8, which cannot encode a lone surrogate, so each becomes
     ``?``, exactly as in ``ChatTokens.encode_text``. This is the only place where stored text changes."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
@@ -150,12 +150,12 @@ def _tokens_column(sequences: Sequence[TokenSequence | None]) -> Any:
     present = [s for s in sequences if s is not None]
     columns = []
     for field in TOKENS:
-        parts = [getattr(s, field.name) for s in present]
-        values = np.concatenate(parts) if parts else np.empty(0, field.type.value_type.to_pandas_dtype())
+        arrays = [getattr(s, field.name) for s in present]
+        values = np.concatenate(arrays) if arrays else np.empty(0, field.type.value_type.to_pandas_dtype())
         flat = pa.array(values, field.type.value_type, from_pandas=False)
         columns.append(pa.ListArray.from_arrays(offsets, flat, type=field.type))
-    missing = pa.array([s is None for s in sequences], pa.bool_())
-    return pa.StructArray.from_arrays(columns, fields=list(TOKENS), mask=missing)
+    is_missing = pa.array([s is None for s in sequences], pa.bool_())
+    return pa.StructArray.from_arrays(columns, fields=list(TOKENS), mask=is_missing)
 
 
 def _newest(tokens: TokenSequence | None) -> int:
@@ -201,15 +201,15 @@ def to_table(dialogues: Sequence[Dialogue]) -> pa.Table:
 
 def _read_tokens(column: Any) -> list[TokenSequence | None]:
     """Token sequences of one (possibly sliced) struct array; the arrays are copies and can be written."""
-    parts: dict[str, list[Any]] = {}
+    arrays_by_field: dict[str, list[Any]] = {}
     for name in ("ids", "mask", "logprobs", "versions", "turns"):
         lists = column.field(name)
         bounds = lists.offsets.to_numpy()
         values = lists.values.to_numpy(zero_copy_only=False)
-        parts[name] = [values[a:b].copy() for a, b in itertools.pairwise(bounds)]
+        arrays_by_field[name] = [values[a:b].copy() for a, b in itertools.pairwise(bounds)]
     valid = column.is_valid().to_pylist()
     return [
-        TokenSequence(**{n: p[i] for n, p in parts.items()}) if ok else None for i, ok in enumerate(valid)
+        TokenSequence(**{n: p[i] for n, p in arrays_by_field.items()}) if ok else None for i, ok in enumerate(valid)
     ]
 
 

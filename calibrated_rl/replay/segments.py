@@ -1,8 +1,8 @@
-"""Segments on disk: Arrow IPC files that are there whole or not at all.
+"""Segments on disk: Arrow IPC files that exist whole or not at all.
 
-A file is written aside (``.part``), flushed to the disk, and renamed. Its BLAKE3 goes into a file beside it, in the
-format of ``b3sum``, *before* the rename: a segment without its checksum is never ours. Any program that reads Arrow can
-read a segment; only this module writes one.
+A file is written under a temporary name (``.part``), flushed to the disk, and renamed. Its BLAKE3 goes into a file
+beside it, in the format of ``b3sum``, *before* the rename: this module never leaves a segment without its checksum. Any
+program that reads Arrow can read a segment; only this module writes one.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ _SEGMENT = re.compile(r"segment-(\d{6,})\.arrow")
 _OURS = re.compile(r"segment-\d{6,}\.arrow\.(b3|sha256)|index-\d{6,}\.arrow(\.(b3|sha256))?|deliveries\.jsonl")
 _NEW = ".b3"
 _HASHES: dict[str, Callable[[bytes], Any]] = {_NEW: blake3, ".sha256": hashlib.sha256}
-"""By the suffix of the checksum's file. BLAKE3 takes a quarter of the time that SHA-256 takes, which would compete with
-the writing for the cores; stores of older versions of this program have the other."""
+"""By the suffix of the checksum's file. BLAKE3 takes a quarter of the time of SHA-256, which would compete with the
+writing for the cores; stores of older versions of this program have SHA-256."""
 EARLY_BYTES = 2**22
-"""After so many bytes the disk begins to write."""
+"""After this many bytes the disk begins to write."""
 
 
 class Refused(Exception):
@@ -47,17 +47,17 @@ def segment_name(number: int) -> str:
 
 
 def checksum_of(path: Path) -> Path:
-    """The file that holds the checksum of ``path``."""
-    new, old = (path.with_name(path.name + suffix) for suffix in _HASHES)
-    return old if not new.exists() and old.exists() else new
+    """The file with the checksum of ``path``."""
+    current_file, earlier_file = (path.with_name(path.name + suffix) for suffix in _HASHES)
+    return earlier_file if not current_file.exists() and earlier_file.exists() else current_file
 
 
 def write_segment(folder: Path, number: int, table: pa.Table) -> None:
     """Write ``table`` as segment ``number``.
 
     Raises:
-        UserError: the segment exists already, so somebody else writes to this folder.
-        OSError: it could not be written (a full disk); no segment is there then.
+        UserError: the segment exists already, so another process writes to this folder.
+        OSError: it could not be written (a full disk); then no segment exists.
     """
     path = folder / segment_name(number)
     if path.exists():
@@ -66,61 +66,61 @@ def write_segment(folder: Path, number: int, table: pa.Table) -> None:
 
 
 def write_checked(path: Path, table: pa.Table, options: pa.ipc.IpcWriteOptions | None = None) -> None:
-    """``table`` as an Arrow file, and its checksum beside it: there whole or not at all, also after a power cut.
+    """Write ``table`` as an Arrow file, and its checksum beside it: whole or not at all, also after a power cut.
 
-    The checksum is computed while the disk takes the data, and is renamed first; one flush of the folder makes both
+    The checksum is computed while the disk writes the data, and is renamed first; one flush of the folder makes both
     names durable.
     """
-    part, checksum = _aside(path), path.with_name(path.name + _NEW)
-    content = _Content()
-    with pa.ipc.new_file(pa.PythonFile(content, mode="w"), table.schema, options=options) as writer:
+    partial, checksum = _partial(path), path.with_name(path.name + _NEW)
+    arrow_output = _ArrowOutput()
+    with pa.ipc.new_file(pa.PythonFile(arrow_output, mode="w"), table.schema, options=options) as writer:
         writer.write_table(table)
-    with part.open("wb") as data, _aside(checksum).open("wb") as line, ThreadPoolExecutor(1) as beside:
-        digest = beside.submit(_digest, content.pieces)
-        _write(data, content.pieces)
-        written = beside.submit(_finish, line, digest, path.name)
+    with partial.open("wb") as data, _partial(checksum).open("wb") as line, ThreadPoolExecutor(1) as thread:
+        digest = thread.submit(_digest, arrow_output.chunks)
+        _write(data, arrow_output.chunks)
+        checksum_written = thread.submit(_finish, line, digest, path.name)
         os.fsync(data.fileno())
-        written.result()
-    os.replace(_aside(checksum), checksum)
-    os.replace(part, path)
+        checksum_written.result()
+    os.replace(_partial(checksum), checksum)
+    os.replace(partial, path)
     to_disk(path.parent)
 
 
-def _write(data: BinaryIO, pieces: Sequence[memoryview]) -> None:
-    """Write ``pieces``, and have the disk begin with the first while the last are still copied: Linux starts to write
-    out what it is told will not be needed, without anybody waiting for it."""
-    begun = written = 0
-    for piece in pieces:
-        written += data.write(piece)
-        if written - begun >= EARLY_BYTES:
-            os.posix_fadvise(data.fileno(), begun, written - begun, os.POSIX_FADV_DONTNEED)
-            begun = written
+def _write(data: BinaryIO, chunks: Sequence[memoryview]) -> None:
+    """Write ``chunks``, and let the disk begin with the first while the last are still copied: Linux starts to write
+    pages that are marked as no longer needed, in the background."""
+    flushed = written = 0
+    for chunk in chunks:
+        written += data.write(chunk)
+        if written - flushed >= EARLY_BYTES:
+            os.posix_fadvise(data.fileno(), flushed, written - flushed, os.POSIX_FADV_DONTNEED)
+            flushed = written
     data.flush()
 
 
-class _Content:
-    """What Arrow writes of a table, without copying it: pieces of at most 1 MiB. Larger ones take some file systems
-    several times as long."""
+class _ArrowOutput:
+    """Collects what Arrow writes of a table, without copying it, in chunks of at most 1 MiB. Some file systems take
+    several times as long for larger ones."""
 
-    PIECE = 2**20
+    CHUNK = 2**20
     closed = False
 
     def __init__(self) -> None:
-        self.pieces: list[memoryview] = []
+        self.chunks: list[memoryview] = []
 
     def write(self, content: Any) -> int:
         view = memoryview(content)
-        self.pieces += [view[at : at + self.PIECE] for at in range(0, len(view), self.PIECE)]
+        self.chunks += [view[at : at + self.CHUNK] for at in range(0, len(view), self.CHUNK)]
         return len(view)
 
     def flush(self) -> None:
-        """Arrow asks for it; nothing is held back."""
+        """Required by Arrow; nothing is buffered."""
 
 
-def _digest(pieces: Sequence[memoryview]) -> str:
+def _digest(chunks: Sequence[memoryview]) -> str:
     digest = blake3()
-    for piece in pieces:
-        digest.update(piece)
+    for chunk in chunks:
+        digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -131,7 +131,7 @@ def _finish(line: BinaryIO, digest: "Future[str]", name: str) -> None:
     os.fsync(line.fileno())
 
 
-def _aside(path: Path) -> Path:
+def _partial(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
@@ -149,17 +149,17 @@ def read_checked(path: Path, problem: Callable[[Any], str | None]) -> pa.Table:
         data = path.read_bytes()
         expected = checksum.read_bytes().split()[:1]
     except FileNotFoundError as error:
-        missing = Path(str(error.filename)).name
-        raise Refused("no checksum beside it" if missing == checksum.name else "missing") from error
+        missing_name = Path(str(error.filename)).name
+        raise Refused("no checksum beside it" if missing_name == checksum.name else "missing") from error
     if expected != [_HASHES[checksum.suffix](data).hexdigest().encode()]:
         raise Refused("torn or altered: its checksum differs")
     try:
         reader = pa.ipc.open_file(pa.py_buffer(data))
-        found = problem(reader.schema)
-        if found is not None:
-            raise Refused(found)
+        schema_problem = problem(reader.schema)
+        if schema_problem is not None:
+            raise Refused(schema_problem)
         table = reader.read_all()
-        table.validate(full=True)  # text that is no UTF-8, offsets beyond the end: a checksum says nothing of those
+        table.validate(full=True)  # invalid UTF-8, offsets beyond the end: a checksum does not detect those
         return table
     except (pa.ArrowInvalid, OSError) as error:
         raise Refused(f"not an Arrow file: {error}") from error
@@ -178,7 +178,7 @@ def read_segment(folder: Path, number: int) -> pa.Table:
 
 
 def seal(folder: Path, number: int) -> str | None:
-    """Size in bytes and checksum of segment ``number`` as they stand in the folder, without reading it; None where one
+    """Size in bytes and checksum of segment ``number`` as they are in the folder, without reading it; None where one
     of its two files is missing."""
     path = folder / segment_name(number)
     try:
@@ -188,7 +188,8 @@ def seal(folder: Path, number: int) -> str | None:
 
 
 def list_segments(folder: Path) -> tuple[list[int], dict[str, str]]:
-    """Segment numbers in order (gaps included as numbers), and what in ``folder`` is not ours, with the reason."""
+    """Segment numbers in order (gaps included as numbers), and files in ``folder`` that are not of a store, with the
+    reason."""
     numbers: list[int] = []
     refused: dict[str, str] = {}
     for name in sorted(os.listdir(folder)):

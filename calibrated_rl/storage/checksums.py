@@ -15,12 +15,12 @@ def _digest(file: Path) -> str:
 
 
 def write_checksums(folder: Path) -> None:
-    """Write down the checksums of all files in and below ``folder``."""
+    """Write the checksums of all files in and below ``folder``."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / NAME)
     lines = [f"{_digest(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
-    aside = folder / f"{NAME}.part"
-    aside.write_text("".join(lines), encoding="utf-8")
-    os.replace(aside, folder / NAME)
+    partial = folder / f"{NAME}.part"
+    partial.write_text("".join(lines), encoding="utf-8")
+    os.replace(partial, folder / NAME)
 
 
 def check_checksums(folder: Path) -> None:
@@ -29,14 +29,14 @@ def check_checksums(folder: Path) -> None:
     Raises:
         UserError: there are no checksums, or a file is missing, torn or altered; names the file.
     """
-    listed = folder / NAME
-    if not listed.is_file():
+    checksum_file = folder / NAME
+    if not checksum_file.is_file():
         raise UserError(f"{folder} has no {NAME}: it was not written whole, or not by this program")
-    for line in listed.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in checksum_file.read_text(encoding="utf-8", errors="replace").splitlines():
         expected, _, name = line.partition("  ")
         file = folder / name
         if not name or not file.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{listed}: '{printable(line)}' is not the checksum of a file in that folder")
+            raise UserError(f"{checksum_file}: '{printable(line)}' is not the checksum of a file in that folder")
         if not file.is_file():
             raise UserError(f"{folder} is not whole: {name} is missing")
         if _digest(file) != expected:

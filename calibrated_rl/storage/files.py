@@ -1,4 +1,4 @@
-"""JSON files: written whole or not at all, and read with a clear word where they are broken. Room on the disk."""
+"""JSON files: written whole or not at all, and read with clear errors where they are broken. Waiting for disk space."""
 
 import fcntl
 import json
@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from calibrated_rl.errors import UserError, is_no_room
+from calibrated_rl.errors import UserError, is_disk_full
 
 logger = logging.getLogger(__name__)
 
 SHARED = "~/.cache/calibrated_rl"
-"""What runs on a machine have in common."""
+"""Folder that all runs on a machine share."""
 COMPILED = f"{SHARED}/compiled"
-"""What was compiled on the spot, by engines and learner: kept, because it takes minutes on a GPU."""
+"""Code that engines and learner have compiled: kept, because compiling takes minutes on a GPU."""
 
 
 def to_disk(path: Path) -> None:
@@ -33,7 +33,7 @@ def to_disk(path: Path) -> None:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """While nobody else on this machine, or on one that shares its file system, has ``folder``; makes the folder.
+    """Lock ``folder`` against other processes on this machine, or on one that shares its file system; makes the folder.
 
     Raises:
         UserError: another process has it; names that process.
@@ -54,20 +54,20 @@ def exclusive(folder: Path) -> Iterator[None]:
 def write_json(file: Path, content: Any) -> None:
     """Write whole or not at all; makes the folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(file.name + ".part")
-    aside.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
-    to_disk(aside)
-    os.replace(aside, file)
+    partial = file.with_name(file.name + ".part")
+    partial.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+    to_disk(partial)
+    os.replace(partial, file)
 
 
-def read_json(file: Path, kind: type = dict) -> Any:
-    """What ``file`` holds.
+def read_json(file: Path, expected_type: type = dict) -> Any:
+    """The content of ``file``.
 
     Args:
-        kind: what is expected, ``dict`` for an object or ``list`` for an array.
+        expected_type: ``dict`` for an object or ``list`` for an array.
 
     Raises:
-        UserError: no such file, not JSON, or of another kind; names the file.
+        UserError: no such file, not JSON, or of another type; names the file.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -75,41 +75,42 @@ def read_json(file: Path, kind: type = dict) -> Any:
         raise UserError(f"{file.parent} has no {file.name}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is not readable JSON: {error}") from error
-    if not isinstance(content, kind):
-        raise UserError(f"{file} does not hold a JSON {'object' if kind is dict else 'array'}")
+    if not isinstance(content, expected_type):
+        raise UserError(f"{file} does not contain a JSON {'object' if expected_type is dict else 'array'}")
     return content
 
 
-ROOM_MIB = 64
-"""A disk that takes a file of this size is not full."""
-ROOM_POLL_S, ROOM_TIMEOUT_S = 5.0, 86400.0
+SPACE_MIB = 64
+"""A disk on which a file of this size can be created is not full."""
+SPACE_POLL_S, SPACE_TIMEOUT_S = 5.0, 86400.0
 
 
-def wait_for_room(folder: Path, timeout_s: float = ROOM_TIMEOUT_S) -> None:
-    """After a write that found the disk full: return when files can be written in ``folder`` again, not at once in any
-    case.
+def wait_for_space(folder: Path, timeout_s: float = SPACE_TIMEOUT_S) -> None:
+    """After a write failed on a full disk: wait until files can be written in ``folder`` again, for at least one poll.
 
     Raises:
         UserError: it could not for ``timeout_s`` seconds.
     """
-    logger.warning(f"the disk of {folder} is full; waiting for {ROOM_MIB} MiB (looked every {ROOM_POLL_S:g} s)")
+    logger.warning(f"the disk of {folder} is full; waiting for {SPACE_MIB} MiB (checking every {SPACE_POLL_S:g} s)")
     began = time.monotonic()
     while True:
-        time.sleep(ROOM_POLL_S)
-        waited = time.monotonic() - began
-        if _has_room(folder):
+        time.sleep(SPACE_POLL_S)
+        waited_s = time.monotonic() - began
+        if _has_space(folder):
             break
-        if waited > timeout_s:
-            raise UserError(f"the disk of {folder} was full for {timeout_s:g} s: make room, and give the command again")
-    logger.info(f"there is room on the disk of {folder} (waited {waited:.0f} s)")
+        if waited_s > timeout_s:
+            raise UserError(
+                f"the disk of {folder} was full for {timeout_s:g} s: free some space, and repeat the command"
+            )
+    logger.info(f"there is space on the disk of {folder} again (waited {waited_s:.0f} s)")
 
 
-def _has_room(folder: Path) -> bool:
+def _has_space(folder: Path) -> bool:
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            os.posix_fallocate(file.fileno(), 0, ROOM_MIB * 2**20)
+            os.posix_fallocate(file.fileno(), 0, SPACE_MIB * 2**20)
     except OSError as error:
-        if not is_no_room(error):
+        if not is_disk_full(error):
             raise
         return False
     return True

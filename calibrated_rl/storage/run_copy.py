@@ -1,14 +1,14 @@
-"""The copy of a run in a store (S3, Google Cloud Storage, a file system that others see), to go on from elsewhere.
+"""The copy of a run in a store (S3, Google Cloud Storage, a shared file system), to resume from on another machine.
 
-Below the store's prefix and the run's name lie
+Below the store's prefix and the run's name there are
 
-- ``files/SHA256``: the content of files, each under its digest, so that none is ever changed and what is there already
-  is not sent again;
+- ``files/SHA256``: the content of files, each under its digest, so that none is ever changed and none is sent
+  twice;
 - ``manifests/NUMBER-SHA256.json``: which files the run folder had, with their sizes and digests. One is written when
-  all of its files are there: what it names is the copy, whole, on stores that cannot rename, too.
+  all of its files are stored: so the copy is complete on stores that cannot rename, too.
 
 The last manifests are kept, and the files that they name. A manifest or a file whose content is not that of its name
-is refused, and the manifest before it is taken. What is written and read, and how, is ``pyarrow.fs``'s: its file
+is refused, and the manifest before it is used. Reading and writing is done by ``pyarrow.fs``: its file
 systems of S3, Google Cloud Storage and disks behave alike and come with the package that the replay store needs anyway.
 """
 
@@ -32,13 +32,13 @@ from calibrated_rl.storage.store_address import KEY, open_store
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Raised whenever another program would misread or miss something."""
+"""Increased whenever a program of another version would misread or miss something."""
 CHUNK = 2**23
 """Bytes of a file in memory at once."""
 FILES, MANIFESTS = "files", "manifests"
 """The folders of a copy."""
-KNOWN = ".store.json"
-"""In the run folder: the manifests that this folder has written or come from."""
+OWN_MANIFESTS = ".store.json"
+"""File in the run folder: the manifests that this folder has written or was fetched from."""
 _MANIFEST = re.compile(r"(\d{8})-([0-9a-f]{64})\.json")
 
 
@@ -51,144 +51,145 @@ class _File:
 class RunCopy:
     """The copy of the run in ``folder``. Not for use by several threads at once."""
 
-    def __init__(self, address: str, name: str, folder: Path, kept: int) -> None:
+    def __init__(self, address: str, name: str, folder: Path, n_kept: int) -> None:
         """
         Args:
             address: of the store, such as ``s3://bucket/prefix?region=eu-central-1``.
             name: the run's.
-            kept: how many manifests stay, the last ones.
+            n_kept: how many of the last manifests stay.
 
         Raises:
             UserError: ``check_address`` refuses the address.
         """
         self._store = open_store(address, name)
-        self._folder, self._kept = folder, kept
-        self._there: dict[str, int] | None = None
-        """Sizes of the files in the store, by digest; None: ask it."""
+        self._folder, self._n_kept = folder, n_kept
+        self._stored_sizes: dict[str, int] | None = None
+        """Sizes of the files in the store, by digest; None: not requested yet."""
         self._digests: dict[str, tuple[tuple[int, int, int], _File]] = {}
-        """Of local files, with what would show that one has changed."""
+        """Digests of local files, with the file's inode, size and time of change."""
 
     # ---- sending -------------------------------------------------------------------------------------
 
     def send(self) -> None:
-        """Make the copy what the run folder is now. Files may be added, replaced and appended to meanwhile.
+        """Update the copy to the current run folder. Files may be added, replaced and appended to meanwhile.
 
         Raises:
-            OSError: the store is out of reach or refuses, or a file went while it was sent. The copy is what it was.
-            UserError: somebody else has written to the copy meanwhile.
+            OSError: the store cannot be reached or refuses, or a file was removed while it was sent. The copy stays
+                unchanged.
+            UserError: another machine has written to the copy meanwhile.
         """
         try:
             self._send()
         except OSError:
-            self._there = None  # what was half sent is to be seen
+            self._stored_sizes = None  # request anew what has been sent
             raise
 
     def _send(self) -> None:
-        before = self._list_manifests()
-        self._refuse_others(before)
-        if self._there is None:
+        manifests = self._list_manifests()
+        self._refuse_others(manifests)
+        if self._stored_sizes is None:
             if isinstance(self._store.base_fs, fs.LocalFileSystem):  # object stores have no folders
-                for place in (FILES, MANIFESTS):
-                    Path(self._store.base_path, place).mkdir(parents=True, exist_ok=True)
-            self._there = self._sizes(FILES)
+                for store_folder in (FILES, MANIFESTS):
+                    Path(self._store.base_path, store_folder).mkdir(parents=True, exist_ok=True)
+            self._stored_sizes = self._sizes(FILES)
         files = {path.relative_to(self._folder).as_posix(): self._send_file(path) for path in self._local_files()}
         content = json.dumps(
             {"format": FORMAT, "files": {name: [file.digest, file.size] for name, file in sorted(files.items())}},
             indent=1,
         ).encode()
         digest = hashlib.sha256(content).hexdigest()
-        if before and before[-1].endswith(f"-{digest}.json"):
+        if manifests and manifests[-1].endswith(f"-{digest}.json"):
             return
-        number = 1 + max((int(name[:8]) for name in before), default=0)
+        number = 1 + max((int(name[:8]) for name in manifests), default=0)
         name = f"{number:08d}-{digest}.json"
-        known = self._known()
-        # Noted first: if this process dies in between, what it wrote must not pass for somebody else's.
-        write_json(self._folder / KNOWN, {"manifests": [*known[-self._kept :], name]})
+        own_manifests = self._own_manifests()
+        # Recorded first: if this process dies in between, its own manifest must not look like another machine's.
+        write_json(self._folder / OWN_MANIFESTS, {"manifests": [*own_manifests[-self._n_kept :], name]})
         self._write(f"{MANIFESTS}/{name}", [content])
-        self._tidy([*before, name])
+        self._remove_old([*manifests, name])
 
     def _local_files(self) -> Iterator[Path]:
-        for place, folders, names in os.walk(self._folder):  # passes over folders that go meanwhile
+        for parent, folders, names in os.walk(self._folder):  # skips folders that are removed meanwhile
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            if place == str(self._folder) and "variants" in folders:
+            if parent == str(self._folder) and "variants" in folders:
                 folders.remove("variants")  # they have copies of their own
             yield from (
-                Path(place, name) for name in sorted(names) if not name.startswith(".") and not name.endswith(".part")
+                Path(parent, name) for name in sorted(names) if not name.startswith(".") and not name.endswith(".part")
             )
 
     def _send_file(self, path: Path) -> _File:
-        """Send a file as it is now, if its content is not there. Later changes go by: a file that is appended to is
-        read no further than it was, and one that is replaced stays open."""
-        assert self._there is not None
+        """Send a file as it is now, if its content is not stored yet. Later changes have no effect: a file that is
+        appended to is read up to its earlier size, and one that is replaced stays open."""
+        assert self._stored_sizes is not None
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())
             signature = (status.st_ino, status.st_size, status.st_mtime_ns)
-            known = self._digests.get(str(path))
-            if known is None or known[0] != signature:
+            cached = self._digests.get(str(path))
+            if cached is None or cached[0] != signature:
                 digest = hashlib.sha256()
                 for chunk in _chunks(stream, status.st_size):
                     digest.update(chunk)
-                known = self._digests[str(path)] = signature, _File(digest.hexdigest(), status.st_size)
-            file = known[1]
-            if self._there.get(file.digest) != file.size:
+                cached = self._digests[str(path)] = signature, _File(digest.hexdigest(), status.st_size)
+            file = cached[1]
+            if self._stored_sizes.get(file.digest) != file.size:
                 stream.seek(0)
                 self._write(f"{FILES}/{file.digest}", _chunks(stream, file.size))
-                self._there[file.digest] = file.size
+                self._stored_sizes[file.digest] = file.size
         return file
 
     def _write(self, path: str, chunks: Iterable[bytes]) -> None:
-        with self._store.open_output_stream(path) as out:
+        with self._store.open_output_stream(path) as output:
             for chunk in chunks:
-                out.write(chunk)
+                output.write(chunk)
 
-    def _tidy(self, manifests: list[str]) -> None:
-        """Remove manifests that are too old, and the files that none of the others names."""
-        assert self._there is not None
-        for old in manifests[: -self._kept]:
-            self._store.delete_file(f"{MANIFESTS}/{old}")
-        wanted: set[str] = set()
-        for name in manifests[-self._kept :]:
+    def _remove_old(self, manifests: list[str]) -> None:
+        """Remove old manifests, and the files that no other manifest names."""
+        assert self._stored_sizes is not None
+        for older in manifests[: -self._n_kept]:
+            self._store.delete_file(f"{MANIFESTS}/{older}")
+        digests_in_use: set[str] = set()
+        for name in manifests[-self._n_kept :]:
             content = self._read_manifest(name)
-            wanted |= {file.digest for file in content.values()} if content is not None else set()
-        for digest in self._there.keys() - wanted:
+            digests_in_use |= {file.digest for file in content.values()} if content is not None else set()
+        for digest in self._stored_sizes.keys() - digests_in_use:
             self._store.delete_file(f"{FILES}/{digest}")
-            del self._there[digest]
+            del self._stored_sizes[digest]
 
     # ---- fetching ------------------------------------------------------------------------------------
 
-    def bring_down(self) -> None:
-        """Before a run begins or goes on: where the folder holds no run, fetch the last whole copy, if there is one.
+    def fetch(self) -> None:
+        """Before a run begins or resumes: where the folder has no run, fetch the last complete copy, if there is one.
 
         Raises:
-            UserError: the store is out of reach, and the folder is empty: the run may be there. Or the store holds what
-                the folder does not know of, or a newer or foreign format, or nothing that is whole.
+            UserError: the store cannot be reached, and the folder is empty: the run may be there. Or the store has a
+                later state than the folder, or a newer or foreign format, or no complete copy.
         """
-        begun = (self._folder / "config.yaml").is_file()
+        has_run = (self._folder / "config.yaml").is_file()
         try:
             manifests = self._list_manifests()
-            if begun:
+            if has_run:
                 self._refuse_others(manifests)
             elif manifests:
                 self._fetch(manifests)
         except OSError as error:
             reason = printable(first_line(error))
-            if not begun:
+            if not has_run:
                 raise UserError(
                     f"{KEY} cannot be read, and the run may be there: {reason}"
                 ) from error
-            logger.warning(f"the store cannot be reached, and the run goes on from its folder: {reason}")
+            logger.warning(f"the store cannot be reached, and the run continues from its folder: {reason}")
 
     def _fetch(self, manifests: list[str]) -> None:
         arriving = self._folder / ".arriving"
         for name in reversed(manifests):
             files = self._read_manifest(name)
             if files is None:
-                logger.warning(f"refused: {name} in the store is torn or altered: its checksum differs")
+                logger.warning(f"refused {name} in the store: it is torn or altered, its checksum differs")
                 continue
             shutil.rmtree(arriving, ignore_errors=True)
             broken = next((path for path, file in files.items() if not self._fetch_file(file, arriving / path)), None)
             if broken is not None:
-                logger.warning(f"refused: {name} in the store: {broken} is missing, torn or altered")
+                logger.warning(f"refused {name} in the store: {broken} is missing, torn or altered")
                 continue
             for entry in sorted(arriving.iterdir(), key=lambda entry: entry.name == "config.yaml"):
                 target = self._folder / entry.name
@@ -196,15 +197,15 @@ class RunCopy:
                     shutil.rmtree(target)
                 os.replace(entry, target)
             arriving.rmdir()
-            write_json(self._folder / KNOWN, {"manifests": [name]})
+            write_json(self._folder / OWN_MANIFESTS, {"manifests": [name]})
             size = sum(file.size for file in files.values())
             logger.info(f"fetched the run from the store: {len(files)} files, {size / 2**20:.1f} MiB")
             return
         shutil.rmtree(arriving, ignore_errors=True)
-        raise UserError(f"{KEY} holds this run, and no copy of it is whole")
+        raise UserError(f"{KEY} has this run, and no copy of it is complete")
 
     def _fetch_file(self, file: _File, target: Path) -> bool:
-        """Whether the file came as it was sent."""
+        """Whether the file arrived unchanged."""
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             fs.copy_files(f"{FILES}/{file.digest}", str(target), self._store, fs.LocalFileSystem(), chunk_size=CHUNK)
@@ -216,28 +217,28 @@ class RunCopy:
 
     # ---- both ----------------------------------------------------------------------------------------
 
-    def _sizes(self, place: str) -> dict[str, int]:
+    def _sizes(self, folder: str) -> dict[str, int]:
         """Sizes of the files in a folder of the store, by name."""
-        infos = self._store.get_file_info(fs.FileSelector(place, allow_not_found=True))
+        infos = self._store.get_file_info(fs.FileSelector(folder, allow_not_found=True))
         return {info.base_name: info.size for info in infos if info.type == fs.FileType.File}
 
     def _list_manifests(self) -> list[str]:
         """Names of all manifests, the last one last."""
         return sorted(name for name in self._sizes(MANIFESTS) if _MANIFEST.fullmatch(name))
 
-    def _known(self) -> list[str]:
-        file = self._folder / KNOWN
+    def _own_manifests(self) -> list[str]:
+        file = self._folder / OWN_MANIFESTS
         return [str(name) for name in read_json(file)["manifests"]] if file.is_file() else []
 
     def _refuse_others(self, manifests: list[str]) -> None:
-        if manifests and manifests[-1] not in self._known():
+        if manifests and manifests[-1] not in self._own_manifests():
             raise UserError(
-                f"{KEY} holds a later state of this run than {self._folder}, from another machine: "
-                "remove the folder to go on from there, or give the run another name (name=...)"
+                f"{KEY} has a later state of this run than {self._folder}, from another machine: "
+                "remove the folder to resume from there, or give the run another name (name=...)"
             )
 
     def _read_manifest(self, name: str) -> dict[str, _File] | None:
-        """The files that it names; None: it is not as it was written.
+        """The files that it names; None: its content has changed since it was written.
 
         Raises:
             UserError: of another format, or it names files outside of a run folder.
@@ -247,11 +248,11 @@ class RunCopy:
         match = _MANIFEST.fullmatch(name)
         if match is None or hashlib.sha256(content).hexdigest() != match[2]:
             return None
-        found = json.loads(content)
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            version = found.get("format") if isinstance(found, dict) else None
+        manifest = json.loads(content)
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            version = manifest.get("format") if isinstance(manifest, dict) else None
             raise UserError(f"{name} in the store has the format {version}; this version reads {FORMAT} only")
-        files = {path: _File(str(digest), int(size)) for path, (digest, size) in found["files"].items()}
+        files = {path: _File(str(digest), int(size)) for path, (digest, size) in manifest["files"].items()}
         for path, file in files.items():
             pure = PurePosixPath(path)
             if pure.is_absolute() or ".." in pure.parts or not re.fullmatch("[0-9a-f]{64}", file.digest):
@@ -263,7 +264,7 @@ def _chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
     """The first ``size`` bytes.
 
     Raises:
-        OSError: there are fewer: somebody has cut the file.
+        OSError: there are fewer: the file was truncated.
     """
     while size:
         chunk = stream.read(min(CHUNK, size))

@@ -8,13 +8,13 @@ from typing import Any
 from safetensors import SafetensorError
 
 from calibrated_rl.config.run_config import RunConfig
-from calibrated_rl.errors import PartLost, is_no_room
+from calibrated_rl.errors import PartLost, is_disk_full
 from calibrated_rl.run.inputs import RunInputs, read_inputs
 from calibrated_rl.run.saved_run import dated, refuse_other_settings
 from calibrated_rl.run.writer import copy_of_run
 from calibrated_rl.runtime.background import BackgroundWriter
 from calibrated_rl.runtime.progress import Progress
-from calibrated_rl.storage.files import exclusive, read_json, wait_for_room
+from calibrated_rl.storage.files import exclusive, read_json, wait_for_space
 from calibrated_rl.study.compare import compare, is_done, missing_results, write_summary
 from calibrated_rl.training.training_run import started
 
@@ -35,7 +35,7 @@ def run_arms(config: RunConfig, folder: Path, progress: Progress) -> dict[str, A
     copy = copy_of_run(config, folder)
     if copy is not None:
         with exclusive(folder):
-            copy.bring_down()
+            copy.fetch()
     config = dated(config, folder)
     refuse_other_settings(folder, config)
     if is_done(config, folder):
@@ -60,9 +60,9 @@ def _run_missing(config: RunConfig, folder: Path, progress: Progress) -> dict[st
                     inputs = training.inputs
                     compare(training)
             except (OSError, SafetensorError) as error:
-                if not is_no_room(error):
+                if not is_disk_full(error):
                     raise
-                wait_for_room(folder)
+                wait_for_space(folder)
                 logger.info("starting again from the last checkpoint")
             except PartLost as lost:
                 restarts += 1

@@ -266,7 +266,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, monke
         # What is left in the store is the finished run.
         copy = RunCopy(address, "micro", tmp_path / "elsewhere", 2)
         (tmp_path / "elsewhere").mkdir()
-        copy.bring_down(print)
+        copy.fetch(print)
         assert (tmp_path / "elsewhere/report.html").read_bytes() == (runs / "micro/report.html").read_bytes()
     assert printed.count("a learner rank is gone") == printed.count("the replay store is gone") == 1
     assert printed.count("starting again from the last checkpoint (1 of 3)") == 2  # counted anew by the new driver

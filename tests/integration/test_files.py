@@ -13,7 +13,7 @@ import pytest
 from ray.exceptions import RayTaskError
 from safetensors import SafetensorError
 
-from calibrated_rl.errors import UserError, is_no_room
+from calibrated_rl.errors import UserError, is_disk_full
 from calibrated_rl.storage import files
 from calibrated_rl.storage.files import exclusive
 
@@ -43,14 +43,14 @@ def test_a_full_disk_is_waited_for_and_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "calibrated_rl")
-    monkeypatch.setattr(files, "ROOM_POLL_S", 0.05)
+    monkeypatch.setattr(files, "SPACE_POLL_S", 0.05)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (files.ROOM_MIB * 2**20 // 2, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (files.SPACE_MIB * 2**20 // 2, hard))
     try:
-        with pytest.raises(UserError, match="make room"):
-            files.wait_for_room(tmp_path, timeout_s=0.2)
+        with pytest.raises(UserError, match="free some space"):
+            files.wait_for_space(tmp_path, timeout_s=0.2)
         threading.Timer(0.3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))).start()
-        files.wait_for_room(tmp_path, timeout_s=30)
+        files.wait_for_space(tmp_path, timeout_s=30)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     said = caplog.messages
@@ -61,8 +61,8 @@ def test_a_full_disk_is_waited_for_and_said_once(
 def test_a_full_disk_is_known_in_whichever_words_it_comes(tmp_path: Path) -> None:
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         error = OSError(number, "no")
-        assert is_no_room(error) and is_no_room(RayTaskError("append", "", error).as_instanceof_cause())
-    assert not is_no_room(OSError(errno.EACCES, "no")) and not is_no_room(TimeoutError("(os error 5)"))
+        assert is_disk_full(error) and is_disk_full(RayTaskError("append", "", error).as_instanceof_cause())
+    assert not is_disk_full(OSError(errno.EACCES, "no")) and not is_disk_full(TimeoutError("(os error 5)"))
     script = (
         "import resource, sys, torch\n"
         "from safetensors import SafetensorError\n"
@@ -73,4 +73,4 @@ def test_a_full_disk_is_known_in_whichever_words_it_comes(tmp_path: Path) -> Non
     )
     command = [sys.executable, "-c", script, str(tmp_path / "weights")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert is_no_room(SafetensorError(ast.literal_eval(done.stdout))), done
+    assert is_disk_full(SafetensorError(ast.literal_eval(done.stdout))), done

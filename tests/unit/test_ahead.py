@@ -254,7 +254,7 @@ def test_all_that_begin_are_learned_from_none_too_early_and_none_too_late(
     for update in range(updates):
         batch = held(update)
         asked[update] = batch.requested + len(batch.extra)
-        found = store.sample(len(batch.groups), update=update, max_staleness=most, arm="arm", fewer=True)
+        found = store.sample(len(batch.groups), update=update, max_staleness=most, arm="arm", allow_fewer=True)
         learned += names(found)
         # Where a lost attempt at an update had asked for other groups, the store has them and hands them out.
         left = (left | set(names(batch.groups))) - set(learned)
@@ -274,7 +274,7 @@ def test_all_that_begin_are_learned_from_none_too_early_and_none_too_late(
             if update + 1 < updates:
                 instant.version = update + 1
                 lost = held(update + 1)
-                store.sample(len(lost.groups), update=update + 1, max_staleness=most, arm="arm", fewer=True)
+                store.sample(len(lost.groups), update=update + 1, max_staleness=most, arm="arm", allow_fewer=True)
             store.rewind(update + 1)
             instant = Instant(seed + 1, 0.0 if drops < 0.5 else drops, 0.0)
             instant.version, dropped = update + 1, known

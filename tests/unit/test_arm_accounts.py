@@ -100,7 +100,7 @@ class Store:
         self.store.append(dialogues)
 
     def sample(self, groups: int, **named: Any) -> list[list[Dialogue]]:
-        return self.store.sample(groups, fewer=True, **named)
+        return self.store.sample(groups, allow_fewer=True, **named)
 
 
 class MadeUpRun:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from calibrated_rl.cli.chat import show
 from calibrated_rl.data.dialogue import Side, Source, Split, Turn
-from calibrated_rl.errors import MOST_SHOWN, printable
+from calibrated_rl.errors import MAX_QUOTED, printable
 from calibrated_rl.examples.front_desk.task import FrontDesk
 from calibrated_rl.report.html import write_report
 from calibrated_rl.report.text import table
@@ -58,7 +58,7 @@ def test_tasks_judge_every_text(texts: list[str], tmp_path: Path) -> None:
 
 def test_texts_are_only_shown_by_a_terminal(texts: list[str], capsys: Any) -> None:
     for text in texts:
-        assert printable(text).isprintable() and len(printable(text)) <= MOST_SHOWN + 4
+        assert printable(text).isprintable() and len(printable(text)) <= MAX_QUOTED + 4
         if len(text) < LONG:
             show(Turn(side=Side.USER, text=text, source=Source.LOG))
             first, *more = capsys.readouterr().out.removesuffix("\n").split("\n")

@@ -170,7 +170,7 @@ def test_missing_models_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.
     [
         ("config.json", None, "has no config.json"),
         ("config.json", "{", "not readable JSON"),
-        ("config.json", "[]", "does not hold a JSON object"),
+        ("config.json", "[]", "does not contain a JSON object"),
         ("model.safetensors", None, "contains no .*safetensors"),
         ("model.safetensors", "torn", "model.safetensors cannot be read as safetensors"),
         ("model.safetensors.index.json", '{"weight_map": {"a": "2.safetensors"}}', "has no 2.safetensors, which model"),

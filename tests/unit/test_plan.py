@@ -283,7 +283,7 @@ def broken(rows: list[dict[str, Any]], name: str, value: Any) -> list[dict[str, 
     ("content", "expected"),
     [
         ('{"metrics": [', "not readable JSON"),
-        ("[]", "does not hold a JSON object"),
+        ("[]", "does not contain a JSON object"),
         ("{}", "holds no list of metrics"),
         ('{"metrics": [{"update": 1}]}', "no update, name or value"),
         ('{"metrics": [{"update": "1", "name": "reward", "value": 1}]}', "is not a number"),

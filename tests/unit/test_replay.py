@@ -25,7 +25,7 @@ from calibrated_rl.data.dialogue import (
     TokenSequence,
     Turn,
 )
-from calibrated_rl.errors import UserError, is_no_room
+from calibrated_rl.errors import UserError, is_disk_full
 from calibrated_rl.replay.actor import ReplayService
 from calibrated_rl.replay.schema import FORMAT_KEY, SCHEMA, from_table, to_table
 from calibrated_rl.replay.segments import RefusedSegment, read_segment
@@ -259,7 +259,7 @@ def test_a_full_disk_loses_and_repeats_nothing(tmp_path: Path) -> None:
             store.append(group("g4"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert is_no_room(of_sample.value) and is_no_room(of_append.value)
+    assert is_disk_full(of_sample.value) and is_disk_full(of_append.value)
     assert log.read_bytes() == before
     assert store.append(group("g4")) == 2
     rest = store.sample(3, update=0, max_staleness=0)
@@ -442,4 +442,4 @@ def test_memory_is_bounded_by_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
     for number in range(5):
         store.append(group(f"g{number}"))
     assert list(store._tables) == [4, 5]
-    assert len(store.sample(5, update=0, max_staleness=0)) == 5 and not store._tables and store._held_bytes == 0
+    assert len(store.sample(5, update=0, max_staleness=0)) == 5 and not store._tables and store._cached_bytes == 0

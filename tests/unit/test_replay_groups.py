@@ -54,8 +54,8 @@ def test_fewer_are_handed_out_where_that_is_asked_for() -> None:
     store = ReplayStore()
     store.append([*group("g1"), *group("g2")])
     assert store.sample(3, update=0, max_staleness=0) == []
-    assert ids(store.sample(3, update=0, max_staleness=0, fewer=True)) == [["g1/0", "g1/1"], ["g2/0", "g2/1"]]
-    assert store.sample(3, update=0, max_staleness=0, fewer=True) == [] and store.ready() == 0
+    assert ids(store.sample(3, update=0, max_staleness=0, allow_fewer=True)) == [["g1/0", "g1/1"], ["g2/0", "g2/1"]]
+    assert store.sample(3, update=0, max_staleness=0, allow_fewer=True) == [] and store.ready() == 0
 
 
 @pytest.mark.parametrize("durable", [False, True])

@@ -66,7 +66,7 @@ def copy_of(address: str, folder: Path, kept: int = 2) -> RunCopy:
 
 def fetched(address: str, folder: Path) -> dict[str, bytes]:
     shutil.rmtree(folder, ignore_errors=True)
-    copy_of(address, folder).bring_down()
+    copy_of(address, folder).fetch()
     return content_of(folder)
 
 
@@ -74,7 +74,7 @@ def test_a_run_comes_back_on_another_machine(address: str, tmp_path: Path, caplo
     caplog.set_level(logging.INFO, "calibrated_rl")
     here = make_run(tmp_path / "here")
     copy = copy_of(address, here)
-    copy.bring_down()  # there is no copy yet
+    copy.fetch()  # there is no copy yet
     copy.send()
     found = fetched(address, tmp_path / "there")
     assert found == content_of(here) and len(found) == 8
@@ -83,12 +83,12 @@ def test_a_run_comes_back_on_another_machine(address: str, tmp_path: Path, caplo
     there = tmp_path / "there"
     (there / "replay/calibrated-0/deliveries.jsonl").write_text("{}\n{}\n")
     copy_of(address, there).send()
-    with pytest.raises(UserError, match="holds a later state of this run than .*here"):
-        copy_of(address, here).bring_down()
-    with pytest.raises(UserError, match="holds a later state"):
+    with pytest.raises(UserError, match="has a later state of this run than .*here"):
+        copy_of(address, here).fetch()
+    with pytest.raises(UserError, match="has a later state"):
         copy.send()
     assert fetched(address, tmp_path / "third") == content_of(there)
-    copy_of(address, there).bring_down()  # and goes on where it was
+    copy_of(address, there).fetch()  # and goes on where it was
 
 
 def test_what_is_there_is_not_sent_again_and_what_is_old_goes(server: S3Server, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_what_is_torn_is_refused_by_name_and_the_one_before_taken(
     found = fetched(address, tmp_path / "there")
     assert found == first and "is torn or altered" in caplog.text
     server.objects[before] = b""
-    with pytest.raises(UserError, match="no copy of it is whole"):
+    with pytest.raises(UserError, match="no copy of it is complete"):
         fetched(address, tmp_path / "there")
     assert content_of(tmp_path / "there") == {}
 
@@ -180,8 +180,8 @@ def test_a_store_out_of_reach_says_so_and_is_tried_again(
         copy.send()
     print(time.monotonic() - began, refused.value)
     assert "a-secret" not in str(refused.value)
-    copy.bring_down()
-    assert caplog.messages[-1].startswith("the store cannot be reached, and the run goes on from its folder: ")
+    copy.fetch()
+    assert caplog.messages[-1].startswith("the store cannot be reached, and the run continues from its folder: ")
     with pytest.raises(UserError, match="cannot be read, and the run may be there"):
         fetched(address, tmp_path / "there")
     server.down = False

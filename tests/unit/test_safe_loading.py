@@ -178,7 +178,7 @@ def test_a_trained_model_that_was_altered_is_refused_by_name(tiny: Path, tmp_pat
         ({"format": checkpoint.FORMAT_VERSION + 1}, "learner.json: format version 4 is newer than this program's 3"),
         ({"format": checkpoint.FORMAT_VERSION - 1}, "learner.json: format version 2 is older than this program's 3"),
         ({"layout": {}}, "learner.json carries no format version"),
-        ([], "learner.json does not hold a JSON object"),
+        ([], "learner.json does not contain a JSON object"),
     ],
 )
 def test_a_foreign_or_newer_checkpoint_is_refused_by_name(index: Any, reason: str, tmp_path: Path) -> None:
