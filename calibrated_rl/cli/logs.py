@@ -59,7 +59,7 @@ def check_config(config_file: str, overrides: Sequence[str], file: Path | None) 
     from calibrated_rl.errors import UserError
     from calibrated_rl.logs.base import problem_lines
     from calibrated_rl.logs.checked import build_reader
-    from calibrated_rl.run.log_checks import check_judging, check_logs
+    from calibrated_rl.run.log_checks import check_evaluation, check_logs
     from calibrated_rl.tasks.checked import build_task
 
     config = load_config(config_file, overrides)
@@ -85,7 +85,7 @@ def check_config(config_file: str, overrides: Sequence[str], file: Path | None) 
         raise refusals[0]
     check_logs(config, task, read)
     if config.human or config.proxy.model:
-        check_judging(task, config.evaluation)
+        check_evaluation(task, config.evaluation)
     return 1 if reader.problems else 0
 
 

@@ -12,7 +12,7 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.held_out import SETTINGS, evaluate_policy
 from calibrated_rl.evaluation.summary import BUDGET
 from calibrated_rl.run.cluster import Cluster
-from calibrated_rl.run.log_checks import check_judging
+from calibrated_rl.run.log_checks import check_evaluation
 from calibrated_rl.run.saved_run import SavedPolicy, SavedRun
 
 
@@ -24,7 +24,7 @@ def check_eval_user(run: SavedRun) -> None:
             fewer scenarios than the settings ask for.
     """
     config = run.config
-    check_judging(run.task(), config.evaluation)
+    check_evaluation(run.task(), config.evaluation)
     if config.proxy.model:
         if config.proxy.sft.epochs:
             run.model("proxy")

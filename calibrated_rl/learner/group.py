@@ -123,14 +123,14 @@ class LearnerGroup:
 
     def __init__(
         self, config: LearnerConfig, wait_for_machines: Callable[[Sequence[Need]], None] = lambda needs: None,
-        keep_in: Path | None = None,
+        skipped_data_folder: Path | None = None,
     ) -> None:
         """
         Args:
             wait_for_machines: returns when the ranks have what they need of the cluster; the time-outs begin then.
-            keep_in: folder for the data of optimizer steps that were not taken; None: they are not kept.
+            skipped_data_folder: folder for the data of optimizer steps that were not taken; None: they are not kept.
         """
-        self.config, self._keep_in = config, keep_in
+        self.config, self._skipped_data_folder = config, skipped_data_folder
         self.skipped_steps = 0
         """Optimizer steps that were not taken, because something was not finite."""
         self.micro_batch_tokens = float(config.micro_batch_tokens)
@@ -258,9 +258,11 @@ class LearnerGroup:
         for step in skipped:
             self.skipped_steps += 1
             message = f"an optimizer step of '{name}' was not taken: {describe(step, samples)}"
-            if self._keep_in is not None:
+            if self._skipped_data_folder is not None:
                 try:
-                    message += f"; its data: {keep_data(self._keep_in, step, samples, {'model': name} | details)}"
+                    message += (
+                        f"; its data: {keep_data(self._skipped_data_folder, step, samples, {'model': name} | details)}"
+                    )
                 except OSError as error:
                     message += f"; its data could not be kept ({error})"
             if self.skipped_steps > limit:

@@ -1,9 +1,9 @@
-"""Does a run's account of its groups add up? Reads what the run left; nothing is started.
+"""Audits a run's account of its groups from the files of the run; nothing is started.
 
-Each group that an arm asked for must have been handed to the learner exactly once, whole, or have been dropped for a
-reason that is named. What was asked for stands in the arm's result (``groups_requested`` by update, and
-``groups_extra``, the ids of those that were asked for in place of others), what was dropped as well; what was handed
-out, in the store's log of deliveries, where a rewind takes back what a resumed run repeats.
+Each group that an arm requested must have been delivered to the learner exactly once, complete, or have been dropped
+for a named reason. The arm's result lists the requested groups (``groups_requested`` by update, and ``groups_extra``,
+the ids of those that were requested in place of others) and the dropped ones; the store's log of deliveries lists the
+delivered ones, where a rewind takes back those that a resumed run repeats.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from calibrated_rl.run.arm_results import read_result
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """Of one arm and seed."""
+    """The account of one arm and seed."""
 
     name: str
     requested: int
@@ -29,7 +29,7 @@ class Account:
     dropped: dict[str, int] = field(default_factory=dict)
     """By reason."""
     problems: tuple[str, ...] = ()
-    """What does not add up, a line each."""
+    """Discrepancies, a line each."""
 
 
 def audit_run(run: Path) -> list[Account]:
@@ -57,47 +57,49 @@ def audit_arm(name: str, result: Mapping[str, Any], store: Path) -> Account:
         return Account(name=name, requested=0, delivered=0)
     if not store.is_dir():
         return Account(name=name, requested=len(requested), delivered=0, problems=(f"there is no {store}",))
-    lost: dict[str, str] = dict(result.get("groups_dropped", {}))
-    lost |= dict.fromkeys(_events(store, "stale"), "too stale")
+    dropped: dict[str, str] = dict(result.get("groups_dropped", {}))
+    dropped |= dict.fromkeys(_events(store, "stale"), "too stale")
     handed_out = Counter(_events(store, "delivered"))
-    torn = list(_torn(opened := ReplayStore(store), handed_out))  # reads everything, so it comes before the question
-    problems = [f"{file}: {reason}" for file, reason in opened.refused.items()]
+    incomplete = list(
+        _incomplete_groups(opened_store := ReplayStore(store), handed_out)
+    )  # reads all segments, so that ``refused`` is complete afterwards
+    problems = [f"{file}: {reason}" for file, reason in opened_store.refused.items()]
     problems += _named("handed out {} times", ((g, n) for g, n in handed_out.items() if n > 1))
-    problems += _named("handed out and dropped", ((g, 0) for g in handed_out if g in lost))
-    problems += _named("handed out and never asked for", ((g, 0) for g in handed_out.keys() - set(requested)))
-    missing = [g for g in requested if g not in handed_out and g not in lost]
-    problems += _named("asked for, neither handed out nor dropped", ((g, 0) for g in missing))
-    problems += _named("handed out with {} of its dialogues missing", torn)
+    problems += _named("handed out and dropped", ((g, 0) for g in handed_out if g in dropped))
+    problems += _named("handed out and never requested", ((g, 0) for g in handed_out.keys() - set(requested)))
+    unaccounted = [g for g in requested if g not in handed_out and g not in dropped]
+    problems += _named("requested, neither handed out nor dropped", ((g, 0) for g in unaccounted))
+    problems += _named("handed out with {} of its dialogues missing", incomplete)
     return Account(
         name=name, requested=len(requested), delivered=len(handed_out), problems=tuple(problems),
-        dropped=dict(Counter(lost[group] for group in requested if group in lost)),
+        dropped=dict(Counter(dropped[group] for group in requested if group in dropped)),
     )  # fmt: skip
 
 
 def _events(store: Path, kind: str) -> list[str]:
     """Ids of the groups ``delivered`` or ``stale``, as often as they were, without what a rewind took back."""
-    found: list[tuple[int, str]] = []
+    events_kept: list[tuple[int, str]] = []
     for event in DeliveryLog(store).read()[0]:
         if "rewind" in event:
-            found = [(update, group) for update, group in found if update < event["rewind"]]
+            events_kept = [(update, group) for update, group in events_kept if update < event["rewind"]]
         else:
-            found += [(event["update"], group) for _, group in event[kind]]
-    return [group for _, group in found]
+            events_kept += [(event["update"], group) for _, group in event[kind]]
+    return [group for _, group in events_kept]
 
 
-def _torn(store: ReplayStore, handed_out: Mapping[str, int]) -> Iterable[tuple[str, int]]:
+def _incomplete_groups(store: ReplayStore, handed_out: Mapping[str, int]) -> Iterable[tuple[str, int]]:
     """Groups of which dialogues are missing, and how many; every segment is read and checked."""
-    there: dict[str, set[str]] = {}
+    ids_by_group: dict[str, set[str]] = {}
     size: dict[str, int] = {}
     for table in store.scan():
         for row in table.select(["kind", "group_id", "group_size", "id"]).to_pylist():
             if row["kind"] == "rollout":
-                there.setdefault(row["group_id"], set()).add(row["id"])
+                ids_by_group.setdefault(row["group_id"], set()).add(row["id"])
                 size[row["group_id"]] = row["group_size"]
     for group in handed_out:
-        if left := size.get(group, 1) - len(there.get(group, ())):
-            yield group, left
+        if n_missing := size.get(group, 1) - len(ids_by_group.get(group, ())):
+            yield group, n_missing
 
 
-def _named(words: str, groups: Iterable[tuple[str, int]]) -> list[str]:
-    return [f"group {group}: {words.format(number)}" for group, number in groups]
+def _named(template: str, groups: Iterable[tuple[str, int]]) -> list[str]:
+    return [f"group {group}: {template.format(number)}" for group, number in groups]

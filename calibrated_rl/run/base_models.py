@@ -1,4 +1,4 @@
-"""The models that a run begins with, before any actor starts: found or made, checked, with their tokenizers."""
+"""The models that a run begins with: resolved or made, checked, with their tokenizers, before any actor starts."""
 
 import logging
 from collections.abc import Sequence
@@ -36,12 +36,12 @@ class BaseModel:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModels:
-    """Those of all sides."""
+    """The models of all sides."""
 
     policy: BaseModel
     simulator: BaseModel
     proxy: BaseModel | None
-    """The stand-in for people, where there is one."""
+    """The model that replaces the human, where there is one."""
 
     def folders(self) -> dict[str, Path]:
         """By role."""
@@ -65,11 +65,11 @@ def prepare_models(inputs: RunInputs) -> BaseModels:
     policy = _find(inputs, config.policy, POLICY, 0, texts)
     simulator = _find(inputs, config.simulator, SIMULATOR, 1, texts + pretraining)
     proxy = _find(inputs, config.proxy, PROXY, 2, texts) if config.proxy.model else None
-    of_users = config.simulator.sampling
+    user_sampling = config.simulator.sampling
     return BaseModels(
         policy=_read(inputs, POLICY, policy, Side.POLICY, config.policy, config.policy.sampling),
-        simulator=_read(inputs, SIMULATOR, simulator, Side.USER, config.simulator, of_users),
-        proxy=None if proxy is None else _read(inputs, PROXY, proxy, Side.USER, config.proxy, of_users),
+        simulator=_read(inputs, SIMULATOR, simulator, Side.USER, config.simulator, user_sampling),
+        proxy=None if proxy is None else _read(inputs, PROXY, proxy, Side.USER, config.proxy, user_sampling),
     )
 
 
@@ -84,8 +84,8 @@ def _find(
     if not side.chat_template:
         return folder
     # A hidden folder: links to a model are no part of the copy of a run (run_copy.py); the template is.
-    kept, linked = inputs.folder / "templates" / f"{name}.jinja", models / f".{name}_with_template"
-    return with_template(folder, side.chat_template, kept, linked, f"{name}.chat_template")
+    template_copy, linked_folder = inputs.folder / "templates" / f"{name}.jinja", models / f".{name}_with_template"
+    return with_template(folder, side.chat_template, template_copy, linked_folder, f"{name}.chat_template")
 
 
 def _read(

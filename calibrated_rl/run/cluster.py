@@ -1,4 +1,4 @@
-"""The running system: engines, learner and replay store, started together for whatever a job needs of them."""
+"""The running system of a job: starts engines, learner and replay store, or those of them that the job needs."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.run.base_models import BaseModels
 from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.run.memory import check_memory
-from calibrated_rl.run.memory_plan import engines_to_plan, rehearsed, with_caches
+from calibrated_rl.run.memory_plan import engines_to_plan, rehearse, with_caches
 from calibrated_rl.runtime.background import BackgroundWorker
 from calibrated_rl.runtime.capacity import Need, wait_for_machines
 from calibrated_rl.tasks.base import ScriptedHuman
@@ -29,12 +29,12 @@ logger = logging.getLogger(__name__)
 
 
 class Cluster:
-    """What has been started; made by ``start_cluster``."""
+    """The running parts of a job; made by ``start_cluster``."""
 
     def __init__(self, inputs: RunInputs, models: BaseModels) -> None:
         self.inputs, self.models = inputs, models
         self.config: RunConfig = inputs.config
-        """The run's, with the sizes of KV caches filled in that were left to the program."""
+        """The run's config, with the planned sizes of KV caches filled in where it has 0."""
         self.pools: dict[str, ReplicaPool] = {}
         """By role."""
         self._scheduler = LockstepScheduler() if inputs.config.deterministic else None
@@ -54,12 +54,12 @@ class Cluster:
 
     @property
     def proxy(self) -> ReplicaPool | None:
-        """The model that stands for people, where there is one."""
+        """The model that replaces the human, where there is one."""
         return self.pools.get(PROXY)
 
     @property
     def eval_user(self) -> ScriptedHuman | ReplicaPool | None:
-        """Whom policies meet when they are evaluated."""
+        """The user that policies meet in evaluation."""
         return self.proxy or self.inputs.human
 
     @property
@@ -83,15 +83,15 @@ class Cluster:
         return self._collector
 
     def on_close(self, end: Callable[[], None]) -> None:
-        """Call ``end`` before what has been started up to now is ended."""
+        """Call ``end`` before the parts that have been started up to now are ended."""
         self._started.callback(end)
 
     def close(self) -> None:
-        """End what has been started, though starting may have failed half way: it would keep the next from starting."""
+        """End all parts that have been started, also after a failed start: they would block the next start."""
         self._started.close()
 
     def start_training_parts(self) -> Need:
-        """The replay store and the background worker; what the store needs of the cluster."""
+        """Start the replay store and the background worker; returns the store's needs of the cluster."""
         handle, need = start_store(self.config.replay)
         self._started.callback(ray.kill, handle)
         self._store = StoreClient(handle, self.inputs.folder)
@@ -99,21 +99,21 @@ class Cluster:
         self._started.callback(self._background.close)
         return need
 
-    def start_learner(self, *others: Need) -> None:
-        """The learner's ranks, once they and ``others`` have what they need of the cluster."""
+    def start_learner(self, *other_needs: Need) -> None:
+        """Start the learner's ranks, once they and ``other_needs`` have what they need of the cluster."""
         self._learner = LearnerGroup(
-            self.config.learner, lambda ranks: self.wait_for_capacity(*others, *ranks),
-            keep_in=self.inputs.folder / "not_finite",
+            self.config.learner, lambda ranks: self.wait_for_capacity(*other_needs, *ranks),
+            skipped_data_folder=self.inputs.folder / "not_finite",
         )  # fmt: skip
         self._started.callback(self._learner.close)
 
     def plan_caches(self, served: Mapping[str, Path]) -> None:
-        """Fill in the sizes of KV caches that are left to the program; with a learner, from what it leaves."""
+        """Plan the sizes of KV caches that are 0 in the config; with a learner, from the memory that it leaves."""
         if self._learner is None:
             self.config = with_caches(self.config, served)
             return
-        device, others = rehearsed(self.config, self._learner, dict(served))
-        self.config = with_caches(self.config, served, device, others)
+        device, other_bytes = rehearse(self.config, self._learner, dict(served))
+        self.config = with_caches(self.config, served, device, other_bytes)
 
     def start_engines(self, served: Mapping[str, Path]) -> None:
         """A pool of replicas for each role; returns at once."""
@@ -132,13 +132,13 @@ class Cluster:
             self.inputs.task, self.policy, config.policy.sampling, config.simulator.sampling
         )
 
-    def wait_for_capacity(self, *others: Need) -> None:
-        """Until all replicas and ``others`` have what they need of the cluster."""
+    def wait_for_capacity(self, *other_needs: Need) -> None:
+        """Wait until all replicas and ``other_needs`` have what they need of the cluster."""
         needs = [need for pool in self.pools.values() for need in pool.needs()]
-        wait_for_machines([*others, *needs])
+        wait_for_machines([*other_needs, *needs])
 
     def wait_until_ready(self) -> None:
-        """Until all replicas serve."""
+        """Wait until all replicas serve."""
         for pool in self.pools.values():
             pool.wait_until_ready()
 
@@ -152,12 +152,12 @@ class Cluster:
 def start_cluster(
     inputs: RunInputs, models: BaseModels, served: Mapping[str, Path] | None = None, *, training: bool = False
 ) -> Cluster:
-    """Start engines, and what training needs beside them. Ray must be running.
+    """Start engines, and for training the other parts. Ray must be running.
 
     Args:
-        served: the model that each role's engines begin with, of the roles that are wanted; None: all base models.
+        served: the model that each role's engines begin with, of the requested roles; None: all base models.
         training: with learner, replay store and background worker. Engines may still be starting when this returns
-            (``wait_until_ready``): what the learner does first runs beside that.
+            (``wait_until_ready``): the learner's first work runs at the same time.
 
     Raises:
         UserError: memory or the cluster do not allow it.

@@ -1,6 +1,6 @@
 """Supervised fits that a run begins with: the policy's warm start, the uncalibrated simulator's pretraining, the proxy.
 
-Each is done once a run, or taken from an earlier run on this machine in which nothing that bears on it differs
+Each is done once a run, or taken from an earlier run on this machine with the same inputs
 (``calibration/fit_cache.py``).
 """
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Fits:
-    """Makes or finds the fitted models of a run, below its ``models``."""
+    """The fitted models of a run, below its ``models``."""
 
     def __init__(self, inputs: RunInputs, models: BaseModels, learner: LearnerGroup) -> None:
         self._inputs, self._models, self._learner = inputs, models, learner
@@ -47,8 +47,8 @@ class Fits:
         """The proxy, fitted to held-out human turns, which nothing else has seen."""
         assert self._models.proxy is not None
         logs = self._inputs.logs[Split.HELD_OUT]
-        rest = len(logs) // 10
-        halves = {Split.CALIBRATION: logs[rest:], Split.MONITOR: logs[: max(1, rest)]}
+        n_monitor = len(logs) // 10
+        halves = {Split.CALIBRATION: logs[n_monitor:], Split.MONITOR: logs[: max(1, n_monitor)]}
         model, sft = self._models.proxy, self._inputs.config.proxy.sft
         return self._fit(PROXY, PROXY, model.folder, halves, Side.USER, model.chat, sft)
 
@@ -68,13 +68,13 @@ class Fits:
             return folder
         train, monitor = (log_samples(logs[split], side, chat) for split in (Split.CALIBRATION, Split.MONITOR))
         train = list(sample_items(train, sft.most_dialogues, 0))
-        kept, key = None, ""
+        fit_cache, key = None, ""
         if inputs.config.reuse_fits and self._is_reproducible(base, train, monitor):
-            kept = FitCache(CACHE / "fits")
+            fit_cache = FitCache(CACHE / "fits")
             key = key_of(slot, base, train, monitor, sft, inputs.config.learner)
-            if kept.take(key, folder):
+            if fit_cache.take(key, folder):
                 logger.info(
-                    f"{name}: the same fit was done before on this machine, and is taken from {CACHE / 'fits'}"
+                    f"{name}: an earlier run on this machine did the same fit; reusing it from {CACHE / 'fits'}"
                 )
                 return folder
         result = fine_tune(
@@ -82,13 +82,13 @@ class Fits:
         )
         logger.info(f"{name}: monitor NLL {result['nll_before']:.3f} -> {result['nll_after']:.3f} nats a token")
         (folder / "fit.json").write_text(json.dumps(result))
-        if kept is not None and self._learner.micro_batch_tokens == inputs.config.learner.micro_batch_tokens:
-            kept.keep(key, folder)
+        if fit_cache is not None and self._learner.micro_batch_tokens == inputs.config.learner.micro_batch_tokens:
+            fit_cache.keep(key, folder)
         return folder
 
     def _is_reproducible(self, base: Path, train: Sequence[Sample], monitor: Sequence[Sample]) -> bool:
-        """Whether the fit is the same again, bit for bit, and worth keeping: on CPUs, not on any machine of a cluster,
-        small."""
+        """Whether the fit can be reproduced bit for bit, and is small enough to cache: only on CPUs, and not where it
+        may run on any machine of a cluster."""
         if self._inputs.config.learner.labels or ray.cluster_resources().get("GPU", 0) or not (train and monitor):
             return False
         return sum(file.stat().st_size for file in base.iterdir()) <= LARGEST_MIB * 2**20

@@ -1,4 +1,4 @@
-"""What a run is of: its task, its people, its logs, as the configuration names them. Nothing is started for that."""
+"""The inputs of a run: its task, its human, its logs, as the configuration names them. Nothing is started."""
 
 import logging
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.data.dialogue import Dialogue, Split
 from calibrated_rl.logs.base import problem_lines
 from calibrated_rl.logs.checked import build_reader
-from calibrated_rl.run.log_checks import check_judging, check_logs
+from calibrated_rl.run.log_checks import check_evaluation, check_logs
 from calibrated_rl.runtime import third_party
 from calibrated_rl.runtime.progress import Progress
 from calibrated_rl.tasks.base import ScriptedHuman, Task
@@ -32,29 +32,29 @@ class RunInputs:
     progress: Progress
     task: Task
     human: ScriptedHuman | None
-    """The people, where they are a program."""
+    """The scripted human; None where there are only logs."""
     calibration: CalibrationMethod
     logs: Logs
     reserve: list[Dialogue]
-    """Calibration logs that no arm sees but those that ask for further ones (``calibration.reserve``)."""
+    """Calibration logs for the arms alone that need further ones (``calibration.reserve``)."""
     pretraining_logs: Logs
     """Of the population that the uncalibrated simulator comes from; empty where its model is used as it comes."""
 
     def human_logs(self, split: Split) -> list[Dialogue]:
-        """The logs that simulators are aligned with; a placebo run takes those that the simulator comes from."""
+        """The logs that simulators are aligned with; a placebo run takes those of the simulator's pretraining."""
         placebo = self.config.calibration.source == "pretraining"
         return self.pretraining_logs[split] if placebo else self.logs[split]
 
 
 def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training: bool = True) -> RunInputs:
-    """Read what a run is of.
+    """Read the inputs of a run.
 
     Args:
-        training: False where a run that is there already is judged or talked to: its logs need not do for what
-            training takes.
+        training: False where an existing run is evaluated or chatted with: its logs need not suffice for
+            training.
 
     Raises:
-        UserError: task, people, logs or settings do not allow the run.
+        UserError: task, human, logs or settings do not allow the run.
     """
     third_party.hide_bars()
     for line in settings_without_effect(config) if training else ():
@@ -67,12 +67,12 @@ def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training
     reader = build_reader(str(config.logs["reader"]), log_settings(config), "logs", task)
     logs = {split: reader.read(split) for split in Split}
     if config.human or config.proxy.model:
-        check_judging(task, config.evaluation)
-    kept = max(0, len(logs[Split.CALIBRATION]) - config.calibration.reserve)
-    reserve = logs[Split.CALIBRATION][kept:]
+        check_evaluation(task, config.evaluation)
+    n_calibration = max(0, len(logs[Split.CALIBRATION]) - config.calibration.reserve)
+    reserve = logs[Split.CALIBRATION][n_calibration:]
     if training:
         check_logs(config, task, logs)
-    logs[Split.CALIBRATION] = logs[Split.CALIBRATION][:kept]
+    logs[Split.CALIBRATION] = logs[Split.CALIBRATION][:n_calibration]
     for line in problem_lines(reader.problems):
         logger.warning(line)
     return RunInputs(

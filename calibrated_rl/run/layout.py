@@ -1,4 +1,4 @@
-"""Where things lie in a run folder."""
+"""The folders of a run."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The machine or cluster that a run is on: which settings fit it, and Ray."""
+"""The machine or cluster of a run: selects its hardware settings, and starts Ray."""
 
 import logging
 import os
@@ -12,19 +12,19 @@ from calibrated_rl.runtime import third_party
 logger = logging.getLogger(__name__)
 
 Hardware = Literal["auto", "cpu", "one_gpu", "cluster"]
-"""Files of ``calibrated_rl/config/hardware``; ``auto``: the one that fits what is there."""
+"""Files of ``calibrated_rl/config/hardware``; ``auto``: the one that fits the GPUs found."""
 FOLDER = Path(config.__file__).parent / "hardware"
 CLUSTER_GPUS = 7
-"""What ``config/hardware/cluster.yaml`` asks for: two replicas a side, two learner ranks, a proxy."""
+"""GPUs that ``config/hardware/cluster.yaml`` needs: two replicas a side, two learner ranks, a proxy."""
 
 
 def hardware_file(name: Hardware) -> str:
-    """The file of ``calibrated_rl/config/hardware`` to lay over a config; ``auto`` looks what is there, and takes
-    ``cluster`` only where each of its parts finds a GPU."""
+    """The file of ``calibrated_rl/config/hardware`` to lay over a config; ``auto`` counts the GPUs, and takes
+    ``cluster`` only where each of its parts gets one."""
     if name == "auto":
         count = _gpus()
         name = "cpu" if not count else "cluster" if count >= CLUSTER_GPUS else "one_gpu"
-        logger.debug(f"{count} GPUs were found: settings of {name}.yaml")
+        logger.debug(f"found {count} GPUs: using the settings of {name}.yaml")
     return str(FOLDER / f"{name}.yaml")
 
 
@@ -40,11 +40,11 @@ def _gpus() -> int:
 
 
 def start_ray() -> None:
-    """Join the cluster that this job was submitted to, or start a local Ray; one that this process has started is used
-    as it is."""
+    """Join the cluster that this job was submitted to, or start a local Ray; one that this process has started is
+    reused."""
     import ray
 
-    third_party.tell_deepspeed()
+    third_party.select_deepspeed_device()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if ray.is_initialized():
         return
@@ -52,7 +52,7 @@ def start_ray() -> None:
     local = "RAY_ADDRESS" not in os.environ
     options = third_party.ray_options(local=local) | {"runtime_env": {"env_vars": environment}}
     if local:
-        # local: never the cluster that somebody has started on this machine for something else
+        # "local": never a cluster that runs on this machine for another purpose
         options |= {"address": "local", "object_store_memory": 1536 * 2**20, "include_dashboard": False}
     logger.debug(f"starting a local Ray with {options}" if local else f"joining the Ray at {os.environ['RAY_ADDRESS']}")
     ray.init(**options)

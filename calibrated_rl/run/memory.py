@@ -1,8 +1,8 @@
-"""What a run on CPU needs of memory, estimated from its models before anything starts.
+"""Estimates the memory of a run on CPU from its models, before anything starts.
 
-The figures for processes and activations were measured on Linux with Llama-shaped models of 1 M and 135 M
-parameters; for the latter the estimate was within 2 % of the learner's peak. It is meant to tell a run that
-will be killed half-way from one that fits, not to fill a machine to the last byte.
+The numbers for processes and activations were measured on Linux with Llama-shaped models of 1 M and 135 M
+parameters; for the latter the estimate was within 2 % of the learner's peak. It is meant to
+refuse runs that would be killed half-way, not to fill a machine to the last byte.
 """
 
 import os
@@ -25,10 +25,10 @@ ENGINE_PROCESSES = int(1.25 * GIB)
 RANK_PROCESS = int(0.6 * GIB)
 """A learner rank without a model."""
 RAY_AND_DRIVER = int(0.8 * GIB)
-"""Ray's own processes, the replay store, and what the driver still grows by."""
+"""Ray's own processes, the replay store, and the growth of the driver."""
 
 Needs = dict[str, dict[str, int]]
-"""Bytes by part of the system, and within it by what they are for."""
+"""Bytes by part of the system, and within it by purpose."""
 
 
 def engine_needs(engine: EngineConfig, model: ModelShape, replicas: int = 1) -> dict[str, int]:
@@ -47,7 +47,7 @@ def _adam_bytes(learner: LearnerConfig) -> int:
     return 8 if learner.dtype == "float32" else 12
 
 
-def never_whole(config: RunConfig) -> set[str]:
+def adapters_only(config: RunConfig) -> set[str]:
     """The models that are trained by adapters alone, at the start and in calibration, too."""
     fits = {POLICY: [config.policy.warm_start], SIMULATOR: [config.simulator.warm_start, config.calibration.sft]}
     fits[PROXY] = [config.proxy.sft]
@@ -56,10 +56,10 @@ def never_whole(config: RunConfig) -> set[str]:
 
 def learner_needs(
     learner: LearnerConfig, policy: ModelShape, simulator: ModelShape, proxy: ModelShape | None = None,
-    adapted: Set[str] = frozenset(),
+    lora_models: Set[str] = frozenset(),
 ) -> dict[str, int]:
     """Bytes of all ranks: every model with AdamW, a frozen copy of the policy, and one micro-batch. Of the models in
-    ``adapted``, which are trained by adapters alone, only the weights: a few percent are forgotten.
+    ``adapted``, which are trained by adapters alone, only the weights: the adapters' few percent are neglected.
 
     AdamW keeps two float32 moments, and under bfloat16 float32 master weights; ZeRO keeps one copy for all
     ranks of the state (from stage 1), the gradients (2) and the weights (3). Gradients in bfloat16 are summed over
@@ -73,14 +73,14 @@ def learner_needs(
     state = _adam_bytes(learner)
     trained = element * copies(2) + state * copies(1)
     models = {POLICY: policy, SIMULATOR: simulator} | ({PROXY: proxy} if proxy else {})
-    whole = [shape.parameters for name, shape in models.items() if name not in adapted]
+    full_models = [shape.parameters for name, shape in models.items() if name not in lora_models]
     return {
         "models and optimizers": sum(
-            shape.parameters * (element * copies(3) + (0 if name in adapted else trained))
+            shape.parameters * (element * copies(3) + (0 if name in lora_models else trained))
             for name, shape in models.items()
         ),
         "frozen policy": ranks * policy.parameters * element,
-        "sums of gradients": (0 if learner.dtype == "float32" else 4) * copies(2) * max(whole, default=0),
+        "sums of gradients": (0 if learner.dtype == "float32" else 4) * copies(2) * max(full_models, default=0),
         "micro-batch": ranks * max(activations(learner, shape) for shape in models.values()),
         "processes": ranks * RANK_PROCESS,
     }
@@ -91,13 +91,13 @@ def activations(learner: LearnerConfig, model: ModelShape) -> int:
 
     A layer keeps about ten vectors of the hidden size, five of the intermediate size and three of the keys'
     for each token; with gradient checkpointing only its input, and one layer at a time is recomputed. Logits exist
-    for one strip of the vocabulary, in at most three float32 copies. The gradients of the embedding and of the
-    vocabulary projection exist a second time while they are added up.
+    for one chunk of the vocabulary, in at most three float32 copies. The gradients of the embedding and of the
+    vocabulary projection exist a second time while they are accumulated.
     """
     tokens, element = learner.micro_batch_tokens, _bytes(learner.dtype)
     layer = (10 * model.hidden + 5 * model.intermediate + 3 * model.keys) * tokens * element
-    kept = model.hidden * tokens * element
-    layers = layer + model.layers * kept if learner.gradient_checkpointing else model.layers * layer
+    layer_input = model.hidden * tokens * element
+    layers = layer + model.layers * layer_input if learner.gradient_checkpointing else model.layers * layer
     logits = 3 * tokens * chunk_width(tokens, model.vocabulary) * 4
     return layers + logits + 2 * model.vocabulary * model.hidden * element
 
@@ -107,8 +107,8 @@ def memory_needs(
 ) -> Needs:
     """What a run needs on one machine without a GPU."""
     models = [policy, simulator] + ([proxy] if proxy else [])
-    # The last weights of each engine stay with Ray for replicas that restart; new ones come on top, twice while
-    # a replica reads its copy in shared memory.
+    # The latest weights of each engine stay with Ray for replicas that restart; new ones are added to them, twice
+    # while a replica reads its copy in shared memory.
     published = sum(model.parameters for model in models) + 2 * max(model.parameters for model in models)
     engines: Needs = {
         "policy engine": engine_needs(config.policy.engine, policy, config.policy.replica_bounds[1]),
@@ -118,22 +118,24 @@ def memory_needs(
         engines["proxy engine"] = engine_needs(config.proxy.engine, proxy)
     if config.training.checkpoint_every:
         # A copy of the policy's state, while it is written beside training.
-        each = _bytes(config.learner.dtype) + (0 if POLICY in config.learner.lora else _adam_bytes(config.learner))
-        engines["checkpoint"] = {"copy": policy.parameters * each}
+        bytes_per_parameter = _bytes(config.learner.dtype) + (
+            0 if POLICY in config.learner.lora else _adam_bytes(config.learner)
+        )
+        engines["checkpoint"] = {"copy": policy.parameters * bytes_per_parameter}
     return engines | {
-        "learner": learner_needs(config.learner, policy, simulator, proxy, never_whole(config)),
+        "learner": learner_needs(config.learner, policy, simulator, proxy, adapters_only(config)),
         "published weights": {"weights": published * _bytes(config.learner.dtype)},
         "Ray and driver": {"processes": RAY_AND_DRIVER},
     }
 
 
 def dialogue_bytes(engine: EngineConfig, model: ModelShape) -> int:
-    """Keys and values of a dialogue of the greatest length."""
+    """Keys and values of a dialogue of the maximum length."""
     return 2 * model.layers * model.keys * _bytes(engine.dtype) * engine.max_model_len
 
 
 def check_cache(role: str, engine: EngineConfig, model: ModelShape) -> None:
-    """Refuse a KV cache that cannot hold one dialogue of the greatest length.
+    """Refuse a KV cache that is too small for one dialogue of the maximum length.
 
     Raises:
         UserError: names the key and what is needed.
@@ -142,7 +144,7 @@ def check_cache(role: str, engine: EngineConfig, model: ModelShape) -> None:
     if engine.kv_cache_mib and engine.kv_cache_mib * 2**20 < dialogue:
         raise UserError(
             f"{role}.engine.kv_cache_mib is {engine.kv_cache_mib}: one dialogue of max_model_len "
-            f"{engine.max_model_len} takes {-(-dialogue // 2**20)}, and many are held at once"
+            f"{engine.max_model_len} takes {-(-dialogue // 2**20)}, and many run at once"
         )
 
 
@@ -157,8 +159,8 @@ def refuse_too_little(needs: Needs, available: int) -> None:
         return
 
     def listed(items: Mapping[str, int]) -> str:
-        shown = {name: size for name, size in items.items() if size >= GIB / 20}
-        return ", ".join(f"{name} {shown[name] / GIB:.1f}" for name in sorted(shown, key=lambda name: -shown[name]))
+        large = {name: size for name, size in items.items() if size >= GIB / 20}
+        return ", ".join(f"{name} {large[name] / GIB:.1f}" for name in sorted(large, key=lambda name: -large[name]))
 
     detail = "; ".join(
         f"{name} {sizes[name] / GIB:.1f} ({listed(needs[name])})"
@@ -175,7 +177,7 @@ def refuse_too_little(needs: Needs, available: int) -> None:
 def check_memory(config: RunConfig, policy: Path, simulator: Path, proxy: Path | None = None) -> None:
     """Refuse a run whose engines and learner do not fit into this machine's memory, given its models' folders.
 
-    Judges the sum only for what will run on this machine's CPU: not on a cluster, and not with engines on a GPU.
+    Checks the sum only for parts that run on this machine's CPU: not on a cluster, and not with engines on a GPU.
 
     Raises:
         UserError: see ``refuse_too_little`` and ``check_cache``.

@@ -1,8 +1,8 @@
-"""How learner and engines share the memory of one device: what the learner takes is seen, not estimated.
+"""Plans how learner and engines share the memory of one device: the learner's part is measured, not estimated.
 
 Where ``engine.kv_cache_mib`` is 0, the learner is started first and takes a step with every model that it will train,
-on micro-batches that are full, with all of them in place. What is then left on the device goes to the engines: their
-weights, what their processes need, and the rest as KV caches, to each as it can use it.
+on micro-batches that are full, with all of them in place. The rest of the device's memory goes to the engines: their
+weights, their processes, and the remainder as KV caches, in proportion to what each can use.
 """
 
 import logging
@@ -18,14 +18,14 @@ from calibrated_rl.learner.device_memory import DeviceMemory, measure_device
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import POLICY, PROXY, START
 from calibrated_rl.models.shape import ModelShape, shape_of
-from calibrated_rl.run.memory import GIB, RAY_AND_DRIVER, dialogue_bytes, engine_needs, memory_needs, never_whole
+from calibrated_rl.run.memory import GIB, RAY_AND_DRIVER, adapters_only, dialogue_bytes, engine_needs, memory_needs
 
 logger = logging.getLogger(__name__)
 
 GPU_ENGINE = 2 * GIB
-"""Of a replica on a GPU beside weights and KV cache: context, activations, graphs. An assumption, measured on none."""
-KEPT_FREE = 0.08
-"""Share of the device that nobody is given: allocators waste some, and weights are there twice while new ones come."""
+"""Of a replica on a GPU beside weights and KV cache: context, activations, graphs. An assumption, not measured."""
+RESERVED_SHARE = 0.08
+"""Share of the device that is not assigned: allocators waste some, and weights exist twice while new ones arrive."""
 MIB = 2**20
 
 
@@ -36,14 +36,14 @@ class Demand:
     engine: EngineConfig
     model: ModelShape
     replicas: int = 1
-    """The most there may be."""
+    """Maximum number."""
 
     @property
     def fixed(self) -> int:
         """Bytes of one replica without its KV cache."""
         needs = engine_needs(self.engine, self.model)
-        beside = GPU_ENGINE if self.engine.num_gpus else needs["processes"] + needs["new weights"]
-        return needs["weights"] + beside
+        processes = GPU_ENGINE if self.engine.num_gpus else needs["processes"] + needs["new weights"]
+        return needs["weights"] + processes
 
     @property
     def dialogue(self) -> int:
@@ -52,28 +52,28 @@ class Demand:
 
 
 def engines_to_plan(config: RunConfig) -> list[str]:
-    """The sides of a run whose KV caches are left to the program."""
+    """The sides of a run whose KV caches are to be planned."""
     roles = ("policy", "simulator", *(("proxy",) if config.proxy.model else ()))
     return [role for role in roles if not getattr(config, role).engine.kv_cache_mib]
 
 
-def plan_caches(device: DeviceMemory, demands: Mapping[str, Demand], others: int = 0) -> dict[str, int]:
-    """MiB of the KV cache of a replica of each side: as set, or what is left, in proportion to what each can use (its
-    largest batch of its longest dialogues), and no more than that.
+def plan_caches(device: DeviceMemory, demands: Mapping[str, Demand], other_bytes: int = 0) -> dict[str, int]:
+    """MiB of the KV cache of a replica of each side: as set, or a share of the rest, in proportion to what each can use
+    (its largest batch of its longest dialogues), and no more than that.
 
     Args:
-        others: bytes that neither the learner nor an engine has.
+        other_bytes: bytes of all else besides the learner and the engines.
 
     Raises:
-        UserError: there is not enough left to hold a dialogue.
+        UserError: the rest is too small for one dialogue.
     """
-    left = device.free - int(KEPT_FREE * device.total) - others
+    remaining = device.free - int(RESERVED_SHARE * device.total) - other_bytes
     for demand in demands.values():
-        left -= demand.replicas * (demand.fixed + demand.engine.kv_cache_mib * MIB)
+        remaining -= demand.replicas * (demand.fixed + demand.engine.kv_cache_mib * MIB)
     open_sides = {role: demand for role, demand in demands.items() if not demand.engine.kv_cache_mib}
-    wanted = {role: demand.engine.max_num_seqs * demand.dialogue for role, demand in open_sides.items()}
-    share = min(1.0, left / sum(demand.replicas * wanted[role] for role, demand in open_sides.items()))
-    planned = {role: int(share * wanted[role]) // MIB for role in open_sides}
+    usable = {role: demand.engine.max_num_seqs * demand.dialogue for role, demand in open_sides.items()}
+    share = min(1.0, remaining / sum(demand.replicas * usable[role] for role, demand in open_sides.items()))
+    planned = {role: int(share * usable[role]) // MIB for role in open_sides}
     for role, demand in open_sides.items():
         if planned[role] * MIB < demand.dialogue:
             raise UserError(
@@ -85,49 +85,49 @@ def plan_caches(device: DeviceMemory, demands: Mapping[str, Demand], others: int
 
 
 def describe(device: DeviceMemory, demands: Mapping[str, Demand], caches: Mapping[str, int]) -> str:
-    """The plan, in a line."""
+    """The plan in one line."""
     sides = "; ".join(
         f"{demand.replicas} x {role} engine {demand.fixed / GIB:.2f} + KV cache {caches[role] / 1024:.2f}"
         f"{'' if demand.engine.kv_cache_mib else f' ({caches[role] * MIB // demand.dialogue} longest dialogues)'}"
         for role, demand in demands.items()
     )
-    taken = sum(demand.replicas * (demand.fixed + caches[role] * MIB) for role, demand in demands.items())
+    assigned = sum(demand.replicas * (demand.fixed + caches[role] * MIB) for role, demand in demands.items())
     return (
         f"memory plan of {device.name} ({device.total / GIB:.1f} GiB, in GiB): learner {device.learner / GIB:.2f}, "
-        f"measured; {sides}; left {(device.free - taken) / GIB:.2f}"
+        f"measured; {sides}; left {(device.free - assigned) / GIB:.2f}"
     )
 
 
-def rehearsed(config: RunConfig, learner: LearnerGroup, models: Mapping[str, Path]) -> tuple[DeviceMemory, int]:
-    """The device beside a learner that has taken a step with each of ``models``, the base models by role, all of which
-    and the policy's frozen start are in place; and the bytes that neither it nor an engine will have."""
-    adapted = never_whole(config)
+def rehearse(config: RunConfig, learner: LearnerGroup, models: Mapping[str, Path]) -> tuple[DeviceMemory, int]:
+    """The device beside a learner that has taken a step with each of ``models``, the base models by role, with all of
+    them and the policy's frozen start loaded; and the bytes of all else besides it and the engines."""
+    lora_models = adapters_only(config)
     for name, folder in models.items():
-        learner.load(name, folder, optimizer=OptimizerConfig(), full_finetuning=name not in adapted)
+        learner.load(name, folder, optimizer=OptimizerConfig(), full_finetuning=name not in lora_models)
     learner.load(START, models[POLICY], trainable=False)
     device = learner.rehearse({name: getattr(config, name).engine.max_model_len for name in models})
     for name in (*models, START):
         learner.unload(name)
     if config.policy.engine.num_gpus:
         element = 2 if config.learner.dtype == "bfloat16" else 4
-        shared = [shape_of(folder).parameters for name, folder in models.items() if name not in (PROXY, *adapted)]
+        shared = [shape_of(folder).parameters for name, folder in models.items() if name not in (PROXY, *lora_models)]
         return device, 2 * element * sum(shared) if config.learner.share_weights else 0
     needs = memory_needs(config, *(shape_of(folder) for folder in models.values()))
-    others = ("published weights", "checkpoint", "Ray and driver")
-    return device, sum(sum(needs.get(part, {}).values()) for part in others)
+    other_parts = ("published weights", "checkpoint", "Ray and driver")
+    return device, sum(sum(needs.get(part, {}).values()) for part in other_parts)
 
 
 def with_caches(
     config: RunConfig,
     models: Mapping[str, Path],
     device: DeviceMemory | None = None,
-    others: int = RAY_AND_DRIVER,
+    other_bytes: int = RAY_AND_DRIVER,
 ) -> RunConfig:
-    """``config`` with sizes for the KV caches of the engines that serve ``models``, where they are left to the program.
+    """``config`` with sizes for the KV caches of the engines that serve ``models``, where they are 0.
 
     Args:
-        device: as the learner sees it; None: there is no learner.
-        others: bytes of what is neither the learner's nor an engine's.
+        device: measured by the learner; None: there is no learner.
+        other_bytes: bytes of all else besides the learner and the engines.
     """
     sides = {role: getattr(config, role) for role in models}
     if all(side.engine.kv_cache_mib for side in sides.values()):
@@ -140,15 +140,15 @@ def with_caches(
         for role, side in sides.items()
     }  # fmt: skip
     device = device or measure_device(any(side.engine.num_gpus for side in sides.values()))
-    caches = plan_caches(device, demands, others)
+    caches = plan_caches(device, demands, other_bytes)
     logger.info(describe(device, demands, caches))
-    settled = {role: replace(side, engine=_settled(demands[role], caches[role])) for role, side in sides.items()}
-    return replace(config, **settled)
+    planned = {role: replace(side, engine=_with_cache(demands[role], caches[role])) for role, side in sides.items()}
+    return replace(config, **planned)
 
 
-def _settled(demand: Demand, mib: int) -> EngineConfig:
-    """The plan may be too large all the same: what an engine takes beside its cache was assumed."""
+def _with_cache(demand: Demand, mib: int) -> EngineConfig:
+    """Also set a smallest size to try: the plan may be too large, since an engine's other memory was assumed."""
     if demand.engine.kv_cache_mib:
         return demand.engine
-    least = min(mib, demand.engine.least_kv_cache_mib) or max(-(-demand.dialogue // MIB), mib // 4)
-    return replace(demand.engine, kv_cache_mib=mib, least_kv_cache_mib=least)
+    smallest = min(mib, demand.engine.least_kv_cache_mib) or max(-(-demand.dialogue // MIB), mib // 4)
+    return replace(demand.engine, kv_cache_mib=mib, least_kv_cache_mib=smallest)

@@ -35,7 +35,7 @@ MAY_CHANGE = (
         "labels", "timeout", "share_weights", "max_skipped_steps",
     )),
 )  # fmt: skip
-"""Settings that a run may go on with changed: what is still to do, and on what it runs."""
+"""Settings that may differ when a run resumes: the work that is left, and the hardware."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class SavedPolicy:
     folder: Path
     """The model in Hugging Face format."""
     result: Mapping[str, Any] | None
-    """What the run wrote to ``arms/ARM-SEED.json``; None where it was stopped before."""
+    """What the run wrote to ``arms/ARM-SEED.json``; None where the run was stopped before."""
 
     @property
     def name(self) -> str:
@@ -56,11 +56,11 @@ class SavedPolicy:
 
 @dataclass(frozen=True, slots=True)
 class SavedRun:
-    """What a run has left behind."""
+    """The content of a run folder."""
 
     folder: Path
     config: RunConfig
-    """The run's settings, with what was overridden."""
+    """The run's settings, with overrides."""
     changed: list[str]
     """Settings that were overridden with other values, as dotted keys."""
     policies: list[SavedPolicy]
@@ -70,7 +70,7 @@ class SavedRun:
         """The policy called ``name`` (ARM-SEED); without a name the first ``calibrated`` one, else the last.
 
         Raises:
-            UserError: there is no such policy; names those there are.
+            UserError: there is no such policy; lists the existing ones.
         """
         if not name:
             return next((p for p in self.policies if p.arm == "calibrated"), self.policies[-1])
@@ -78,18 +78,18 @@ class SavedRun:
             if policy.name == name:
                 return policy
         names = [policy.name for policy in self.policies]
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(names)}"
+        similar_names = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean '{similar_names[0]}'?" if similar_names else f"; there are: {', '.join(names)}"
         raise UserError(f"{self.folder} has no policy '{name}'{hint}")
 
     def task(self) -> Task:
         return build_task(self.config.task, self.config.task_config, "task_config")
 
     def human(self, task: Task) -> ScriptedHuman:
-        """The scripted people of the run.
+        """The scripted human of the run.
 
         Raises:
-            UserError: the run knows people from logs alone.
+            UserError: the run has human logs only.
         """
         if not self.config.human:
             raise UserError(f"{self.folder}: the run has no scripted human (`human` is empty)")
@@ -115,22 +115,22 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> SavedRun:
         overrides: settings as ``key=value`` that replace the run's own.
 
     Raises:
-        UserError: it is no run folder, it holds no policy or a broken one, or an override does not fit.
+        UserError: it is no run folder, it has no policy or a broken one, or an override does not fit.
     """
     file = config_file(folder)
     refuse_old_layout(folder)
-    found = [
+    policy_folders = [
         (match[1], int(match[2]), path)
         for path in (folder / POLICIES).glob("*")
         if (match := re.fullmatch(r"(\w+)-(\d+)", path.name)) and path.is_dir()
     ]
-    if not found:
+    if not policy_folders:
         raise UserError(f"{folder} has no trained policy yet: there is no policies/ARM-SEED in it")
     policies = []
-    for arm, seed, path in sorted(found, key=lambda item: (table_order(item[0]), item)):
+    for arm, seed, path in sorted(policy_folders, key=lambda item: (table_order(item[0]), item)):
         check_folder(path, path.name)
-        written = folder / "arms" / f"{path.name}.json"
-        result = read_json(written) if written.is_file() else None
+        result_file = folder / "arms" / f"{path.name}.json"
+        result = read_json(result_file) if result_file.is_file() else None
         policies.append(SavedPolicy(arm, seed, path, result))
     config = load_config(file, overrides, saved=True)
     changed = changed_settings(load_config(file, saved=True), config)
@@ -147,7 +147,7 @@ def config_file(folder: Path) -> Path:
         raise UserError(f"there is no run folder {folder}")
     file = folder / "config.yaml"
     if not file.is_file():
-        raise UserError(f"{folder} is not a run folder: it holds no config.yaml")
+        raise UserError(f"{folder} is not a run folder: it has no config.yaml")
     return file
 
 
@@ -171,8 +171,8 @@ def check_engines_fit(engines: Mapping[str, tuple[EngineConfig, Path]]) -> None:
 
 
 def dated(config: RunConfig, *folders: Path, today: bool = True) -> RunConfig:
-    """``config`` with the day that its prompts are of, where it names none: that of the first of ``folders`` in which a
-    run was begun, or else (if ``today``) this day."""
+    """``config`` with the date of its prompts, where it has none: that of the first of ``folders`` in which a run was
+    begun, or else (if ``today``) today's."""
     if config.date:
         return config
     files = [file for folder in folders if (file := folder / "config.yaml").is_file()]
@@ -181,7 +181,7 @@ def dated(config: RunConfig, *folders: Path, today: bool = True) -> RunConfig:
 
 
 def refuse_other_settings(folder: Path, config: RunConfig) -> None:
-    """A run goes on with the settings that it was begun with, but for ``MAY_CHANGE``.
+    """Refuse to resume a run with settings other than those that it was begun with, except for ``MAY_CHANGE``.
 
     Raises:
         UserError: names the settings that differ, or the folder is laid out as an earlier version did.
@@ -190,9 +190,9 @@ def refuse_other_settings(folder: Path, config: RunConfig) -> None:
     file = folder / "config.yaml"
     changed = []
     if file.is_file():
-        begun = load_config(file, saved=True)
-        # Runs of earlier versions have no date, and may go on with that of today.
-        changed = changed_settings(begun if begun.date else replace(begun, date=config.date), config)
+        original = load_config(file, saved=True)
+        # Runs of earlier versions have no date, and may resume with that of today.
+        changed = changed_settings(original if original.date else replace(original, date=config.date), config)
     if deciding := [key for key in changed if not key.startswith(MAY_CHANGE)]:
         raise UserError(
             f"{folder} was begun with other settings ({', '.join(deciding)}): give the run another name "
@@ -200,10 +200,10 @@ def refuse_other_settings(folder: Path, config: RunConfig) -> None:
         )
 
 
-def changed_settings(before: RunConfig, now: RunConfig) -> list[str]:
+def changed_settings(first: RunConfig, second: RunConfig) -> list[str]:
     """Dotted keys of the settings in which two configs differ."""
-    old, new = (_flat(settings_of(config)) for config in (before, now))
-    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    first_flat, second_flat = (_flat(settings_of(config)) for config in (first, second))
+    return sorted(key for key in first_flat.keys() | second_flat.keys() if first_flat.get(key) != second_flat.get(key))
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

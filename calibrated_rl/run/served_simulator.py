@@ -1,4 +1,4 @@
-"""The simulator that a run serves at the moment: which folder it comes from, and how another one takes its place."""
+"""The simulator that a run currently serves: its folder, and how another one replaces it."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from calibrated_rl.learner.slots import SIMULATOR
 
 
 class ServedSimulator:
-    """In the learner and on the replicas alike."""
+    """The current simulator, in the learner and on the replicas."""
 
     def __init__(self, run: Path, uncalibrated: Path, learner: LearnerGroup, pool: ReplicaPool) -> None:
         """
         Args:
             run: the run's folder.
-            uncalibrated: folder of the simulator as it comes.
+            uncalibrated: folder of the simulator before calibration.
         """
         self._run, self._learner = run, learner
         self.uncalibrated = uncalibrated
@@ -35,6 +35,6 @@ class ServedSimulator:
 
     @property
     def path_in_run(self) -> str:
-        """Its folder below the run's, as a run that resumes elsewhere needs it; empty: the uncalibrated one."""
+        """Its folder relative to the run's, for a run that resumes on another machine; empty: the uncalibrated one."""
         assert self._folder is not None, "no simulator is served yet"
         return "" if self._folder == self.uncalibrated else self._folder.relative_to(self._run).as_posix()

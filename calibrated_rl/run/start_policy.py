@@ -1,4 +1,4 @@
-"""The policy that every arm starts from, as the yardstick of how far training has moved: log-probs under it."""
+"""Log-probs under the policy that every arm starts from, the reference for how far training has moved."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ LogProbs = dict[tuple[str, ...], NDArray[np.float32]]
 
 
 class StartPolicy:
-    """Stays with the learner where it is needed at every update, else it is loaded when it is asked for."""
+    """Stays in the learner where every update needs it, else it is loaded on demand."""
 
     def __init__(
         self, inputs: RunInputs, models: BaseModels, learner: LearnerGroup, fits: Fits, *, stays_loaded: bool
@@ -27,8 +27,8 @@ class StartPolicy:
         self._inputs, self._chat, self._learner, self._fits = inputs, models.policy.chat, learner, fits
         self._stays_loaded = stays_loaded
         self.folder: Path = fits.start_policy()
-        self.known: LogProbs = {}
-        """What has been computed, by id and turns of the log."""
+        self.log_probs_by_log: LogProbs = {}
+        """Computed log-probs, by id and turns of the log."""
 
     def load(self) -> None:
         """Put it into the learner, if it stays there."""
@@ -38,38 +38,38 @@ class StartPolicy:
     def log_probs(self, logs: Sequence[Dialogue]) -> list[NDArray[np.float32]]:
         """Log-probs [T] of the policy's turns in ``logs`` under this policy, NaN elsewhere; T as in the policy's view.
         Each log, in which the policy speaks, is scored once a run."""
-        # The id alone does not do: scripted logs of two populations share their scenarios.
+        # The id alone is not unique: scripted logs of two populations share their scenarios.
         keys = [(log.id, *(turn.text for turn in log.turns)) for log in logs]
-        new = {key: log for key, log in zip(keys, logs, strict=True) if key not in self.known}
-        if new:
-            views = [sample.tokens for sample in log_samples(list(new.values()), Side.POLICY, self._chat)]
-            self.known |= dict(zip(new, self.score(views), strict=True))
-        return [self.known[key] for key in keys]
+        unscored = {key: log for key, log in zip(keys, logs, strict=True) if key not in self.log_probs_by_log}
+        if unscored:
+            views = [sample.tokens for sample in log_samples(list(unscored.values()), Side.POLICY, self._chat)]
+            self.log_probs_by_log |= dict(zip(unscored, self.score(views), strict=True))
+        return [self.log_probs_by_log[key] for key in keys]
 
     def cross_fitted_log_probs(self, logs: Sequence[Dialogue], folds: int) -> list[NDArray[np.float32]]:
         """As ``log_probs``, under clones of the logged policy: each log, in which the policy speaks, under one that was
         fitted to the calibration logs of the other ``folds - 1`` folds only. The clones are fitted once a run, as this
-        policy is or, if it has no fit, as simulators are; in the simulator's slot of the learner, which is loaded anew
+        policy is or, if it has no fit, as simulators are; in the simulator's slot of the learner, which is reloaded
         afterwards."""
         keys = [(f"{folds} folds", log.id, *(turn.text for turn in log.turns)) for log in logs]
-        new = {key: log for key, log in zip(keys, logs, strict=True) if key not in self.known}
+        unscored = {key: log for key, log in zip(keys, logs, strict=True) if key not in self.log_probs_by_log}
         config = self._inputs.config
         sft = config.policy.warm_start if config.policy.warm_start.epochs else config.calibration.sft
-        for fold in sorted({fold_of(log.id, folds) for log in new.values()}):
-            others = [log for log in self._inputs.logs[Split.CALIBRATION] if fold_of(log.id, folds) != fold]
-            known = {**self._inputs.logs, Split.CALIBRATION: others}
-            clone = self._fits.fit_policy(f"clone-{fold}-of-{folds}", SIMULATOR, known, sft)
-            here = {key: log for key, log in new.items() if fold_of(log.id, folds) == fold}
-            views = [sample.tokens for sample in log_samples(list(here.values()), Side.POLICY, self._chat)]
+        for fold in sorted({fold_of(log.id, folds) for log in unscored.values()}):
+            training_logs = [log for log in self._inputs.logs[Split.CALIBRATION] if fold_of(log.id, folds) != fold]
+            fold_logs = {**self._inputs.logs, Split.CALIBRATION: training_logs}
+            clone = self._fits.fit_policy(f"clone-{fold}-of-{folds}", SIMULATOR, fold_logs, sft)
+            in_fold = {key: log for key, log in unscored.items() if fold_of(log.id, folds) == fold}
+            views = [sample.tokens for sample in log_samples(list(in_fold.values()), Side.POLICY, self._chat)]
             self._learner.load(SIMULATOR, clone, trainable=False)
-            self.known |= dict(zip(here, self._learner.log_probs(SIMULATOR, views), strict=True))
-        return [self.known[key] for key in keys]
+            self.log_probs_by_log |= dict(zip(in_fold, self._learner.log_probs(SIMULATOR, views), strict=True))
+        return [self.log_probs_by_log[key] for key in keys]
 
     def score(self, views: Sequence[TokenSequence], temperature: float = 1.0) -> list[NDArray[np.float32]]:
         """Log-probs [T] of the policy's views under this policy, NaN where not masked."""
         if not self._stays_loaded:
             self._learner.load(START, self.folder, trainable=False)
-        found = self._learner.log_probs(START, views, temperature)
+        log_probs = self._learner.log_probs(START, views, temperature)
         if not self._stays_loaded:
             self._learner.unload(START)
-        return found
+        return log_probs

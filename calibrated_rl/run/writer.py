@@ -1,4 +1,4 @@
-"""Files of a run that are written while training goes on, and the copy of the run in an object store."""
+"""Writes files of a run while training continues, and updates the copy of the run in an object store."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ def copy_of_run(config: RunConfig, folder: Path) -> RunCopy | None:
 
 
 class RunWriter:
-    """Writes in the background; what is new in the run folder then goes to the copy, if there is one."""
+    """Writes in the background; then new files in the run folder are sent to the copy, if there is one."""
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
         self._config, self._folder = config, folder
@@ -32,7 +32,7 @@ class RunWriter:
         self._background.write(*jobs, *copy)
 
     def wait(self) -> None:
-        """Until nothing is being written."""
+        """Wait until nothing is being written."""
         self._background.wait()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A call to a Ray actor that is under way, with the type of its answer."""
+"""A pending call to a Ray actor, with the type of its result."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -16,26 +16,26 @@ class ActorCall(Generic[T]):
     reference: Any
 
     def result(self, timeout_s: float) -> T:
-        """Wait for the answer.
+        """Wait for the result.
 
         Raises:
             GetTimeoutError: there was none within ``timeout_s``.
             RayError: the actor died, or its method raised; in that case the error is one of the method's own class,
                 too.
         """
-        answer: T = ray.get(self.reference, timeout=timeout_s)
-        return answer
+        value: T = ray.get(self.reference, timeout=timeout_s)
+        return value
 
     def cancel(self) -> None:
-        """Nobody waits for the answer any more."""
+        """Cancel the call: its result is no longer needed."""
         ray.cancel(self.reference)
 
     def __await__(self) -> Generator[Any, None, T]:
-        answer: Generator[Any, None, T] = self.reference.__await__()
-        return answer
+        awaitable: Generator[Any, None, T] = self.reference.__await__()
+        return awaitable
 
 
 def results(calls: Sequence[ActorCall[T]], timeout_s: float) -> list[T]:
-    """The answers of all; raises what ``ActorCall.result`` does, as soon as one call has failed."""
-    answers: list[T] = ray.get([call.reference for call in calls], timeout=timeout_s)
-    return answers
+    """The results of all calls; raises as ``ActorCall.result``, as soon as one call has failed."""
+    values: list[T] = ray.get([call.reference for call in calls], timeout=timeout_s)
+    return values

@@ -1,5 +1,5 @@
-"""Work beside training that must not slow it down: one process with one thread, on what the cores have left over; and a
-thread of the driver that writes files."""
+"""Work beside training that must not slow it down: one process with one thread at the lowest priority; and a thread of
+the driver that writes files."""
 
 import logging
 import os
@@ -17,10 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 class _Yielding:
-    """A process that yields to everything else on its machine, also while it imports what its work needs."""
+    """A process with the lowest priority on its machine, also while it imports libraries for its work."""
 
     def __init__(self) -> None:
-        if hasattr(os, "SCHED_IDLE"):  # Linux; elsewhere Ray's own lower priority of workers has to do
+        if hasattr(os, "SCHED_IDLE"):  # Linux; elsewhere Ray's own lower priority of workers must suffice
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -37,14 +37,14 @@ class BackgroundWorker:
         self._actor = ray.remote(_Yielding).options(**options, runtime_env=environment).remote()
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """A reference to what ``function(*arguments)`` will return; both must be fit to be sent."""
+        """A reference to what ``function(*arguments)`` will return; function and result must pickle."""
         return self._actor.run.remote(function, *arguments)
 
     def fetch(self, references: Sequence[Any], timeout_s: float) -> list[Any]:
-        """What was started with ``run``.
+        """The results of calls that were started with ``run``.
 
         Raises:
-            PartLost: the process or what it was given is gone, or it took longer than ``timeout_s``.
+            PartLost: the process or its input is lost, or it took longer than ``timeout_s``.
         """
         try:
             return list(ray.get(list(references), timeout=timeout_s))
@@ -52,16 +52,16 @@ class BackgroundWorker:
             raise PartLost(f"work beside training is lost: {first_line(error)}") from error
 
     def close(self) -> None:
-        """End the process; what it has not finished is lost."""
+        """End the process; unfinished work is lost."""
         ray.kill(self._actor)
 
 
 class BackgroundWriter:
-    """Writes files in a thread while training goes on, one thing at a time.
+    """Writes files in a thread while training continues, one job at a time.
 
-    What cannot be written (a full disk, a store out of reach, data that went with its machine) is given up with a
-    warning: a run must not end by what was to keep it safe. Every other error is a mistake of this program and comes up
-    with the next call.
+    A job that cannot be written (a full disk, an unreachable store, data lost with its machine) is abandoned with a
+    warning: the files that protect a run must not end it. Every other error is a bug of this program and is raised by
+    the next call.
     """
 
     def __init__(self) -> None:
@@ -69,13 +69,13 @@ class BackgroundWriter:
         self._last: Future[None] | None = None
 
     def write(self, *jobs: tuple[str, Callable[[], None]]) -> None:
-        """Start ``jobs``, each with its name in the log, once those of the last call are done. One that fails does not
-        keep the next from its turn."""
+        """Start ``jobs``, each with its name in the log, once those of the last call are done. The next one
+        runs although one has failed."""
         self.wait()
-        self._last = self._thread.submit(self._each, jobs)
+        self._last = self._thread.submit(self._run_all, jobs)
 
     def wait(self) -> None:
-        """Until nothing is being written."""
+        """Wait until nothing is being written."""
         last, self._last = self._last, None
         if last is not None:
             last.result()
@@ -87,12 +87,12 @@ class BackgroundWriter:
         finally:
             self._thread.shutdown()
 
-    def _each(self, jobs: Sequence[tuple[str, Callable[[], None]]]) -> None:
-        for what, job in jobs:
+    def _run_all(self, jobs: Sequence[tuple[str, Callable[[], None]]]) -> None:
+        for name, job in jobs:
             began = time.monotonic()
             try:
                 job()
             except (OSError, RayError, UserError) as error:
-                logger.warning(f"{what} could not be written, and the run goes on: {printable(first_line(error))}")
+                logger.warning(f"{name} could not be written, and the run continues: {printable(first_line(error))}")
             else:
-                logger.debug(f"written beside training: {what} ({time.monotonic() - began:.1f} s)")
+                logger.debug(f"wrote {name} in the background ({time.monotonic() - began:.1f} s)")

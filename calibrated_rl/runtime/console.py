@@ -1,11 +1,11 @@
-"""What a command prints: the lines of its log, and its result. Set up once, by the command line (``cli/command.py``).
+"""The console output of a command: its log, and its result. Set up once, by the command line (``cli/command.py``).
 
 Modules log with the standard library, each to the logger of its own name, at these levels:
 
-- debug: details that explain what was decided or found;
-- info: what a run does, as it goes on;
-- warning: something was lost, refused, retried or given up, or is not as it was asked for, and the job goes on;
-- error: the job cannot go on.
+- debug: details that explain decisions and measurements;
+- info: the progress of a run;
+- warning: something was lost, refused, retried or abandoned, or differs from the request, and the job continues;
+- error: the job cannot continue.
 
 Where the package is used as a library nothing is set up. Then the standard library prints warnings on the standard
 error, and nothing else, until the program sets up logging of its own.
@@ -28,11 +28,11 @@ from calibrated_rl.runtime import third_party
 Format = Literal["text", "json"]
 
 OURS = ("calibrated_rl", "research", "tools")
-"""Loggers that have all of our own below them."""
+"""Root loggers of this project's own modules."""
 
 
 class TextLines(logging.Formatter):
-    """``[  12.3 s] text``, with the level before what is more than information, and with whose it is if not ours."""
+    """``[  12.3 s] text``, with the level before the text of warnings and errors, and the logger's name if not ours."""
 
     def __init__(self, began: float) -> None:
         """``began``: of the monotonic clock, from which on time counts."""
@@ -41,8 +41,8 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        whose = "" if record.name.split(".", 1)[0] in OURS else f"{record.name}: "
-        text = f"[{monotonic() - self._began:6.1f} s] {level}{whose}{record.getMessage()}"
+        prefix = "" if record.name.split(".", 1)[0] in OURS else f"{record.name}: "
+        text = f"[{monotonic() - self._began:6.1f} s] {level}{prefix}{record.getMessage()}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
@@ -56,7 +56,7 @@ class JsonLines(logging.Formatter):
         self._began = began
 
     def format(self, record: logging.LogRecord) -> str:
-        found: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "seconds": round(monotonic() - self._began, 3),
             "level": record.levelname.lower(),
@@ -64,16 +64,16 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
         }
         if record.exc_info:
-            found["exception"] = self.formatException(record.exc_info)
-        return json.dumps(found)
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
 
 
 def _write(text: str) -> None:
     try:
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads any longer; the work is worth going on with
-        with suppress(OSError):  # nor is what is left to be flushed at the end
+    except BrokenPipeError:  # the reader has left; the work continues
+        with suppress(OSError):  # for the final flush at exit, too
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -110,7 +110,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def configure_from(options: argparse.Namespace) -> None:
-    """Set up what a command prints, as its command line asks for."""
+    """Set up the console output, as the command line requests."""
     verbose, quiet = getattr(options, "verbose", False), getattr(options, "quiet", False)
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     configure(level, getattr(options, "log_format", "text"))
@@ -121,7 +121,7 @@ def configure(level: int = logging.INFO, log_format: Format = "text") -> None:
 
     Args:
         level: of our own loggers. Of others, such as a library's or that of a part of the user's, warnings are printed;
-            with ``logging.DEBUG`` also information, and what ``third_party.py`` keeps back.
+            with ``logging.DEBUG`` also information, and the output that ``third_party.py`` suppresses.
     """
     global _handler
     reset()
@@ -137,7 +137,7 @@ def configure(level: int = logging.INFO, log_format: Format = "text") -> None:
 
 
 def reset() -> None:
-    """As if nothing had been set up."""
+    """Undo ``configure``."""
     global _handler
     root = logging.getLogger()
     if _handler is not None:
@@ -149,7 +149,7 @@ def reset() -> None:
 
 
 def result(text: str) -> None:
-    """Print what a command was called for: on the standard output, whatever is printed of the log."""
+    """Print the result of a command on the standard output, at any log level."""
     line = _as_json(text, RESULT)
     _write(text if line is None else line)
 
@@ -164,9 +164,9 @@ def failure(text: str, details: str = "") -> None:
     print(f"error: {text}\n{details}" if line is None else f"{line}\n", end="", file=sys.stderr, flush=True)
 
 
-def _as_json(text: str, level: str, **more: str) -> str | None:
-    """The line of JSON; None where text is wanted."""
+def _as_json(text: str, level: str, **fields: str) -> str | None:
+    """The line of JSON; None where the format is text."""
     if _handler is None or not isinstance(_handler.formatter, JsonLines):
         return None
     record = logging.makeLogRecord({"name": "calibrated_rl", "levelname": level, "msg": text})
-    return json.dumps(json.loads(_handler.formatter.format(record)) | more)
+    return json.dumps(json.loads(_handler.formatter.format(record)) | fields)

@@ -1,4 +1,4 @@
-"""Running coroutines to their end, whatever loop runs already."""
+"""Runs coroutines to their end, also where an event loop is running already."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -11,9 +11,9 @@ T = TypeVar("T")
 def run_to_end(coroutine: Coroutine[Any, Any, T]) -> T:
     """``asyncio.run`` for coroutines that return dialogues.
 
-    In the main thread ``asyncio.run`` ends with putting the handler of Ctrl-C back, and ``signal`` asks for the old
-    one's ``repr``, which holds that of the main task and so of its result. For an update's dialogues that takes a
-    quarter of a second; so the main task has none.
+    In the main thread ``asyncio.run`` ends with putting the handler of Ctrl-C back, and ``signal`` calls the
+    old one's ``repr``, which contains that of the main task and so of its result. For an update's dialogues that takes
+    a quarter of a second; so the main task returns nothing.
     """
     results: list[T] = []
 
@@ -37,11 +37,11 @@ def _a_loop_runs_here() -> bool:
 
 def _run_in_a_thread(coroutine: Coroutine[Any, Any, None]) -> None:
     """``asyncio.run`` beside the loop of this thread, which waits; Ctrl-C here cancels it there."""
-    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = Future()
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = Future()
 
     async def cancellable() -> None:
         task = asyncio.ensure_future(coroutine)
-        begun.set_result((asyncio.get_running_loop(), task))
+        started.set_result((asyncio.get_running_loop(), task))
         await task
 
     with ThreadPoolExecutor(1) as pool:
@@ -50,6 +50,6 @@ def _run_in_a_thread(coroutine: Coroutine[Any, Any, None]) -> None:
             running.result()
         except BaseException:
             if not running.done():
-                loop, task = begun.result()
+                loop, task = started.result()
                 loop.call_soon_threadsafe(task.cancel)
             raise

@@ -1,4 +1,4 @@
-"""How far a job is: in a terminal, one bar at a time, below the lines of the log (``console.py``)."""
+"""The progress of a job: in a terminal, one bar at a time, below the lines of the log (``console.py``)."""
 
 import itertools
 import logging
@@ -10,11 +10,11 @@ from tqdm import tqdm
 logger = logging.getLogger(__name__)
 
 Step = Callable[[int, int], None]
-"""Called with what is done and what there is to do."""
+"""Called with the number of steps done and the total."""
 
 
 class Progress:
-    """Bars go to the standard error, where that is a terminal and whoever looks at it wants to know what a run does."""
+    """Prints bars on the standard error, where that is a terminal and the log level includes information."""
 
     def __init__(self) -> None:
         self._bar: tqdm[None] | None = None
@@ -36,18 +36,18 @@ class Progress:
         return step
 
     def show(self, name: str, done: int, total: int) -> None:
-        """Bring the bar called ``name`` to ``done``; another one that was shown meanwhile goes."""
+        """Set the bar called ``name`` to ``done``; it replaces another one."""
         if self._bar is None or self._bar.desc != name:
             self._step = self(name)
         self._step(done, total)
 
     def ticks(self, name: str, total: int) -> Callable[[], None]:
-        """A bar called ``name`` that goes on by one at each call."""
+        """A bar called ``name`` that advances by one at each call."""
         step, done = self(name), itertools.count(1)
         return lambda: step(next(done), total)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -1,6 +1,6 @@
-"""What the libraries below print of themselves: kept from a user who has not asked for it, all of it here.
+"""Suppresses what third-party libraries print, unless the user has requested it.
 
-``--verbose`` lets everything through. What processes must know that this one starts goes by the environment.
+``--verbose`` lets everything through. Processes that this one starts learn of it by the environment.
 """
 
 import atexit
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 VERBOSE = "CALIBRATED_RL_VERBOSE"
-"""Environment variable: set where a user has asked for what libraries print."""
+"""Environment variable: set where the user has requested the output of libraries."""
 
 CHATTY = ("ray.rllib",)
-"""Loggers that warn of their own defaults, and of nothing that a user could change."""
+"""Loggers that only warn of their own defaults, which a user cannot change."""
 
 
 def let_through() -> None:
-    """``--verbose`` was given: from here on nothing is kept back, in this process and in those that it starts."""
+    """For ``--verbose``: suppress nothing from here on, in this process and in those that it starts."""
     os.environ[VERBOSE] = "1"
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.NOTSET)
@@ -30,31 +30,31 @@ def is_let_through() -> bool:
 
 
 def hush() -> None:
-    """Before any library is imported, first thing in the process of a command."""
-    atexit.register(_hear_no_more)  # before all others, so that it is called after them
-    tell_deepspeed()
+    """Suppress output; to be called before any library is imported, first in the process of a command."""
+    atexit.register(_close_stderr)  # before all others, so that it is called after them
+    select_deepspeed_device()
     if not is_let_through():
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def tell_deepspeed() -> None:
-    """Where there is no GPU, say so to DeepSpeed, which otherwise warns of it in every process. Before any process is
-    started."""
+def select_deepspeed_device() -> None:
+    """Set DeepSpeed's device where there is no GPU, since it otherwise warns in every process. To be called before any
+    process is started."""
     if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/kfd").exists():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
-def _hear_no_more() -> None:
-    """Libraries written in C++ list what they have leaked while the process ends, after Python's own part of it: forty
-    lines below the message that counts (nanobind, in triton)."""
+def _close_stderr() -> None:
+    """Suppress lists of leaks that C++ libraries print while the process exits, after Python's own clean-up: forty
+    lines below the relevant message (nanobind, in triton)."""
     if not is_let_through():
         sys.stderr.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def hide_bars() -> None:
-    """No bars of transformers' own: one at a time, and that is ours. Imports transformers."""
+    """Disable the bars of transformers, since only one bar is shown at a time. Imports transformers."""
     if not is_let_through():
         from transformers.utils.logging import disable_progress_bar
 
@@ -62,26 +62,26 @@ def hide_bars() -> None:
 
 
 def hush_deepspeed() -> None:
-    """In a rank of the learner, after DeepSpeed is imported."""
+    """Suppress DeepSpeed's output in a rank of the learner, after it is imported."""
     if is_let_through():
         return
-    # DeepSpeed calls collectives by their old names, and torch says so at each call site.
+    # DeepSpeed calls collectives by deprecated names, and torch warns at each call site.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 
 def engine_environment() -> dict[str, str]:
-    """For the process of an engine; vLLM reads it at import."""
+    """Variables for the process of an engine; vLLM reads them at import."""
     return {"VLLM_LOGGING_LEVEL": "INFO" if is_let_through() else "ERROR"}
 
 
 def ray_options(*, local: bool) -> dict[str, Any]:
-    """For ``ray.init``. What processes of a local Ray print stays in their files; that of a cluster's comes here, since
-    nobody would look for it on its machines."""
+    """Options for ``ray.init``. The output of a local Ray's processes stays in their files; that of a cluster's is
+    forwarded here, since nobody would look for it on its machines."""
     options: dict[str, Any] = {"logging_level": logging.INFO if is_let_through() else logging.ERROR}
     return options | ({"log_to_driver": is_let_through()} if local else {})
 
 
 def worker_environment() -> dict[str, str]:
-    """For all processes of a job's Ray."""
+    """Variables for all processes of a job's Ray."""
     return {VERBOSE: os.environ[VERBOSE]} if is_let_through() else {}

@@ -84,7 +84,7 @@ class ArmRun:
         run, state = self.run, saved.state
         logger.info(f"{self.name} (seed {self.seed}) resumes after update {state.updates}")
         run.cluster.store.open(f"{self.name}-{self.seed}", rewind_to=state.updates)
-        run.start.known |= saved.log_probs
+        run.start.log_probs_by_log |= saved.log_probs
         served = run.inputs.folder / state.simulator if state.simulator else run.simulator.uncalibrated
         run.simulator.load(served, state.simulator_version)
         run.cluster.learner.restore(saved.learner)
@@ -222,7 +222,7 @@ class ArmRun:
             **counted,
         )  # fmt: skip
         log_probs, description = (
-            dict(run.start.known),
+            dict(run.start.log_probs_by_log),
             f"the checkpoint of {self.name} (seed {self.seed}) at {self.updates}",
         )
         write_learner = run.cluster.learner.write_snapshot

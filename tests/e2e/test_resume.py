@@ -111,7 +111,7 @@ def test_a_full_disk_ends_nothing_and_harms_no_checkpoint(
         writer.write(("checkpoint 10", lambda: made.save(state(10), large, snapshot.write)))
         writer.wait()
     (line,) = caplog.messages
-    assert line.startswith("checkpoint 10 could not be written, and the run goes on: ") and "File too large" in line
+    assert line.startswith("checkpoint 10 could not be written, and the run continues: ") and "File too large" in line
     assert names(made) == ["update-000005"], "nothing takes room on the full disk"
     saved = made.latest()
     assert saved is not None and saved.state == state(5)
@@ -266,7 +266,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, monke
         # What is left in the store is the finished run.
         copy = RunCopy(address, "micro", tmp_path / "elsewhere", 2)
         (tmp_path / "elsewhere").mkdir()
-        copy.fetch(print)
+        copy.fetch()
         assert (tmp_path / "elsewhere/report.html").read_bytes() == (runs / "micro/report.html").read_bytes()
     assert printed.count("a learner rank is gone") == printed.count("the replay store is gone") == 1
     assert printed.count("starting again from the last checkpoint (1 of 3)") == 2  # counted anew by the new driver

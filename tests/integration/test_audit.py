@@ -89,10 +89,10 @@ def test_groups_that_took_the_place_of_others_were_asked_for_too(tmp_path: Path)
     assert account.problems == () and (account.requested, account.delivered) == (7, 4)
     finished(tmp_path, {0: 2, 1: 2}, dropped, [*extra, "calibrated-0-1-5"])
     (account,) = audit_run(tmp_path)
-    assert account.problems == ("group calibrated-0-1-5: asked for, neither handed out nor dropped",)
+    assert account.problems == ("group calibrated-0-1-5: requested, neither handed out nor dropped",)
     finished(tmp_path, {0: 2, 1: 2}, dropped, extra[:2])
     (account,) = audit_run(tmp_path)
-    assert account.problems == ("group calibrated-0-1-4: handed out and never asked for",)
+    assert account.problems == ("group calibrated-0-1-4: handed out and never requested",)
 
 
 def repeat(run: Path, store: ReplayStore) -> None:
@@ -125,8 +125,8 @@ def lose(run: Path, store: ReplayStore) -> None:
     ("harm", "problem"),
     [
         (repeat, "group calibrated-0-1-1: handed out 2 times"),
-        (forget, "group calibrated-0-1-0: asked for, neither handed out nor dropped"),
-        (strange, "group calibrated-0-1-7: handed out and never asked for"),
+        (forget, "group calibrated-0-1-0: requested, neither handed out nor dropped"),
+        (strange, "group calibrated-0-1-7: handed out and never requested"),
         (contradict, "group calibrated-0-1-1: handed out and dropped"),
         (lose, "group calibrated-0-0-0: handed out with 1 of its dialogues missing"),
     ],

@@ -566,7 +566,7 @@ def test_two_ranks_equal_one(
         ranks=2, zero_stage=stage, micro_batch_tokens=40, threads=1, cpus=0.1, timeout_seconds=120,
         share_weights=stage == 3, max_skipped_steps=1,
     )  # fmt: skip
-    group = LearnerGroup(config, keep_in=tmp_path / "not_finite")
+    group = LearnerGroup(config, skipped_data_folder=tmp_path / "not_finite")
     try:
         group.load("policy", folder, optimizer=big_epsilon())
         found = [group.step("policy", given_samples, GRPO_TERMS) for _ in range(2)]

@@ -23,7 +23,7 @@ from calibrated_rl.runtime.capacity import (
     Machine,
     Need,
     Patience,
-    no_room_ever,
+    capacity_problem,
     wait_for_machines,
 )
 
@@ -41,20 +41,20 @@ THREE = [need(), need(), need("learner rank")]
 
 
 def test_what_can_never_be_placed_by_hand() -> None:
-    assert no_room_ever(THREE, [machine(1.5)]) == "" == no_room_ever(THREE, [machine(0.5), machine(1)])
-    assert no_room_ever(THREE, [machine(1)]) == (
+    assert capacity_problem(THREE, [machine(1.5)]) == "" == capacity_problem(THREE, [machine(0.5), machine(1)])
+    assert capacity_problem(THREE, [machine(1)]) == (
         "2 x policy replica (CPU 0.5), learner rank (CPU 0.5) need CPU 1.5 at once, and the machines have CPU 1 in all"
     )
-    assert no_room_ever([need(cpus=4)], [machine(2), machine(3, 1)]) == (
-        "no machine can hold a policy replica (CPU 4) of policy.engine: the largest of 2 has CPU 3, GPU 1"
+    assert capacity_problem([need(cpus=4)], [machine(2), machine(3, 1)]) == (
+        "no machine has capacity for a policy replica (CPU 4) of policy.engine: the largest of 2 has CPU 3, GPU 1"
     )
-    assert "none has these labels" in no_room_ever([need(part="rollout")], [machine(9, part="learner")])
+    assert "none has these labels" in capacity_problem([need(part="rollout")], [machine(9, part="learner")])
     labelled = [need(cpus=1, part="rollout")] * 2
-    assert no_room_ever(labelled, [machine(1, part="rollout"), machine(9)]) == (
+    assert capacity_problem(labelled, [machine(1, part="rollout"), machine(9)]) == (
         "2 x policy replica (CPU 1; part=rollout) need CPU 2 at once, "
         "and the machines with these labels have CPU 1 in all"
     )
-    assert no_room_ever([need(part="!rollout"), need(part="in(a,b)")], [machine(9)]) == ""
+    assert capacity_problem([need(part="!rollout"), need(part="in(a,b)")], [machine(9)]) == ""
 
 
 amounts = st.integers(0, 8).map(lambda eighths: eighths / 8)
@@ -78,9 +78,9 @@ def test_what_fits_is_never_called_hopeless(plan: list[tuple[list[tuple[float, f
         for placed, _, part in plan
         for cpus, gpus, labelled in placed
     ]
-    assert no_room_ever(needs, there) == ""
+    assert capacity_problem(needs, there) == ""
     too_much = need(cpus=1 + sum(each.resources["CPU"] for each in there))
-    assert "no machine can hold" in no_room_ever([*needs, too_much], there)
+    assert "no machine has capacity" in capacity_problem([*needs, too_much], there)
 
 
 def test_what_is_said_and_when() -> None:
@@ -91,7 +91,7 @@ def test_what_is_said_and_when() -> None:
 
     assert line(100) == "" == line(100 + FIRST_S - 1)
     assert line(100 + FIRST_S) == (
-        "waiting for 15 s for room, or to start: policy replica (CPU 0.5), learner rank (CPU 0.5); "
+        "waiting for 15 s for capacity, or to start: policy replica (CPU 0.5), learner rank (CPU 0.5); "
         "the cluster has CPU 2, GPU 1 on 2 machines, of which CPU 0.5 is free; it adds no machines by itself"
     )
     assert line(100 + FIRST_S + EVERY_S - 1) == ""
@@ -108,7 +108,9 @@ def test_nobody_gives_up_while_machines_still_come() -> None:
     look(SETTLED_S - 1, two)
     look(2 * SETTLED_S - 2, two)
     look(2 * SETTLED_S, two, may_grow=True)
-    with pytest.raises(UserError, match="no room for this run: .* Add machines, or ask for less in learner, policy.e"):
+    with pytest.raises(
+        UserError, match="no capacity for this run: .* Add machines, or request less in learner, policy.e"
+    ):
         look(2 * SETTLED_S, two)
 
 

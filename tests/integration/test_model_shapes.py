@@ -213,7 +213,7 @@ def test_what_a_model_does_beside_decoder_and_head_is_noticed() -> None:
 
 
 def test_a_kind_of_model_is_probed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "_seen", set())
+    monkeypatch.setattr(probe, "_compared", set())
     assert probe.Probe.of(make_model()) is not None
     TokenLogProbs(make_model())
     assert probe.Probe.of(make_model()) is None and probe.Probe.of(make_model(tied=False)) is not None

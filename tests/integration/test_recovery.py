@@ -166,7 +166,7 @@ def recovery_threads() -> list[threading.Thread]:
 @pytest.fixture(autouse=True)
 def looked_for_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "PROBE_S", 0.1)
-    monkeypatch.setattr(fleet, "LOOK_S", 0.1)
+    monkeypatch.setattr(fleet, "PING_TIMEOUT_S", 0.1)
 
 
 @pytest.mark.timeout(200)

@@ -122,7 +122,7 @@ class MadeUpRun:
             store=Store(folder), background=SimpleNamespace(fetch=lambda references, timeout_s: []),
             on_close=self.closing.append,
         )  # fmt: skip
-        self.start: Any = SimpleNamespace(folder=Path("models"), known={})
+        self.start: Any = SimpleNamespace(folder=Path("models"), log_probs_by_log={})
         self.simulator: Any = SimpleNamespace(
             load=lambda folder, version=None: None, uncalibrated=Path("models"), path_in_run="", pool=simulator
         )

@@ -25,7 +25,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }
 FOREIGN = {
     "{}": "", "[]": "does not contain a JSON object", '{"metrics"': "is not readable JSON",
-    json.dumps(WHOLE | {"metrics": None}): "holds no list of metrics",
+    json.dumps(WHOLE | {"metrics": None}): "contains no list of metrics",
     json.dumps(WHOLE | {"metrics": [3]}): "a metric has no update, name or value",
     json.dumps(WHOLE | {"metrics": [ROW | {"value": "high"}]}): "metric 'reward' of update '0' is not a number",
 }  # fmt: skip

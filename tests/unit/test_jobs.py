@@ -65,7 +65,7 @@ def test_help(job: str, tmp_path: Path) -> None:
 def test_run_folders_that_do_not_fit(job: str, refuse, saved: Path, tmp_path: Path) -> None:
     assert "there is no run folder nowhere" in refuse(job, "nowhere")
     (tmp_path / "empty").mkdir()
-    assert "holds no config.yaml" in refuse(job, "empty")
+    assert "has no config.yaml" in refuse(job, "empty")
     (tmp_path / "empty" / "config.yaml").write_text(PEOPLE)
     assert "no trained policy yet" in refuse(job, "empty")
     (tmp_path / "empty" / "policies" / "start-0").mkdir(parents=True)

@@ -11,7 +11,7 @@ from calibrated_rl.config.sections import CalibrationConfig, EvaluationConfig, M
 from calibrated_rl.data.dialogue import Dialogue, Outcome, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.examples.front_desk.task import FrontDesk
-from calibrated_rl.run.log_checks import SHOWN, check_logs
+from calibrated_rl.run.log_checks import REPORTED_SCENARIOS, check_logs
 from tests.support.made_up_logs import dialogue, policy, user
 
 HUMAN = "calibrated_rl.examples.front_desk:FrontDeskHuman"
@@ -69,7 +69,7 @@ def test_dialogues_to_look_at_take_scenarios() -> None:
         def scenarios(self, split: Split, count: int, population: str = "same") -> list:  # type: ignore[type-arg]
             raise UserError(f"{count} scenarios asked of the {split} split")
 
-    with pytest.raises(UserError, match=f"{SHOWN} scenarios asked of the held_out split"):
+    with pytest.raises(UserError, match=f"{REPORTED_SCENARIOS} scenarios asked of the held_out split"):
         check_logs(replace(RUN, human=""), Few(), logs())
     check_logs(RUN, Few(), logs())
     check_logs(replace(RUN, human="", proxy=ProxyConfig(model="another")), Few(), logs())

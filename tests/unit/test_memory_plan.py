@@ -21,8 +21,8 @@ from calibrated_rl.learner.lora import LoRAConfig
 from calibrated_rl.learner.packing import pack
 from calibrated_rl.learner.rank import LearnerRank, full_micro_batch
 from calibrated_rl.models.shape import ModelShape
-from calibrated_rl.run.memory import ENGINE_PROCESSES, GIB, never_whole
-from calibrated_rl.run.memory_plan import GPU_ENGINE, KEPT_FREE, MIB, Demand, describe, plan_caches, with_caches
+from calibrated_rl.run.memory import ENGINE_PROCESSES, GIB, adapters_only
+from calibrated_rl.run.memory_plan import GPU_ENGINE, MIB, RESERVED_SHARE, Demand, describe, plan_caches, with_caches
 from tests.support.made_up_models import make_model
 
 SHAPE = ModelShape(parameters=GIB // 4, layers=8, hidden=8, intermediate=16, keys=512, vocabulary=50)
@@ -40,7 +40,7 @@ def machine(free: int) -> DeviceMemory:
 
 ENGINE = GIB + ENGINE_PROCESSES + 2 * 128 * MIB
 """Of a replica without its KV cache: weights, processes, two buckets for new weights."""
-FIXED = int(KEPT_FREE * 100 * GIB)
+FIXED = int(RESERVED_SHARE * 100 * GIB)
 """What nobody gets."""
 
 
@@ -60,7 +60,7 @@ def test_what_is_left_is_shared_by_what_each_can_use() -> None:
 
 def test_others_get_theirs_first() -> None:
     needed = FIXED + ENGINE + 5 * GIB
-    assert plan_caches(machine(needed + 64 * MIB), {"policy": demand()}, others=5 * GIB) == {"policy": 64}
+    assert plan_caches(machine(needed + 64 * MIB), {"policy": demand()}, other_bytes=5 * GIB) == {"policy": 64}
 
 
 def test_engines_that_are_not_started_get_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -95,7 +95,7 @@ def test_where_not_one_dialogue_has_room_that_is_said() -> None:
 
 def test_a_gpu_holds_no_driver() -> None:
     gpu = demand(dtype="bfloat16", num_gpus=0.25)
-    needed = int(KEPT_FREE * 100 * GIB) + GIB // 2 + GPU_ENGINE
+    needed = int(RESERVED_SHARE * 100 * GIB) + GIB // 2 + GPU_ENGINE
     # bfloat16: 64 dialogues of 16 MiB are wanted, half of that is there.
     assert plan_caches(machine(needed + 512 * MIB), {"policy": gpu}) == {"policy": 512}
 
@@ -124,14 +124,15 @@ def test_a_rehearsal_changes_no_weights_and_sees_the_peak(tmp_path: Path) -> Non
 
 def test_models_that_a_fit_trains_as_a_whole_are_rehearsed_so() -> None:
     lora = LearnerConfig(lora={"policy": LoRAConfig(), "simulator": LoRAConfig()})
-    assert never_whole(RunConfig(learner=lora)) == {"policy", "simulator"}
+    assert adapters_only(RunConfig(learner=lora)) == {"policy", "simulator"}
     whole = ModelConfig(warm_start=SFTConfig(adapters=False))
-    assert never_whole(RunConfig(learner=lora, policy=whole)) == {"simulator"}
-    assert never_whole(RunConfig(learner=lora, policy=ModelConfig(warm_start=SFTConfig(adapters=False, epochs=0)))) == {
+    assert adapters_only(RunConfig(learner=lora, policy=whole)) == {"simulator"}
+    unfitted = ModelConfig(warm_start=SFTConfig(adapters=False, epochs=0))
+    assert adapters_only(RunConfig(learner=lora, policy=unfitted)) == {
         "policy", "simulator"
     }  # fmt: skip
     calibration = CalibrationConfig(sft=SFTConfig(adapters=False))
-    assert never_whole(RunConfig(learner=lora, calibration=calibration)) == {"policy"}
+    assert adapters_only(RunConfig(learner=lora, calibration=calibration)) == {"policy"}
 
 
 @pytest.mark.parametrize(

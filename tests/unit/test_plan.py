@@ -284,7 +284,7 @@ def broken(rows: list[dict[str, Any]], name: str, value: Any) -> list[dict[str, 
     [
         ('{"metrics": [', "not readable JSON"),
         ("[]", "does not contain a JSON object"),
-        ("{}", "holds no list of metrics"),
+        ("{}", "contains no list of metrics"),
         ('{"metrics": [{"update": 1}]}', "no update, name or value"),
         ('{"metrics": [{"update": "1", "name": "reward", "value": 1}]}', "is not a number"),
         (json.dumps({"metrics": broken(metrics(), "seconds_rollout", None)}), "'seconds_rollout' of update '2'"),
