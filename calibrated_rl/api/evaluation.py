@@ -1,4 +1,4 @@
-"""Judging trained policies again."""
+"""Evaluates trained policies again."""
 
 import logging
 import os
@@ -17,36 +17,36 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What judging policies again has found."""
+    """The result of evaluating policies again."""
 
     file: Path
-    """JSON with all figures, in the run folder."""
-    figures: Mapping[str, Any]
-    """What ``file`` holds."""
+    """JSON with all metrics, in the run folder."""
+    metrics: Mapping[str, Any]
+    """The content of ``file``."""
     agrees: Mapping[str, bool | None]
-    """By policy, whether the run's own figures came out again; None where they cannot be compared, because the run has
-    none or had other settings."""
+    """By policy, whether the metrics equal the run's own; None where they cannot be compared, because the run has none
+    or had other settings."""
 
     def table(self) -> str:
         """The arms as lines of text, as ``jobs/evaluate.py`` prints them."""
         from calibrated_rl.report.text import table
 
-        return table(self.figures)
+        return table(self.metrics)
 
 
 def evaluate(
     run: str | os.PathLike[str], overrides: Sequence[str] = (), *, policy: str = ""
 ) -> Evaluation:
-    """Judge the trained policies of a run again on held-out people, with the run's settings or other ones. Starts the
-    policy's engine alone (and the proxy's, where a proxy stands for people), and Ray as ``compare`` does.
+    """Evaluate the trained policies of a run again on held-out users, with the run's settings or other ones. Starts the
+    policy's engine alone (and the proxy's, where a proxy replaces the human), and Ray as ``compare`` does.
 
     Args:
         run: its folder.
         overrides: settings that replace the run's own, as ``key=value``.
-        policy: ARM-SEED of the one to judge; empty: all.
+        policy: ARM-SEED of the one to evaluate; empty: all.
 
     Raises:
-        UserError: the run has no such policy, or nobody who could judge it.
+        UserError: the run has no such policy, or no eval user.
         PartLost: an engine died.
     """
     from calibrated_rl.evaluation.again import check_eval_user, evaluate_again
@@ -76,17 +76,17 @@ def evaluate(
     results: list[dict[str, Any]] = []
     agrees: dict[str, bool | None] = {}
     try:
-        for number, each in enumerate(policies, start=1):
-            logger.info(f"judging {each.name} ({number}/{len(policies)})")
-            results.append(evaluate_again(cluster, each))
-            agrees[each.name], words = agreement(saved, each, results[-1]["scores"])
-            logger.info(f"{each.name}: {words}")
+        for number, saved_policy in enumerate(policies, start=1):
+            logger.info(f"evaluating {saved_policy.name} ({number}/{len(policies)})")
+            results.append(evaluate_again(cluster, saved_policy))
+            agrees[saved_policy.name], explanation = agreement(saved, saved_policy, results[-1]["scores"])
+            logger.info(f"{saved_policy.name}: {explanation}")
     finally:
         cluster.close()
         progress.close()
     split = saved.config.evaluation.split
-    found = summarise(results, sorted({each.seed for each in policies})) | {
-        "label": "" if split == "held_out" else f"judged on the {split} split",
+    metrics = summarise(results, sorted({each.seed for each in policies})) | {
+        "label": "" if split == "held_out" else f"evaluated on the {split} split",
         "settings": asdict(saved.config.evaluation) | {"deterministic": saved.config.deterministic},
         "changed": saved.changed,
         "scores": {each.name: result["scores"] for each, result in zip(policies, results, strict=True)},
@@ -95,21 +95,21 @@ def evaluate(
         "versions": versions(),
     }
     file = saved.folder / "evaluation.json"
-    write_json(file, found)
-    return Evaluation(file=file.resolve(), figures=found, agrees=agrees)
+    write_json(file, metrics)
+    return Evaluation(file=file.resolve(), metrics=metrics, agrees=agrees)
 
 
 def agreement(run: "SavedRun", policy: "SavedPolicy", scores: dict[str, Any]) -> tuple[bool | None, str]:
-    """Whether the run's own figures came out again (None: they cannot be compared), and that in words."""
+    """Whether ``scores`` equal the run's own (None: they cannot be compared), and an explanation."""
     from calibrated_rl.evaluation.again import differences
 
     recorded = (policy.result or {}).get("scores")
     if recorded is None:
-        return None, "the run itself has no figures of it"
+        return None, "the run itself has no metrics of it"
     if run.changed:
-        return None, f"not compared with the run's own figures, which had another {', '.join(run.changed)}"
+        return None, f"not compared with the run's own metrics, which had another {', '.join(run.changed)}"
     different = differences(scores, recorded)
     if not different:
-        return True, f"the same figures as in arms/{policy.name}.json"
+        return True, f"the same metrics as in arms/{policy.name}.json"
     chance = "" if run.config.deterministic else " (the run is not deterministic, so they differ by chance)"
-    return False, f"other figures than in arms/{policy.name}.json: {'; '.join(different)}{chance}"
+    return False, f"other metrics than in arms/{policy.name}.json: {'; '.join(different)}{chance}"

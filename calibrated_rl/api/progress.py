@@ -1,4 +1,4 @@
-"""What calls tell while they go on."""
+"""Progress output of the functions of this folder."""
 
 import logging
 
@@ -6,10 +6,10 @@ from calibrated_rl.runtime import console
 
 
 def show_progress(*, details: bool = False) -> None:
-    """Print from here on what calls do as they go on, with the seconds since now, as the jobs do. Without it only
+    """Print the progress of calls from here on, with the seconds since now, as the jobs do. Without it only
     warnings are printed, unless the program sets up logging of its own (the loggers below ``calibrated_rl``).
 
     Args:
-        details: print details, too, and what the libraries below print of themselves.
+        details: print details, too, and the output of third-party libraries.
     """
     console.configure(logging.DEBUG if details else logging.INFO)

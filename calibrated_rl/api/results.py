@@ -1,4 +1,4 @@
-"""What a run has found, as values."""
+"""The results of a run, as values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ SUMMARY = "summary.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmResult:
-    """One arm over all its seeds. None stands for what was not measured; intervals are of 95 %."""
+    """One arm over all its seeds. None: not measured; intervals are of 95 %."""
 
     name: str
     reward: Interval | None
-    """Mean return of a dialogue with held-out people."""
+    """Mean return of a dialogue with held-out users."""
     success: Interval | None
     """Share of these dialogues that succeed."""
     turns: Interval | None
@@ -32,11 +32,11 @@ class ArmResult:
     policy_tokens: float | None
     """Tokens of the policy that it learned from, as a mean over seeds; the next three likewise."""
     user_tokens: float | None
-    """Tokens that simulators spoke for it."""
+    """Tokens that simulators sampled for it."""
     human_turns: float | None
-    """Turns that people were asked for."""
+    """Turns that were requested of humans."""
     seconds: float | None
-    """Of training, by the clock."""
+    """Wall-clock time of training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class RunResult:
     folder: Path
     config: RunConfig
     summary: Mapping[str, Any]
-    """All figures, as ``summary.json`` has them."""
+    """The content of ``summary.json``."""
 
     @property
     def report(self) -> Path:
@@ -56,30 +56,30 @@ class RunResult:
     @property
     def arms(self) -> dict[str, ArmResult]:
         """By name, in the order in which they were run."""
-        return {name: _arm(name, found) for name, found in mapping(self.summary, "arms").items()}
+        return {name: _arm(name, arm_summary) for name, arm_summary in mapping(self.summary, "arms").items()}
 
     @property
     def differences(self) -> dict[str, Interval]:
         """Paired differences of held-out reward, by ``A-B`` (A minus B)."""
-        found = {pair: interval(raw) for pair, raw in mapping(self.summary, "paired").items()}
-        return {pair: difference for pair, difference in found.items() if difference is not None}
+        differences = {pair: interval(raw) for pair, raw in mapping(self.summary, "paired").items()}
+        return {pair: difference for pair, difference in differences.items() if difference is not None}
 
     def policy(self, arm: str = "calibrated", seed: int = 0) -> Path:
         """Folder of a trained policy, in Hugging Face format.
 
         Raises:
-            UserError: there is none; names those there are.
+            UserError: there is none; lists the existing ones.
         """
         from calibrated_rl.run.saved_run import open_run
 
         return open_run(self.folder).policy(f"{arm}-{seed}").folder
 
     def dialogues(self, arm: str) -> "list[Dialogue]":
-        """Those that ``arm`` was trained on, of all its seeds; ``ARM/held_out``: those it was judged by; ``logs``: the
-        human logs.
+        """The dialogues that ``arm`` was trained on, of all its seeds; ``ARM/held_out``: those of its evaluation;
+        ``logs``: the human logs.
 
         Raises:
-            UserError: there are none; names what there is.
+            UserError: there are none; lists the existing sets.
         """
         from calibrated_rl.shift.sources import read_source
 
@@ -90,20 +90,20 @@ class RunResult:
         return table(self.summary)
 
 
-def _arm(name: str, found: Mapping[str, Any]) -> ArmResult:
-    held_out = {figure: interval(look_up(found, "held_out", figure)) for figure in ("reward", "success", "turns")}
-    spent = {each: _mean(found, each) for each in ("policy_tokens", "user_tokens", "human_turns", "seconds")}
-    updates = _mean(found, "updates")
-    return ArmResult(name=name, updates=None if updates is None else round(updates), **held_out, **spent)  # type: ignore[arg-type]
+def _arm(name: str, summary: Mapping[str, Any]) -> ArmResult:
+    held_out = {metric: interval(look_up(summary, "held_out", metric)) for metric in ("reward", "success", "turns")}
+    costs = {metric: _mean(summary, metric) for metric in ("policy_tokens", "user_tokens", "human_turns", "seconds")}
+    updates = _mean(summary, "updates")
+    return ArmResult(name=name, updates=None if updates is None else round(updates), **held_out, **costs)  # type: ignore[arg-type]
 
 
-def _mean(found: Mapping[str, Any], figure: str) -> float | None:
-    value = interval(found.get(figure))
+def _mean(summary: Mapping[str, Any], metric: str) -> float | None:
+    value = interval(summary.get(metric))
     return None if value is None else value.mean
 
 
 def read_run(folder: Path | str) -> RunResult:
-    """What the finished run in ``folder`` has found. Starts nothing.
+    """The results of the finished run in ``folder``. Starts nothing.
 
     Raises:
         UserError: it is no run folder, or no arm of it is finished.
@@ -113,5 +113,5 @@ def read_run(folder: Path | str) -> RunResult:
     folder = Path(folder)
     file = config_file(folder)
     if not (folder / SUMMARY).is_file():
-        raise UserError(f"{folder} has no {SUMMARY}: the run is not finished; the same command goes on with it")
+        raise UserError(f"{folder} has no {SUMMARY}: the run is not finished; the same command resumes it")
     return RunResult(folder=folder, config=load_config(file, saved=True), summary=read_json(folder / SUMMARY))

@@ -15,7 +15,7 @@ from calibrated_rl.run.machine import Hardware
 logger = logging.getLogger(__name__)
 
 MAIN = "main"
-"""What ``only`` calls the run itself, beside its variants."""
+"""The value of ``only`` for the run itself, without its variants."""
 
 
 def compare(
@@ -27,9 +27,9 @@ def compare(
     only: str = "",
     side_experiments: bool = True,
 ) -> RunResult:
-    """Train the arms of a config side by side and compare them on held-out people, then run its variants.
+    """Train the arms of a config side by side and compare them on held-out users, then run its variants.
 
-    What the run folder has already is not done again: an interrupted run goes on from its last checkpoint. Ray is
+    Finished parts in the run folder are not repeated: an interrupted run resumes from its last checkpoint. Ray is
     started unless it runs in this process already, and stays up for the next call.
 
     Args:
@@ -42,42 +42,44 @@ def compare(
         side_experiments: whether the config's variants are run.
 
     Returns:
-        What was found; of a single variant with ``only``, that variant's.
+        The results; of a single variant with ``only``, that variant's.
 
     Raises:
         UserError: settings, data, models or the machine do not allow it; says what to do.
-        PartLost: a process that the run cannot go on without died, more often than ``restarts`` allows.
+        PartLost: a process that the run cannot continue without died, more often than ``restarts`` allows.
     """
-    asked = settings_to_run(config, overrides, hardware, side_experiments=side_experiments)
-    if only and only not in (MAIN, *asked.variants):
-        where = asked.config.name if not isinstance(config, str | os.PathLike) else os.fspath(config)
-        raise UserError(f"{where} has no part '{only}'; there are: {', '.join((MAIN, *asked.variants))}")
+    resolved = settings_to_run(config, overrides, hardware, side_experiments=side_experiments)
+    if only and only not in (MAIN, *resolved.variants):
+        config_name = resolved.config.name if not isinstance(config, str | os.PathLike) else os.fspath(config)
+        raise UserError(f"{config_name} has no part '{only}'; there are: {', '.join((MAIN, *resolved.variants))}")
     from calibrated_rl.run.saved_run import dated  # mistakes came to light before anything large is loaded
     from calibrated_rl.runtime.progress import Progress
     from calibrated_rl.study.compare import add_variants
     from calibrated_rl.study.inheritance import take_over
     from calibrated_rl.study.run_arms import run_arms
 
-    progress, folder = Progress(), Path(runs) / asked.config.name
-    folders = {name: Path(runs) / variant.name for name, variant in asked.variants.items()}
-    if asked.note:
-        logger.warning(asked.note)
+    progress, folder = Progress(), Path(runs) / resolved.config.name
+    folders = {name: Path(runs) / variant.name for name, variant in resolved.variants.items()}
+    if resolved.note:
+        logger.warning(resolved.note)
     if only in ("", MAIN):
-        summary = run_arms(asked.config, folder, progress)
-    for name, variant in asked.variants.items():
+        summary = run_arms(resolved.config, folder, progress)
+    for name, variant in resolved.variants.items():
         if only in ("", name):
-            logger.info(f"variant {name}: {' '.join(asked.config.variants[name].change)}")
+            logger.info(f"variant {name}: {' '.join(resolved.config.variants[name].change)}")
             variant = dated(variant, folders[name], folder, today=False)
-            for taken in take_over(folder, dated(asked.config, folder, today=False), folders[name], variant):
-                logger.info(f"taken over from {folder}, since no setting bears on it: {taken}")
+            for item in take_over(folder, dated(resolved.config, folder, today=False), folders[name], variant):
+                logger.info(f"reusing from {folder}, since no changed setting affects it: {item}")
             summary = run_arms(variant, folders[name], progress)
-    done = {name: each for name, each in folders.items() if (each / SUMMARY).is_file()}
-    if done and (folder / SUMMARY).is_file():
-        of_all = add_variants(asked.config, folder, done)
-        summary = summary if only else of_all
+    finished_folders = {
+        name: variant_folder for name, variant_folder in folders.items() if (variant_folder / SUMMARY).is_file()
+    }
+    if finished_folders and (folder / SUMMARY).is_file():
+        summary_of_all = add_variants(resolved.config, folder, finished_folders)
+        summary = summary if only else summary_of_all
     if only in ("", MAIN):
-        return RunResult(folder=folder, config=asked.config, summary=summary)
-    return RunResult(folder=folders[only], config=asked.variants[only], summary=summary)
+        return RunResult(folder=folder, config=resolved.config, summary=summary)
+    return RunResult(folder=folders[only], config=resolved.variants[only], summary=summary)
 
 
 def train(
@@ -88,13 +90,13 @@ def train(
     runs: str | os.PathLike[str] = "runs",
     hardware: Hardware | None = None,
 ) -> RunResult:
-    """Train one arm of a config, with all its seeds, and judge it on held-out people.
+    """Train one arm of a config, with all its seeds, and evaluate it on held-out users.
 
     Args:
         arm: one of the package's, or the import path of another one.
 
-    The other arguments, what is returned and raised: as of ``compare``.
+    The other arguments, the result and the errors are those of ``compare``.
     """
     arm = allowed("arm", ArmName, arm)
-    only_it = [*overrides, f"arms=[{arm}]", "control_arms=[]"] if not isinstance(overrides, str) else overrides
-    return compare(config, only_it, runs=runs, hardware=hardware, side_experiments=False)
+    arm_overrides = [*overrides, f"arms=[{arm}]", "control_arms=[]"] if not isinstance(overrides, str) else overrides
+    return compare(config, arm_overrides, runs=runs, hardware=hardware, side_experiments=False)

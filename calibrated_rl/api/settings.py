@@ -1,4 +1,4 @@
-"""A config for the functions of this folder: a file or a ``RunConfig``, with what is laid over it."""
+"""A config for the functions of this folder: a file or a ``RunConfig``, with overrides."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ def load_config(
             of them.
 
     Raises:
-        UserError: names each setting that is not allowed, with its place.
+        UserError: names each setting that is not allowed, with its location.
     """
     return run_config.load_config(config, _laid_over(overrides, hardware))
 
@@ -31,44 +31,44 @@ def load_config(
 def _laid_over(overrides: Sequence[str], hardware: Hardware | None) -> list[str]:
     if isinstance(overrides, str):
         raise UserError(f"overrides is '{overrides}': write a list, ['{overrides}']")
-    found = [str(text) for text in overrides]
-    return found if hardware is None else [hardware_file(allowed("hardware", Hardware, hardware)), *found]
+    layers = [str(text) for text in overrides]
+    return layers if hardware is None else [hardware_file(allowed("hardware", Hardware, hardware)), *layers]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A config as it is run."""
+    """A config with all overrides, ready to run."""
 
     config: RunConfig
     variants: dict[str, RunConfig] = field(default_factory=dict)
     """Its side experiments, as configs of their own."""
     note: str = ""
-    """What to tell about them."""
+    """A warning about the config; empty: none."""
 
 
 def settings_to_run(
     config: ConfigLike, overrides: Sequence[str], hardware: Hardware | None, *, side_experiments: bool
 ) -> Resolved:
-    """A config as it is run: a file is laid over with the settings of the hardware (None: found on this machine), a
-    ``RunConfig`` is taken as it is unless ``hardware`` is named.
+    """A config that is ready to run: a file is overridden by the settings of the hardware (None: found on this
+    machine), a ``RunConfig`` is taken as it is unless ``hardware`` is named.
 
     Raises:
         UserError: as ``load_config``.
     """
-    asked = load_config(config, overrides)  # mistakes come to light before anybody looks for devices
+    requested = load_config(config, overrides)  # reports mistakes before devices are detected
     if hardware is None and not isinstance(config, RunConfig):
         hardware = "auto"
     laid_over = _laid_over(overrides, hardware)
-    found = run_config.load_config(config, laid_over)
+    resolved = run_config.load_config(config, laid_over)
     note = ""
-    if asked.deterministic and not found.deterministic:
+    if requested.deterministic and not resolved.deterministic:
         note = f"deterministic is turned off by {laid_over[0]}: the same seed will not give the same run"
-    variants = variants_of(found, config, laid_over) if side_experiments else {}
-    return Resolved(config=found, variants=variants, note=note)
+    variants = variants_of(resolved, config, laid_over) if side_experiments else {}
+    return Resolved(config=resolved, variants=variants, note=note)
 
 
 def allowed(name: str, hint: Any, value: Any) -> Any:
-    """``value`` of the argument ``name``, as the annotation ``hint`` wants it, by the rules for settings.
+    """``value`` of the argument ``name``, converted by the annotation ``hint``, by the rules for settings.
 
     Raises:
         UserError: it is something else.

@@ -1,4 +1,4 @@
-"""How far two sets of dialogues are apart, one or both of which may be what a run's simulator says."""
+"""Measures how far two sets of dialogues are apart; either may come from a live simulator of a run."""
 
 import logging
 from collections.abc import Sequence
@@ -32,61 +32,61 @@ logger = logging.getLogger(__name__)
 DialogueSource = str | Path | Sequence[Dialogue]
 """Dialogues, or the name of a set of them as on the command line (``shift/sources.py``)."""
 DRAWS = 4
-"""Replies of a live simulator to each history, where nothing else is said."""
+"""Default number of replies of a live simulator to each history."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftResult:
-    """Two sets of dialogues and the figures that tell how far they are apart."""
+    """Two sets of dialogues and estimates of how far they are apart."""
 
-    people: SourceDialogues
-    """The reference."""
-    others: SourceDialogues
-    figures: dict[str, Estimate]
-    """By name. A figure's ``null_low`` and ``null_high`` are where chance alone takes it."""
+    reference: SourceDialogues
+    compared: SourceDialogues
+    estimates: dict[str, Estimate]
+    """By name. Between ``null_low`` and ``null_high``, an estimate is explained by chance."""
     not_measured: dict[str, str]
-    """Estimators that the data were not enough for, and why."""
+    """Estimators for which there were too few data, with the reason."""
     matched_replies: int
-    """Histories that both sides replied to; without any, no figure is a per-turn shift, and none is a bound on one."""
+    """Histories that both sides replied to; without any, no estimate is a per-turn shift, and none is a bound on
+    one."""
 
-    def reading(self, figure: str) -> str:
-        """How to read the figure beside its null band: ``apart``, ``unclear``, ``within the null band``, ``no null
+    def verdict(self, name: str) -> str:
+        """The estimate compared with its null band: ``apart``, ``unclear``, ``within the null band``, ``no null
         band`` or ``undefined``; ``shift/verdict.py`` says what that means."""
-        return verdict(self.figures[figure])
+        return verdict(self.estimates[name])
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; figures that are no number are None."""
+        """For JSON; estimates that are NaN are None."""
         sources = {
             label: {"source": source.name, "dialogues": len(source.dialogues), "left_out": source.left_out}
-            for label, source in (("people", self.people), ("others", self.others))
+            for label, source in (("people", self.reference), ("others", self.compared))
         }
-        figures = {name: {**figure.as_dict(), "reading": verdict(figure)} for name, figure in self.figures.items()}
+        estimates = {name: {**value.as_dict(), "reading": verdict(value)} for name, value in self.estimates.items()}
         return sources | {
-            "matched_replies": self.matched_replies, "figures": figures, "not_measured": self.not_measured,
+            "matched_replies": self.matched_replies, "figures": estimates, "not_measured": self.not_measured,
         }  # fmt: skip
 
     def table(self) -> str:
-        """The figures as lines of text, then what was not measured and why."""
-        head = ("figure", "value", "95 % interval", "null band", "reading")
-        rows = [head, *((name, *_numbers(figure), verdict(figure)) for name, figure in self.figures.items())]
+        """The estimates as lines of text, then the estimators without a result and why."""
+        head = ("estimate", "value", "95 % interval", "null band", "verdict")
+        rows = [head, *((name, *_numbers(value), verdict(value)) for name, value in self.estimates.items())]
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines += [f"not measured: {name}: {why}" for name, why in self.not_measured.items()]
+        lines += [f"not measured: {name}: {reason}" for name, reason in self.not_measured.items()]
         lines.append(
             f"{self.matched_replies} replies of both sides to the same histories"
-            + ("" if self.matched_replies else ": no figure here is a per-turn shift, and none is a bound on one")
+            + ("" if self.matched_replies else ": no estimate here is a per-turn shift, and none is a bound on one")
         )
         return "\n".join(lines)
 
 
-def _numbers(figure: Estimate) -> tuple[str, str, str]:
-    band = "-" if figure.null_low is None else f"{figure.null_low:.3f} .. {figure.null_high:.3f}"
-    return f"{figure.value:.3f}", f"{figure.low:.3f} .. {figure.high:.3f}", band
+def _numbers(estimate: Estimate) -> tuple[str, str, str]:
+    band = "-" if estimate.null_low is None else f"{estimate.null_low:.3f} .. {estimate.null_high:.3f}"
+    return f"{estimate.value:.3f}", f"{estimate.low:.3f} .. {estimate.high:.3f}", band
 
 
 def measure_shift(
-    people: DialogueSource,
-    others: DialogueSource | None = None,
+    reference: DialogueSource,
+    compared: DialogueSource | None = None,
     *,
     estimators: Sequence[str] | None = None,
     encoder: str = DEFAULT,
@@ -99,20 +99,19 @@ def measure_shift(
 ) -> ShiftResult:
     """Compare two sets of dialogues.
 
-    No engine is started unless a set is named ``RUN:MODEL``, a simulator of a run: that one replies to the people's
+    No engine is started unless a set is named ``RUN:MODEL``, a simulator of a run: that one replies to the human
     histories (two simulators: to those of the run's held-out logs) and talks with the policy that the run started from.
 
     Args:
-        people: the reference, as a rule human logs; null bands are drawn from it.
-        others: what it is compared with; None: two random halves of ``people``, which should not be told apart.
+        reference: as a rule human logs; null bands are drawn from it.
+        compared: the other set; None: compare two random halves of ``reference``, which should not be told apart.
         estimators: modules of ``shift/estimators/``, or import paths of others; None: all of the package's.
         encoder: sentence encoder: a package, a folder or ``hashing``.
         limit: at most so many random dialogues of each set; 0: all.
         seed: of all random draws.
-        null_halvings: random halvings of ``people`` for the null bands; 0: no bands; None: each estimator's own number.
-        draws: replies of a live simulator to each history; None: 4.
-        reader: how files are read that are of no kind that is known here.
-        changes: settings of the runs of live simulators that are to be others, as ``key=value``.
+        null_halvings: random halvings of ``reference`` for the null bands; 0: no bands; None: each estimator's own
+        number. draws: replies of a live simulator to each history; None: 4. reader: how to read files of other formats.
+        changes: overrides of the runs of live simulators, as ``key=value``.
 
     Raises:
         UserError: a set cannot be used, there is no such estimator or encoder, or a number is out of range.
@@ -130,64 +129,73 @@ def measure_shift(
     check_names(names)  # before engines start
     if not names:
         raise UserError(f"no estimator was named; there are {', '.join(short_names(built_in.__name__))}")
-    if encoder not in (DEFAULT, HASHING):  # without the default one, what needs it is left out
+    if encoder not in (DEFAULT, HASHING):  # without the default one, estimators that need it are left out
         model_folder(encoder)
     from calibrated_rl.runtime.progress import Progress
 
     progress = Progress()
-    asked, sets = _asked_or_read(people, others, draws, limit, seed, reader, changes, progress)
-    for label, source in zip(("people", "others"), sets, strict=True):
+    live_result, source_pair = _live_or_read(reference, compared, draws, limit, seed, reader, changes, progress)
+    for label, source in zip(("reference", "compared"), source_pair, strict=True):
         left_out = f", {source.left_out} records left out" if source.left_out else ""
         logger.info(f"{label}: {len(source.dialogues)} dialogues of {source.name}{left_out}")
-    found: Comparison = compare_sets(
-        DialogueSets(human=sets[0].dialogues, simulator=sets[1].dialogues),
+    comparison: Comparison = compare_sets(
+        DialogueSets(human=source_pair[0].dialogues, simulator=source_pair[1].dialogues),
         names,
         encoder=encoder,
         seed=seed,
         null_halvings=null_halvings,
-        replies=None if asked is None else asked.replies,
+        replies=None if live_result is None else live_result.replies,
         on_start=lambda name: logger.info(f"measuring: {name}"),
     )
     progress.close()
     return ShiftResult(
-        people=sets[0], others=sets[1], figures=found.estimates | ({} if asked is None else asked.estimates),
-        not_measured=found.refused, matched_replies=found.matched,
+        reference=source_pair[0], compared=source_pair[1],
+        estimates=comparison.estimates | ({} if live_result is None else live_result.estimates),
+        not_measured=comparison.refused, matched_replies=comparison.matched,
     )  # fmt: skip
 
 
 Sets = tuple[SourceDialogues, SourceDialogues]
 
 
-def _asked_or_read(
-    people: DialogueSource, others: DialogueSource | None, draws: int | None, limit: int, seed: int,
+def _live_or_read(
+    reference_source: DialogueSource, compared_source: DialogueSource | None, draws: int | None, limit: int, seed: int,
     files: LogFiles | None, changes: Sequence[str], progress: "Progress",
 ) -> "tuple[LiveComparison | None, Sets]":  # fmt: skip
-    """Both sets, cut down to ``limit``; live simulators have spoken, and what they said comes with them."""
+    """Both sets, cut down to ``limit``; with the result of live simulators, if there are any."""
     from calibrated_rl.evaluation.live_simulator import LiveSimulator, compare_live, live_name
 
-    first, second = (live_name(str(name)) if isinstance(name, str | Path) else None for name in (people, others))
-    if second is None and (changes or draws):
-        what = "another setting of a run" if changes else "a number of draws"
-        raise UserError(f"{what} is for a live simulator, and neither set is one: RUN:MODEL")
-    if first is not None and second is None:
-        raise UserError("a live simulator is compared with another one, or stands second: LOGS RUN:MODEL")
+    first_name, second_name = (
+        live_name(str(name)) if isinstance(name, str | Path) else None for name in (reference_source, compared_source)
+    )
+    if second_name is None and (changes or draws):
+        option = "another setting of a run" if changes else "a number of draws"
+        raise UserError(f"{option} is for a live simulator, and neither set is one: RUN:MODEL")
+    if first_name is not None and second_name is None:
+        raise UserError("a live simulator is compared with another one, or is the second set: LOGS RUN:MODEL")
     changes = list(changes)
-    reference = _read("people", people, files) if first is None else LiveSimulator(*first, progress, changes)
-    if second is not None:
-        compared = LiveSimulator(*second, progress, changes)
+    reference = (
+        _read("reference", reference_source, files)
+        if first_name is None
+        else LiveSimulator(*first_name, progress, changes)
+    )
+    if second_name is not None:
+        second_simulator = LiveSimulator(*second_name, progress, changes)
         start_ray()
-        asked = compare_live(reference, compared, draws=draws or DRAWS, limit=limit, seed=seed)
-        return asked, (asked.reference, asked.compared)
+        live_result = compare_live(reference, second_simulator, draws=draws or DRAWS, limit=limit, seed=seed)
+        return live_result, (live_result.reference, live_result.compared)
     assert isinstance(reference, SourceDialogues)
-    if others is not None:
-        sets = reference, _read("others", others, files)
+    if compared_source is not None:
+        sets = reference, _read("compared", compared_source, files)
     else:
         halves = halve(reference.dialogues, len(reference.dialogues), np.random.default_rng((seed, 7)))
-        one, other = (
-            SourceDialogues(name=f"{reference.name}, {which} half", dialogues=half, left_out=reference.left_out)
-            for which, half in zip(("one", "other"), halves, strict=True)
+        first_half, second_half = (
+            SourceDialogues(
+                name=f"{reference.name}, {half_name} half", dialogues=half_dialogues, left_out=reference.left_out
+            )
+            for half_name, half_dialogues in zip(("one", "other"), halves, strict=True)
         )
-        sets = one, other
+        sets = first_half, second_half
     for source in sets:
         source.dialogues[:] = sample_dialogues(source.dialogues, limit, seed)
     return None, sets
@@ -196,8 +204,10 @@ def _asked_or_read(
 def _read(label: str, source: DialogueSource, files: LogFiles | None) -> SourceDialogues:
     if isinstance(source, str | Path):
         return read_source(str(source), files)
-    if wrong := [each for each in source if not isinstance(each, Dialogue)]:
-        raise UserError(f"{label} holds a {type(wrong[0]).__name__}: give dialogues, or the name of a set of them")
+    if not_dialogues := [dialogue for dialogue in source if not isinstance(dialogue, Dialogue)]:
+        raise UserError(
+            f"{label} contains a {type(not_dialogues[0]).__name__}: give dialogues, or the name of a set of them"
+        )
     return SourceDialogues(name=label, dialogues=list(source))
 
 
@@ -205,9 +215,9 @@ def read_dialogues(source: str | Path, reader: LogFiles | None = None) -> list[D
     """The dialogues of a set by its name: a file of JSON Lines, the CaSiNo folder, a run folder (``runs/dev@ARM``).
 
     Args:
-        reader: how files are read that are of no kind that is known here.
+        reader: how to read files of other formats.
 
     Raises:
-        UserError: there is no such set, it is of no known kind, or it holds no usable dialogue.
+        UserError: there is no such set, it is of no known kind, or it has no usable dialogue.
     """
     return read_source(str(source), reader).dialogues

@@ -2,10 +2,10 @@
 
     python jobs/calibrate.py configs/dev.yaml [key=value ...]
 
-Makes the models that the config names (with the policy's warm start, since a simulator is also judged by how it
-behaves in dialogues with it), measures on held-out logs, and writes runs/NAME/simulator.json and the calibrated
-simulator in Hugging Face format to runs/NAME/models/calibrated. What is there already is kept: jobs/compare.py with
-the same config goes on from it.
+Makes the models that the config names (with the policy's warm start, since a simulator is also evaluated by its
+behaviour in dialogues with it), measures on held-out logs, and writes runs/NAME/simulator.json and the calibrated
+simulator in Hugging Face format to runs/NAME/models/calibrated. Existing results are kept: jobs/compare.py with the
+same config continues from them.
 """
 
 import logging
@@ -39,18 +39,18 @@ def main() -> int:
     refuse_other_settings(folder, config)
     file = folder / "simulator.json"
     if file.is_file():
-        logger.info("the simulator was calibrated and measured before; it is kept")
+        logger.info("keeping the simulator that was calibrated and measured before")
     else:
         from calibrated_rl.study.compare import measure_simulators
         from calibrated_rl.training.training_run import started
 
         with exclusive(folder), started(config, folder, progress) as run:
-            logger.info("measuring, aligning, measuring again")
+            logger.info("measuring the simulator before and after calibration")
             write_json(file, measure_simulators(run))
     simulator = read_json(file)
     console.result(simulator_table(simulator))
-    console.result("Accuracy 0.5: a simulator's reply and a person's to the same history cannot be told apart.")
+    console.result("Accuracy 0.5: a simulator's reply and a human's to the same history cannot be told apart.")
     if band := simulator.get("null_band"):
-        console.result(f"Two halves of the people's own words give {number(band['low'])} to {number(band['high'])}.")
+        console.result(f"Two halves of the human replies give {number(band['low'])} to {number(band['high'])}.")
     console.result(f"calibrated simulator: {(folder / 'models' / 'calibrated').resolve()}")
     return 0

@@ -2,7 +2,7 @@
 
     python jobs/chat.py runs/dev [--policy calibrated-0] [--with me|simulator|human] [--scenario 3] [--seed 1]
 
-You are the other side: your goal and what the policy was told are shown first. An empty line or Ctrl-D ends the
+You are the user: your goal and the policy's instructions are shown first. An empty line or Ctrl-D ends the
 conversation; then its ending and its reward are printed. The lines may also come from a pipe. The same scenario,
 seed and lines give the same conversation.
 """
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-MOST_SCENARIOS = 100_000
-"""A task makes all scenarios before the one that is asked for."""
+MAX_SCENARIOS = 100_000
+"""A limit, since a task makes all scenarios before the requested one."""
 
 
 def parse() -> argparse.Namespace:
@@ -45,7 +45,7 @@ def parse() -> argparse.Namespace:
         help="who talks to it: you (default), the run's calibrated simulator, or its scripted human",
     )  # fmt: skip
     parser.add_argument(
-        "--scenario", type=command.allowed(Annotated[int, Range(at_least=0, at_most=MOST_SCENARIOS)]), default=0,
+        "--scenario", type=command.allowed(Annotated[int, Range(at_least=0, at_most=MAX_SCENARIOS)]), default=0,
         metavar="N", help="held-out scenario, from 0 (default: 0)",
     )
     parser.add_argument(
@@ -71,10 +71,10 @@ def main() -> None:
     run = open_run(arguments.run, arguments.overrides)
     policy, task = run.policy(arguments.policy), run.task()
     scenario = task.scenarios(Split.HELD_OUT, arguments.scenario + 1)[arguments.scenario]
-    models = [(Side.POLICY, policy.folder, with_a_cache(run.config.policy, policy.folder))]
+    models = [(Side.POLICY, policy.folder, with_cache(run.config.policy, policy.folder))]
     if arguments.other == "simulator":
         simulator = run.model("calibrated")
-        models.append((Side.USER, simulator, with_a_cache(run.config.simulator, simulator)))
+        models.append((Side.USER, simulator, with_cache(run.config.simulator, simulator)))
     human = run.human(task) if arguments.other == "human" else None
     chats = [
         ChatTokens(
@@ -99,43 +99,43 @@ def main() -> None:
             Aloud(ModelSpeaker(pool, scenario, side, config.sampling, stable_seed(arguments.seed, side), scenario.id))
             for pool, (side, _, config) in zip(pools, models, strict=True)
         ]
-        person = HumanUser(ask)
+        terminal_user = HumanUser(ask)
         if len(speakers) == 1:
-            speakers.append(person if human is None else Aloud(ScriptedSpeaker(human, scenario)))
+            speakers.append(terminal_user if human is None else Aloud(ScriptedSpeaker(human, scenario)))
         logger.info(f"policy {policy.name}, scenario {scenario.id}")
-        console.result(f"What the other side wants: {scenario.user_instructions}")
-        console.result(f"What the policy was told:  {scenario.policy_instructions}")
+        console.result(f"The user's goal: {scenario.user_instructions}")
+        console.result(f"The policy's instructions:  {scenario.policy_instructions}")
         if arguments.other == "me":
-            console.result("You are the other side. An empty line or Ctrl-D ends the conversation.")
+            console.result("You are the user. An empty line or Ctrl-D ends the conversation.")
         show(greeting(scenario))
-        lockstep.running = 1  # a turn at a time is a batch of one, in which the seed decides what is drawn
+        lockstep.running = 1  # one turn at a time is a batch of one, in which the seed decides the draw
         turns, ending = asyncio.run(converse(task, scenario, speakers[0], speakers[1]))
     finally:
         for pool in pools:
             pool.close()
-    if person.stopped:
+    if terminal_user.stopped:
         ending = STOPPED
     if not is_scored(ending):
-        console.result(f"ending: {ending}, which is no doing of the policy: not scored")
+        console.result(f"ending: {ending}, through no fault of the policy: not scored")
         return
     outcome = task.outcome(scenario, turns, ending)
     console.result(f"ending: {ending}")
     console.result(f"reward: {outcome.episode_return:+.3f} ({'success' if outcome.success else 'no success'})")
 
 
-def with_a_cache(side: "ModelConfig", model: Path) -> "ModelConfig":
-    """``side``, whose engine has room for the one dialogue that is held, where its size is left to the program."""
+def with_cache(side: "ModelConfig", model: Path) -> "ModelConfig":
+    """``side`` with a KV cache for one dialogue, where the config leaves its size to the program."""
     from calibrated_rl.models.shape import shape_of
     from calibrated_rl.run.memory import dialogue_bytes
 
     if side.engine.kv_cache_mib:
         return side
-    needed = 1 + dialogue_bytes(side.engine, shape_of(model)) // 2**20
-    return replace(side, engine=replace(side.engine, kv_cache_mib=max(64, needed)))
+    cache_mib = 1 + dialogue_bytes(side.engine, shape_of(model)) // 2**20
+    return replace(side, engine=replace(side.engine, kv_cache_mib=max(64, cache_mib)))
 
 
 class Aloud:
-    """A speaker whose turns are printed as they are said."""
+    """A speaker whose turns are printed."""
 
     def __init__(self, speaker: "Speaker") -> None:
         self.speaker = speaker
@@ -151,8 +151,8 @@ class Aloud:
 
 
 def show(turn: "Turn") -> None:
-    """Print a turn, with the guardrail that it tripped, if any. Its further lines are indented, so that it cannot pass
-    for two turns, and the terminal only shows what is said."""
+    """Print a turn, with the guardrail that it tripped, if any. Further lines are indented, so that it cannot look
+    like two turns, and control characters are escaped."""
     from calibrated_rl.errors import printable
 
     flaw = f"  [{turn.flaw}]" if turn.flaw else ""
@@ -162,13 +162,13 @@ def show(turn: "Turn") -> None:
 
 def ask() -> str | None:
     """A line from the standard input; None for an empty line, its end, or Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's would wait for the line
+    previous_handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's would wait for the line
     try:
         line, on_screen = input("   you: ").strip(), sys.stdin.isatty()
     except (EOFError, KeyboardInterrupt):
         line, on_screen = "", False
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous_handler)
     if not on_screen:
         print(line, flush=True)
     return line or None

@@ -1,4 +1,4 @@
-"""What all command lines share: arguments, and user errors as one line with exit code 2."""
+"""Shared parts of all command lines: arguments, and user errors as one line with exit code 2."""
 
 import argparse
 import errno
@@ -20,63 +20,63 @@ from calibrated_rl.settings.fields import NotAllowed, converted, listed
 logger = logging.getLogger(__name__)
 
 TRACEBACK = "--traceback"
-OF_FILES = (
+FILE_ERRORS = (
     errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM, errno.EROFS,
 )  # fmt: skip
-"""What an operating system refuses because of a file's name, place or rights, which are the user's to mend."""
+"""Errors of the operating system about a file's name, location or permissions, which the user can correct."""
 
 
 def run(main: Callable[[], int | None]) -> None:
     """Call ``main`` and exit with its code; a mistake of the user's ends with one line and code 2, a part that died
-    with one line and code 1. A mistake of this program's is not caught. What it tells is the last that is printed."""
+    with one line and code 1. A bug of this program is not caught. The error is the last line that is printed."""
     third_party.hush()
     try:
         code = main()
     except (UserError, PartLost) as error:
-        sys.exit(told(error))
+        sys.exit(report_error(error))
     except OSError as error:
-        if error.errno not in OF_FILES or error.filename is None:
+        if error.errno not in FILE_ERRORS or error.filename is None:
             raise
         refused = UserError(f"{printable(str(error.filename))}: {error.strerror}")
         refused.__cause__ = error
-        sys.exit(told(refused))
+        sys.exit(report_error(refused))
     sys.exit(code or 0)
 
 
-def told(error: UserError | PartLost) -> int:
-    """Print what went wrong; the exit code of the job."""
-    # What a process of Ray raised comes wrapped, with that process's traceback for a message.
+def report_error(error: UserError | PartLost) -> int:
+    """Print the error; returns the exit code of the job."""
+    # Ray wraps an error of one of its processes, with that process's traceback as the message.
     cause = getattr(error, "cause", None)
-    shown = cause if isinstance(cause, UserError | PartLost) else error
-    details = getattr(shown, "details", "") or "".join(traceback.format_exception(error))
-    console.failure(str(shown), details if TRACEBACK in sys.argv[1:] else "")
+    reported = cause if isinstance(cause, UserError | PartLost) else error
+    details = getattr(reported, "details", "") or "".join(traceback.format_exception(error))
+    console.failure(str(reported), details if TRACEBACK in sys.argv[1:] else "")
     return 2 if isinstance(error, UserError) else 1
 
 
 class Parser(argparse.ArgumentParser):
-    """What jobs read their command line with: its description is the job's own text, and a mistake is one line, too."""
+    """The parser of all jobs: its description is the job's docstring, and a mistake is reported as one line."""
 
-    def __init__(self, **named: Any) -> None:
-        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter} | named)
-        told = "show where a mistake came up, below the line that tells it"
-        self.add_argument(TRACEBACK, action="store_true", default=argparse.SUPPRESS, help=told)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter} | options)
+        description = "print the traceback of an error below its message"
+        self.add_argument(TRACEBACK, action="store_true", default=argparse.SUPPRESS, help=description)
         console.add_options(self)
 
-    def parse_args(self, *given: Any, **named: Any) -> Any:
-        return self._heeded(super().parse_args(*given, **named))
+    def parse_args(self, *arguments: Any, **options: Any) -> Any:
+        return self._configure_console(super().parse_args(*arguments, **options))
 
-    def parse_intermixed_args(self, *given: Any, **named: Any) -> Any:
-        return self._heeded(super().parse_intermixed_args(*given, **named))
+    def parse_intermixed_args(self, *arguments: Any, **options: Any) -> Any:
+        return self._configure_console(super().parse_intermixed_args(*arguments, **options))
 
     @staticmethod
-    def _heeded(options: Any) -> Any:
-        """``options``; what the command prints from now on is as they say."""
+    def _configure_console(options: Any) -> Any:
+        """Apply ``options`` to the console output, and return them."""
         console.configure_from(options)
         return options
 
     def error(self, message: str) -> NoReturn:
-        # argparse counts what may be left out among what is missing.
-        raise UserError(f"{message.replace(', key=value', '')} (--help says what there is)")
+        # argparse lists optional arguments among the missing ones.
+        raise UserError(f"{message.replace(', key=value', '')} (see --help)")
 
 
 def allowed(hint: Any) -> Callable[[str], Any]:
@@ -92,7 +92,8 @@ def allowed(hint: Any) -> Callable[[str], Any]:
 
 
 def result_file(*endings: str) -> Callable[[str], Path]:
-    """``type`` of an argument that names a file to be written, so that a wrong one is told before the work, not after.
+    """``type`` of an argument that names a file to be written, so that a wrong one is reported before the work, not
+    after.
 
     Args:
         endings: one of which its name must have, such as ``.png``; none: any name.
@@ -122,9 +123,9 @@ def result_folder(text: str) -> Path:
 
 
 def _writable(path: Path, folder: Path) -> Path:
-    """``path``, if ``folder``, or the nearest above it that is there, can be written to."""
+    """``path``, if ``folder``, or the nearest existing one above it, can be written to."""
     try:
-        nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        nearest = next(candidate for candidate in (folder, *folder.absolute().parents) if candidate.exists())
         with tempfile.TemporaryFile(dir=nearest):
             return path
     except OSError as error:  # names that are too long among them
@@ -132,22 +133,24 @@ def _writable(path: Path, folder: Path) -> Path:
 
 
 CHILD = "CALIBRATED_RL_SUPERVISED"
-"""Set for a job that another process watches over."""
+"""Set for a job that another process supervises."""
 
 
 def supervise(times: int) -> int | None:
-    """Run this very command in a process of its own, and again, at most ``times`` more, when that is killed.
+    """Run this command in a process of its own, and restart it, at most ``times`` times, when it is killed.
 
     Returns:
-        The exit code of the job; None in the job itself, or where nobody is to watch (``times`` is 0).
+        The exit code of the job; None in the job itself, or without supervision (``times`` is 0).
     """
     if not times or CHILD in os.environ:
         return None
-    for left in reversed(range(times + 1)):
+    for restarts_left in reversed(range(times + 1)):
         with subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env={**os.environ, CHILD: "1"}) as job:
             signal.signal(signal.SIGTERM, lambda number, _, job=job: job.send_signal(number))  # type: ignore[misc]
             code = job.wait()
-        if code >= 0 or code in (-signal.SIGTERM, -signal.SIGINT) or not left:
+        if code >= 0 or code in (-signal.SIGTERM, -signal.SIGINT) or not restarts_left:
             return code if code >= 0 else 128 - code
-        logger.warning(f"the job was killed by {signal.Signals(-code).name}; it goes on ({left} restarts left)")
+        logger.warning(
+            f"the job was killed by {signal.Signals(-code).name}; restarting it ({restarts_left} restarts left)"
+        )
     return None

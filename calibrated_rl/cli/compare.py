@@ -1,8 +1,8 @@
-"""Train the arms of a config side by side and compare them on held-out people.
+"""Train the arms of a config side by side and compare them on held-out users.
 
     python jobs/compare.py configs/dev.yaml [key=value ...]
 
-Writes runs/NAME/ and goes on where it stopped. Prints the table of the arms and the path of the report.
+Writes runs/NAME/ and resumes where it stopped. Prints the table of the arms and the path of the report.
 """
 
 import argparse
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
-    """What all jobs that run a config understand."""
+    """The parser of all jobs that run a config."""
     parser = command.Parser(description=description)
     parser.add_argument("config", help="YAML file, see configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="replace settings, e.g. seeds=[0,1]")
@@ -30,7 +30,7 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--supervise", type=command.allowed(NotNegative), default=0, metavar="N",
-        help="watch over the job and start it again, from its last checkpoint, up to N times if it is killed",
+        help="supervise the job and restart it, from its last checkpoint, up to N times if it is killed",
     )  # fmt: skip
     parser.add_argument(
         "--runs", type=command.result_folder, default=Path("runs"), help="folder of all runs (default: runs)"
@@ -38,10 +38,10 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def show(found: "RunResult") -> None:
+def show(result: "RunResult") -> None:
     """Print the table of the arms and the path of the report."""
-    console.result(found.table())
-    console.result(f"report: {found.report}")
+    console.result(result.table())
+    console.result(f"report: {result.report}")
 
 
 def main() -> int:

@@ -25,14 +25,14 @@ def main() -> int:
     from calibrated_rl.report.plots.curves import lines
     from calibrated_rl.report.plots.drawing import plot_style
 
-    found = lines_of(arguments.runs, arguments.metric, arguments.against)
+    lines_by_name = lines_of(arguments.runs, arguments.metric, arguments.against)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with plot_style():
-        lines(found, arguments.metric, arguments.against).savefig(arguments.out, dpi=150)
-    width = max(map(len, found))
-    for name, line in found.items():
+        lines(lines_by_name, arguments.metric, arguments.against).savefig(arguments.out, dpi=150)
+    width = max(map(len, lines_by_name))
+    for name, line in lines_by_name.items():
         late = line.values[-max(1, len(line.values) // 3) :]
-        words = f"{late.mean():+.3f} in the last third, {line.at[-1]:.0f} {arguments.against} in all"
-        console.result(f"{name:<{width}}  {words}")
+        summary = f"{late.mean():+.3f} in the last third, {line.at[-1]:.0f} {arguments.against} in all"
+        console.result(f"{name:<{width}}  {summary}")
     console.result(f"picture: {arguments.out.resolve()}")
     return 0

@@ -1,10 +1,10 @@
-"""Judge the trained policies of a run again on held-out people, with the run's settings or other ones.
+"""Evaluate the trained policies of a run again on held-out users, with the run's settings or other ones.
 
     python jobs/evaluate.py runs/dev [--policy calibrated-0] [key=value ...]
 
-Starts only the policy's engine (and the proxy's, where a proxy stands for people). Prints the table of the arms, writes
-RUN/evaluation.json, and says whether the figures are those that the run itself wrote to RUN/arms: in deterministic
-mode they are, unless settings were changed.
+Starts only the policy's engine (and the proxy's, where a proxy replaces the human). Prints the table of the arms,
+writes RUN/evaluation.json, and says whether the metrics equal those that the run itself wrote to RUN/arms: in
+deterministic mode they do, unless settings were changed.
 """
 
 from pathlib import Path
@@ -18,11 +18,11 @@ def main() -> None:
     parser = command.Parser(description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run, such as runs/dev")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. evaluation.scenarios=500")
-    parser.add_argument("--policy", default="", metavar="ARM-SEED", help="judge only this one (default: all)")
+    parser.add_argument("--policy", default="", metavar="ARM-SEED", help="evaluate only this one (default: all)")
     arguments = parser.parse_intermixed_args()
 
     from calibrated_rl.api.evaluation import evaluate
 
-    found = evaluate(arguments.run, arguments.overrides, policy=arguments.policy)
-    console.result(found.table())
-    console.result(f"figures: {found.file}")
+    evaluation = evaluate(arguments.run, arguments.overrides, policy=arguments.policy)
+    console.result(evaluation.table())
+    console.result(f"metrics: {evaluation.file}")

@@ -1,13 +1,13 @@
-"""Say whether a file of human dialogues fits, and if not which lines, and why.
+"""Check whether a file of human dialogues is usable, and if not which lines, and why.
 
     python jobs/logs.py check FILE [--format jsonl|casino]
     python jobs/logs.py check [FILE] --config CONFIG [key=value ...]
 
-The first reads the file alone. The second asks everything that a run of CONFIG would ask: the task (its goals, its
-range of rewards), the settings of the reader, the sizes of the splits; FILE stands for the path in the config.
+The first reads the file alone. The second checks everything that a run of CONFIG would check: the task (its goals, its
+range of rewards), the settings of the reader, the sizes of the splits; FILE replaces the path in the config.
 
-Exit code 0: every dialogue fits. 1: some were refused; each reason is told on stdout with its first records as
-file:line: reason (for casino, the number of the record instead of the line) and how often it is. 2: the file is missing
+Exit code 0: every dialogue is usable. 1: some were refused; each reason is printed with its first records as
+file:line: reason (for casino, the number of the record instead of the line) and with its count. 2: the file is missing
 or nothing in it is usable, or a run would refuse it.
 """
 
@@ -22,8 +22,8 @@ from calibrated_rl.runtime import console
 JSONL = "calibrated_rl.logs.jsonl:JsonLines"
 
 
-def check_file(file: Path, kind: str) -> int:
-    """Print what of ``file`` fits; the exit code.
+def check_file(file: Path, file_format: str) -> int:
+    """Print how much of ``file`` is usable; returns the exit code.
 
     Raises:
         UserError: the file is missing or nothing in it is usable.
@@ -32,7 +32,7 @@ def check_file(file: Path, kind: str) -> int:
     from calibrated_rl.logs.base import problem_lines
     from calibrated_rl.logs.jsonl import read_jsonl
 
-    if kind == "casino":
+    if file_format == "casino":
         negotiations, problems = read_records(file)
         dialogues = [record.turns for record in negotiations]
     else:
@@ -42,12 +42,12 @@ def check_file(file: Path, kind: str) -> int:
         console.result(line)
     turns = sum(len(dialogue) for dialogue in dialogues)
     console.result(f"{file}: {len(dialogues)} dialogues with {turns} turns fit, {len(problems)} refused")
-    console.result("not asked: the task and the splits of a run; add --config CONFIG")
+    console.result("not checked: the task and the splits of a run; add --config CONFIG")
     return 1 if problems else 0
 
 
 def check_config(config_file: str, overrides: Sequence[str], file: Path | None) -> int:
-    """Print what a run of the config would read, split by split; the exit code.
+    """Print what a run of the config would read, split by split; returns the exit code.
 
     Raises:
         UserError: a run would refuse the logs, in the same words.
@@ -69,10 +69,10 @@ def check_config(config_file: str, overrides: Sequence[str], file: Path | None) 
         path, settings = (path, settings | {"path": str(file)}) if has_path else (JSONL, {"path": str(file)})
     task = build_task(config.task, config.task_config, "task_config")
     reader = build_reader(path, settings, "logs", task)
-    refusals, read, counts = [], {}, []
+    refusals, logs_by_split, counts = [], {}, []
     for split in Split:
         try:
-            logs = read[split] = reader.read(split)
+            logs = logs_by_split[split] = reader.read(split)
         except UserError as error:
             refusals.append(error)
             counts.append(f"{split} 0")
@@ -83,7 +83,7 @@ def check_config(config_file: str, overrides: Sequence[str], file: Path | None) 
     console.result(f"dialogues a split: {', '.join(counts)}; {len(reader.problems)} refused")
     if refusals:
         raise refusals[0]
-    check_logs(config, task, read)
+    check_logs(config, task, logs_by_split)
     if config.human or config.proxy.model:
         check_evaluation(task, config.evaluation)
     return 1 if reader.problems else 0
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    checker = commands.add_parser("check", help="does this file fit, and if not which line")
+    checker = commands.add_parser("check", help="is this file usable, and if not which lines")
     checker.add_argument("file", nargs="?", metavar="FILE", help="the log file (casino: or its folder)")
     checker.add_argument("overrides", nargs="*", metavar="key=value", help="with --config: replace settings")
     checker.add_argument("--config", metavar="CONFIG", help="of the run that is to read it")

@@ -1,17 +1,17 @@
-"""How far apart are two sets of dialogues?
+"""Measure how far apart two sets of dialogues are.
 
     python jobs/measure_shift.py PEOPLE OTHERS [--estimators words,mauve] [--out FILE] [--limit N] [--seed N]
     python jobs/measure_shift.py PEOPLE            two random halves of one set, which should not be told apart
-    python jobs/measure_shift.py runs/dev@logs/held_out runs/dev:calibrated      people and a simulator
+    python jobs/measure_shift.py runs/dev@logs/held_out runs/dev:calibrated      humans and a simulator
     python jobs/measure_shift.py runs/dev:uncalibrated runs/dev:calibrated       two simulators
 
     python jobs/measure_shift.py mine.csv runs/dev@calibrated --reader mine.py:MyLogs --reader-config held_out=0.5
 
 A set is a file of JSON Lines (calibrated_rl/logs/jsonl.py), the CaSiNo folder, or a run folder, with @ARM for the
 dialogues of one arm: runs/dev@calibrated. Other logs are read by a reader of yours. These need no engine. RUN:MODEL is
-a simulator of a run, which is started: it replies to the people's histories (two simulators: to those of the run's
+a simulator of a run, which is started: it replies to the human histories (two simulators: to those of the run's
 held-out logs) and talks with the policy that the run started from. The first set is the reference: null bands are drawn
-from it. What each figure means, and which may be called a bound, is in docs/shift.md. Exit code 2: a set cannot be
+from it. What each estimate means, and which is a bound, is in docs/shift.md. Exit code 2: a set cannot be
 used.
 """
 
@@ -81,26 +81,26 @@ def parser_of() -> argparse.ArgumentParser:
         help="a setting of the runs of live simulators that is to be another one, e.g. simulator.engine.threads=2",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=command.result_file(), metavar="FILE", help="write all figures, by turn too, as JSON"
+        "--out", type=command.result_file(), metavar="FILE", help="write all estimates, by turn too, as JSON"
     )
     return parser
 
 
 def log_files(arguments: argparse.Namespace) -> "LogFiles | None":
-    """What ``--reader`` and its settings say; None where it is not given.
+    """The reader and its settings as given by ``--reader``; None without one.
 
     Raises:
-        UserError: something of it would not be used.
+        UserError: one of these options would have no effect.
     """
     from calibrated_rl.config.run_config import settings_of_pairs
     from calibrated_rl.errors import UserError
     from calibrated_rl.evaluation.live_simulator import live_name
     from calibrated_rl.shift.sources import LogFiles, is_of_run
 
-    told = vars(arguments)
-    for option, of in (("reader_config", "reader"), ("task", "reader"), ("task_config", "task")):
-        if told[option] and not told[of]:
-            raise UserError(f"--{option.replace('_', '-')} is for --{of}, which is not given")
+    options = vars(arguments)
+    for option, required in (("reader_config", "reader"), ("task", "reader"), ("task_config", "task")):
+        if options[option] and not options[required]:
+            raise UserError(f"--{option.replace('_', '-')} is for --{required}, which is not given")
     if not arguments.reader:
         return None
     sets = [name for name in (arguments.people, arguments.others) if name]
@@ -120,15 +120,15 @@ def main() -> None:
     from calibrated_rl.api.shift import measure_shift
     from calibrated_rl.storage.files import write_json
 
-    found = measure_shift(
+    result = measure_shift(
         arguments.people, arguments.others,
         estimators=[name.strip() for name in arguments.estimators.split(",") if name.strip()],
         encoder=arguments.encoder, limit=arguments.limit, seed=arguments.seed, null_halvings=arguments.null_halvings,
         draws=arguments.draws, reader=log_files(arguments), changes=arguments.set,
     )  # fmt: skip
     if arguments.out is not None:
-        asked = {"seed": arguments.seed, "limit": arguments.limit, "encoder": arguments.encoder}
-        write_json(arguments.out, found.as_dict() | asked)
-    console.result(found.table())
+        settings = {"seed": arguments.seed, "limit": arguments.limit, "encoder": arguments.encoder}
+        write_json(arguments.out, result.as_dict() | settings)
+    console.result(result.table())
     if arguments.out is not None:
-        console.result(f"all figures, by turn too: {arguments.out.resolve()}")
+        console.result(f"all estimates, by turn too: {arguments.out.resolve()}")

@@ -1,4 +1,4 @@
-"""Train one arm of a config and judge it on held-out people.
+"""Train one arm of a config and evaluate it on held-out users.
 
     python jobs/train.py configs/dev.yaml --arm calibrated [key=value ...]
 

@@ -1,7 +1,7 @@
-"""What an arm is, as far as the configuration and reports go: its name, what it needs, how it is drawn.
+"""The contract of an arm: its name, its requirements, its style in reports, its training.
 
-An arm of ours is the one module of ``calibrated_rl/arms/`` that bears its name; one of yours is a class anywhere, named
-by its import path (``arms: [start, my_package.arms:Curious]``). Nothing else has a list of arms.
+A built-in arm is the module of its name in ``calibrated_rl/arms/``; one of yours is a class anywhere, named by its
+import path (``arms: [start, my_package.arms:Curious]``). Nothing else has a list of arms.
 """
 
 import re
@@ -26,15 +26,15 @@ FILLED_MARKERS = tuple("ov^<>8spPhHXDd*")
 
 @dataclass(frozen=True, slots=True)
 class ArmStyle:
-    """How an arm is named and drawn. Ours have Okabe and Ito's colours (and two of Tol's), which colour-blind readers
-    can tell apart; every arm also has a marker of its own, so that nothing hangs on colour alone."""
+    """Label, colour and marker of an arm. Built-in ones have Okabe and Ito's colours (and two of Tol's), which
+    colour-blind readers can tell apart; every arm also has its own marker, so that no plot depends on colour alone."""
 
     label: str
     meaning: str
     color: str = "#555555"
     """As ``#RRGGBB``."""
     marker: str = "h"
-    """Matplotlib's, of those that are filled."""
+    """One of Matplotlib's filled markers."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"#[0-9a-fA-F]{6}", self.color):
@@ -46,34 +46,34 @@ class ArmStyle:
 class Arm(ABC):
     """One way to train a policy; all arms get the same budget of policy tokens that carry loss.
 
-    A subclass says what it needs in class attributes, so that a configuration is checked before anything starts.
+    A subclass declares its requirements in class attributes, so that a configuration is checked before anything starts.
     """
 
     name: ClassVar[str]
     """As in configs, file names and reports: letters, digits and ``_``."""
     style: ClassVar[ArmStyle]
     order: ClassVar[float] = 100.0
-    """Where it stands in tables and plots; of equals the one named first in the config."""
+    """Position in tables and plots; ties are in the order of the config."""
     compared_with: ClassVar[Sequence[str]] = ()
     """Names of the arms whose paired difference to this one is reported, where both were run."""
     meets: ClassVar[Literal["nobody", "simulator", "human"]] = "simulator"
-    """Who answers the policy while it learns. ``human`` needs people who are a program (``human`` in the config)."""
+    """The user while the policy learns. ``human`` needs a scripted human (``human`` in the config)."""
     calibrates: ClassVar[Literal["never", "once", "again"]] = "never"
     """Whether its simulator is aligned with human logs: before training, or again while the policy moves."""
     asks_humans: ClassVar[bool] = False
-    """Whether it asks people for further replies, for which they must be a program."""
+    """Whether it requests further replies of a scripted human."""
     learns_from_logs: ClassVar[bool] = False
     """Whether it trains on logged policy turns themselves."""
     runs_rollouts: ClassVar[bool] = True
-    """Whether it learns from what the policy says."""
+    """Whether it learns from the policy's own rollouts."""
 
     @classmethod
     def needs_human(cls) -> bool:
-        """Whether the arm can run only where people are a program."""
+        """Whether the arm can run only with a scripted human."""
         return cls.meets == "human" or cls.asks_humans
 
     def problems(self, config: "RunConfig") -> Iterator[str]:
-        """What is wrong with ``config`` for this arm, beside what the class attributes say; asked when it is loaded."""
+        """Problems of ``config`` for this arm, besides those that the class attributes imply; called on loading."""
         return iter(())
 
     def check_logs(  # noqa: B027 (most arms take any logs)
@@ -83,52 +83,52 @@ class Arm(ABC):
 
         Args:
             logs: those that all arms see, by split.
-            reserve: calibration logs held back by ``calibration.reserve``.
+            reserve: calibration logs kept apart by ``calibration.reserve``.
 
         Raises:
-            UserError: says what it needs, and what is there.
+            UserError: says what it needs, and what the logs have.
         """
 
     @abstractmethod
     def train(self, run: "TrainingRun", seed: int) -> "ArmRun":
-        """Train with one seed on what ``run`` has started, from the last checkpoint if there is one; the arm's run,
-        with the trained policy served and in the learner."""
+        """Train with one seed on the parts that ``run`` has started, from the last checkpoint if there is one. Returns
+        the arm's run, with the trained policy served and in the learner."""
 
 
 def builtin_arms() -> tuple[str, ...]:
-    """Names of the arms that the package brings, in alphabetical order. Imports none of them."""
+    """Names of the built-in arms, in alphabetical order. Imports none of them."""
     return short_names(PACKAGE)
 
 
 def find_arm(name: str) -> type[Arm]:
-    """The class of the arm called ``name``: one of ours, or an import path.
+    """The class of the arm called ``name``: a built-in one, or an import path.
 
     Raises:
-        UserError: there is no such arm, or what is there is none.
+        UserError: there is no such arm, or the import path is of no arm.
     """
     path = name
     if ":" not in name:
         if name not in builtin_arms():
             raise UserError(f"there is no arm '{name}'; there are {', '.join(builtin_arms())}, or package.module:Class")
         path = f"{PACKAGE}.{name}:{''.join(part.title() for part in name.split('_'))}"
-    found = import_path(path)
-    if not (isinstance(found, type) and issubclass(found, Arm)):
+    cls = import_path(path)
+    if not (isinstance(cls, type) and issubclass(cls, Arm)):
         raise UserError(f"'{path}' is no arm: it must be a class derived from calibrated_rl.config.arms:Arm")
-    wanting = [each for each in ("name", "style") if not hasattr(found, each)]
-    if wanting:
-        raise UserError(f"'{path}' is no arm: it has no `{wanting[0]}`")
-    if not isinstance(found.name, str) or not found.name.isidentifier():
-        raise UserError(f"'{path}': the name of an arm is made of letters, digits and _, not {found.name!r}")
-    if ":" in name and found.name in builtin_arms():
-        raise UserError(f"'{path}': '{found.name}' is the name of an arm that the package brings; take another one")
-    return found
+    missing = [attribute for attribute in ("name", "style") if not hasattr(cls, attribute)]
+    if missing:
+        raise UserError(f"'{path}' is no arm: it has no `{missing[0]}`")
+    if not isinstance(cls.name, str) or not cls.name.isidentifier():
+        raise UserError(f"'{path}': the name of an arm is made of letters, digits and _, not {cls.name!r}")
+    if ":" in name and cls.name in builtin_arms():
+        raise UserError(f"'{path}': '{cls.name}' is the name of a built-in arm; choose another one")
+    return cls
 
 
 def table_order(name: str) -> float:
-    """Where the arm called ``name`` stands in tables: those of others after those of the package."""
+    """Position of the arm called ``name`` in tables: built-in arms first."""
     return find_arm(name).order if name in builtin_arms() else Arm.order
 
 
 def find_arms(names: Iterable[str]) -> list[type[Arm]]:
-    """Those called so, each once, in the order of tables."""
+    """The arms of these names, each once, in the order of tables."""
     return sorted(dict.fromkeys(find_arm(name) for name in names), key=lambda arm: arm.order)

@@ -1,8 +1,8 @@
-"""What the settings of a run must be together, where each of them alone is allowed (``settings.py`` sees to that).
+"""Checks of a run's settings in combination, where each of them alone is allowed (``settings/`` checks those).
 
-Looked at when a config is loaded, before anything of the run is: two settings that contradict each other, sizes that a
-later part will need, and the settings of what is named by import path. What depends on the logs themselves is looked at
-as soon as these are read (``log_check.py``).
+They take place when a config is loaded, before anything else of the run: settings that contradict each other, sizes
+that a later part will need, and the settings of parts named by import path. Checks that need the logs themselves follow
+as soon as these are read (``run/log_checks.py``).
 """
 
 import datetime
@@ -46,13 +46,13 @@ OF_KIND: Mapping[str, tuple[str, Sequence[str]]] = {
     "shift.estimators": ("estimator", ("measure",)),
     "training.advantage": ("advantage", ("__call__",)),
 }
-"""What the class at an import path must be, and what it must have for that; see ``tasks/base.py``, ``logs/base.py``,
+"""The kind of class that each import path must name, and its required methods; see ``tasks/base.py``, ``logs/base.py``,
 ``calibration/base.py``, ``learner/losses/base.py``,
 ``learner/advantages/base.py`` and ``shift/interface.py``."""
 
 
 def problems_together(config: "RunConfig") -> Iterator[Problem]:
-    """Settings that do not go with each other. Loads nothing."""
+    """Settings that contradict each other. Loads nothing."""
     yield from _arms_and_seeds(config)
     yield from _replicas_and_memory(config)
     yield from _training(config)
@@ -72,8 +72,8 @@ def problems_together(config: "RunConfig") -> Iterator[Problem]:
 
 
 def settings_without_effect(config: "RunConfig") -> Iterator[str]:
-    """What ``config`` says and nobody reads, a line each. It is told, not refused: ``key=value`` can empty `human`, but
-    cannot take away the settings of a YAML file that go with it."""
+    """Settings that have no effect, a line each. They are logged, not refused: ``key=value`` can empty `human`, but
+    cannot remove the settings of a YAML file that belong to it."""
     if config.human_config and not config.human:
         yield "human_config has no effect: `human` is empty"
     if not config.pretraining.human:
@@ -97,53 +97,55 @@ def _arms_and_seeds(config: "RunConfig") -> Iterator[Problem]:
             yield Problem((key,), f"names {twice[0]} twice")
     if config.control_arms and not config.control_seeds:
         yield Problem(("control_seeds",), "is empty, and control_arms is not")
-    both = [arm for arm in config.control_arms if arm in config.arms and set(config.seeds) & set(config.control_seeds)]
-    if both:
-        yield Problem(("control_arms",), f"names {both[0]}, which is among the arms, with a seed that both have")
+    in_both = [
+        arm for arm in config.control_arms if arm in config.arms and set(config.seeds) & set(config.control_seeds)
+    ]
+    if in_both:
+        yield Problem(("control_arms",), f"names {in_both[0]}, which is among the arms, with a seed that both have")
     for key in ("arms", "control_arms"):
         for number, arm in enumerate(getattr(config, key)):
             try:
-                found = find_arm(arm)
+                arm_class = find_arm(arm)
             except UserError as error:
                 yield Problem((key, number), str(error), named=False)
                 continue
-            if found.needs_human() and not config.human:
-                text = f"the arm '{found.name}' needs a scripted human, and `human` is empty"
+            if arm_class.needs_human() and not config.human:
+                text = f"the arm '{arm_class.name}' needs a scripted human, and `human` is empty"
                 yield Problem((key, number), text, named=False)
-            for text in found().problems(config):
+            for text in arm_class().problems(config):
                 yield Problem((key, number), text, named=False)
-    known = {*builtin_arms(), *(arm.name for arm in _arms_that_are_there(config))}
+    arm_names = {*builtin_arms(), *(arm.name for arm in _existing_arms(config))}
     for name in config.training.learning_rates:
-        if name not in known:
-            text = f"names no arm: choose {listed(sorted(known))}{nearest(name, known)}"
+        if name not in arm_names:
+            text = f"names no arm: choose {listed(sorted(arm_names))}{nearest(name, arm_names)}"
             yield Problem(("training", "learning_rates", name), text)
 
 
-def _arms_that_are_there(config: "RunConfig") -> Iterator[type[Arm]]:
+def _existing_arms(config: "RunConfig") -> Iterator[type[Arm]]:
     for name in (*config.arms, *config.control_arms):
-        with suppress(UserError):  # said where it is named
+        with suppress(UserError):  # reported where it is named
             yield find_arm(name)
 
 
 def _replicas_and_memory(config: "RunConfig") -> Iterator[Problem]:
     sides = (("policy", config.policy), ("simulator", config.simulator))
     for role, side in sides:
-        fewest, most = side.replica_bounds
-        if not fewest <= side.replicas <= most:
+        minimum, maximum = side.replica_bounds
+        if not minimum <= side.replicas <= maximum:
             yield Problem(
-                (role, "replicas"), f"is {side.replicas}, {role}.scaling allows {fewest} to {most}: it must start with "
-                "a number that is allowed",
+                (role, "replicas"), f"is {side.replicas}, {role}.scaling allows {minimum} to {maximum}: it must start "
+                "with a number that is allowed",
             )  # fmt: skip
-        if config.deterministic and fewest < most:
+        if config.deterministic and minimum < maximum:
             yield Problem(
-                (role, "scaling"), f"allows {fewest} to {most} replicas, and `deterministic` is true: batches hang on "
-                "the number of replicas, so the run would not be the same again; give up one of the two",
+                (role, "scaling"), f"allows {minimum} to {maximum} replicas, and `deterministic` is true: batches "
+                "depend on the number of replicas, so the run would not be the same again; give up one of the two",
             )  # fmt: skip
         if side.sampling.max_turn_tokens >= side.engine.max_model_len:
             yield Problem(
                 (role, "sampling", "max_turn_tokens"),
                 f"is {side.sampling.max_turn_tokens}: {role}.engine.max_model_len, "
-                f"{side.engine.max_model_len}, leaves no room for what stands before a turn",
+                f"{side.engine.max_model_len}, leaves no space for the tokens before a turn",
             )  # fmt: skip
     roles = [(role, side.engine) for role, side in sides]
     roles += [("proxy", config.proxy.engine)] if config.proxy.model else []
@@ -162,12 +164,12 @@ def _shares_of_gpus(key: Key, count: float) -> Iterator[Problem]:
 def _why_memory_cannot_be_planned(config: "RunConfig") -> str:
     if config.deterministic:
         return (
-            "`deterministic` is true: batches may hang on what is free, so the run would not be the same again; give "
+            "`deterministic` is true: batches may depend on free memory, so the run would not be the same again; give "
             "the cache a size"
         )
     engines = [config.policy.engine, config.simulator.engine] + ([config.proxy.engine] if config.proxy.model else [])
-    apart = any(engine.num_gpus >= 1 or engine.labels for engine in engines)
-    if config.learner.ranks > 1 or config.learner.labels or apart or len({e.num_gpus > 0 for e in engines}) > 1:
+    separate = any(engine.num_gpus >= 1 or engine.labels for engine in engines)
+    if config.learner.ranks > 1 or config.learner.labels or separate or len({e.num_gpus > 0 for e in engines}) > 1:
         return "it is planned only for a device that learner and engines share; give it a size"
     return ""
 
@@ -182,7 +184,7 @@ def _training(config: "RunConfig") -> Iterator[Problem]:
     if training.max_staleness and config.deterministic:
         yield Problem(
             ("training", "max_staleness"), f"is {training.max_staleness}, and `deterministic` is true: which weights "
-            "say a turn would hang on the clock, so the run would not be the same again; give up one of the two",
+            "say a turn would depend on timing, so the run would not be the same again; give up one of the two",
         )  # fmt: skip
     if training.minibatches > training.tokens_per_update:
         yield Problem(
@@ -197,28 +199,28 @@ def _training(config: "RunConfig") -> Iterator[Problem]:
 
 
 def problems_of_sizes(config: "RunConfig") -> Iterator[Problem]:
-    """Sizes of later parts that can be told without the logs."""
-    least = least_dialogues(FOLDS)
-    if config.shift.every and config.shift.dialogues < least:
+    """Sizes that later parts need and that can be checked without the logs."""
+    minimum = least_dialogues(FOLDS)
+    if config.shift.every and config.shift.dialogues < minimum:
         yield Problem(
             ("shift", "dialogues"), f"is {config.shift.dialogues}: a classifier is cross-fitted on them in {FOLDS} "
-            f"folds; it must be at least {least}, or set shift.every to 0",
+            f"folds; it must be at least {minimum}, or set shift.every to 0",
         )  # fmt: skip
-    held_back, count = config.calibration.reserve, config.logs.get("calibration")
-    if config.logs.get("reader") == SCRIPTED_LOGS and isinstance(count, int) and held_back >= count > 0:
-        yield Problem(("calibration", "reserve"), f"is {held_back}, of logs.calibration, {count}: no log would be left")
-    for key, source, needed in _split_sizes(config):
+    reserve, count = config.calibration.reserve, config.logs.get("calibration")
+    if config.logs.get("reader") == SCRIPTED_LOGS and isinstance(count, int) and reserve >= count > 0:
+        yield Problem(("calibration", "reserve"), f"is {reserve}, of logs.calibration, {count}: no log would be left")
+    for key, source, requirement in _split_sizes(config):
         count = source.get(str(key[-1]))
-        if isinstance(count, int) and not isinstance(count, bool) and 0 <= count < needed[0]:
-            yield Problem(key, f"is {count}: {needed[1]}; it must be at least {needed[0]}")
+        if isinstance(count, int) and not isinstance(count, bool) and 0 <= count < requirement[0]:
+            yield Problem(key, f"is {count}: {requirement[1]}; it must be at least {requirement[0]}")
 
 
 def _split_sizes(config: "RunConfig") -> Iterator[tuple[Key, Mapping[str, Any], tuple[int, str]]]:
-    """For logs that are made on the spot, whose sizes are settings: key, settings, least and what for."""
+    """For logs that are generated, whose sizes are settings: key, settings, minimum and purpose."""
     if config.logs.get("reader") == SCRIPTED_LOGS:
-        halved = least_to_halve(FOLDS)
-        yield ("logs", "held_out"), config.logs, (halved, f"random halves of them are cross-fitted in {FOLDS} folds")
-        yield ("logs", "monitor"), config.logs, (1, "simulators and epochs are judged on them")
+        minimum = least_to_halve(FOLDS)
+        yield ("logs", "held_out"), config.logs, (minimum, f"random halves of them are cross-fitted in {FOLDS} folds")
+        yield ("logs", "monitor"), config.logs, (1, "simulators and epochs are evaluated on them")
         yield ("logs", "tuning"), config.logs, (1, "every split is read")
         yield ("logs", "calibration"), config.logs, (1, "models are fitted to them")
     if config.pretraining.human:
@@ -229,35 +231,39 @@ def _split_sizes(config: "RunConfig") -> Iterator[tuple[Key, Mapping[str, Any], 
 def log_settings(config: "RunConfig") -> dict[str, Any]:
     """The log reader's own settings; logs of a scripted human are by default those of the run's own human."""
     settings = {key: value for key, value in config.logs.items() if key != "reader"}
-    known = {field.name for field in fields(import_path(str(config.logs["reader"])).Config)}
-    if config.human and "human" in known and "human" not in settings:
+    reader_keys = {field.name for field in fields(import_path(str(config.logs["reader"])).Config)}
+    if config.human and "human" in reader_keys and "human" not in settings:
         settings |= {"human": config.human, "human_config": config.human_config}
     return settings
 
 
 def problems_of_parts(config: "RunConfig") -> Iterator[Problem]:
-    """Import paths that lead nowhere or to something else, and settings that the part there does not take.
+    """Import paths that name nothing or a class of another kind, and settings that the part does not accept.
 
-    Imports the modules that hold them, which is all it loads.
+    Loads nothing but the modules of the parts.
     """
     reader = config.logs.get("reader")
     if not isinstance(reader, str) or not reader:
         yield Problem(("logs", "reader"), "is missing: write the import path of a log reader")
-    own_logs = {name: value for name, value in config.logs.items() if name != "reader"}
+    reader_settings = {name: value for name, value in config.logs.items() if name != "reader"}
     yield from _part("task", config.task, ("task_config",), config.task_config)
     if config.human:
         yield from _part("human", config.human, ("human_config",), config.human_config)
     if isinstance(reader, str) and reader:
-        yield from _part("logs.reader", reader, ("logs",), own_logs)
-        if own_logs.get("human") and isinstance(own_logs["human"], str):
-            inner = own_logs.get("human_config")
-            yield from _part("human", own_logs["human"], ("logs", "human_config"), inner, path_key=("logs", "human"))
+        yield from _part("logs.reader", reader, ("logs",), reader_settings)
+        if reader_settings.get("human") and isinstance(reader_settings["human"], str):
+            inner = reader_settings.get("human_config")
+            yield from _part(
+                "human", reader_settings["human"], ("logs", "human_config"), inner, path_key=("logs", "human")
+            )
     if config.pretraining.human:
-        raised = config.pretraining
-        yield from _part("pretraining.human", raised.human, ("pretraining", "human_config"), raised.human_config)
-        yield from _part(None, SCRIPTED_LOGS, ("pretraining", "logs"), raised.logs)
+        pretraining = config.pretraining
+        yield from _part(
+            "pretraining.human", pretraining.human, ("pretraining", "human_config"), pretraining.human_config
+        )
+        yield from _part(None, SCRIPTED_LOGS, ("pretraining", "logs"), pretraining.logs)
         for name in ("human", "human_config"):
-            if name in raised.logs:
+            if name in pretraining.logs:
                 yield Problem(("pretraining", "logs", name), f"belongs into pretraining.{name}")
     method = config.calibration
     yield from _part("calibration.method", method.method, ("calibration", "method_config"), method.method_config)
@@ -266,31 +272,35 @@ def problems_of_parts(config: "RunConfig") -> Iterator[Problem]:
     advantage = advantage_path(training.advantage)
     yield from _part("training.advantage", advantage, ("training", "advantage_config"), training.advantage_config)
     for number, name in enumerate(config.shift.estimators):
-        if ":" in name:  # what is called by a short name is there: that is how it is known
-            at = ("shift", "estimators", number)
-            yield from _part("shift.estimators", name, at, {}, path_key=at)
+        if ":" in name:  # short names were checked against the built-in ones already
+            key = ("shift", "estimators", number)
+            yield from _part("shift.estimators", name, key, {}, path_key=key)
 
 
 def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:
-    """What a policy cannot be trained with, or what would train it by something else than the settings say.
+    """Settings that a policy cannot be trained with, or that would train it in another way than they say.
 
-    Builds the loss and the calibration method, whose own settings are looked at in ``problems_of_parts``.
+    Builds the loss and the calibration method, whose own settings ``problems_of_parts`` checks.
     """
     from calibrated_rl.learner.losses.check import check_policy_loss, resolve_loss
 
-    why = {
+    reasons = {
         "policy": "log-probs at temperature 0 are not finite, and a group of greedy dialogues would be one dialogue",
-        "simulator": "its shift is measured by how likely it finds people's replies at the temperature it speaks with",
+        "simulator": "its shift is measured by how likely it finds human replies at the temperature it samples with",
     }
-    for role, reason in why.items():
+    for role, reason in reasons.items():
         if not (temperature := getattr(config, role).sampling.temperature):
             yield Problem(
                 (role, "sampling", "temperature"), f"is {temperature}: {reason}; set it above 0, such as 1.0 (the "
                 "held-out evaluation has a greedy setting of its own)",
             )  # fmt: skip
     training, calibration = config.training, config.calibration
-    again = any(arm.calibrates == "again" for arm in _arms_that_are_there(config))
-    if again and 0 < calibration.every < training.updates and not _has_absent_secrets(calibration.method_config):
+    calibrates_again = any(arm.calibrates == "again" for arm in _existing_arms(config))
+    if (
+        calibrates_again
+        and 0 < calibration.every < training.updates
+        and not _has_absent_secrets(calibration.method_config)
+    ):
         try:
             method = build(calibration.method, calibration.method_config, "calibration.method_config")
             if (check := getattr(method, "check", None)) is not None:
@@ -309,29 +319,31 @@ def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:
 def _part(
     kind: str | None, path: str, key: Key, values: Any, path_key: Key | None = None
 ) -> Iterator[Problem]:
-    """What is wrong with the part at ``path`` and its settings ``values``, which stand below ``key``.
+    """Problems of the part at ``path`` and of its settings ``values``, which are below ``key`` in the config.
 
     Args:
-        kind: key in ``OF_KIND``; None: it is our own.
-        path_key: where the import path stands; None: at ``kind``.
+        kind: key in ``OF_KIND``; None: a built-in part.
+        path_key: key of the import path; None: ``kind``.
     """
-    at = path_key or (tuple(kind.split(".")) if kind else key)
+    part_key = path_key or (tuple(kind.split(".")) if kind else key)
     try:
         cls = import_path(path)
         if kind is not None:
             _refuse_other_kinds(cls, path, *OF_KIND[kind])
         hints_of(cls.Config)
     except UserError as error:
-        said = str(error) if f"'{path}'" in str(error) else f"'{path}': {error}"
-        yield Problem(at, f"{dotted(at)}: {said}", named=False)
+        message = str(error) if f"'{path}'" in str(error) else f"'{path}': {error}"
+        yield Problem(part_key, f"{dotted(part_key)}: {message}", named=False)
         return
     values = {} if values is None else values
     if not isinstance(values, Mapping):
         yield Problem(key, f"is {shown(values)}: write settings as key: value")
         return
     if _has_absent_secrets(values):
-        known = hints_of(cls.Config)
-        yield from (Problem((*key, n), unknown_key(cls.Config, n, key), named=False) for n in values if n not in known)
+        known_keys = hints_of(cls.Config)
+        yield from (
+            Problem((*key, n), unknown_key(cls.Config, n, key), named=False) for n in values if n not in known_keys
+        )
         return
     try:
         from_plain(cls.Config, looked_up(values, dotted(key)), key)
@@ -341,19 +353,21 @@ def _part(
         yield Problem(key, f"{dotted(key)}: {error}", named=False)
 
 
-def _refuse_other_kinds(cls: Any, path: str, kind: str, wanted: Sequence[str]) -> None:
+def _refuse_other_kinds(cls: Any, path: str, kind: str, required: Sequence[str]) -> None:
     if not isinstance(cls, type):
         article = "an" if kind[0] in "aeiou" else "a"
         raise UserError(f"'{path}' is no class: {article} {kind} is a class with a frozen dataclass Config inside")
-    own = {name for each in cls.__mro__ for name in vars(each)}  # not what every class can do, such as be called
-    if missing := [name for name in wanted if name not in own]:
+    attributes = {
+        name for base in cls.__mro__ for name in vars(base)
+    }  # of the class itself, without those of its metaclass, such as __call__
+    if missing := [name for name in required if name not in attributes]:
         raise UserError(f"'{path}' is no {kind}: it has no {', '.join(missing)}")
     if not hasattr(cls, "Config"):
         raise UserError(f"'{path}' is no {kind} that can be configured: it has no frozen dataclass Config inside")
 
 
 def _has_absent_secrets(values: Mapping[str, Any]) -> bool:
-    """Whether a secret is not here, as where a run is only looked at: it is missed where it is needed, not before."""
+    """Whether a secret is missing, as where a run is only inspected: the part that needs it reports that."""
     for value in values.values():
         if isinstance(value, Mapping):
             if _has_absent_secrets(value):

@@ -50,8 +50,8 @@ from calibrated_rl.settings.moved import old_names, up_to_date
 from calibrated_rl.settings.secrets import HIDDEN, keep_references, masked, refuse_readable_secrets
 from calibrated_rl.settings.yaml_files import Source, laid_over, parse_yaml, places, read_yaml
 
-MOST_DOTS = 64
-"""In a key; Python could not follow much deeper ones."""
+MAX_DOTS = 64
+"""In a key; much deeper ones would exceed Python's recursion limit."""
 OF_STUDY = ("name", "variants", "control_arms", "control_seeds")
 """Settings that a variant cannot change: its folder is below the study's."""
 
@@ -65,26 +65,27 @@ class RunConfig:
     label: str = ""
     """Printed over the report, such as `demonstration`."""
     date: Date = ""
-    """What chat templates take for today, as YYYY-MM-DD: some print the date in every prompt. Empty: the day on which
-    the run is begun; it stands in the run folder's config.yaml, and resuming and evaluating use it on any other day."""
+    """Today's date for chat templates, as YYYY-MM-DD: some print the date in every prompt. Empty: the day on which
+    the run is begun; it is written to the run folder's config.yaml, and resuming and evaluating use it on any other
+    day."""
     arms: list[ArmName] = field(default_factory=lambda: ["start", "static", "interactive", "calibrated", "oracle"])
-    """What is trained and compared."""
+    """The arms to train and compare."""
     seeds: list[Seed] = field(default_factory=lambda: [0])
-    """Each arm is trained once with each."""
+    """Each arm is trained once with each seed."""
     deterministic: bool = False
     """Turns in lockstep, in a fixed order: the same seed gives the same run, a little slower."""
     restarts: NotNegative = 3
-    """How often a run starts its parts again and goes on from the last checkpoint, when the learner or the replay store
+    """How often a run restarts its parts and resumes from the last checkpoint, when the learner or the replay store
     died. Replicas of policy and simulator are replaced without that."""
     reuse_fits: bool = True
-    """Take the fits that a run begins with (warm start, pretraining, proxy) from an earlier run on this machine, where
-    nothing that bears on them differs. They are kept in ``~/.cache/calibrated_rl/fits``."""
+    """Reuse the fits that a run begins with (warm start, pretraining, proxy) from an earlier run on this machine with
+    the same inputs. The fit cache is ``~/.cache/calibrated_rl/fits``."""
     task: PartPath = "calibrated_rl.examples.front_desk:FrontDesk"
-    """Which scenarios there are, when a dialogue ends, what it was worth."""
+    """The task: its scenarios, the ends of dialogues, their rewards."""
     task_config: dict[str, Any] = field(default_factory=dict)
     """The task's own settings."""
     human: PartPathOrNone = ""
-    """Import path of a scripted population; empty where people are known from logs alone."""
+    """Import path of a scripted population; empty where there are only human logs."""
     human_config: dict[str, Any] = field(default_factory=dict)
     """The population's own settings."""
     logs: dict[str, Any] = field(default_factory=lambda: {"reader": "calibrated_rl.logs.scripted:ScriptedLogs"})
@@ -112,34 +113,41 @@ ConfigLike = RunConfig | str | os.PathLike[str]
 
 
 def load_config(file: ConfigLike, overrides: Sequence[str] = (), *, saved: bool = False) -> RunConfig:
-    """Read a YAML file and what changes it into a config. Nothing of a run is loaded or started for that.
+    """Read a YAML file and its overrides into a config. Nothing of a run is loaded or started.
 
     Args:
-        file: a YAML file; a config made in Python is checked like one, and changed in the same way.
+        file: a YAML file; a config made in Python is checked and overridden in the same way.
         overrides: ``key=value``, or further YAML files (such as ``calibrated_rl/config/hardware/one_gpu.yaml``), which
-            are laid over ``file`` in their order; ``key=value`` has the last word.
-        saved: the settings of a run that is there already, to look at it or to judge its policies. What only training
-            needs is not asked for then: sizes of logs, and parts by import path, which need not be here. What an
-            earlier version called otherwise is read (``settings/moved.py``).
+            override ``file`` in their order; ``key=value`` overrides all of them.
+        saved: the settings of an existing run, to inspect it or to evaluate its policies. Checks that only training
+            needs are skipped: sizes of logs, and parts by import path, which need not exist here. Old names of keys
+            are accepted (``settings/moved.py``).
 
     Raises:
-        UserError: no such file, not YAML (``yaml_files.py``), settings that are not allowed (``settings.py``,
-            ``config_check.py``), those of variants too, or a secret that others can read. Names for each of them place,
-            key, and what is allowed.
+        UserError: no such file, not YAML (``yaml_files.py``), settings that are not allowed (``settings/``,
+            ``checks.py``), those of variants too, or a secret that others can read. Names the location, the key and
+            what is allowed.
     """
     sources = _sources(file, overrides)
     config = _merged(sources, saved)
     for name, variant in config.variants.items():
         key: Key = ("variants", name, "change")
-        place = places(sources)(key)
-        if wrong := [text for text in variant.change if "=" not in text]:
-            raise UserError(f"{place}: {dotted(key)} has '{printable(wrong[0])}': write key=value")
-        if own := [text for text in variant.change if re.split(r"[.=\[]", text.strip())[0].strip() in OF_STUDY]:
-            raise UserError(f"{place}: {dotted(key)} has '{printable(own[0])}', which is the study's alone")
-        own_run, change = _as_run(config.name, name, variant)
+        location = places(sources)(key)
+        if not_pairs := [text for text in variant.change if "=" not in text]:
+            raise UserError(f"{location}: {dotted(key)} has '{printable(not_pairs[0])}': write key=value")
+        if study_keys := [text for text in variant.change if re.split(r"[.=\[]", text.strip())[0].strip() in OF_STUDY]:
+            raise UserError(f"{location}: {dotted(key)} has '{printable(study_keys[0])}', which only the study may set")
+        variant_settings, change = _as_run(config.name, name, variant)
         change = [text for text in change if text.partition("=")[2] != HIDDEN]
-        at = f"{places(sources)(key[:2])}: {dotted(key[:2])}"
-        _merged([*sources, settings_of_pairs(own_run, at), settings_of_pairs(change, f"{place}: {dotted(key)}")], saved)
+        variant_location = f"{places(sources)(key[:2])}: {dotted(key[:2])}"
+        _merged(
+            [
+                *sources,
+                settings_of_pairs(variant_settings, variant_location),
+                settings_of_pairs(change, f"{location}: {dotted(key)}"),
+            ],
+            saved,
+        )
     return config
 
 
@@ -154,9 +162,9 @@ def _sources(base: ConfigLike, overrides: Sequence[str]) -> list[Source]:
         sources.append(Source(name="config", values=asdict(base)))
     else:
         files.insert(0, Path(base))
-    for each in files:
-        sources.append(read_yaml(each))
-        refuse_readable_secrets(sources[-1].values, sources[-1].name, each)
+    for file in files:
+        sources.append(read_yaml(file))
+        refuse_readable_secrets(sources[-1].values, sources[-1].name, file)
     if pairs:
         sources.append(settings_of_pairs(pairs, "command line"))
         refuse_readable_secrets(sources[-1].values, "command line")
@@ -164,34 +172,34 @@ def _sources(base: ConfigLike, overrides: Sequence[str]) -> list[Source]:
 
 
 def _merged(sources: Sequence[Source], saved: bool) -> RunConfig:
-    where = places(sources)
-    merged: Any = asdict(RunConfig())
+    locate = places(sources)
+    values: Any = asdict(RunConfig())
     for source in sources:
         if saved:
-            merged = laid_over(merged, up_to_date(source.values))
+            values = laid_over(values, up_to_date(source.values))
             continue
-        refuse([Problem(key, text) for key, text in old_names(source.values)], where)
-        merged = laid_over(merged, source.values)
+        refuse([Problem(key, text) for key, text in old_names(source.values)], locate)
+        values = laid_over(values, source.values)
     try:
-        plain = OmegaConf.to_container(keep_references(OmegaConf.create(merged)), resolve=True)
+        plain = OmegaConf.to_container(keep_references(OmegaConf.create(values)), resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(describe_config_error(error, where)) from error
+        raise UserError(describe_config_error(error, locate)) from error
     try:
         config = from_plain(RunConfig, plain)  # type: ignore[arg-type]
     except NotAllowed as error:
-        refuse(error.problems, where)
-    refuse(list(problems_together(config)), where)
+        refuse(error.problems, locate)
+    refuse(list(problems_together(config)), locate)
     if not saved:
-        refuse([*problems_of_sizes(config), *problems_of_parts(config)], where)
-        refuse(list(problems_of_learning(config)), where)
+        refuse([*problems_of_sizes(config), *problems_of_parts(config)], locate)
+        refuse(list(problems_of_learning(config)), locate)
     return config  # type: ignore[no-any-return]
 
 
-def settings_of_pairs(pairs: Sequence[str], where: str) -> Source:
-    """What ``key=value`` say, with the values in YAML; the last word counts where a key is given twice.
+def settings_of_pairs(pairs: Sequence[str], location: str) -> Source:
+    """The settings of ``key=value`` pairs, with the values in YAML; of a repeated key the last one counts.
 
     Args:
-        where: the place in messages, such as ``command line``.
+        location: in messages, such as ``command line``.
 
     Raises:
         UserError: one is something else.
@@ -199,32 +207,32 @@ def settings_of_pairs(pairs: Sequence[str], where: str) -> Source:
     values: Any = {}
     for text in pairs:
         if "=" not in text:
-            raise UserError(f"{where}: '{printable(text)}' is not key=value")
-        key, _, value = (part.strip() for part in text.partition("="))
+            raise UserError(f"{location}: '{printable(text)}' is not key=value")
+        key, _, value = (piece.strip() for piece in text.partition("="))
         if not all(key.split(".")):
-            raise UserError(f"{where}: '{printable(text)}' is not key=value: a part of the key is empty")
-        if key.count(".") > MOST_DOTS:
-            raise UserError(f"{where}: '{printable(text)}': no key has so many parts")
+            raise UserError(f"{location}: '{printable(text)}' is not key=value: a part of the key is empty")
+        if key.count(".") > MAX_DOTS:
+            raise UserError(f"{location}: '{printable(text)}': no key has so many parts")
         try:
-            # Only to refuse what a file may not say either: keys that stand twice, or are no text.
-            parse_yaml(f"value: {value}", where)
-            own = OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}"]))
+            # Only to refuse what a file may not contain either: repeated keys, or keys that are no text.
+            parse_yaml(f"value: {value}", location)
+            pair_values = OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}"]))
         except UserError as error:
-            reason = str(error).removeprefix(where).partition(": ")[2]
+            reason = str(error).removeprefix(location).partition(": ")[2]
             raise UserError(
-                f"{where}: '{printable(text)}' is not key=value with a value in YAML: {reason}"
+                f"{location}: '{printable(text)}' is not key=value with a value in YAML: {reason}"
             ) from error
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"{where}: '{printable(text)}' is not key=value with a value in YAML: {printable(reason)}"
+                f"{location}: '{printable(text)}' is not key=value with a value in YAML: {printable(reason)}"
             ) from error
-        values = laid_over(values, own)
-    return Source(name=where, values=values)
+        values = laid_over(values, pair_values)
+    return Source(name=location, values=values)
 
 
-def check(config: RunConfig, where: str) -> None:
-    """For a config made in Python: refuse what its settings must not be, each alone or together (``config_check.py``).
+def check(config: RunConfig, location: str) -> None:
+    """For a config made in Python: refuse settings that are not allowed, alone or in combination (``checks.py``).
 
     Raises:
         UserError: names each.
@@ -232,8 +240,8 @@ def check(config: RunConfig, where: str) -> None:
     try:
         converted(RunConfig, config, ())
     except NotAllowed as error:
-        refuse(error.problems, lambda key: where)
-    refuse(list(problems_together(config)), lambda key: where)
+        refuse(error.problems, lambda key: location)
+    refuse(list(problems_together(config)), lambda key: location)
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -260,7 +268,7 @@ def variants_of(config: RunConfig, file: ConfigLike, overrides: Sequence[str]) -
 
 
 def _as_run(study: str, name: str, variant: VariantConfig) -> tuple[list[str], list[str]]:
-    """What makes a variant out of its study, as ``key=value``: its name, arms and seeds, and what it changes."""
+    """The overrides that make a variant of its study, as ``key=value``: its name, arms and seeds, and its changes."""
     return [
         f"name={json.dumps(f'{study}/variants/{name}')}",
         f"arms=[{','.join(variant.arms)}]",

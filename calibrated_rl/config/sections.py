@@ -26,7 +26,7 @@ from calibrated_rl.shift import estimators
 from calibrated_rl.shift.sizes import FOLDS, least_to_halve
 
 ArmName = Annotated[str, OneOf(builtin_arms(), otherwise=IMPORT_PATH)]
-"""An arm that the package brings, or the import path of another one; see ``arms.py``."""
+"""A built-in arm, or the import path of another one; see ``arms.py``."""
 AdvantageName = Annotated[str, OneOf(short_names(advantages.__name__), otherwise=IMPORT_PATH)]
 """A module of ``learner/advantages/``, or the import path of another advantage."""
 EstimatorName = Annotated[str, OneOf(short_names(estimators.__name__), otherwise=IMPORT_PATH)]
@@ -39,23 +39,23 @@ VariantName = Annotated[str, Pattern(rf"(?!main$){_SEGMENT}", "a name for a fold
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """One side's model, its replicas, and how it speaks."""
+    """One side's model, its replicas, and its sampling."""
 
     model: Name = "tiny"
     """`tiny` (made on the spot), a packaged name such as smollm2-135m, a folder, or a hub name."""
     chat_template: str = ""
-    """File with another chat template (Jinja) than the model comes with; empty: the model's own. The run folder keeps
-    a copy, and saved models have it."""
+    """File with another chat template (Jinja) than the model comes with; empty: the model's own. The run folder has
+    a copy, and so have saved models."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Variables of the chat template, such as `enable_thinking: false`; those that it does not read are refused."""
     replicas: Positive = 1
     """vLLM replicas, at the start."""
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
-    """How far their number may change while an arm trains."""
+    """The bounds of their number while an arm trains."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     warm_start: SFTConfig = field(default_factory=SFTConfig)
-    """Training before everything else: the policy's warm start, the tiny simulator's own pretraining."""
+    """Fine-tuning at the start of a run: the policy's warm start, the tiny simulator's pretraining."""
 
     @property
     def replica_bounds(self) -> tuple[int, int]:
@@ -65,23 +65,23 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainingConfig:
-    """Whom the uncalibrated simulator learned from, where it is trained on the spot."""
+    """The population that the uncalibrated simulator is pretrained on, where the run pretrains it."""
 
     human: PartPathOrNone = ""
     """Import path of the population; empty: the simulator's model is used as it comes."""
     human_config: dict[str, Any] = field(default_factory=dict)
     """The population's own settings."""
     logs: dict[str, Any] = field(default_factory=dict)
-    """How many dialogues of each split, as for scripted logs."""
+    """Number of dialogues of each split, as for scripted logs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyConfig:
-    """A stand-in for held-out people where they are known from logs alone: a model of another family, trained
-    on held-out human turns and on nothing else. What it says of an arm is said of the proxy, not of people."""
+    """A model that replaces held-out humans where there are only human logs: of another family, trained on held-out
+    human turns and on nothing else. Results with it are about the proxy, not about humans."""
 
     model: str = ""
-    """As for the simulator, of another family; empty: no proxy, so arms are not judged where there is no human."""
+    """As for the simulator, of another family; empty: no proxy, so arms are not evaluated where there is no human."""
     chat_template: str = ""
     """As for the simulator."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -104,9 +104,9 @@ class CalibrationConfig:
     """`logs`, or for a placebo `pretraining`: the logs that the uncalibrated simulator comes from."""
     human_turns: Positive = 200
     """Further human turns at each re-calibration of `calibrated_on_policy` and `calibrated_more_logs`. Each counts on
-    average as much as a logged turn at the same place in its dialogue."""
+    average as much as a logged turn at the same position in its dialogue."""
     reserve: NotNegative = 0
-    """Calibration logs held back from all arms, for `calibrated_more_logs` alone."""
+    """Calibration logs kept apart from all arms, for `calibrated_more_logs` alone."""
     sft: SFTConfig = field(default_factory=SFTConfig)
 
 
@@ -125,10 +125,10 @@ class TrainingConfig:
     learning_rates: dict[Name, Annotated[float, Range(above=0, at_most=1)]] = field(default_factory=dict)
     """Learning rate of single arms, by name, where the tuning split chose another one."""
     warmup_steps: NotNegative = 2
-    """The first so many optimizer steps ramp the learning rate up linearly."""
+    """Number of optimizer steps over which the learning rate rises linearly at first."""
     optimizer: AdamWConfig = field(default_factory=AdamWConfig)
     extra_groups: NotNegative = 0
-    """How many further groups an update may ask for, at most, in place of groups whose rewards are all equal: these
+    """How many further groups an update may request, at most, in place of groups whose rewards are all equal: these
     teach nothing (dynamic sampling, DAPO, arXiv 2503.14476). 0: they are learned from as they are."""
     max_staleness: NotNegative = 0
     """By how many updates the weights that sampled a turn may lag behind those that learn from it. 0: rollouts and
@@ -137,16 +137,16 @@ class TrainingConfig:
     minibatches: Positive = 1
     """Optimizer steps that one update's dialogues are cut into."""
     checkpoint_every: NotNegative = 5
-    """Updates between checkpoints, from which a stopped run goes on; 0: an arm that was stopped starts over."""
+    """Updates between checkpoints, from which a stopped run resumes; 0: an arm that was stopped starts over."""
     checkpoints_kept: Positive = 2
-    """How many of an arm's last checkpoints stay until it is done; beside them stays the best by the reward of the
-    arm's own dialogues."""
+    """How many of an arm's last checkpoints stay until it is done; the best by the reward of the arm's own dialogues
+    stays, too."""
     checkpoint_store: str = ""
-    """Where each checkpoint goes, too, with all of the run folder that it takes to go on from an empty one:
+    """Store for a copy of each checkpoint, with all files of the run folder that resuming from an empty one needs:
     `s3://BUCKET/PREFIX` (options `region`, `endpoint_override` and `scheme` after a `?`), `gs://BUCKET/PREFIX` or
     `file:///PATH`. Credentials come from the environment. Empty: nowhere."""
     loss: PartPath = "calibrated_rl.learner.losses.grpo:GRPO"
-    """What the policy learns by."""
+    """The loss of the policy."""
     loss_config: dict[str, Any] = field(default_factory=dict)
     """The loss's own settings."""
     advantage: AdvantageName = "grpo"
@@ -157,19 +157,19 @@ class TrainingConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShiftConfig:
-    """How far training is from real dialogues, measured while it goes on."""
+    """The distance of training from real dialogues, measured during training."""
 
     every: NotNegative = 10
     """Updates between measurements; 0: never."""
     dialogues: Positive = 40
-    """Monitor scenarios on which it is measured, at most."""
+    """Maximum number of monitor scenarios on which it is measured."""
     null_halvings: NotNegative = 3
-    """Random halvings of the people's replies for the null band, which is taken at an arm's first measurement."""
+    """Random halvings of the human replies for the null band, which is taken at an arm's first measurement."""
     estimators: list[EstimatorName] = field(
         default_factory=lambda: ["similarity", "coverage", "lengths", "act_divergence"]
     )
-    """Modules of `shift/estimators/`, or import paths of others: what the dialogues of the simulator and of people are
-    compared by, before and after calibration."""
+    """Modules of `shift/estimators/`, or import paths of others: they compare the dialogues of the simulator and of
+    humans, before and after calibration."""
     draws: Positive = 4
     """Replies of the simulator to each held-out history, before and after calibration: the share that ends the
     dialogue is its probability of ending it. 1: the decision to end is not measured."""
@@ -180,20 +180,20 @@ class EvaluationConfig:
     """The held-out evaluation."""
 
     scenarios: Positive = 200
-    """Held-out people an arm meets."""
+    """Held-out users an arm meets."""
     shifted: NotNegative = 100
-    """People of the shifted population; 0 skips them."""
+    """Users of the shifted population; 0 skips them."""
     logs: Annotated[int, Range(at_least=least_to_halve(FOLDS))] = 200
     """Held-out human dialogues on which simulators are measured."""
     profile: Positive = 200
-    """Dialogues on monitor scenarios from which the simulator's behaviour is described, at most."""
+    """Maximum number of dialogues on monitor scenarios that describe the simulator's behaviour."""
     split: Literal["held_out", "tuning"] = "held_out"
     """`held_out` for what is reported, `tuning` to choose hyperparameters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportConfig:
-    """What the report shows beside what it always shows."""
+    """Optional content of the report."""
 
     metrics: list[Name] = field(default_factory=list)
     """Metrics of training, such as those of a loss of your own, that get a panel among the curves, ahead of the
@@ -205,7 +205,7 @@ class VariantConfig:
     """A side experiment of a study: the same run with a few settings changed, in a folder of its own."""
 
     arms: list[ArmName] = field(default_factory=lambda: ["interactive", "calibrated"])
-    """What is run of it."""
+    """The arms to run."""
     seeds: list[Seed] = field(default_factory=lambda: [0])
     """Their seeds."""
     change: list[Name] = field(default_factory=list)

@@ -158,7 +158,7 @@ def test_two_live_simulators_are_compared_on_held_out_logs(study: Path) -> None:
     assert {"nll_per_byte, PEOPLE", "nll_per_byte, OTHERS"} <= set(found["figures"])
     command = [sys.executable, str(ROOT / "jobs/measure_shift.py"), f"{study}:calibrated", f"{study}@logs"]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
-    assert refused.returncode == 2 and "stands second: LOGS RUN:MODEL" in refused.stderr
+    assert refused.returncode == 2 and "is the second set: LOGS RUN:MODEL" in refused.stderr
     command = [*command[:2], f"{study}@logs", f"{study}:blue"]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert refused.returncode == 2 and "has no model 'blue'; there are uncalibrated, calibrated" in refused.stderr
@@ -175,7 +175,7 @@ async def run_cells():
 asyncio.run(run_cells())  # as in a notebook, a loop runs in the thread of the cells
 arm = found["run"].arms["calibrated"]
 told = {"folder": str(found["run"].folder), "agrees": dict(found["again"].agrees), "reward": arm.reward.mean,
-        "questions": found["shift"].figures["questions"].value}
+        "questions": found["shift"].estimates["questions"].value}
 print("TOLD", json.dumps(told))
 """
 

@@ -270,7 +270,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, monke
         assert (tmp_path / "elsewhere/report.html").read_bytes() == (runs / "micro/report.html").read_bytes()
     assert printed.count("a learner rank is gone") == printed.count("the replay store is gone") == 1
     assert printed.count("starting again from the last checkpoint (1 of 3)") == 2  # counted anew by the new driver
-    assert printed.count("the job was killed by SIGKILL; it goes on") == 1
+    assert printed.count("the job was killed by SIGKILL; restarting it") == 1
     assert printed.count(f"{arm} update 1/4") == 2 and printed.count(f"{arm} resumes after update 2") == 1
     whole, resumed = tmp_path / "whole" / "micro", runs / "micro"
     for arm in ("calibrated_on_policy", "cloned"):

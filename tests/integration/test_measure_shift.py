@@ -212,7 +212,7 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     done = job(people, write(tmp_path / "b.jsonl", others), "--estimators", names, "--limit", "24", "--out", out)
     assert done.returncode == 0, done.stderr
     rows = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
-    assert "reading" in rows["figure"] and rows["surface_unmatched_accuracy"].endswith("apart")
+    assert "verdict" in rows["estimate"] and rows["surface_unmatched_accuracy"].endswith("apart")
     assert "not measured: act_divergence: acts_jensen_shannon: the dialogues carry no dialogue acts" in done.stdout
     written = json.loads(out.read_text())
     assert written["people"]["dialogues"] == written["others"]["dialogues"] == 24

@@ -96,10 +96,10 @@ def test_exceptions_stay_with_their_line(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_why_a_command_ends_stands_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     console.configure(logging.WARNING)
-    assert command.told(UserError("no such file")) == 2
+    assert command.report_error(UserError("no such file")) == 2
     assert capsys.readouterr() == ("", "error: no such file\n")
     console.configure(log_format="json")
-    assert command.told(UserError("no such file")) == 2
+    assert command.report_error(UserError("no such file")) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and json.loads(printed.err)["message"] == "no such file"
     assert json.loads(printed.err)["level"] == "error"

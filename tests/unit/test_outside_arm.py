@@ -51,7 +51,7 @@ def test_an_arm_is_named_by_its_import_path(file: Path) -> None:
     [
         (["arms=[{file}:Asking]", "human=''"], "the arm 'asking' needs a scripted human"),
         (["arms=[{file}:Nameless]"], "the name of an arm is made of letters, digits and _, not 'name-less'"),
-        (["arms=[{file}:Taken]"], "'oracle' is the name of an arm that the package brings"),
+        (["arms=[{file}:Taken]"], "'oracle' is the name of a built-in arm"),
         (["arms=[{file}:ArmStyle]"], "is no arm: it must be a class derived from"),
         (["arms=[interactiv]"], "did you mean 'interactive'"),
         (["arms=[{file}:Curiuos]"], "did you mean 'Curious'"),

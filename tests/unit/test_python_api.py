@@ -91,7 +91,7 @@ def test_variants_of_an_object_are_those_of_its_file(tmp_path: Path) -> None:
         (lambda: crl.measure_shift([], estimators=[]), "no estimator was named; there are"),
         (lambda: crl.measure_shift([], estimators="words"), r"write a list, \['words'\]"),
         (lambda: crl.measure_shift([], draws=2), "a number of draws is for a live simulator"),
-        (lambda: crl.measure_shift(["hello"], []), "people holds a str: give dialogues"),  # type: ignore[list-item]
+        (lambda: crl.measure_shift(["hello"], []), "reference contains a str: give dialogues"),  # type: ignore[list-item]
         (lambda: crl.measure_shift([], [], estimators=["lengths"]), "no dialogues on the human side"),
     ],
 )  # fmt: skip
@@ -119,12 +119,12 @@ def test_dialogues_are_compared_without_a_file(capsys: pytest.CaptureFixture[str
     others = [spoken(f"o{i}", "table", "no", "yes", "bye") for i in range(12)]
     found = crl.measure_shift(people, others, estimators=["lengths"], null_halvings=2)
     assert capsys.readouterr().out == ""
-    assert found.figures["wasserstein_user_turns"].value == pytest.approx(2)
-    assert found.reading("wasserstein_user_turns") == "apart" and "wasserstein_user_turns" in found.table()
+    assert found.estimates["wasserstein_user_turns"].value == pytest.approx(2)
+    assert found.verdict("wasserstein_user_turns") == "apart" and "wasserstein_user_turns" in found.table()
     assert json.loads(json.dumps(found.as_dict()))["figures"]["wasserstein_user_turns"]["reading"] == "apart"
     halves = crl.measure_shift(people, estimators=["lengths"], null_halvings=2)
-    assert len(halves.people.dialogues) + len(halves.others.dialogues) == 12
-    assert halves.reading("wasserstein_user_turns") == "within the null band"
+    assert len(halves.reference.dialogues) + len(halves.compared.dialogues) == 12
+    assert halves.verdict("wasserstein_user_turns") == "within the null band"
 
 
 def test_a_finished_run_is_read_as_values(tmp_path: Path) -> None:
