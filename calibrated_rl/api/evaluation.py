@@ -85,11 +85,11 @@ def evaluate(
         cluster.close()
         progress.close()
     split = saved.config.evaluation.split
-    metrics = summarise(results, sorted({each.seed for each in policies})) | {
+    metrics = summarise(results, sorted({policy_.seed for policy_ in policies})) | {
         "label": "" if split == "held_out" else f"evaluated on the {split} split",
         "settings": asdict(saved.config.evaluation) | {"deterministic": saved.config.deterministic},
         "changed": saved.changed,
-        "scores": {each.name: result["scores"] for each, result in zip(policies, results, strict=True)},
+        "scores": {policy_.name: result["scores"] for policy_, result in zip(policies, results, strict=True)},
         "agrees_with_run": agrees,
         **{name: counted for name, counted in cluster.collector.statistics.counts().items() if name in COUNTED},
         "versions": versions(),

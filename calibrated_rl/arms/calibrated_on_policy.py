@@ -16,7 +16,7 @@ class CalibratedOnPolicy(Calibrated):
     """Asks humans of the training population ``calibration.human_turns`` times at each re-calibration."""
 
     name = "calibrated_on_policy"
-    style = ArmStyle("calibrated, on-policy", "and people answer the policy's own histories", "#332288", "P")
+    style = ArmStyle("calibrated, on-policy", "and humans answer the policy's own histories", "#332288", "P")
     order = 6
     compared_with = ("calibrated", "calibrated_more_logs")
     asks_humans = True

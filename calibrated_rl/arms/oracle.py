@@ -13,7 +13,7 @@ class Oracle(Arm):
     """Trains with the scripted human; its replies are counted as human turns."""
 
     name = "oracle"
-    style = ArmStyle("oracle", "against people of the training population", "#009E73", "*")
+    style = ArmStyle("oracle", "against humans of the training population", "#009E73", "*")
     order = 8
     compared_with = ("calibrated",)
     meets = "human"

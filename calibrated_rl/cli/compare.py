@@ -49,7 +49,7 @@ def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument(
         "--only", default="", metavar="PART",
-        help="main, or one variant of the config: parts of a study may run beside each other, or on other days",
+        help="main, or one variant of the config: parts of a study may run in parallel, or on different days",
     )  # fmt: skip
     arguments = parser.parse_intermixed_args()
     if (code := command.supervise(arguments.supervise)) is not None:

@@ -58,7 +58,7 @@ class WeightPublisher:
         discarded.
 
         Args:
-            report: tells ``Membership`` what the replica has loaded.
+            report: reports to ``Membership`` what the replica has loaded.
 
         Raises:
             RayError, TimeoutError: the replica did not take them.

@@ -59,7 +59,7 @@ def learner_needs(
     lora_models: Set[str] = frozenset(),
 ) -> dict[str, int]:
     """Bytes of all ranks: every model with AdamW, a frozen copy of the policy, and one micro-batch. Of the models in
-    ``adapted``, which are trained by adapters alone, only the weights: the adapters' few percent are neglected.
+    ``lora_models``, which are trained by adapters alone, only the weights: the adapters' few percent are neglected.
 
     AdamW keeps two float32 moments, and under bfloat16 float32 master weights; ZeRO keeps one copy for all
     ranks of the state (from stage 1), the gradients (2) and the weights (3). Gradients in bfloat16 are summed over

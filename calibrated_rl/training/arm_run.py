@@ -246,13 +246,13 @@ class ArmRun:
 
     def _report(self) -> None:
         last = self._log.of_update(self.updates - 1)
-        updates, who = self.run.inputs.config.training.updates, f"{self.name} (seed {self.seed})"
-        self.run.inputs.progress.show(who, self.updates, updates)
+        updates, arm_name = self.run.inputs.config.training.updates, f"{self.name} (seed {self.seed})"
+        self.run.inputs.progress.show(arm_name, self.updates, updates)
         entropy = f"entropy {last['entropy']:.2f}" if "entropy" in last else why_nothing_was_learned(last)
         summary = f"reward {last['reward']:+.3f}, success {last['success']:.2f}, {entropy}"
-        logger.info(f"{who} update {self.updates}/{updates}: {summary}")
+        logger.info(f"{arm_name} update {self.updates}/{updates}: {summary}")
         if notice := signal_notice(self._log.series("groups_with_signal")):
-            logger.warning(f"{who}: {notice}")
+            logger.warning(f"{arm_name}: {notice}")
 
     def latest_dialogues(self) -> list[Dialogue]:
         """The dialogues of the previous update."""

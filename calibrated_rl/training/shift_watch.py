@@ -140,7 +140,7 @@ class MeasuredDialogues:
     """Its dialogues with the arm's user."""
     by_simulator: bool
     """Whether that user is a simulator."""
-    real: list[Dialogue]
+    human_dialogues: list[Dialogue]
     """Dialogues of humans at whose histories the simulator replied, too."""
     replies: list[Answer] | None
 
@@ -161,17 +161,21 @@ def run_rollouts(
 
     with_humans = meet(human, "people") if human is not None else None
     with_user = None if user is None else with_humans if user is human else meet(user, "simulator")
-    real = list(logs) if with_humans is None else [dialogue for dialogue in with_humans if dialogue.user_turn_indices()]
+    human_dialogues = (
+        list(logs) if with_humans is None else [dialogue for dialogue in with_humans if dialogue.user_turn_indices()]
+    )
     by_simulator = isinstance(user, ReplicaPool)
     replies = (
-        answers(cluster.collector, user, real, f"{name}-{seed}-{update}") if isinstance(user, ReplicaPool) else None
+        answers(cluster.collector, user, human_dialogues, f"{name}-{seed}-{update}")
+        if isinstance(user, ReplicaPool)
+        else None
     )
     return MeasuredDialogues(
         update=update,
         with_humans=with_humans,
         with_user=with_user,
         by_simulator=by_simulator,
-        real=real,
+        human_dialogues=human_dialogues,
         replies=replies,
     )
 
@@ -183,10 +187,10 @@ def collected(
     """The input of the estimates."""
     exact = None
     if measured.by_simulator and inputs.human is not None:
-        views = [sample.tokens for sample in log_samples(measured.real, Side.USER, models.simulator.chat)]
+        views = [sample.tokens for sample in log_samples(measured.human_dialogues, Side.USER, models.simulator.chat)]
         sampling = inputs.config.simulator.sampling
         scores = learner.log_probs(SIMULATOR, views, sampling.temperature)
-        exact = exact_replies(inputs.human, measured.real, views, scores, sampling.max_turn_tokens)
+        exact = exact_replies(inputs.human, measured.human_dialogues, views, scores, sampling.max_turn_tokens)
     with_simulator = measured.with_user if measured.by_simulator else None
     with_humans, monitor = measured.with_humans, inputs.logs[Split.MONITOR]
     return Collected(

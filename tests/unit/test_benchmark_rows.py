@@ -12,7 +12,7 @@ from calibrated_rl.models.tiny import make_tiny
 from calibrated_rl.models.tokenizer import read_tokenizer
 from tools.bench.base import NotMeasured
 from tools.bench.control_plane import ControlPlane
-from tools.bench.prefix_cache import Asked, servable
+from tools.bench.prefix_cache import RecordedTurn, servable
 from tools.bench.rollout import Line, script_of
 from tools.bench.talk import Talk, TalkConfig, model_of
 from tools.bench.trl_step import reward_of
@@ -30,7 +30,7 @@ def sequence(*parts: tuple[int, bool, list[int]]) -> TokenSequence:
     )  # fmt: skip
 
 
-def test_the_script_of_a_dialogue_has_its_turns_in_order_with_what_was_heard_before_each() -> None:
+def test_the_script_of_a_dialogue_has_its_turns_in_order_with_what_was_new_prompt_ids_before_each() -> None:
     policy = sequence((-1, False, [1, 2]), (1, False, [3]), (2, True, [4, 5]), (2, False, [9]), (3, False, [6, 7]),
                       (4, True, [8]))  # fmt: skip
     user = sequence((-1, False, [1]), (0, False, [2]), (1, True, [3, 9]), (2, False, [4, 5]), (3, True, [6]),
@@ -40,20 +40,20 @@ def test_the_script_of_a_dialogue_has_its_turns_in_order_with_what_was_heard_bef
         policy_tokens=policy, user_tokens=user,
     )  # fmt: skip
     assert script_of(dialogue) == [
-        Line(side=Side.USER, heard=[1, 2], tokens=2),
-        Line(side=Side.POLICY, heard=[1, 2, 3], tokens=2),
-        Line(side=Side.USER, heard=[4, 5], tokens=1),
-        Line(side=Side.POLICY, heard=[9, 6, 7], tokens=1),
+        Line(side=Side.USER, new_prompt_ids=[1, 2], tokens=2),
+        Line(side=Side.POLICY, new_prompt_ids=[1, 2, 3], tokens=2),
+        Line(side=Side.USER, new_prompt_ids=[4, 5], tokens=1),
+        Line(side=Side.POLICY, new_prompt_ids=[9, 6, 7], tokens=1),
     ]
 
 
 def test_what_a_cache_could_serve_is_the_longest_prefix_of_an_earlier_turn_that_was_computed() -> None:
     turns = [
-        Asked([1, 2, 3], [4, 5]),
-        Asked([1, 2, 3], [6]),  # another member of the group: the last token of the prompt is always computed
-        Asked([1, 2, 3, 4, 5, 7], [8]),  # the first dialogue goes on; 5 was sampled last, and has no keys yet
-        Asked([2, 3]),
-        Asked([1, 2, 9]),
+        RecordedTurn([1, 2, 3], [4, 5]),
+        RecordedTurn([1, 2, 3], [6]),  # another member of the group: the last token of the prompt is always computed
+        RecordedTurn([1, 2, 3, 4, 5, 7], [8]),  # the first dialogue goes on; 5 was sampled last, and has no keys yet
+        RecordedTurn([2, 3]),
+        RecordedTurn([1, 2, 9]),
     ]
     assert servable(turns) == [0, 2, 4, 0, 2]
 
@@ -62,7 +62,7 @@ def test_dialogues_over_stub_replicas_take_no_less_than_their_turns(ray_session:
     config = ControlPlane.Config(replicas=(8, 16), turns_per_second=200.0, policy_turns=3, hosts=1, group_size=4)
     talk = TalkConfig(model="tiny", policy_turns=config.policy_turns)
     with model_of(talk) as (_, tokens):
-        held = ControlPlane(config)._hold(talk, tokens, 8, 2)
+        held = ControlPlane(config)._run_dialogues(talk, tokens, 8, 2)
     # Twice: 2 groups, each an opening and 4 times 3 turns a side.
     assert held.turns == 2 * 2 * (1 + 4 * 6)
     assert 2 * (1 + 6) * 0.5 * 8 / 200 < held.ideal < held.seconds and held.cpu > 0
@@ -86,7 +86,7 @@ def test_completions_are_scored_where_the_policy_spoke_and_get_the_credit_of_the
 def test_where_pip_gets_nothing_the_row_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with pytest.raises(NotMeasured, match="pip does not get TRL.*trl==1.16.0"):
+    with pytest.raises(NotMeasured, match="pip cannot install TRL.*trl==1.16.0"):
         install_trl(tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -19,13 +19,13 @@ from tests.support.paths import ROOT
 from tools.plan.check import check_run, paired_ratio, ratio_of_means
 from tools.plan.cluster import Cluster, ClusterConfig, MachinesConfig, Need, needs_of, read_cluster
 from tools.plan.measured import UpdateMeasured, occasions_in, read_measured, trained_arms
-from tools.plan.model import CostModel, Setting, Wires, learning_seconds, rollout_seconds
+from tools.plan.model import CostModel, Network, Setting, learning_seconds, rollout_seconds
 from tools.plan.picture import draw
 from tools.plan.search import Planner, cheapest, counts_of, fastest
 
 HALF_BATCH = {"policy": 16.0, "simulator": 16.0}
 SETTING = Setting(replicas={"policy": 1, "simulator": 1}, ranks=1, tokens=1000)
-WIRES = Wires(weight_bytes=3_000_000_000, bytes_per_second=1e9)
+WIRES = Network(weight_bytes=3_000_000_000, bytes_per_second=1e9)
 
 
 def update(**changes: Any) -> UpdateMeasured:
@@ -37,7 +37,7 @@ def update(**changes: Any) -> UpdateMeasured:
 
 
 def model(*updates: UpdateMeasured, before: Setting = SETTING) -> CostModel:
-    return CostModel(updates=updates or [update()], before=before, half_batch=HALF_BATCH, wires=WIRES)
+    return CostModel(updates=updates or [update()], measured_setting=before, half_batch=HALF_BATCH, network=WIRES)
 
 
 def test_rollouts_by_hand() -> None:
@@ -183,7 +183,7 @@ def test_dollars_add_up_and_every_part_has_its_room(number: tuple[int, int, int]
         ("machines: {a: {cpus: many}}", "machines.a.cpus"),
         ("machines: {a: {runs: [policy, simulator], cpus: 8}}", "'learner' must stand in `runs` of exactly one"),
         ("machines: {a: {runs: [polcy], cpus: 8}}", "runs.0. is 'polcy': .*did you mean 'policy'"),
-        ("machines: {a: {runs: [policy, simulator, learner], cpus: 0.4}}", "has no room for one policy"),
+        ("machines: {a: {runs: [policy, simulator, learner], cpus: 0.4}}", "has no capacity for one policy"),
         ("machines: {a: {dollars_per_hour: -1}}", "dollars_per_hour is -1"),
         ("machines: {a: {dollars_per_hour: .nan}}", "dollars_per_hour is nan"),
         ("machines: {a: {spot: true}}", "spot_dollars_per_hour is missing"),
@@ -323,7 +323,7 @@ def test_plans_by_hand(tmp_path: Path) -> None:
     rollout = 10 * (0.75 * (1 + 48 / 16 / 3) / 4 + 0.25 * (1 + 16 / 16 / 2) / 2)
     assert best.seconds == pytest.approx(6 * (rollout + 4 / 2 + 1))
     assert cheapest(plans).dollars == min(plan.dollars for plan in plans) and cheapest(plans).counts["learner"] == 2
-    assert found.unseen == ["measuring", "checkpoint"]
+    assert found.unmeasured == ["measuring", "checkpoint"]
     other = load_config(tmp_path / "config.yaml", ["policy.engine.num_gpus=0"])
     with pytest.raises(UserError, match=r"other settings \(policy.engine.num_gpus\)"):
         Planner(read_measured(tmp_path, "interactive"), other, found.cluster)

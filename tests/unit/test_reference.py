@@ -11,7 +11,7 @@ from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.settings.fields import Name, NotNegative, OneOf, PartPath, Positive, Range, valid_keys
 from tests.support.paths import ROOT
 from tools.reference.__main__ import PAGES
-from tools.reference.keys import Key, default_of, in_words, keys_of, yaml
+from tools.reference.keys import Key, allowed_text, default_of, keys_of, yaml
 from tools.reference.names import GROUPS, names_page
 from tools.reference.page import sections
 from tools.reference.parts import kinds
@@ -92,7 +92,7 @@ def test_sections_begin_with_the_defaults_that_the_page_shows() -> None:
 
     def check(cls: type) -> None:
         for own, key in zip((f for f in fields(cls) if f.init), keys_of(cls), strict=True):
-            if key.section is not None and not key.many:
+            if key.section is not None and not key.is_mapping:
                 assert own.default_factory() == key.section(), key.name  # type: ignore[misc]
                 check(key.section)
 
@@ -104,15 +104,15 @@ def test_a_key_is_described_by_its_field() -> None:
     inherited, allowed = "How often | at most.", "whole number, at least 1"
     assert found["rounds"] == Key(name="rounds", default="4", allowed=allowed, text=inherited)
     assert found["kind"].allowed == "`a` or `b`" and found["kind"].text == "`a` or `b`."
-    assert found["inner"].section is Inner and not found["inner"].many and found["inner"].default == ""
-    assert found["named"].section is Inner and found["named"].many
+    assert found["inner"].section is Inner and not found["inner"].is_mapping and found["inner"].default == ""
+    assert found["named"].section is Inner and found["named"].is_mapping
     assert found["named"].allowed == "mapping of names to the keys below"
     assert found["maybe"].default == "null" and found["maybe"].allowed == "whole number, at least 0 or `null`"
     assert found["text"].default == '""' and found["text"].text == ""
     assert default_of(fields(Inner)[0]) == "1e-5"
 
 
-def test_what_annotations_allow_is_said_in_words() -> None:
+def test_what_annotations_allow_is_said_allowed_text() -> None:
     said: dict[Any, str] = {
         bool: "`true` or `false`", Annotated[float, Range(above=0, below=1)]: "number, above 0 and below 1",
         PartPath: "an import path: package.module:Class or file.py:Class",
@@ -122,5 +122,5 @@ def test_what_annotations_allow_is_said_in_words() -> None:
         Annotated[str, OneOf(("x", "y"))]: "`x` or `y`",
     }  # fmt: skip
     for hint, words in said.items():
-        assert in_words(hint) == words
+        assert allowed_text(hint) == words
     assert yaml({"a": [1, "b c", "d, e"], "f": None}) == '{a: [1, b c, "d, e"], f: null}'

@@ -1,11 +1,11 @@
 """Updates whose rollouts run on while the learner steps, against the longer one of the two.
 
 All parts are real: both engines, learner, replay store, weight sync; FrontDesk with models made on the spot. First
-rollouts and learning take turns, which gives the time of each alone; then the rollouts run ahead. Where both would
-share the same cores, neither could hide behind the other, whatever the program does. So the engines get one half of
-them and the learner, with driver, store and Ray, the other, in both runs; on a GPU machine they get what the settings
-say. The policy, which was fitted to people before, hardly learns, so that both runs have the same kind of dialogues to
-hold and to learn from; and since they do not have the same number of tokens, times are compared by token.
+rollouts and learning take turns, which gives the time of each alone; then the rollouts run ahead. If both
+shared the same cores, neither could overlap with the other, whatever the program does. So the engines get one half of
+them and the learner, with driver, store and Ray, the other, in both runs; on a GPU machine the settings decide. The
+policy, which was fitted to human turns before, hardly learns, so that both runs have the same kind of dialogues to run
+and to learn from; and since they do not have the same number of tokens, times are compared by token.
 """
 
 import os
@@ -38,12 +38,12 @@ class AsynchronousStep:
         warm_up: NotNegative = 2
         """Updates that are not counted, of each run."""
         updates: Positive = 20
-        """Updates that are; their mean counts."""
+        """Updates that are counted; their mean is reported."""
         tokens_per_update: Positive = 3000
         group_size: Annotated[int, Range(at_least=2)] = 8
         minibatches: Positive = 4
         logs: Positive = 1500
-        """Dialogues of people, and of cooperative ones, that policy and simulator are fitted to first."""
+        """Dialogues of humans, and of cooperative humans, that policy and simulator are fitted to first."""
         engine: EngineConfig = field(default_factory=lambda: EngineConfig(kv_cache_mib=256))
         """Of both sides."""
         learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(threads=1))
@@ -65,9 +65,9 @@ class AsynchronousStep:
         tokens = {name: sum(run["tokens"]) for name, run in (("turn", in_turn), ("ahead", ahead))}
         an_update = tokens["turn"] / len(in_turn["tokens"])
 
-        def seconds(run: dict[str, list[float]], name: str, *parts: str) -> float:
+        def seconds(run: dict[str, list[float]], name: str, *metrics: str) -> float:
             """Of an update with as many tokens as the mean one in turn."""
-            return an_update * sum(map(sum, (run[part] for part in parts))) / tokens[name]
+            return an_update * sum(map(sum, (run[metric] for metric in metrics))) / tokens[name]
 
         rollout = seconds(in_turn, "turn", "seconds_rollout")
         learning = seconds(in_turn, "turn", "seconds_learning", "seconds_weight_sync")
@@ -93,25 +93,25 @@ class AsynchronousStep:
 
         config = self._settings()
         inputs = read_inputs(config, folder, Progress(), training=False)  # no simulator is measured
-        found = []
+        runs = []
         with training_run(inputs, prepare_models(inputs)) as run:
             if self.config.device == "cpu":
                 _share_the_cores()
             for staleness in (0, self.config.max_staleness):
                 training = replace(config.training, max_staleness=staleness)
-                now = replace(inputs, config=replace(config, training=training))
-                arm = Interactive().train(replace(run, inputs=now), 0)
+                run_inputs = replace(inputs, config=replace(config, training=training))
+                arm = Interactive().train(replace(run, inputs=run_inputs), 0)
                 arm.close()
-                found.append(self._counted(arm.metrics))
-        return found[0], found[1]
+                runs.append(self._counted(arm.metrics))
+        return runs[0], runs[1]
 
     def _counted(self, metrics: list[dict[str, float]]) -> dict[str, list[float]]:
-        found: dict[str, list[float]] = {}
+        values_by_metric: dict[str, list[float]] = {}
         for metric in metrics:
-            # The last one waits for nothing that runs ahead.
+            # In the last updates no rollouts run ahead.
             if self.config.warm_up <= metric["update"] < self.config.warm_up + self.config.updates:
-                found.setdefault(str(metric["name"]), []).append(metric["value"])
-        return found
+                values_by_metric.setdefault(str(metric["name"]), []).append(metric["value"])
+        return values_by_metric
 
     def _settings(self) -> RunConfig:
         config = self.config
@@ -119,14 +119,14 @@ class AsynchronousStep:
             engine=config.engine, warm_start=SFTConfig(epochs=2, learning_rate=1.5e-3, batch_dialogues=16)
         )
         human = "calibrated_rl.examples.front_desk:FrontDeskHuman"
-        others = {"monitor": 20, "tuning": 10, "held_out": 10}
+        other_splits = {"monitor": 20, "tuning": 10, "held_out": 10}
         return RunConfig(
             name="asynchronous_step",
             arms=["interactive"],
             human=human,
-            logs={"reader": "calibrated_rl.logs.scripted:ScriptedLogs", "calibration": config.logs} | others,
+            logs={"reader": "calibrated_rl.logs.scripted:ScriptedLogs", "calibration": config.logs} | other_splits,
             pretraining=PretrainingConfig(
-                human=human, human_config={"cooperativeness": 1.0}, logs={"calibration": config.logs} | others
+                human=human, human_config={"cooperativeness": 1.0}, logs={"calibration": config.logs} | other_splits
             ),
             policy=side,
             simulator=side,
@@ -145,8 +145,10 @@ def _share_the_cores() -> None:
     """Bind the engines' processes to one half of the cores, and this one with all others it started to the other."""
     cores = sorted(os.sched_getaffinity(0))
     first, second = cores[: max(1, len(cores) // 2)], cores[len(cores) // 2 :]
-    own = psutil.Process()
-    for process in (own, *own.children(recursive=True)):
-        half = first if any(word in " ".join(process.cmdline()) for word in ("EngineCore", "ReplicaActor")) else second
+    this_process = psutil.Process()
+    for process in (this_process, *this_process.children(recursive=True)):
+        cores_of_process = (
+            first if any(word in " ".join(process.cmdline()) for word in ("EngineCore", "ReplicaActor")) else second
+        )
         for thread in process.threads():
-            os.sched_setaffinity(thread.id, half)
+            os.sched_setaffinity(thread.id, cores_of_process)

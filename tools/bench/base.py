@@ -1,4 +1,4 @@
-"""What a benchmark gives: one row, which compares a figure with its limit, both measured in the same run.
+"""The contract of a benchmark: one row, which compares a measurement with its limit, both taken in the same run.
 
 A benchmark is a component (``component.py``): a class with a frozen dataclass ``Config``, built from the settings of
 its row in ``configs/benchmarks/*.yaml``, whose ``measure`` does the work and returns a ``Row``. Each runs in a process
@@ -15,14 +15,14 @@ class NotMeasured(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One figure beside its limit."""
+    """One measurement beside its limit."""
 
     value: float
-    """What was reached, in the unit that ``how`` names."""
+    """The measured value, in the unit that ``how`` names."""
     limit: float
-    """What it is measured against, in the same unit."""
+    """The limit, in the same unit."""
     ratio: float
-    """What is compared with the goal: as a rule ``value / limit``."""
+    """Compared with the goal: as a rule ``value / limit``."""
     goal: float
     met: bool
     how: str

@@ -1,11 +1,11 @@
-"""How far is each part of the system from what limits it, on this machine?
+"""Measure how far each part of the system is from its limit on this machine.
 
     python jobs/benchmark.py --cpu
     python jobs/benchmark.py --gpu --only "weight sync" --out sync.json
 
 Measures the rows of configs/benchmarks/cpu.yaml (or gpu.yaml) one after the other, each beside its limit in a process
 of its own, prints them as a table and writes FILE. The machine should do nothing else meanwhile. Exit code 1: a goal
-was missed; 2: a wrong argument. A row that this machine cannot measure is said so and counts as neither.
+was missed; 2: a wrong argument. A row that this machine cannot measure is reported as such and counts as neither.
 """
 
 import argparse
@@ -20,9 +20,11 @@ from calibrated_rl.runtime import console
 def main() -> int:
     assert __doc__ is not None
     parser = command.Parser(description=__doc__)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--cpu", action="store_const", dest="kind", const="cpu", help="rows for a machine without GPU")
-    which.add_argument("--gpu", action="store_const", dest="kind", const="gpu", help="rows for one GPU")
+    device_options = parser.add_mutually_exclusive_group(required=True)
+    device_options.add_argument(
+        "--cpu", action="store_const", dest="kind", const="cpu", help="rows for a machine without GPU"
+    )
+    device_options.add_argument("--gpu", action="store_const", dest="kind", const="gpu", help="rows for one GPU")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this row alone; may be repeated")
     parser.add_argument(
         "--out", type=command.result_file(), default=Path("benchmarks.json"), metavar="FILE",
@@ -44,5 +46,5 @@ def main() -> int:
     results = run_all(choose(rows, arguments.only, file), measure_row)
     write_json(arguments.out, {"machine": machine(), "rows": results})
     console.result(table(results))
-    console.result(f"figures: {arguments.out.resolve()}")
+    console.result(f"results: {arguments.out.resolve()}")
     return 1 if any(row["met"] is False for row in results) else 0

@@ -1,4 +1,4 @@
-"""Tokens that the learner computes against those that carry loss or context: what packing wastes."""
+"""Tokens that the learner computes against those that carry loss or context: the overhead of packing."""
 
 from dataclasses import dataclass
 
@@ -30,14 +30,15 @@ class LearnerPadding:
         self.config = config
 
     def measure(self) -> Row:
-        found = {name: self._measure(lengths) for name, lengths in self._mixes().items()}
-        worst = max(found, key=lambda name: found[name][0] / found[name][1])
-        computed, needed, slots = found[worst]
+        sizes_by_mix = {name: self._measure(lengths) for name, lengths in self._mixes().items()}
+        worst = max(sizes_by_mix, key=lambda name: sizes_by_mix[name][0] / sizes_by_mix[name][1])
+        computed_tokens, needed_tokens, slots = sizes_by_mix[worst]
         return at_most(
-            computed, needed, 1.05,
+            computed_tokens, needed_tokens, 1.05,
             f"tokens in the micro-batches of {self.config.ranks} ranks against tokens of {self.config.sequences} "
-            f"sequences up to the last scored one, nothing shared; the worst of {', '.join(found)}: {worst}. "
-            f"Attention that works on sequences side by side (CPU, float32) pads by {slots / needed - 1:.0%} more",
+            f"sequences up to the last scored one, nothing shared; the worst of {', '.join(sizes_by_mix)}: {worst}. "
+            f"Attention that works on sequences side by side (CPU, float32) pads by "
+            f"{slots / needed_tokens - 1:.0%} more",
         )  # fmt: skip
 
     def _mixes(self) -> dict[str, NDArray[np.int64]]:
@@ -56,7 +57,7 @@ class LearnerPadding:
         }  # fmt: skip
 
     def _measure(self, lengths: NDArray[np.int64]) -> tuple[int, float, int]:
-        """Tokens computed, tokens that carry loss or context, and places in attention."""
+        """Tokens computed, tokens that carry loss or context, and slots in attention."""
         random = np.random.default_rng(1)
         samples = [Sample(tokens=_sequence(int(length), random), advantage=1.0) for length in lengths]
         packs = pack(samples, self.config.micro_batch_tokens, ranks=self.config.ranks)

@@ -1,4 +1,4 @@
-"""How much of what the machine can multiply the learner uses (MFU), over whole optimizer steps."""
+"""The learner's model FLOPs utilisation (MFU), over whole optimizer steps."""
 
 import statistics
 import tempfile
@@ -36,9 +36,9 @@ class LearnerSpeed:
         """Lengths in tokens, drawn uniformly; half of the tokens, in turns of 32, are the policy's."""
         warm_up: NotNegative = 1
         steps: Positive = 3
-        """Their median counts."""
+        """Their median is reported."""
         peak_tflops: Annotated[float, Range(above=0)] | None = None
-        """What the device can do, from its data sheet; none: its rate in a large product of matrices is measured."""
+        """Peak of the device, from its data sheet; none: its rate in a large product of matrices is measured."""
         goal: Annotated[float, Range(above=0)] = 0.5
 
     def __init__(self, config: Config) -> None:
@@ -68,16 +68,16 @@ class LearnerSpeed:
             rank.step("policy", batch, CORRECTION)
             self._wait()
             seconds.append(time.perf_counter() - began)
-        took = statistics.median(seconds)
+        step_seconds = statistics.median(seconds)
         if config.peak_tflops is None:
             limit, limit_words = self._matmul_rate(rank), "this machine's rate in products of matrices, same dtype"
         else:
             limit, limit_words = config.peak_tflops, "the device's peak by its data sheet"
-        done = self.operations(lengths, int(batch.scored.sum())) / 1e12
+        operations = self.operations(lengths, int(batch.scored.sum())) / 1e12
         return at_least(
-            done / took, limit, config.goal,
-            f"TFLOP/s of whole optimizer steps ({took:.2f} s; {len(batch.ids)} tokens in {config.sequences} sequences "
-            f"of {config.shortest} to {config.longest}, {config.learner.dtype}, {config.layers} layers of "
+            operations / step_seconds, limit, config.goal,
+            f"TFLOP/s of whole optimizer steps ({step_seconds:.2f} s; {len(batch.ids)} tokens in {config.sequences} "
+            f"sequences of {config.shortest} to {config.longest}, {config.learner.dtype}, {config.layers} layers of "
             f"{config.hidden}, {config.vocabulary} words) against {limit_words}. Counted is what the model needs: "
             "6 operations a weight and token, causal attention, the vocabulary for scored tokens alone, nothing that "
             f"is computed again. {self._goal_words()}",
@@ -96,9 +96,9 @@ class LearnerSpeed:
         config = self.config
         keys = config.hidden // config.heads * config.key_heads
         layer = 2 * config.hidden * (config.hidden + keys) + 3 * config.hidden * config.intermediate
-        read = lengths.astype(np.float64) - 1
-        products = 6 * config.layers * layer * read.sum()
-        attention = 6 * config.layers * config.hidden * (read**2).sum()
+        tokens_read = lengths.astype(np.float64) - 1
+        products = 6 * config.layers * layer * tokens_read.sum()
+        attention = 6 * config.layers * config.hidden * (tokens_read**2).sum()
         return float(products + attention + 6 * config.hidden * config.vocabulary * scored)
 
     def _wait(self) -> None:

@@ -37,11 +37,13 @@ class LossMemory:
     def measure(self) -> Row:
         config = self.config
         require_device(config.device)
-        found = {count: (self._peak(count), count * config.vocabulary * 4) for count in config.positions}
-        worst = max(found, key=lambda count: found[count][0] / found[count][1])
-        shares = ", ".join(f"{count}: {peak / full:.3f}" for count, (peak, full) in found.items())
+        bytes_by_count = {count: (self._peak(count), count * config.vocabulary * 4) for count in config.positions}
+        worst = max(bytes_by_count, key=lambda count: bytes_by_count[count][0] / bytes_by_count[count][1])
+        shares = ", ".join(
+            f"{count}: {peak / logits_bytes:.3f}" for count, (peak, logits_bytes) in bytes_by_count.items()
+        )
         return at_most(
-            *found[worst], 0.1,
+            *bytes_by_count[worst], 0.1,
             f"bytes at the peak of log-probs, entropies, loss and backward pass ({config.dtype}, {config.vocabulary} "
             f"words, size {config.size}), beyond hidden states, weights and the weights' gradient, against float32 "
             f"logits of all positions; by number of positions {shares}; the worst one counts",
@@ -60,31 +62,31 @@ class LossMemory:
             logprobs_N, entropies_N = head(hidden_ND, targets_N, 1.0, True)
             loss(_inputs(logprobs_N, entropies_N)).loss.backward()
 
-        kept = linear.weight.numel() * linear.weight.element_size()
-        return peak_bytes(work, device) - kept
+        weight_bytes = linear.weight.numel() * linear.weight.element_size()
+        return peak_bytes(work, device) - weight_bytes
 
 
 def _inputs(logprobs_N: Tensor, entropies_N: Tensor) -> LossInputs:
     """One sequence."""
-    before_N, ones_N = logprobs_N.detach(), torch.ones_like(logprobs_N)
+    old_logprobs_N, ones_N = logprobs_N.detach(), torch.ones_like(logprobs_N)
     return LossInputs(
-        logprobs=logprobs_N, entropy=entropies_N, old_logprobs=before_N, sampler_logprobs=before_N,
-        reference_logprobs=before_N, advantages=ones_N, weights=ones_N,
+        logprobs=logprobs_N, entropy=entropies_N, old_logprobs=old_logprobs_N, sampler_logprobs=old_logprobs_N,
+        reference_logprobs=old_logprobs_N, advantages=ones_N, weights=ones_N,
         sequence=torch.zeros_like(ones_N, dtype=torch.int64), count=1,
         totals=Totals(tokens=len(ones_N), sequences=1, weight=float(len(ones_N))),
     )  # fmt: skip
 
 
 def peak_bytes(work: Callable[[], None], device: torch.device) -> int:
-    """Bytes that torch held at most at one time during ``work``, beyond those it held before; what lives inside an
-    operator counts too."""
+    """Peak bytes that torch has allocated during ``work``, beyond those before it; memory inside an operator counts,
+    too."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        allocated_before = torch.cuda.memory_allocated()
         work()
         torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        return torch.cuda.max_memory_allocated() - allocated_before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         work()
     with tempfile.TemporaryDirectory() as folder:
@@ -92,8 +94,8 @@ def peak_bytes(work: Callable[[], None], device: torch.device) -> int:
         profile.export_chrome_trace(str(file))
         events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
     changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
-    held = peak = 0
+    allocated = peak = 0
     for _, change in changes:
-        held += change
-        peak = max(peak, held)
+        allocated += change
+        peak = max(peak, allocated)
     return peak

@@ -1,4 +1,4 @@
-"""Tables of dialogues for the rows about replay: as rollouts are, made once and given new names."""
+"""Tables of dialogues for the rows about replay: made once, in the shape of rollouts, and renamed."""
 
 import numpy as np
 import pyarrow as pa
@@ -43,12 +43,12 @@ def renamed(table: pa.Table, number: int, update: int) -> pa.Table:
     """``table`` as the ``number``-th of its kind, collected during ``update`` with the weights of then; its tokens are
     shared, not copied."""
     rows = np.arange(table.num_rows)
-    new = {
+    new_columns = {
         "id": pa.array([f"made-0-{number}-{row}" for row in rows]),
         "group_id": pa.array([f"made-0-{number}-{row}" for row in rows // GROUP]),
         **{name: pa.array(np.full(len(rows), update, np.int32)) for name in ("update", *_VERSIONS)},
     }
-    columns = [new.get(field.name, table.column(field.name)) for field in table.schema]
+    columns = [new_columns.get(field.name, table.column(field.name)) for field in table.schema]
     return pa.Table.from_arrays(columns, schema=table.schema)
 
 

@@ -1,4 +1,4 @@
-"""A Qwen2-shaped model with random weights, for rows whose time does not hang on what a model says."""
+"""A Qwen2-shaped model with random weights, for rows whose time does not depend on the model's output."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -15,32 +15,32 @@ from tools.bench.talk import TalkConfig, collector_of, model_of, two_pools
 
 
 @dataclass(slots=True)
-class Asked:
-    """One turn, in the order in which they were asked for."""
+class RecordedTurn:
+    """One turn, in the order of the requests."""
 
     prompt_ids: list[int]
     ids: list[int] = field(default_factory=list)
-    """What was sampled."""
+    """Sampled ids."""
     cached: int = 0
-    """Tokens of the prompt that the engine had."""
+    """Tokens of the prompt that the engine had cached."""
 
 
 class RecordingPool(ReplicaPool):
-    """Notes every turn."""
+    """Records every turn."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self.turns: list[Asked] = []
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.turns: list[RecordedTurn] = []
 
     async def generate(self, key: str, request: GenerateRequest) -> Generated:
-        turn = Asked(request.prompt_ids)
+        turn = RecordedTurn(request.prompt_ids)
         self.turns.append(turn)
         generated = await super().generate(key, request)
         turn.ids, turn.cached = generated.ids, generated.cached
         return generated
 
     def block_tokens(self) -> int:
-        """Tokens in a block of its engines' caches; whole blocks are kept."""
+        """Tokens in a block of its engines' caches; only full blocks are cached."""
         return self.fleet.handle(0).apply(_block_tokens).result(60)
 
 
@@ -48,21 +48,21 @@ def _block_tokens(replica: Replica) -> int:
     return int(replica.engine.vllm_config.cache_config.block_size)
 
 
-def servable(turns: Iterable[Asked]) -> list[int]:
-    """For each turn the tokens of its prompt that a turn asked for earlier had begun with, on whichever replica.
+def servable(turns: Iterable[RecordedTurn]) -> list[int]:
+    """For each turn the length of its prompt's longest prefix shared with an earlier turn, on whichever replica.
 
-    The last token of a prompt is always computed, because the first new one is drawn from it; of the last sampled one
-    no keys and values are kept.
+    The last token of a prompt is always computed, because the first new one is sampled from it; the last sampled one
+    has no keys and values.
     """
     counts = []
     root: dict[int, Any] = {}
     for turn in turns:
-        node, known = root, 0
+        node, n_shared = root, 0
         for id_ in turn.prompt_ids:
             if id_ not in node:
                 break
-            node, known = node[id_], known + 1
-        counts.append(min(known, len(turn.prompt_ids) - 1))
+            node, n_shared = node[id_], n_shared + 1
+        counts.append(min(n_shared, len(turn.prompt_ids) - 1))
         node = root
         for id_ in [*turn.prompt_ids, *turn.ids[:-1]]:
             node = node.setdefault(id_, {})
@@ -70,7 +70,7 @@ def servable(turns: Iterable[Asked]) -> list[int]:
 
 
 class PrefixCache:
-    """Holds groups of dialogues and asks what each turn found in the caches."""
+    """Runs groups of dialogues and records the cache hits of each turn."""
 
     Config = TalkConfig
 
@@ -92,10 +92,10 @@ class PrefixCache:
             block = policy.block_tokens()
             turns = [turn for pool in (policy, simulator) for turn in pool.turns]
             exact = [count for pool in (policy, simulator) for count in servable(pool.turns)]
-        whole = sum(count // block * block for count in exact)
+        in_full_blocks = sum(count // block * block for count in exact)
         cached, prompts = sum(turn.cached for turn in turns), sum(len(turn.prompt_ids) for turn in turns)
         return at_least(
-            cached, whole, 0.95,
+            cached, in_full_blocks, 0.95,
             f"prompt tokens that vLLM reports as served from its prefix cache, in {config.groups} groups of "
             f"{config.group_size} dialogues with {config.policy_turns} policy turns ({config.model}, {config.replicas} "
             f"replicas a side, {prompts} prompt tokens in {len(turns)} turns); limit: tokens of a prefix that an "

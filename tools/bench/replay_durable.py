@@ -15,13 +15,13 @@ from calibrated_rl.settings.fields import NotNegative, Positive, Range
 from tools.bench.base import Row, at_least
 from tools.bench.made_dialogues import GROUP, file_bytes, made_table, renamed
 
-PIECE = 2**20
-"""Bytes in one write: 17 MB in one call were seen to take ten times as long as in calls of this size."""
+CHUNK = 2**20
+"""Bytes in one write: 17 MB in one call took ten times as long as in calls of this size."""
 
 
 class ReplayDurable:
     """Appends long dialogues and writes the same bytes beside it, in turns; then fills a store with many short
-    dialogues, hands groups out meanwhile, and opens it again."""
+    dialogues, hands out groups meanwhile, and opens it again."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -49,17 +49,19 @@ class ReplayDurable:
     def measure(self) -> Row:
         config = self.config
         with tempfile.TemporaryDirectory(prefix="replay-", dir=config.folder or None) as folder:
-            stored, written, size = self._append(Path(folder))
+            store_seconds, write_seconds, size = self._append(Path(folder))
         with tempfile.TemporaryDirectory(prefix="replay-", dir=config.folder or None) as folder:
             filling = self._fill(Path(folder))
             size_of_many = sum(file.stat().st_size for file in Path(folder).iterdir())
             opening, with_index = self._open(Path(folder))
             for file in Path(folder).glob("index-*"):
                 file.unlink()
-            rebuilding, without = self._open(Path(folder))
-        assert with_index == without and with_index["dialogues"] == config.many and not with_index["refused"]
+            rebuilding, counts_without_index = self._open(Path(folder))
+        assert (
+            with_index == counts_without_index and with_index["dialogues"] == config.many and not with_index["refused"]
+        )
         return at_least(
-            size / stored / 1e9, size / written / 1e9, 0.8,
+            size / store_seconds / 1e9, size / write_seconds / 1e9, 0.8,
             f"GB/s of {config.appends} appends of {config.dialogues} dialogues of 2 x {config.tokens} tokens "
             f"({size / config.appends / 1e6:.0f} MB each), each durable with its checksum before it returns, against "
             f"the same bytes written one after the other to one file, fsync as often, in turns with them. "
@@ -76,9 +78,9 @@ class ReplayDurable:
         config = self.config
         template = made_table(config.dialogues, config.tokens)
         store = ReplayStore(folder / "store")
-        store.append_table(renamed(template, config.appends, 0))  # what is loaded at the first call
+        store.append_table(renamed(template, config.appends, 0))  # warm-up: the first call loads libraries
         tables = (renamed(template, number, 0) for number in range(config.appends))
-        stored = written = 0.0
+        store_seconds = write_seconds = 0.0
         size = 0
         with (folder / "plain").open("wb", buffering=0) as plain:
             for number, table in enumerate(tables):
@@ -88,11 +90,11 @@ class ReplayDurable:
                     began = time.perf_counter()
                     if turn == number % 2:
                         store.append_table(table)
-                        stored += time.perf_counter() - began
+                        store_seconds += time.perf_counter() - began
                     else:
                         _write(plain.fileno(), content)
-                        written += time.perf_counter() - began
-        return stored, written, size
+                        write_seconds += time.perf_counter() - began
+        return store_seconds, write_seconds, size
 
     def _fill(self, folder: Path) -> float:
         config, store, began = self.config, ReplayStore(folder), time.perf_counter()
@@ -115,7 +117,7 @@ class ReplayDurable:
 
 
 def _write(descriptor: int, content: NDArray[np.uint8]) -> None:
-    for first in range(0, len(content), PIECE):
-        piece = content[first : first + PIECE].data
-        assert os.write(descriptor, piece) == len(piece)
+    for first in range(0, len(content), CHUNK):
+        chunk = content[first : first + CHUNK].data
+        assert os.write(descriptor, chunk) == len(chunk)
     os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The replay store in memory: how fast tables come in, and whether a full store takes longer to sample from."""
+"""The replay store in memory: the rate of appends, and whether sampling from a full store takes longer."""
 
 import gc
 import statistics
@@ -46,9 +46,9 @@ class ReplayMemory:
         bandwidth = _copy_gigabytes_per_second()
         rate, converted = self._append()
         small, large = self._filled(config.small), ReplayStore()
-        first, last = self._fill(large, config.large)
+        first_append, last_append = self._fill(large, config.large)
         times: dict[str, list[float]] = {"small": [], "large": []}
-        gc.freeze()  # a pause for a million ids would fall into some sample, and have nothing to do with it
+        gc.freeze()  # a garbage collection of a million ids would distort some sample
         for _ in range(config.samples):
             for name, store in (("small", small), ("large", large)):
                 times[name].append(_seconds(lambda store=store: self._sample(store)))  # type: ignore[misc]
@@ -57,13 +57,13 @@ class ReplayMemory:
         return at_least(
             rate, 1.0, 1.0,
             f"GB of Arrow data a second through append_table, {config.dialogues} dialogues of 2 x {config.tokens} "
-            f"tokens at a time, against the 1 GB/s asked for. The store checks and indexes a table and keeps it, "
+            f"tokens at a time, against the required 1 GB/s. The store checks and indexes a table and keeps it, "
             f"not a copy: memory is not what limits it, a large copy makes {bandwidth:.1f} GB/s. Dialogues that are "
             f"Python objects, converted first: {converted:.2f} GB/s. Sampling {config.groups} groups of {GROUP} takes "
             f"{typical['small'] * 1e3:.2f} ms of {config.small:,} dialogues, {typical['large'] * 1e3:.2f} ms of "
             f"{config.large:,}: {growth:.2f} times (at most {config.flat:g}; nearly all of it makes Python objects). "
-            f"An append of {config.dialogues} short ones takes {first * 1e3:.2f} ms at first, {last * 1e3:.2f} ms at "
-            f"{config.large:,}",
+            f"An append of {config.dialogues} short ones takes {first_append * 1e3:.2f} ms at first, "
+            f"{last_append * 1e3:.2f} ms at {config.large:,}",
             also=growth <= config.flat,
         )  # fmt: skip
 
@@ -73,7 +73,7 @@ class ReplayMemory:
         template = made_table(config.dialogues, config.tokens)
         tables = [_in_own_memory(renamed(template, number, 0)) for number in range(config.appends)]
         store = ReplayStore()
-        store.append_table(renamed(template, config.appends, 0))  # what is loaded at the first call
+        store.append_table(renamed(template, config.appends, 0))  # warm-up: the first call loads libraries
         seconds = _seconds(lambda: [store.append_table(table) for table in tables])
         objects = dialogues(config.dialogues, config.tokens)
         converting = statistics.median(_seconds(lambda: ReplayStore().append(objects)) for _ in range(5))
@@ -89,9 +89,9 @@ class ReplayMemory:
         config = self.config
         template = made_table(min(config.dialogues, number), config.short)
         times = []
-        for each in range(-(-number // template.num_rows)):
-            table = renamed(template, each, 0)
-            table = table[: number - each * template.num_rows]
+        for batch_number in range(-(-number // template.num_rows)):
+            table = renamed(template, batch_number, 0)
+            table = table[: number - batch_number * template.num_rows]
             times.append(_seconds(lambda table=table: store.append_table(table)))  # type: ignore[misc]
         return statistics.median(times[:100]), statistics.median(times[-100:])
 

@@ -1,4 +1,4 @@
-"""All rows of a machine: reads which there are, runs each in a process of its own, and prints them as a table."""
+"""All rows of a machine: reads them from YAML, runs each in a process of its own, and prints them as a table."""
 
 import dataclasses
 import json
@@ -22,12 +22,12 @@ from tools.bench.base import NotMeasured, Row
 
 logger = logging.getLogger(__name__)
 
-FIELDS = tuple(each.name for each in dataclasses.fields(Row))
+FIELDS = tuple(field_.name for field_ in dataclasses.fields(Row))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowConfig:
-    """Where a row comes from."""
+    """The benchmark of a row."""
 
     benchmark: PartPathOrNone = ""
     """Import path of its class."""
@@ -52,7 +52,7 @@ def read_rows(file: Path) -> dict[str, RowConfig]:
 
 
 def choose(rows: Mapping[str, RowConfig], only: Sequence[str], file: Path) -> dict[str, RowConfig]:
-    """The rows that ``only`` names; all where it names none.
+    """The rows in ``only``; all rows if it is empty.
 
     Raises:
         UserError: there is no such row.
@@ -63,9 +63,9 @@ def choose(rows: Mapping[str, RowConfig], only: Sequence[str], file: Path) -> di
     return {name: row for name, row in rows.items() if name in only or not only}
 
 
-def measure(row: RowConfig, where: str) -> dict[str, Any]:
-    """The fields of the row, measured in this process; what cannot be measured here has the reason in ``how``."""
-    benchmark = component.build(row.benchmark, row.config, where)
+def measure(row: RowConfig, location: str) -> dict[str, Any]:
+    """The fields of the row, measured in this process; where that is not possible, ``how`` has the reason."""
+    benchmark = component.build(row.benchmark, row.config, location)
     try:
         return dataclasses.asdict(benchmark.measure())
     except NotMeasured as reason:
@@ -93,10 +93,10 @@ def run_all(rows: Mapping[str, RowConfig], command: Sequence[str]) -> list[dict[
                 process.communicate()
                 output, errors = "", f"it took longer than {row.timeout_seconds:g} s"
         if process.returncode == 0:
-            found = json.loads(output.strip().splitlines()[-1])
+            values = json.loads(output.strip().splitlines()[-1])
         else:
-            found = not_measured((errors.strip() or f"exit code {process.returncode}").splitlines()[-1])
-        results.append({"name": name} | found)
+            values = not_measured((errors.strip() or f"exit code {process.returncode}").splitlines()[-1])
+        results.append({"name": name} | values)
         logger.info(f"{line_of(results[-1])} ({time.monotonic() - began:.0f} s)")
     return results
 
@@ -130,7 +130,7 @@ def line_of(row: Mapping[str, Any]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table, and below it how each figure came about."""
+    """The table, and below it how each value was measured."""
     head = f"{'row':<24} {'value':>12} {'limit':>12} {'ratio':>8} {'goal':>6}"
     notes = [f"{row['name']}: {row['how']}" for row in rows if row["value"] is not None]
     return "\n".join([head, *map(line_of, rows), "", *notes])

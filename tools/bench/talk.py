@@ -1,4 +1,4 @@
-"""Dialogues for benchmarks: a task that never ends early, and two pools of replicas that hold it in Ray."""
+"""Dialogues for benchmarks: a task that never ends early, and two pools of replicas that run it in Ray."""
 
 import os
 import sys
@@ -48,11 +48,11 @@ class Talk:
         ]
 
     def texts(self, count: int) -> list[str]:
-        """What a tokenizer for ``count`` scenarios should know."""
+        """Training texts for a tokenizer of ``count`` scenarios."""
         return [
             text
-            for each in self.scenarios(Split.CALIBRATION, count)
-            for text in (each.policy_instructions, each.greeting)
+            for scenario in self.scenarios(Split.CALIBRATION, count)
+            for text in (scenario.policy_instructions, scenario.greeting)
         ]
 
     def ending(self, scenario: Scenario, turns: Sequence[Turn]) -> str | None:
@@ -68,11 +68,11 @@ class Talk:
         return {}
 
 
-def _instructions(own: str, other: str, shop: str, number: int) -> str:
+def _instructions(role: str, partner: str, shop: str, number: int) -> str:
     return (
-        f"Visit {number}. You are the {own} in a {shop} shop, and you are talking with a {other}. Stay in your part "
-        f"all the time, and never speak for the {other}. Say one or two short sentences in a turn, and take up what "
-        f"the {other} has just said. Be polite and to the point. If you want to know something, ask for one thing at "
+        f"Visit {number}. You are the {role} in a {shop} shop, and you are talking with a {partner}. Stay in your part "
+        f"all the time, and never speak for the {partner}. Say one or two short sentences in a turn, and take up what "
+        f"the {partner} has just said. Be polite and to the point. If you want to know something, ask for one thing at "
         "a time. Name prices in whole coins, and keep to the price that you have named before. When you have agreed "
         "on everything, go on talking about the weather, the town or the news until the other says goodbye."
     )
@@ -80,7 +80,7 @@ def _instructions(own: str, other: str, shop: str, number: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TalkConfig:
-    """Who talks, how much, on what engines."""
+    """Models, sizes and engines of the dialogues."""
 
     model: Name = "smollm2-135m"
     """Of both sides; ``tiny``: one made on the spot."""
@@ -107,8 +107,8 @@ class TalkConfig:
 @contextmanager
 def model_of(config: TalkConfig) -> Iterator[tuple[Path, ChatTokens]]:
     """The folder of the model, and its chat."""
-    with tempfile.TemporaryDirectory(prefix="calibrated_rl_benchmark_") as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory(prefix="calibrated_rl_benchmark_") as temporary_folder:
+        folder = Path(temporary_folder)
         if config.model == "tiny":
             make_tiny(folder, Talk(config.policy_turns).texts(20), 0, context=config.max_model_len)
         else:
@@ -142,9 +142,9 @@ def start_ray(num_cpus: int, object_store_mib: int = 512) -> None:
     """A local Ray whose workers import the package from where this process has it, whatever else runs here."""
     import ray
 
-    # By default Ray's workers give way to everything else that runs; what they are compared with does not.
+    # By default Ray's workers have a lower priority than other processes; the baseline does not.
     os.environ.update(RAY_worker_niceness="0")
-    path = os.pathsep.join(each for each in (str(Path(__file__).resolve().parents[2]), *sys.path) if each)
+    path = os.pathsep.join(entry for entry in (str(Path(__file__).resolve().parents[2]), *sys.path) if entry)
     ray.init(
         address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=object_store_mib * 2**20,
         runtime_env={"env_vars": {"PYTHONPATH": path} | third_party.worker_environment()},

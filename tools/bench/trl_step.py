@@ -1,4 +1,4 @@
-"""Whole steps of TRL's ``GRPOTrainer``, timed: the other side of the row ``whole step``.
+"""Whole steps of TRL's ``GRPOTrainer``, timed: the baseline of the row ``whole step``.
 
 Runs by itself in a process that has TRL beside torch and transformers, and imports nothing of this package. It reads
 its settings as JSON from its standard input (the fields of ``Settings``) and prints as JSON, on its last line, the
@@ -16,7 +16,7 @@ import torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What both sides do."""
+    """Settings of both sides."""
 
     model: str
     """A folder in Hugging Face format."""
@@ -31,12 +31,12 @@ class Settings:
     threads: int
     learning_rate: float
     folder: str
-    """For what the trainer wants to write."""
+    """Output folder of the trainer."""
 
 
 def reward_of(ids: list[int]) -> float:
     """Anything that differs between completions: the share of even ids."""
-    return sum(each % 2 == 0 for each in ids) / len(ids)
+    return sum(token_id % 2 == 0 for token_id in ids) / len(ids)
 
 
 def timed_steps(settings: Settings) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""How long it takes until an engine speaks under the learner's new weights, against a copy of their bytes.
+"""How long it takes until an engine samples under the learner's new weights, against a copy of their bytes.
 
-Everything in between counts: the learner gathers its weights, Ray carries them, the engine pauses, takes them over,
-forgets what it remembered under the old ones, and goes on.
+Everything in between counts: the learner gathers its weights, Ray transports them, the engine pauses, loads them, drops
+its prefix cache, and resumes.
 """
 
 import statistics
@@ -40,13 +40,13 @@ class WeightSync:
         """The first ones wait for the operating system to give memory to Ray's store, which takes a second for 540 MB
         on a virtual machine, until all of the store has been used once."""
         syncs: Positive = 9
-        """Their median counts."""
+        """Their median is reported."""
         goal: Annotated[float, Range(above=0)] = 10.0
-        """At most so many times as long as the copy: this project's own choice, made before anything was measured. On a
+        """Maximum time as a multiple of the copy: this project's own choice, made before anything was measured. On a
         CPU each byte is written three times: into memory shared with the engine's process, into vLLM's joined layers,
         into its packed form; through Ray's object store once more."""
         goal_ms: Annotated[float, Range(above=0)] | None = None
-        """Instead of ``goal``: at most so many milliseconds."""
+        """Instead of ``goal``: maximum milliseconds."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -54,23 +54,23 @@ class WeightSync:
     def measure(self) -> Row:
         config = self.config
         require_device(config.device)
-        with tempfile.TemporaryDirectory(prefix="calibrated_rl_benchmark_") as made:
-            folder = Path(made)
+        with tempfile.TemporaryDirectory(prefix="calibrated_rl_benchmark_") as temporary_folder:
+            folder = Path(temporary_folder)
             config.save_model(folder, config.engine.dtype)
             tiny_tokenizer(["well"], vocab_size=300, context=512).save_pretrained(folder)
-            took, size = self._syncs(folder)
-        copied = self._copy_ms(size)
+            sync_ms, size = self._syncs(folder)
+        copy_ms = self._copy_ms(size)
         goal = config.goal if config.goal_ms is None else config.goal_ms
-        ratio = took / copied if config.goal_ms is None else took
-        way = "memory that both share" if config.learner.share_weights else "Ray's object store"
-        words = "how many copies that is" if config.goal_ms is None else "milliseconds in all"
+        ratio = sync_ms / copy_ms if config.goal_ms is None else sync_ms
+        transport = "memory that both share" if config.learner.share_weights else "Ray's object store"
+        goal_unit = "how many copies that is" if config.goal_ms is None else "milliseconds in all"
         return Row(
-            value=took, limit=copied, ratio=ratio, goal=goal, met=ratio <= goal,
-            how=f"milliseconds from the learner's weights to an engine that goes on under them, median of "
+            value=sync_ms, limit=copy_ms, ratio=ratio, goal=goal, met=ratio <= goal,
+            how=f"milliseconds from the learner's weights to an engine that resumes under them, median of "
             f"{config.syncs} ({size / 2**20:.0f} MiB: {config.layers} layers of {config.hidden}, {config.vocabulary} "
-            f"words, {config.learner.dtype} in the learner, {config.engine.dtype} in the engine), through {way}; "
+            f"words, {config.learner.dtype} in the learner, {config.engine.dtype} in the engine), through {transport}; "
             f"limit: a copy of these bytes from memory to memory by one thread on the {config.device}. The goal counts "
-            f"{words}",
+            f"{goal_unit}",
         )  # fmt: skip
 
     def _syncs(self, folder: Path) -> tuple[float, int]:
@@ -108,7 +108,7 @@ class WeightSync:
         if isinstance(update, SharedUpdate):
             return update.weights.size
         assert isinstance(update, FullUpdate), "the benchmark trains the whole model"
-        return sum(each.nbytes for each in ray.get(update.weights).values())
+        return sum(tensor.nbytes for tensor in ray.get(update.weights).values())
 
     def _mib(self, folder: Path) -> int:
         return sum(file.stat().st_size for file in folder.glob("*.safetensors")) // 2**20 + 1

@@ -2,10 +2,10 @@
 
 Both sides do the same on the same machine, one after the other: the same model, the same prompts, groups of the same
 size, completions of exactly the same length, one optimizer step on all of them, the same dtype and number of threads.
-Ours are single turns through an engine in its actor, the learner in its, and the weights' way between them, all of
-which wait for each other: nothing is asynchronous.
+Ours are single turns through an engine in its actor, a step of the learner in its actor, and the weight sync between
+them, one after the other: nothing is asynchronous.
 
-TRL is installed on first use, beside the packages that are here, into a folder of its own.
+TRL is installed on first use into a folder of its own.
 """
 
 import asyncio
@@ -42,24 +42,24 @@ from tools.bench.trl_step import Settings, reward_of
 
 TRL = "1.16.0"
 NEEDS = (f"trl=={TRL}", "datasets==5.2.0", "multiprocess==0.70.19", "xxhash", "dill==0.4.1")
-"""TRL and what it needs beyond the requirements of this package, which are reused."""
+"""TRL and its requirements beyond those of this package, which are reused."""
 LOSS: tuple[str, dict[str, Any]] = ("calibrated_rl.learner.losses.grpo:GRPO", {})
 WORDS = ("red", "blue", "green", "white", "black", "brown", "pink", "grey")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What one shape gave."""
+class ShapeResult:
+    """The measurements of one shape."""
 
     ours: dict[int, float]
     """Completions a second by the number of threads."""
-    theirs: dict[int, float]
+    trl: dict[int, float]
     parts: tuple[float, float, float]
     """Milliseconds of sampling, learning and weight sync, with the best number of threads."""
 
     @property
     def ratio(self) -> float:
-        return max(self.ours.values()) / max(self.theirs.values())
+        return max(self.ours.values()) / max(self.trl.values())
 
 
 class WholeStep:
@@ -75,17 +75,17 @@ class WholeStep:
         """By default as in negotiations (CaSiNo, SmolLM2's tokenizer): a turn of 24 tokens follows on 438, means over
         300 dialogues."""
         also: tuple[tuple[Positive, Positive], ...] = ((64, 64),)
-        """Further prompt and completion lengths, which are reported and do not count."""
+        """Further prompt and completion lengths, which are reported but not compared with the goal."""
         hidden: Positive = 192
         layers: Positive = 2
         """Of the tiny model, with a vocabulary of 800 tokens at most."""
         threads: tuple[Positive, ...] = (1, 2)
-        """So many engines of one thread each and a learner with so many, which take turns; and TRL's process with so
-        many. The number that suits a side best counts for it: where other work runs beside them, that may be one."""
+        """Numbers of threads to try: engines of one thread each and a learner with as many threads, which take turns;
+        and threads of TRL's process. The best number of each side counts: beside other work that may be one."""
         learning_rate: Annotated[float, Range(above=0, at_most=1)] = 1e-5
         warm_up: NotNegative = 2
         steps: Positive = 6
-        """Their median counts."""
+        """Their median is reported."""
         goal: Annotated[float, Range(above=0)] = 3.0
 
     def __init__(self, config: Config) -> None:
@@ -94,31 +94,32 @@ class WholeStep:
     def measure(self) -> Row:
         config = self.config
         library = install_trl(Path.home() / ".cache" / "calibrated_rl")
-        with tempfile.TemporaryDirectory(prefix="calibrated_rl_benchmark_") as made:
-            folder = Path(made) / "model"
+        with tempfile.TemporaryDirectory(prefix="calibrated_rl_benchmark_") as temporary_folder:
+            folder = Path(temporary_folder) / "model"
             texts = [" ".join(WORDS)] * 20 + Talk(1).texts(20)
             make_tiny(folder, texts, 0, hidden=config.hidden, layers=config.layers, context=1024)
-            found = self._shape(library, folder, config.prompt_tokens, config.completion_tokens)
-            also = {shape: self._shape(library, folder, *shape) for shape in config.also}
-        others = "; ".join(
-            f"with prompts of {prompt} and completions of {completion} {each.ratio:.2f} "
-            f"({max(each.ours.values()):.1f} against {max(each.theirs.values()):.1f}: {_milliseconds(each)})"
-            for (prompt, completion), each in also.items()
+            main_shape = self._shape(library, folder, config.prompt_tokens, config.completion_tokens)
+            further = {shape: self._shape(library, folder, *shape) for shape in config.also}
+        other_shapes = "; ".join(
+            f"with prompts of {prompt} and completions of {completion} {shape_result.ratio:.2f} "
+            f"({max(shape_result.ours.values()):.1f} against {max(shape_result.trl.values()):.1f}: "
+            f"{_milliseconds(shape_result)})"
+            for (prompt, completion), shape_result in further.items()
         )
         return at_least(
-            max(found.ours.values()), max(found.theirs.values()), config.goal,
+            max(main_shape.ours.values()), max(main_shape.trl.values()), config.goal,
             f"completions a second of whole steps, medians of {config.steps} ({config.groups} prompts of "
             f"{config.prompt_tokens} tokens, {config.group_size} completions of {config.completion_tokens} each, one "
             f"optimizer step; a Llama of {config.layers} layers of {config.hidden}, {config.dtype}): sampling, "
-            f"learning and weight sync in turn ({_milliseconds(found)}; with {_by_threads(found.ours)}); limit: "
-            f"GRPOTrainer of TRL {TRL}, sampling with transformers (with {_by_threads(found.theirs)}). Not counted: "
-            f"{others or 'nothing'}. Sampling with vLLM, which TRL can do, too, is left out: by its source it writes "
-            "new weights in a way that vLLM's packed layers on a CPU do not take",
+            f"learning and weight sync in turn ({_milliseconds(main_shape)}; with {_by_threads(main_shape.ours)}); "
+            f"limit: GRPOTrainer of TRL {TRL}, sampling with transformers (with {_by_threads(main_shape.trl)}). Not "
+            f"counted: {other_shapes or 'nothing'}. Sampling with vLLM, which TRL can do, too, is left out: its source "
+            "writes new weights in a way that vLLM's packed layers on a CPU do not take",
         )  # fmt: skip
 
-    def _shape(self, library: Path, model: Path, prompt_tokens: int, completion_tokens: int) -> Found:
+    def _shape(self, library: Path, model: Path, prompt_tokens: int, completion_tokens: int) -> ShapeResult:
         config = self.config
-        theirs, ours, medians = {}, {}, {}
+        trl_rates, our_rates, medians = {}, {}, {}
         for threads in config.threads:
             settings = Settings(
                 model=str(model), dtype=config.dtype, prompts=self.prompts(prompt_tokens), groups=config.groups,
@@ -126,13 +127,13 @@ class WholeStep:
                 steps=config.warm_up + config.steps, threads=threads, learning_rate=config.learning_rate,
                 folder=str(model.with_name("trl")),
             )  # fmt: skip
-            theirs[threads] = self._per_second(_steps_of_trl(library, settings))
-            parts = asyncio.run(_our_steps(settings, prompt_tokens))
-            ours[threads] = self._per_second([sum(step) for step in parts])
-            measured = np.asarray(parts[config.warm_up :])
+            trl_rates[threads] = self._per_second(_steps_of_trl(library, settings))
+            step_parts = asyncio.run(_our_steps(settings, prompt_tokens))
+            our_rates[threads] = self._per_second([sum(step) for step in step_parts])
+            measured = np.asarray(step_parts[config.warm_up :])
             medians[threads] = 1000 * np.median(measured, axis=0)
-        sampling, learning, sync = medians[max(ours, key=lambda threads: ours[threads])]
-        return Found(ours, theirs, (float(sampling), float(learning), float(sync)))
+        sampling, learning, sync = medians[max(our_rates, key=lambda threads: our_rates[threads])]
+        return ShapeResult(our_rates, trl_rates, (float(sampling), float(learning), float(sync)))
 
     def _per_second(self, seconds: list[float]) -> float:
         """Completions a second in the median step after those that warm up."""
@@ -145,12 +146,12 @@ class WholeStep:
         return [" ".join(random.choice(WORDS, tokens)) for _ in range(count)]
 
 
-def _by_threads(found: Mapping[int, float]) -> str:
-    return ", ".join(f"{threads} thread{'s' * (threads > 1)}: {value:.1f}" for threads, value in found.items())
+def _by_threads(rates: Mapping[int, float]) -> str:
+    return ", ".join(f"{threads} thread{'s' * (threads > 1)}: {value:.1f}" for threads, value in rates.items())
 
 
-def _milliseconds(found: Found) -> str:
-    sampling, learning, sync = found.parts
+def _milliseconds(result: ShapeResult) -> str:
+    sampling, learning, sync = result.parts
     return f"{sampling:.0f}, {learning:.0f} and {sync:.0f} ms"
 
 
@@ -158,7 +159,7 @@ def install_trl(cache: Path) -> Path:
     """The folder that has TRL, installed there unless it is.
 
     Raises:
-        NotMeasured: pip does not get it.
+        NotMeasured: pip cannot install it.
     """
     folder = cache / f"trl-{TRL}"
     if folder.is_dir():
@@ -166,9 +167,11 @@ def install_trl(cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=f".{folder.name}-") as work:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        done = subprocess.run([*command, "--target", work, *NEEDS], capture_output=True, text=True)
-        if done.returncode:
-            raise NotMeasured(f"pip does not get TRL: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}")
+        process = subprocess.run([*command, "--target", work, *NEEDS], capture_output=True, text=True)
+        if process.returncode:
+            raise NotMeasured(
+                f"pip cannot install TRL: {(process.stderr.strip() or 'no reason given').splitlines()[-1]}"
+            )
         shutil.copytree(work, folder, dirs_exist_ok=True)
     return folder
 
@@ -180,15 +183,15 @@ def _steps_of_trl(library: Path, settings: Settings) -> list[float]:
         "PYTHONPATH": str(library), "OMP_NUM_THREADS": str(settings.threads), "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(script)], input=json.dumps(asdict(settings)), env=environment, capture_output=True,
         text=True,
     )  # fmt: skip
-    if done.returncode:
-        raise NotMeasured(f"TRL fails: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}")
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    assert set(found["lengths"]) == {settings.completion_tokens}, "TRL sampled completions of other lengths"
-    return [float(each) for each in found["seconds"]]
+    if process.returncode:
+        raise NotMeasured(f"TRL fails: {(process.stderr.strip() or 'no reason given').splitlines()[-1]}")
+    output = json.loads(process.stdout.strip().splitlines()[-1])
+    assert set(output["lengths"]) == {settings.completion_tokens}, "TRL sampled completions of other lengths"
+    return [float(value) for value in output["seconds"]]
 
 
 async def _our_steps(settings: Settings, prompt_tokens: int) -> list[tuple[float, float, float]]:
@@ -228,38 +231,41 @@ async def _sample(
 ) -> list[list[tuple[list[int], Generated]]]:
     """For each prompt its completions."""
 
-    async def one(number: int, member: int) -> tuple[list[int], Generated]:
+    async def sample_completion(number: int, member: int) -> tuple[list[int], Generated]:
         key, prompt = f"{number:06d}-{member:03d}", prompts[number]
-        answer = await pool.generate(key, GenerateRequest(prompt, settings.completion_tokens, 1.0, 0, ()))
+        completion = await pool.generate(key, GenerateRequest(prompt, settings.completion_tokens, 1.0, 0, ()))
         pool.leave(key)
-        assert len(answer.ids) == settings.completion_tokens
-        return prompt, answer
+        assert len(completion.ids) == settings.completion_tokens
+        return prompt, completion
 
     members = range(settings.group_size)
     return [
         list(group)
         for group in await asyncio.gather(
-            *(asyncio.gather(*(one(number, member) for member in members)) for number in range(len(prompts)))
+            *(
+                asyncio.gather(*(sample_completion(number, member) for member in members))
+                for number in range(len(prompts))
+            )
         )
     ]
 
 
 def with_credit(group: Sequence[tuple[list[int], Generated]]) -> list[Sample]:
-    advantages = group_advantages([reward_of(answer.ids) for _, answer in group], GRPO(GRPO.Config()))
+    advantages = group_advantages([reward_of(completion.ids) for _, completion in group], GRPO(GRPO.Config()))
     return [
-        Sample(tokens=_sequence(prompt, answer), advantage=float(advantage))
-        for (prompt, answer), advantage in zip(group, advantages, strict=True)
+        Sample(tokens=_sequence(prompt, completion), advantage=float(advantage))
+        for (prompt, completion), advantage in zip(group, advantages, strict=True)
     ]
 
 
-def _sequence(prompt: list[int], answer: Generated) -> TokenSequence:
+def _sequence(prompt: list[int], completion: Generated) -> TokenSequence:
     """Prompt and completion, of which the completion is the policy's."""
 
     def after(fill: Any, values: Any, dtype: Any) -> Any:
         return np.concatenate([np.full(len(prompt), fill, dtype), np.asarray(values, dtype)])
 
     return TokenSequence(
-        ids=np.asarray([*prompt, *answer.ids], np.int32), mask=after(False, np.ones(len(answer.ids)), np.bool_),
-        logprobs=after(np.nan, answer.logprobs, np.float32), versions=after(-1, answer.versions, np.int32),
-        turns=after(-1, np.zeros(len(answer.ids)), np.int32),
+        ids=np.asarray([*prompt, *completion.ids], np.int32), mask=after(False, np.ones(len(completion.ids)), np.bool_),
+        logprobs=after(np.nan, completion.logprobs, np.float32), versions=after(-1, completion.versions, np.int32),
+        turns=after(-1, np.zeros(len(completion.ids)), np.int32),
     )  # fmt: skip

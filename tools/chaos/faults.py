@@ -1,4 +1,4 @@
-"""The faults of jobs/chaos.py: each finds the processes of a running job and does something to them."""
+"""The faults of jobs/chaos.py: each finds processes of a running job and kills, stops or disturbs them."""
 
 import contextlib
 import os
@@ -20,9 +20,9 @@ from calibrated_rl.weight_sync.buckets import MEMORY_NAME
 ROLE = "CALIBRATED_RL_ROLE"
 ACTORS = {"learner": "ray::_RankActor", "store": "ray::ReplayService"}
 SLOWED, SLOW_S = 20, 5.0
-"""How many times slower, and for how long."""
+"""Slowdown factor, and its duration."""
 PAUSE_S, HANG_S = 3.0, 45.0
-"""A pause ends before anybody gives up on the process, a hang after that (engine.timeout_seconds is 20)."""
+"""A pause ends before the process counts as lost, a hang after that (engine.timeout_seconds is 20)."""
 
 
 class NotThere(Exception):
@@ -30,12 +30,12 @@ class NotThere(Exception):
 
 
 class NotRefused(Exception):
-    """A second job came through."""
+    """A second job was not refused."""
 
 
 @dataclass
 class Target:
-    """What faults work on."""
+    """The processes that faults act on."""
 
     root: psutil.Process
     """All processes of cluster and job descend from it."""
@@ -83,7 +83,7 @@ def _resume(process: psutil.Process) -> None:
 
 
 def _slowed(process: psutil.Process) -> None:
-    """Let it run a twentieth of the time."""
+    """Let the process run a twentieth of the time for ``SLOW_S`` seconds."""
 
     def throttle() -> None:
         end = time.monotonic() + SLOW_S
@@ -96,24 +96,24 @@ def _slowed(process: psutil.Process) -> None:
     threading.Thread(target=lambda: _quietly(throttle), daemon=True).start()
 
 
-def _quietly(call: Callable[[], Any]) -> None:
+def _quietly(action: Callable[[], Any]) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):  # killed by another fault
-        call()
+        action()
 
 
 SYNC_WAIT_S = 20.0
 
 
 def break_weight_sync(target: Target) -> None:
-    """Cut short the memory through which a replica hands weights to its engine, now and then while they are in it.
+    """Truncate the memory through which a replica sends weights to its engine, sometimes during a transfer.
 
     Raises:
-        NotThere: no replica had any for ``SYNC_WAIT_S`` seconds.
+        NotThere: no replica used such memory for ``SYNC_WAIT_S`` seconds.
     """
     deadline = time.monotonic() + SYNC_WAIT_S
     while time.monotonic() < deadline:
         for role in ("policy", "simulator"):
-            with contextlib.suppress(NotThere, FileNotFoundError):  # it is gone meanwhile
+            with contextlib.suppress(NotThere, FileNotFoundError):  # it has ended meanwhile
                 for file in Path(f"/proc/{target.actor(role).pid}/fd").iterdir():
                     if f"memfd:{MEMORY_NAME}" in os.readlink(file) and (size := file.stat().st_size) > 1:
                         os.truncate(file, size // 2)
@@ -122,8 +122,8 @@ def break_weight_sync(target: Target) -> None:
     raise NotThere("weights on their way")
 
 
-NO_ROOM_S = 8.0
-MOST_BYTES = {"store": 2048, "learner": 2**20, "driver": 2**20}
+FULL_DISK_S = 8.0
+MAX_FILE_BYTES = {"store": 2048, "learner": 2**20, "driver": 2**20}
 """The largest file that each process may write while its disk is full; more for those that keep a log."""
 
 
@@ -132,13 +132,13 @@ def full_disk(target: Target) -> None:
     processes = {"store": target.actor("store"), "learner": target.actor("learner"), "driver": target.driver()}
     limits = {name: process.rlimit(psutil.RLIMIT_FSIZE) for name, process in processes.items()}
     for name, process in processes.items():
-        process.rlimit(psutil.RLIMIT_FSIZE, (MOST_BYTES[name], limits[name][1]))
+        process.rlimit(psutil.RLIMIT_FSIZE, (MAX_FILE_BYTES[name], limits[name][1]))
 
-    def make_room() -> None:
+    def restore_limits() -> None:
         for name, process in processes.items():
             _quietly(partial(process.rlimit, psutil.RLIMIT_FSIZE, limits[name]))
 
-    threading.Timer(NO_ROOM_S, make_room).start()
+    threading.Timer(FULL_DISK_S, restore_limits).start()
 
 
 def second_driver(target: Target) -> None:
@@ -147,12 +147,12 @@ def second_driver(target: Target) -> None:
     Raises:
         NotRefused: it was not.
     """
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, *target.command], capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2]
     )
-    refused = done.returncode == 2 and "is being written by another job" in done.stderr
+    refused = process.returncode == 2 and "is being written by another job" in process.stderr
     if not refused:
-        raise NotRefused(f"a second job was not refused: {done.returncode} {done.stderr[-500:]}")
+        raise NotRefused(f"a second job was not refused: {process.returncode} {process.stderr[-500:]}")
 
 
 HEAVY: dict[str, Callable[[Target], None]] = {

@@ -1,11 +1,11 @@
-"""Train while things die: faults are injected into a running job on a local Ray cluster of three nodes, and counted.
+"""Train under faults: they are injected into a running job on a local Ray cluster of three nodes, and counted.
 
     python jobs/chaos.py --minutes 30 --out chaos.json
 
-About a quarter of the faults kill an engine, an actor, a node or the driver, or hang an engine until it is given up;
+About a quarter of the faults kill an engine, an actor, a node or the driver, or hang an engine until it counts as lost;
 the others pause or slow a process, or start a second job on the same run folder. In the end every group of dialogues
 of the finished arms must have been learned from exactly once (as jobs/audit.py counts). Writes FILE as JSON and prints
-the main figures. Exit code 1: something was lost, repeated, or never recovered; 2: a wrong argument.
+a summary. Exit code 1: something was lost, repeated, or never recovered; 2: a wrong argument.
 """
 
 import argparse
@@ -36,19 +36,19 @@ UPDATE, ARM = re.compile(r"update \d+/\d+: reward"), re.compile(r"arm \w+, seed 
 LIGHT_PAUSE_S = 4.0
 """Between a light fault and the next one."""
 FULL = 1.5
-"""Throughput is full again with the first update that takes at most so many times the usual time."""
-GIVEN_UP_S = 240.0
-"""A job that has done no update for so long has not recovered."""
+"""Throughput has recovered with the first update that takes at most this multiple of the usual time."""
+RECOVERY_TIMEOUT_S = 240.0
+"""A job without an update for this long has not recovered."""
 ENOUGH = 5
-"""Updates before the first fault, which say what is usual."""
+"""Updates before the first fault, which define the usual time."""
 
 
 class JobEnded(Exception):
-    """The job, which is watched over and started again, gave up."""
+    """The job ended for good, although it is supervised."""
 
 
 class Watch:
-    """What a job prints, line by line, with the times of its updates."""
+    """Reads the output of a job, line by line, with the times of its updates."""
 
     def __init__(self, job: "subprocess.Popen[str]", log: Path) -> None:
         self.updates: list[tuple[float, float]] = []
@@ -61,21 +61,28 @@ class Watch:
         assert self._job.stdout is not None
         with self._log.open("w", encoding="utf-8") as log:
             for line in self._job.stdout:
-                now = time.monotonic()
-                log.write(f"{now:.1f} {line}")
+                read_at = time.monotonic()
+                log.write(f"{read_at:.1f} {line}")
                 log.flush()
                 if UPDATE.search(line):
-                    self.updates.append((now, now - self._last))
+                    self.updates.append((read_at, read_at - self._last))
                 if UPDATE.search(line) or ARM.search(line):
-                    self._last = now
+                    self._last = read_at
 
     def usual(self) -> float:
         """Seconds of an update before anything happened."""
         return statistics.median(seconds for _, seconds in self.updates[:ENOUGH])
 
-    def full_again(self, since: float, usual: float) -> float | None:
-        """When throughput was full again after ``since``."""
-        return next((at for at, took in self.updates if at - took >= since and took <= FULL * usual), None)
+    def recovered_at(self, fault_time: float, usual: float) -> float | None:
+        """When throughput had recovered after ``fault_time``; None: not yet."""
+        return next(
+            (
+                done_at
+                for done_at, update_seconds in self.updates
+                if done_at - update_seconds >= fault_time and update_seconds <= FULL * usual
+            ),
+            None,
+        )
 
 
 def plan(seed: int, only: Sequence[str]) -> Iterator[str]:
@@ -88,16 +95,16 @@ def plan(seed: int, only: Sequence[str]) -> Iterator[str]:
 
     rng = random.Random(seed)
     choices = [
-        ([kind for kind in sorted(kinds) if kind in only or not only], count)
+        ([fault_kind for fault_kind in sorted(kinds) if fault_kind in only or not only], count)
         for kinds, count in ((faults.LIGHT, 3), (faults.HEAVY, 1))
     ]
-    drawn: list[list[str]] = [[], []]
+    remaining: list[list[str]] = [[], []]
     while True:
-        for (kinds, count), left in zip(choices, drawn, strict=True):
+        for (kinds, count), remaining_kinds in zip(choices, remaining, strict=True):
             for _ in range(count if kinds else 0):
-                if not left:
-                    left.extend(rng.sample(kinds, len(kinds)))
-                yield left.pop()
+                if not remaining_kinds:
+                    remaining_kinds.extend(rng.sample(kinds, len(kinds)))
+                yield remaining_kinds.pop()
 
 
 def main() -> int:
@@ -108,7 +115,7 @@ def main() -> int:
         help="how long (default: 30)",
     )
     parser.add_argument("--out", type=command.result_file(), required=True, metavar="FILE", help="JSON file to write")
-    parser.add_argument("--config", default="configs/chaos.yaml", help="what is trained (default: %(default)s)")
+    parser.add_argument("--config", default="configs/chaos.yaml", help="the run to train (default: %(default)s)")
     parser.add_argument(
         "--runs", type=command.result_folder, default=Path("runs"), help="folder of all runs (default: runs)"
     )
@@ -128,11 +135,11 @@ def main() -> int:
         raise UserError(f"there is no fault '{min(unknown)}'; kinds: {kinds}")
     run = arguments.runs / load_config(arguments.config).name
     if run.exists():
-        raise UserError(f"{run} is there already: remove it, so that only what happens now is counted")
+        raise UserError(f"{run} exists already: remove it, so that only this job is counted")
     result = chaos(arguments, run)
     write_json(arguments.out, result)
     console.result(summary(result))
-    console.result(f"figures: {arguments.out.resolve()}; what the job said: {(run / 'chaos.log').resolve()}")
+    console.result(f"results: {arguments.out.resolve()}; output of the job: {(run / 'chaos.log').resolve()}")
     return 1 if result["lost"] or result["repeated"] or result["never_recovered"] else 0
 
 
@@ -141,7 +148,7 @@ def chaos(arguments: argparse.Namespace, run: Path) -> dict[str, Any]:
     from ray.cluster_utils import Cluster
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # No CPUs on the head: everything that asks for some runs on the workers, which are killed.
+    # No CPUs on the head: every part that reserves some runs on the workers, which are killed.
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 300 * 2**20})
     for _ in range(2):
         cluster.add_node(num_cpus=1)
@@ -169,7 +176,7 @@ def inject(
     arguments: argparse.Namespace, watch: Watch, job: "subprocess.Popen[str]", command: list[str], cluster: "Any",
     run: Path,
 ) -> dict[str, Any]:  # fmt: skip
-    """Faults one after the other; a heavy one is waited for, a light one is not."""
+    """Inject faults one after the other; wait for recovery after a heavy one."""
     from calibrated_rl.run.audit import audit_run
     from tools.chaos import faults
 
@@ -189,9 +196,9 @@ def inject(
     recoveries: list[float] = []
     never = 0
     def fault(kind: str) -> None:
-        """Inject it; a heavy one is waited for."""
+        """Inject one fault; after a heavy one wait for recovery."""
         nonlocal never
-        at = time.monotonic()
+        injected_at = time.monotonic()
         try:
             (faults.HEAVY | faults.LIGHT)[kind](target)
         except (faults.NotThere, psutil.NoSuchProcess):
@@ -202,13 +209,16 @@ def inject(
         if kind in faults.LIGHT:
             time.sleep(LIGHT_PAUSE_S)
             return
-        wait_for(lambda: watch.full_again(at, usual) is not None, GIVEN_UP_S, job)
-        if (back := watch.full_again(at, usual)) is not None:
-            recoveries.append(back - at)
-            logger.info(f"{kind}: full throughput after {back - at:.0f} s ({sum(injected.values())} faults)")
+        wait_for(lambda: watch.recovered_at(injected_at, usual) is not None, RECOVERY_TIMEOUT_S, job)
+        if (recovered_time := watch.recovered_at(injected_at, usual)) is not None:
+            recoveries.append(recovered_time - injected_at)
+            logger.info(
+                f"{kind}: throughput recovered after {recovered_time - injected_at:.0f} s "
+                f"({sum(injected.values())} faults)"
+            )
         else:
             never += 1
-            logger.warning(f"{kind}: no full throughput after {GIVEN_UP_S:.0f} s")
+            logger.warning(f"{kind}: throughput did not recover within {RECOVERY_TIMEOUT_S:.0f} s")
 
     for kind in plan(arguments.seed, arguments.only):
         if time.monotonic() - began > 60 * arguments.minutes:

@@ -2,8 +2,8 @@
 
 A link is written as it works in the repository, relative to the file that has it: ``docs/shift.md`` in the README,
 ``../CONTRIBUTING.md`` in a page of ``docs/``. In the site, a link to a page leads to the page, and a link to any other
-file of the repository to a copy of it below ``repository/``; so the site is whole by itself, offline and wherever it is
-served. What is not there stays as it is, and is an error of ``mkdocs build --strict``.
+file of the repository to a copy of it below ``repository/``; so the site is complete by itself, offline and wherever it
+is served. Links to missing files stay as they are, and are an error of ``mkdocs build --strict``.
 """
 
 import posixpath
@@ -24,11 +24,11 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "cluster/README.md": "cluster.md",
 }
-"""Files of the repository that are pages of the site, and what they are there."""
+"""Files of the repository that are pages of the site, with the name of the page."""
 COPIES = "repository"
 """Folder of the site for copies of other files."""
 LINK = re.compile(r"(?P<before>\]\()(?P<path>[^)\s#:]+)(?P<after>(#[^)\s]*)?\))")
-"""Of Markdown, to a file; addresses with a scheme and places in the same page are none."""
+"""A Markdown link to a file; not addresses with a scheme, nor anchors in the same page."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -36,8 +36,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     for file in files.documentation_pages():
-        for found in LINK.finditer(file.content_string):
-            path = in_repository(found["path"], source_of(file.src_uri))
+        for match in LINK.finditer(file.content_string):
+            path = in_repository(match["path"], source_of(file.src_uri))
             if is_copied(path) and files.get_file_from_path(copy_of(path)) is None:
                 files.append(File.generated(config, copy_of(path), abs_src_path=str(ROOT / path)))
     return files
@@ -49,10 +49,10 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def to_site(page: str) -> "Callable[[re.Match[str]], str]":
-    """What ``LINK`` found in ``page``, as it works in the site."""
+    """A function that rewrites a match of ``LINK`` in ``page`` for the site."""
 
-    def link(found: "re.Match[str]") -> str:
-        path = in_repository(found["path"], source_of(page))
+    def link(match: "re.Match[str]") -> str:
+        path = in_repository(match["path"], source_of(page))
         if path in PAGES:
             target = PAGES[path]
         elif path.startswith(DOCS):
@@ -60,15 +60,15 @@ def to_site(page: str) -> "Callable[[re.Match[str]], str]":
         elif is_copied(path):
             target = copy_of(path)
         else:
-            return found[0]
-        return found["before"] + posixpath.relpath(target, posixpath.dirname(page) or ".") + found["after"]
+            return match[0]
+        return match["before"] + posixpath.relpath(target, posixpath.dirname(page) or ".") + match["after"]
 
     return link
 
 
 def source_of(page: str) -> str:
     """The file of the repository that a page of the site comes from."""
-    return next((source for source, made in PAGES.items() if made == page), DOCS + page)
+    return next((source for source, site_page in PAGES.items() if site_page == page), DOCS + page)
 
 
 def in_repository(path: str, source: str) -> str:
@@ -83,5 +83,5 @@ def is_copied(path: str) -> bool:
 
 
 def copy_of(path: str) -> str:
-    """Its place in the site; with an ending, by which a browser knows what to do with it."""
+    """Its path in the site; with an ending, by which a browser knows the file type."""
     return f"{COPIES}/{path}" if posixpath.splitext(path)[1] else f"{COPIES}/{path}.txt"

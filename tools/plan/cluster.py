@@ -1,4 +1,4 @@
-"""Machines with their prices, and how many of them a number of replicas and ranks takes."""
+"""Machines with their prices, and how many of them a number of replicas and ranks needs."""
 
 import math
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class MachinesConfig:
     """Machines of one type."""
 
     runs: list[Annotated[str, OneOf(ROLES)]] = field(default_factory=list)
-    """Which of `policy`, `simulator` and `learner` they hold; none: the head, or what else is paid for."""
+    """Which of `policy`, `simulator` and `learner` they run; none: the head, or other machines that are paid for."""
     cpus: Annotated[float, Range(at_least=0)] = 0.0
     """Of one machine, as the next four."""
     gpus: Annotated[float, Range(at_least=0)] = 0.0
@@ -33,13 +33,13 @@ class MachinesConfig:
     spot: bool = False
     """Taken at the spot price."""
     at_least: NotNegative = 0
-    """So many are paid for in any case."""
+    """Number that is paid for in any case."""
     at_most: Positive = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
-    """What a plan may use."""
+    """The machines that a plan may use."""
 
     network_gigabytes_per_second: Annotated[float, Range(above=0)] = 1.0
     """Between two machines."""
@@ -55,18 +55,18 @@ class Need:
     gpus: float
 
     def fits(self, machine: MachinesConfig) -> int:
-        """How many of them a machine has room for."""
+        """How many of them fit on a machine."""
         counts = [
-            math.floor(there / wanted + _NEARLY)
-            for there, wanted in ((machine.cpus, self.cpus), (machine.gpus, self.gpus))
-            if wanted > 0
+            math.floor(available / needed + _NEARLY)
+            for available, needed in ((machine.cpus, self.cpus), (machine.gpus, self.gpus))
+            if needed > 0
         ]
         return min(counts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Machines that a plan takes."""
+    """The machines that a plan uses."""
 
     machines: Mapping[str, int]
     """By name, with those that are paid for in any case."""
@@ -81,33 +81,35 @@ class Placement:
 class Cluster:
     """The machines of a ``ClusterConfig`` as the parts of a run fill them."""
 
-    def __init__(self, config: ClusterConfig, needs: Mapping[str, Need], where: str) -> None:
+    def __init__(self, config: ClusterConfig, needs: Mapping[str, Need], source: str) -> None:
         """
         Args:
             needs: by role.
-            where: what the config was read from, for messages.
+            source: of the config, for messages.
 
         Raises:
-            UserError: a figure does not make sense, or a role has no machine type, several, or one without room for it.
+            UserError: a number does not make sense, or a role has no machine type, several, or one that is too small.
         """
         self.config, self.needs = config, needs
         for name, machine in config.machines.items():
-            _check(f"{where}: machines.{name}", machine)
+            _check(f"{source}: machines.{name}", machine)
         self._home: dict[str, str] = {}
         for role in ROLES:
             homes = [name for name, machine in config.machines.items() if role in machine.runs]
             if len(homes) != 1:
-                raise UserError(f"{where}: '{role}' must stand in `runs` of exactly one machine type, not {len(homes)}")
+                raise UserError(
+                    f"{source}: '{role}' must stand in `runs` of exactly one machine type, not {len(homes)}"
+                )
             self._home[role] = homes[0]
             if not needs[role].fits(config.machines[homes[0]]):
                 raise UserError(
-                    f"{where}: machines.{homes[0]} has no room for one {role}, which asks for "
+                    f"{source}: machines.{homes[0]} has no capacity for one {role}, which needs "
                     f"{needs[role].cpus:g} CPUs and {needs[role].gpus:g} GPUs"
                 )
 
     @classmethod
     def of_one_machine(cls, needs: Mapping[str, Need], counts: Mapping[str, int]) -> "Cluster":
-        """One machine without a price that has just the room for ``counts``."""
+        """One machine without a price that is just large enough for ``counts``."""
         machine = MachinesConfig(
             runs=list(ROLES), cpus=sum(needs[role].cpus * counts[role] for role in ROLES),
             gpus=sum(needs[role].gpus * counts[role] for role in ROLES),
@@ -119,32 +121,32 @@ class Cluster:
         return self.config.network_gigabytes_per_second * 1e9
 
     def most(self, role: str) -> int:
-        """How many of a role fit where nothing else is."""
+        """How many of a role fit on machines without anything else."""
         machine = self.config.machines[self._home[role]]
         return machine.at_most * self.needs[role].fits(machine)
 
     def place(self, counts: Mapping[str, int]) -> Placement | None:
-        """The machines that so many of each role take; None where there are not as many.
+        """The machines that these numbers of each role need; None where there are not enough.
 
-        Those of a type that several roles share are filled first fit, what asks for most first.
+        Machines of a type that several roles share are filled first fit, the largest role first.
         """
-        paid, learner_machines, working = {}, 0, 0
+        machine_counts, learner_machines, working = {}, 0, 0
         for name, machine in self.config.machines.items():
             roles = [role for role in ROLES if self._home[role] == name]
             filled = self._fill(machine, {role: counts[role] for role in roles})
             if len(filled) > machine.at_most:
                 return None
-            paid[name] = max(len(filled), machine.at_least)
-            learner_machines += sum("learner" in held for held in filled)
+            machine_counts[name] = max(len(filled), machine.at_least)
+            learner_machines += sum("learner" in roles_on_machine for roles_on_machine in filled)
             working += len(filled)
         machines = self.config.machines
         return Placement(
-            machines=paid, learner_machines=learner_machines, working_machines=working,
+            machines=machine_counts, learner_machines=learner_machines, working_machines=working,
             dollars_per_hour=sum(
                 count * (machines[n].spot_dollars_per_hour if machines[n].spot else machines[n].dollars_per_hour)
-                for n, count in paid.items()
+                for n, count in machine_counts.items()
             ),
-            on_demand_dollars_per_hour=sum(count * machines[n].dollars_per_hour for n, count in paid.items()),
+            on_demand_dollars_per_hour=sum(count * machines[n].dollars_per_hour for n, count in machine_counts.items()),
         )  # fmt: skip
 
     def _fill(self, machine: MachinesConfig, counts: Mapping[str, int]) -> list[set[str]]:
@@ -153,27 +155,27 @@ class Cluster:
             ((role, count),) = counts.items()
             return [{role}] * -(-count // self.needs[role].fits(machine))
         filled: list[set[str]] = []
-        left: list[list[float]] = []
+        free: list[list[float]] = []
         order = sorted(counts, key=lambda role: (self.needs[role].gpus, self.needs[role].cpus), reverse=True)
         for role in order:
             need = self.needs[role]
             for _ in range(counts[role]):
-                room = (i for i, (c, g) in enumerate(left) if c + _NEARLY >= need.cpus and g + _NEARLY >= need.gpus)
-                place = next(room, len(left))
-                if place == len(left):
-                    left.append([machine.cpus, machine.gpus])
+                fitting = (i for i, (c, g) in enumerate(free) if c + _NEARLY >= need.cpus and g + _NEARLY >= need.gpus)
+                index = next(fitting, len(free))
+                if index == len(free):
+                    free.append([machine.cpus, machine.gpus])
                     filled.append(set())
-                left[place][0] -= need.cpus
-                left[place][1] -= need.gpus
-                filled[place].add(role)
+                free[index][0] -= need.cpus
+                free[index][1] -= need.gpus
+                filled[index].add(role)
         return filled
 
 
 def needs_of(config: RunConfig) -> dict[str, Need]:
-    """What a run's config asks Ray for, by role.
+    """The Ray resources that a run's config requests, by role.
 
     Raises:
-        UserError: a part asks for nothing, so that any number of it would fit.
+        UserError: a part requests nothing, so that any number of it would fit.
     """
     policy, simulator, learner = config.policy.engine, config.simulator.engine, config.learner
     needs = {
@@ -183,7 +185,7 @@ def needs_of(config: RunConfig) -> dict[str, Need]:
     }
     for role, need in needs.items():
         if max(need.cpus, need.gpus) <= 0:
-            raise UserError(f"{role} asks for no CPUs and no GPUs: there is no telling how many fit on a machine")
+            raise UserError(f"{role} requests no CPUs and no GPUs: the number that fits on a machine is unknown")
     return needs
 
 
@@ -197,12 +199,12 @@ def read_cluster(file: Path) -> ClusterConfig:
     return cluster
 
 
-def _check(where: str, machine: MachinesConfig) -> None:
+def _check(location: str, machine: MachinesConfig) -> None:
     """
     Raises:
         UserError: names the key.
     """
     if machine.at_most < machine.at_least:
-        raise UserError(f"{where}.at_most is {machine.at_most}: it must be at least at_least")
+        raise UserError(f"{location}.at_most is {machine.at_most}: it must be at least at_least")
     if machine.spot and not machine.spot_dollars_per_hour:
-        raise UserError(f"{where}.spot is true, and spot_dollars_per_hour is missing")
+        raise UserError(f"{location}.spot is true, and spot_dollars_per_hour is missing")

@@ -1,10 +1,10 @@
-"""Where the time of a run went, read from the metrics that its arms left in ``arms/ARM-SEED.json``.
+"""Where the time of a run went, read from the metrics of its arms in ``arms/ARM-SEED.json``.
 
 An update has three parts: rollouts, learning (with storing, drawing groups, reference log-probs), the sync of weights.
-They take turns, or with ``training.max_staleness`` above 0 some of the rollouts goes on beside the others. Some work
-comes with some updates only, on occasions that the settings name: measuring shift, keeping a checkpoint, aligning the
-simulator again. Aligning has no metric of its own: it is by how much longer the learner waited for its dialogues in the
-updates that begin with it than the median of the others.
+They take turns, or with ``training.max_staleness`` above 0 some of the rollouts overlap with the others. Some work is
+done in some updates only, as the settings say: measuring shift, writing a checkpoint, aligning the simulator again.
+Aligning has no metric of its own: it is the additional time that the learner waited for its dialogues in the updates
+that begin with it, compared with the median of the others.
 """
 
 import math
@@ -26,9 +26,9 @@ from calibrated_rl.run.saved_run import config_file
 SIDES = ("policy", "simulator")
 """Arms that align their simulator while they train."""
 WARM_UP = 1
-"""An arm's first updates, which load and warm up what the others find there: not used."""
-FEWEST = 3
-"""Updates below which nothing can be said of how they spread."""
+"""An arm's first updates, which load and warm up its parts, are not used."""
+MIN_UPDATES = 3
+"""Minimum number of updates to estimate their spread."""
 _METRICS = (
     "seconds_rollout", "seconds_learning", "seconds_weight_sync", "optimizer_steps",
     *(f"replicas_{side}" for side in SIDES),
@@ -45,7 +45,7 @@ class UpdateMeasured:
     learning: float
     sync: float
     hidden: float
-    """Of the rollouts, what the learner did not wait for: it went on beside learning and sync."""
+    """The part of the rollouts that the learner did not wait for, since it overlapped with learning and sync."""
     optimizer_steps: float
     replicas: Mapping[str, int]
     """In service, by side."""
@@ -55,12 +55,12 @@ class UpdateMeasured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What one arm of a run left, its seeds together."""
+    """The measurements of one arm of a run, its seeds together."""
 
     source: str
     arm: str
     config: RunConfig
-    """With which it ran."""
+    """The run's config."""
     updates: tuple[UpdateMeasured, ...]
     """Without the first ``WARM_UP`` of each seed."""
     occasions: Mapping[str, float]
@@ -69,7 +69,7 @@ class Measured:
     """Of the policy as it is saved."""
 
     def seconds_an_update(self) -> dict[str, float]:
-        """Seconds an update by part, of the rollouts what the learner waited for; what comes on occasions is spread
+        """Seconds an update by part, of the rollouts only the time that the learner waited; occasional work is spread
         over all updates."""
         count = len(self.updates)
         core = {
@@ -82,7 +82,7 @@ class Measured:
 
 
 def occasions_in(config: RunConfig, arm: str) -> dict[str, int]:
-    """How often an arm of this config measures shift, keeps a checkpoint, and aligns its simulator again."""
+    """How often an arm of this config measures shift, writes a checkpoint, and aligns its simulator again."""
     updates, training = config.training.updates, config.training
     every = config.calibration.every if find_arm(arm).calibrates == "again" else 0
     return {
@@ -104,10 +104,10 @@ def trained_arms(run: Path) -> list[str]:
 
 
 def read_measured(run: Path, arm: str, first: int | None = None) -> Measured:
-    """What ``arm`` left in the run folder ``run``.
+    """The measurements of ``arm`` in the run folder ``run``.
 
     Args:
-        first: only the first so many updates of each seed; None: all.
+        first: number of first updates of each seed to use; None: all.
 
     Raises:
         UserError: it is no run folder, it has no result of the arm, too few updates, or a file is broken; names it.
@@ -120,11 +120,11 @@ def read_measured(run: Path, arm: str, first: int | None = None) -> Measured:
     updates: list[UpdateMeasured] = []
     occasions: defaultdict[str, list[float]] = defaultdict(list)
     for file in files:
-        found = {update: of for update, of in _values(file).items() if first is None or update < first}
-        _add_seed(found, config, arm, file, updates, occasions)
-    if len(updates) < FEWEST:
+        metrics = {update: values for update, values in _values(file).items() if first is None or update < first}
+        _add_seed(metrics, config, arm, file, updates, occasions)
+    if len(updates) < MIN_UPDATES:
         raise UserError(
-            f"{run}: {len(updates)} updates of '{arm}' can be used, at least {FEWEST} are needed (the first "
+            f"{run}: {len(updates)} updates of '{arm}' can be used, at least {MIN_UPDATES} are needed (the first "
             f"{WARM_UP} of each seed warms up)"
         )
     return Measured(
@@ -135,39 +135,43 @@ def read_measured(run: Path, arm: str, first: int | None = None) -> Measured:
 
 
 def _add_seed(
-    found: Mapping[int, Mapping[str, float]], config: RunConfig, arm: str, file: Path,
+    metrics_by_update: Mapping[int, Mapping[str, float]], config: RunConfig, arm: str, file: Path,
     updates: list[UpdateMeasured], occasions: dict[str, list[float]],
 ) -> None:  # fmt: skip
     every = config.calibration.every if find_arm(arm).calibrates == "again" else 0
-    complete = {u: of for u, of in sorted(found.items()) if "seconds_rollout" in of}
-    usual = {u: of for u, of in complete.items() if u >= WARM_UP and not (every and u % every == 0)}
-    for update, of in found.items():
-        if "seconds_measuring" in of:
-            occasions["measuring"].append(of["seconds_measuring"])
-        if "seconds_checkpoint" in of:
-            occasions["checkpoint"].append(of["seconds_checkpoint"] + of.get("seconds_waiting_for_shift", 0.0))
+    complete = {u: metrics for u, metrics in sorted(metrics_by_update.items()) if "seconds_rollout" in metrics}
+    usual = {u: metrics for u, metrics in complete.items() if u >= WARM_UP and not (every and u % every == 0)}
+    for update, metrics in metrics_by_update.items():
+        if "seconds_measuring" in metrics:
+            occasions["measuring"].append(metrics["seconds_measuring"])
+        if "seconds_checkpoint" in metrics:
+            occasions["checkpoint"].append(
+                metrics["seconds_checkpoint"] + metrics.get("seconds_waiting_for_shift", 0.0)
+            )
         if every and update and update % every == 0 and update in complete and usual:
-            waited = median(_waited(other) for other in usual.values())
-            occasions["aligning"].append(max(0.0, _waited(of) - waited))
-    for update, of in usual.items():
-        if absent := [name for name in _METRICS if name not in of]:
-            raise UserError(f"{file}: update {update} has no metric '{absent[0]}'")
-        if of["seconds_rollout"] <= 0 or min(of[f"replicas_{side}"] for side in SIDES) < 1:
+            usual_wait = median(_waited(usual_metrics) for usual_metrics in usual.values())
+            occasions["aligning"].append(max(0.0, _waited(metrics) - usual_wait))
+    for update, metrics in usual.items():
+        if missing := [name for name in _METRICS if name not in metrics]:
+            raise UserError(f"{file}: update {update} has no metric '{missing[0]}'")
+        if metrics["seconds_rollout"] <= 0 or min(metrics[f"replicas_{side}"] for side in SIDES) < 1:
             raise UserError(f"{file}: update {update} took no time in rollouts, or had no replica")
-        in_turns = {side: of[key] for side in SIDES if (key := f"seconds_in_turns_{side}") in of}
+        in_turns = {side: metrics[key] for side in SIDES if (key := f"seconds_in_turns_{side}") in metrics}
         updates.append(
             UpdateMeasured(
-                seed=int(file.stem.rpartition("-")[2]), update=update, rollout=of["seconds_rollout"],
-                learning=of["seconds_learning"], sync=of["seconds_weight_sync"],
-                hidden=max(0.0, of["seconds_rollout"] - _waited(of)), optimizer_steps=of["optimizer_steps"],
-                replicas={side: round(of[f"replicas_{side}"]) for side in SIDES},
-                in_flight={side: seconds / of["seconds_rollout"] for side, seconds in in_turns.items()},
+                seed=int(file.stem.rpartition("-")[2]), update=update, rollout=metrics["seconds_rollout"],
+                learning=metrics["seconds_learning"], sync=metrics["seconds_weight_sync"],
+                hidden=max(0.0, metrics["seconds_rollout"] - _waited(metrics)),
+                optimizer_steps=metrics["optimizer_steps"],
+                replicas={side: round(metrics[f"replicas_{side}"]) for side in SIDES},
+                in_flight={side: seconds / metrics["seconds_rollout"] for side, seconds in in_turns.items()},
             )
         )  # fmt: skip
 
 
 def _waited(update: Mapping[str, float]) -> float:
-    """Seconds that the learner waited for its dialogues; where they take turns with it, as long as they took."""
+    """Seconds that the learner waited for its dialogues; where rollouts and learning take turns, their full
+    duration."""
     return update.get("seconds_waiting", update["seconds_rollout"])
 
 
@@ -185,10 +189,10 @@ def _values(file: Path) -> dict[int, dict[str, float]]:
     Raises:
         UserError: it is not such a file.
     """
-    found: defaultdict[int, dict[str, float]] = defaultdict(dict)
+    metrics_by_update: defaultdict[int, dict[str, float]] = defaultdict(dict)
     for row in read_result(file)["metrics"]:
         update, name, value = row["update"], row["name"], row["value"]
         if name.startswith(("seconds_", "replicas_")) and not (math.isfinite(value) and value >= 0):
             raise UserError(f"{file}: metric '{name}' of update {update} is {value}")
-        found[update][name] = float(value)
-    return dict(found)
+        metrics_by_update[update][name] = float(value)
+    return dict(metrics_by_update)

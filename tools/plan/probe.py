@@ -1,4 +1,4 @@
-"""Measures a few updates of an arm with everything real, where no run has done so yet."""
+"""Measures a few updates of an arm with all its parts, where no run has done so yet."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,8 @@ from calibrated_rl.training.training_run import TrainingRun
 
 
 def probe_config(config: RunConfig, arm: str, updates: int) -> RunConfig:
-    """The same, cut down to so many updates of one arm, in a folder of its own. Checkpoints and measurements of shift
-    come as often as they do in the run itself, if so many updates see any."""
+    """``config``, cut down to ``updates`` updates of one arm, in a folder of its own. Checkpoints and measurements of
+    shift come as often as they do in the run itself, if so many updates see any."""
     training = replace(config.training, updates=updates, checkpoint_store="")
     return replace(
         config, name=f"{config.name}-probe-{arm}", arms=[arm], control_arms=[], variants={}, training=training

@@ -1,4 +1,4 @@
-"""Plans for a cluster: what each takes in time and money, and which is the cheapest or the fastest."""
+"""Plans for a cluster: the time and cost of each, and the cheapest and the fastest."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tools.plan.cluster import ROLES, Cluster, Placement
 from tools.plan.measured import SIDES, Measured, occasions_in
 from tools.plan.model import CostModel, Parts, Prediction, Setting, model_of
 
-MOST_TRIED = 200_000
+MAX_COMBINATIONS = 200_000
 """Combinations of replicas and ranks, each of which takes some tens of microseconds."""
 
 
@@ -24,8 +24,7 @@ class Plan:
     parts: Parts
     """Of an update, in seconds."""
     seconds: float
-    """Of all updates with all occasions. What comes before and after an arm's updates is not in it: starting the
-    engines, warm start, evaluation."""
+    """Of all updates with all occasional work. Starting the engines, warm start and evaluation are not included."""
 
     @property
     def dollars(self) -> float:
@@ -39,11 +38,11 @@ class Plan:
 _DEVICE = ("num_gpus", "dtype", "eager", "threads")
 DECIDING = (
     "task", "human", "training.max_staleness",
-    *(f"{side}.{key}" for side in SIDES for key in ("model", *(f"engine.{each}" for each in _DEVICE))),
+    *(f"{side}.{key}" for side in SIDES for key in ("model", *(f"engine.{setting}" for setting in _DEVICE))),
     *(f"learner.{key}" for key in ("gpus", "dtype", "threads", "compile", "gradient_checkpointing")),
 )  # fmt: skip
-"""Settings with which everything takes another time: other dialogues, models or devices, another overlap."""
-KNOWN = (
+"""Settings that change all times: other dialogues, models or devices, another overlap."""
+MODELLED = (
     "name", "label", "date", "arms", "seeds", "control_", "variants", "restarts", "evaluation.", "shift.",
     "calibration.every", "training.updates", "training.tokens_per_update", "training.checkpoint", "learner.ranks",
     "learner.labels", "learner.cpus", "learner.timeout", "replay.", "proxy.",
@@ -51,11 +50,11 @@ KNOWN = (
         "replicas", "scaling", "engine.labels", "engine.num_cpus", "engine.timeout", "engine.start_timeout"
     )),
 )  # fmt: skip
-"""How the settings begin that the model takes into account, or that no update waits for."""
+"""Prefixes of settings that the model includes, or that do not affect the time of an update."""
 
 
 def unlike(measured: Measured, config: RunConfig) -> list[str]:
-    """Settings of ``config`` that differ from those of the measured run, and are neither ``DECIDING`` nor ``KNOWN``.
+    """Settings of ``config`` that differ from those of the measured run, and are neither ``DECIDING`` nor ``MODELLED``.
 
     Raises:
         UserError: a deciding one differs.
@@ -63,10 +62,10 @@ def unlike(measured: Measured, config: RunConfig) -> list[str]:
     changed = changed_settings(measured.config, config)
     if deciding := [key for key in changed if key in DECIDING]:
         raise UserError(
-            f"{measured.source} was measured with other settings ({', '.join(deciding)}), so its times say nothing of "
-            "this: measure with these settings (leave --run away), or take a run that has them"
+            f"{measured.source} was measured with other settings ({', '.join(deciding)}), so its times do not "
+            "apply: measure with these settings (without --run), or choose a run that has them"
         )
-    return [key for key in changed if not key.startswith(KNOWN)]
+    return [key for key in changed if not key.startswith(MODELLED)]
 
 
 class Planner:
@@ -75,32 +74,32 @@ class Planner:
     def __init__(self, measured: Measured, config: RunConfig, cluster: Cluster) -> None:
         """
         Raises:
-            UserError: what was measured says nothing of this config.
+            UserError: the measurements do not apply to this config.
         """
         self.beside = unlike(measured, config)
-        """Settings that differ from those of the measured run, and that the model knows nothing of."""
+        """Settings that differ from those of the measured run, and that the model does not include."""
         self.measured, self.config, self.cluster, self.arm = measured, config, cluster, measured.arm
         self.occasions = {
             name: (seconds, count)
             for name, seconds in measured.occasions.items()
             if (count := occasions_in(config, measured.arm)[name])
         }
-        """Seconds that each takes, and how often it comes."""
-        self.unseen = [
+        """Seconds and number of each."""
+        self.unmeasured = [
             name for name, count in occasions_in(config, measured.arm).items() if count and name not in self.occasions
         ]
-        """Occasions that the measured updates had none of; their time is not known."""
+        """Occasional work that the measured updates did not include; its time is not known."""
         counts = counts_of(measured.config)
-        self.before = self._setting(counts, measured.config, cluster.place(counts))
-        self.model: CostModel = model_of(measured, self.before, cluster.bytes_per_second)
+        self.measured_setting = self._setting(counts, measured.config, cluster.place(counts))
+        self.model: CostModel = model_of(measured, self.measured_setting, cluster.bytes_per_second)
 
     def setting(self, counts: Mapping[str, int], config: RunConfig | None = None) -> Setting:
-        """As the model takes it, with the budget of ``config`` (None: the one planned for). Where the cluster has no
-        room for ``counts``, everything is on one machine."""
+        """The model's setting for ``counts``, with the budget of ``config`` (None: the one planned for). Where the
+        cluster has no capacity for ``counts``, everything is on one machine."""
         return self._setting(counts, config or self.config, self.cluster.place(counts))
 
     def plan(self, counts: Mapping[str, int]) -> Plan | None:
-        """With so many replicas and ranks; None where the cluster has no room for them."""
+        """The plan with these replicas and ranks; None where the cluster has no capacity for them."""
         placement = self.cluster.place(counts)
         if placement is None:
             return None
@@ -110,28 +109,30 @@ class Planner:
 
     def run_seconds(self, step: float, setting: Setting) -> float:
         """All updates that take ``step`` seconds each, and all occasions."""
-        beside = sum(count * self.model.occasion(name, s, setting) for name, (s, count) in self.occasions.items())
-        return step * self.config.training.updates + beside
+        occasional_seconds = sum(
+            count * self.model.occasion(name, s, setting) for name, (s, count) in self.occasions.items()
+        )
+        return step * self.config.training.updates + occasional_seconds
 
     def predict(self, counts: Mapping[str, int]) -> Prediction:
         """An update with bounds."""
         return self.model.predict(self.setting(counts))
 
     def plans(self) -> Iterator[Plan]:
-        """All that the cluster has room for.
+        """All plans that the cluster has capacity for.
 
         Raises:
             UserError: there are too many to try.
         """
-        most = {role: self.cluster.most(role) for role in ROLES}
-        if most["policy"] * most["simulator"] * most["learner"] > MOST_TRIED:
+        max_counts = {role: self.cluster.most(role) for role in ROLES}
+        if max_counts["policy"] * max_counts["simulator"] * max_counts["learner"] > MAX_COMBINATIONS:
             raise UserError(
-                f"the cluster has room for {', '.join(f'{n} {role}' for role, n in most.items())}: more than "
-                f"{MOST_TRIED} combinations; lower at_most"
+                f"the cluster has capacity for {', '.join(f'{n} {role}' for role, n in max_counts.items())}: more than "
+                f"{MAX_COMBINATIONS} combinations; lower at_most"
             )
-        for policy in range(1, most["policy"] + 1):
-            for simulator in range(1, most["simulator"] + 1):
-                for learner in range(1, most["learner"] + 1):
+        for policy in range(1, max_counts["policy"] + 1):
+            for simulator in range(1, max_counts["simulator"] + 1):
+                for learner in range(1, max_counts["learner"] + 1):
                     plan = self.plan({"policy": policy, "simulator": simulator, "learner": learner})
                     if plan is None:
                         break  # more ranks do not fit either

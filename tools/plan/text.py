@@ -1,4 +1,4 @@
-"""What a plan says, as tables for people and as figures for programs."""
+"""A plan as tables for readers and as numbers for programs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -17,7 +17,7 @@ ASSUMED = (
 
 
 def measured_table(measured: Measured) -> str:
-    """What was measured: seconds by part, and what dialogues waited for."""
+    """The measurements: seconds by part, and turns in flight by side."""
     seconds = measured.seconds_an_update()
     total = sum(seconds.values())
     rows = [(name, f"{value:.3f}", f"{value / total:.0%}") for name, value in seconds.items()]
@@ -29,36 +29,39 @@ def measured_table(measured: Measured) -> str:
     sides = sorted(set().union(*(update.in_flight for update in updates)))
     means = {side: sum(update.in_flight.get(side, 0.0) for update in updates) / len(updates) for side in sides}
     flights = ", ".join(f"{mean:.1f} {side}" for side, mean in means.items())
-    beside = [f"turns in flight during rollouts, on average: {flights}"] if flights else []
-    return "\n".join([head, grid([("part", "s an update", "share"), *rows]), *beside])
+    in_flight_lines = [f"turns in flight during rollouts, on average: {flights}"] if flights else []
+    return "\n".join([head, grid([("part", "s an update", "share"), *rows]), *in_flight_lines])
 
 
 def prediction_table(planner: Planner, counts: Mapping[str, int]) -> str:
     """An update with the config's own numbers."""
-    found = planner.predict(counts)
+    prediction = planner.predict(counts)
     setting = planner.setting(counts)
     numbers = ", ".join(f"{count} {role}" for role, count in counts.items())
     return "\n".join(
         [
             f"predicted for {numbers}, {setting.tokens} tokens an update:",
-            f"  {_parts(found.parts)}",
-            f"  update {found.parts.step:.2f} s [{found.low:.2f}, {found.high:.2f}], "
-            f"{planner.config.training.updates} updates {planner.run_seconds(found.parts.step, setting) / 60:.1f} min",
+            f"  {_parts(prediction.parts)}",
+            f"  update {prediction.parts.step:.2f} s [{prediction.low:.2f}, {prediction.high:.2f}], "
+            f"{planner.config.training.updates} updates "
+            f"{planner.run_seconds(prediction.parts.step, setting) / 60:.1f} min",
         ]
     )
 
 
 def plans_table(planner: Planner, plans: Mapping[str, Plan]) -> str:
-    """The chosen plans beside each other."""
+    """The chosen plans, one a row."""
     head = ("plan", "policy", "simulator", "learner", "machines", "update, s", "run, h", "$ a run", "$ on demand")
     rows = []
     for name, plan in plans.items():
-        found = planner.predict(plan.counts)
-        machines = " + ".join(f"{count} {kind}" for kind, count in plan.placement.machines.items() if count)
+        prediction = planner.predict(plan.counts)
+        machines = " + ".join(
+            f"{count} {machine_name}" for machine_name, count in plan.placement.machines.items() if count
+        )
         rows.append(
             (
                 name, *(str(plan.counts[role]) for role in ("policy", "simulator", "learner")), machines,
-                f"{plan.parts.step:.2f} [{found.low:.2f}, {found.high:.2f}]", f"{plan.seconds / 3600:.3f}",
+                f"{plan.parts.step:.2f} [{prediction.low:.2f}, {prediction.high:.2f}]", f"{plan.seconds / 3600:.3f}",
                 f"{plan.dollars:.4g}", f"{plan.on_demand_dollars:.4g}",
             )
         )  # fmt: skip
@@ -66,7 +69,7 @@ def plans_table(planner: Planner, plans: Mapping[str, Plan]) -> str:
 
 
 def check_table(checked: Checked) -> str:
-    """Predicted beside what happened."""
+    """Predicted and measured times."""
     rows = [
         (name, f"{getattr(checked.predicted, name):.3f}", f"{getattr(checked.happened, name):.3f}",
          f"{getattr(checked.happened, name) / getattr(checked.predicted, name):.2f}")
@@ -94,7 +97,7 @@ def check_table(checked: Checked) -> str:
 
 
 def notes(planner: Planner) -> str:
-    """What the figures take for granted and leave out."""
+    """The assumptions and omissions of the prediction."""
     lines = [f"assumed: {'; '.join(ASSUMED)}"]
     lines.append(
         "brackets: 95 % over the measured updates, and half_batch wrong by a factor of "
@@ -102,14 +105,14 @@ def notes(planner: Planner) -> str:
     )
     if planner.beside:
         lines.append(f"not taken into account, though they differ from the measured run: {', '.join(planner.beside)}")
-    if planner.unseen:
-        lines.append(f"not counted, since the measured updates had none of it: {', '.join(planner.unseen)}")
+    if planner.unmeasured:
+        lines.append(f"not counted, since the measured updates had none of it: {', '.join(planner.unmeasured)}")
     return "\n".join(lines)
 
 
-def figures(planner: Planner, measured: Measured, counts: Mapping[str, int]) -> dict[str, Any]:
-    """The first two tables for programs."""
-    found = planner.predict(counts)
+def prediction_values(planner: Planner, measured: Measured, counts: Mapping[str, int]) -> dict[str, Any]:
+    """The first two tables, for programs."""
+    prediction = planner.predict(counts)
     return {
         "measured": {
             "run": measured.source, "arm": measured.arm, "updates": len(measured.updates),
@@ -118,25 +121,26 @@ def figures(planner: Planner, measured: Measured, counts: Mapping[str, int]) -> 
         },
         "predicted": {
             "counts": dict(counts), "tokens_per_update": planner.config.training.tokens_per_update,
-            "seconds": asdict(found.parts), "step": found.parts.step, "low": found.low, "high": found.high,
-            "run_seconds": planner.run_seconds(found.parts.step, planner.setting(counts)),
+            "seconds": asdict(prediction.parts), "step": prediction.parts.step,
+            "low": prediction.low, "high": prediction.high,
+            "run_seconds": planner.run_seconds(prediction.parts.step, planner.setting(counts)),
         },
-        "assumed": list(ASSUMED), "not_counted": planner.unseen,
+        "assumed": list(ASSUMED), "not_counted": planner.unmeasured,
     }  # fmt: skip
 
 
-def plan_figures(planner: Planner, plans: Mapping[str, Plan]) -> dict[str, Any]:
-    """The chosen plans for programs."""
-    found = {}
+def plan_values(planner: Planner, plans: Mapping[str, Plan]) -> dict[str, Any]:
+    """The chosen plans, for programs."""
+    values_by_plan = {}
     for name, plan in plans.items():
         prediction = planner.predict(plan.counts)
-        found[name] = {
+        values_by_plan[name] = {
             "counts": dict(plan.counts), "machines": dict(plan.placement.machines), "seconds": asdict(plan.parts),
             "step": plan.parts.step, "low": prediction.low, "high": prediction.high, "run_seconds": plan.seconds,
             "dollars_per_hour": plan.placement.dollars_per_hour, "dollars": plan.dollars,
             "on_demand_dollars": plan.on_demand_dollars,
         }  # fmt: skip
-    return found
+    return values_by_plan
 
 
 def grid(rows: Sequence[Sequence[str]]) -> str:
@@ -152,6 +156,6 @@ def grid(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _parts(parts: Parts) -> str:
-    beside = f", of which {parts.hidden:.3f} s beside each other" if parts.hidden else ""
-    return f"rollout {parts.rollout:.3f} s, learning {parts.learning:.3f} s, sync {parts.sync:.3f} s{beside}"
+    overlap_note = f", of which {parts.hidden:.3f} s overlapping" if parts.hidden else ""
+    return f"rollout {parts.rollout:.3f} s, learning {parts.learning:.3f} s, sync {parts.sync:.3f} s{overlap_note}"
 

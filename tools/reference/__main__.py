@@ -1,4 +1,4 @@
-"""``python -m tools.reference`` writes the pages of ``docs/reference/`` anew, wherever it is called."""
+"""``python -m tools.reference`` writes the pages of ``docs/reference/``, from any working directory."""
 
 from pathlib import Path
 
@@ -10,6 +10,6 @@ PAGES = {"config.md": page, "python.md": names_page}
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    for name, made in PAGES.items():
-        (FOLDER / name).write_text(made(), encoding="utf-8")
+    for name, make_page in PAGES.items():
+        (FOLDER / name).write_text(make_page(), encoding="utf-8")
         print(f"written: {FOLDER / name}")

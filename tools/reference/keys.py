@@ -1,4 +1,4 @@
-"""What a config dataclass says of its own keys: defaults, what is allowed, and the strings below the fields."""
+"""The keys of a config dataclass: defaults, allowed values, and the strings below the fields."""
 
 import ast
 import dataclasses
@@ -32,7 +32,7 @@ class Key:
     """The string below the field, as one line of Markdown."""
     section: type | None = None
     """The dataclass whose keys stand below this one."""
-    many: bool = False
+    is_mapping: bool = False
     """Whether these stand below names of the user's choice: ``KEY.NAME.`` instead of ``KEY.``."""
 
 
@@ -40,17 +40,18 @@ def keys_of(cls: type) -> list[Key]:
     """All keys of ``cls``, in the order of its fields."""
     texts = field_texts(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    found = []
+    keys = []
     for name, hint in hints_of(cls).items():
-        section, many = _section(hint)
-        plain = section is not None and not many
-        found.append(
+        section, is_mapping = _section(hint)
+        is_section = section is not None and not is_mapping
+        keys.append(
             Key(
-                name=name, default="" if plain else default_of(fields[name]), allowed="" if plain else in_words(hint),
-                text=texts.get(name, ""), section=section, many=many,
+                name=name, default="" if is_section else default_of(fields[name]),
+                allowed="" if is_section else allowed_text(hint),
+                text=texts.get(name, ""), section=section, is_mapping=is_mapping,
             )
         )  # fmt: skip
-    return found
+    return keys
 
 
 def _section(hint: Any) -> tuple[type | None, bool]:
@@ -82,42 +83,42 @@ def yaml(value: Any) -> str:
     if isinstance(value, int | float):
         return f"{value:.0e}".replace("e-0", "e-") if isinstance(value, float) and 0 < abs(value) < 1e-4 else str(value)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {yaml(own)}" for key, own in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {yaml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(yaml, value))}]"
     text = str(value)
     return text if text and text.isprintable() and not set(text) & set(",[]{}#'\"") else json.dumps(text)
 
 
-def in_words(hint: Any) -> str:
+def allowed_text(hint: Any) -> str:
     """What the annotation ``hint`` allows, in Markdown."""
     bare, limits = (get_args(hint)[0], hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
-    origin, inside = get_origin(bare), get_args(bare)
-    if (of := next((each for each in limits if isinstance(each, OneOf)), None)) is not None:
-        choices = [f"`{choice}`" for choice in of.choices]
-        return listed([*choices, *([of.otherwise.words] if of.otherwise else [])])
+    origin, type_arguments = get_origin(bare), get_args(bare)
+    if (choice_limit := next((option for option in limits if isinstance(option, OneOf)), None)) is not None:
+        choices = [f"`{choice}`" for choice in choice_limit.choices]
+        return listed([*choices, *([choice_limit.otherwise.words] if choice_limit.otherwise else [])])
     if hint == Name:
         return "text, not empty"
-    if pattern := next((each for each in limits if isinstance(each, Pattern)), None):
+    if pattern := next((option for option in limits if isinstance(option, Pattern)), None):
         return pattern.words
     if origin is Literal:
-        return listed(f"`{yaml(choice)}`" for choice in inside)
+        return listed(f"`{yaml(choice)}`" for choice in type_arguments)
     if origin in (Union, types.UnionType):
-        return listed("`null`" if each is types.NoneType else in_words(each) for each in inside)
+        return listed("`null`" if option is types.NoneType else allowed_text(option) for option in type_arguments)
     if dataclasses.is_dataclass(bare):
         return "keys of its own"
     if isinstance(bare, type) and issubclass(bare, enum.Enum):
-        return listed(f"`{each.name}`" for each in bare)
+        return listed(f"`{option.name}`" for option in bare)
     if origin in (dict, Mapping) or bare in (dict, Mapping):
-        key, own = inside or (Any, Any)
-        if own is Any:
+        key, value_type = type_arguments or (Any, Any)
+        if value_type is Any:
             return "mapping"
-        what = "the keys below" if dataclasses.is_dataclass(own) else in_words(own)
-        return f"mapping of {'names' if key in (str, Name) else in_words(key)} to {what}"
+        value_text = "the keys below" if dataclasses.is_dataclass(value_type) else allowed_text(value_type)
+        return f"mapping of {'names' if key in (str, Name) else allowed_text(key)} to {value_text}"
     if origin in (list, tuple, Sequence) or bare in (list, tuple):
-        if origin is tuple and Ellipsis not in inside:
-            return f"list of {len(inside)}: {'; '.join(map(in_words, inside))}"
-        return f"list, each {in_words(inside[0])}" if inside else "list"
+        if origin is tuple and Ellipsis not in type_arguments:
+            return f"list of {len(type_arguments)}: {'; '.join(map(allowed_text, type_arguments))}"
+        return f"list, each {allowed_text(type_arguments[0])}" if type_arguments else "list"
     words = WORDS.get(bare, "anything")
     ranges = [str(limit) for limit in limits if isinstance(limit, Range)]
     return ", ".join([words, *ranges])
@@ -125,18 +126,18 @@ def in_words(hint: Any) -> str:
 
 def field_texts(cls: type) -> dict[str, str]:
     """The strings below the fields of ``cls``, or where it has none, of the classes that it derives from."""
-    found: dict[str, str] = {}
-    for each in reversed(cls.__mro__):
-        if dataclasses.is_dataclass(each):
-            found |= _texts_in(_node(each))
-    return found
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(base):
+            texts |= _texts_in(_node(base))
+    return texts
 
 
-def text_of(thing: Any) -> str:
-    """The docstring of a class or module as one line of Markdown; of a dataclass only what somebody wrote."""
-    if isinstance(thing, type) and dataclasses.is_dataclass(thing):
-        return markdown(ast.get_docstring(_node(thing)) or "")
-    return markdown(thing.__doc__)
+def text_of(documented: Any) -> str:
+    """The docstring of a class or module as one line of Markdown; of a dataclass only a written one."""
+    if isinstance(documented, type) and dataclasses.is_dataclass(documented):
+        return markdown(ast.get_docstring(_node(documented)) or "")
+    return markdown(documented.__doc__)
 
 
 def markdown(text: str | None) -> str:
@@ -148,7 +149,7 @@ def markdown(text: str | None) -> str:
 def _node(cls: type) -> ast.ClassDef:
     body: Sequence[ast.stmt] = _parsed(cls.__module__).body
     for name in cls.__qualname__.split("."):
-        node = next(each for each in body if isinstance(each, ast.ClassDef) and each.name == name)
+        node = next(statement for statement in body if isinstance(statement, ast.ClassDef) and statement.name == name)
         body = node.body
     return node
 
@@ -159,12 +160,12 @@ def _parsed(module: str) -> ast.Module:
 
 
 def _texts_in(node: ast.ClassDef) -> dict[str, str]:
-    found = {}
-    for field, below in zip(node.body, [*node.body[1:], None], strict=True):
+    texts = {}
+    for field, following in zip(node.body, [*node.body[1:], None], strict=True):
         if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
             continue
-        value = below.value if isinstance(below, ast.Expr) else None
+        value = following.value if isinstance(following, ast.Expr) else None
         text = value.value if isinstance(value, ast.Constant) else None
         if isinstance(text, str):
-            found[field.target.id] = markdown(text)
-    return found
+            texts[field.target.id] = markdown(text)
+    return texts

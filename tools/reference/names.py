@@ -19,14 +19,14 @@ they are used. What is not named here may change without notice.
 """
 
 GROUPS = {
-    "What jobs do": (
+    "Functions": (
         "load_config", "compare", "train", "evaluate", "measure_shift", "read_run", "read_dialogues", "show_progress",
     ),
-    "What they return": ("RunConfig", "RunResult", "ArmResult", "Interval", "Evaluation", "ShiftResult"),
+    "Results": ("RunConfig", "RunResult", "ArmResult", "Interval", "Evaluation", "ShiftResult"),
     "Dialogues": (
         "Dialogue", "Turn", "Scenario", "Outcome", "Side", "Split", "Source", "Finish", "TokenSequence",
     ),
-    "Tasks and people": (
+    "Tasks and humans": (
         "Task", "BoundedTask", "TurnBoundedTask", "UserCheckingTask", "ScriptedTask", "ScriptedHuman",
     ),
     "Logs": ("LogReader", "FileReader", "LogProblem", "LogFiles"),
@@ -41,25 +41,25 @@ GROUPS = {
 
 
 def names_page() -> str:
-    """All of it."""
+    """The whole page."""
     lines = [HEAD]
     for title, names in GROUPS.items():
         lines += [f"## {title}", ""]
         for name in names:
-            lines += [f"### `{name}`", "", *_described(name, getattr(calibrated_rl, name)), ""]
+            lines += [f"### `{name}`", "", *_entry(name, getattr(calibrated_rl, name)), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _described(name: str, thing: Any) -> Iterator[str]:
-    if inspect.isfunction(thing):
-        yield from ("```text", _signature(name, thing), "```", "", *_sections(inspect.getdoc(thing) or ""))
-    elif inspect.isclass(thing):
-        yield f"`{thing.__module__}:{thing.__qualname__}`"
-        yield from ("", *_sections(_own_doc(thing)), *_fields(thing), *_methods(thing))
-    elif get_origin(thing) is not None:
-        kind, *limits = get_args(thing)
+def _entry(name: str, documented: Any) -> Iterator[str]:
+    if inspect.isfunction(documented):
+        yield from ("```text", _signature(name, documented), "```", "", *_sections(inspect.getdoc(documented) or ""))
+    elif inspect.isclass(documented):
+        yield f"`{documented.__module__}:{documented.__qualname__}`"
+        yield from ("", *_sections(_own_doc(documented)), *_fields(documented), *_methods(documented))
+    elif get_origin(documented) is not None:
+        base_type, *limits = get_args(documented)
         words = (getattr(limit, "words", "") or str(limit) for limit in limits)
-        yield f"An annotation: `{kind.__name__}`, {', '.join(words)}."
+        yield f"An annotation: `{base_type.__name__}`, {', '.join(words)}."
 
 
 def _own_doc(cls: type) -> str:
@@ -67,29 +67,29 @@ def _own_doc(cls: type) -> str:
 
 
 def _signature(name: str, function: Any, width: int = 100) -> str:
-    """With a parameter a line, where it is long; annotations as the code has them."""
+    """The signature, with a parameter a line where it is long; annotations as in the code."""
     parameters = list(inspect.signature(function).parameters.values())
-    parts, keywords = [], False
+    parameter_texts, keywords = [], False
     for parameter in parameters:
         if parameter.name in ("self", "cls"):
             continue
         if parameter.kind is parameter.KEYWORD_ONLY and not keywords:
-            parts.append("*")
+            parameter_texts.append("*")
             keywords = True
         default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
-        parts.append(f"{parameter.name}: {_type(parameter.annotation)}{default}")
+        parameter_texts.append(f"{parameter.name}: {_type(parameter.annotation)}{default}")
     returns = inspect.signature(function).return_annotation
     ending = "" if returns is inspect.Signature.empty else f" -> {_type(returns)}"
-    whole = f"{name}({', '.join(parts)}){ending}"
-    if len(whole) <= width:
-        return whole
-    return f"{name}(\n" + "".join(f"    {part},\n" for part in parts) + f"){ending}"
+    one_line = f"{name}({', '.join(parameter_texts)}){ending}"
+    if len(one_line) <= width:
+        return one_line
+    return f"{name}(\n" + "".join(f"    {parameter_text},\n" for parameter_text in parameter_texts) + f"){ending}"
 
 
 def _type(annotation: Any) -> str:
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     short = re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Za-z_])", "", text).strip("'\"")
-    short = re.sub(r"ndarray\[.*?, dtype\[(\w+)\]\]", r"\1 array", short)  # NumPy writes it otherwise in each version
+    short = re.sub(r"ndarray\[.*?, dtype\[(\w+)\]\]", r"\1 array", short)  # the text differs between versions of NumPy
     return re.sub(r"^Optional\[(.*)\]$", r"\1 | None", short)
 
 
@@ -116,8 +116,8 @@ def _sections(doc: str) -> Iterator[str]:
 
 def _item(entry: str) -> Iterator[str]:
     if entry:
-        name, colon, rest = entry.partition(": ")
-        yield f"- `{name}`: {rest}" if colon and re.fullmatch(r"\w+", name) else f"- {entry}"
+        name, colon, text = entry.partition(": ")
+        yield f"- `{name}`: {text}" if colon and re.fullmatch(r"\w+", name) else f"- {entry}"
 
 
 def _fields(cls: type) -> Iterator[str]:
@@ -134,16 +134,16 @@ def _fields(cls: type) -> Iterator[str]:
 
 
 def _methods(cls: type) -> Iterator[str]:
-    """What a class has of its own, in its order."""
-    found = [
-        (name, thing) for name, thing in vars(cls).items()
+    """The methods and properties of a class itself, in order."""
+    members = [
+        (name, member) for name, member in vars(cls).items()
         if (not name.startswith("_") or name == "__call__")
-        and (inspect.isfunction(thing) or isinstance(thing, property | classmethod))
+        and (inspect.isfunction(member) or isinstance(member, property | classmethod))
     ]  # fmt: skip
-    if found:
+    if members:
         yield ""
-    for name, thing in found:
-        function = thing.fget if isinstance(thing, property) else getattr(thing, "__func__", thing)
-        shown = name if isinstance(thing, property) else _signature(name, function, width=10_000)
+    for name, member in members:
+        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        heading = name if isinstance(member, property) else _signature(name, function, width=10_000)
         text = markdown(function.__doc__)
-        yield f"- `{shown}`" + (f": {text}" if text else "")
+        yield f"- `{heading}`" + (f": {text}" if text else "")

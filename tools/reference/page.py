@@ -1,4 +1,4 @@
-"""The page itself, in Markdown that a forge and the docs site both show."""
+"""The page of all keys, in Markdown that a forge and the docs site both show."""
 
 import importlib
 import inspect
@@ -17,53 +17,53 @@ HEAD = """<!-- Made by `make docs` out of the dataclasses in calibrated_rl (tool
 
 A config is a YAML file, see `configs/`. Keys stand below each other as the dots say: `training.updates=60` on the
 command line is `training: {updates: 60}` in the file. [Settings](../settings.md) says what counts as a number, a text
-or a truth value, and how a mistake is told; parts of your own say of their keys in the same way what they allow.
+or a truth value, and how mistakes are reported; parts of your own declare their allowed values in the same way.
 
 An *import path* is `package.module:Class` or `path/to/file.py:Class`.
 """
 
 TRANSPORTS = {
-    Transport.OBJECT_STORE: "where neither of the others is asked for",
+    Transport.OBJECT_STORE: "where neither of the others is requested",
     Transport.SHARED_MEMORY: "`learner.share_weights: true`",
     Transport.LORA: "for a model that `learner.lora` names",
 }
 
 
 def page() -> str:
-    """All of it."""
+    """The whole page."""
     lines = [HEAD, "## The run", "", text_of(RunConfig), "", *table(keys_of(RunConfig))]
-    for cls, places in sections():
-        title = ", ".join(f"`{place}`" for place in places)
+    for cls, keys in sections():
+        title = ", ".join(f"`{key}`" for key in keys)
         lines += ["", f"## {title}", "", text_of(cls), "", *table(keys_of(cls))]
-    for kind in kinds():
-        lines += ["", f"## {kind.title}", "", "```yaml", kind.place, "```", ""]
-        lines.append(f"One of your own implements `{kind.protocol}`.")
-        for part in kind.parts:
+    for part_kind in kinds():
+        lines += ["", f"## {part_kind.title}", "", "```yaml", part_kind.place, "```", ""]
+        lines.append(f"One of your own implements `{part_kind.protocol}`.")
+        for part in part_kind.parts:
             lines += part_lines(part)
-        lines += shared_lines(kind)
+        lines += shared_lines(part_kind)
     return "\n".join([*lines, *arm_lines(), *transport_lines()]) + "\n"
 
 
 def sections() -> list[tuple[type, list[str]]]:
-    """The dataclasses below that of a run, each with the places where it stands, in the order in which they come up."""
-    found: dict[type, list[str]] = {}
+    """The dataclasses below that of a run, each with its keys, in order of appearance."""
+    keys_by_class: dict[type, list[str]] = {}
 
     def collect(cls: type, prefix: str) -> None:
         for key in keys_of(cls):
             if key.section is not None:
-                place = f"{prefix}{key.name}" + (".NAME" if key.many else "")
-                found.setdefault(key.section, []).append(place)
-                collect(key.section, f"{place}.")
+                path = f"{prefix}{key.name}" + (".NAME" if key.is_mapping else "")
+                keys_by_class.setdefault(key.section, []).append(path)
+                collect(key.section, f"{path}.")
 
     collect(RunConfig, "")
-    return list(found.items())
+    return list(keys_by_class.items())
 
 
 def table(keys: list[Key]) -> list[str]:
     """One row a key."""
     if not keys:
         return ["Nothing to set."]
-    rows = ["| key | default | allowed | what it is |", "|---|---|---|---|"]
+    rows = ["| key | default | allowed | description |", "|---|---|---|---|"]
     for key in keys:
         default = f"`{key.default}`" if key.default else ""
         allowed = key.allowed or "*section, below*"
@@ -74,21 +74,21 @@ def table(keys: list[Key]) -> list[str]:
 
 
 def part_lines(part: Part) -> Iterator[str]:
-    """One part: what it is, and its keys."""
+    """One part: its description and its keys."""
     module = importlib.import_module(part.cls.__module__)
     config = part.cls.Config  # type: ignore[attr-defined]
     yield from ("", f"### `{part.name}`", "", markdown(module.__doc__), "", *table(keys_of(config)))
 
 
-def shared_lines(kind: Kind) -> Iterator[str]:
+def shared_lines(part_kind: Kind) -> Iterator[str]:
     """Sections within the settings of parts, each once."""
-    found: dict[tuple[str, type], list[str]] = {}
-    for part in kind.parts:
+    parts_by_section: dict[tuple[str, type], list[str]] = {}
+    for part in part_kind.parts:
         for key in keys_of(part.cls.Config):  # type: ignore[attr-defined]
             if key.section is not None:
-                found.setdefault((key.name, key.section), []).append(part.cls.__name__)
-    for (name, cls), parts in found.items():
-        yield from ("", f"### `{name}` of {listed(parts, 'and')}", "", *table(keys_of(cls)))
+                parts_by_section.setdefault((key.name, key.section), []).append(part.cls.__name__)
+    for (name, cls), part_names in parts_by_section.items():
+        yield from ("", f"### `{name}` of {listed(part_names, 'and')}", "", *table(keys_of(cls)))
 
 
 def arm_lines() -> list[str]:

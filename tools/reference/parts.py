@@ -1,4 +1,4 @@
-"""The parts that the package brings, found where they lie: adding a file there adds it to the page."""
+"""The built-in parts, found in their packages: adding a file there adds it to the page."""
 
 import importlib
 import inspect
@@ -17,19 +17,19 @@ class Part:
     """One part."""
 
     name: str
-    """As it is written in YAML."""
+    """Its name in YAML."""
     cls: type
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """Parts that stand in the same place."""
+    """Parts that the same key names."""
 
     title: str
     protocol: str
-    """Import path of what one of your own implements."""
+    """Import path of the protocol for parts of your own."""
     place: str
-    """How it is named in YAML, with PART for the part and ... for its settings."""
+    """Its YAML, with PART for the part and ... for its settings."""
     parts: tuple[Part, ...]
 
 
@@ -41,7 +41,7 @@ def kinds() -> list[Kind]:
             parts=_with("calibrated_rl.examples", lambda cls: hasattr(cls, "scenarios")),
         ),
         Kind(
-            title="People as a program", protocol="calibrated_rl.tasks.base:ScriptedHuman",
+            title="Scripted humans", protocol="calibrated_rl.tasks.base:ScriptedHuman",
             place="human: PART\nhuman_config: {...}",
             parts=_with("calibrated_rl.examples", lambda cls: hasattr(cls, "log_prob")),
         ),
@@ -75,7 +75,7 @@ def kinds() -> list[Kind]:
 
 
 def arms() -> list[type[Arm]]:
-    """The package's arms, in the order of tables."""
+    """The built-in arms, in the order of tables."""
     return find_arms(builtin_arms())
 
 
@@ -90,16 +90,16 @@ def _with(package: str, belongs: Callable[[type], bool]) -> tuple[Part, ...]:
 
 
 def _short(package: str) -> tuple[Part, ...]:
-    """The parts that are known by the names of their modules."""
-    found = []
+    """The parts with short names, those of their modules."""
+    parts = []
     for name in short_names(package):
         module, _, cls = full_path(package, name, "part").partition(":")
-        found.append(Part(name=name, cls=getattr(importlib.import_module(module), cls)))
-    return tuple(found)
+        parts.append(Part(name=name, cls=getattr(importlib.import_module(module), cls)))
+    return tuple(parts)
 
 
 def _modules(package: str) -> Iterator[Any]:
     root = importlib.import_module(package)
-    for found in pkgutil.walk_packages(root.__path__, f"{package}."):
-        if not found.ispkg:
-            yield importlib.import_module(found.name)
+    for module_info in pkgutil.walk_packages(root.__path__, f"{package}."):
+        if not module_info.ispkg:
+            yield importlib.import_module(module_info.name)

@@ -1,6 +1,6 @@
 """A loss with checks: what it raises names the user's line, what it returns is of the right kind.
 
-Whether a loss is finite is asked where the step is taken; this is about types and shapes.
+Whether a loss is finite is checked during the step (``rank.py``); this module checks types and shapes.
 """
 
 from collections.abc import Mapping

@@ -24,7 +24,7 @@ class DPO(Loss):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         beta: Annotated[float, Range(above=0)] = 0.1
-        """How strongly the policy is held to the reference."""
+        """Strength of the pull towards the reference; higher stays closer."""
 
     def __init__(self, config: Config) -> None:
         check_settings(config, "loss_config")
