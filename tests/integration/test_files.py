@@ -54,7 +54,7 @@ def test_a_full_disk_is_waited_for_and_said_once(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     said = caplog.messages
-    assert ["is full" in said[0], "is full" in said[1], "there is room" in said[2]] == [True] * 3 and len(said) == 3
+    assert ["is full" in said[0], "is full" in said[1], "there is space" in said[2]] == [True] * 3 and len(said) == 3
     assert not any(tmp_path.iterdir())
 
 

@@ -306,7 +306,7 @@ def test_what_is_sent_does_the_same(folder: Path) -> None:
 
 def test_frozen_models_and_those_trained_whole_have_no_adapters(folder: Path) -> None:
     made = learner(folder)
-    for options in ({"trainable": False}, {"whole": True}):
+    for options in ({"trainable": False}, {"full_finetuning": True}):
         made.load("policy", folder, **options)
         assert not made.check("policy")
 
