@@ -33,6 +33,8 @@ class LocalCluster:
 
     address: str
     """Of its job server and state API."""
+    gcs_address: str
+    """Which drivers join."""
     environment: dict[str, str]
     """For commands that talk with it."""
     folder: Path
@@ -49,8 +51,16 @@ class LocalCluster:
         file = self.folder / EVENTS
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
+    def workers(self) -> list[dict[str, Any]] | None:
+        """Nodes beside the head that are alive; None where the state API does not answer in time."""
+        nodes = self.state("nodes")
+        if not nodes:
+            return None
+        return [node for node in nodes if node.get("state") == "ALIVE" and not node.get("is_head_node")]
+
     def state(self, what: str) -> list[dict[str, Any]]:
-        """All ``nodes`` or ``actors``, as Ray's state API has them; empty where it does not answer in time."""
+        """All ``nodes`` (the head is one) or ``actors``, as Ray's state API has them; empty where it does not answer in
+        time."""
         url = f"{self.address}/api/v0/{what}?limit=1000&detail=1"
         token = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
         try:
@@ -60,7 +70,7 @@ class LocalCluster:
             return []
 
     def kill_node(self, kind: str) -> str:
-        """Kill the processes of a node of this type as if its machine had been switched off; its name.
+        """Kill the processes of the oldest node of this type as if its machine had been switched off; its name.
 
         Raises:
             UserError: there is none.
@@ -71,13 +81,13 @@ class LocalCluster:
             raise UserError(f"no node of type {kind} is running that could be killed")
         import psutil
 
-        raylet = psutil.Process(alive[-1]["pid"])
+        raylet = psutil.Process(alive[0]["pid"])
         for process in [*raylet.children(recursive=True), raylet]:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        return str(alive[-1]["node"])
+        return str(alive[0]["node"])
 
 
 @contextmanager
@@ -98,7 +108,7 @@ def local_cluster(launch_file: Path, folder: Path, *, cpus: float, minute_s: flo
     ours |= {
         "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_TMPDIR": str(folder),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_worker_niceness": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_worker_niceness": "0", "RAY_SCHEDULER_EVENTS": "0",
     }  # fmt: skip
     head_only = {
         "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1",
@@ -114,7 +124,9 @@ def local_cluster(launch_file: Path, folder: Path, *, cpus: float, minute_s: flo
     processes = subprocess.Popen(
         command, env=ours | head_only, stdout=log, stderr=log, start_new_session=True, cwd=ROOT
     )
-    cluster = LocalCluster(f"http://127.0.0.1:{dashboard_port}", ours, folder, processes)
+    cluster = LocalCluster(
+        f"http://127.0.0.1:{dashboard_port}", f"127.0.0.1:{gcs_port}", ours, folder, processes
+    )
     try:
         _wait_for_head(cluster)
         yield cluster
@@ -148,6 +160,6 @@ def _end(cluster: LocalCluster) -> None:
             continue
     with suppress(ProcessLookupError, subprocess.TimeoutExpired):
         os.killpg(cluster.processes.pid, signal.SIGTERM)
-        cluster.processes.wait(20)
+        cluster.processes.wait(10)
     with suppress(ProcessLookupError):
         os.killpg(cluster.processes.pid, signal.SIGKILL)

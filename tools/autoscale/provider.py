@@ -29,6 +29,7 @@ class LocalNodes(FakeMultiNodeProvider):
         """``provider_config``: that of ``machines.autoscaling_config``; ``folder`` is where files are exchanged."""
         super().__init__(provider_config, cluster_name)
         self._folder = Path(provider_config["folder"])
+        self._noted = set(self._nodes)
 
     def create_node_with_resources_and_labels(
         self, node_config: Any, tags: dict[str, str], count: int, resources: dict[str, float], labels: dict[str, str]
@@ -41,22 +42,25 @@ class LocalNodes(FakeMultiNodeProvider):
         if kind in self._control().get("no_capacity", ()):
             self._note("refused", kind=kind, count=count)
             raise NoCapacity(f"no machine of type {kind} is to be had")
-        before = set(self._nodes)
         super().create_node_with_resources_and_labels(node_config, tags, count, resources, labels)
-        for name in sorted(set(self._nodes) - before):
-            processes = self._nodes[name]["node"].all_processes
-            raylet = next(info.process.pid for infos in (processes.get("raylet"),) for info in infos or ())
-            self._note("started", kind=kind, node=name, pid=raylet)
+        with self.lock:  # types are launched beside each other
+            for name in sorted(self._nodes.keys() - self._noted):
+                self._noted.add(name)
+                node = self._nodes[name]
+                raylet = node["node"].all_processes["raylet"][0].process.pid
+                self._note("started", kind=node["tags"][TAG_RAY_USER_NODE_TYPE], node=name, pid=raylet)
 
     def non_terminated_nodes(self, tag_filters: dict[str, str]) -> list[str]:
-        """As the base class; nodes whose raylet has ended are gone, as a spot machine is."""
+        """As the base class; nodes whose raylet has ended are gone, as a spot machine is. The autoscaler lets idle nodes
+        drain, which ends their raylets in good order; what was killed has another exit code."""
         with self.lock:
             for name, node in list(self._nodes.items()):
                 raylets = node["node"].all_processes.get("raylet", []) if "node" in node else []
-                if raylets and raylets[0].process.poll() is not None:
+                code = raylets[0].process.poll() if raylets else None
+                if code is not None:
                     kind = node["tags"][TAG_RAY_USER_NODE_TYPE]
                     self._terminate_node(self._nodes.pop(name))
-                    self._note("lost", kind=kind, node=name)
+                    self._note("lost" if code else "ended", kind=kind, node=name)
         return list(super().non_terminated_nodes(tag_filters))
 
     def terminate_node(self, node_id: str) -> None:

@@ -1,0 +1,80 @@
+"""The autoscaler demo without Ray: node types of the launch file, what is made of a timeline."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from calibrated_rl.errors import UserError
+from tests.support.paths import ROOT
+from tools.autoscale.job import Timeline, figures, summary
+from tools.autoscale.machines import HEAD, autoscaling_config, spot_types
+from tools.autoscale.picture import draw
+
+AWS = ROOT / "cluster" / "aws.yaml"
+
+
+def test_node_types_are_those_of_the_launch_file(tmp_path: Path) -> None:
+    launch = yaml.safe_load(AWS.read_text())
+    config = autoscaling_config(AWS, tmp_path, "127.0.0.1:1", cpus=2, minute_s=3)
+    types = config["available_node_types"]
+    assert set(types) == {HEAD} | set(launch["available_node_types"]) - {launch["head_node_type"]}
+    for name, kind in types.items():
+        if name != HEAD:
+            asked = launch["available_node_types"][name]
+            assert kind["labels"] == asked["labels"] and kind["resources"] == {"CPU": 2}
+            assert (kind["min_workers"], kind["max_workers"]) == (asked["min_workers"], asked["max_workers"])
+    assert config["idle_timeout_minutes"] == launch["idle_timeout_minutes"] * 3 / 60
+    assert config["max_workers"] == launch["max_workers"]
+    assert spot_types(AWS) == ["rollout"]
+
+
+def test_a_launch_file_without_workers_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("head_node_type: head\navailable_node_types: {head: {}}\n")
+    with pytest.raises(UserError, match="no available_node_types"):
+        autoscaling_config(file, tmp_path, "127.0.0.1:1", cpus=1, minute_s=1)
+    assert spot_types(file) == []
+
+
+def timeline() -> Timeline:
+    made = Timeline()
+    for seconds, what, details in (
+        (1.0, "job submitted", {}), (4.0, "demand", {}), (6.0, "node started", {"kind": "rollout", "node": "a"}),
+        (9.0, "update", {"number": 1}), (10.0, "update", {"number": 2}), (11.0, "spot node killed", {"node": "a"}),
+        (11.5, "node refused", {"kind": "rollout"}), (20.0, "capacity again", {"kind": "rollout"}),
+        (23.0, "node started", {"kind": "rollout", "node": "b"}), (30.0, "update", {"number": 3}),
+        (31.0, "job ended", {"code": 0}), (40.0, "all nodes gone", {}),
+    ):  # fmt: skip
+        made.note(what, made.began + seconds, **details)
+    made.samples = [
+        {"seconds": 5.0, "nodes": {}, "replicas": 0}, {"seconds": 7.0, "nodes": {"rollout": 1}, "replicas": 1},
+        {"seconds": 9.0, "nodes": {"rollout": 2, "learner": 1}, "replicas": 2},
+        {"seconds": 10.0, "nodes": {}, "replicas": 0},
+    ]  # fmt: skip
+    return made
+
+
+def test_figures_of_a_timeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from calibrated_rl.run import audit
+
+    accounts = [audit.Account(name="interactive-0", requested=5, delivered=4, dropped={"stale": 1})]
+    monkeypatch.setattr(audit, "audit_run", lambda run: accounts)
+    found: dict[str, Any] = figures(timeline(), tmp_path, "rollout", 0, emptied=True)
+    assert found["clean"]
+    assert found["seconds"] == {
+        "submit_to_demand": 3.0, "demand_to_first_node": 2.0, "demand_to_first_update": 5.0, "longest_update": 20.0,
+        "median_update": 10.5, "capacity_again_to_node": 3.0, "job_end_to_no_nodes": 9.0,
+    }  # fmt: skip
+    assert found["nodes"] == {"started": 2, "refused": 1, "lost": 0, "ended": 0}
+    assert found["node_seconds"] == {"learner": 1.0, "rollout": 4.0}
+    assert found["groups"] == {"requested": 5, "delivered": 4}
+    assert "at most 2 replicas" in summary(found)
+    draw(found, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    accounts[0] = audit.Account(name="interactive-0", requested=5, delivered=4, problems=("g: handed out 2 times",))
+    assert not figures(timeline(), tmp_path, "rollout", 0, emptied=True)["clean"]
+    accounts[0] = audit.Account(name="interactive-0", requested=5, delivered=5)
+    assert not figures(timeline(), tmp_path, "rollout", 0, emptied=False)["clean"]
+    assert not figures(timeline(), tmp_path, "rollout", 1, emptied=True)["clean"]

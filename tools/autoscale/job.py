@@ -1,0 +1,273 @@
+"""Ray's own autoscaler on this machine: it starts nodes for a job, takes them back, and loses one in the middle.
+
+    python jobs/autoscale_demo.py --out autoscale.json
+
+A head without capacity is started; its node types are those of a launch file (default: cluster/aws.yaml) with this
+machine's sizes. A job is submitted to it as to any cluster (`ray job submit`): nodes appear for its replicas and its
+learner by their labels. In the middle of training, a spot node is killed, and the "cloud" has no further machine of
+its type for a while. Afterwards idle nodes go, and every group of dialogues must have been learned from exactly once.
+Writes FILE as JSON and, beside it, a picture of nodes and replicas over time. Takes 5 to 10 minutes on two cores. Exit
+code 1: something was lost, repeated or never came; 2: a wrong argument.
+"""
+
+import json
+import logging
+import re
+import shutil
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+from calibrated_rl.cli import command
+from calibrated_rl.errors import UserError
+from calibrated_rl.runtime import console
+from calibrated_rl.settings.fields import Positive, Range
+
+logger = logging.getLogger(__name__)
+ROOT = Path(__file__).resolve().parents[2]
+
+UPDATE = re.compile(r"update (\d+)/(\d+):")
+DEMAND = "starting two vLLM engines"
+SAMPLE_S = 1.0
+JOB_TIMEOUT_S = 1200.0
+GONE_TIMEOUT_S = 180.0
+
+
+class Timeline:
+    """What happens, with seconds since the start: nodes and replicas once a second, and events."""
+
+    def __init__(self) -> None:
+        self.began = time.time()
+        self.samples: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
+
+    def note(self, what: str, at: float | None = None, **details: Any) -> None:
+        """Add an event; ``at``: seconds since the epoch, default: now."""
+        seconds = round((time.time() if at is None else at) - self.began, 2)
+        self.events.append({"seconds": seconds, "event": what, **details})
+        self.events.sort(key=lambda event: event["seconds"])
+        logger.info(f"{seconds:6.1f} s: {what} {' '.join(map(str, details.values()))}".rstrip())
+
+    def seconds_of(self, what: str, **details: Any) -> float | None:
+        """When an event with these details happened first."""
+        for event in self.events:
+            if event["event"] == what and details.items() <= event.items():
+                return float(event["seconds"])
+        return None
+
+
+def main() -> int:
+    assert __doc__ is not None
+    parser = command.Parser(description=__doc__)
+    parser.add_argument("--out", type=command.result_file(".json"), default=Path("autoscale.json"), metavar="FILE",
+                        help="JSON file to write (default: autoscale.json)")  # fmt: skip
+    parser.add_argument("--config", default="configs/autoscale.yaml", help="what is trained (default: %(default)s)")
+    parser.add_argument("--launch-file", type=Path, default=Path("cluster/aws.yaml"), metavar="FILE",
+                        help="whose node types are started (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--runs", type=command.result_folder, default=Path("runs"), help="folder of all runs")
+    parser.add_argument("--minute", type=command.allowed(Annotated[float, Range(above=0)]), default=1.0, metavar="S",
+                        help="seconds that a minute of the launch file's idle time takes (default: 1)")  # fmt: skip
+    parser.add_argument("--refused", type=command.allowed(Positive), default=20, metavar="S",
+                        help="seconds for which no machine of the killed type is to be had (default: 20)")  # fmt: skip
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the job")
+    arguments = parser.parse_intermixed_args()
+
+    from calibrated_rl.config.run_config import load_config
+    from calibrated_rl.storage.files import write_json
+    from tools.autoscale.machines import spot_types
+    from tools.autoscale.picture import draw
+
+    run = arguments.runs / load_config(arguments.config, arguments.overrides).name
+    if run.exists():
+        raise UserError(f"{run} is there already: remove it, so that only what happens now is counted")
+    spot = spot_types(arguments.launch_file)
+    if not spot:
+        raise UserError(f"{arguments.launch_file} has no spot nodes: none could be killed")
+    folder = Path(tempfile.mkdtemp(prefix="autoscale"))
+    try:
+        result = demonstrate(arguments, run, folder, spot[0])
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    write_json(arguments.out, result)
+    picture = arguments.out.with_suffix(".png")
+    draw(result, picture)
+    console.result(summary(result))
+    console.result(f"figures: {arguments.out.resolve()}; picture: {picture.resolve()}")
+    return 0 if result["clean"] else 1
+
+
+def demonstrate(arguments: Any, run: Path, folder: Path, spot: str) -> dict[str, Any]:
+    """Start the cluster, submit the job, disturb it, wait for the end of both."""
+    from tools.autoscale.cluster import local_cluster
+
+    timeline = Timeline()
+    with local_cluster(arguments.launch_file, folder, cpus=1, minute_s=arguments.minute) as cluster:
+        timeline.note("head ready")
+        job = submit(cluster, arguments)
+        timeline.note("job submitted")
+        stop = threading.Event()
+        sampler = threading.Thread(target=sample, args=(cluster, timeline, stop), daemon=True)
+        reader = threading.Thread(target=read, args=(job, timeline, folder / "job.log"), daemon=True)
+        sampler.start()
+        reader.start()
+        try:
+            disturb(cluster, timeline, job, spot, arguments.refused)
+            code = job.wait(JOB_TIMEOUT_S)
+            timeline.note("job ended", code=code)
+            emptied = wait(lambda: cluster.workers() == [], GONE_TIMEOUT_S)
+            timeline.note("all nodes gone" if emptied else "nodes are left")
+        finally:
+            job.kill()
+            stop.set()
+            sampler.join(30)
+        for event in cluster.events():
+            count = {key: value for key, value in event.items() if key not in ("time", "event", "pid")}
+            timeline.note(f"node {event['event']}", event["time"], **count)
+        log = (folder / "job.log").read_text(encoding="utf-8", errors="replace")
+        if run.is_dir():
+            (run / "job.log").write_text(log, encoding="utf-8")
+        elif code:
+            logger.error(log[-3000:])
+    return figures(timeline, run, spot, code, emptied)
+
+
+def submit(cluster: Any, arguments: Any) -> "subprocess.Popen[str]":
+    """`ray job submit` of a training with the settings for labelled clusters, a replica a node.
+
+    Without `--working-dir`: nodes of one machine would unpack it into the same folder, one while another imports from
+    it. They find the code where it is.
+    """
+    train = [
+        "python", "-u", str(ROOT / "jobs/train.py"), str(Path(arguments.config).resolve()),
+        str(ROOT / "calibrated_rl/config/hardware/labelled.yaml"), "policy.engine.num_cpus=1",
+        "simulator.engine.num_cpus=1", *arguments.overrides, "--hardware", "cpu", "--arm", "interactive",
+        "--runs", str(arguments.runs.resolve()),
+    ]  # fmt: skip
+    command_line = ["ray", "job", "submit", "--address", cluster.address, "--", *train]
+    return subprocess.Popen(
+        command_line, env=cluster.environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def read(job: "subprocess.Popen[str]", timeline: Timeline, file: Path) -> None:
+    """Keep what the job prints, and note what of it says how far it is."""
+    assert job.stdout is not None
+    with file.open("w", encoding="utf-8") as log:
+        for line in job.stdout:
+            log.write(line)
+            log.flush()
+            if DEMAND in line:
+                timeline.note("demand")
+            elif found := UPDATE.search(line):
+                timeline.note("update", number=int(found[1]))
+            elif re.search(r"replica \d+ (marked|left|joins|joined|recovered)|replicas?:? \d+ ->", line):
+                timeline.note("replica", text=line.split("] ", 1)[-1].strip())
+
+
+def sample(cluster: Any, timeline: Timeline, stop: threading.Event) -> None:
+    """Nodes by type and replicas once a second, from Ray's state API."""
+    while not stop.wait(SAMPLE_S):
+        workers = cluster.workers()
+        if workers is None:
+            continue
+        nodes: dict[str, int] = {}
+        for node in workers:
+            kind = (node.get("labels") or {}).get("part", "?")
+            nodes[kind] = nodes.get(kind, 0) + 1
+        actors = [actor for actor in cluster.state("actors") if actor.get("state") == "ALIVE"]
+        replicas = sum(str(actor.get("class_name", "")).startswith("ReplicaActor") for actor in actors)
+        timeline.samples.append(
+            {"seconds": round(time.time() - timeline.began, 2), "nodes": nodes, "replicas": replicas}
+        )
+
+
+def disturb(cluster: Any, timeline: Timeline, job: "subprocess.Popen[str]", spot: str, refused_s: int) -> None:
+    """Kill a spot node after a fifth of the updates, and refuse others of its type for a while."""
+
+    def updates() -> int:
+        return max((event["number"] for event in timeline.events if event["event"] == "update"), default=0)
+
+    if not wait(lambda: updates() >= 8, JOB_TIMEOUT_S, job):
+        return
+    cluster.no_capacity(spot)
+    timeline.note("no capacity", kind=spot)
+    timeline.note("spot node killed", node=cluster.kill_node(spot))
+    wait(lambda: False, refused_s, job)
+    cluster.no_capacity()
+    timeline.note("capacity again", kind=spot)
+
+
+def wait(condition: Any, seconds: float, job: "subprocess.Popen[str] | None" = None) -> bool:
+    """Whether ``condition`` came true in time, and before the job ended."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and (job is None or job.poll() is None):
+        if condition():
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def figures(timeline: Timeline, run: Path, spot: str, code: int, emptied: bool) -> dict[str, Any]:
+    """What is reported."""
+    from calibrated_rl.run.audit import audit_run
+
+    accounts = audit_run(run) if code == 0 else []
+    problems = [f"{account.name}: {problem}" for account in accounts for problem in account.problems]
+    demand, first = timeline.seconds_of("demand"), timeline.seconds_of("update", number=1)
+    killed, again = timeline.seconds_of("spot node killed"), timeline.seconds_of("capacity again")
+    started = [event for event in timeline.events if event["event"] == "node started"]
+    later = [e["seconds"] for e in started if e["kind"] == spot and again is not None and e["seconds"] > again]
+    back = min(later, default=None)
+    updates = [event["seconds"] for event in timeline.events if event["event"] == "update"]
+    took = [round(after - before, 2) for before, after in pairwise(updates)]
+    node_seconds: dict[str, float] = {}
+    for one, following in pairwise(timeline.samples):
+        for kind, count in one["nodes"].items():
+            node_seconds[kind] = node_seconds.get(kind, 0) + count * (following["seconds"] - one["seconds"])
+
+    def between(one: float | None, other: float | None) -> float | None:
+        return None if one is None or other is None else round(other - one, 2)
+
+    events = timeline.events
+    return {
+        "clean": code == 0 and emptied and bool(accounts) and not problems and killed is not None and back is not None,
+        "exit_code": code,
+        "problems": problems,
+        "groups": {"requested": sum(a.requested for a in accounts), "delivered": sum(a.delivered for a in accounts)},
+        "seconds": {
+            "submit_to_demand": between(timeline.seconds_of("job submitted"), demand),
+            "demand_to_first_node": between(demand, started[0]["seconds"] if started else None),
+            "demand_to_first_update": between(demand, first),
+            "longest_update": max(took, default=None),
+            "median_update": statistics.median(took) if took else None,
+            "capacity_again_to_node": between(again, back),
+            "job_end_to_no_nodes": between(timeline.seconds_of("job ended"), timeline.seconds_of("all nodes gone")),
+        },
+        "nodes": {
+            what: sum(event["event"] == f"node {what}" for event in events)
+            for what in ("started", "refused", "lost", "ended")
+        },
+        "most_replicas": max((one["replicas"] for one in timeline.samples), default=0),
+        "node_seconds": {kind: round(seconds, 1) for kind, seconds in sorted(node_seconds.items())},
+        "samples": timeline.samples,
+        "events": events,
+    }  # fmt: skip
+
+
+def summary(result: dict[str, Any]) -> str:
+    """For the terminal."""
+    seconds, nodes, groups = result["seconds"], result["nodes"], result["groups"]
+    lines = [
+        f"nodes: {nodes['started']} started, {nodes['refused']} times refused, {nodes['lost']} lost, "
+        f"{nodes['ended']} given back; at most {result['most_replicas']} replicas",
+        f"groups: {groups['requested']} requested, {groups['delivered']} learned from; "
+        f"{len(result['problems'])} lost or repeated",
+        "seconds: " + json.dumps(seconds),
+    ]
+    return "\n".join([*lines, *result["problems"]])
+
