@@ -9,24 +9,30 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calibrated_rl.data.dialogue import TokenSequence
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.checkpoint import Snapshot, read, take
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.device_memory import DeviceMemory, measure_device
 from calibrated_rl.learner.hosted import HostedModel
-from calibrated_rl.learner.losses.base import Loss, LossInputs, Totals
+from calibrated_rl.learner.losses.base import Loss, Totals
 from calibrated_rl.learner.losses.check import LossSpec, resolve_loss
 from calibrated_rl.learner.losses.checked import output_of
 from calibrated_rl.learner.metrics import Sums, collect
+from calibrated_rl.learner.micro_batch import (
+    MIN_MICRO_BATCH_TOKENS,
+    check_temperature,
+    full_micro_batch,
+    loss_inputs,
+    sampler_logprobs,
+    sequences_to_blame,
+)
 from calibrated_rl.learner.not_finite import SkippedStep
 from calibrated_rl.learner.out_of_memory import OutOfMemory
 from calibrated_rl.learner.packing import EMPTY, PackedBatch, pack
@@ -38,9 +44,6 @@ from calibrated_rl.weight_sync.shared_memory import SharedMemories, SharedWeight
 from calibrated_rl.weight_sync.tensors import Weights
 
 logger = logging.getLogger(__name__)
-
-MIN_MICRO_BATCH_TOKENS = 256
-"""Micro-batches are not made smaller than this."""
 
 
 class LearnerRank:
@@ -117,7 +120,7 @@ class LearnerRank:
         not finite is skipped: ``skipped`` returns those."""
         model, loss = self._model(name), resolve_loss(loss)
         assert model.trainable, f"'{name}' was loaded with trainable=False"
-        _check_temperature(temperature)
+        check_temperature(temperature)
         if loss.needs_reference and batch.reference_logprobs is None:
             raise UserError(f"the loss {type(loss).__name__} needs samples with reference_logprobs")
         if batch.weighted and not loss.reads_weights:
@@ -134,7 +137,7 @@ class LearnerRank:
         if rejects:
             assert old_logprobs is not None and loss.correction is not None
             accepted = loss.correction.accepted(
-                torch.from_numpy(old_logprobs), torch.from_numpy(_sampler(batch, old_logprobs))
+                torch.from_numpy(old_logprobs), torch.from_numpy(sampler_logprobs(batch, old_logprobs))
             )
             scored = scored & accepted.numpy()
         n_scored, n_accepted = int(batch.scored.sum()), int(scored.sum())
@@ -274,13 +277,13 @@ class LearnerRank:
         for index, packed in enumerate(shares):
             logprobs, entropy = model(packed, temperature=temperature, entropy_gradient=loss.entropy_gradient)
             if len(packed.source):
-                inputs = self._inputs(batch, packed, logprobs, entropy, old_logprobs, totals)
+                inputs = loss_inputs(batch, packed, logprobs, entropy, old_logprobs, totals)
                 output = output_of(loss, inputs)
                 batch_metrics = collect(inputs, output, loss)
                 sums.add(batch_metrics)
                 value = output.loss
                 if not math.isfinite(batch_metrics.means["loss"][0]):
-                    broken += _to_blame(packed, inputs)
+                    broken += sequences_to_blame(packed, inputs)
                     value = (logprobs.sum() + entropy.sum()) * math.nan
             else:
                 # Both outputs, as in the losses: under ZeRO-3 an unused one changes what is gathered when.
@@ -295,35 +298,6 @@ class LearnerRank:
             round_packs = packs[first : first + size]
             yield round_packs[rank] if rank < len(round_packs) else EMPTY
 
-    def _inputs(
-        self,
-        batch: SampleBatch,
-        packed: PackedBatch,
-        logprobs: Tensor,
-        entropy: Tensor,
-        old_logprobs_all: NDArray[np.float32] | None,
-        totals: Totals,
-    ) -> LossInputs:
-        def tensor(values: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(values).to(self.world.device)
-
-        old_logprobs = logprobs.detach() if old_logprobs_all is None else tensor(old_logprobs_all[packed.source])
-        sampler = tensor(batch.sampler_logprobs[packed.source])
-        changes = np.diff(packed.sequence, prepend=packed.sequence[:1]) != 0
-        reference = batch.reference_logprobs
-        return LossInputs(
-            logprobs=logprobs,
-            entropy=entropy,
-            old_logprobs=old_logprobs,
-            sampler_logprobs=torch.where(sampler.isnan(), old_logprobs, sampler),
-            reference_logprobs=None if reference is None else tensor(reference[packed.source]),
-            advantages=tensor(batch.advantages[packed.sequence]),
-            weights=tensor(batch.token_weights[packed.source]),
-            sequence=tensor(np.cumsum(changes)),
-            count=int(changes.sum()) + 1,
-            totals=totals,
-        )
-
     def _join(self, sums: Sums) -> Sums:
         total = Sums()
         for rank_sums in self.world.gather(sums):
@@ -333,7 +307,7 @@ class LearnerRank:
     def _score(
         self, model: HostedModel, batch: SampleBatch, temperature: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        _check_temperature(temperature)
+        check_temperature(temperature)
         while True:
             with OutOfMemory() as memory:
                 return self._try_score(model, batch, temperature)
@@ -423,28 +397,3 @@ class LearnerRank:
             UserError: the folder is not a whole checkpoint, was altered, or is of another format or dtype.
         """
         read(self.load, self.models, self.world, self.config, Path(folder))
-
-
-def _check_temperature(temperature: float) -> None:
-    if not 0 < temperature < math.inf:
-        raise UserError(f"the learner cannot score at temperature {temperature}: it must be above 0")
-
-
-def _to_blame(packed: PackedBatch, inputs: LossInputs) -> list[int]:
-    """Sequences of the batch with a log-prob that is not finite; if there is none, all of the micro-batch."""
-    fine = torch.isfinite(inputs.logprobs.detach() + inputs.old_logprobs + inputs.sampler_logprobs).cpu().numpy()
-    return np.unique(packed.sequence[~fine] if not fine.all() else packed.sequence).tolist()  # type: ignore[no-any-return]
-
-
-def full_micro_batch(tokens: int, length: int, words: int, random: np.random.Generator) -> SampleBatch:
-    """Sequences of ``length`` tokens, and a shorter one for the rest: together a micro-batch of ``tokens``; a single
-    sequence if that has more."""
-    lengths = [length] * max(1, tokens // (length - 1))  # the last token of each is predicted, not read
-    remaining = tokens - (length - 1) * len(lengths)
-    lengths += [remaining + 1] if remaining > 0 else []
-    sequences = [random.integers(0, words, sequence_length).astype(np.int32) for sequence_length in lengths]
-    return SampleBatch.of_sequences([TokenSequence.unsampled(ids) for ids in sequences])
-
-
-def _sampler(batch: SampleBatch, old_logprobs: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.where(np.isnan(batch.sampler_logprobs), old_logprobs, batch.sampler_logprobs)

@@ -18,8 +18,9 @@ from calibrated_rl.inference.engine_arguments import cache_sizes
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.device_memory import DeviceMemory
 from calibrated_rl.learner.lora import LoRAConfig
+from calibrated_rl.learner.micro_batch import full_micro_batch
 from calibrated_rl.learner.packing import pack
-from calibrated_rl.learner.rank import LearnerRank, full_micro_batch
+from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.models.shape import ModelShape
 from calibrated_rl.run.memory import ENGINE_PROCESSES, GIB, adapters_only
 from calibrated_rl.run.memory_plan import GPU_ENGINE, MIB, RESERVED_SHARE, Demand, describe, plan_caches, with_caches

@@ -51,7 +51,7 @@ class LocalNodes(FakeMultiNodeProvider):
                 self._note("started", kind=node["tags"][TAG_RAY_USER_NODE_TYPE], node=name, pid=raylet)
 
     def non_terminated_nodes(self, tag_filters: dict[str, str]) -> list[str]:
-        """As the base class; nodes whose raylet has ended are gone, as a spot machine is. The autoscaler lets idle nodes
+        """As the base class; nodes whose raylet has ended are gone, like a spot machine. The autoscaler lets idle nodes
         drain, which ends their raylets in good order; what was killed has another exit code."""
         with self.lock:
             for name, node in list(self._nodes.items()):

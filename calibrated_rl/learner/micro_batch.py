@@ -1,0 +1,85 @@
+"""Between a batch and the loss of one of its micro-batches: what the loss is given, and which sequences it blames."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calibrated_rl.data.dialogue import TokenSequence
+from calibrated_rl.errors import UserError
+from calibrated_rl.learner.batch import SampleBatch
+from calibrated_rl.learner.losses.base import LossInputs, Totals
+from calibrated_rl.learner.packing import PackedBatch
+
+MIN_MICRO_BATCH_TOKENS = 256
+"""Micro-batches are not made smaller than this."""
+
+
+def loss_inputs(
+    batch: SampleBatch,
+    packed: PackedBatch,
+    logprobs: Tensor,
+    entropy: Tensor,
+    old_logprobs_all: NDArray[np.float32] | None,
+    totals: Totals,
+) -> LossInputs:
+    """What the loss of the micro-batch ``packed`` of ``batch`` reads, on the device of ``logprobs`` (shape [T]).
+
+    Args:
+        old_logprobs_all: of the whole batch, [L], under the weights before its first step; None: those are the present
+            ones.
+        totals: of the whole step, over all ranks.
+    """
+
+    def tensor(values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(logprobs.device)
+
+    old_logprobs = logprobs.detach() if old_logprobs_all is None else tensor(old_logprobs_all[packed.source])
+    sampler = tensor(batch.sampler_logprobs[packed.source])
+    changes = np.diff(packed.sequence, prepend=packed.sequence[:1]) != 0
+    reference = batch.reference_logprobs
+    return LossInputs(
+        logprobs=logprobs,
+        entropy=entropy,
+        old_logprobs=old_logprobs,
+        sampler_logprobs=torch.where(sampler.isnan(), old_logprobs, sampler),
+        reference_logprobs=None if reference is None else tensor(reference[packed.source]),
+        advantages=tensor(batch.advantages[packed.sequence]),
+        weights=tensor(batch.token_weights[packed.source]),
+        sequence=tensor(np.cumsum(changes)),
+        count=int(changes.sum()) + 1,
+        totals=totals,
+    )
+
+
+def sampler_logprobs(batch: SampleBatch, old_logprobs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Log-probs [L] under the engine that sampled each token; ``old_logprobs`` where none did."""
+    return np.where(np.isnan(batch.sampler_logprobs), old_logprobs, batch.sampler_logprobs)
+
+
+def sequences_to_blame(packed: PackedBatch, inputs: LossInputs) -> list[int]:
+    """Sequences of the batch with a log-prob that is not finite; if there is none, all of the micro-batch."""
+    fine = torch.isfinite(inputs.logprobs.detach() + inputs.old_logprobs + inputs.sampler_logprobs).cpu().numpy()
+    return np.unique(packed.sequence[~fine] if not fine.all() else packed.sequence).tolist()  # type: ignore[no-any-return]
+
+
+def full_micro_batch(tokens: int, length: int, words: int, random: np.random.Generator) -> SampleBatch:
+    """Sequences of ``length`` tokens, and a shorter one for the rest: together a micro-batch of ``tokens``; a single
+    sequence if that has more."""
+    lengths = [length] * max(1, tokens // (length - 1))  # the last token of each is predicted, not read
+    remaining = tokens - (length - 1) * len(lengths)
+    lengths += [remaining + 1] if remaining > 0 else []
+    sequences = [random.integers(0, words, sequence_length).astype(np.int32) for sequence_length in lengths]
+    return SampleBatch.of_sequences([TokenSequence.unsampled(ids) for ids in sequences])
+
+
+def check_temperature(temperature: float) -> None:
+    """
+    Raises:
+        UserError: the learner cannot score at ``temperature``.
+    """
+    if not 0 < temperature < math.inf:
+        raise UserError(f"the learner cannot score at temperature {temperature}: it must be above 0")
