@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from calibrated_rl.runtime import console
 from tests.support.paths import ROOT
@@ -16,6 +17,10 @@ from tests.support.paths import ROOT
 # machine up to seven times slower.
 for _name, _value in {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "OMP_NUM_THREADS": "1"}.items():
     os.environ.setdefault(_name, _value)
+
+# How long an example takes says more of what else the machine does than of the test; pytest's time-out ends what hangs.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 FOLDERS = ("e2e", "integration", "unit")
 """In the order in which tests run: with several workers the longest files start first."""
