@@ -121,6 +121,7 @@ def demonstrate(arguments: Any, run: Path, folder: Path, spot: str) -> dict[str,
             timeline.note("job ended", code=code)
             emptied = wait(lambda: cluster.workers() == [], GONE_TIMEOUT_S)
             timeline.note("all nodes gone" if emptied else "nodes are left")
+            time.sleep(3 * SAMPLE_S)  # until the provider has noticed it, too
         finally:
             job.kill()
             stop.set()
