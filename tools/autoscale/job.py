@@ -34,6 +34,8 @@ ROOT = Path(__file__).resolve().parents[2]
 UPDATE = re.compile(r"update (\d+)/(\d+):")
 DEMAND = "starting two vLLM engines"
 SAMPLE_S = 1.0
+LOST_AFTER = 8
+"""Updates after which a node, or the head, is lost."""
 JOB_TIMEOUT_S = 1200.0
 GONE_TIMEOUT_S = 180.0
 
@@ -74,6 +76,11 @@ def main() -> int:
                         help="seconds that a minute of the launch file's idle time takes (default: 1)")  # fmt: skip
     parser.add_argument("--refused", type=command.allowed(Positive), default=20, metavar="S",
                         help="seconds for which no machine of the killed type is to be had (default: 20)")  # fmt: skip
+    parser.add_argument(
+        "--lose-head", action="store_true",
+        help="instead: lose head and nodes in the middle, and give the same command to a new head, whose run folder is "
+        "empty, with training.checkpoint_store",
+    )  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the job")
     arguments = parser.parse_intermixed_args()
 
@@ -90,10 +97,16 @@ def main() -> int:
         raise UserError(f"{arguments.launch_file} has no spot nodes: none could be killed")
     folder = Path(tempfile.mkdtemp(prefix="autoscale"))
     try:
-        result = demonstrate(arguments, run, folder, spot[0])
+        result = (
+            lose_head(arguments, run, folder) if arguments.lose_head else demonstrate(arguments, run, folder, spot[0])
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     write_json(arguments.out, result)
+    if arguments.lose_head:
+        console.result(json.dumps({key: value for key, value in result.items() if key != "events"}, indent=1))
+        console.result(f"figures: {arguments.out.resolve()}")
+        return 0 if result["clean"] else 1
     picture = arguments.out.with_suffix(".png")
     draw(result, picture)
     console.result(summary(result))
@@ -108,7 +121,7 @@ def demonstrate(arguments: Any, run: Path, folder: Path, spot: str) -> dict[str,
     timeline = Timeline()
     with local_cluster(arguments.launch_file, folder, cpus=1, minute_s=arguments.minute) as cluster:
         timeline.note("head ready")
-        job = submit(cluster, arguments)
+        job = submit(cluster, arguments, arguments.runs)
         timeline.note("job submitted")
         stop = threading.Event()
         sampler = threading.Thread(target=sample, args=(cluster, timeline, stop), daemon=True)
@@ -137,7 +150,60 @@ def demonstrate(arguments: Any, run: Path, folder: Path, spot: str) -> dict[str,
     return figures(timeline, run, spot, code, emptied)
 
 
-def submit(cluster: Any, arguments: Any) -> "subprocess.Popen[str]":
+def lose_head(arguments: Any, run: Path, folder: Path) -> dict[str, Any]:
+    """Lose head and nodes after a fifth of the updates; a new head, to which the same command is given, has nothing but
+    the checkpoint store."""
+    from calibrated_rl.run.audit import audit_run
+    from tools.autoscale.cluster import local_cluster
+
+    timeline, lost_runs = Timeline(), folder / "lost"
+    store = f"training.checkpoint_store=file://{folder / 'store'}"
+    code = 0
+    for head, runs in (("first", lost_runs), ("second", arguments.runs)):
+        place = folder / head
+        place.mkdir()
+        with local_cluster(arguments.launch_file, place, cpus=1, minute_s=arguments.minute) as cluster:
+            timeline.note("head ready", which=head)
+            job = submit(cluster, arguments, runs, store)
+            timeline.note("job submitted", which=head)
+            reader = threading.Thread(target=read, args=(job, timeline, place / "job.log"), daemon=True)
+            reader.start()
+            if head == "first":
+                wait(lambda: last_update(timeline) >= LOST_AFTER, JOB_TIMEOUT_S, job)
+                timeline.note("head lost", after_update=last_update(timeline))
+            else:
+                code = job.wait(JOB_TIMEOUT_S)
+                timeline.note("job ended", code=code)
+            log = place / "job.log"
+        job.kill()
+        job.wait(60)
+        reader.join(30)
+        if code:
+            logger.error(log.read_text(encoding="utf-8", errors="replace")[-3000:])
+    shutil.rmtree(lost_runs, ignore_errors=True)
+    lost = timeline.seconds_of("head lost") or 0.0
+    reached = [e["number"] for e in timeline.events if e["event"] == "update" and e["seconds"] <= lost]
+    later = [(e["number"], e["seconds"]) for e in timeline.events if e["event"] == "update" and e["seconds"] > lost]
+    accounts = audit_run(run) if code == 0 else []
+    problems = [f"{account.name}: {problem}" for account in accounts for problem in account.problems]
+    resumed = later[0] if later else None
+    return {
+        "clean": code == 0 and bool(reached) and resumed is not None and resumed[0] > 1 and not problems,
+        "problems": problems,
+        "updates_before": max(reached, default=0),
+        "first_update_after": None if resumed is None else resumed[0],
+        "seconds_from_loss_to_first_update": None if resumed is None else round(resumed[1] - lost, 1),
+        "groups": {"requested": sum(a.requested for a in accounts), "delivered": sum(a.delivered for a in accounts)},
+        "events": timeline.events,
+    }  # fmt: skip
+
+
+def last_update(timeline: Timeline) -> int:
+    """The largest number of an update that is done."""
+    return max((event["number"] for event in timeline.events if event["event"] == "update"), default=0)
+
+
+def submit(cluster: Any, arguments: Any, runs: Path, *settings: str) -> "subprocess.Popen[str]":
     """`ray job submit` of a training with the settings for labelled clusters, a replica a node.
 
     Without `--working-dir`: nodes of one machine would unpack it into the same folder, one while another imports from
@@ -146,8 +212,8 @@ def submit(cluster: Any, arguments: Any) -> "subprocess.Popen[str]":
     train = [
         "python", "-u", str(ROOT / "jobs/train.py"), str(Path(arguments.config).resolve()),
         str(ROOT / "calibrated_rl/config/hardware/labelled.yaml"), "policy.engine.num_cpus=1",
-        "simulator.engine.num_cpus=1", *arguments.overrides, "--hardware", "cpu", "--arm", "interactive",
-        "--runs", str(arguments.runs.resolve()),
+        "simulator.engine.num_cpus=1", *settings, *arguments.overrides, "--hardware", "cpu", "--arm", "interactive",
+        "--runs", str(runs.resolve()),
     ]  # fmt: skip
     command_line = ["ray", "job", "submit", "--address", cluster.address, "--", *train]
     return subprocess.Popen(
@@ -189,11 +255,7 @@ def sample(cluster: Any, timeline: Timeline, stop: threading.Event) -> None:
 
 def disturb(cluster: Any, timeline: Timeline, job: "subprocess.Popen[str]", spot: str, refused_s: int) -> None:
     """Kill a spot node after a fifth of the updates, and refuse others of its type for a while."""
-
-    def updates() -> int:
-        return max((event["number"] for event in timeline.events if event["event"] == "update"), default=0)
-
-    if not wait(lambda: updates() >= 8, JOB_TIMEOUT_S, job):
+    if not wait(lambda: last_update(timeline) >= LOST_AFTER, JOB_TIMEOUT_S, job):
         return
     cluster.no_capacity(spot)
     timeline.note("no capacity", kind=spot)
@@ -271,4 +333,3 @@ def summary(result: dict[str, Any]) -> str:
         "seconds: " + json.dumps(seconds),
     ]
     return "\n".join([*lines, *result["problems"]])
-
