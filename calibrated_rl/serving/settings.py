@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ from calibrated_rl.models.checks import check_folder
 from calibrated_rl.models.shape import shape_of
 from calibrated_rl.run.memory import dialogue_bytes
 from calibrated_rl.run.saved_run import SavedRun, open_run
-from calibrated_rl.settings.fields import Name, NotAllowed, Positive, Range, from_plain
+from calibrated_rl.settings.fields import Name, NotAllowed, Pattern, Positive, Range, from_plain
 from calibrated_rl.storage.checksums import check_checksums
 
 POLICY, SIMULATOR = "policy", "simulator"
@@ -22,6 +22,7 @@ POLICY, SIMULATOR = "policy", "simulator"
 MOST_SCENARIOS = 1000
 
 API_KEY = "CALIBRATED_RL_API_KEY"
+NameOrNone = Annotated[str, Pattern(r"|\S(.*\S)?", "empty, or text without white space around it")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class ServeConfig:
 
     run: Name
     """Folder of the run, such as `runs/dev`; every machine that serves must find it there."""
-    policy: str = ""
+    policy: NameOrNone = ""
     """ARM-SEED, or the folder of one (with a slash), such as of another run of the same models; empty: the run's
     calibrated policy."""
     simulator: Literal["none", "calibrated", "uncalibrated"] = "none"
@@ -42,19 +43,19 @@ class ServeConfig:
     """Most replicas of each model; above `min_replicas`, Serve's autoscaler chooses by the requests in flight."""
     target_ongoing_requests: Positive = 64
     """Requests in flight on a replica above which the autoscaler adds one."""
-    api_key_env: str = API_KEY
+    api_key_env: Annotated[str, Pattern(r"[A-Za-z_]\w*", "the name of an environment variable")] = API_KEY
     """Environment variable that holds the API key, or several, separated by commas. Where it is not set, requests
     need none, which is for addresses of this machine alone."""
     require_api_key: bool = True
     """Refuse to start without an API key. Only `calibrated-rl serve` on a local address turns this off."""
     scenarios: Annotated[int, Range(at_least=1, at_most=MOST_SCENARIOS)] = 20
     """How many held-out scenarios requests and the chat page can choose from."""
-    keep_dialogues: str = ""
+    keep_dialogues: NameOrNone = ""
     """Folder for dialogues that people agreed to keep, as JSON Lines for `calibrated_rl.logs.jsonl:JsonLines`;
     empty: none are kept, and the page does not ask."""
     chat_page: bool = True
     """Serve the chat page at `/`."""
-    overrides: list[Name] | None = None
+    overrides: list[Name] = field(default_factory=list)
     """Settings of the run to change, as key=value, such as `policy.sampling.temperature=0` or a hardware file."""
 
 
@@ -94,7 +95,7 @@ def served_models(config: ServeConfig) -> tuple[SavedRun, list[ServedModel]]:
     Raises:
         UserError: no such run, policy or simulator; weights without checksums, or that differ from them.
     """
-    run = open_run(Path(config.run), config.overrides or [])
+    run = open_run(Path(config.run), config.overrides)
     weights = config.policy or run.policy().name
     folder = weights_folder(run, POLICY, weights)
     models = [ServedModel(POLICY, Side.POLICY, run.config.policy, folder, weights)]

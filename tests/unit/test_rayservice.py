@@ -46,7 +46,7 @@ def test_service_serves_a_policy_that_a_config_trains() -> None:
     (application,) = applications(service["spec"]["serveConfigV2"])
     config = serve_config(application.args)
     run = Path(config.run).relative_to(CODE + "runs").name
-    trained = load_config(ROOT / "configs" / f"{run}.yaml", config.overrides or [])
+    trained = load_config(ROOT / "configs" / f"{run}.yaml", config.overrides)
     arm, _, seed = config.policy.rpartition("-")
     assert trained.name == run and arm in trained.arms and int(seed) in trained.seeds
     (deployment,) = application.deployments
