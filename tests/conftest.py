@@ -1,7 +1,7 @@
 """Fixtures that all tests share, the marks that follow from them, and the order in which tests run.
 
 ``make quick`` leaves out what is marked ``slow`` (starts a process, or takes over 2 seconds), ``engine`` (starts Ray or
-inference engines) or ``gpu``. Whole jobs and tests that ask for ``ray_session`` are marked here.
+inference engines) or ``gpu``. What is no unit test, and tests that ask for ``ray_session``, are marked here.
 """
 
 import os
@@ -38,7 +38,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.parent.name == "e2e":
+        if item.path.parent.name != "unit":
             item.add_marker("slow")
         if "ray_session" in getattr(item, "fixturenames", ()) or item.path.parent.name == "e2e":
             item.add_marker("engine")

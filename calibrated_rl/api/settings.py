@@ -17,8 +17,8 @@ def load_config(
     """Read a config; nothing of a run is loaded or started for that.
 
     Args:
-        config: a YAML file, or a config that ``overrides`` are laid over.
-        overrides: ``key=value``, or further YAML files, which are laid over ``config`` in their order.
+        config: a YAML file, or a config that ``overrides`` are merged over.
+        overrides: ``key=value``, or further YAML files, which are merged over ``config`` in their order.
         hardware: settings of ``calibrated_rl/config/hardware`` to lay over ``config``, below ``overrides``; None: none
             of them.
 

@@ -12,7 +12,6 @@ import asyncio
 import logging
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +22,6 @@ from calibrated_rl.settings.fields import Range, Seed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calibrated_rl.config.sections import ModelConfig
     from calibrated_rl.data.dialogue import Turn
     from calibrated_rl.rollout.conversation import Speaker
 
@@ -65,6 +63,7 @@ def main() -> None:
     from calibrated_rl.rollout.conversation import ModelSpeaker, ScriptedSpeaker, converse, greeting, stable_seed
     from calibrated_rl.rollout.failures import is_scored
     from calibrated_rl.run.machine import start_ray
+    from calibrated_rl.run.memory import with_cache
     from calibrated_rl.run.saved_run import check_engines_fit, open_run
     from calibrated_rl.users.human import STOPPED, HumanUser
 
@@ -121,17 +120,6 @@ def main() -> None:
     outcome = task.outcome(scenario, turns, ending)
     console.result(f"ending: {ending}")
     console.result(f"reward: {outcome.episode_return:+.3f} ({'success' if outcome.success else 'no success'})")
-
-
-def with_cache(side: "ModelConfig", model: Path) -> "ModelConfig":
-    """``side`` with a KV cache for one dialogue, where the config leaves its size to the program."""
-    from calibrated_rl.models.shape import shape_of
-    from calibrated_rl.run.memory import dialogue_bytes
-
-    if side.engine.kv_cache_mib:
-        return side
-    cache_mib = 1 + dialogue_bytes(side.engine, shape_of(model)) // 2**20
-    return replace(side, engine=replace(side.engine, kv_cache_mib=max(64, cache_mib)))
 
 
 class Aloud:

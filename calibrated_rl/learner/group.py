@@ -337,10 +337,10 @@ class LearnerGroup:
         shipped: ObjectRef[T] = refs[0]
         return shipped
 
-    def rehearse(self, lengths: Mapping[str, int]) -> DeviceMemory:
+    def measure_peak_memory(self, lengths: Mapping[str, int]) -> DeviceMemory:
         """Take a step with each of the models that changes no weights, on a full micro-batch of sequences of so many
         tokens; returns the first rank's device memory at the peak."""
-        return self._call(LearnerRank.rehearse, dict(lengths))
+        return self._call(LearnerRank.measure_peak_memory, dict(lengths))
 
     def save(self, name: str, folder: str | Path) -> None:
         """Write ``name`` in Hugging Face format with its tokenizer; whole or not at all."""

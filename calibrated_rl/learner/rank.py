@@ -327,7 +327,7 @@ class LearnerRank:
         values[:, ~batch.scored] = np.nan
         return values[0], values[1]
 
-    def rehearse(self, lengths: Mapping[str, int]) -> DeviceMemory:
+    def measure_peak_memory(self, lengths: Mapping[str, int]) -> DeviceMemory:
         """Take a step with each of the models that changes no weights, on full micro-batches of sequences of so many
         tokens, of which nothing is shared; returns the device's memory at the peak."""
         random, loss = np.random.default_rng(0), resolve_loss("calibrated_rl.learner.losses.sft:SFT")

@@ -19,7 +19,7 @@ from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.run.base_models import BaseModels
 from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.run.memory import check_memory
-from calibrated_rl.run.memory_plan import engines_to_plan, rehearse, with_caches
+from calibrated_rl.run.memory_plan import engines_to_plan, measure_peak_memory, with_caches
 from calibrated_rl.runtime.background import BackgroundWorker
 from calibrated_rl.runtime.capacity import Need, wait_for_machines
 from calibrated_rl.tasks.base import ScriptedHuman
@@ -112,7 +112,7 @@ class Cluster:
         if self._learner is None:
             self.config = with_caches(self.config, served)
             return
-        device, other_bytes = rehearse(self.config, self._learner, dict(served))
+        device, other_bytes = measure_peak_memory(self.config, self._learner, dict(served))
         self.config = with_caches(self.config, served, device, other_bytes)
 
     def start_engines(self, served: Mapping[str, Path]) -> None:

@@ -7,11 +7,13 @@ refuse runs that would be killed half-way, not to fill a machine to the last byt
 
 import os
 from collections.abc import Mapping, Set
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
 from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.config.sections import ModelConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.learner.config import LearnerConfig
@@ -26,6 +28,9 @@ RANK_PROCESS = int(0.6 * GIB)
 """A learner rank without a model."""
 RAY_AND_DRIVER = int(0.8 * GIB)
 """Ray's own processes, the replay store, and the growth of the driver."""
+
+LARGEST_CACHE = GIB
+"""What is given to many dialogues whose number nobody has said."""
 
 Needs = dict[str, dict[str, int]]
 """Bytes by part of the system, and within it by purpose."""
@@ -132,6 +137,20 @@ def memory_needs(
 def dialogue_bytes(engine: EngineConfig, model: ModelShape) -> int:
     """Keys and values of a dialogue of the maximum length."""
     return 2 * model.layers * model.keys * _bytes(engine.dtype) * engine.max_model_len
+
+
+def with_cache(side: ModelConfig, model: Path, dialogues: int = 1) -> ModelConfig:
+    """``side`` with a KV cache for so many dialogues of the maximum length, but at most ``LARGEST_CACHE``, where the
+    size is left to the program and no learner is there to be measured first.
+
+    Args:
+        model: the folder of its model.
+    """
+    if side.engine.kv_cache_mib:
+        return side
+    dialogue = dialogue_bytes(side.engine, shape_of(model))
+    cache = max(dialogue, min(dialogues * dialogue, LARGEST_CACHE))
+    return replace(side, engine=replace(side.engine, kv_cache_mib=max(64, 1 + cache // 2**20)))
 
 
 def check_cache(role: str, engine: EngineConfig, model: ModelShape) -> None:

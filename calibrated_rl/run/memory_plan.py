@@ -98,14 +98,16 @@ def describe(device: DeviceMemory, demands: Mapping[str, Demand], caches: Mappin
     )
 
 
-def rehearse(config: RunConfig, learner: LearnerGroup, models: Mapping[str, Path]) -> tuple[DeviceMemory, int]:
+def measure_peak_memory(
+    config: RunConfig, learner: LearnerGroup, models: Mapping[str, Path]
+) -> tuple[DeviceMemory, int]:
     """The device beside a learner that has taken a step with each of ``models``, the base models by role, with all of
     them and the policy's frozen start loaded; and the bytes of all else besides it and the engines."""
     lora_models = adapters_only(config)
     for name, folder in models.items():
         learner.load(name, folder, optimizer=OptimizerConfig(), full_finetuning=name not in lora_models)
     learner.load(START, models[POLICY], trainable=False)
-    device = learner.rehearse({name: getattr(config, name).engine.max_model_len for name in models})
+    device = learner.measure_peak_memory({name: getattr(config, name).engine.max_model_len for name in models})
     for name in (*models, START):
         learner.unload(name)
     if config.policy.engine.num_gpus:

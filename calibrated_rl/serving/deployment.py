@@ -64,7 +64,7 @@ def serve_until_stopped(
         serve.start(http_options={"host": host, "port": port}, proxy_location="HeadOnly")
         application = description(settings, weights)
         deploy(application)
-        wait_until(lambda: is_running(), START_TIMEOUT_S, stop)
+        wait_until(is_running, START_TIMEOUT_S, stop)
         if not stop.is_set():
             ready()
         while not stop.wait(0.5):

@@ -162,7 +162,12 @@ class DialogueIngress:
             raise BadRequest(printable(str(error))) from error
         endpoint = self._endpoint(completion.model or "")
         calls = endpoint.handle.options(stream=True).completions.remote(completion, None)
-        first = await anext(calls)
+        try:
+            first = await asyncio.wait_for(anext(calls), ANSWER_TIMEOUT_S)
+        except RayTaskError:
+            raise
+        except (RayError, RayServeException, TimeoutError) as error:
+            raise ReplicaUnavailable(f"{type(error).__name__} while {endpoint.model.name} replied") from error
         raise_refusal(first)
         if completion.stream:
             return StreamingResponse(forwarded(first, calls), media_type="text/event-stream")
@@ -304,12 +309,16 @@ class DialogueIngress:
         for attempt in range(TRIES):
             given = False
             try:
-                async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    async for answer in endpoint.handle.options(stream=True).completions.remote(completion, None):
-                        for part in parts_of(answer):
-                            given = given or bool(part.ids)
-                            yield part
-                return
+                answers = aiter(endpoint.handle.options(stream=True).completions.remote(completion, None))
+                while True:
+                    try:
+                        # For each answer: a stream is begun by one task and read to its end by another.
+                        answer = await asyncio.wait_for(anext(answers), ANSWER_TIMEOUT_S)
+                    except StopAsyncIteration:
+                        return
+                    for part in parts_of(answer):
+                        given = given or bool(part.ids)
+                        yield part
             except (RayTaskError, BadRequest):
                 raise
             except (RayError, RayServeException, TimeoutError) as error:

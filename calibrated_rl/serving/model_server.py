@@ -44,6 +44,8 @@ class ModelServer(LLMServer):
         served_models(serve_config)  # on this machine, too
         self._model, self._serve_config = model, serve_config
         self._weights = model.weights
+        self._half_updated = False
+        """Weights of two versions, or an engine that stays paused: Serve replaces the replica (``check_health``)."""
         self._replacing = asyncio.Lock()
         self._buckets = BucketSender(BUCKET_BYTES)
         await super().__init__(llm_config)
@@ -73,22 +75,20 @@ class ModelServer(LLMServer):
         receiver = Receiver(on_gpu=self._model.config.engine.num_gpus > 0, buckets=self._buckets)
         # What is being sampled is finished with the weights that it began with; requests that arrive wait.
         async with asyncio.timeout(UPDATE_TIMEOUT_S):
+            self._half_updated = True
             await engine.pause_generation(mode="wait", clear_cache=True)
-            try:
-                await engine.start_weight_update()
-                async with aclosing(receiver.bucket_messages(Weights(tensors))) as messages:
-                    async for message in messages:
-                        await engine.update_weights(WeightTransferUpdateRequest(update_info=dict(message)))
-                await engine.finish_weight_update(weights)
-            except BaseException:
-                self._broken = True  # weights of two versions: Serve replaces the replica (check_health)
-                raise
+            await engine.start_weight_update()
+            async with aclosing(receiver.bucket_messages(Weights(tensors))) as messages:
+                async for message in messages:
+                    await engine.update_weights(WeightTransferUpdateRequest(update_info=dict(message)))
+            await engine.finish_weight_update(weights)
             await engine.resume_generation()
+            self._half_updated = False
         self._weights = weights
 
     async def check_health(self) -> None:
         """What Serve asks, now and then; raises where the replica is to be replaced."""
-        if getattr(self, "_broken", False):
+        if self._half_updated and not self._replacing.locked():
             raise RuntimeError("the weights were replaced in part only")
         await super().check_health()
 

@@ -11,8 +11,7 @@ from calibrated_rl.config.run_config import ModelConfig, RunConfig
 from calibrated_rl.data.dialogue import Side
 from calibrated_rl.errors import UserError
 from calibrated_rl.models.checks import check_folder
-from calibrated_rl.models.shape import shape_of
-from calibrated_rl.run.memory import dialogue_bytes
+from calibrated_rl.run.memory import with_cache
 from calibrated_rl.run.saved_run import SavedRun, open_run
 from calibrated_rl.settings.fields import Name, NotAllowed, Pattern, Positive, Range, from_plain
 from calibrated_rl.storage.checksums import check_checksums
@@ -102,7 +101,10 @@ def served_models(config: ServeConfig) -> tuple[SavedRun, list[ServedModel]]:
     if config.simulator != "none":
         folder = weights_folder(run, SIMULATOR, config.simulator)
         models.append(ServedModel(SIMULATOR, Side.USER, run.config.simulator, folder, config.simulator))
-    return run, [replace(model, config=with_cache(model.config, model.folder)) for model in models]
+    return run, [
+        replace(model, config=with_cache(model.config, model.folder, model.config.engine.max_num_seqs))
+        for model in models
+    ]
 
 
 def simulator_folder(run: SavedRun, name: str) -> Path:
@@ -155,16 +157,6 @@ def checked(folder: Path) -> Path:
     """
     check_checksums(folder)
     return folder
-
-
-def with_cache(side: ModelConfig, model: Path) -> ModelConfig:
-    """``side`` with a KV cache for ``max_num_seqs`` whole dialogues, at most 1 GiB, where its size is left open."""
-    if side.engine.kv_cache_mib:
-        return side
-    dialogue = dialogue_bytes(side.engine, shape_of(model))
-    wanted = 1 + min(dialogue * side.engine.max_num_seqs, 2**30) // 2**20
-    size = max(64, 1 + dialogue // 2**20, wanted)
-    return replace(side, engine=replace(side.engine, kv_cache_mib=size))
 
 
 def key_digests(config: ServeConfig) -> list[str]:

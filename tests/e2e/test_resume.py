@@ -76,7 +76,7 @@ def test_the_last_ones_and_the_best_stay(tmp_path: Path) -> None:
     made = checkpoints(tmp_path, 1, 2, 3, 4, 5, kept=1, rewards=rewards)
     assert names(made) == ["update-000002", "update-000005"]
     saved = made.latest()
-    assert saved is not None and saved.state.updates == 5, "a run goes on from the last, not from the best"
+    assert saved is not None and saved.state.updates == 5, "a run resumes from the last, not from the best"
     checkpoints(tmp_path, 6, kept=1, rewards={6: 0.9})
     assert names(made) == ["update-000006"], "of equals the last"
     checkpoints(tmp_path, 7, 8, kept=1, rewards={7: 0.5})

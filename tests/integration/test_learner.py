@@ -596,7 +596,7 @@ def test_two_ranks_equal_one(
         assert evaluated["nll"] == pytest.approx(-np.nanmean(flat), rel=1e-5)
         with pytest.raises(UserError, match="no model 'critic'"):
             group.weight_update("critic", 1)
-        # What two ranks wrote one goes on from at another stage, and the other way round.
+        # What two ranks wrote one resumes from at another stage, and the other way round.
         with pytest.raises(UserError, match="no model 'critic'"):
             group.snapshot(["critic"])
         group.snapshot(["policy"])

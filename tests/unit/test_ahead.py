@@ -225,6 +225,7 @@ def scenarios(update: int, count: int) -> list[Scenario]:
     return [replace(SCENARIO, id=f"{update}/{number}") for number in range(min(count, 40))]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(st.integers(0, 4), st.lists(st.integers(1, 5), min_size=1, max_size=8), st.integers(0, 99),
        st.one_of(st.none(), st.integers(1, 3)), st.integers(0, 7), st.sampled_from([0.0, 0.2, 0.5]),

@@ -1,5 +1,5 @@
 """An arm in training without engines, learner or Ray: what is dropped, replaced, learned from and charged adds up, also
-where it goes on from a checkpoint. The learner and the replicas are made up; the arm, the collector, the replay store,
+where it resumes from a checkpoint. The learner and the replicas are made up; the arm, the collector, the replay store,
 the checkpoints and the audit are the real ones."""
 
 import json

@@ -91,6 +91,7 @@ def test_where_pip_gets_nothing_the_row_is_not_measured(tmp_path: Path, monkeypa
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_all_words_of_a_prompt_are_tokens_of_their_own(tmp_path: Path) -> None:
     row = WholeStep(WholeStep.Config())
     make_tiny(tmp_path, [" ".join(WORDS)] * 20 + Talk(1).texts(20), 0)

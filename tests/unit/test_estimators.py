@@ -271,6 +271,7 @@ def test_outcome_transfer_by_hand() -> None:
     assert kendall(np.array([1.0, 2, 3]), np.array([1.0, 3, 2])) == pytest.approx(1 / 3)
 
 
+@pytest.mark.slow
 def test_the_noise_of_scenarios_counts_once_in_an_interval_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Policies with the same mean rewards, from even scores and from uneven ones: that is in the means already."""
     monkeypatch.setattr("calibrated_rl.shift.transfer.RESAMPLES", 200)
@@ -288,6 +289,7 @@ def test_the_noise_of_scenarios_counts_once_in_an_interval_of_ranks(monkeypatch:
     assert (found[0].low, found[0].high) == pytest.approx((found[1].low, found[1].high))
 
 
+@pytest.mark.slow
 def test_policy_shift_from_the_policys_own_turns() -> None:
     """The mean over draws of either policy is the total variation between the two; with a third one's it is not."""
     rng = np.random.default_rng(0)

@@ -164,6 +164,7 @@ def assert_roles_stand(tokens: ChatTokens, texts: Sequence[str]) -> None:
         assert in_own_turns == len(own) * (1 + len(set(tokens.scaffold.own_lead).intersection(added_ids(tokens))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TOKENIZERS, *FAMILIES])
 def test_no_text_forges_a_role(name: str, texts: list[str], short: list[str]) -> None:
     tokens = tokens_of(name)
@@ -354,6 +355,7 @@ PLACES: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 def test_texts_in_every_place_of_a_line(short: list[str], tmp_path: Path) -> None:
     places = list(PLACES.values())
     lines = [
@@ -405,6 +407,7 @@ def test_nesting_is_refused_before_it_is_too_deep_for_anybody(depth: int, tmp_pa
     assert 2 in records or "nested deeper" in refused[2] or "not usable JSON" in refused[2]
 
 
+@pytest.mark.slow
 def test_texts_in_negotiations_are_read_as_they_are_or_refused(short: list[str], tmp_path: Path) -> None:
     records = []
     for number, text in enumerate(short):

@@ -26,6 +26,9 @@ from calibrated_rl.tasks.base import BoundedTask
 from tests.support.hostile_texts import LONG, hostile_texts, in_groups, through_json, with_question_marks
 from tests.unit import test_casino, test_report
 
+pytestmark = pytest.mark.slow  # each makes a report
+
+
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:

@@ -154,6 +154,7 @@ def check(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_job_says_what_fits_by_exit_code_and_line(tmp_path: Path) -> None:
     good, torn, bad = tmp_path / "good.jsonl", tmp_path / "torn.jsonl", tmp_path / "bad.jsonl"
     good.write_text(line(1) + "\n" + line(2) + "\n")
@@ -318,6 +319,7 @@ class Shop:
 """
 
 
+@pytest.mark.slow
 def test_the_job_asks_what_a_run_would_ask(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(ECHO)
     splits = [line(f"{split}{i}", split=split.value, goal={"worth": 1}) for split in Split for i in range(12)]

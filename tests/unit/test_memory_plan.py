@@ -1,4 +1,4 @@
-"""How learner and engines share a device, by hand; and that a rehearsal leaves the learner as it was."""
+"""How learner and engines share a device, by hand; and that measuring the peak leaves the learner as it was."""
 
 import logging
 from pathlib import Path
@@ -21,8 +21,9 @@ from calibrated_rl.learner.lora import LoRAConfig
 from calibrated_rl.learner.micro_batch import full_micro_batch
 from calibrated_rl.learner.packing import pack
 from calibrated_rl.learner.rank import LearnerRank
-from calibrated_rl.models.shape import ModelShape
-from calibrated_rl.run.memory import ENGINE_PROCESSES, GIB, adapters_only
+from calibrated_rl.models.shape import ModelShape, shape_of
+from calibrated_rl.models.tiny import make_tiny
+from calibrated_rl.run.memory import ENGINE_PROCESSES, GIB, adapters_only, dialogue_bytes, with_cache
 from calibrated_rl.run.memory_plan import GPU_ENGINE, MIB, RESERVED_SHARE, Demand, describe, plan_caches, with_caches
 from tests.support.made_up_models import make_model
 
@@ -102,20 +103,21 @@ def test_a_gpu_holds_no_driver() -> None:
 
 
 @pytest.mark.parametrize(("tokens", "length"), [(16384, 1536), (1024, 1536), (4096, 512), (100, 101), (60, 25)])
-def test_a_rehearsed_micro_batch_is_full(tokens: int, length: int) -> None:
+def test_the_micro_batch_that_is_measured_is_full(tokens: int, length: int) -> None:
     batch = full_micro_batch(tokens, length, 10**6, np.random.default_rng(0))
     (packed,) = pack(batch, tokens)
     assert len(packed.input_ids) == max(tokens, length - 1)
     assert max(batch.lengths) == length
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ranks_in_this_process")
-def test_a_rehearsal_changes_no_weights_and_sees_the_peak(tmp_path: Path) -> None:
+def test_measuring_the_peak_changes_no_weights(tmp_path: Path) -> None:
     make_model().save_pretrained(tmp_path)
     learner = LearnerRank(LearnerConfig(micro_batch_tokens=100_000))
     learner.load("policy", tmp_path)
     before, now = learner.weights("policy"), psutil.Process().memory_info().rss
-    seen = learner.rehearse({"policy": 200})
+    seen = learner.measure_peak_memory({"policy": 200})
     assert all(torch.equal(before[name], value) for name, value in learner.weights("policy").items())
     # 100,000 tokens of 2 layers, ten vectors of 32 and five of 64 float32 each: 512 MB.
     assert seen.learner > now + 400e6
@@ -123,7 +125,7 @@ def test_a_rehearsal_changes_no_weights_and_sees_the_peak(tmp_path: Path) -> Non
     assert seen.free < available and seen.total == psutil.virtual_memory().total
 
 
-def test_models_that_a_fit_trains_as_a_whole_are_rehearsed_so() -> None:
+def test_models_that_a_fit_trains_as_a_whole_are_measured_so() -> None:
     lora = LearnerConfig(lora={"policy": LoRAConfig(), "simulator": LoRAConfig()})
     assert adapters_only(RunConfig(learner=lora)) == {"policy", "simulator"}
     whole = ModelConfig(warm_start=SFTConfig(adapters=False))
@@ -150,3 +152,15 @@ def test_where_nothing_can_be_planned_a_size_is_asked_for(change: dict[str, Any]
     check(RunConfig(policy=side, human=human), "here")
     with pytest.raises(UserError, match=f"here: policy.engine.kv_cache_mib is 0.*{said}"):
         check(RunConfig(policy=side, human=human, **change), "here")
+
+
+def test_a_cache_outside_of_training_has_room_for_the_dialogues_that_are_said(tmp_path: Path) -> None:
+    folder = make_tiny(tmp_path / "tiny", ["two at seven"] * 4, 0)
+    open_size = ModelConfig(engine=EngineConfig(kv_cache_mib=0, max_model_len=512))
+    one = dialogue_bytes(open_size.engine, shape_of(folder))
+    assert one == 2 * 2 * 192 * 4 * 512  # keys and values, layers, width, float32, tokens
+    assert with_cache(open_size, folder).engine.kv_cache_mib == 64  # never less
+    assert with_cache(open_size, folder, 100).engine.kv_cache_mib == 1 + 100 * one // 2**20
+    assert with_cache(open_size, folder, 10**6).engine.kv_cache_mib == 1 + 1024
+    settled = ModelConfig(engine=EngineConfig(kv_cache_mib=77))
+    assert with_cache(settled, folder, 100) is settled

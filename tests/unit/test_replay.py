@@ -229,6 +229,7 @@ def test_foreign_arrow_file_is_refused(tmp_path: Path, schema: Any, reason: str)
     assert reason in ReplayStore(tmp_path).refused[path.name]
 
 
+@pytest.mark.slow
 def test_a_last_segment_torn_at_any_byte_is_refused_and_the_rest_is_there(tmp_path: Path) -> None:
     filled(tmp_path)
     last = tmp_path / "segment-000003.arrow"
@@ -356,6 +357,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=STEPS, per_file=st.integers(1, 4))
 def test_whatever_happens_an_opened_store_is_the_one_that_was_left(

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from calibrated_rl.replay.schema import from_table
 from calibrated_rl.replay.store import ReplayStore
 from tools.bench.made_dialogues import made_table, renamed
@@ -18,6 +20,7 @@ def test_made_tables_are_dialogues_with_names_of_their_own() -> None:
     assert all(d.policy_tokens is not None and len(d.policy_tokens) == 5 for d in from_table(store.table()))
 
 
+@pytest.mark.slow
 def test_the_row_in_memory() -> None:
     config = ReplayMemory.Config(dialogues=32, tokens=10, appends=2, small=100, large=300, samples=2)
     row = ReplayMemory(config).measure()

@@ -151,6 +151,7 @@ def test_page_shows_arms_training_reward_and_verdicts(run: Path) -> None:
     assert all(b"<svg" in base64.b64decode(plot) for plot in plots)
 
 
+@pytest.mark.slow
 def test_updates_that_taught_nothing_and_dialogues_that_broke_are_named(run: Path) -> None:
     assert "Updates without signal" not in write_report(run).read_text()
     shares = [0.5, 0.0, 0.0, 0.25, 0.0, 0.0, 0.0, 0.5]
@@ -255,6 +256,7 @@ def test_page_is_self_contained_and_escaped(run: Path) -> None:
     assert not re.search(r"(?:src|href)=\"(?!data:)|https?://|@import|url\(", page)
 
 
+@pytest.mark.slow
 def test_same_run_gives_the_same_bytes(run: Path) -> None:
     assert write_report(run).read_bytes() == write_report(run).read_bytes()
 

@@ -169,6 +169,7 @@ def test_a_foreign_or_newer_manifest_is_refused_by_name(
         fetched(address, tmp_path / "there")
 
 
+@pytest.mark.slow
 def test_a_store_out_of_reach_says_so_and_is_tried_again(
     server: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -173,6 +173,7 @@ def test_a_replica_that_did_not_help_goes_again_and_is_not_tried_again() -> None
     assert any(w.update().reason for _ in range(10))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_under_a_constant_load_moves_come_to_an_end(data: st.DataObject) -> None:

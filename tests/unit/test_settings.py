@@ -83,6 +83,7 @@ def leaves(hint: Any, key: str) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
         yield key, bare, beside
 
 
+@pytest.mark.slow
 def test_every_setting_says_what_it_may_be() -> None:
     configs = all_configs()
     assert RunConfig in configs and len(configs) > 55

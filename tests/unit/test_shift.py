@@ -173,6 +173,7 @@ def test_hostile_replies_do_not_break_it() -> None:
     assert words_test().measure(matched(people, strange, 20)).accuracy.value > 0.8
 
 
+@pytest.mark.slow
 def test_same_seed_same_result_and_a_thousand_dialogues_are_quick() -> None:
     data = matched(people, anyhow, 1000)
     start = time.process_time()
@@ -208,6 +209,7 @@ def test_exact_shift_by_hand() -> None:
     assert same["tv"].value == 0 and same["kl"].value == 0
 
 
+@pytest.mark.slow
 def test_exact_shift_intervals_cover_the_truth() -> None:
     human, simulator = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])  # TV = 0.3
     names, hits = [f"d{i // 3}" for i in range(300)], 0

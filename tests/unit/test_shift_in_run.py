@@ -203,6 +203,7 @@ def test_seeds_are_averaged_update_by_update() -> None:
     assert records_of([{"arm": "start", "seed": 0}]) == []
 
 
+@pytest.mark.slow
 def test_an_interval_over_seeds_knows_that_seeds_differ() -> None:
     """Seeds of 0 and 0.75 with narrow intervals of their own do not make a narrow one of their mean."""
     first, _ = records_of(results())

@@ -36,6 +36,7 @@ def spoken(one: Dialogues, side: str) -> list[Dialogue]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test", [EncoderTest(EncoderTest.Config(encoder="hashing", null_halvings=0)),
                                   TokenTest(TokenTest.Config(null_halvings=0))], ids=["encoder", "tokens"])  # fmt: skip
 def test_accuracies_are_in_the_order_of_the_exact_shift(test: EncoderTest | TokenTest) -> None:

@@ -29,6 +29,7 @@ def values(text: str | None = None) -> np.ndarray:
     return front_desk()[0].value([(s, h, said if text is None else text) for s, h, said in cases()])
 
 
+@pytest.mark.slow
 def test_it_knows_what_the_policy_was_told() -> None:
     """Asking for a slot that is needed and untold is worth more than asking for one that is not needed."""
     value, logs = front_desk()

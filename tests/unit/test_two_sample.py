@@ -59,6 +59,7 @@ def test_identical_sets_give_exactly_chance(name: str) -> None:
     assert found[f"{name}_auc"].value == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_permuted_labels_lie_within_the_null_band(name: str) -> None:
     people, others = population(terse, 24, 0), population(wordy, 24, 0, "q")
@@ -73,6 +74,7 @@ def test_permuted_labels_lie_within_the_null_band(name: str) -> None:
     assert verdict(real) == "apart"
 
 
+@pytest.mark.slow
 def test_the_token_model_sees_the_order_of_words() -> None:
     def forwards(rng: np.random.Generator) -> str:
         return " ".join(f"{a} {a}2" for a in rng.choice(WORDS, 2))

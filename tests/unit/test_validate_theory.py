@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from research.theory import job
 
 PPO = {"value": 1.0, "low": 0.9, "high": 1.1, "exact": 1.0, "regret": 0.01, "uniform_regret": 0.5, "human_value": 0.9,
        "human_optimum": 1.1, "gap": 0.1, "bound": 0.3, "training_returns": [0.5, 1.0]}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_figures_have_the_names_that_others_read_and_are_drawn(tmp_path: Path) -> None:
     from research.theory.theory_plot import draw
 
