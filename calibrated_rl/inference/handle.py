@@ -37,6 +37,10 @@ class ReplicaHandle:
         """Begin to sample a batch (``pack_requests``; may be empty); what has been sampled for ``client`` by then."""
         return ActorCall(self._actor.sample_turns.remote(client, batch))
 
+    def drop_client(self, client: str) -> ActorCall[None]:
+        """Stop to sample what ``client`` does not wait for any more."""
+        return ActorCall(self._actor.drop_client.remote(client))
+
     def sample_lockstep(self, batch: bytes) -> ActorCall[bytes]:
         """Sample a batch (``pack_requests``) whose turns enter the engine together; all of them (``pack_answers``)."""
         return ActorCall(self._actor.sample_lockstep.remote(batch))

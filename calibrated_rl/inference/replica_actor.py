@@ -33,6 +33,10 @@ class ReplicaActor(Replica):
         """Turns in batches; see ``request_batcher.py``."""
         return await self._turns.sample_turns(client, batch)
 
+    async def drop_client(self, client: str) -> None:
+        """Stop to sample what ``client`` does not wait for any more."""
+        self._turns.drop_client(client)
+
     async def _in_engine_loop(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
 

@@ -42,6 +42,10 @@ class TurnSource(Protocol):
         """``TurnServer.sample_turns``."""
         ...
 
+    def drop_client(self, client: str) -> object:
+        """``TurnServer.drop_client``."""
+        ...
+
 
 class RequestBatcher:
     """Requests turns of one replica, from one event loop."""
@@ -82,6 +86,9 @@ class RequestBatcher:
     def _receive(self, call: asyncio.Task[Answers]) -> None:
         self._calls.discard(call)
         if call.cancelled():
+            # The call may have been cancelled before it reached the replica, which then knows nothing of it.
+            if not self._calls:
+                self._replica.drop_client(self._client)
             return
         if (error := call.exception()) is not None:
             awaited, self._awaited, self._unsent = self._awaited, {}, []
@@ -134,9 +141,7 @@ class TurnServer:
             try:
                 await call
             except asyncio.CancelledError:
-                self._clients.pop(name, None)
-                for task in client.sampling:
-                    task.cancel()
+                self.drop_client(name)
                 raise
             if client.call is not call:
                 return NO_ANSWERS
@@ -146,6 +151,12 @@ class TurnServer:
             self._clients.pop(name, None)
         errors = {number: error for number, task in done if (error := task.exception()) is not None}
         return pack_answers((number, task.result()) for number, task in done if number not in errors), errors
+
+    def drop_client(self, name: str) -> None:
+        """Stop to sample what ``name`` does not wait for any more."""
+        client = self._clients.pop(name, None)
+        for task in client.sampling if client is not None else ():
+            task.cancel()
 
     def _begin(self, client: _Client, number: int, request: GenerateRequest) -> None:
         async def sample() -> Generated:

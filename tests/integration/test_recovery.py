@@ -74,6 +74,9 @@ class Stub:
     async def sample_turns(self, client: str, batch: bytes) -> Answers:
         return await self._turns.sample_turns(client, batch)
 
+    async def drop_client(self, client: str) -> None:
+        self._turns.drop_client(client)
+
     async def sample_lockstep(self, batch: bytes) -> bytes:
         return pack_answers([(number, await self.generate(request)) for number, request in unpack_requests(batch)])
 

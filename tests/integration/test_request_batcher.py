@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Generator, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -156,6 +156,51 @@ def test_what_nobody_waits_for_any_more_is_not_sampled_on() -> None:
     run(talk())
 
 
+class LosesCancellations:
+    """A replica whose calls are cancelled while they are on their way: it never hears of the call or its end."""
+
+    class Call:
+        def __init__(self, arrives: asyncio.Task[Answers] | None) -> None:
+            self._arrives = arrives
+
+        def cancel(self) -> None: ...
+
+        def __await__(self) -> Generator[Any, None, Answers]:
+            answers: Answers = yield from (self._arrives or asyncio.get_running_loop().create_future()).__await__()
+            return answers
+
+    def __init__(self) -> None:
+        self.engine = ByHand()
+
+    def sample_turns(self, client: str, batch: bytes) -> Any:
+        if not batch:
+            return self.Call(None)
+        return self.Call(asyncio.ensure_future(self.engine.server.sample_turns(client, batch)))
+
+    def drop_client(self, client: str) -> None:
+        self.engine.server.drop_client(client)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_a_loop_leaves_is_not_sampled_on_where_its_call_never_arrived(begun: bool) -> None:
+    async def talk() -> None:
+        replica = LosesCancellations()
+        batcher = RequestBatcher(replica)
+        batcher.submit(ask_for(1))
+        first = batcher.submit(ask_for(2))
+        await settle()
+        replica.engine.finish(2)
+        await first
+        (call,) = batcher._calls  # an empty one, which waits for the first turn
+        if begun:
+            await settle()
+        call.cancel()
+        await settle()
+        assert not replica.engine.sampling and not replica.engine.server._clients
+
+    run(talk())
+
+
 class Echo:
     """Answers with the seed after that many milliseconds; the first id decides what else happens."""
 
@@ -169,6 +214,9 @@ class Echo:
     async def sample_turns(self, client: str, batch: bytes) -> Answers:
         self.calls += 1
         return await self.server.sample_turns(client, batch)
+
+    async def drop_client(self, client: str) -> None:
+        self.server.drop_client(client)
 
     def counts(self) -> tuple[int, int]:
         return self.calls, self.hanging

@@ -61,20 +61,25 @@ class StubHost:
             self._stubs[number] = self._new()
         return await self._stubs[number].turns.sample_turns(client, batch)
 
+    async def drop_client(self, number: int, client: str) -> None:
+        if number in self._stubs:
+            self._stubs[number].turns.drop_client(client)
+
 
 class _Method:
-    def __init__(self, host: Any, number: int) -> None:
-        self._host, self._number = host, number
+    def __init__(self, method: Any, number: int) -> None:
+        self._method, self._number = method, number
 
-    def remote(self, client: str, batch: bytes) -> Any:
-        return self._host.sample_turns.remote(self._number, client, batch)
+    def remote(self, *arguments: Any) -> Any:
+        return self._method.remote(self._number, *arguments)
 
 
 class StubHandle:
     """Stands in for the actor handle of a replica."""
 
     def __init__(self, host: Any, number: int) -> None:
-        self.sample_turns = _Method(host, number)
+        self.sample_turns = _Method(host.sample_turns, number)
+        self.drop_client = _Method(host.drop_client, number)
 
 
 class PlacedStub:
