@@ -19,7 +19,7 @@ def load_config(
     Args:
         config: a YAML file, or a config that ``overrides`` are merged over.
         overrides: ``key=value``, or further YAML files, which are merged over ``config`` in their order.
-        hardware: settings of ``calibrated_rl/config/hardware`` to lay over ``config``, below ``overrides``; None: none
+        hardware: settings of ``calibrated_rl/config/hardware`` merged over ``config``, below ``overrides``; None: none
             of them.
 
     Raises:

@@ -26,7 +26,7 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--hardware", type=command.allowed(Hardware), default="auto",
         metavar="{auto,cpu,one_gpu,cluster}",
-        help="which settings for hardware to lay over the config (default: found on this machine or cluster)",
+        help="which settings for hardware to merge over the config (default: found on this machine or cluster)",
     )  # fmt: skip
     parser.add_argument(
         "--supervise", type=command.allowed(NotNegative), default=0, metavar="N",

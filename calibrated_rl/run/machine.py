@@ -19,7 +19,7 @@ CLUSTER_GPUS = 7
 
 
 def hardware_file(name: Hardware) -> str:
-    """The file of ``calibrated_rl/config/hardware`` to lay over a config; ``auto`` counts the GPUs, and takes
+    """The file of ``calibrated_rl/config/hardware`` to merge over a config; ``auto`` counts the GPUs, and takes
     ``cluster`` only where each of its parts gets one."""
     if name == "auto":
         count = _gpus()
