@@ -36,8 +36,8 @@ def compare(
         config: a YAML file, or a config (``load_config``).
         overrides: as of ``load_config``.
         runs: folder of all runs; that of this one is ``runs/NAME``.
-        hardware: which settings for hardware to merge over the config; None: those that fit this machine for a file, and
-            none for a ``RunConfig``.
+        hardware: which settings for hardware to merge over the config; None: those that fit this machine for a file,
+            and none for a ``RunConfig``.
         only: one part of it, ``main`` or a variant's name; empty: all.
         side_experiments: whether the config's variants are run.
 

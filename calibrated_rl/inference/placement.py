@@ -5,6 +5,7 @@ from typing import Any
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.replica_actor import start_replica
 from calibrated_rl.runtime.capacity import Need, reserved
+from calibrated_rl.runtime.node_folder import NodeFolder
 
 
 def resources_of(config: EngineConfig) -> dict[str, float]:
@@ -24,11 +25,12 @@ class PlacedReplica:
     """A replica actor in a placement group of its own; both may still wait for a machine."""
 
     def __init__(self, model: str, config: EngineConfig, role: str, seed: int) -> None:
+        """``model``: folder of this process's node."""
         self.group = placement_of(config)
         self.need = Need(
             f"{role} replica", f"{role}.engine", resources_of(config), config.labels, reserved(self.group)
         )
-        self.actor = start_replica(model, config, self.group, seed, role)
+        self.actor = start_replica(NodeFolder.here(model), config, self.group, seed, role)
 
     def end(self) -> None:
         """End its processes and free what was reserved for it."""

@@ -14,6 +14,7 @@ from calibrated_rl.inference.engine import Replica
 from calibrated_rl.inference.engine_arguments import engine_environment
 from calibrated_rl.inference.request_batcher import Answers, TurnServer
 from calibrated_rl.inference.turns import pack_answers, unpack_requests
+from calibrated_rl.runtime.node_folder import NodeFolder
 from calibrated_rl.weight_sync.base import WeightUpdate
 
 
@@ -23,6 +24,9 @@ class ReplicaActor(Replica):
     Ray gives each concurrency group an event loop of its own, and vLLM's engine runs in one loop: control
     calls arrive in theirs and run in the engine's.
     """
+
+    def __init__(self, model: NodeFolder, config: EngineConfig, seed: int = 0) -> None:
+        super().__init__(str(model.fetch()), config, seed)
 
     async def start(self) -> int:
         self._loop = asyncio.get_running_loop()
@@ -58,7 +62,7 @@ CONTROL = ("update_weights", "ping", "apply")
 """Calls that must not wait behind ``generate``."""
 
 
-def start_replica(model: str, config: EngineConfig, group: Any, seed: int, role: str) -> Any:
+def start_replica(model: NodeFolder, config: EngineConfig, group: Any, seed: int, role: str) -> Any:
     """Start a replica actor for ``role`` in the placement group ``group`` and return its handle at once."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy

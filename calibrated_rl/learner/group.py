@@ -15,16 +15,17 @@ from ray.exceptions import RayActorError
 from calibrated_rl.data.dialogue import TokenSequence
 from calibrated_rl.errors import PartLost, UserError, first_line
 from calibrated_rl.learner.batch import SampleBatch
-from calibrated_rl.learner.checkpoint import Snapshot
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.device_memory import DeviceMemory
 from calibrated_rl.learner.losses.base import Loss
 from calibrated_rl.learner.losses.check import LossSpec, located
 from calibrated_rl.learner.not_finite import describe, keep_data
 from calibrated_rl.learner.rank import LearnerRank
+from calibrated_rl.learner.rank_actor import FILES, RankActor, rank_options
 from calibrated_rl.learner.sample import Sample
-from calibrated_rl.learner.world import LOCALHOST, free_port
+from calibrated_rl.learner.world import LOCALHOST
 from calibrated_rl.runtime.capacity import Need, answered
+from calibrated_rl.runtime.node_folder import NodeFolder
 from calibrated_rl.weight_sync.base import ObjectRef, Transport, WeightUpdate
 from calibrated_rl.weight_sync.lora import LoRABases, LoRAUpdate
 from calibrated_rl.weight_sync.object_store import FullUpdate
@@ -34,79 +35,6 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-FILES = "files"
-"""The concurrency group of calls to a rank that run beside the others."""
-
-
-class _RankActor:
-    """A process for one rank; the rank numbers are assigned when all processes run."""
-
-    def __init__(self, config: LearnerConfig) -> None:
-        self._config = config
-        self._rank: LearnerRank | None = None
-        self._snapshot: Snapshot | None = None
-
-    def address(self) -> tuple[str, int]:
-        return ray.util.get_node_ip_address(), free_port()
-
-    def join(self, rank: int, address: str, port: int) -> None:
-        self._rank = LearnerRank(self._config, rank, address, port)
-
-    def call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Call a method of ``LearnerRank``. Ranks other than 0 return nothing: all results are alike.
-
-        A ``UserError`` is returned, not raised: it is an answer, which Ray would print as a crash.
-        """
-        assert self._rank is not None, "the rank has not joined the others"
-        try:
-            result = method(self._rank, *arguments, **options)
-        except UserError as error:
-            return error
-        return result if self._rank.world.rank == 0 else None
-
-    def take_snapshot(self, names: list[str]) -> UserError | None:
-        """Copy the models; rank 0 keeps the copy."""
-        assert self._rank is not None, "the rank has not joined the others"
-        try:
-            self._snapshot = self._rank.snapshot(names)
-        except UserError as error:
-            return error
-        return None
-
-    @ray.method(concurrency_group=FILES)
-    def write_snapshot(self, folder: str) -> OSError | None:
-        """Write the snapshot, beside the rank's other calls; returns the error if the disk does not take it."""
-        snapshot, self._snapshot = self._snapshot, None
-        assert snapshot is not None, "no snapshot was taken, or this is not rank 0"
-        try:
-            snapshot.write(Path(folder))
-        except OSError as error:
-            return OSError(str(error))  # some subclasses contain what cannot be pickled
-        return None
-
-
-def rank_options(config: LearnerConfig, cluster_gpus: float) -> dict[str, Any]:
-    """The Ray options of a rank, in a cluster that has ``cluster_gpus`` at the moment.
-
-    Raises:
-        UserError: several ranks would share a GPU.
-    """
-    gpus = config.gpus if cluster_gpus > 0 or config.labels else 0
-    if gpus and config.ranks > 1 and gpus <= 0.5:
-        raise UserError(f"learner.gpus is {gpus}: {config.ranks} ranks need a GPU each, so set it to 1")
-    environment = {"OMP_NUM_THREADS": str(config.threads), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-    if not gpus:
-        # torch allocates large tensors in pages of 2 MiB: fresh memory in pages of 4 KiB costs several times what is
-        # written to it, and every step allocates it again.
-        environment |= {"DS_ACCELERATOR": "cpu", "THP_MEM_ALLOC_ENABLE": "1"}
-        # Threads that wait for each other spin before they sleep. Where another process uses a core, such as an
-        # engine that starts, long spinning keeps the threads from running (small steps took up to 13 times as long);
-        # where none does, sleeping at once costs a third. 1000 iterations are a few microseconds. This is a variable
-        # of GNU's OpenMP, which torch uses.
-        environment["GOMP_SPINCOUNT"] = "1000"
-    options = {"num_cpus": config.cpus, "num_gpus": gpus, "runtime_env": {"env_vars": environment}}
-    return options | ({"label_selector": dict(config.labels)} if config.labels else {})
 
 
 def _name_of(loss: LossSpec) -> str:
@@ -137,7 +65,7 @@ class LearnerGroup:
         """Less than the settings say, once memory has run out."""
         self._lora_bases = LoRABases()
         options = rank_options(config, ray.cluster_resources().get("GPU", 0))
-        actor = ray.remote(concurrency_groups={FILES: 1})(_RankActor).options(**options)
+        actor = ray.remote(concurrency_groups={FILES: 1})(RankActor).options(**options)
         self._actors: list[Any] = [actor.remote(config) for _ in range(config.ranks)]
         with ExitStack() as unless_all_join:
             unless_all_join.callback(self.close)
@@ -196,15 +124,11 @@ class LearnerGroup:
         """
         self._lora_bases.forget(name)
         logger.debug(f"the learner loads '{name}' from {path}")
-        self._call(
-            LearnerRank.load,
-            name,
-            str(path),
-            trainable=trainable,
-            optimizer=optimizer,
-            seed=seed,
-            full_finetuning=full_finetuning,
-        )
+        options = {
+            "trainable": trainable, "optimizer": optimizer, "seed": seed, "full_finetuning": full_finetuning,
+        }  # fmt: skip
+        folder = NodeFolder.here(path)
+        self._wait([a.load.remote(name, folder, **options) for a in self._actors])
 
     def unload(self, name: str) -> None:
         """Free the memory of ``name``."""
@@ -344,7 +268,8 @@ class LearnerGroup:
 
     def save(self, name: str, folder: str | Path) -> None:
         """Write ``name`` in Hugging Face format with its tokenizer; whole or not at all."""
-        self._call(LearnerRank.save, name, str(Path(folder).resolve()))
+        target = NodeFolder.here(folder)
+        self._wait([a.save.remote(name, target) for a in self._actors])
 
     def snapshot(self, names: Sequence[str]) -> None:
         """Copy the trainable models in ``names`` into the memory of the first rank, for ``write_snapshot``."""
@@ -354,10 +279,10 @@ class LearnerGroup:
         """Write the last ``snapshot``, once. Another thread may call the other methods meanwhile.
 
         Raises:
-            OSError: the disk does not take it.
+            OSError: the disk does not take it, or the folder's node is gone.
             RayError: the rank is gone, or has not written it within ``config.timeout_seconds``.
         """
-        pending_write = self._actors[0].write_snapshot.remote(str(Path(folder).resolve()))
+        pending_write = self._actors[0].write_snapshot.remote(NodeFolder.here(folder))
         failure = ray.get(pending_write, timeout=self.config.timeout_seconds)
         if failure is not None:
             raise failure
@@ -365,7 +290,8 @@ class LearnerGroup:
     def restore(self, folder: str | Path) -> None:
         """Replace all trainable models by those of a checkpoint, of whatever number of ranks and ZeRO stage."""
         self._lora_bases.forget()
-        self._call(LearnerRank.restore, str(Path(folder).resolve()))
+        checkpoint = NodeFolder.here(folder)
+        self._wait([a.restore.remote(checkpoint) for a in self._actors])
 
     def close(self) -> None:
         """End the rank processes."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from calibrated_rl.data.dialogue import Dialogue
 from calibrated_rl.replay.config import ReplayConfig
@@ -94,6 +95,8 @@ class ReplayService:
 
 def start_store(config: ReplayConfig) -> tuple[Any, Need]:
     """Start the store, without a folder yet; methods as in ``ReplayService``. Also returns its needs of the cluster."""
-    selector = {"label_selector": dict(config.labels)} if config.labels else {}
-    store = ray.remote(ReplayService).options(num_cpus=config.cpus, **selector).remote()
+    # The driver reads and removes its files, too.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    place = {"label_selector": dict(config.labels)} if config.labels else {"scheduling_strategy": here}
+    store = ray.remote(ReplayService).options(num_cpus=config.cpus, **place).remote()
     return store, Need("replay store", "replay", {"CPU": config.cpus}, config.labels, answered(store.counts.remote()))

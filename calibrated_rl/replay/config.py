@@ -13,4 +13,5 @@ class ReplayConfig:
     cpus: Annotated[float, Range(at_least=0)] = 0.0
     """Ray CPUs that it reserves. It uses little: it writes what it gets to disk."""
     labels: dict[Name, Name] = field(default_factory=dict)
-    """Labels of the Ray machines that it may run on, such as ``part: learner``; none: any machine."""
+    """Labels of the Ray machines that it may run on, such as ``part: learner``; these must share the run's folder with
+    the driver's machine. None: it runs on that."""

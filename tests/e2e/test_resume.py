@@ -190,7 +190,7 @@ CHANGES = (
 )  # fmt: skip
 
 
-DRIVER, MACHINE, LEARNER, STORE = "the driver", "its machine", "ray::_RankActor", "ray::ReplayService"
+DRIVER, MACHINE, LEARNER, STORE = "the driver", "its machine", "ray::RankActor", "ray::ReplayService"
 
 
 def kill(watcher: int, who: str, run: Path) -> None:

@@ -8,6 +8,7 @@ import yaml
 
 from calibrated_rl.errors import UserError
 from tests.support.paths import ROOT
+from tools.autoscale.cost import dollars_an_hour, node_seconds, prices_of
 from tools.autoscale.job import Timeline, figures, summary
 from tools.autoscale.machines import HEAD, autoscaling_config, spot_types
 from tools.autoscale.picture import draw
@@ -78,3 +79,13 @@ def test_figures_of_a_timeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     accounts[0] = audit.Account(name="interactive-0", requested=5, delivered=5)
     assert not figures(timeline(), tmp_path, "rollout", 0, emptied=False)["clean"]
     assert not figures(timeline(), tmp_path, "rollout", 1, emptied=True)["clean"]
+
+
+def test_what_nodes_cost_is_set_beside_the_plan(tmp_path: Path) -> None:
+    samples = [{"seconds": float(i), "nodes": {"rollout": 2, "learner": 1} if i < 4 else {}} for i in range(8)]
+    assert node_seconds(samples) == {"learner": 4.0, "rollout": 8.0}
+    assert node_seconds(samples, 1.5, 3.0) == {"learner": 1.5, "rollout": 3.0}
+    prices = prices_of(ROOT / "configs/clusters/gpus.yaml", 1.0)
+    assert prices.machines["rollout"].cpus == 1.0 and prices.machines["rollout"].gpus == 0.0
+    assert dollars_an_hour(prices.machines["rollout"]) == prices.machines["rollout"].spot_dollars_per_hour > 0
+    assert prices.machines["head"].cpus == 8

@@ -26,7 +26,7 @@ from calibrated_rl.config.run_config import RunConfig, load_config
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.placement import placement_of
 from calibrated_rl.learner.config import LearnerConfig
-from calibrated_rl.learner.group import _RankActor, rank_options
+from calibrated_rl.learner.group import RankActor, rank_options
 from tests.support.cluster_files import (
     CLUSTER,
     CLUSTERS,
@@ -302,7 +302,7 @@ def test_labels_reach_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plain["runtime_env"]["env_vars"]["DS_ACCELERATOR"] == "cpu"
     for right, options in ((True, labelled), (True, plain), (False, labelled | {"label_selectors": {}})):
         with contextlib.nullcontext() if right else pytest.raises(ValueError):
-            ray.remote(_RankActor).options(**options)
+            ray.remote(RankActor).options(**options)
 
 
 def test_labels_are_such_as_ray_takes() -> None:
@@ -428,7 +428,7 @@ def test_settings_in_commands_load() -> None:
     files = [str(ROOT / word.removeprefix(CODE)) for word in words if word.endswith(".yaml")]
     config = load_config(files[0], files[1:])
     assert config.policy.engine.labels == {"part": "rollout"} and config.learner.labels == {"part": "learner"}
-    assert config.replay.labels == {"part": "learner"}
+    assert not config.replay.labels, "the replay store is beside the driver: its files are"
 
 
 def test_variables_of_ray_exist() -> None:
@@ -451,14 +451,16 @@ def test_pods_hold_together(name: str) -> None:
     """Mounts have volumes, claims are there, users and places are the image's, limits are requests, Ray is ours."""
     claim, pinned = load("kuberay-storage.yaml")["metadata"]["name"], requirements()["ray"]
     assert cluster_of(load(name))["rayVersion"] == pinned.partition("==")[2]
-    for pod in pods(name):
+    for number, pod in enumerate(pods(name)):
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
-        assert all(v["persistentVolumeClaim"]["claimName"] == claim for v in volumes.values() if "emptyDir" not in v)
+        claims = [v["persistentVolumeClaim"]["claimName"] for v in volumes.values() if "emptyDir" not in v]
+        shared = number == 0 or name == "kuberay-rayservice.yaml"  # the driver's folders, or those of all who serve
+        assert claims == [claim] * shared
         assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == image_user()
         (container,) = pod["containers"]
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes.keys()
         places = {m["mountPath"] for m in container["volumeMounts"]} - {"/dev/shm"}
-        assert places == {CODE + "runs", "/home/ray/.cache"} and places <= image_folders()
+        assert places == {"/home/ray/.cache"} | ({CODE + "runs"} if shared else set()) and places <= image_folders()
         assert container["resources"]["requests"] == container["resources"]["limits"]
 
 

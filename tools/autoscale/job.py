@@ -34,6 +34,9 @@ ROOT = Path(__file__).resolve().parents[2]
 UPDATE = re.compile(r"update (\d+)/(\d+):")
 DEMAND = "starting two vLLM engines"
 SAMPLE_S = 1.0
+ARM = "interactive"
+CPUS = 1.0
+"""Of a node."""
 LOST_AFTER = 8
 """Updates after which a node, or the head, is lost."""
 JOB_TIMEOUT_S = 1200.0
@@ -71,6 +74,8 @@ def main() -> int:
     parser.add_argument("--config", default="configs/autoscale.yaml", help="what is trained (default: %(default)s)")
     parser.add_argument("--launch-file", type=Path, default=Path("cluster/aws.yaml"), metavar="FILE",
                         help="whose node types are started (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--prices", type=Path, default=Path("configs/clusters/gpus.yaml"), metavar="FILE",
+                        help="what a machine of each type costs, for jobs/plan.py (default: %(default)s)")  # fmt: skip
     parser.add_argument("--runs", type=command.result_folder, default=Path("runs"), help="folder of all runs")
     parser.add_argument("--minute", type=command.allowed(Annotated[float, Range(above=0)]), default=1.0, metavar="S",
                         help="seconds that a minute of the launch file's idle time takes (default: 1)")  # fmt: skip
@@ -119,7 +124,7 @@ def demonstrate(arguments: Any, run: Path, folder: Path, spot: str) -> dict[str,
     from tools.autoscale.cluster import local_cluster
 
     timeline = Timeline()
-    with local_cluster(arguments.launch_file, folder, cpus=1, minute_s=arguments.minute) as cluster:
+    with local_cluster(arguments.launch_file, folder, cpus=CPUS, minute_s=arguments.minute) as cluster:
         timeline.note("head ready")
         job = submit(cluster, arguments, arguments.runs)
         timeline.note("job submitted")
@@ -147,7 +152,17 @@ def demonstrate(arguments: Any, run: Path, folder: Path, spot: str) -> dict[str,
             (run / "job.log").write_text(log, encoding="utf-8")
         elif code:
             logger.error(log[-3000:])
-    return figures(timeline, run, spot, code, emptied)
+    result = figures(timeline, run, spot, code, emptied)
+    return result | ({"cost": planned_and_paid(timeline, run, arguments.prices)} if code == 0 else {})
+
+
+def planned_and_paid(timeline: Timeline, run: Path, prices: Path) -> Any:
+    """Of the updates alone, from the first one's end to the last one's."""
+    from tools.autoscale.cost import cost, node_seconds, prices_of
+
+    updates = [event["seconds"] for event in timeline.events if event["event"] == "update"]
+    nodes = node_seconds(timeline.samples, updates[0], updates[-1])
+    return cost(run, ARM, prices_of(prices, CPUS), LOST_AFTER, updates[-1] - updates[0], nodes)
 
 
 def lose_head(arguments: Any, run: Path, folder: Path) -> dict[str, Any]:
@@ -162,7 +177,7 @@ def lose_head(arguments: Any, run: Path, folder: Path) -> dict[str, Any]:
     for head, runs in (("first", lost_runs), ("second", arguments.runs)):
         place = folder / head
         place.mkdir()
-        with local_cluster(arguments.launch_file, place, cpus=1, minute_s=arguments.minute) as cluster:
+        with local_cluster(arguments.launch_file, place, cpus=CPUS, minute_s=arguments.minute) as cluster:
             timeline.note("head ready", which=head)
             job = submit(cluster, arguments, runs, store)
             timeline.note("job submitted", which=head)
@@ -212,7 +227,7 @@ def submit(cluster: Any, arguments: Any, runs: Path, *settings: str) -> "subproc
     train = [
         "python", "-u", str(ROOT / "jobs/train.py"), str(Path(arguments.config).resolve()),
         str(ROOT / "calibrated_rl/config/hardware/labelled.yaml"), "policy.engine.num_cpus=1",
-        "simulator.engine.num_cpus=1", *settings, *arguments.overrides, "--hardware", "cpu", "--arm", "interactive",
+        "simulator.engine.num_cpus=1", *settings, *arguments.overrides, "--hardware", "cpu", "--arm", ARM,
         "--runs", str(runs.resolve()),
     ]  # fmt: skip
     command_line = ["ray", "job", "submit", "--address", cluster.address, "--", *train]
@@ -278,6 +293,7 @@ def wait(condition: Any, seconds: float, job: "subprocess.Popen[str] | None" = N
 def figures(timeline: Timeline, run: Path, spot: str, code: int, emptied: bool) -> dict[str, Any]:
     """What is reported."""
     from calibrated_rl.run.audit import audit_run
+    from tools.autoscale.cost import node_seconds
 
     accounts = audit_run(run) if code == 0 else []
     problems = [f"{account.name}: {problem}" for account in accounts for problem in account.problems]
@@ -288,10 +304,6 @@ def figures(timeline: Timeline, run: Path, spot: str, code: int, emptied: bool) 
     back = min(later, default=None)
     updates = [event["seconds"] for event in timeline.events if event["event"] == "update"]
     took = [round(after - before, 2) for before, after in pairwise(updates)]
-    node_seconds: dict[str, float] = {}
-    for one, following in pairwise(timeline.samples):
-        for kind, count in one["nodes"].items():
-            node_seconds[kind] = node_seconds.get(kind, 0) + count * (following["seconds"] - one["seconds"])
 
     def between(one: float | None, other: float | None) -> float | None:
         return None if one is None or other is None else round(other - one, 2)
@@ -316,7 +328,7 @@ def figures(timeline: Timeline, run: Path, spot: str, code: int, emptied: bool) 
             for what in ("started", "refused", "lost", "ended")
         },
         "most_replicas": max((one["replicas"] for one in timeline.samples), default=0),
-        "node_seconds": {kind: round(seconds, 1) for kind, seconds in sorted(node_seconds.items())},
+        "node_seconds": node_seconds(timeline.samples),
         "samples": timeline.samples,
         "events": events,
     }  # fmt: skip
@@ -332,4 +344,11 @@ def summary(result: dict[str, Any]) -> str:
         f"{len(result['problems'])} lost or repeated",
         "seconds: " + json.dumps(seconds),
     ]
+    if "cost" in result:
+        predicted, happened = (result["cost"][what] for what in ("predicted", "happened"))
+        lines.append(
+            f"cost of the updates: ${predicted['dollars']:.3f} in {predicted['seconds']:.0f} s predicted "
+            f"from the first {result['cost']['from_updates']}, ${happened['dollars']:.3f} in "
+            f"{happened['seconds']:.0f} s happened"
+        )
     return "\n".join([*lines, *result["problems"]])

@@ -18,7 +18,7 @@ import psutil
 from calibrated_rl.weight_sync.buckets import MEMORY_NAME
 
 ROLE = "CALIBRATED_RL_ROLE"
-ACTORS = {"learner": "ray::_RankActor", "store": "ray::ReplayService"}
+ACTORS = {"learner": "ray::RankActor", "store": "ray::ReplayService"}
 SLOWED, SLOW_S = 20, 5.0
 """Slowdown factor, and its duration."""
 PAUSE_S, HANG_S = 3.0, 45.0
