@@ -1,4 +1,4 @@
-"""What breaks while dialogues are held is dropped, counted and held again; a failed replica comes back as it was."""
+"""What breaks while dialogues run is dropped, counted and run again; a failed replica comes back as it was."""
 
 import asyncio
 import logging
@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 
 from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.data.dialogue import Dialogue, Split
+from calibrated_rl.errors import PartLost
 from calibrated_rl.examples.front_desk.human import FrontDeskHuman
 from calibrated_rl.examples.front_desk.task import FrontDesk
 from calibrated_rl.inference.config import EngineConfig
@@ -29,6 +30,9 @@ from calibrated_rl.inference.placement import PlacedReplica
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.inference.turns import Generated, GenerateRequest
 from calibrated_rl.models.tiny import make_tiny
+from calibrated_rl.replay.actor import start_store
+from calibrated_rl.replay.client import StoreClient
+from calibrated_rl.replay.config import ReplayConfig
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.conversation import SamplingConfig
 from calibrated_rl.rollout.stream import EndedGroup, GroupStream
@@ -294,3 +298,16 @@ def test_groups_that_run_ahead_live_through_weight_updates(pool: ReplicaPool) ->
     seen = {int(each) for own in versions for each in own}
     assert len(seen) > 1 and seen <= set(range(3, version + 1))
     assert not collector.statistics.dropped
+
+
+def test_a_store_that_is_gone_is_told_apart_from_one_that_refuses(ray_session: None, tmp_path: Path) -> None:
+    """With the former the run starts its parts again and resumes; the latter is a mistake."""
+    handle, _ = start_store(ReplayConfig())
+    store = StoreClient(handle, tmp_path)
+    store.open("arm-0")
+    with pytest.raises(FileNotFoundError):
+        store._call(handle.export_parquet, str(tmp_path / "no" / "folder.parquet"))
+    assert store.sample(1, arm="arm", update=0, max_staleness=0) == []
+    ray.kill(handle)
+    with pytest.raises(PartLost, match="the replay store is gone"):
+        store.sample(1, arm="arm", update=0, max_staleness=0)
