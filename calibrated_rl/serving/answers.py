@@ -15,6 +15,13 @@ class ReplicaUnavailable(RuntimeError):
     """No replica gave a reply."""
 
 
+def engine_failed(error: BaseException) -> bool:
+    """Whether what a replica raised says that its engine died or failed, in whatever Ray has wrapped it. By the names of
+    vLLM's classes: importing them takes seconds."""
+    causes: list[BaseException | None] = [error, getattr(error, "cause", None), error.__cause__]
+    return any(type(cause).__name__ in ("EngineDeadError", "EngineGenerateError") for cause in causes)
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Some of a sampled reply."""
@@ -46,6 +53,8 @@ def raise_refusal(answer: Any) -> None:
     # Ray's and vLLM's own classes of this name look alike and are not related.
     error = getattr(first, "error", None)
     if error is not None:
+        if int(error.code) >= 500:  # the engine's fault and not the request's
+            raise ReplicaUnavailable(printable(str(error.message)))
         raise BadRequest(printable(str(error.message)), getattr(error, "param", None), status=int(error.code))
 
 

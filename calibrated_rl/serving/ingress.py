@@ -29,6 +29,7 @@ from calibrated_rl.models.tokenizer import read_tokenizer
 from calibrated_rl.serving.answers import (
     Part,
     ReplicaUnavailable,
+    engine_failed,
     finish_reason,
     forwarded,
     parts_of,
@@ -164,9 +165,9 @@ class DialogueIngress:
         calls = endpoint.handle.options(stream=True).completions.remote(completion, None)
         try:
             first = await asyncio.wait_for(anext(calls), ANSWER_TIMEOUT_S)
-        except RayTaskError:
-            raise
         except (RayError, RayServeException, TimeoutError) as error:
+            if isinstance(error, RayTaskError) and not engine_failed(error):
+                raise
             raise ReplicaUnavailable(f"{type(error).__name__} while {endpoint.model.name} replied") from error
         raise_refusal(first)
         if completion.stream:
@@ -319,9 +320,9 @@ class DialogueIngress:
                     for part in parts_of(answer):
                         given = given or bool(part.ids)
                         yield part
-            except (RayTaskError, BadRequest):
-                raise
-            except (RayError, RayServeException, TimeoutError) as error:
+            except (RayError, RayServeException, TimeoutError, ReplicaUnavailable) as error:
+                if isinstance(error, RayTaskError) and not engine_failed(error):
+                    raise
                 self._metrics.retried(endpoint.model.name)
                 if given or attempt == TRIES - 1:
                     raise ReplicaUnavailable(f"{type(error).__name__} while {endpoint.model.name} replied") from error

@@ -336,19 +336,21 @@ def test_a_roll_out_of_another_model_is_refused(server: Server, tmp_path: Path) 
     assert server.get("/health")[0] == 200
 
 
-def test_a_killed_replica_loses_no_conversation(server: Server) -> None:
+def test_a_killed_engine_loses_no_conversation(server: Server) -> None:
+    """Its replica notices, and Serve replaces the replica."""
     openai = pytest.importorskip("openai")
-    replicas = [
-        process for process in psutil.Process(server.process.pid).children(recursive=True)
+    engines = [
+        child for process in psutil.Process(server.process.pid).children(recursive=True)
         if "ServeReplica:calibrated_rl:policy" in " ".join(process.cmdline())
+        for child in process.children() if "EngineCore" in " ".join(child.cmdline())
     ]  # fmt: skip
-    assert len(replicas) == 1
+    assert len(engines) == 1
 
     async def under_load() -> list[list[float]]:
         client = openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0, timeout=240)
         conversations = [asyncio.ensure_future(converse(client, number, 6, retries=120)) for number in range(6)]
         await asyncio.sleep(0.5)
-        replicas[0].kill()
+        engines[0].kill()
         return await asyncio.wait_for(asyncio.gather(*conversations), 280)
 
     assert [len(each) for each in asyncio.run(under_load())] == [6] * 6

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.examples.front_desk import FrontDesk
 from calibrated_rl.logs.jsonl import JsonLines
 from calibrated_rl.models.tiny import tiny_tokenizer
+from calibrated_rl.serving.answers import ReplicaUnavailable, engine_failed, raise_refusal
 from calibrated_rl.serving.dialogues import DialogueKeeper, judged_dialogue, turns_from_page
 from calibrated_rl.serving.replies import History, ReplyText, SampledTurns, prompt_for
 from calibrated_rl.serving.requests import BadRequest, chat_request, find_scenario, turns_of
@@ -346,3 +348,23 @@ def test_api_keys_are_needed_long_and_kept_as_digests(monkeypatch: pytest.Monkey
     monkeypatch.setenv(API_KEY, "short")
     with pytest.raises(UserError, match="16"):
         key_digests(ServeConfig(run="r"))
+
+
+def test_a_failure_of_the_engine_is_no_refusal_of_the_request() -> None:
+    class EngineDeadError(Exception):
+        """Of vLLM's name: its class is not imported for this."""
+
+    class Wrapped(RuntimeError):
+        def __init__(self, cause: Exception) -> None:
+            self.cause = cause
+
+    assert engine_failed(EngineDeadError()) and engine_failed(Wrapped(EngineDeadError()))
+    assert not engine_failed(Wrapped(ValueError("too long"))) and not engine_failed(ValueError())
+
+    def answer(code: int) -> Any:
+        return SimpleNamespace(error=SimpleNamespace(message="no", code=code, param=None))
+
+    with pytest.raises(ReplicaUnavailable, match="no"):
+        raise_refusal(answer(500))
+    with pytest.raises(BadRequest, match="no"):
+        raise_refusal([answer(400)])
