@@ -16,8 +16,8 @@ class ReplicaUnavailable(RuntimeError):
 
 
 def engine_failed(error: BaseException) -> bool:
-    """Whether what a replica raised says that its engine died or failed, in whatever Ray has wrapped it. By the names of
-    vLLM's classes: importing them takes seconds."""
+    """Whether what a replica raised says that its engine died or failed, in whatever Ray has wrapped it; by the names
+    of vLLM's classes, since importing them takes seconds."""
     causes: list[BaseException | None] = [error, getattr(error, "cause", None), error.__cause__]
     return any(type(cause).__name__ in ("EngineDeadError", "EngineGenerateError") for cause in causes)
 
