@@ -11,6 +11,7 @@ from typing import Any
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.held_out import SETTINGS, evaluate_policy
 from calibrated_rl.evaluation.summary import BUDGET
+from calibrated_rl.learner.slots import POLICY
 from calibrated_rl.run.cluster import Cluster
 from calibrated_rl.run.log_checks import check_evaluation
 from calibrated_rl.run.saved_run import SavedPolicy, SavedRun
@@ -36,7 +37,7 @@ def evaluate_again(cluster: Cluster, policy: SavedPolicy) -> dict[str, Any]:
     """Evaluate ``policy`` with the eval user; returns a record like the run's own, with fresh ``scores``."""
     user = cluster.eval_user
     assert user is not None, "check_eval_user admits only runs that have one"
-    cluster.serve_policy(policy.folder)
+    cluster.serve(POLICY, policy.folder)
     recorded = policy.result or {}
     # Sampling is keyed by arm, seed and update: as the run left off, so are the draws.
     updates = int(recorded.get("updates", 0))

@@ -7,7 +7,7 @@ aligned. It talks with the policy that the run's arms started from, the clone of
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,7 @@ class LiveSimulator:
             UserError: the run has no such model, or its settings cannot be used here.
         """
         self.name = f"{folder}:{model}"
+        self.run = (folder.resolve(), tuple(overrides))
         self.progress = progress
         config = load_config(config_file(folder), overrides, saved=True)
         self.inputs = read_inputs(config, folder, progress, training=False)
@@ -102,6 +103,22 @@ class LiveSimulator:
             yield
         finally:
             self._cluster.close()
+            self._cluster = None
+
+    @contextmanager
+    def started_on(self, other: "LiveSimulator | None") -> Iterator[None]:
+        """As ``started``; with ``other``, of the same run, whose engines are running: these get this one's weights."""
+        if other is None:
+            with self.started():
+                yield
+            return
+        logger.info(f"{self.name}: on the engines of {other.name}")
+        self._cluster = other.cluster
+        self._cluster.serve(SIMULATOR, self.simulator)
+        try:
+            yield
+        finally:
+            self._cluster = None
 
     def speak(self, human_dialogues: Sequence[Dialogue], draws: int) -> SimulatorReplies:
         """Let it reply to the histories of ``human_dialogues``, and talk on their scenarios.
@@ -174,15 +191,21 @@ def compare_live(
     Raises:
         UserError: as ``LiveSimulator.speak``.
     """
-    if isinstance(reference, LiveSimulator):
-        logs = sample_dialogues(reference.inputs.logs[Split.HELD_OUT], limit, seed)
-        with reference.started():
+    with ExitStack() as stack:
+        started: LiveSimulator | None = None
+        if isinstance(reference, LiveSimulator):
+            logs = sample_dialogues(reference.inputs.logs[Split.HELD_OUT], limit, seed)
+            stack.enter_context(reference.started())
             reference_spoken = reference.speak(logs, draws)
-        reference_set = SourceDialogues(name=reference.name, dialogues=reference_spoken.dialogues)
-    else:
-        logs, reference_spoken = sample_dialogues(reference.dialogues, limit, seed), None
-        reference_set = dataclasses.replace(reference, dialogues=logs)
-    with compared.started():
+            reference_set = SourceDialogues(name=reference.name, dialogues=reference_spoken.dialogues)
+            if reference.run == compared.run:
+                started = reference
+            else:
+                stack.close()  # their memory may not suffice for both
+        else:
+            logs, reference_spoken = sample_dialogues(reference.dialogues, limit, seed), None
+            reference_set = dataclasses.replace(reference, dialogues=logs)
+        stack.enter_context(compared.started_on(started))
         compared_spoken = compared.speak(logs, draws)
     estimates, task = compared_spoken.estimates, compared.inputs.task
     replies = matched_with_humans(task, compared_spoken.answers)

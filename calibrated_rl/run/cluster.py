@@ -142,11 +142,12 @@ class Cluster:
         for pool in self.pools.values():
             pool.wait_until_ready()
 
-    def serve_policy(self, folder: Path) -> None:
-        """Serve the saved policy in ``folder``, without the learner; its version counts up."""
-        files = sorted(folder.glob("*.safetensors"))
+    def serve(self, role: str, folder: Path) -> None:
+        """Serve the saved model in ``folder`` in the place of another of its shape, without the learner; the role's
+        version counts up."""
+        files, pool = sorted(folder.glob("*.safetensors")), self.pools[role]
         weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
-        self.policy.publish(FullUpdate.of_tensors(weights, self.policy.version + 1))
+        pool.publish(FullUpdate.of_tensors(weights, pool.version + 1))
 
 
 def start_cluster(

@@ -55,8 +55,7 @@ class LocalNodes(FakeMultiNodeProvider):
         drain, which ends their raylets in good order; what was killed has another exit code."""
         with self.lock:
             for name, node in list(self._nodes.items()):
-                raylets = node["node"].all_processes.get("raylet", []) if "node" in node else []
-                code = raylets[0].process.poll() if raylets else None
+                code = _exit_code(node)
                 if code is not None:
                     kind = node["tags"][TAG_RAY_USER_NODE_TYPE]
                     self._terminate_node(self._nodes.pop(name))
@@ -64,10 +63,12 @@ class LocalNodes(FakeMultiNodeProvider):
         return list(super().non_terminated_nodes(tag_filters))
 
     def terminate_node(self, node_id: str) -> None:
-        """The autoscaler gives a node back."""
-        kind = self._nodes[node_id]["tags"][TAG_RAY_USER_NODE_TYPE] if node_id in self._nodes else ""
+        """The autoscaler gives a node back, or removes one whose loss it has noticed before the provider did."""
+        node = self._nodes.get(node_id)
+        kind = node["tags"][TAG_RAY_USER_NODE_TYPE] if node else ""
+        lost = node is not None and bool(_exit_code(node))
         super().terminate_node(node_id)
-        self._note("ended", kind=kind, node=node_id)
+        self._note("lost" if lost else "ended", kind=kind, node=node_id)
 
     def _control(self) -> dict[str, Any]:
         file = self._folder / CONTROL
@@ -77,3 +78,10 @@ class LocalNodes(FakeMultiNodeProvider):
         line = json.dumps({"time": time.time(), "event": what, **details})
         with (self._folder / EVENTS).open("a", encoding="utf-8") as file:
             file.write(line + os.linesep)
+
+
+def _exit_code(node: dict[str, Any]) -> int | None:
+    """Of the node's raylet; None while it runs."""
+    raylets = node["node"].all_processes.get("raylet", []) if "node" in node else []
+    code: int | None = raylets[0].process.poll() if raylets else None
+    return code
