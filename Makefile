@@ -48,6 +48,7 @@ quick: $(VENV)/.ready  ## The tests that start no process, in a minute or so (py
 
 test: $(VENV)/.ready  ## Lint, types, imports, all tests (pytest options: make test ARGS="-k replay")
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check --quiet .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 	$(RUN) -m deptry .

@@ -15,7 +15,11 @@ from tests.support.paths import ROOT
 
 # Before torch is loaded, and for all that tests start: threads that wait sleep. Those that spin make tests on a busy
 # machine up to seven times slower.
-for _name, _value in {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "OMP_NUM_THREADS": "1"}.items():
+_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "OMP_NUM_THREADS": "1",
+    "RAY_prestart_worker_first_driver": "0",  # workers in advance, which no test uses
+}  # fmt: skip
+for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 # How long an example takes says more of what else the machine does than of the test; pytest's time-out ends what hangs.

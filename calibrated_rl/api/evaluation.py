@@ -34,9 +34,7 @@ class Evaluation:
         return table(self.metrics)
 
 
-def evaluate(
-    run: str | os.PathLike[str], overrides: Sequence[str] = (), *, policy: str = ""
-) -> Evaluation:
+def evaluate(run: str | os.PathLike[str], overrides: Sequence[str] = (), *, policy: str = "") -> Evaluation:
     """Evaluate the trained policies of a run again on held-out users, with the run's settings or other ones. Starts the
     policy's engine alone (and the proxy's, where a proxy replaces the human), and Ray as ``compare`` does.
 

@@ -11,9 +11,7 @@ from calibrated_rl.run.machine import Hardware, hardware_file
 from calibrated_rl.settings.fields import NotAllowed, converted
 
 
-def load_config(
-    config: ConfigLike, overrides: Sequence[str] = (), *, hardware: Hardware | None = None
-) -> RunConfig:
+def load_config(config: ConfigLike, overrides: Sequence[str] = (), *, hardware: Hardware | None = None) -> RunConfig:
     """Read a config; nothing of a run is loaded or started for that.
 
     Args:

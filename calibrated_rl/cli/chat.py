@@ -43,8 +43,11 @@ def parse() -> argparse.Namespace:
         help="who talks to it: you (default), the run's calibrated simulator, or its scripted human",
     )  # fmt: skip
     parser.add_argument(
-        "--scenario", type=command.allowed(Annotated[int, Range(at_least=0, at_most=MAX_SCENARIOS)]), default=0,
-        metavar="N", help="held-out scenario, from 0 (default: 0)",
+        "--scenario",
+        type=command.allowed(Annotated[int, Range(at_least=0, at_most=MAX_SCENARIOS)]),
+        default=0,
+        metavar="N",
+        help="held-out scenario, from 0 (default: 0)",
     )
     parser.add_argument(
         "--seed", type=command.allowed(Seed), default=0, metavar="S", help="of what models sample (default: 0)"

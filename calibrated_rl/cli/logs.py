@@ -90,9 +90,7 @@ def check_config(config_file: str, overrides: Sequence[str], file: Path | None) 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command.Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     checker = commands.add_parser("check", help="is this file usable, and if not which lines")
     checker.add_argument("file", nargs="?", metavar="FILE", help="the log file (casino: or its folder)")

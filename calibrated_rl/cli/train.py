@@ -14,7 +14,9 @@ def main() -> int:
     assert __doc__ is not None
     parser = parser_of(__doc__)
     parser.add_argument(
-        "--arm", type=command.allowed(ArmName), default="calibrated",
+        "--arm",
+        type=command.allowed(ArmName),
+        default="calibrated",
         help="start, static, interactive, calibrated_once, ...",
     )
     arguments = parser.parse_intermixed_args()
@@ -22,9 +24,5 @@ def main() -> int:
         return code
     from calibrated_rl.api.runs import train
 
-    show(
-        train(
-            arguments.config, arguments.arm, arguments.overrides, runs=arguments.runs, hardware=arguments.hardware
-        )
-    )
+    show(train(arguments.config, arguments.arm, arguments.overrides, runs=arguments.runs, hardware=arguments.hardware))
     return 0

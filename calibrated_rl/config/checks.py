@@ -316,9 +316,7 @@ def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:
         yield Problem(("training", "loss"), f"training.loss: {error}", named=False)
 
 
-def _part(
-    kind: str | None, path: str, key: Key, values: Any, path_key: Key | None = None
-) -> Iterator[Problem]:
+def _part(kind: str | None, path: str, key: Key, values: Any, path_key: Key | None = None) -> Iterator[Problem]:
     """Problems of the part at ``path`` and of its settings ``values``, which are below ``key`` in the config.
 
     Args:

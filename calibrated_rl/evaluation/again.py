@@ -41,9 +41,7 @@ def evaluate_again(cluster: Cluster, policy: SavedPolicy) -> dict[str, Any]:
     recorded = policy.result or {}
     # Sampling is keyed by arm, seed and update: as the run left off, so are the draws.
     updates = int(recorded.get("updates", 0))
-    scores, _ = evaluate_policy(
-        cluster.inputs, cluster.collector, user, policy.arm, policy.seed, updates
-    )
+    scores, _ = evaluate_policy(cluster.inputs, cluster.collector, user, policy.arm, policy.seed, updates)
     budget = dict.fromkeys(BUDGET) | {name: recorded[name] for name in BUDGET if name in recorded}
     return {"arm": policy.arm, "seed": policy.seed, **budget, "scores": json.loads(json.dumps(scores))}
 

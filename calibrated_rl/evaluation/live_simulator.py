@@ -96,9 +96,7 @@ class LiveSimulator:
         engines = {POLICY: (config.policy.engine, self.policy), SIMULATOR: (config.simulator.engine, self.simulator)}
         check_engines_fit(engines)
         logger.info(f"{self.name}: starting its engine and that of the policy it talks with")
-        self._cluster = start_cluster(
-            self.inputs, self._models, {POLICY: self.policy, SIMULATOR: self.simulator}
-        )
+        self._cluster = start_cluster(self.inputs, self._models, {POLICY: self.policy, SIMULATOR: self.simulator})
         try:
             yield
         finally:

@@ -95,9 +95,7 @@ def _pooled(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if len(with_mean) > 1:
         variance = sum((each["mean"] - mean) ** 2 for each in with_mean) / (len(with_mean) - 1)
         between = t_quantile(len(with_mean) - 1) * math.sqrt(variance / len(with_mean))
-    below, above = (
-        sum(abs(each[side] - each["mean"]) for each in bounded) / len(bounded) for side in ("low", "high")
-    )
+    below, above = (sum(abs(each[side] - each["mean"]) for each in bounded) / len(bounded) for side in ("low", "high"))
     return {"mean": mean, "low": mean - math.hypot(between, below), "high": mean + math.hypot(between, above)}
 
 

@@ -33,9 +33,7 @@ def pairs_of(arms: Sequence[str], names: Sequence[str] = ()) -> list[tuple[str, 
     ]
 
 
-def summarise(
-    results: Sequence[Mapping[str, Any]], seeds: Sequence[int], names: Sequence[str] = ()
-) -> dict[str, Any]:
+def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int], names: Sequence[str] = ()) -> dict[str, Any]:
     """Metrics of all arms.
 
     Args:

@@ -64,9 +64,7 @@ class EngineControl:
         vLLM's own ``pause_generation`` does this and then sleeps for 20 ms, so that finished requests reach their
         callers first; nobody here waits for that.
         """
-        await self.call(
-            self._engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=clear_cache), timeout_s
-        )
+        await self.call(self._engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=clear_cache), timeout_s)
 
     async def resume(self, timeout_s: float = 600.0) -> None:
         """Sample again."""

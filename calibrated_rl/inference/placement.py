@@ -27,9 +27,7 @@ class PlacedReplica:
     def __init__(self, model: str, config: EngineConfig, role: str, seed: int) -> None:
         """``model``: folder of this process's node."""
         self.group = placement_of(config)
-        self.need = Need(
-            f"{role} replica", f"{role}.engine", resources_of(config), config.labels, reserved(self.group)
-        )
+        self.need = Need(f"{role} replica", f"{role}.engine", resources_of(config), config.labels, reserved(self.group))
         self.actor = start_replica(NodeFolder.here(model), config, self.group, seed, role)
 
     def end(self) -> None:

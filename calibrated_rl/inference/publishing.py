@@ -51,9 +51,7 @@ class WeightPublisher:
                 self.refuse_lost_weights(error)
                 group.mark_unavailable(index, incarnations[index], cause_of(error))
 
-    def bring_up_to_date(
-        self, replica: ReplicaHandle, report: Callable[[LoadedWeights | None], Decision]
-    ) -> Decision:
+    def bring_up_to_date(self, replica: ReplicaHandle, report: Callable[[LoadedWeights | None], Decision]) -> Decision:
         """Give a replica the newest weights, and again those that are published meanwhile, until it is admitted or
         discarded.
 

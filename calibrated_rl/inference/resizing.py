@@ -20,9 +20,7 @@ DRAIN_PROBE_S = 0.05
 class Resizing:
     """Starts and ends replicas of a group."""
 
-    def __init__(
-        self, group: ReplicaGroup, admission: Admission, probing: threading.Lock, timeout_s: float
-    ) -> None:
+    def __init__(self, group: ReplicaGroup, admission: Admission, probing: threading.Lock, timeout_s: float) -> None:
         """
         Args:
             probing: locked while lost replicas are probed; a replica is removed only under it.

@@ -80,7 +80,6 @@ class SideObservation:
         return self.ready + self.starting + self.lost
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateObservation:
     """One update of the policy. Seconds of the update itself, without measurements and evaluations beside it."""

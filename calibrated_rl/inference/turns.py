@@ -45,9 +45,7 @@ def pack_requests(requests: Iterable[tuple[int, GenerateRequest]]) -> bytes:
     words, stop ids, prompt ids."""
     words = array(_WORD)
     for number, request in requests:
-        words.extend(
-            (number, request.max_tokens, request.seed, len(request.stop_ids), len(request.prompt_ids))
-        )
+        words.extend((number, request.max_tokens, request.seed, len(request.stop_ids), len(request.prompt_ids)))
         words.frombytes(array("d", (request.temperature,)).tobytes())
         words.extend(request.stop_ids)
         words.extend(request.prompt_ids)
@@ -63,8 +61,9 @@ def unpack_requests(packed: bytes) -> Iterator[tuple[int, GenerateRequest]]:
         (temperature,) = array("d", words[offset + 5 : offset + 7].tobytes())
         stop, start = offset + 7, offset + 7 + stops
         offset = start + prompt
-        yield number, GenerateRequest(
-            words[start:offset].tolist(), max_tokens, temperature, seed, tuple(words[stop:start])
+        yield (
+            number,
+            GenerateRequest(words[start:offset].tolist(), max_tokens, temperature, seed, tuple(words[stop:start])),
         )
 
 

@@ -192,9 +192,7 @@ def _paths(packed: PackedBatch, branches: NDArray[np.int64], longest: int, n_que
     positions = np.minimum((lengths - branch_lengths)[:, None] + np.arange(n_queries), lengths[:, None] - 1)
     distance = positions[:, :, None] - np.arange(longest)
     distance[np.broadcast_to(np.arange(longest) >= lengths[:, None, None], distance.shape)] = -1
-    return Paths(
-        keys=torch.from_numpy(keys), queries=torch.from_numpy(queries), distance=torch.from_numpy(distance)
-    )
+    return Paths(keys=torch.from_numpy(keys), queries=torch.from_numpy(queries), distance=torch.from_numpy(distance))
 
 
 def variable_length(packed: PackedBatch) -> VariableLength:

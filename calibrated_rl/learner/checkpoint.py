@@ -195,4 +195,3 @@ def _read_random(world: World, file: Path) -> None:
     world.set_random_states(
         {key.partition(".")[0]: state for key, state in stored.items() if key.endswith(f".{world.rank % ranks}")}
     )
-

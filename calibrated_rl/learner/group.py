@@ -50,7 +50,9 @@ class LearnerGroup:
     """
 
     def __init__(
-        self, config: LearnerConfig, wait_for_machines: Callable[[Sequence[Need]], None] = lambda needs: None,
+        self,
+        config: LearnerConfig,
+        wait_for_machines: Callable[[Sequence[Need]], None] = lambda needs: None,
         skipped_data_folder: Path | None = None,
     ) -> None:
         """
@@ -100,9 +102,7 @@ class LearnerGroup:
                 raise result
         return list(ray.get(refs, timeout=60))
 
-    def _call(
-        self, method: Callable[Concatenate[LearnerRank, P], T], *arguments: P.args, **options: P.kwargs
-    ) -> T:
+    def _call(self, method: Callable[Concatenate[LearnerRank, P], T], *arguments: P.args, **options: P.kwargs) -> T:
         """Call ``method`` on all ranks; the first one's result."""
         result: T = self._wait([a.call.remote(method, *arguments, **options) for a in self._actors])[0]
         return result

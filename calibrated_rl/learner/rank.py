@@ -49,9 +49,7 @@ logger = logging.getLogger(__name__)
 class LearnerRank:
     """Hosts several models at once, each under its name."""
 
-    def __init__(
-        self, config: LearnerConfig, rank: int = 0, address: str = LOCALHOST, port: int | None = None
-    ) -> None:
+    def __init__(self, config: LearnerConfig, rank: int = 0, address: str = LOCALHOST, port: int | None = None) -> None:
         self.config = config
         self.world = World(rank, config.ranks, address, port or free_port(), config.threads)
         self.models: dict[str, HostedModel] = {}
@@ -85,8 +83,13 @@ class LearnerRank:
         self.world.seed(seed)
         settings = (optimizer or OptimizerConfig()) if trainable else None
         self.models[name] = HostedModel(
-            Path(path), config=self.config, world=self.world, optimizer=settings, seed=seed,
-            lora=self.config.lora.get(name) if trainable and not full_finetuning else None, adapters=adapters,
+            Path(path),
+            config=self.config,
+            world=self.world,
+            optimizer=settings,
+            seed=seed,
+            lora=self.config.lora.get(name) if trainable and not full_finetuning else None,
+            adapters=adapters,
             base=base or str(Path(path).resolve()),
         )
 
@@ -100,9 +103,7 @@ class LearnerRank:
 
     def _model(self, name: str) -> HostedModel:
         if name not in self.models:
-            raise UserError(
-                f"the learner has no model '{name}'; loaded: {', '.join(sorted(self.models)) or 'none'}"
-            )
+            raise UserError(f"the learner has no model '{name}'; loaded: {', '.join(sorted(self.models)) or 'none'}")
         return self.models[name]
 
     def step(
@@ -171,9 +172,7 @@ class LearnerRank:
             return
         counts = np.bincount(batch.sequence_of[batch.scored], minlength=len(batch.advantages))
         if len(counts) % unit or (counts == 0).any():
-            raise UserError(
-                f"this loss takes samples in units of {unit}, each with at least one scored token"
-            )
+            raise UserError(f"this loss takes samples in units of {unit}, each with at least one scored token")
 
     @staticmethod
     def _minibatches(

@@ -58,9 +58,7 @@ class World:
         # The shared-memory collectives would be compiled on the spot: not every machine has a compiler.
         __compatible_ops__["deepspeed_shm_comm"] = False
         if not dist.is_initialized():
-            deepspeed.init_distributed(
-                "nccl" if self.cuda else "gloo", auto_mpi_discovery=False, verbose=False
-            )
+            deepspeed.init_distributed("nccl" if self.cuda else "gloo", auto_mpi_discovery=False, verbose=False)
         assert dist.get_world_size() == size, f"this process already belongs to {dist.get_world_size()} ranks"
 
     def seed(self, seed: int) -> None:

@@ -36,9 +36,7 @@ from calibrated_rl.settings.fields import Name, Seed, Share, check_settings
 from calibrated_rl.tasks.base import BoundedTask, Task
 from calibrated_rl.tasks.checked import checked_outcome, checked_task
 
-WANTED = (
-    'wanted is one JSON object a line, at least {"id": ..., "turns": [{"side": "user", "text": ...}, ...]}'
-)
+WANTED = 'wanted is one JSON object a line, at least {"id": ..., "turns": [{"side": "user", "text": ...}, ...]}'
 
 _OPTIONAL: dict[str, tuple[type, ...]] = {
     "goal": (dict,),

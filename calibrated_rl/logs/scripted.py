@@ -46,9 +46,7 @@ class ScriptedLogs:
         self.config = config = config or self.Config()
         self.problems: list[LogProblem] = []
         if not isinstance(task, ScriptedTask):
-            raise UserError(
-                f"scripted logs need a task with a logged policy; {task.name} has no 'logged_turn'"
-            )
+            raise UserError(f"scripted logs need a task with a logged policy; {task.name} has no 'logged_turn'")
         check_settings(config, "logs")
         self.task = cast("ScriptedTask", checked_task(task))
         missing_methods = [

@@ -236,9 +236,7 @@ def _read_row(row: dict[str, Any]) -> dict[str, Any]:
     )
     if outcome is not None:
         details = json.loads(outcome["details"])
-        row["outcome"] = Outcome(
-            **outcome | {"turn_rewards": tuple(outcome["turn_rewards"]), "details": details}
-        )
+        row["outcome"] = Outcome(**outcome | {"turn_rewards": tuple(outcome["turn_rewards"]), "details": details})
     row["annotations"] = json.loads(row["annotations"])
     return row
 

@@ -191,9 +191,7 @@ async def converse(
         speaker, listener = listener, speaker
 
 
-def finished(
-    task: Task, scenario: Scenario, turns: Sequence[Turn], ending: str, **fields: object
-) -> Dialogue:
+def finished(task: Task, scenario: Scenario, turns: Sequence[Turn], ending: str, **fields: object) -> Dialogue:
     """The dialogue of a finished conversation, with its outcome; without one where it was not the policy that broke it.
 
     Raises:

@@ -73,9 +73,7 @@ def prepare_models(inputs: RunInputs) -> BaseModels:
     )
 
 
-def _find(
-    inputs: RunInputs, side: ModelConfig | ProxyConfig, name: str, seed: int, texts: Sequence[str]
-) -> Path:
+def _find(inputs: RunInputs, side: ModelConfig | ProxyConfig, name: str, seed: int, texts: Sequence[str]) -> Path:
     models = inputs.folder / "models"
     if side.model != "tiny":
         folder = resolve_model(side.model, CACHE, offline=False, chat_template=not side.chat_template)
@@ -96,9 +94,7 @@ def _read(
     check_model_folder(base, config.engine.max_model_len)
     if (adapters := inputs.config.learner.lora.get(role)) is not None:
         check_targets(base, adapters)
-    chat = ChatTokens(
-        read_tokenizer(base, role), role, settings=config.chat_template_kwargs, date=inputs.config.date
-    )
+    chat = ChatTokens(read_tokenizer(base, role), role, settings=config.chat_template_kwargs, date=inputs.config.date)
     if chat.folds_instructions:
         logger.info(f"{role}: the chat template has no role for instructions; they open the first user turn")
     if chat.template.uses_date:

@@ -128,9 +128,7 @@ class Cluster:
             )  # fmt: skip
             self.pools[role] = pool
             self._started.callback(pool.close)
-        self._collector = Collector(
-            self.inputs.task, self.policy, config.policy.sampling, config.simulator.sampling
-        )
+        self._collector = Collector(self.inputs.task, self.policy, config.policy.sampling, config.simulator.sampling)
 
     def wait_for_capacity(self, *other_needs: Need) -> None:
         """Wait until all replicas and ``other_needs`` have what they need of the cluster."""

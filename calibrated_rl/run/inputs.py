@@ -61,9 +61,7 @@ def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training
         logger.warning(line)
     task = build_task(config.task, config.task_config, "task_config")
     human = build_human(config.human, config.human_config, "human_config", task) if config.human else None
-    calibration = build_method(
-        config.calibration.method, config.calibration.method_config, "calibration.method_config"
-    )
+    calibration = build_method(config.calibration.method, config.calibration.method_config, "calibration.method_config")
     reader = build_reader(str(config.logs["reader"]), log_settings(config), "logs", task)
     logs = {split: reader.read(split) for split in Split}
     if config.human or config.proxy.model:

@@ -52,6 +52,8 @@ def start_ray() -> None:
     local = "RAY_ADDRESS" not in os.environ
     options = third_party.ray_options(local=local) | {"runtime_env": {"env_vars": environment}}
     if local:
+        # Workers that Ray starts in advance are of no use here: every actor has an environment of its own.
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         # "local": never a cluster that runs on this machine for another purpose
         options |= {"address": "local", "object_store_memory": 1536 * 2**20, "include_dashboard": False}
     logger.debug(f"starting a local Ray with {options}" if local else f"joining the Ray at {os.environ['RAY_ADDRESS']}")

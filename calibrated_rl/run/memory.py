@@ -60,7 +60,10 @@ def adapters_only(config: RunConfig) -> set[str]:
 
 
 def learner_needs(
-    learner: LearnerConfig, policy: ModelShape, simulator: ModelShape, proxy: ModelShape | None = None,
+    learner: LearnerConfig,
+    policy: ModelShape,
+    simulator: ModelShape,
+    proxy: ModelShape | None = None,
     lora_models: Set[str] = frozenset(),
 ) -> dict[str, int]:
     """Bytes of all ranks: every model with AdamW, a frozen copy of the policy, and one micro-batch. Of the models in

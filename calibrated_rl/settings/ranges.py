@@ -17,7 +17,6 @@ Key = tuple[str | int, ...]
 """Where a setting stands, from the root: names of keys and numbers of list entries."""
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
     """Which numbers are allowed; always finite."""

@@ -79,8 +79,7 @@ class Estimate:
             "name": self.name,
             **overall,
             "by_turn": [
-                {"turn": t.turn, "count": t.count, **Interval(t.value, t.low, t.high).as_dict()}
-                for t in self.by_turn
+                {"turn": t.turn, "count": t.count, **Interval(t.value, t.low, t.high).as_dict()} for t in self.by_turn
             ],
             "null_band": None if self.null_low is None else [self.null_low, self.null_high],
             "far": self.far,

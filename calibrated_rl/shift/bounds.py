@@ -22,16 +22,12 @@ def _shift_by_turn(epsilon: Sequence[float], delta: Sequence[float]) -> NDArray[
     return sum((np.asarray(v, np.float64) for v in (epsilon, delta) if len(v)), np.zeros(horizon))
 
 
-def per_turn_reward_bound(
-    reward_range: float, *, epsilon: Sequence[float] = (), delta: Sequence[float] = ()
-) -> float:
+def per_turn_reward_bound(reward_range: float, *, epsilon: Sequence[float] = (), delta: Sequence[float] = ()) -> float:
     """Bound for rewards in ``[0, reward_range]`` after each turn; ``epsilon`` and ``delta`` are [H], t = 1..H."""
     shift_H = _shift_by_turn(epsilon, delta)
     return float(reward_range * (np.arange(len(shift_H), 0, -1) @ shift_H))
 
 
-def terminal_reward_bound(
-    reward_range: float, *, epsilon: Sequence[float] = (), delta: Sequence[float] = ()
-) -> float:
+def terminal_reward_bound(reward_range: float, *, epsilon: Sequence[float] = (), delta: Sequence[float] = ()) -> float:
     """Bound for one reward in ``[0, reward_range]`` at the end; ``epsilon`` and ``delta`` are [H], t = 1..H."""
     return float(reward_range * _shift_by_turn(epsilon, delta).sum())

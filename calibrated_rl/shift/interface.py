@@ -174,9 +174,7 @@ class Resampled:
         return Estimate(name=name, value=value, low=low, high=high, far=far, notes=notes)
 
 
-def bootstrap(
-    statistic: Statistic, users: Sequence[NDArray[np.int64]], seed: int, value: Any = None
-) -> Resampled:
+def bootstrap(statistic: Statistic, users: Sequence[NDArray[np.int64]], seed: int, value: Any = None) -> Resampled:
     """``statistic`` on everything and its centred percentile interval.
 
     Args:

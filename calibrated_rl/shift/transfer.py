@@ -53,10 +53,7 @@ class PolicyOutcomes:
 
     def common(self) -> list[str]:
         return sorted(
-            set(self.simulator_reward)
-            & set(self.human_reward)
-            & set(self.simulator_success)
-            & set(self.human_success)
+            set(self.simulator_reward) & set(self.human_reward) & set(self.simulator_success) & set(self.human_success)
         )
 
 
@@ -104,9 +101,7 @@ class OutcomeTransfer(Estimator[Sequence[PolicyOutcomes]]):
         estimates |= self._exploitation(data, common)
         return estimates | self._ranks(data, common)
 
-    def _exploitation(
-        self, data: Sequence[PolicyOutcomes], common: Mapping[str, list[str]]
-    ) -> dict[str, Estimate]:
+    def _exploitation(self, data: Sequence[PolicyOutcomes], common: Mapping[str, list[str]]) -> dict[str, Estimate]:
         gaps = {p.policy: [p.simulator_reward[k] - p.human_reward[k] for k in common[p.policy]] for p in data}
         estimates = {}
         for name, policies in {"exploitation": list(gaps), **{f"exploitation:{p}": [p] for p in gaps}}.items():
@@ -117,9 +112,7 @@ class OutcomeTransfer(Estimator[Sequence[PolicyOutcomes]]):
             estimates[name] = Estimate(name=name, value=interval.mean, low=interval.low, high=interval.high)
         return estimates
 
-    def _ranks(
-        self, data: Sequence[PolicyOutcomes], common: Mapping[str, list[str]]
-    ) -> dict[str, Estimate]:
+    def _ranks(self, data: Sequence[PolicyOutcomes], common: Mapping[str, list[str]]) -> dict[str, Estimate]:
         sides = [[(p.simulator_reward, p.human_reward)[side] for p in data] for side in (0, 1)]
         means = np.array(
             [[np.mean([of[k] for k in common[p.policy]]) for p, of in zip(data, side, strict=True)] for side in sides]
@@ -152,9 +145,7 @@ class OutcomeTransfer(Estimator[Sequence[PolicyOutcomes]]):
         )
         chance = np.mean([measure(means[0], means[1][list(order)]) >= value - 1e-12 for order in orders])
         note = f"{policies} policies; in random order at least as high with probability {chance:.3f}"
-        return Estimate(
-            name=name, value=value, low=float(min(low, value)), high=float(max(high, value)), notes=(note,)
-        )
+        return Estimate(name=name, value=value, low=float(min(low, value)), high=float(max(high, value)), notes=(note,))
 
 
 def spearman(a: Floats, b: Floats) -> float:

@@ -174,9 +174,7 @@ class RunCopy:
         except OSError as error:
             reason = printable(first_line(error))
             if not has_run:
-                raise UserError(
-                    f"{KEY} cannot be read, and the run may be there: {reason}"
-                ) from error
+                raise UserError(f"{KEY} cannot be read, and the run may be there: {reason}") from error
             logger.warning(f"the store cannot be reached, and the run continues from its folder: {reason}")
 
     def _fetch(self, manifests: list[str]) -> None:

@@ -31,7 +31,9 @@ def check_address(address: str) -> None:
     if secret or any("@" in text for text in (url.netloc, *options.values())):
         raise UserError(f"{KEY} has credentials in it: give them in the environment, such as AWS_ACCESS_KEY_ID")
     if url.scheme not in _OPTIONS:
-        raise UserError(f"{KEY} is '{printable(address)}': write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or file:///PATH")
+        raise UserError(
+            f"{KEY} is '{printable(address)}': write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or file:///PATH"
+        )
     allowed = _OPTIONS[url.scheme]
     if unknown := [name for name in options if name not in allowed]:
         raise UserError(f"{KEY}: unknown option '{printable(unknown[0])}'; there are: {', '.join(allowed) or 'none'}")

@@ -125,9 +125,7 @@ def measure_simulators(run: TrainingRun) -> dict[str, Any]:
     arm.calibration.before_training()
     after, _ = measure_simulator(inputs, models, cluster, band)
     after["profile"], of_after = compare_populations(inputs, cluster, human_dialogues)
-    before["populations"], after["populations"] = cluster.background.fetch(
-        [of_before, of_after], POPULATIONS_TIMEOUT_S
-    )
+    before["populations"], after["populations"] = cluster.background.fetch([of_before, of_after], POPULATIONS_TIMEOUT_S)
     return {
         "before": before,
         "after": after,

@@ -279,5 +279,3 @@ def _log_prob(returned: Any, *_: Any) -> float:
     if not value <= SLACK:  # NaN, too
         raise NotPlain("it", f"is {value:g}: the log of a probability is at most 0")
     return value
-
-

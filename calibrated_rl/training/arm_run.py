@@ -55,15 +55,11 @@ class ArmRun:
             self._begin()
         else:
             self._resume(saved)
-        self.rollouts = Rollouts(
-            inputs, cluster, self._budget, name, seed, saved.state.in_flight if saved else None
-        )
+        self.rollouts = Rollouts(inputs, cluster, self._budget, name, seed, saved.state.in_flight if saved else None)
         if saved is not None:
             self.rollouts.policy_tokens_discarded = saved.state.policy_tokens_discarded
             self.rollouts.groups_extra = list(saved.state.groups_extra)
-        self._log = ArmLog(
-            inputs.folder, name, seed, list(saved.state.metrics) if saved else [], self.updates
-        )
+        self._log = ArmLog(inputs.folder, name, seed, list(saved.state.metrics) if saved else [], self.updates)
         parity = run.check_parity()  # both engines have the arm's weights, and nothing has been sampled yet
         if saved is None:
             self.log(parity)

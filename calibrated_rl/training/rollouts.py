@@ -138,9 +138,7 @@ class Rollouts:
         """
         store: StoreClient = self._cluster.store
         store.append([dialogue for group in batch.groups for dialogue in group])
-        groups = store.sample(
-            len(batch.groups), arm=self._arm, update=update, max_staleness=self._max_staleness
-        )
+        groups = store.sample(len(batch.groups), arm=self._arm, update=update, max_staleness=self._max_staleness)
         if not groups:
             raise RolloutFailure(f"none of {len(batch.groups)} groups was fresh enough")
         return groups

@@ -112,7 +112,13 @@ def spelled(sampled: Dialogues, prefix: str, *, until_leave: bool) -> list[Dialo
         )
         dialogues.append(
             Dialogue(
-                id=name, task="symbols", scenario=scenario, turns=tuple(turns), ending="left", outcome=None, kind="log",
+                id=name,
+                task="symbols",
+                scenario=scenario,
+                turns=tuple(turns),
+                ending="left",
+                outcome=None,
+                kind="log",
                 annotations={"acts": acts},
             )  # fmt: skip
         )

@@ -131,9 +131,7 @@ def lose(run: Path, store: ReplayStore) -> None:
         (lose, "group calibrated-0-0-0: handed out with 1 of its dialogues missing"),
     ],
 )
-def test_what_does_not_add_up_is_named(
-    tmp_path: Path, harm: Callable[[Path, ReplayStore], None], problem: str
-) -> None:
+def test_what_does_not_add_up_is_named(tmp_path: Path, harm: Callable[[Path, ReplayStore], None], problem: str) -> None:
     harm(tmp_path, whole(tmp_path))
     (account,) = audit_run(tmp_path)
     assert problem in account.problems

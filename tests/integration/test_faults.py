@@ -98,9 +98,7 @@ def collect_with_fault(pool: ReplicaPool, fault: Callable[[], None]) -> tuple[Co
 
     scenarios = task.scenarios(Split.CALIBRATION, 8)
     human = FrontDeskHuman(FrontDeskHuman.Config(), task=task)
-    groups = collector.collect(
-        scenarios, human, group_size=4, arm="faults", update=0, seed=0, on_dialogue=on_dialogue
-    )
+    groups = collector.collect(scenarios, human, group_size=4, arm="faults", update=0, seed=0, on_dialogue=on_dialogue)
     return collector, groups
 
 

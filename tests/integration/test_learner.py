@@ -305,9 +305,7 @@ def test_saved_model_loads_as_it_is(tmp_path: Path, tied: bool) -> None:
     made.save("policy", tmp_path / "saved")
     tokens = sequences()[0]
     batch = SampleBatch.of_sequences([tokens])
-    np.testing.assert_allclose(
-        made.score("policy", batch)[0], plain_log_probs(tmp_path / "saved", tokens), atol=1e-5
-    )
+    np.testing.assert_allclose(made.score("policy", batch)[0], plain_log_probs(tmp_path / "saved", tokens), atol=1e-5)
     assert (tmp_path / "saved" / "tokenizer.json").read_text() == "{}"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["saved", "source"], "nothing half-written is left"
     assert ("lm_head.weight" in made.weights("policy")) is not tied

@@ -194,7 +194,7 @@ def job(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_likelihood_is_of_the_temperature_at_which_a_simulator_speaks_or_left_out(
-    caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Engines score prompts at temperature 1 alone."""
     sampling, engine = SimpleNamespace(temperature=0.5), SimpleNamespace(max_model_len=64)

@@ -340,6 +340,7 @@ def test_one_thread_looks_until_all_are_back_and_says_why_it_cannot() -> None:
 @pytest.mark.parametrize("error", [RayActorError(), ray.exceptions.GetTimeoutError(), TimeoutError()])
 def test_a_replica_that_is_lost_while_it_scores_starts_the_run_again(error: Exception, monkeypatch: Any) -> None:
     """The parity check asks it when a run begins or goes on: no reason for a run to end."""
+
     def lost(reference: object, timeout: float) -> None:
         raise error
 

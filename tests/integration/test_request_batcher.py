@@ -313,9 +313,7 @@ def test_a_loop_that_ends_leaves_nothing_being_sampled(echo: Any) -> None:
     run(until_none_hangs())
 
 
-def test_a_replica_that_hangs_fails_its_own_dialogues_alone(
-    ray_session: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_replica_that_hangs_fails_its_own_dialogues_alone(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "PROBE_S", 60.0)  # it is not looked for: it would come back
     config = EngineConfig(max_num_seqs=1000, timeout_seconds=8)
     pool = ReplicaPool("policy", "", None, config, replicas=2, start=PlacedEcho)  # type: ignore[arg-type]

@@ -19,9 +19,7 @@ from calibrated_rl.data.dialogue import (
 )
 from calibrated_rl.replay.store import ReplayStore
 
-SCENARIO = Scenario(
-    id="s", split=Split.CALIBRATION, policy_instructions="p", user_instructions="u", greeting="hello"
-)
+SCENARIO = Scenario(id="s", split=Split.CALIBRATION, policy_instructions="p", user_instructions="u", greeting="hello")
 
 
 def tokens_of(versions: list[int]) -> TokenSequence:

@@ -239,7 +239,12 @@ def test_all_that_begin_are_learned_from_none_too_early_and_none_too_late(
     instant = Instant(seed, drops, equal)
     dropped: dict[str, str] = instant.dropped
     ahead = RolloutSource(
-        instant, scenarios, max_staleness=most, updates=updates, first=0, extra=extra  # type: ignore[arg-type]
+        instant,
+        scenarios,
+        max_staleness=most,
+        updates=updates,
+        first=0,
+        extra=extra,  # type: ignore[arg-type]
     )
     asked: dict[int, int] = {}
     left: set[str] = set()

@@ -1,6 +1,5 @@
 """The parts of the arms that need no engine: density ratios, the value of a turn, what an arm is charged for."""
 
-
 import numpy as np
 import pytest
 

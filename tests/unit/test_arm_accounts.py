@@ -126,9 +126,7 @@ class MadeUpRun:
         self.simulator: Any = SimpleNamespace(
             load=lambda folder, version=None: None, uncalibrated=Path("models"), path_in_run="", pool=simulator
         )
-        self.writer: Any = SimpleNamespace(
-            wait=lambda: None, write=lambda *jobs: [job() for _, job in jobs]
-        )
+        self.writer: Any = SimpleNamespace(wait=lambda: None, write=lambda *jobs: [job() for _, job in jobs])
         for pool in (self.policy, simulator):
             pool.publish = lambda update, pool=pool: setattr(pool, "version", update.version)  # type: ignore[method-assign]
 
@@ -242,9 +240,7 @@ def test_an_arm_that_goes_on_has_all_its_groups(
                               checkpoint_every=3)  # fmt: skip
     train_until(MadeUpRun(tmp_path, training, breaking(0.3), 2), 5)
     shuffled = breaking(0.3)
-    other = MadeUpRun(
-        tmp_path, training, lambda r: shuffled(GenerateRequest(r.prompt_ids, 32, 1.0, r.seed + 7, ())), 3
-    )
+    other = MadeUpRun(tmp_path, training, lambda r: shuffled(GenerateRequest(r.prompt_ids, 32, 1.0, r.seed + 7, ())), 3)
     arm = train(other)
     assert any("resumes after update 3" in line for line in caplog.messages)
     account = audited(other, arm)

@@ -169,9 +169,7 @@ def test_a_simulator_without_room_breaks_the_dialogue() -> None:
     collector = collector_of(MadeUpPool("policy"))
     with pytest.raises(UserError, match=r"the user model broke \d+ of \d+ tries .*user_context.*max_model_len"):
         collect(collector, MadeUpPool("simulator", context=130))
-    assert set(collector.statistics.groups_dropped.values()) == {
-        "with a dialogue that could not be run (user_context)"
-    }
+    assert set(collector.statistics.groups_dropped.values()) == {"with a dialogue that could not be run (user_context)"}
 
 
 def test_a_policy_that_never_had_room_to_speak_has_broken_nothing() -> None:
@@ -186,9 +184,7 @@ def test_a_context_that_the_policys_own_instructions_fill_is_no_users_fault() ->
     for scenarios, context in ((long, 130), (SCENARIOS[:3], 45)):
         policy = MadeUpPool("policy", context=context)
         with pytest.raises(UserError, match=rf"policy\.engine\.max_model_len is {context} .* scenario 0 alone"):
-            collector_of(policy).collect(
-                scenarios, MadeUpPool("simulator"), group_size=4, arm="a", update=0, seed=0
-            )
+            collector_of(policy).collect(scenarios, MadeUpPool("simulator"), group_size=4, arm="a", update=0, seed=0)
         assert not policy.asked
 
 
@@ -220,6 +216,7 @@ def test_a_few_broken_tries_or_a_dead_engine_are_no_broken_user() -> None:
         with pytest.raises(UserError, match="broke 31 of 41"):
             refuse_mostly_broken({"whole": 10, party: 31}, {"why": 31})
     with pytest.raises(RolloutFailure, match="no group of 12"):
+
         def dead(request: GenerateRequest) -> str:
             raise RolloutFailure("policy: EngineDeadError")
 

@@ -289,6 +289,7 @@ def test_job_has_the_cluster_that_stays() -> None:
 
 def test_labels_reach_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, Any]] = []
+
     def ask(bundles: Any, bundle_label_selector: Any) -> None:
         asked.append((bundles, bundle_label_selector))
 
@@ -361,8 +362,9 @@ def missing_paths(text: str) -> list[str]:
     return [path for path in PATHS.findall(text) if not (ROOT / path).exists()]
 
 
-@pytest.mark.parametrize("name", [*STARTING, "README.md", "../Dockerfile",
-"../calibrated_rl/config/hardware/labelled.yaml"])
+@pytest.mark.parametrize(
+    "name", [*STARTING, "README.md", "../Dockerfile", "../calibrated_rl/config/hardware/labelled.yaml"]
+)
 def test_paths_exist(name: str) -> None:
     assert missing_paths(text_of(name)) == []
 

@@ -123,6 +123,7 @@ def test_where_nothing_can_be_kept_the_run_goes_on(
         (tmp_path / "kept").write_text("no folder")
         fits.keep("key", folder)
     else:
+
         def full(*_: object) -> None:
             raise shutil.Error([("a", "b", "[Errno 28] No space left on device")])
 

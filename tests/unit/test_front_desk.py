@@ -73,11 +73,7 @@ def play(human: FrontDeskHuman, policy: Policy, scenario: Scenario) -> tuple[lis
         else:
             turns.append(Turn(side=Side.POLICY, text=policy(scenario, turns), source=Source.SCRIPTED))
         ending = TASK.ending(scenario, turns)
-        if (
-            ending is None
-            and turns[-1].side is Side.POLICY
-            and count_policy_turns(turns) >= TASK.max_policy_turns
-        ):
+        if ending is None and turns[-1].side is Side.POLICY and count_policy_turns(turns) >= TASK.max_policy_turns:
             ending = "max_turns"
     return turns, ending, TASK.outcome(scenario, turns, ending)
 
@@ -206,9 +202,7 @@ def test_user_instructions_tell_first_goal_and_change() -> None:
     scenario = next(s for s in TASK.scenarios(Split.TUNING, 100) if goal_of(s).change_turn)
     goal = goal_of(scenario)
     assert scenario.user_instructions.startswith("want : ")
-    assert scenario.user_instructions.endswith(
-        f"turn {goal.change_turn} {goal.change_slot} {goal.change_value}"
-    )
+    assert scenario.user_instructions.endswith(f"turn {goal.change_turn} {goal.change_slot} {goal.change_value}")
     assert goal.change_value not in scenario.policy_instructions
     assert Goal.from_json(scenario.goal) == goal
 
@@ -260,9 +254,7 @@ def test_cooperative_people_agree_with_everything() -> None:
 
 
 def test_acts_and_profile() -> None:
-    turns = dialogue(
-        "table fri", "so monday ?", "yep", "which time ?", "sorry make it six", "booked friday six two"
-    )
+    turns = dialogue("table fri", "so monday ?", "yep", "which time ?", "sorry make it six", "booked friday six two")
     acts = [TASK.acts(SCENARIO, turns, i) for i in range(len(turns))]
     assert acts == [
         ("greet",), ("want", "inform:day"), ("read_back:day",), ("confirm",), ("ask:time",), ("change:time",),
@@ -313,10 +305,7 @@ def test_logs_have_their_shape() -> None:
         assert [t.side for t in d.turns[:2]] == [Side.POLICY, Side.USER]
         assert d.turns[0].source is Source.GREETING and all(t.source is Source.LOG for t in d.turns[1:])
         assert len(d.annotations["acts"]) == len(d.turns)
-        assert all(
-            HUMAN.log_prob(d.scenario, d.turns[:i], d.turns[i].text) > -math.inf
-            for i in d.user_turn_indices()
-        )
+        assert all(HUMAN.log_prob(d.scenario, d.turns[:i], d.turns[i].text) > -math.inf for i in d.user_turn_indices())
     again = ScriptedLogs(ScriptedLogs.Config(calibration=200), task=TASK).read(Split.CALIBRATION)
     assert [d.turns for d in again] == [d.turns for d in dialogues]
     with pytest.raises(UserError, match="tuning split is empty"):

@@ -29,7 +29,6 @@ from tests.unit import test_casino, test_report
 pytestmark = pytest.mark.slow  # each makes a report
 
 
-
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
     return hostile_texts()

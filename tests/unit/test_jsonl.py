@@ -336,7 +336,7 @@ def test_the_job_asks_what_a_run_would_ask(tmp_path: Path) -> None:
     result = check("check", str(tmp_path / "bad.jsonl"), "--config", str(config))
     assert result.returncode == 1 and "3 refused" in result.stdout
     assert f"KeyError: 'worth' ({tmp_path}/shop.py:16" in result.stdout
-    assert f"TypeError: can only concatenate str (not \"int\") to str ({tmp_path}/shop.py:16" in result.stdout
+    assert f'TypeError: can only concatenate str (not "int") to str ({tmp_path}/shop.py:16' in result.stdout
     assert "'reward' is 7: reward_range() says 0 to 1" in result.stdout
     result = check("check", "--config", str(config), f"logs.path={tmp_path}/few.jsonl")
     assert result.returncode == 2 and "calibration 2 (6 turns), monitor 0" in result.stdout

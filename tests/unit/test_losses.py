@@ -297,12 +297,8 @@ def test_settings_that_would_do_something_else_are_refused(
         (Reinforce, {"correction": {"mode": "none"}}, {"advantage": "rloo"}),
     ],
 )  # fmt: skip
-def test_settings_that_fit_are_not_refused(
-    loss: type[Loss], settings: dict[str, Any], changes: dict[str, Any]
-) -> None:
-    check_policy_loss(
-        resolve_loss((f"{loss.__module__}:{loss.__name__}", settings)), settings, **(FITTING | changes)
-    )
+def test_settings_that_fit_are_not_refused(loss: type[Loss], settings: dict[str, Any], changes: dict[str, Any]) -> None:
+    check_policy_loss(resolve_loss((f"{loss.__module__}:{loss.__name__}", settings)), settings, **(FITTING | changes))
 
 
 def credit(rewards: list[float], kind: str) -> Any:

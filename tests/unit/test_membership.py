@@ -113,9 +113,7 @@ class AnySequence(RuleBasedStateMachine):
     @rule(data=st.data(), late=st.booleans(), behind=st.integers(0, 2))
     def back(self, data: st.DataObject, late: bool, behind: int) -> None:
         index = self.known(data)
-        decision = self.membership.back(
-            index, self.restarts.get(index, 0) - late, self.membership.publication - behind
-        )
+        decision = self.membership.back(index, self.restarts.get(index, 0) - late, self.membership.publication - behind)
         if index not in self.serves or late or self.serves[index]:
             assert decision == Discard()
         elif behind:

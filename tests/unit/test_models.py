@@ -29,9 +29,7 @@ TEXTS = ["which day ?", "friday seven two", "booked friday seven two"] * 4
 
 
 def small(folder: Path, seed: int = 0, texts: list[str] = TEXTS) -> Path:
-    return make_tiny(
-        folder, texts, seed, hidden=64, layers=1, heads=2, intermediate=64, vocab_size=300, context=128
-    )
+    return make_tiny(folder, texts, seed, hidden=64, layers=1, heads=2, intermediate=64, vocab_size=300, context=128)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +41,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.iterdir())}
 
 
-def test_the_same_arguments_give_the_same_files_and_the_seed_moves_the_weights(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_the_same_arguments_give_the_same_files_and_the_seed_moves_the_weights(folder: Path, tmp_path: Path) -> None:
     import torch
 
     torch.manual_seed(123)
@@ -132,9 +128,7 @@ TOKENIZER = tiny_tokenizer(TEXTS, vocab_size=300, context=128)
 def test_the_tiny_tokenizer_spells_any_unicode(text: str) -> None:
     ids = TOKENIZER.encode(text, add_special_tokens=False, split_special_tokens=True)
     assert all(len(TINY_CONTROL_TOKENS) <= i < len(TOKENIZER) for i in ids)
-    assert TOKENIZER.decode(ids, clean_up_tokenization_spaces=False).removeprefix(" ") == text.removeprefix(
-        " "
-    )
+    assert TOKENIZER.decode(ids, clean_up_tokenization_spaces=False).removeprefix(" ") == text.removeprefix(" ")
 
 
 def test_sizes_that_cannot_work_are_refused(tmp_path: Path) -> None:
@@ -157,9 +151,7 @@ def test_missing_models_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.
             resolve_model(spec, tmp_path)
     with pytest.raises(UserError, match="the hub does not give it"):
         resolve_model("nobody-at-all/no-such-model", tmp_path, offline=True)
-    absent = PackagedModel(
-        modules=("no_such_package_here",), pattern="*.gguf", install="pip install it"
-    )
+    absent = PackagedModel(modules=("no_such_package_here",), pattern="*.gguf", install="pip install it")
     monkeypatch.setitem(PACKAGED, "absent", absent)
     with pytest.raises(UserError, match="missing here: pip install it"):
         resolve_model("absent", tmp_path)

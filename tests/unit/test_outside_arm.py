@@ -12,7 +12,7 @@ from calibrated_rl.report.arms import arms_of, style
 from calibrated_rl.report.text import table
 from tests.support.paths import MICRO
 
-CURIOUS = '''
+CURIOUS = """
 from calibrated_rl.arms.interactive import Interactive
 from calibrated_rl.config.arms import ArmStyle
 
@@ -31,7 +31,7 @@ class Nameless(Interactive):
 
 class Taken(Interactive):
     name = "oracle"
-'''
+"""
 
 
 @pytest.fixture

@@ -168,9 +168,7 @@ def test_every_token_asks_its_own_path(lengths: list[int], share: float) -> None
     st.lists(st.integers(1, 40), max_size=3),
 )
 @settings(max_examples=40)
-def test_short_branches_of_long_paths_ask_by_themselves(
-    groups: list[tuple[int, list[int]]], alone: list[int]
-) -> None:
+def test_short_branches_of_long_paths_ask_by_themselves(groups: list[tuple[int, list[int]]], alone: list[int]) -> None:
     ids = itertools.count(10_000)
     texts = [[next(ids) for _ in range(length)] for length in alone]
     for beginning, ends in groups:

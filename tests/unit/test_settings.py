@@ -419,7 +419,7 @@ PARTS = {
     "Needy": "size is missing and has no default",
     "Picky": "Config",
 }
-PARTS_FILE = '''
+PARTS_FILE = """
 import io
 from dataclasses import dataclass
 
@@ -471,7 +471,7 @@ class Picky:
         size: int = 3
         def __post_init__(self):
             raise TypeError("Config of mine")
-'''
+"""
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -201,9 +201,7 @@ def test_exact_shift_by_hand() -> None:
     # Human (1/2, 1/2), simulator (3/4, 1/4): TV = 1/4, KL = 1/2 log(2/3) + 1/2 log 2 = 0.14384.
     p, q = np.log([0.5, 0.5]), np.log([0.75, 0.25])
     result = exact_shift(np.tile(p, 3), np.tile(q, 3), turn=[1, 1, 2, 2, 3, 3], dialogue=list("ababab"))
-    assert result["tv"].value == pytest.approx(0.25) and result["kl"].value == pytest.approx(
-        0.143841, abs=1e-6
-    )
+    assert result["tv"].value == pytest.approx(0.25) and result["kl"].value == pytest.approx(0.143841, abs=1e-6)
     assert [t.value for t in result["tv"].by_turn] == pytest.approx([0.25] * 3)
     same = exact_shift(p, p, turn=[1, 1], dialogue=["a", "b"])
     assert same["tv"].value == 0 and same["kl"].value == 0

@@ -41,9 +41,7 @@ def test_constant_and_single_values() -> None:
     assert mean_interval([2.0] * 10) == Interval(2.0, 2.0, 2.0)
     single = mean_interval([2.0])
     assert single.mean == 2 and math.isnan(single.low)
-    assert (
-        not single.excludes(0) and json.dumps(single.as_dict()) == '{"mean": 2.0, "low": null, "high": null}'
-    )
+    assert not single.excludes(0) and json.dumps(single.as_dict()) == '{"mean": 2.0, "low": null, "high": null}'
     for bad in ([], [math.nan, 1.0]):
         with pytest.raises(ValueError):
             mean_interval(bad)
@@ -54,9 +52,7 @@ def test_ratio_is_of_sums_and_clusters_stay_whole() -> None:
     values = np.repeat(np.random.default_rng(1).normal(size=50), 20)
     clustered = ratio_interval(values, np.ones(1000), np.repeat(np.arange(50), 20))
     naive = mean_interval(values)
-    assert (clustered.high - clustered.low) / (naive.high - naive.low) == pytest.approx(
-        math.sqrt(20), rel=0.1
-    )
+    assert (clustered.high - clustered.low) / (naive.high - naive.low) == pytest.approx(math.sqrt(20), rel=0.1)
 
 
 def test_pairing_removes_what_both_share() -> None:

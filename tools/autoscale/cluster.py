@@ -124,9 +124,7 @@ def local_cluster(launch_file: Path, folder: Path, *, cpus: float, minute_s: flo
     processes = subprocess.Popen(
         command, env=ours | head_only, stdout=log, stderr=log, start_new_session=True, cwd=ROOT
     )
-    cluster = LocalCluster(
-        f"http://127.0.0.1:{dashboard_port}", f"127.0.0.1:{gcs_port}", ours, folder, processes
-    )
+    cluster = LocalCluster(f"http://127.0.0.1:{dashboard_port}", f"127.0.0.1:{gcs_port}", ours, folder, processes)
     try:
         _wait_for_head(cluster)
         yield cluster

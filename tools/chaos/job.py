@@ -111,7 +111,9 @@ def main() -> int:
     assert __doc__ is not None
     parser = command.Parser(description=__doc__)
     parser.add_argument(
-        "--minutes", type=command.allowed(Annotated[float, Range(above=0)]), default=30.0,
+        "--minutes",
+        type=command.allowed(Annotated[float, Range(above=0)]),
+        default=30.0,
         help="how long (default: 30)",
     )
     parser.add_argument("--out", type=command.result_file(), required=True, metavar="FILE", help="JSON file to write")
@@ -119,9 +121,7 @@ def main() -> int:
     parser.add_argument(
         "--runs", type=command.result_folder, default=Path("runs"), help="folder of all runs (default: runs)"
     )
-    parser.add_argument(
-        "--seed", type=command.allowed(Seed), default=0, help="of the order of the faults (default: 0)"
-    )
+    parser.add_argument("--seed", type=command.allowed(Seed), default=0, help="of the order of the faults (default: 0)")
     parser.add_argument("--only", action="append", default=[], metavar="KIND", help="this kind alone; may be repeated")
     arguments = parser.parse_args()
 
@@ -195,6 +195,7 @@ def inject(
     absent: Counter[str] = Counter()
     recoveries: list[float] = []
     never = 0
+
     def fault(kind: str) -> None:
         """Inject one fault; after a heavy one wait for recovery."""
         nonlocal never

@@ -32,7 +32,9 @@ def main() -> int:
     assert __doc__ is not None
     parser = parser_of(__doc__)
     parser.add_argument(
-        "--arm", type=command.allowed(ArmName), default="calibrated",
+        "--arm",
+        type=command.allowed(ArmName),
+        default="calibrated",
         help="the arm to plan for (default: calibrated)",
     )
     parser.add_argument("--run", type=Path, metavar="RUN", help="folder of a run whose updates were measured")
@@ -40,7 +42,10 @@ def main() -> int:
         "--first", type=command.allowed(Positive), metavar="N", help="use only the first N updates of --run"
     )
     parser.add_argument(
-        "--updates", type=command.allowed(Positive), default=8, metavar="N",
+        "--updates",
+        type=command.allowed(Positive),
+        default=8,
+        metavar="N",
         help="without --run: how many to do (default: 8)",
     )
     parser.add_argument("--cluster", type=Path, metavar="FILE", help="machines and prices, see configs/clusters/")

@@ -158,4 +158,3 @@ def grid(rows: Sequence[Sequence[str]]) -> str:
 def _parts(parts: Parts) -> str:
     overlap_note = f", of which {parts.hidden:.3f} s overlapping" if parts.hidden else ""
     return f"rollout {parts.rollout:.3f} s, learning {parts.learning:.3f} s, sync {parts.sync:.3f} s{overlap_note}"
-

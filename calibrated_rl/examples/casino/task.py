@@ -95,10 +95,7 @@ class Casino:
         """Points over 36. An ending other than ``accepted`` is worth the points of no deal."""
         state = _negotiation(turns)
         accepted = ending == ACCEPTED and state.ending == ACCEPTED
-        points = {
-            side: state.points(side, scenario.goal[side.value]) if accepted else NO_DEAL_POINTS
-            for side in Side
-        }
+        points = {side: state.points(side, scenario.goal[side.value]) if accepted else NO_DEAL_POINTS for side in Side}
         return Outcome(
             reward=points[Side.POLICY] / MOST_POINTS,
             success=accepted,

@@ -165,9 +165,7 @@ class FrontDeskHuman:
         traits = self.types[_pick(self.posterior(scenario, turns), rng.random())]
         return self._speak(scenario, turns, traits, rng)
 
-    def _speak(
-        self, scenario: Scenario, turns: Sequence[Turn], traits: HumanTraits, rng: np.random.Generator
-    ) -> str:
+    def _speak(self, scenario: Scenario, turns: Sequence[Turn], traits: HumanTraits, rng: np.random.Generator) -> str:
         goal = goal_of(scenario)
         replies = reply_distribution(goal, read_history(goal, as_history(turns)), traits.manner)
         words = list(replies)[_pick(tuple(replies.values()), rng.random())]

@@ -109,9 +109,7 @@ def reply_distribution(goal: Goal, view: View, manner: Manner) -> dict[Words, fl
     if leave:
         replies[LEAVE] = leave
     change_due = bool(goal.change_turn) and not view.changed and view.number >= goal.change_turn
-    minds = (
-        [(manner.utter_change, True), (1.0 - manner.utter_change, False)] if change_due else [(1.0, view.changed)]
-    )
+    minds = [(manner.utter_change, True), (1.0 - manner.utter_change, False)] if change_due else [(1.0, view.changed)]
     for weight, changed in minds:
         if change_due and changed and goal.change_slot in view.told_slots:
             content: dict[Words, float] = {(*CHANGE, goal.change_value): 1.0}

@@ -104,9 +104,7 @@ class FrontDesk:
             other_values = [candidate for candidate in SLOTS[slot] if candidate != value]
             goal = Goal(goal.first, int(rng.integers(2, 5)), slot, str(rng.choice(other_values)))
         wish = " ".join(f"{slot} {value}" for slot, value in goal.first)
-        change = (
-            f" . turn {goal.change_turn} {goal.change_slot} {goal.change_value}" if goal.change_turn else ""
-        )
+        change = f" . turn {goal.change_turn} {goal.change_slot} {goal.change_value}" if goal.change_turn else ""
         return Scenario(
             id=scenario_id,
             split=split,

@@ -59,9 +59,7 @@ class LossInputs:
 
     def per_sequence(self, values: Tensor) -> Tensor:
         """Sum ``values`` [N] over the tokens of each sequence: [S]."""
-        return torch.zeros(self.count, dtype=values.dtype, device=values.device).index_add(
-            0, self.sequence, values
-        )
+        return torch.zeros(self.count, dtype=values.dtype, device=values.device).index_add(0, self.sequence, values)
 
     def sequence_lengths(self) -> Tensor:
         """Scored tokens of each sequence, [S], at least 1."""

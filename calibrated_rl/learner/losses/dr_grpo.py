@@ -32,9 +32,7 @@ class DrGRPO(ClippedLoss):
     def __call__(self, inputs: LossInputs) -> LossOutput:
         low, high = self.config.clip_low, self.config.clip_high
         ratio = torch.exp(inputs.logprobs - inputs.old_logprobs)
-        surrogate = torch.minimum(
-            ratio * inputs.advantages, ratio.clamp(1 - low, 1 + high) * inputs.advantages
-        )
+        surrogate = torch.minimum(ratio * inputs.advantages, ratio.clamp(1 - low, 1 + high) * inputs.advantages)
         values = -self.importance(inputs) * surrogate + self.penalties(inputs)
         return LossOutput(
             loss=values.sum() / (inputs.totals.sequences * self.config.max_tokens),

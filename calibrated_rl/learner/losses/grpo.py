@@ -35,11 +35,7 @@ class GRPO(ClippedLoss):
     def __call__(self, inputs: LossInputs) -> LossOutput:
         low, high = self.config.clip_low, self.config.clip_high
         ratio = torch.exp(inputs.logprobs - inputs.old_logprobs)
-        surrogate = torch.minimum(
-            ratio * inputs.advantages, ratio.clamp(1 - low, 1 + high) * inputs.advantages
-        )
+        surrogate = torch.minimum(ratio * inputs.advantages, ratio.clamp(1 - low, 1 + high) * inputs.advantages)
         values = -self.importance(inputs) * surrogate + self.penalties(inputs)
         mean = token_mean if self.config.aggregation == "token" else sequence_mean
-        return LossOutput(
-            loss=mean(inputs, values), means=clip_shares(ratio.detach(), inputs.advantages, low, high)
-        )
+        return LossOutput(loss=mean(inputs, values), means=clip_shares(ratio.detach(), inputs.advantages, low, high))

@@ -142,9 +142,7 @@ class ClippedLoss(PolicyLoss):
         return reasons
 
 
-def clip_shares(
-    ratio: Tensor, advantages: Tensor, low: float, high: float
-) -> dict[str, tuple[Tensor, Tensor | float]]:
+def clip_shares(ratio: Tensor, advantages: Tensor, low: float, high: float) -> dict[str, tuple[Tensor, Tensor | float]]:
     """How often clipping ``ratio`` to ``[1 − low, 1 + high]`` took the gradient away, on either side."""
     count = float(ratio.numel())
     return {

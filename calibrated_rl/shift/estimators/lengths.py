@@ -24,9 +24,7 @@ from calibrated_rl.shift.shares import between, shares, table
 from calibrated_rl.statistics.absolute import debiased_absolute
 
 
-def wasserstein(
-    p_BK: Floats, q_BK: Floats, support_K: NDArray[np.int64], error_K: Floats | None = None
-) -> Floats:
+def wasserstein(p_BK: Floats, q_BK: Floats, support_K: NDArray[np.int64], error_K: Floats | None = None) -> Floats:
     """Wasserstein-1 [B] of distributions over the increasing numbers ``support_K``, row by row.
 
     Args:

@@ -52,9 +52,7 @@ class _Network(nn.Module):
         self.words = nn.Embedding(vocabulary, width, padding_idx=0)
         self.turn = nn.Embedding(turns + 1, width)
         self.order = nn.Conv1d(width, width, kernel_size=3, padding=1)
-        self.head = nn.Sequential(
-            nn.Dropout(0.2), nn.Linear(7 * width, 2 * width), nn.ReLU(), nn.Linear(2 * width, 1)
-        )
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(7 * width, 2 * width), nn.ReLU(), nn.Linear(2 * width, 1))
 
     def _text(self, ids_BT: Tensor) -> Tensor:
         own_BT1 = (ids_BT > 0).float().unsqueeze(-1)

@@ -140,9 +140,7 @@ class EndingDecision(Estimator[Endings]):
 
     def measure(self, data: Endings) -> dict[str, Estimate]:
         p, ended = np.asarray(data.probability, np.float64), np.asarray(data.ended, bool)
-        ece = calibration_error(
-            "ending_ece", p, ended, data.dialogue, bins=self.config.bins, seed=self.config.seed
-        )
+        ece = calibration_error("ending_ece", p, ended, data.dialogue, bins=self.config.bins, seed=self.config.seed)
         predicted = p > self.config.threshold
         if data.draws is not None:
             # The band takes the probabilities as they are; that of shares would leave out the chance of the draws.

@@ -34,9 +34,7 @@ def human_turn_likelihood(
     rows: list[tuple[float, int, int, int, str]] = []
     for dialogue, values in zip(dialogues, logprobs, strict=True):
         tokens = dialogue.tokens(side)
-        assert tokens is not None and len(tokens) == len(values), (
-            f"{dialogue.id}: log-probs do not fit tokens"
-        )
+        assert tokens is not None and len(tokens) == len(values), f"{dialogue.id}: log-probs do not fit tokens"
         is_own_token = ~np.isnan(values)
         spoken = [i for i, turn in enumerate(dialogue.turns) if turn.side is side and i > 0]
         for ordinal, index in enumerate(spoken, start=1):

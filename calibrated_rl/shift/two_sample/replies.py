@@ -80,9 +80,7 @@ class ReplyTest(Estimator[MatchedReplies | DialogueSets]):
         data.require_both(self.name)
         return self.measure_replies(replies_alone(data), f"{self.name}_unmatched", matched=False, tv=False)
 
-    def measure_replies(
-        self, replies: LabelledReplies, prefix: str, *, matched: bool, tv: bool
-    ) -> dict[str, Estimate]:
+    def measure_replies(self, replies: LabelledReplies, prefix: str, *, matched: bool, tv: bool) -> dict[str, Estimate]:
         """``PREFIX_accuracy`` and ``PREFIX_auc``.
 
         Args:

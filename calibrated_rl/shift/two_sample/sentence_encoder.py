@@ -89,9 +89,7 @@ class Encoder:
 
     @torch.no_grad()
     def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        batch = self._tokenizer(
-            texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        )
+        batch = self._tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
         hidden_BTD = self._model(**batch).last_hidden_state
         own_BT1 = batch["attention_mask"].unsqueeze(-1)
         mean_BD = (hidden_BTD * own_BT1).sum(1) / own_BT1.sum(1).clamp(min=1)

@@ -258,6 +258,4 @@ def _auc(score: Floats, fold: NDArray[np.int64], data: Rows, seed: int) -> Estim
     middle = rank_share.mean()
     influence = middle + (rank_share - middle) / np.bincount(label, minlength=2)[label] * len(label)
     interval = ratio_interval(influence, np.ones(len(label)), dialogue, seed)
-    return Estimate(
-        name="classifier_auc", value=interval.mean, low=interval.low, high=interval.high, far="above"
-    )
+    return Estimate(name="classifier_auc", value=interval.mean, low=interval.low, high=interval.high, far="above")
