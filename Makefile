@@ -37,7 +37,7 @@ dev: $(VENV)/.ready  ## Compare the arms in the small booking world (CPU, at mos
 casino: $(VENV)/.ready  ## The same with a real model on real negotiations (CPU, at most 45 minutes)
 	$(RUN) jobs/compare.py configs/casino.yaml $(ARGS)
 
-study: $(VENV)/.ready  ## All arms over several seeds, a placebo and a sweep; goes on where it stopped (hours)
+study: $(VENV)/.ready  ## All arms over several seeds, a placebo and a sweep; resumes where it stopped (hours)
 	$(RUN) jobs/compare.py configs/frontdesk_study.yaml $(ARGS)
 
 # Whole files go to workers, the long ones first; how many workers there are says tests/conftest.py.

@@ -1,6 +1,7 @@
 """The autoscaler demo without Ray: node types of the launch file, what is made of a timeline."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 from calibrated_rl.errors import UserError
 from tests.support.paths import ROOT
 from tools.autoscale.cost import dollars_an_hour, node_seconds, prices_of
-from tools.autoscale.job import Timeline, figures, summary
+from tools.autoscale.job import Timeline, figures, refuse_without_nodes, summary
 from tools.autoscale.machines import HEAD, autoscaling_config, spot_types
 from tools.autoscale.picture import draw
 
@@ -89,3 +90,17 @@ def test_what_nodes_cost_is_set_beside_the_plan(tmp_path: Path) -> None:
     assert prices.machines["rollout"].cpus == 1.0 and prices.machines["rollout"].gpus == 0.0
     assert dollars_an_hour(prices.machines["rollout"]) == prices.machines["rollout"].spot_dollars_per_hour > 0
     assert prices.machines["head"].cpus == 8
+
+
+def test_a_provider_that_starts_no_node_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Timeline()
+    cluster = SimpleNamespace(events=lambda: [{"event": "refused"}] * 3)
+    refuse_without_nodes(cluster, made)  # nothing is needed yet
+    made.note("demand")
+    refuse_without_nodes(cluster, made)
+    made.began -= 100
+    made.events[0]["seconds"] = 5.0
+    with pytest.raises(UserError, match=r"started no node within 90 s of the demand; it was refused 3 times"):
+        refuse_without_nodes(cluster, made)
+    cluster.events = lambda: [{"event": "started"}]
+    refuse_without_nodes(cluster, made)

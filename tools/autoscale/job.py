@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,6 +42,7 @@ LOST_AFTER = 8
 """Updates after which a node, or the head, is lost."""
 JOB_TIMEOUT_S = 1200.0
 GONE_TIMEOUT_S = 180.0
+NODE_TIMEOUT_S = 90.0
 
 
 class Timeline:
@@ -270,7 +272,12 @@ def sample(cluster: Any, timeline: Timeline, stop: threading.Event) -> None:
 
 def disturb(cluster: Any, timeline: Timeline, job: "subprocess.Popen[str]", spot: str, refused_s: int) -> None:
     """Kill a spot node after a fifth of the updates, and refuse others of its type for a while."""
-    if not wait(lambda: last_update(timeline) >= LOST_AFTER, JOB_TIMEOUT_S, job):
+
+    def trained() -> bool:
+        refuse_without_nodes(cluster, timeline)
+        return last_update(timeline) >= LOST_AFTER
+
+    if not wait(trained, JOB_TIMEOUT_S, job):
         return
     cluster.no_capacity(spot)
     timeline.note("no capacity", kind=spot)
@@ -278,6 +285,20 @@ def disturb(cluster: Any, timeline: Timeline, job: "subprocess.Popen[str]", spot
     wait(lambda: False, refused_s, job)
     cluster.no_capacity()
     timeline.note("capacity again", kind=spot)
+
+
+def refuse_without_nodes(cluster: Any, timeline: Timeline) -> None:
+    """
+    Raises:
+        UserError: nodes are needed for ``NODE_TIMEOUT_S``, and the provider has started none.
+    """
+    demand = timeline.seconds_of("demand")
+    if demand is None or time.time() - timeline.began - demand < NODE_TIMEOUT_S:
+        return
+    happened = Counter(event["event"] for event in cluster.events())
+    if not happened["started"]:
+        refused = f"; it was refused {happened['refused']} times" if happened["refused"] else ""
+        raise UserError(f"the provider has started no node within {NODE_TIMEOUT_S:.0f} s of the demand{refused}")
 
 
 def wait(condition: Any, seconds: float, job: "subprocess.Popen[str] | None" = None) -> bool:
