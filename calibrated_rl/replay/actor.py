@@ -77,6 +77,9 @@ class ReplayService:
             self._store.rewind(update)
             self._changed.notify_all()
 
+    async def undelivered(self, arm: str) -> list[str]:
+        return self._store.undelivered(arm)
+
     async def ready(self, arm: str | None = None) -> int:
         return self._store.ready(arm)
 

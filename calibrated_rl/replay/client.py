@@ -61,6 +61,11 @@ class StoreClient:
         )
         return sampled_groups
 
+    def undelivered(self, arm: str) -> list[str]:
+        """Ids of the complete groups of ``arm`` that were not handed out."""
+        group_ids: list[str] = self._call(self._store.undelivered, arm)
+        return group_ids
+
     def rollouts_of(self, arm: str, update: int) -> list[Dialogue]:
         """The rollouts of an arm for an update, in order."""
         table: pa.Table = self._call(self._store.table, kind="rollout", arm=arm, update=update)

@@ -258,6 +258,9 @@ class Index:
 
     # --- queries
 
+    def undelivered(self, arm: str) -> list[str]:
+        return [group_id for _, group_id in self._ready.get(arm, ())]
+
     def ready(self, arm: str | None) -> int:
         return sum(len(keys) for ready_arm, keys in self._ready.items() if arm in (None, ready_arm))
 

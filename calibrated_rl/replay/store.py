@@ -159,6 +159,10 @@ class ReplayStore:
         self._log.record(event)
         self._index.apply(event)
 
+    def undelivered(self, arm: str) -> list[str]:
+        """Ids of the complete groups of ``arm`` that wait to be handed out."""
+        return self._index.undelivered(arm)
+
     def ready(self, arm: str | None = None) -> int:
         """How many complete groups wait to be handed out (staleness not checked)."""
         return self._index.ready(arm)

@@ -52,8 +52,6 @@ class Rollouts:
         self.policy_tokens_discarded = 0
         """Tokens of the policy in groups that were not learned from, since others replaced them
         (``training.extra_groups``)."""
-        self._left_over: set[str] = set()
-        """Groups in the store that were not handed out, because those of a lost attempt at the update were."""
         self._tries: Counter[str] = cluster.collector.statistics.tries_of("rollout")
         """Tries to run a dialogue of training, up to the previous update."""
         self._warned_of_few = False
@@ -170,8 +168,6 @@ class Rollouts:
             number = int(opens.group_id.rpartition("-")[2])
             if number >= first.get(opens.update, number + 1):
                 extra.append(opens.group_id)
-        self._left_over |= {group[0].group_id for group in batch.groups}
-        self._left_over -= {group[0].group_id for group in groups}
         self.groups_extra = list(dict.fromkeys([*self.groups_extra, *extra]))
         tries = statistics.tries_of("rollout")
         tries_since, self._tries = tries - self._tries, tries
@@ -197,8 +193,9 @@ class Rollouts:
         return None if self._source is None else self._source.state(f"{self._arm}-{self._seed}", dropped)
 
     def close(self) -> None:
-        """The arm is done: end what is in flight, and account for what nobody learned from."""
+        """The arm is done: end what is in flight, and account for what nobody learned from. The store has groups that
+        were not handed out where those of a lost attempt at an update were, in their place."""
         if self._source is not None:
             self._source.close()
-        for group_id in sorted(self._left_over):
+        for group_id in sorted(self._cluster.store.undelivered(self._arm)):
             self._cluster.collector.statistics.drop_group(group_id, LEFT_OVER)

@@ -2,6 +2,7 @@
 where it resumes from a checkpoint. The learner and the replicas are made up; the arm, the collector, the replay store,
 the checkpoints and the audit are the real ones."""
 
+import asyncio
 import json
 import logging
 import zlib
@@ -18,7 +19,7 @@ from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.config.sections import ShiftConfig, TrainingConfig
 from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
-from calibrated_rl.inference.turns import GenerateRequest
+from calibrated_rl.inference.turns import Generated, GenerateRequest
 from calibrated_rl.learner.config import AdamWConfig, OptimizerConfig
 from calibrated_rl.replay.schema import from_table
 from calibrated_rl.replay.store import ReplayStore
@@ -101,6 +102,9 @@ class Store:
 
     def sample(self, groups: int, **named: Any) -> list[list[Dialogue]]:
         return self.store.sample(groups, allow_fewer=True, **named)
+
+    def undelivered(self, arm: str) -> list[str]:
+        return self.store.undelivered(arm)
 
 
 class MadeUpRun:
@@ -231,7 +235,7 @@ def dialogues_of(run: MadeUpRun) -> list[Any]:
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 3])
-def test_an_arm_that_goes_on_has_all_its_groups(
+def test_an_arm_that_resumes_has_all_its_groups(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, staleness: int
 ) -> None:
     """It is killed two updates after its checkpoint; what breaks before and after the kill is not the same."""
@@ -248,6 +252,40 @@ def test_an_arm_that_goes_on_has_all_its_groups(
     assert metrics_of(arm, "parity_mean_policy") == [1e-7], "once, though the check is made at every start"
     assert account.requested == account.delivered + sum(account.dropped.values())
     assert other.cluster.collector.statistics.tries["rollout/user"] > 3
+
+
+class SlowPool(MadeUpPool):
+    """Every turn takes a while of its own, which is another one with another ``seed``: groups end in another order."""
+
+    seed = 0
+
+    async def generate(self, key: str, request: GenerateRequest) -> Generated:
+        random = np.random.default_rng([self.seed, request.seed])
+        await asyncio.sleep(float(random.exponential(0.002)))
+        return self.answer(request)
+
+
+@pytest.mark.parametrize("kills", [(5,), (5, 2), (3, 2, 1)])
+def test_groups_of_a_lost_attempt_are_learned_from_or_left_over_and_not_both(
+    tmp_path: Path, kills: tuple[int, ...]
+) -> None:
+    """What a lost attempt at an update has left in the store is learned from in the place of groups that run again and
+    end in another order; those may come in a later update, or never."""
+    training = TrainingConfig(updates=9, tokens_per_update=90, group_size=3, max_staleness=2, checkpoint_every=2)
+
+    def slow(attempt: int) -> MadeUpRun:
+        run = MadeUpRun(tmp_path, training, by_seed, 0)
+        run.policy = SlowPool("policy")
+        run.policy.seed = attempt
+        run.cluster.policy, run.cluster.collector = run.policy, collector_of(run.policy, run.inputs.task)
+        run.policy.publish = lambda update: setattr(run.policy, "version", update.version)  # type: ignore[method-assign]
+        return run
+
+    for attempt, steps in enumerate(kills):  # from the checkpoint on
+        train_until(slow(attempt), steps)
+    last = slow(len(kills))
+    account = audited(last, train(last))
+    assert account.requested == account.delivered + sum(account.dropped.values())
 
 
 def test_an_arm_that_learns_nothing_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
