@@ -48,7 +48,12 @@ class ModelServer(LLMServer):
         """Weights of two versions, or an engine that stays paused: Serve replaces the replica (``check_health``)."""
         self._replacing = asyncio.Lock()
         self._buckets = BucketSender(BUCKET_BYTES)
-        await super().__init__(llm_config)
+        if model.config.engine.num_gpus:
+            await super().__init__(llm_config)
+            return
+        from calibrated_rl.serving.cpu_engine import CpuEngine
+
+        await super().__init__(llm_config, engine_cls=CpuEngine)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve calls it at the start and whenever the ``user_config`` of the deployment changes.
@@ -109,6 +114,7 @@ def llm_config(model: ServedModel, serve_config: ServeConfig) -> LLMConfig:
         model_loading_config={"model_id": model.name, "model_source": str(model.folder)},
         accelerator_type=None,
         callback_config={"callback_class": NothingToDownload},
+        log_engine_metrics=False,  # a dozen metrics an engine's step take the time of the replica's process
         placement_group_config={"bundles": [bundle]},
         runtime_env={"env_vars": engine_environment(engine, model.name)},
         engine_kwargs={
@@ -122,6 +128,7 @@ def llm_config(model: ServedModel, serve_config: ServeConfig) -> LLMConfig:
             "enforce_eager": engine.eager,
             "distributed_executor_backend": "uni",
             "enable_prefix_caching": True,
+            "disable_log_stats": True,
             "worker_extension_cls": f"{vllm_worker.__name__}.WorkerExtension",
             "weight_transfer_config": {"backend": vllm_worker.BACKEND},
             **({} if engine.num_gpus else {"block_size": 32}),
