@@ -229,8 +229,8 @@ def submit(cluster: Any, arguments: Any, runs: Path, *settings: str) -> "subproc
     train = [
         "python", "-u", str(ROOT / "jobs/train.py"), str(Path(arguments.config).resolve()),
         str(ROOT / "calibrated_rl/config/hardware/labelled.yaml"), "policy.engine.num_cpus=1",
-        "simulator.engine.num_cpus=1", *settings, *arguments.overrides, "--hardware", "cpu", "--arm", ARM,
-        "--runs", str(runs.resolve()),
+        "simulator.engine.num_cpus=1", "simulator.replicas=2", *settings, *arguments.overrides, "--hardware", "cpu",
+        "--arm", ARM, "--runs", str(runs.resolve()),
     ]  # fmt: skip
     command_line = ["ray", "job", "submit", "--address", cluster.address, "--", *train]
     return subprocess.Popen(
