@@ -82,7 +82,8 @@ class LocalCluster:
         import psutil
 
         raylet = psutil.Process(alive[0]["pid"])
-        for process in [*raylet.children(recursive=True), raylet]:
+        # It first: without its children it would end in good order.
+        for process in [raylet, *raylet.children(recursive=True)]:
             try:
                 process.kill()
             except psutil.NoSuchProcess:

@@ -271,11 +271,12 @@ def sample(cluster: Any, timeline: Timeline, stop: threading.Event) -> None:
 
 
 def disturb(cluster: Any, timeline: Timeline, job: "subprocess.Popen[str]", spot: str, refused_s: int) -> None:
-    """Kill a spot node after a fifth of the updates, and refuse others of its type for a while."""
+    """Kill a spot node after a fifth of the updates, once each has a replica, and refuse others of its type for a
+    while."""
 
     def trained() -> bool:
         refuse_without_nodes(cluster, timeline)
-        return last_update(timeline) >= LOST_AFTER
+        return last_update(timeline) >= LOST_AFTER and not has_spare_node(timeline)
 
     if not wait(trained, JOB_TIMEOUT_S, job):
         return
@@ -285,6 +286,12 @@ def disturb(cluster: Any, timeline: Timeline, job: "subprocess.Popen[str]", spot
     wait(lambda: False, refused_s, job)
     cluster.no_capacity()
     timeline.note("capacity again", kind=spot)
+
+
+def has_spare_node(timeline: Timeline) -> bool:
+    """Whether there are more nodes for replicas than replicas: what is lost would move there."""
+    sample = timeline.samples[-1] if timeline.samples else {"nodes": {}, "replicas": 0}
+    return bool(sample["nodes"].get("rollout", 0) > sample["replicas"])
 
 
 def refuse_without_nodes(cluster: Any, timeline: Timeline) -> None:
