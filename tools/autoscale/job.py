@@ -290,8 +290,10 @@ def disturb(cluster: Any, timeline: Timeline, job: "subprocess.Popen[str]", spot
 
 def has_spare_node(timeline: Timeline) -> bool:
     """Whether there are more nodes for replicas than replicas: what is lost would move there."""
-    sample = timeline.samples[-1] if timeline.samples else {"nodes": {}, "replicas": 0}
-    return bool(sample["nodes"].get("rollout", 0) > sample["replicas"])
+    if not timeline.samples:
+        return False
+    latest = timeline.samples[-1]
+    return bool(latest["nodes"].get("rollout", 0) > latest["replicas"])
 
 
 def refuse_without_nodes(cluster: Any, timeline: Timeline) -> None:
