@@ -103,7 +103,7 @@ def test_every_part_leaves_what_it_should(study: Path) -> None:
     assert 0 < last_update["seconds_in_turns_policy"] + last_update["seconds_in_turns_simulator"] <= most
     assert arms["static"]["shift"][-1]["simulator"] is None and arms["static"]["shift"][-1]["policy"]["mean"] > 0
     transfer = summary["shift"]["transfer"]
-    assert transfer["all"]["policies"] == 3 * (len(transfer) - 1) and "calibrated" in transfer
+    assert transfer["all"]["policies"] == 2 * (len(transfer) - 1) and "calibrated" in transfer
     assert summary["shift"]["arm"] == "calibrated" and len(summary["shift"]["exploitation"]) == 2
     for when in ("before", "after"):
         found = summary["simulator"][when]

@@ -276,7 +276,7 @@ def test_a_killed_run_resumes_and_ends_as_one_that_was_not(tmp_path: Path, monke
     for place in ("policies", "best"):
         one, other = (run / place / f"{arm}-0" / "model.safetensors" for run in (whole, resumed))
         assert one.read_bytes() == other.read_bytes(), place
-    assert arm_of(whole, arm) == arm_of(resumed, arm) and arm_of(whole, arm)["human_turns"] == 10
+    assert arm_of(whole, arm) == arm_of(resumed, arm) and arm_of(whole, arm)["human_turns"] == 20
     assert rollouts(whole, arm) == rollouts(resumed, arm)
     assert not (resumed / "checkpoints" / f"{arm}-0").exists()
     best = resumed / "best" / f"{arm}-0"
