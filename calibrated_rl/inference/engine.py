@@ -18,6 +18,7 @@ from calibrated_rl.inference.engine_arguments import cache_sizes, engine_argumen
 from calibrated_rl.inference.engine_health import EngineControl, EngineFailure
 from calibrated_rl.inference.generation import TurnSampler
 from calibrated_rl.inference.turns import Generated, GenerateRequest
+from calibrated_rl.runtime.third_party import garbage_kept
 from calibrated_rl.weight_sync.base import Receiver, WeightUpdate
 from calibrated_rl.weight_sync.buckets import BucketSender
 
@@ -29,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 def start_engine(model: str, config: EngineConfig, seed: int) -> tuple["AsyncLLM", int]:
     """vLLM's engine, with the largest of the possible KV caches that it starts with, and the size of that in MiB."""
-    from vllm.v1.engine.async_llm import AsyncLLM
+    with garbage_kept():  # six thousand modules
+        from vllm.v1.engine.async_llm import AsyncLLM
 
     *larger, smallest = cache_sizes(config)
     for cache_mib in larger:

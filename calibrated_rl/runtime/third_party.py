@@ -4,10 +4,13 @@
 """
 
 import atexit
+import gc
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +71,17 @@ def hush_deepspeed() -> None:
     # DeepSpeed calls collectives by deprecated names, and torch warns at each call site.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+
+
+@contextmanager
+def garbage_kept() -> Iterator[None]:
+    """While a large library is imported: the garbage collector would traverse all that is loaded again and again, which
+    takes a seventh of the time, and finds nothing."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def engine_environment() -> dict[str, str]:

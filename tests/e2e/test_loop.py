@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.support.paths import MICRO, ROOT
 
-CONTROLS = ("cloned", "calibrated_once", "calibrated_more_logs")  # calibrated_on_policy: test_resume.py
+CONTROLS = ("cloned", "calibrated_more_logs")  # calibrated_on_policy: test_resume.py; calibrated_once: the variant
 
 OUTSIDE = """
 from calibrated_rl.arms.interactive import Interactive
@@ -47,7 +47,9 @@ class HalfOfTheLogs(PlainSFT):
 STUDY = f"""
 control_arms: [{", ".join(CONTROLS)}]
 variants:
-  placebo: {{arms: [calibrated], change: [calibration.source=pretraining, training.updates=1]}}
+  placebo:
+    arms: [calibrated_once]
+    change: [calibration.source=pretraining, training.updates=1, shift.every=0, evaluation.profile=12]
 """
 
 
@@ -92,7 +94,7 @@ def test_every_part_leaves_what_it_should(study: Path) -> None:
     assert arms["calibrated_more_logs"]["human_turns"] == 10
     budgets = [arms[arm]["policy_tokens"] for arm in arms if arm != "start"]
     assert min(budgets) > 0.3 * max(budgets), f"budgets differ: {budgets}"
-    assert set(summary["variants"]["placebo"]["arms"]) == {"calibrated"}
+    assert set(summary["variants"]["placebo"]["arms"]) == {"calibrated_once"}
     assert [record["update"] for record in arms["calibrated"]["shift"]] == [0, 2]
     for arm in ("interactive", "calibrated"):
         last = arms[arm]["shift"][-1]
@@ -237,7 +239,7 @@ def test_a_proxy_judges_where_there_is_no_human(outside: Path, study: Path, tmp_
     """And the arm that it judges comes from outside the repository."""
     proxy = study / "models" / "uncalibrated"  # one that speaks as people do: of 46 logs alone it would learn silence
     changes = ("human=''", f"arms=[start,{outside / 'outside_task.py'}:Curious]", "training.updates=1",
-               "pretraining.human=''")  # fmt: skip
+               "pretraining.human=''", "shift.every=0", "shift.estimators=[]", "evaluation.scenarios=6")  # fmt: skip
     method = f"calibration.method={outside / 'outside_task.py'}:HalfOfTheLogs"
     folder = run(outside, tmp_path, *changes, method, f"proxy.model={proxy}", "evaluation.shifted=0")
     summary = json.loads((folder / "summary.json").read_text())

@@ -213,7 +213,7 @@ def test_a_run_trains_on_nodes_that_share_no_folder(head: Head) -> None:
             head, "jobs/train.py", str(MICRO), "calibrated_rl/config/hardware/labelled.yaml", "--hardware", "cpu",
             "--arm", "calibrated", "--runs", str(runs), "training.checkpoint_every=1", "evaluation.shifted=0",
             "policy.engine.num_cpus=1", "simulator.engine.num_cpus=1", "shift.every=0", "evaluation.scenarios=4",
-            "evaluation.logs=8", "evaluation.profile=2", "training.tokens_per_update=100", seconds=420,
+            "evaluation.logs=12", "evaluation.profile=2", "training.tokens_per_update=100", seconds=420,
         )  # fmt: skip
     finally:
         end(nodes)
