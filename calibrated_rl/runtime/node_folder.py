@@ -150,6 +150,7 @@ class NodeFolder:
             with (partial / name).open("wb") as file:
                 while file.tell() < file_size:
                     file.write(ray.get(next(chunks), timeout=TIMEOUT_S))
+                    os.utime(partial)  # it is in use, however long a file takes: see ``_remove_old``
         if (partial / NAME).is_file():
             check_checksums(partial)
         partial.rename(copy)

@@ -9,7 +9,8 @@ import yaml
 
 from calibrated_rl.errors import UserError
 from tests.support.paths import ROOT
-from tools.autoscale.cost import dollars_an_hour, node_seconds, prices_of
+from tests.unit.test_plan import SETTINGS, metrics, write
+from tools.autoscale.cost import cost, node_seconds, prices_of
 from tools.autoscale.job import Timeline, figures, refuse_without_nodes, summary
 from tools.autoscale.machines import HEAD, autoscaling_config, spot_types
 from tools.autoscale.picture import draw
@@ -88,8 +89,19 @@ def test_what_nodes_cost_is_set_beside_the_plan(tmp_path: Path) -> None:
     assert node_seconds(samples, 1.5, 3.0) == {"learner": 1.5, "rollout": 3.0}
     prices = prices_of(ROOT / "configs/clusters/gpus.yaml", 1.0)
     assert prices.machines["rollout"].cpus == 1.0 and prices.machines["rollout"].gpus == 0.0
-    assert dollars_an_hour(prices.machines["rollout"]) == prices.machines["rollout"].spot_dollars_per_hour > 0
     assert prices.machines["head"].cpus == 8
+
+
+def test_the_cost_of_a_run_by_hand(tmp_path: Path) -> None:
+    """Six updates of 15 s on a head ($0.40), two spot nodes ($2.00) and a learner ($4.00) are planned."""
+    engines = "".join(f"{side}: {{engine: {{num_cpus: 1}}}}\n" for side in ("policy", "simulator"))
+    run = write(tmp_path, metrics(), settings=SETTINGS + engines)
+    prices = prices_of(ROOT / "configs/clusters/gpus.yaml", 1.0)
+    found = cost(run, "interactive", prices, 5, 100.0, {"rollout": 250.0, "learner": 100.0})
+    assert found["predicted"] == {
+        "seconds": 90.0, "dollars": round(90 / 3600 * 8.4, 4), "machines": {"head": 1, "rollout": 2, "learner": 1},
+    }  # fmt: skip
+    assert found["happened"]["dollars"] == round((250 * 2 + 100 * 4 + 100 * 0.4) / 3600, 4)
 
 
 def test_a_provider_that_starts_no_node_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

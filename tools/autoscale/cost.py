@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tools.plan.cluster import Cluster, ClusterConfig, MachinesConfig, needs_of, read_cluster
+from tools.plan.cluster import Cluster, ClusterConfig, needs_of, read_cluster
 from tools.plan.measured import read_measured
 from tools.plan.search import Planner, counts_of
 
@@ -37,10 +37,6 @@ def prices_of(file: Path, cpus: float) -> ClusterConfig:
     return replace(config, machines=machines)
 
 
-def dollars_an_hour(machine: MachinesConfig) -> float:
-    return machine.spot_dollars_per_hour if machine.spot else machine.dollars_per_hour
-
-
 def cost(run: Path, arm: str, prices: ClusterConfig, first: int, seconds: float, nodes: Mapping[str, float]) -> Any:
     """Predicted and paid.
 
@@ -56,8 +52,8 @@ def cost(run: Path, arm: str, prices: ClusterConfig, first: int, seconds: float,
     planner = Planner(measured, measured.config, Cluster(prices, needs_of(measured.config), str(run)))
     plan = planner.plan(counts_of(measured.config))
     assert plan is not None, "the machines have capacity for the numbers of the config"
-    always = sum(m.at_least * dollars_an_hour(m) for m in prices.machines.values() if not m.runs)
-    paid = sum(nodes.get(name, 0.0) * dollars_an_hour(m) for name, m in prices.machines.items() if m.runs)
+    always = sum(m.at_least * m.paid_dollars_per_hour for m in prices.machines.values() if not m.runs)
+    paid = sum(nodes.get(name, 0.0) * m.paid_dollars_per_hour for name, m in prices.machines.items() if m.runs)
     return {
         "from_updates": first,
         "predicted": {"seconds": round(plan.seconds, 1), "dollars": round(plan.dollars, 4),

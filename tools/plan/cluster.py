@@ -36,6 +36,10 @@ class MachinesConfig:
     """Number that is paid for in any case."""
     at_most: Positive = 1
 
+    @property
+    def paid_dollars_per_hour(self) -> float:
+        return self.spot_dollars_per_hour if self.spot else self.dollars_per_hour
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
@@ -142,10 +146,7 @@ class Cluster:
         machines = self.config.machines
         return Placement(
             machines=machine_counts, learner_machines=learner_machines, working_machines=working,
-            dollars_per_hour=sum(
-                count * (machines[n].spot_dollars_per_hour if machines[n].spot else machines[n].dollars_per_hour)
-                for n, count in machine_counts.items()
-            ),
+            dollars_per_hour=sum(count * machines[n].paid_dollars_per_hour for n, count in machine_counts.items()),
             on_demand_dollars_per_hour=sum(count * machines[n].dollars_per_hour for n, count in machine_counts.items()),
         )  # fmt: skip
 
