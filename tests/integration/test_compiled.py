@@ -13,7 +13,7 @@ from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.model import cpu_instructions
 from calibrated_rl.learner.rank import LearnerRank
-from tests.integration.test_learner import assert_same, big_epsilon, samples
+from tests.support.made_up_learners import assert_same, big_epsilon, samples
 from tests.support.made_up_models import make_model
 
 pytestmark = pytest.mark.usefixtures("ranks_in_this_process")

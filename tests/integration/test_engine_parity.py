@@ -32,8 +32,8 @@ from calibrated_rl.models.tiny import tiny_tokenizer
 from calibrated_rl.rollout.parity import TOLERANCES, Parity, check_parity, select_for_parity
 from calibrated_rl.training.training_run import TrainingRun
 from calibrated_rl.weight_sync.lora import LoRABase, LoRAUpdate
-from tests.integration.test_learner import samples
 from tests.integration.test_model_shapes import SIZES
+from tests.support.made_up_learners import samples
 
 TOKENIZER = tiny_tokenizer(["which day ?", "friday seven two"] * 4, vocab_size=300, context=256)
 

@@ -1,9 +1,7 @@
 """The learner on a tiny random Llama: exact against plain transformers, whatever the layout."""
 
-import json
 import math
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,87 +14,37 @@ from calibrated_rl.data.dialogue import TokenSequence
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.attention import side_by_side
 from calibrated_rl.learner.batch import SampleBatch
-from calibrated_rl.learner.checkpoint import FORMAT_VERSION
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.losses.base import LossInputs, LossOutput
-from calibrated_rl.learner.losses.correction import Correction
 from calibrated_rl.learner.losses.dpo import DPO
-from calibrated_rl.learner.losses.grpo import GRPO
 from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.metrics import Sums
-from calibrated_rl.learner.not_finite import SkippedStep, describe, keep_data
 from calibrated_rl.learner.packing import pack
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.weight_sync.base import WeightUpdate
 from calibrated_rl.weight_sync.object_store import FullUpdate
 from calibrated_rl.weight_sync.shared_memory import SharedMemoryReader, SharedUpdate
+from tests.support.made_up_learners import (
+    ADAM,
+    GRPO_TERMS,
+    assert_same,
+    big_epsilon,
+    learner,
+    plain_log_probs,
+    samples,
+    save_model,
+    sequences,
+)
 from tests.support.made_up_models import VOCABULARY, make_gemma, make_hybrid, make_model
 
 FIELDS = ("ids", "mask", "logprobs", "versions", "turns")
-ADAM = OptimizerConfig(learning_rate=1e-3)
-GRPO_TERMS = GRPO(GRPO.Config(kl_coefficient=0.05, entropy_coefficient=0.01))
 pytestmark = pytest.mark.usefixtures("ranks_in_this_process")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    make_model().save_pretrained(path)
-    (path / "tokenizer_config.json").write_text('{"note": "kept"}')
-    return path
-
-
-def sequences(count: int = 12, seed: int = 0) -> list[TokenSequence]:
-    rng = np.random.default_rng(seed)
-    made = []
-    for _ in range(count):
-        length = int(rng.integers(4, 40))
-        mask = rng.random(length) < 0.6
-        mask[-1] = True
-        made.append(
-            TokenSequence(
-                ids=rng.integers(0, VOCABULARY, length).astype(np.int32),
-                mask=mask,
-                logprobs=np.where(mask, rng.normal(-4.5, 0.3, length), np.nan).astype(np.float32),
-                versions=np.where(mask, 0, -1).astype(np.int32),
-                turns=np.zeros(length, np.int32),
-            )
-        )
-    return made
-
-
-def samples(count: int = 12, *, weighted: bool = False) -> list[Sample]:
-    rng = np.random.default_rng(1)
-    made = [
-        Sample(
-            tokens=tokens,
-            advantage=float(rng.normal()),
-            weight=float(rng.random()),
-            reference_logprobs=np.where(tokens.mask, -4.5, np.nan).astype(np.float32),
-        )
-        for tokens in sequences(count)
-    ]
-    return made if weighted else [replace(sample, weight=1.0) for sample in made]
-
-
-def learner(folder: Path, optimizer: OptimizerConfig = ADAM, **config: Any) -> LearnerRank:
-    made = LearnerRank(LearnerConfig(**({"micro_batch_tokens": 128} | config)))
-    made.load("policy", folder, optimizer=optimizer)
-    return made
-
-
-def plain_log_probs(folder: Path, tokens: TokenSequence, temperature: float = 1.0) -> np.ndarray:
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    ids = torch.from_numpy(tokens.ids).long()
-    with torch.no_grad():
-        logs = torch.log_softmax(model(ids[None]).logits[0] / temperature, -1)
-    full = np.full(len(ids), np.nan, np.float32)
-    full[1:] = logs[:-1].gather(-1, ids[1:, None])[:, 0].numpy()
-    full[~tokens.mask] = np.nan
-    return full
+    return save_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -168,18 +116,6 @@ def test_shared_beginnings_change_neither_log_probs_nor_gradients(tmp_path: Path
     largest = max(float(p.grad.abs().max()) for p in plain.parameters() if p.grad is not None)
     for (name, one), (_, other) in zip(plain.named_parameters(), module.model.named_parameters(), strict=True):
         torch.testing.assert_close(other.grad, one.grad, atol=1e-5 * max(largest, 1.0), rtol=1e-5, msg=name)
-
-
-def assert_same(first: Any, second: Any, metric_tolerance: float = 1e-5, tolerance: float = 2e-6) -> None:
-    assert first[0] == pytest.approx(second[0], rel=metric_tolerance, abs=1e-6)
-    assert list(first[1]) == list(second[1])
-    for name in first[1]:
-        torch.testing.assert_close(first[1][name], second[1][name], atol=tolerance, rtol=0, msg=name)
-
-
-def big_epsilon(max_grad_norm: float = 1.0) -> OptimizerConfig:
-    """Adam's first step is ±learning rate however small the gradient; a large epsilon shows its size."""
-    return OptimizerConfig(learning_rate=1e-2, epsilon=1e-2, max_grad_norm=max_grad_norm)
 
 
 @pytest.mark.parametrize("loss", [GRPO_TERMS, SFT(SFT.Config()), DPO(DPO.Config())])
@@ -294,107 +230,6 @@ def test_rejected_tokens_leave_the_mask_and_the_denominator(folder: Path) -> Non
     assert_same(*results)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_saved_model_loads_as_it_is(tmp_path: Path, tied: bool) -> None:
-    source = tmp_path / "source"
-    make_model(tied).save_pretrained(source)
-    (source / "tokenizer.json").write_text("{}")
-    made = learner(source, zero_stage=3)
-    made.step("policy", SampleBatch.of(samples()), SFT(SFT.Config()))
-    made.save("policy", tmp_path / "saved")
-    made.save("policy", tmp_path / "saved")
-    tokens = sequences()[0]
-    batch = SampleBatch.of_sequences([tokens])
-    np.testing.assert_allclose(made.score("policy", batch)[0], plain_log_probs(tmp_path / "saved", tokens), atol=1e-5)
-    assert (tmp_path / "saved" / "tokenizer.json").read_text() == "{}"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["saved", "source"], "nothing half-written is left"
-    assert ("lm_head.weight" in made.weights("policy")) is not tied
-
-
-@pytest.mark.parametrize(
-    ("stage", "dtype"),
-    [(0, "float32"), (0, "bfloat16"), (1, "bfloat16"), (2, "float32"), (3, "float32"), (3, "bfloat16")],
-)
-def test_a_checkpoint_continues_the_same_run(folder: Path, tmp_path: Path, stage: int, dtype: str) -> None:
-    batch = SampleBatch.of(samples())
-    made = learner(folder, zero_stage=stage, dtype=dtype)
-    made.load("simulator", folder, optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=3))
-    made.load("reference", folder, trainable=False)
-    names = ("policy", "simulator")
-    for name in names:
-        made.step(name, batch, GRPO_TERMS, minibatches=2)
-    snapshot = made.snapshot()
-    assert snapshot is not None
-
-    def go_on(continued: LearnerRank) -> list[dict[str, float]]:
-        return [continued.step(name, batch, GRPO_TERMS, minibatches=2) for name in names for _ in range(2)]
-
-    expected = go_on(made)  # what comes after the snapshot is not in it
-    snapshot.write(tmp_path / "checkpoint")
-    other = LearnerRank(made.config)
-    torch.rand(7)
-    other.restore(tmp_path / "checkpoint")
-    assert torch.equal(torch.get_rng_state(), snapshot.tensors["random.safetensors"]["cpu.0"])
-    assert sorted(other.models) == ["policy", "simulator"]
-    assert go_on(other) == expected
-    for name in names:
-        ends = [rank.weights(name) for rank in (made, other)]
-        assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
-    shutil.rmtree(tmp_path / "checkpoint")  # as when later ones have taken its place
-    other.save("policy", tmp_path / "saved")
-    assert (tmp_path / "saved" / "tokenizer_config.json").read_text() == '{"note": "kept"}'
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_checkpoint_goes_on_at_every_zero_stage(folder: Path, tmp_path: Path, dtype: str) -> None:
-    batch = SampleBatch.of(samples())
-    for before in (0, 2, 3):
-        made = learner(folder, zero_stage=before, dtype=dtype)
-        for _ in range(2):
-            made.step("policy", batch, GRPO_TERMS)
-        snapshot = made.snapshot()
-        assert snapshot is not None
-        snapshot.write(tmp_path / str(before))
-        expected = made.step("policy", batch, GRPO_TERMS), made.weights("policy")
-        for after in (0, 1, 2, 3):
-            other = LearnerRank(LearnerConfig(micro_batch_tokens=128, dtype=dtype, zero_stage=after))
-            other.restore(tmp_path / str(before))
-            again = other.snapshot()
-            assert again is not None
-            for file, tensors in snapshot.tensors.items():
-                for name, value in tensors.items():
-                    assert torch.equal(value, again.tensors[file][name]), (before, after, name)
-            # A weight in bfloat16 is within half a unit in its last place of the float32 one: 2**-9 of about 1.
-            tolerance = 2e-6 if dtype == "float32" else 2**-8
-            found = other.step("policy", batch, GRPO_TERMS), other.weights("policy")
-            assert_same(found, expected, metric_tolerance=1e-4 if dtype == "float32" else 1e-2, tolerance=tolerance)
-
-
-def test_a_checkpoint_that_is_not_as_it_was_written_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
-    made, place = learner(folder), tmp_path / "checkpoint"
-    snapshot = made.snapshot()
-    assert snapshot is not None
-    snapshot.write(place)
-    made.restore(place)  # taken before the first step: there are no moments yet
-    with pytest.raises(UserError, match=r"learner\.dtype float32, and it is bfloat16 now"):
-        LearnerRank(LearnerConfig(dtype="bfloat16")).restore(place)
-    index, files = place / "learner.json", [p for p in place.rglob("*.safetensors")]
-    assert len(files) == 3
-    for file in files:
-        whole = file.read_bytes()
-        file.write_bytes(whole[:-1])
-        with pytest.raises(UserError, match=rf"{file.name} is torn or altered"):
-            made.restore(place)
-        file.write_bytes(whole)
-    for version, age in ((FORMAT_VERSION - 1, "older"), (FORMAT_VERSION + 1, "newer")):
-        index.write_text(json.dumps(snapshot.index | {"format": version}))
-        with pytest.raises(UserError, match=f"format version {version} is {age} than this program's {FORMAT_VERSION}"):
-            made.restore(place)
-    index.unlink()
-    with pytest.raises(UserError, match="not a whole checkpoint"):
-        made.restore(place)
-
-
 def test_users_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
     made = learner(folder)
     with pytest.raises(UserError, match="no config.json"):
@@ -425,105 +260,6 @@ def test_nothing_scored_means_no_step(folder: Path) -> None:
     metrics = made.step("policy", SampleBatch.of(silent), SFT(SFT.Config()))
     assert metrics["optimizer_steps"] == 0 and metrics["tokens"] == 0
     assert all(torch.equal(before[name], value) for name, value in made.weights("policy").items())
-
-
-class NotFinite(SFT):
-    """A loss that is not finite."""
-
-    def __call__(self, inputs: LossInputs) -> LossOutput:
-        return LossOutput(loss=inputs.logprobs.sum() * 0 + math.inf)
-
-
-class NoGradient(SFT):
-    """A finite loss whose gradient is not."""
-
-    def __call__(self, inputs: LossInputs) -> LossOutput:
-        change = inputs.logprobs - inputs.logprobs.detach()
-        return LossOutput(loss=change.abs().sum().sqrt())
-
-
-def with_credit(credit: float, place: int = 3) -> list[Sample]:
-    given_samples = [replace(sample, name=f"dialogue {i}") for i, sample in enumerate(samples())]
-    given_samples[place] = replace(given_samples[place], advantage=credit)
-    return given_samples
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_step_that_is_not_finite_is_not_taken(folder: Path, stage: int, dtype: str) -> None:
-    """Neither weights nor optimizer know of it: the next step is that of a learner that was never asked."""
-    settings: dict[str, Any] = {"zero_stage": stage, "dtype": dtype, "micro_batch_tokens": 64}
-    made, other = learner(folder, **settings), learner(folder, **settings)
-    batch = SampleBatch.of(samples())
-    for each in (made, other):
-        each.step("policy", batch, GRPO_TERMS)
-    before = made.weights("policy")
-    everybody = tuple(range(len(batch.advantages)))
-    for loss, given_batch, reason, blamed in (
-        (GRPO_TERMS, SampleBatch.of(with_credit(math.nan)), "the advantage", (3,)),
-        (NotFinite(SFT.Config()), batch, "the loss", everybody),
-        (NoGradient(SFT.Config()), batch, "the gradient", everybody),
-    ):
-        metrics = made.step("policy", given_batch, loss)
-        assert (metrics["skipped_steps"], metrics["optimizer_steps"]) == (1, 0)
-        (skipped,) = made.skipped()
-        assert (skipped.reason, skipped.sequences, skipped.step) == (reason, blamed, everybody)
-        assert all(torch.equal(before[name], value) for name, value in made.weights("policy").items())
-    found, expected = ((each.step("policy", batch, GRPO_TERMS), each.weights("policy")) for each in (made, other))
-    assert found[0] == expected[0] and found[0]["skipped_steps"] == 0
-    assert all(torch.equal(expected[1][name], value) for name, value in found[1].items())
-
-
-def test_other_minibatches_of_an_update_are_taken(folder: Path) -> None:
-    made = learner(folder)
-    metrics = made.step("policy", SampleBatch.of(with_credit(math.inf)), GRPO_TERMS, minibatches=4)
-    assert (metrics["skipped_steps"], metrics["optimizer_steps"]) == (1, 3)
-    assert made.skipped()[0].sequences == (3,) and math.isfinite(metrics["loss"])
-
-
-def test_what_comes_in_must_be_finite(folder: Path) -> None:
-    made = learner(folder)
-    for field, value, reason in (
-        ("logprobs", math.nan, "log-probs of the sampling engine"),
-        ("logprobs", -math.inf, "log-probs of the sampling engine"),
-        ("reference_logprobs", math.nan, "log-probs of the reference"),
-    ):
-        given_samples = with_credit(0.5)
-        sample = given_samples[5]
-        scored = int(np.flatnonzero(sample.tokens.mask)[-1])
-        if field == "logprobs":
-            values = sample.tokens.logprobs.copy()
-            values[scored] = value
-            given_samples[5] = replace(sample, tokens=replace(sample.tokens, logprobs=values))
-        else:
-            assert sample.reference_logprobs is not None
-            values = sample.reference_logprobs.copy()
-            values[scored] = value
-            given_samples[5] = replace(sample, reference_logprobs=values)
-        made.step("policy", SampleBatch.of(given_samples), GRPO_TERMS)
-        (skipped,) = made.skipped()
-        assert (skipped.reason, skipped.sequences) == (reason, (5,))
-        assert describe(skipped, given_samples) == f"{reason} not finite in dialogue 5"
-    broken = made.models["policy"].parameters()["model.norm.weight"]
-    broken.data.fill_(math.nan)
-    masking = GRPO(GRPO.Config(correction=Correction.Config(mode="mask")))
-    made.step("policy", SampleBatch.of(samples()), masking)  # what is not a number is out of all bounds
-    assert made.skipped()[0].reason == "log-probs before the update"
-
-
-def test_what_a_step_was_to_be_taken_on_is_kept(tmp_path: Path) -> None:
-    given_samples = with_credit(-math.inf, place=1)[:3]
-    skipped = SkippedStep(reason="the advantage", sequences=(1,), step=(0, 1))
-    files = [
-        keep_data(tmp_path / "kept", skipped, given_samples, {"model": "policy", "temperature": 1.0}) for _ in range(2)
-    ]
-    assert [file.name for file in files] == ["0001-policy.jsonl", "0002-policy.jsonl"]
-    head, first, second = (json.loads(line) for line in files[0].read_text().splitlines())
-    assert head == {"model": "policy", "temperature": 1.0, "reason": "the advantage", "samples": 2}
-    assert (first["blamed"], second["blamed"], second["advantage"]) == (False, True, "-Infinity")
-    tokens = given_samples[1].tokens
-    assert (second["dialogue"], second["ids"]) == ("dialogue 1", tokens.ids.tolist())
-    assert [value is None for value in second["sampler_logprobs"]] == (~tokens.mask).tolist()
 
 
 def test_no_scores_at_temperature_0(folder: Path) -> None:

@@ -17,7 +17,7 @@ from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.out_of_memory import OutOfMemory, is_out_of_memory
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.models.tiny import make_tiny
-from tests.integration.test_learner import samples
+from tests.support.made_up_learners import samples
 from tests.support.made_up_models import make_model
 
 LIMITED = """

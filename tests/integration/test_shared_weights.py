@@ -24,7 +24,7 @@ from calibrated_rl.weight_sync.shared_memory import (
     check_reachable,
 )
 from calibrated_rl.weight_sync.tensors import Weights
-from tests.integration.test_learner import samples
+from tests.support.made_up_learners import samples
 from tests.support.made_up_models import make_model
 
 CPU = torch.device("cpu")
