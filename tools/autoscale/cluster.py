@@ -19,7 +19,7 @@ import yaml  # type: ignore[import-untyped]
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.world import free_port
-from tools.autoscale.machines import HEAD_ID, autoscaling_config
+from tools.autoscale.machines import HEAD, HEAD_ID, autoscaling_config
 from tools.autoscale.provider import CONTROL, EVENTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,6 +114,7 @@ def local_cluster(launch_file: Path, folder: Path, *, cpus: float, minute_s: flo
     head_only = {
         "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID, "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+        "RAY_NODE_TYPE_NAME": HEAD,  # as `ray up` does it: it makes a label, by which jobs know that machines may come
     }  # fmt: skip
     command = [
         str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
