@@ -1,5 +1,5 @@
 """The whole loop with real engines, learner and store; task, people and calibration method come from a file outside
-the repository."""
+the repository. One study serves all tests: a run that was killed ends as it did, to the last bit."""
 
 import json
 import os
@@ -7,16 +7,24 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pytest
 from transformers import AutoModelForCausalLM
 
+import calibrated_rl as crl
+from calibrated_rl.errors import UserError
+from calibrated_rl.replay.store import ReplayStore
+from calibrated_rl.storage.run_copy import RunCopy
 from tests.support.paths import MICRO, ROOT
+from tests.support.s3_server import S3Server
 
-CONTROLS = ("cloned", "calibrated_more_logs")  # calibrated_on_policy: test_resume.py; calibrated_once: the variant
+CONTROLS = ("cloned", "calibrated_more_logs", "calibrated_on_policy")  # calibrated_once: the variant
 
 OUTSIDE = """
 from calibrated_rl.arms.interactive import Interactive
@@ -45,6 +53,7 @@ class HalfOfTheLogs(PlainSFT):
 """
 
 STUDY = f"""
+training: {{checkpoint_every: 1}}
 control_arms: [{", ".join(CONTROLS)}]
 variants:
   placebo:
@@ -61,15 +70,15 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def command(outside: Path, runs: Path, *changes: str) -> list[str]:
+    task = f"task={outside / 'outside_task.py'}:Counter"
+    return [str(ROOT / "jobs/compare.py"), str(MICRO), *changes, task, "--runs", str(runs), "--hardware", "cpu"]
+
+
 def run(outside: Path, runs: Path, *changes: str) -> Path:
-    file = outside / "outside_task.py"
     done = subprocess.run(
-        [
-            sys.executable, str(ROOT / "jobs/compare.py"), str(MICRO), *changes,
-            f"task={file}:Counter", "--runs", str(runs), "--hardware", "cpu",
-        ],
-        capture_output=True, text=True, timeout=600, cwd=ROOT,
-    )  # fmt: skip
+        [sys.executable, *command(outside, runs, *changes)], capture_output=True, text=True, timeout=600, cwd=ROOT
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     (runs / "printed.txt").write_text(done.stdout + done.stderr)
     return runs / "micro"
@@ -91,7 +100,7 @@ def test_every_part_leaves_what_it_should(study: Path) -> None:
     assert arms["calibrated"]["updates"] == 2
     assert arms["calibrated"]["user_tokens"] > 0 and arms["calibrated"]["human_turns"] == 0
     assert arms["oracle"]["human_turns"] > 0
-    assert arms["calibrated_more_logs"]["human_turns"] == 10
+    assert arms["calibrated_more_logs"]["human_turns"] == arms["calibrated_on_policy"]["human_turns"] == 10
     budgets = [arms[arm]["policy_tokens"] for arm in arms if arm != "start"]
     assert min(budgets) > 0.3 * max(budgets), f"budgets differ: {budgets}"
     assert set(summary["variants"]["placebo"]["arms"]) == {"calibrated_once"}
@@ -158,12 +167,10 @@ def test_two_live_simulators_are_compared_on_held_out_logs(study: Path) -> None:
     # The same simulator with the same random numbers says the same.
     assert found["figures"]["words_tv"]["mean"] == 0 and found["figures"]["words_auc"]["mean"] == 0.5
     assert {"nll_per_byte, PEOPLE", "nll_per_byte, OTHERS"} <= set(found["figures"])
-    command = [sys.executable, str(ROOT / "jobs/measure_shift.py"), f"{study}:calibrated", f"{study}@logs"]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
-    assert refused.returncode == 2 and "is the second set: LOGS RUN:MODEL" in refused.stderr
-    command = [*command[:2], f"{study}@logs", f"{study}:blue"]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
-    assert refused.returncode == 2 and "has no model 'blue'; there are uncalibrated, calibrated" in refused.stderr
+    with pytest.raises(UserError, match="is the second set: LOGS RUN:MODEL"):
+        crl.measure_shift(f"{study}:calibrated", f"{study}@logs")
+    with pytest.raises(UserError, match="has no model 'blue'; there are uncalibrated, calibrated"):
+        crl.measure_shift(f"{study}@logs", f"{study}:blue")
 
 
 NOTEBOOK = """
@@ -251,3 +258,97 @@ def test_a_proxy_judges_where_there_is_no_human(outside: Path, study: Path, tmp_
     assert "exact_tv" not in summary["simulator"]["after"]
     fit = json.loads((folder / "models" / "calibrated" / "fit.json").read_text())
     assert fit["left_out"] > 0 and fit["simulator_monitor_nll"] > 0
+
+
+DRIVER, LEARNER = "the driver with its machine", "ray::RankActor"
+
+
+def kill(watcher: int, who: str, run: Path) -> None:
+    """Kill an actor of the driver that the process ``watcher`` watches; or the driver, with the run folder: what is
+    started again finds an empty one."""
+    (driver,) = psutil.Process(watcher).children()
+    if who == DRIVER:
+        driver.kill()
+        run.rename(run.with_name("lost"))
+        return
+    (actor,) = [p for p in driver.children(recursive=True) if p.cmdline() and p.cmdline()[0].startswith(who)]
+    actor.kill()
+
+
+def killed_run(outside: Path, runs: Path, *changes: str, kills: Sequence[tuple[str, str]]) -> str:
+    """Run the job to its end, as soon as it says the words of each of ``kills`` killing whom that names; what it
+    printed."""
+    watcher = subprocess.Popen(
+        [
+            sys.executable, "-u", *command(outside, runs, *changes), "--supervise", str(len(kills)),
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert watcher.stdout is not None
+    printed, waiting, deadline = "", list(kills), time.monotonic() + 600
+    try:
+        for line in watcher.stdout:
+            printed += line
+            assert time.monotonic() < deadline, printed[-4000:]
+            if waiting and waiting[0][0] in line:
+                kill(watcher.pid, waiting.pop(0)[1], runs / "micro")
+        code = watcher.wait(timeout=60)
+    finally:
+        watcher.kill()
+    assert code == 0 and not waiting, printed[-4000:]
+    return printed
+
+
+def arm_of(run: Path, arm: str) -> dict[str, Any]:
+    """What an arm left, without what a clock says."""
+    found = json.loads((run / "arms" / f"{arm}-0.json").read_text())
+    found["metrics"] = [m for m in found["metrics"] if not m["name"].startswith("seconds")]
+    return without_seconds(found)
+
+
+def rollouts(run: Path, arm: str) -> str:
+    """All that an arm learned from, to the last digit, as text: there NaN is NaN (log-probs of what nobody sampled)."""
+    return repr(ReplayStore(run / "replay" / f"{arm}-0").table(kind="rollout").to_pylist())
+
+
+@pytest.mark.timeout(1500)
+def test_a_killed_run_resumes_and_ends_as_one_that_was_not(
+    outside: Path, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The learner is killed before the first checkpoint; the driver in the update after one, with all that lay on its
+    machine, so that the run comes back from an S3-compatible store; with people's replies in between."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "a-secret-that-nobody-may-see")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    resumed, arm = tmp_path / "micro", "calibrated_on_policy"
+    for part in ("models", "replay/logs"):  # what comes before the arms need not be done again
+        shutil.copytree(study / part, resumed / part)
+    shutil.copy(study / "simulator.json", resumed)
+    kills = ((f"{arm} (seed 0) update 1/2", LEARNER), (f"{arm} (seed 0) update 2/2", DRIVER))
+    with S3Server() as server:
+        address = server.address("runs")
+        changes = (f"human={outside / 'outside_task.py'}:Guest", f"arms=[{arm}]", "training.checkpoint_every=1")
+        printed = killed_run(outside, tmp_path, *changes, f"training.checkpoint_store='{address}'", kills=kills)
+        assert "could not be written" not in printed and printed.count("fetched the run from the store: ") == 1
+        assert "a-secret" not in printed and not any(b"a-secret" in content for content in server.objects.values())
+        # What is left in the store is the finished run.
+        copy = RunCopy(address, "micro", tmp_path / "elsewhere", 2)
+        (tmp_path / "elsewhere").mkdir()
+        copy.fetch()
+        assert (tmp_path / "elsewhere/report.html").read_bytes() == (resumed / "report.html").read_bytes()
+    assert printed.count("a learner rank is gone") == 1
+    assert printed.count("starting again from the last checkpoint (1 of 3)") == 1
+    assert printed.count("the job was killed by SIGKILL; restarting it") == 1
+    assert printed.count(f"{arm} (seed 0) update 1/2") == 2
+    assert printed.count(f"{arm} (seed 0) resumes after update 1") == 1
+    for place in ("policies", "best"):
+        one, other = (run / place / f"{arm}-0" / "model.safetensors" for run in (study, resumed))
+        assert one.read_bytes() == other.read_bytes(), place
+    assert arm_of(study, arm) == arm_of(resumed, arm) and arm_of(study, arm)["human_turns"] == 10
+    assert rollouts(study, arm) == rollouts(resumed, arm)
+    assert not (resumed / "checkpoints" / f"{arm}-0").exists()
+    best = resumed / "best" / f"{arm}-0"
+    AutoModelForCausalLM.from_pretrained(best)
+    assert {"tokenizer_config.json", "tokenizer.json"} <= {path.name for path in best.iterdir()}
+    audit = subprocess.run([sys.executable, str(ROOT / "jobs/audit.py"), str(resumed)], capture_output=True, text=True)
+    assert audit.returncode == 0 and "it adds up" in audit.stdout, audit.stdout + audit.stderr

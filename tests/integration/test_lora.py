@@ -22,7 +22,7 @@ from calibrated_rl.weight_sync import merging
 from calibrated_rl.weight_sync.lora import LoRAWeights, MergedWeights
 from calibrated_rl.weight_sync.merging import _by_thresholds, arrived_change, merged_weight
 from calibrated_rl.weight_sync.tensors import Weights
-from tests.e2e.test_resume import state
+from tests.integration.test_arm_checkpoints import state
 from tests.support.made_up_learners import ADAM, assert_same, big_epsilon, plain_log_probs, samples, sequences
 from tests.support.made_up_models import make_model
 

@@ -1,33 +1,23 @@
-"""Resuming where a run was stopped: checkpoints of an arm, whole or refused, and the same run to the last bit."""
+"""Checkpoints of an arm: whole or refused, the last ones and the best kept, written beside the training."""
 
 import json
 import resource
 import shutil
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.checkpoint import Snapshot
-from calibrated_rl.replay.store import ReplayStore
 from calibrated_rl.runtime.background import BackgroundWriter
 from calibrated_rl.storage.checksums import check_checksums
 from calibrated_rl.storage.files import read_json
-from calibrated_rl.storage.run_copy import RunCopy
 from calibrated_rl.training.checkpoints import FORMAT, STATE, ArmCheckpoints, ArmState
-from tests.support.paths import MICRO, ROOT
-from tests.support.s3_server import S3Server
 
 LOG_PROBS = {("log-1", "hi", "yes"): np.array([np.nan, -0.5], np.float32), ("log-2",): np.zeros(0, np.float32)}
 
@@ -180,107 +170,3 @@ def test_another_format_is_refused_by_name(tmp_path: Path, other: int | None) ->
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": other}))
     with pytest.raises(UserError, match=f"update-000005 has the format {other}; this version reads {FORMAT} only"):
         made.latest()
-
-
-# --- the whole run ---------------------------------------------------------------------------------------------
-
-CHANGES = (
-    "arms=[calibrated_on_policy]", "training.updates=3", "training.checkpoint_every=2", "calibration.every=1",
-    "evaluation.shifted=0", "shift.estimators=[]",
-)  # fmt: skip
-
-
-DRIVER, MACHINE, LEARNER = "the driver", "its machine", "ray::RankActor"
-
-
-def kill(watcher: int, who: str, run: Path) -> None:
-    """Kill the driver that the process ``watcher`` watches, or one of the driver's actors. ``MACHINE`` is the driver
-    with the run folder: what is started again finds an empty one."""
-    (driver,) = psutil.Process(watcher).children()
-    if who in (DRIVER, MACHINE):
-        driver.kill()
-        if who == MACHINE:
-            run.rename(run.with_name("lost"))
-        return
-    (actor,) = [p for p in driver.children(recursive=True) if p.cmdline() and p.cmdline()[0].startswith(who)]
-    actor.kill()
-
-
-def job(runs: Path, *kills: tuple[str, str], store: str = "") -> str:
-    """Run the job to its end, as soon as it says the words of each of ``kills`` killing whom that names; what it
-    printed."""
-    command = [sys.executable, "-u", str(ROOT / "jobs/compare.py"), str(MICRO), *CHANGES]
-    command += [f"training.checkpoint_store='{store}'"]
-    watcher = subprocess.Popen(
-        [*command, "--runs", str(runs), "--hardware", "cpu", "--supervise", str(len(kills))],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-    )  # fmt: skip
-    assert watcher.stdout is not None
-    printed, waiting, deadline = "", list(kills), time.monotonic() + 600
-    try:
-        for line in watcher.stdout:
-            printed += line
-            assert time.monotonic() < deadline, printed[-4000:]
-            if waiting and waiting[0][0] in line:
-                kill(watcher.pid, waiting.pop(0)[1], runs / "micro")
-        code = watcher.wait(timeout=60)
-    finally:
-        watcher.kill()
-    assert code == 0 and not waiting, printed[-4000:]
-    return printed
-
-
-def arm_of(run: Path, arm: str) -> dict[str, Any]:
-    """What an arm left, without what a clock says."""
-    found = json.loads((run / "arms" / f"{arm}-0.json").read_text())
-    found["metrics"] = [m for m in found["metrics"] if not m["name"].startswith("seconds")]
-    return {name: value for name, value in found.items() if name != "seconds"}
-
-
-def rollouts(run: Path, arm: str) -> str:
-    """All that an arm learned from, to the last digit, as text: there NaN is NaN (log-probs of what nobody sampled)."""
-    return repr(ReplayStore(run / "replay" / f"{arm}-0").table(kind="rollout").to_pylist())
-
-
-@pytest.mark.timeout(1500)
-def test_a_killed_run_resumes_and_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The learner is killed before the first checkpoint; the driver in the update after one, with all that lay on its
-    machine, so that the run comes back from an S3-compatible store; with people's replies in between."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "a-secret-that-nobody-may-see")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    job(tmp_path / "whole")
-    runs = tmp_path / "killed"
-    for part in ("models", "replay/logs"):  # what comes before the arms need not be done again
-        shutil.copytree(tmp_path / "whole" / "micro" / part, runs / "micro" / part)
-    for part in ("config.yaml", "simulator.json"):
-        shutil.copy(tmp_path / "whole" / "micro" / part, runs / "micro" / part)
-    arm = "calibrated_on_policy (seed 0)"
-    kills = ((f"{arm} update 1/3", LEARNER), (f"{arm} update 3/3", MACHINE))
-    with S3Server() as server:
-        address = server.address("runs")
-        printed = job(runs, *kills, store=address)
-        assert "could not be written" not in printed and printed.count("fetched the run from the store: ") == 1
-        assert "a-secret" not in printed and not any(b"a-secret" in content for content in server.objects.values())
-        # What is left in the store is the finished run.
-        copy = RunCopy(address, "micro", tmp_path / "elsewhere", 2)
-        (tmp_path / "elsewhere").mkdir()
-        copy.fetch()
-        assert (tmp_path / "elsewhere/report.html").read_bytes() == (runs / "micro/report.html").read_bytes()
-    assert printed.count("a learner rank is gone") == 1
-    assert printed.count("starting again from the last checkpoint (1 of 3)") == 1
-    assert printed.count("the job was killed by SIGKILL; restarting it") == 1
-    assert printed.count(f"{arm} update 1/3") == 2 and printed.count(f"{arm} resumes after update 2") == 1
-    whole, resumed = tmp_path / "whole" / "micro", runs / "micro"
-    arm = "calibrated_on_policy"
-    for place in ("policies", "best"):
-        one, other = (run / place / f"{arm}-0" / "model.safetensors" for run in (whole, resumed))
-        assert one.read_bytes() == other.read_bytes(), place
-    assert arm_of(whole, arm) == arm_of(resumed, arm) and arm_of(whole, arm)["human_turns"] == 20
-    assert rollouts(whole, arm) == rollouts(resumed, arm)
-    assert not (resumed / "checkpoints" / f"{arm}-0").exists()
-    best = resumed / "best" / f"{arm}-0"
-    AutoModelForCausalLM.from_pretrained(best)
-    assert {"tokenizer_config.json", "tokenizer.json"} <= {path.name for path in best.iterdir()}
-    audit = subprocess.run([sys.executable, str(ROOT / "jobs/audit.py"), str(resumed)], capture_output=True, text=True)
-    assert audit.returncode == 0 and "it adds up" in audit.stdout, audit.stdout + audit.stderr
