@@ -1,0 +1,40 @@
+"""Converts logs of other formats into the project's own."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from calibrated_rl.errors import UserError
+from calibrated_rl.logs.convert import Conversion, convert_files
+from calibrated_rl.logs.options import FileSettings
+from calibrated_rl.settings.fields import NotAllowed, from_plain
+
+
+def file_settings(values: Mapping[str, Any]) -> FileSettings:
+    """How files are read.
+
+    Raises:
+        UserError: a value is not allowed; names it.
+    """
+    try:
+        settings: FileSettings = from_plain(FileSettings, values)
+    except NotAllowed as error:
+        raise UserError("; ".join(map(str, error.problems))) from error
+    return settings
+
+
+def convert_logs(files: str | Path | Sequence[str | Path], out: str | Path, **settings: Any) -> Conversion:
+    """Write logs of any known format as JSON Lines of the project's own format, whole or not at all.
+
+    Args:
+        files: files, folders, patterns such as ``logs/*.gz``, or data sets of the hub that are on this machine.
+        out: the file to write; replaced if it is there.
+        settings: of ``FileSettings``: ``format``, ``columns``, ``policy``, ``users``, ``strict``,
+            ``mask_personal_data``.
+
+    Raises:
+        UserError: there is no such file, one is torn or of a kind that is not read, no dialogue fits, or a setting is
+            not allowed.
+    """
+    names = [files] if isinstance(files, str | Path) else files
+    return convert_files([str(name) for name in names], Path(out), file_settings(settings))
