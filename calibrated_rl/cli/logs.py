@@ -170,7 +170,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument(
         "--format", default=ANY, choices=(ANY, *FORMATS, "jsonl", "casino"), metavar="NAME",
-        help=f"one of {', '.join(FORMATS)}; jsonl: the same as runs; casino (check alone): as published (default: auto)",
+        help=f"one of {', '.join(FORMATS)}; jsonl: as runs; casino (check alone): as published (default: auto)",
     )  # fmt: skip
     parser.add_argument(
         "--columns", action="append", default=[], metavar="WHAT=COLUMN,...",

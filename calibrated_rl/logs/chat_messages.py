@@ -114,11 +114,12 @@ def _add_turn(folded: Folded, message: Mapping[str, Any], side: Side, text: str,
         folded._waiting += calls
         return
     metadata = {key: value for key, value in message.items() if key not in used and value not in (None, "", [], {})}
-    if folded._waiting or calls:
-        metadata["tools"] = [*folded._waiting, *calls]
-    if folded._waiting_system:
-        metadata["system"] = "\n\n".join(folded._waiting_system)
-    folded._waiting, folded._waiting_system = [], []
+    if text.strip():  # what waits is beside a turn that stays
+        if folded._waiting or calls:
+            metadata["tools"] = [*folded._waiting, *calls]
+        if folded._waiting_system:
+            metadata["system"] = "\n\n".join(folded._waiting_system)
+        folded._waiting, folded._waiting_system = [], []
     folded.turns.append({"side": side.value, "text": text, **({"metadata": metadata} if metadata else {})})
 
 

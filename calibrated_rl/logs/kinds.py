@@ -39,7 +39,7 @@ def unread_kind(file: LogFile) -> str | None:
         complaint = "is a tar archive: unpack it first, as with tar -xf FILE"
     if complaint is None and head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         complaint = "is a Python pickle, which is never loaded, because that runs code: write JSON Lines"
-    if complaint is None and head[:2].count(0) == 1:
+    if complaint is None and head[:2].count(0) == 1 and (head[0] or head[1]) >= 9:
         complaint = _UTF16
     if complaint is None and head.lstrip()[:14].lower().startswith((b"<?xml", b"<!doctype", b"<html")):
         complaint = "is XML or HTML, which has no one way to contain dialogues: write JSON Lines"

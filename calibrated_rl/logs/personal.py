@@ -1,8 +1,8 @@
 """Personal data in texts: e-mail addresses, phone numbers and payment cards, found, counted and masked.
 
 - An **e-mail address** is ``local@domain.tld``.
-- A **card** is 13 to 19 digits, in groups or not, that begin with 2 to 6 and satisfy the check of Luhn (ISO/IEC
-  7812-1).
+- A **card** is 13 to 19 digits, together or in groups of at least three, that begin with 2 to 6 and satisfy the check
+  of Luhn (ISO/IEC 7812-1).
 - A **phone number** is international (``+`` or ``00``, then 7 to 15 digits: ITU-T E.164), national with a trunk zero
   (9 to 12 digits, ``01223 358966``), or North American (``(555) 210-4477`` in its usual spellings, or ten digits that
   can be one).
@@ -15,6 +15,7 @@ A mask says the kind, and a number that is the same for the same value within a 
 """
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ class PersonalData:
     """Dialogues with at least one."""
 
     def add(self, other: "PersonalData") -> None:
-        self.counts += other.counts
+        self.counts.update(other.counts)
         self.dialogues += other.dialogues
 
 
@@ -72,19 +73,28 @@ def find(text: str) -> list[Find]:
     """All personal data of ``text``, from left to right, none inside another."""
     found: list[Find] = []
     if "@" in text:
-        found += [Find(EMAIL, *match.span(), match[0].lower()) for match in _EMAIL.finditer(text)]
-    if sum(map(str.isdigit, text)) >= _INTERNATIONAL.start:
-        for start, end in _cards(text):
-            _add(found, Find(CARD, start, end, _digits(text[start:end])))
-        for match in _PHONE.finditer(text):
-            if len(_digits(match[0])) in (_INTERNATIONAL if match[0].startswith(("+", "00")) else _NATIONAL):
-                _add(found, Find(PHONE, *match.span(), _digits(match[0])))
-    return sorted(found, key=lambda each: each.start)
+        found = [Find(EMAIL, *match.span(), match[0].lower()) for match in _EMAIL.finditer(text)]
+    if sum(map(str.isdigit, text)) < _INTERNATIONAL.start:
+        return found
+    cards = [Find(CARD, *span, _digits(text[slice(*span)])) for span in _cards(text)]
+    found = _together(found, cards)
+    phones = [
+        Find(PHONE, *match.span(), digits)
+        for match in _PHONE.finditer(text)
+        if len(digits := _digits(match[0])) in (_INTERNATIONAL if match[0].startswith(("+", "00")) else _NATIONAL)
+    ]
+    return _together(found, phones)
 
 
-def _add(found: list[Find], new: Find) -> None:
-    if all(new.end <= each.start or each.end <= new.start for each in found):
-        found.append(new)
+def _together(found: list[Find], more: list[Find]) -> list[Find]:
+    """``found`` and those of ``more`` that overlap none of it; each is in order and free of overlaps."""
+    starts = [each.start for each in found]
+    free = []
+    for each in more:
+        index = bisect_left(starts, each.end)
+        if not index or found[index - 1].end <= each.start:
+            free.append(each)
+    return sorted([*found, *free], key=lambda each: each.start)
 
 
 def _digits(text: str) -> str:
@@ -116,11 +126,13 @@ def _cards(text: str) -> Iterator[tuple[int, int]]:
 def _card_from(text: str, groups: list[tuple[int, int]], first: int) -> int | None:
     """The last group of the longest card that begins with group ``first``."""
     digits, best = "", None
+    if text[groups[first][0]] not in "23456":
+        return None
     for last in range(first, len(groups)):
         digits += text[slice(*groups[last])]
-        if len(digits) > 19:
+        if len(digits) > 19 or groups[last][1] - groups[last][0] < 3:
             break
-        if len(digits) >= 13 and digits[0] in "23456" and luhn(digits):
+        if len(digits) >= 13 and luhn(digits):
             best = last
     return best
 

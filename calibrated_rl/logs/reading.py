@@ -3,7 +3,7 @@
 A file's container (``containers/``) and its records' format (``formats/``) are found out. What a format finds is put
 into the project's own form here, with the same decisions for all formats, each counted:
 
-- empty turns are left out;
+- empty turns are left out; what was said beside them is kept beside the dialogue (``metadata.empty_turns``);
 - a side's consecutive turns stay as they are; what reads them joins them by a line break;
 - a dialogue in which the policy does not reply is kept; one in which no user speaks is refused;
 - a dialogue without an id gets one of its own words, so that it stays in its split wherever it is moved;
@@ -150,7 +150,10 @@ class LogReading:
     def _own_form(self, line: dict[str, Any], place: Place, counts: Counter[str]) -> dict[str, Any]:
         """What a format found, as a line: without empty turns, with an id."""
         turns = [turn for turn in line["turns"] if turn["text"].strip()]
-        counts[EMPTY] += len(line["turns"]) - len(turns)
+        empty = [turn for turn in line["turns"] if not turn["text"].strip()]
+        counts[EMPTY] += len(empty)
+        if beside := [{"side": turn["side"], **turn[METADATA]} for turn in empty if turn.get(METADATA)]:
+            line[METADATA] = {**line.get(METADATA, {}), "empty_turns": beside}
         if not turns:
             raise Refused("it has no turn with words")
         if "id" not in line:
@@ -170,7 +173,7 @@ class LogReading:
         counts[JOINED] += n_turns - len(record.turns)
         counts[NO_REPLY] += all(side is Side.USER for side, _ in record.turns[record.turns[0][0] is Side.POLICY :])
         counts[GREETED] += record.turns[0][0] is Side.POLICY
-        self.report.counts += counts
+        self.report.counts.update(counts)
         keys = {*record.metadata, *(key for turn in record.turn_metadata for each in turn for key in each)}
         self.report.metadata.update(keys)
         self.report.personal.add(personal)

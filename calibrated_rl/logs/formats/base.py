@@ -142,13 +142,13 @@ def line_of(
 
 
 def _own(content: Mapping[str, Any], used: Sequence[str]) -> dict[str, Any]:
-    given = {key: _typed(key, content[key]) for key in OPTIONAL if content.get(key) is not None and key not in used}
+    given = {key: typed(key, content[key]) for key in OPTIONAL if content.get(key) is not None and key not in used}
     pair: dict[str, Any] = {key: given.pop(key) for key in ("reward", "success") if key in given}
     own = {key: value for key, value in given.items() if optional_problem({key: value}) is None}
     return {**own, **(pair if len(pair) == 2 and optional_problem(pair) is None else {})}
 
 
-def _typed(key: str, value: Any) -> Any:
+def typed(key: str, value: Any) -> Any:
     """The value of an optional key, where a table has it as text."""
     if not isinstance(value, str):
         return value

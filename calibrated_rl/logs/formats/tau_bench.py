@@ -54,7 +54,10 @@ def _found(row: Row, sides: Sides) -> Found:
     key = next((key for key in ("traj", "messages") if isinstance(content, dict) and key in content), None)
     if key is None:
         raise Refused("'traj' is missing, and so is 'messages'")
-    found = talk(row, content, content[key], sides, key=key, ids=("id",), known=_KNOWN)
+    counts: Counter[str] = Counter()
+    messages, ending = _without_marks(content[key], counts)
+    found = talk(row, content, messages, sides, key=key, ids=("id",), known=_KNOWN)
+    found.counts += counts
     line, more = found.line, found.line.setdefault(METADATA, {})
     if "id" not in line and content.get("task_id") is not None:
         line["id"] = "-".join(str(content[each]) for each in ("task_id", "trial") if content.get(each) is not None)
@@ -62,7 +65,6 @@ def _found(row: Row, sides: Sides) -> Found:
     if reward is not None:
         more.pop("reward", None)
         line |= {"reward": reward, "success": abs(reward - 1) <= SLACK}
-    ending = _without_marks(line["turns"], found.counts)
     reason = content.get("termination_reason")
     if ending := reason if isinstance(reason, str) and reason.strip() else ending:
         line["ending"] = ending
@@ -78,12 +80,16 @@ def _reward(content: Mapping[str, Any]) -> float | None:
     return float(reward) if isinstance(reward, int | float) and not isinstance(reward, bool) else None
 
 
-def _without_marks(turns: list[dict[str, Any]], counts: Counter[str]) -> str:
-    """Take the marks out of what users say; returns what the last one says, in small letters, or nothing."""
-    ending = ""
-    for turn in turns:
-        if turn["side"] == "user" and (marks := _MARK.findall(turn["text"])):
+def _without_marks(messages: Any, counts: Counter[str]) -> tuple[Any, str]:
+    """The messages without the marks in what users say, and what the last mark says, in small letters, or nothing."""
+    if not isinstance(messages, list):
+        return messages, ""
+    cleaned, ending = [], ""
+    for message in messages:
+        text = message.get("content") if isinstance(message, dict) and message.get("role") == "user" else None
+        if isinstance(text, str) and (marks := _MARK.findall(text)):
             counts[STOPPED] += len(marks)
-            turn["text"] = _MARK.sub("\n", turn["text"]).strip()
+            message = {**message, "content": _MARK.sub("\n", text).strip()}
             ending = f"user_{marks[-1].lower()}"
-    return ending
+        cleaned.append(message)
+    return cleaned, ending
