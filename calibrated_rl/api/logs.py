@@ -6,7 +6,7 @@ from typing import Any
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.convert import Conversion, convert_files
-from calibrated_rl.logs.options import FileSettings
+from calibrated_rl.logs.options import ANY, FileSettings
 from calibrated_rl.settings.fields import NotAllowed, from_plain
 
 
@@ -23,18 +23,34 @@ def file_settings(values: Mapping[str, Any]) -> FileSettings:
     return settings
 
 
-def convert_logs(files: str | Path | Sequence[str | Path], out: str | Path, **settings: Any) -> Conversion:
+def convert_logs(
+    files: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    format: str = ANY,
+    columns: Mapping[str, str] | None = None,
+    policy: Sequence[str] = (),
+    users: Sequence[str] = (),
+    strict: bool = False,
+    mask_personal_data: bool = False,
+) -> Conversion:
     """Write logs of any known format as JSON Lines of the project's own format, whole or not at all.
 
     Args:
         files: files, folders, patterns such as ``logs/*.gz``, or data sets of the hub that are on this machine.
         out: the file to write; replaced if it is there.
-        settings: of ``FileSettings``: ``format``, ``columns``, ``policy``, ``users``, ``strict``,
-            ``mask_personal_data``.
+        format: a module of ``logs/formats/``; ``auto``: found by the keys of the records.
+        columns: names of the files' own columns or keys, by what they contain (``dialogue``, ``side``, ``text``, ...).
+        policy: speakers that are the policy's side, or ``KEY=VALUE`` of what stands beside a turn.
+        users: the same of the users' side.
+        strict: refuse dialogues with keys that are not known, instead of keeping them as metadata.
+        mask_personal_data: replace e-mail addresses, phone and card numbers.
 
     Raises:
         UserError: there is no such file, one is torn or of a kind that is not read, no dialogue fits, or a setting is
             not allowed.
     """
     names = [files] if isinstance(files, str | Path) else files
+    settings = {"format": format, "columns": dict(columns or {}), "policy": list(policy), "users": list(users)}
+    settings |= {"strict": strict, "mask_personal_data": mask_personal_data}
     return convert_files([str(name) for name in names], Path(out), file_settings(settings))

@@ -228,8 +228,8 @@ def test_masked_and_strict(tmp_path: Path) -> None:
     assert texts(file, mask_personal_data=True)[0] == "write to [email 1]"
     with pytest.raises(UserError, match="is one of the files that are read"):
         convert_logs([file, out], out)
-    with pytest.raises(UserError, match="unknown key 'colums'.*columns|colums"):
-        convert_logs(file, out, colums={})
+    with pytest.raises(UserError, match="columns.*colour"):
+        convert_logs(file, out, columns={"colour": "x"})
     with pytest.raises(UserError, match="format is 'sharegtp': choose auto, "):
         convert_logs(file, out, format="sharegtp")
 
