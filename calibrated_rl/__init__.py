@@ -99,10 +99,9 @@ _MODULE_OF = {name: module for module, names in _FROM.items() for name in names}
 
 __all__ = [
     "Advantage", "Arm", "ArmResult", "ArmStyle", "BoundedTask", "CalibrationInputs", "CalibrationMethod", "Conversion",
-    "Dialogue",
-    "DialogueSets", "Estimate", "Estimator", "Evaluation", "ExtraTurn", "FileReader", "Finish", "Interval", "LogFiles",
-    "LogProblem", "LogReader", "Loss", "LossInputs", "LossOutput", "MatchedReplies", "Name", "NotNegative", "Outcome",
-    "PartLost", "PartPath", "Positive", "Range", "RolloutFailure", "RunConfig", "RunResult", "Scenario",
+    "Dialogue", "DialogueSets", "Estimate", "Estimator", "Evaluation", "ExtraTurn", "FileReader", "Finish", "Interval",
+    "LogFiles", "LogProblem", "LogReader", "Loss", "LossInputs", "LossOutput", "MatchedReplies", "Name", "NotNegative",
+    "Outcome", "PartLost", "PartPath", "Positive", "Range", "RolloutFailure", "RunConfig", "RunResult", "Scenario",
     "ScriptedHuman", "ScriptedTask", "Seed", "Share", "ShiftResult", "Side", "Source", "Split", "Task",
     "TokenSequence", "Totals", "Turn", "TurnBoundedTask", "TurnEstimate", "UserCheckingTask", "UserError",
     "check_settings", "compare", "convert_logs", "evaluate", "load_config", "measure_shift", "read_dialogues",

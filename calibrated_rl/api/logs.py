@@ -51,6 +51,10 @@ def convert_logs(
             not allowed.
     """
     names = [files] if isinstance(files, str | Path) else files
-    settings = {"format": format, "columns": dict(columns or {}), "policy": list(policy), "users": list(users)}
-    settings |= {"strict": strict, "mask_personal_data": mask_personal_data}
-    return convert_files([str(name) for name in names], Path(out), file_settings(settings))
+    settings = file_settings(
+        {
+            "format": format, "columns": dict(columns or {}), "policy": list(policy), "users": list(users),
+            "strict": strict, "mask_personal_data": mask_personal_data,
+        }
+    )  # fmt: skip
+    return convert_files([str(name) for name in names], Path(out), settings)

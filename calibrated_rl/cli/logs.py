@@ -224,6 +224,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.format == "casino":
             return check_casino(Path(options.file))
         return check_file(options.file, _settings(options))
+    ours = {"columns": options.columns, "policy": options.policy, "users": options.users, "strict": options.strict}
+    ours |= {"mask_personal_data": options.mask_personal_data, "format": options.format not in ("auto", "runs")}
+    if given := [name for name, value in ours.items() if value]:
+        checker.error(
+            f"--{given[0].replace('_', '-')}: with --config, it is a setting of the config: logs.{given[0]}=..."
+        )
     overrides, file = list(options.overrides), options.file
     if file is not None and "=" in file and not Path(file).exists():
         overrides, file = [file, *overrides], None

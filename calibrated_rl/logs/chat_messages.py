@@ -30,6 +30,7 @@ PARTS = "pictures, sounds and files, for which the text has [image], [audio] or 
 
 INSTRUCTIONS = ("system", "developer")
 RESULTS = ("tool", "function", "observation", "tool_response")
+_RESULT_KEYS = ("role", "content", "tool_call_id", "id", "name")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _OTHER_PARTS = {
     "image_url": "[image]", "image": "[image]", "input_image": "[image]",
@@ -147,6 +148,8 @@ def _add_result(folded: Folded, message: Mapping[str, Any], text: str) -> None:
     named = [call for call in open_calls if wanted is not None and call.get("id") == wanted]
     if call := next(iter(named or [call for call in open_calls if wanted is None or "id" not in call]), None):
         call["result"] = text
+        if beside := {key: value for key, value in message.items() if key not in _RESULT_KEYS and value is not None}:
+            call["result_metadata"] = beside
     else:
         folded.counts[TOOL_RESULTS_ALONE] += 1
         folded._waiting.append({"result": text, **({"name": message["name"]} if message.get("name") else {})})

@@ -83,7 +83,10 @@ class LogReading:
         self.problems: list[LogProblem] = []
         """What was refused so far."""
         self.report = ReadingReport(masked=self.settings.mask_personal_data)
-        self._seen: dict[str, JsonlRecord] = {}
+        self._seen: dict[str, tuple[str, int, bytes]] = {}
+        """Of each id so far: file, line and a digest of the turns."""
+        self._names = Counter[str]()
+        """How often a name was given to several dialogues so far."""
 
     def __iter__(self) -> Iterator[tuple[JsonlRecord, dict[str, Any]]]:
         """Each dialogue, checked, and as the line of JSON Lines that says the same."""
@@ -133,19 +136,28 @@ class LogReading:
             line = self._own_form(line, place, counts)
         personal, line = in_line(line, mask=self.settings.mask_personal_data)
         record = record_of(line, file=row.file, line=row.number, strict=strict)
+        words = _digest(record.turns)
         if earlier := self._seen.get(record.id):
             if is_own and line["id"] == found.line["id"]:
-                where = "" if earlier.file == record.file else f" of {earlier.file}"
-                raise Refused(f"id '{record.id}' occurred before, in line {earlier.line}{where}")
-            if earlier.turns == record.turns:
+                file, number, _ = earlier
+                where = "" if file == record.file else f" of {file}"
+                raise Refused(f"id '{record.id}' occurred before, in line {number}{where}")
+            if earlier[2] == words:
                 self.report.counts[REPEATED] += 1
                 return None
             counts[RENAMED] += 1
-            line["id"] = next(name for number in range(2, 10**9) if (name := f"{record.id}-{number}") not in self._seen)
+            line["id"] = self._new_name(record.id)
             record = record_of(line, file=row.file, line=row.number, strict=strict)
-        self._seen[record.id] = record
+        self._seen[record.id] = row.file, row.number, words
         self._count(record, line, counts, personal)
         return record, line
+
+    def _new_name(self, name: str) -> str:
+        """``name`` with a number behind it that no dialogue has so far."""
+        while True:
+            self._names[name] += 1
+            if (new := f"{name}-{self._names[name] + 1}") not in self._seen:
+                return new
 
     def _own_form(self, line: dict[str, Any], place: Place, counts: Counter[str]) -> dict[str, Any]:
         """What a format found, as a line: without empty turns, with an id."""
@@ -158,8 +170,7 @@ class LogReading:
             raise Refused("it has no turn with words")
         if "id" not in line:
             counts[WITHOUT_ID] += 1
-            words = json.dumps([[turn["side"], turn["text"]] for turn in turns]).encode()
-            line["id"] = blake2b(words, digest_size=8).hexdigest()
+            line["id"] = _digest([(turn["side"], turn["text"]) for turn in turns]).hex()
         if place.split:
             line[METADATA] = {"dataset_split": place.split, **line.get(METADATA, {})}
         try:
@@ -177,6 +188,10 @@ class LogReading:
         keys = {*record.metadata, *(key for turn in record.turn_metadata for each in turn for key in each)}
         self.report.metadata.update(keys)
         self.report.personal.add(personal)
+
+
+def _digest(turns: Sequence[tuple[str, str]]) -> bytes:
+    return blake2b(json.dumps(turns).encode(), digest_size=8).digest()
 
 
 def read_logs(names: Sequence[str], settings: FileSettings | None = None) -> tuple[list[JsonlRecord], LogReading]:

@@ -30,7 +30,10 @@ from calibrated_rl.data.dialogue import Side, Split
 from calibrated_rl.errors import printable
 from calibrated_rl.logs.base import Refused
 
-WANTED = 'wanted is one JSON object a line, at least {"id": ..., "turns": [{"side": "user", "text": ...}, ...]}'
+WANTED = (
+    'wanted is one JSON object a line, at least {"id": ..., "turns": [{"side": "user", "text": ...}, ...]}, or a file '
+    "of another known format (docs/logs.md)"
+)
 
 OPTIONAL: dict[str, tuple[type, ...]] = {
     "goal": (dict,),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from calibrated_rl.errors import UserError, first_line
+from calibrated_rl.logs.record import WANTED
 
 HEAD = 1 << 16
 """Bytes by which the kind of a file is found out."""
@@ -59,7 +60,7 @@ class LogFile:
             with path.open("rb") as stream:
                 start = stream.read(8)
         except FileNotFoundError as error:
-            raise UserError(f"there is no file {path}") from error
+            raise UserError(f"there is no file {path}; {WANTED}") from error
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror})") from error
         compression = next((name for mark, (name, _) in _COMPRESSIONS.items() if start.startswith(mark)), "")

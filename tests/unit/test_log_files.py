@@ -246,6 +246,8 @@ def test_options_of_the_command_line(tmp_path: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(UserError, match=told):
             job.main([*arguments, *wrong])
+    with pytest.raises(UserError, match="--strict: with --config, it is a setting of the config: logs.strict="):
+        job.main(["check", "--config", "c.yaml", "--strict"])
 
 
 def test_shift_is_measured_on_them_as_they_are(tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def test_tau_bench_of_both_versions(tmp_path: Path) -> None:
     (record,), reading = read_logs([str(tmp_path / "tau2.json")])
     assert record.turns == ((P, "Hi!"), (U, "I see")) and record.optional["success"] is False
     made = {"name": "look", "arguments": {"k": 1}, "id": "c", "side": "user", "result": "seen"}
+    made["result_metadata"] = {"requestor": "user"}
     assert record.turn_metadata == (({"turn_idx": 0},), ({"tools": [made]},))
     assert reading.report.counts[decided.BESIDE_LIST] == 2
 

@@ -20,7 +20,7 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.logs.convert import Conversion, convert_files
 from calibrated_rl.logs.formats.base import formats
 from calibrated_rl.logs.options import FORMATS, FileSettings
-from calibrated_rl.logs.reading import LogReading, read_logs
+from calibrated_rl.logs.reading import REPEATED, LogReading, read_logs
 from tests.unit.test_log_formats import write_lines
 
 Talk = tuple[str, list[tuple[Side, str]]]
@@ -181,3 +181,60 @@ def test_formats_are_found_by_their_keys(name: str, tmp_path: Path) -> None:
         assert [record.id for record in records] == ["a", "b"] and reading.report.files[0].format == formats()[
             name
         ].title
+
+
+# --- what is no dialogue -----------------------------------------------------------------------------------
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text(st.characters(), max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "from", "value", "type", "text", "side", "function"]), inner
+        )
+    ),
+    max_leaves=8,
+)
+KEYS = (
+    "id", "messages", "conversations", "conversation", "conversation_a", "traj", "turns", "dialogue_id", "role", "text",
+    "speaker", "conversation_id", "reply-to", "meta", "reward", "success", "goal", "timestamp", "task_id", "metadata",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ("auto", *FORMATS))
+@settings(max_examples=40)
+@given(records=st.lists(st.dictionaries(st.sampled_from(KEYS), ODD, max_size=6) | ODD, min_size=1, max_size=4))
+def test_any_records_are_dialogues_or_refused_in_words(
+    name: str, records: list[Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    records = [{}, *records]  # lines, not one value
+    file = write_lines(tmp_path_factory.mktemp("f") / "x.jsonl", records)
+    reading = LogReading([str(file)], FileSettings(format=name))
+    try:
+        found = [record for record, _ in reading]
+    except UserError as refused:
+        assert str(file) in str(refused) and "\n" not in str(refused)
+        return
+    if name not in ("rows", "convokit", "auto"):  # in which a dialogue has several records
+        assert len(found) + len(reading.problems) + reading.report.counts[REPEATED] >= len(records)
+    assert found or reading.problems
+    assert all(str(problem).isprintable() and str(problem).startswith(str(file)) for problem in reading.problems)
+
+
+@pytest.mark.parametrize("file_name", FILES)
+@settings(max_examples=15)
+@given(cut=st.floats(0, 1), noise=st.binary(max_size=8))
+def test_any_damage_is_told_as_a_mistake_of_the_file(
+    file_name: str, cut: float, noise: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("f") / file_name
+    FILES[file_name](file, [each for number in range(9) for each in rows((str(number), [(U, "hi"), (P, "so")]))])
+    content = file.read_bytes()
+    place = int(cut * len(content))
+    file.write_bytes(content[:place] + noise)
+    try:
+        records, reading = read_logs([str(file)])
+    except UserError as refused:
+        assert str(file) in str(refused) and "\n" not in str(refused)
+    else:
+        assert len(records) <= 9 and all(problem.file == str(file) for problem in reading.problems)
