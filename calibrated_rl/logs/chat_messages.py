@@ -174,6 +174,8 @@ def _part(part: Any, place: str, counts: Counter[str]) -> str:
     if not isinstance(part, Mapping):
         raise Refused(f"{place} is {kind_of(part)}, not a part of a message")
     kind = part.get("type", "text" if isinstance(part.get("text"), str) else None)
+    if not isinstance(kind, str):
+        raise Refused(f"{place} has no type")
     if kind in _TEXT_PARTS and isinstance(part.get("text"), str):
         return str(part["text"])
     if kind == "refusal" and isinstance(part.get("refusal"), str):

@@ -195,15 +195,50 @@ ODD = st.recursive(
     ),
     max_leaves=8,
 )
-KEYS = (
-    "id", "messages", "conversations", "conversation", "conversation_a", "traj", "turns", "dialogue_id", "role", "text",
-    "speaker", "conversation_id", "reply-to", "meta", "reward", "success", "goal", "timestamp", "task_id", "metadata",
+OTHERS = st.dictionaries(
+    st.sampled_from(["id", "meta", "reward", "success", "goal", "timestamp", "task_id", "metadata", "turns", "split"]),
+    ODD, max_size=3,
+)  # fmt: skip
+
+
+def like(required: dict[str, Any], *optional: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Objects with these keys, most of which hold what they should and some of which do not."""
+    return st.fixed_dictionaries(
+        {key: st.sampled_from(values) | ODD for key, values in required.items()},
+        optional=dict.fromkeys(optional, ODD),
+    )
+
+
+CALLS = st.lists(like({"id": ["a", "b"], "function": [{"name": "f"}]}, "name", "arguments"), max_size=2) | ODD
+MESSAGES = st.lists(
+    st.builds(
+        lambda message, calls: {**message, "tool_calls": calls},
+        like(
+            {"role": ["user", "assistant", "system", "tool"], "content": ["", "x"]}, "tool_call_id", "refusal", "name"
+        ),
+        CALLS,
+    ),
+    max_size=4,
+)
+ENTRIES = st.lists(like({"from": ["human", "gpt", "function_call", "observation"], "value": ["x"]}), max_size=4)
+RECORD = st.one_of(
+    st.builds(
+        lambda key, talk, more: {**more, key: talk},
+        st.sampled_from(["messages", "traj", "conversation", "conversations", "conversation_a"]),
+        MESSAGES | ENTRIES, OTHERS,
+    ),
+    like(
+        {"id": ["a", "b"], "conversation_id": ["x"], "speaker": ["p", "q"], "text": ["", "x"], "reply-to": ["a", None]},
+        "meta", "timestamp",
+    ),
+    like({"dialogue_id": ["x", "y"], "role": ["user", "agent"], "text": ["x"], "time": [1, 2]}, "reward", "success"),
+    OTHERS, ODD,
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ("auto", *FORMATS))
 @settings(max_examples=40)
-@given(records=st.lists(st.dictionaries(st.sampled_from(KEYS), ODD, max_size=6) | ODD, min_size=1, max_size=4))
+@given(records=st.lists(RECORD, min_size=1, max_size=4))
 def test_any_records_are_dialogues_or_refused_in_words(
     name: str, records: list[Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
