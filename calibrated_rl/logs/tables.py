@@ -26,7 +26,7 @@ def rows_of_batches(file: LogFile, title: str, batches: Callable[[LogFile], Iter
             for content in batch.to_pylist():
                 number += 1
                 yield Row(str(file.path), number, {str(key): json_data(value) for key, value in content.items()})
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError, ValueError, OverflowError) as error:  # texts and times that are none
         raise UserError(
             f"{file.path} is a torn or damaged {title} file ({first_line(error)[:200]}): copy or download it again"
         ) from error

@@ -178,6 +178,13 @@ def test_conversations_that_branch_or_have_many_speakers_are_refused_or_told(tmp
     assert reading.report.counts[SEVERAL] == reading.report.counts[REORDERED] == 1
 
 
+def test_the_index_of_pandas_needs_no_name(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(",text,role,dialogue_id\n0,hi,user,a\n1,so,agent,a\n")
+    (record,), _ = read_logs([str(tmp_path / "x.csv")])
+    assert record.turns == ((U, "hi"), (P, "so"))
+    assert record.turn_metadata[1] == ({"speaker": "agent", "column 1": "1"},)
+
+
 CSV = 'ticket;sender;body;sent;reward;success;mood\n1;customer;"For two;\nplease";2;;;good\n2;agent;Hello;1;;;\n'
 CSV += "1;agent;Which day?;1;0.5;yes;\n\n2;customer;Hi;2;;;\n1;customer;;3;;;\n"
 

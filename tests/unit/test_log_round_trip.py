@@ -237,7 +237,7 @@ RECORD = st.one_of(
 
 
 @pytest.mark.parametrize("name", ("auto", *FORMATS))
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(records=st.lists(RECORD, min_size=1, max_size=4))
 def test_any_records_are_dialogues_or_refused_in_words(
     name: str, records: list[Any], tmp_path_factory: pytest.TempPathFactory

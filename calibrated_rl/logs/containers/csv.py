@@ -14,7 +14,8 @@ LONGEST_FIELD = 2**26
 
 
 class CsvContainer:
-    """Each row is a record of texts, by the names of the columns; an empty field is None."""
+    """Each row is a record of texts, by the names of the columns; an empty field is None.
+    A column without a name, such as the index that pandas writes, is ``column 1``."""
 
     title = "CSV"
     rank = BY_TEXT
@@ -46,7 +47,8 @@ def _rows(name: str, text: Iterator[str]) -> Iterator[Row]:
         header = [column.strip() for column in next(csv.reader([first], delimiter=delimiter, strict=True), [])]
     except csv.Error as error:
         raise UserError(f"{name}: the header of the CSV cannot be read ({error})") from error
-    if len(set(header)) < len(header) or not all(header):
+    header = [column or f"column {number}" for number, column in enumerate(header, start=1)]
+    if len(set(header)) < len(header):
         names = ", ".join(printable(repr(column), 40) for column in header)
         raise UserError(f"{name}: each column of a CSV needs a name of its own in the first line; they are {names}")
     reader = csv.reader(text, delimiter=delimiter, strict=True)
