@@ -94,7 +94,8 @@ def _in_folder(folder: Path, split: str = "") -> Iterator[Place]:
 def _is_log_name(name: str) -> bool:
     name = name.lower()
     plain = next((name.removesuffix(end) for end in ENDINGS if name.endswith(end)), name)
-    return plain.endswith(READ) and plain not in _ABOUT
+    is_cached = plain.startswith("cache-") and plain.endswith(".arrow")  # what datasets has computed of others
+    return plain.endswith(READ) and plain not in _ABOUT and not is_cached
 
 
 def _listed(file: Path, key: str) -> list[object]:

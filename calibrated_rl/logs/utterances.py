@@ -29,6 +29,18 @@ class Utterance:
     text: str
     beside: Mapping[str, Any]
     """Everything else of the record."""
+    problem: str = ""
+    """Why its dialogue cannot be used."""
+
+
+def utterance(
+    row: Row, dialogue: str, speaker_and_text: Callable[[], tuple[str, str]], beside: Mapping[str, Any]
+) -> Utterance:
+    """A turn of ``dialogue``, or the problem of its speaker or its text: the dialogue is not whole without it."""
+    try:
+        return Utterance(row, dialogue, *speaker_and_text(), beside)
+    except Refused as refusal:
+        return Utterance(row, dialogue, "", "", beside, str(refusal))
 
 
 def grouped(
@@ -38,7 +50,8 @@ def grouped(
 ) -> Iterator[Found | LogProblem]:
     """The dialogues of all utterances, in the order of their first ones; those of one dialogue need not be together.
 
-    A record that is none is refused, and with it its dialogue is not: what it says is missing there.
+    With a record that cannot be used its dialogue is refused. Only a record that does not say whose it is, is refused
+    alone.
     """
     dialogues: dict[str, list[Utterance]] = {}
     for row in rows:
@@ -51,12 +64,14 @@ def grouped(
         else:
             dialogues.setdefault(utterance.dialogue, []).append(utterance)
     for utterances in dialogues.values():
+        at_fault = next((each for each in utterances if each.problem), utterances[0])
         try:
+            if at_fault.problem:
+                raise Refused(at_fault.problem)
             yield dialogue_of(utterances)
         except Refused as refusal:
-            first = utterances[0]
-            name = printable(repr(first.dialogue), 40)
-            yield LogProblem(first.row.file, first.row.number, f"dialogue {name}: {refusal}")
+            name = printable(repr(at_fault.dialogue), 40)
+            yield LogProblem(at_fault.row.file, at_fault.row.number, f"dialogue {name}: {refusal}")
 
 
 def spoken(
@@ -129,6 +144,8 @@ def text_of(value: Any, name: str) -> str:
     """
     if value is None:
         return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):  # somebody says a number
+        return str(value)
     if not isinstance(value, str):
         raise Refused(f"'{name}' is {kind_of(value)}, not a text")
     return value

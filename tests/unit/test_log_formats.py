@@ -209,6 +209,22 @@ def test_a_table_of_turns(tmp_path: Path) -> None:
         read_logs([str(tmp_path / "desk.csv")], strict)
 
 
+def test_a_dialogue_with_a_turn_that_cannot_be_used_is_refused_as_a_whole(tmp_path: Path) -> None:
+    good = {"dialogue_id": "a", "role": "user", "text": 3}
+    said = [
+        good,
+        {**good, "dialogue_id": "b"},
+        {**good, "dialogue_id": "b", "text": [3]},
+        {**good, "dialogue_id": None},
+    ]
+    (record,), reading = read_logs([str(write_lines(tmp_path / "x.jsonl", said))])
+    assert (record.id, record.turns) == ("a", ((U, "3"),))
+    told = sorted(str(problem).partition(".jsonl:")[2] for problem in reading.problems)
+    assert told[0].startswith("3: dialogue 'b': 'text' is a list, not a text") and told[1].startswith(
+        "4: 'dialogue_id' is None"
+    )
+
+
 def test_a_column_with_whole_dialogues(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "hi, you"}, {"role": "assistant", "content": "so"}]
     with (tmp_path / "chats.csv").open("w", newline="") as stream:

@@ -20,7 +20,7 @@ from calibrated_rl.logs.formats.base import Found, first_of
 from calibrated_rl.logs.options import FileSettings
 from calibrated_rl.logs.sides import Sides
 from calibrated_rl.logs.streams import ENDINGS, LogFile
-from calibrated_rl.logs.utterances import Utterance, grouped, in_order, name_of, spoken, text_of
+from calibrated_rl.logs.utterances import Utterance, grouped, in_order, name_of, spoken, text_of, utterance
 
 _DIALOGUE, _SPEAKER, _REPLY = ("conversation_id", "root"), ("speaker", "user"), ("reply-to", "reply_to")
 _USED = ("text", "meta", *_DIALOGUE, *_SPEAKER)
@@ -58,15 +58,14 @@ def _utterance(row: Row) -> Utterance:
     speaker = first_of(content, *_SPEAKER)
     if isinstance(speaker, dict):
         speaker = first_of(speaker, "id", "name")
-    rest = {key: value for key, value in content.items() if key not in _USED and value is not None}
+    rest = {key: value for key, value in content.items() if key not in _USED and value not in (None, [], {})}
     meta = content.get("meta") or {}
     apart = not isinstance(meta, dict) or bool(meta.keys() & rest.keys())
-    return Utterance(
-        row=row,
-        dialogue=name_of(first_of(content, *_DIALOGUE), "conversation_id"),
-        speaker=name_of(speaker, "speaker"),
-        text=text_of(content["text"], "text"),
-        beside={**rest, **({"meta": meta} if apart else meta)},
+    return utterance(
+        row,
+        name_of(first_of(content, *_DIALOGUE), "conversation_id"),
+        lambda: (name_of(speaker, "speaker"), text_of(content["text"], "text")),
+        {**rest, **({"meta": meta} if apart else meta)},
     )
 
 
@@ -104,7 +103,7 @@ def _chain(utterances: Sequence[Utterance]) -> list[Utterance] | None:
     while following and len(chain) < len(utterances):
         chain += following
         following = replies.get(str(following[0].beside.get("id")), [])
-    return chain if len(chain) == len(utterances) else None
+    return chain if len({id(each) for each in chain}) == len(utterances) else None
 
 
 def _sidecar(folder: Path, *names: str) -> Mapping[str, Any]:

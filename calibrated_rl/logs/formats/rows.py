@@ -20,7 +20,7 @@ from calibrated_rl.logs.formats.base import Found
 from calibrated_rl.logs.options import FileSettings
 from calibrated_rl.logs.record import OPTIONAL
 from calibrated_rl.logs.sides import Sides
-from calibrated_rl.logs.utterances import Utterance, grouped, in_order, name_of, spoken, text_of
+from calibrated_rl.logs.utterances import Utterance, grouped, in_order, name_of, spoken, text_of, utterance
 
 COLUMNS = {
     "dialogue": (
@@ -76,12 +76,12 @@ def _utterance(row: Row) -> Utterance:
     if missing := [each for each in ("dialogue", "side") if each not in found]:
         raise Refused(f"no column contains the {missing[0]}: {' and '.join(missing)} can be named by the column map")
     used = [found[each] for each in _NEEDED if each in found]
-    return Utterance(
-        row=row,
-        dialogue=name_of(content[found["dialogue"]], found["dialogue"]),
-        speaker=name_of(content[found["side"]], found["side"]),
-        text=text_of(content.get(found.get("text", "")), found.get("text", "text")),
-        beside={key: value for key, value in content.items() if key not in used and value is not None},
+    text = found.get("text", "text")
+    return utterance(
+        row,
+        name_of(content[found["dialogue"]], found["dialogue"]),
+        lambda: (name_of(content[found["side"]], found["side"]), text_of(content.get(text), text)),
+        {key: value for key, value in content.items() if key not in used and value is not None},
     )
 
 
