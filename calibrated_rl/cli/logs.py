@@ -25,6 +25,7 @@ from calibrated_rl.cli import command
 from calibrated_rl.runtime import console
 
 if TYPE_CHECKING:
+    from calibrated_rl.logs.base import LogProblem
     from calibrated_rl.logs.options import FileSettings
 
 JSONL = "calibrated_rl.logs.jsonl:JsonLines"
@@ -38,32 +39,32 @@ def check_file(file: str, settings: "FileSettings") -> int:
     Raises:
         UserError: the file is missing or nothing in it is usable.
     """
-    from calibrated_rl.logs.base import problem_lines
     from calibrated_rl.logs.reading import read_logs
     from calibrated_rl.logs.summary import summary_lines
 
     records, reading = read_logs([file], settings)
-    for line in [*problem_lines(reading.problems), *summary_lines(reading.report)]:
-        console.result(line)
-    _fit(file, [record.turns for record in records], len(reading.problems))
+    _print_fit(file, [record.turns for record in records], reading.problems, summary_lines(reading.report))
     return 1 if reading.problems else 0
 
 
 def check_casino(file: Path) -> int:
     """The same for the CaSiNo file as published, or its folder."""
     from calibrated_rl.examples.casino.records import read_records
-    from calibrated_rl.logs.base import problem_lines
 
     negotiations, problems = read_records(file)
-    for line in problem_lines(problems):
-        console.result(line)
-    _fit(str(file), [record.turns for record in negotiations], len(problems))
+    _print_fit(str(file), [record.turns for record in negotiations], problems, [])
     return 1 if problems else 0
 
 
-def _fit(file: str, dialogues: Sequence[Sequence[Any]], n_refused: int) -> None:
+def _print_fit(
+    file: str, dialogues: Sequence[Sequence[Any]], problems: "Sequence[LogProblem]", decided: Sequence[str]
+) -> None:
+    from calibrated_rl.logs.base import problem_lines
+
     n_turns = sum(map(len, dialogues))
-    console.result(f"{file}: {len(dialogues)} dialogues with {n_turns} turns fit, {n_refused} refused")
+    fit = f"{file}: {len(dialogues)} dialogues with {n_turns} turns fit, {len(problems)} refused"
+    for line in [*problem_lines(problems), fit, *decided]:
+        console.result(line)
     console.result("not checked: the task and the splits of a run; add --config CONFIG")
 
 
