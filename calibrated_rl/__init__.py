@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from calibrated_rl.api.evaluation import Evaluation, evaluate
+    from calibrated_rl.api.logs import convert_logs
     from calibrated_rl.api.progress import show_progress
     from calibrated_rl.api.results import ArmResult, RunResult, read_run
     from calibrated_rl.api.runs import compare, train
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from calibrated_rl.learner.advantages.base import Advantage
     from calibrated_rl.learner.losses.base import Loss, LossInputs, LossOutput, Totals
     from calibrated_rl.logs.base import FileReader, LogProblem, LogReader
+    from calibrated_rl.logs.convert import Conversion
     from calibrated_rl.report.values import Interval
     from calibrated_rl.settings.fields import (
         Name,
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
 
 _FROM = {
     "api.evaluation": ("Evaluation", "evaluate"),
+    "api.logs": ("convert_logs",),
     "api.progress": ("show_progress",),
     "api.results": ("ArmResult", "RunResult", "read_run"),
     "api.runs": ("compare", "train"),
@@ -78,6 +81,7 @@ _FROM = {
     "learner.advantages.base": ("Advantage",),
     "learner.losses.base": ("Loss", "LossInputs", "LossOutput", "Totals"),
     "logs.base": ("FileReader", "LogProblem", "LogReader"),
+    "logs.convert": ("Conversion",),
     "report.values": ("Interval",),
     "settings.fields": (
         "Name", "NotNegative", "PartPath", "Positive", "Range", "Seed", "Share", "check_settings",
@@ -94,14 +98,14 @@ _FROM = {
 _MODULE_OF = {name: module for module, names in _FROM.items() for name in names}
 
 __all__ = [
-    "Advantage", "Arm", "ArmResult", "ArmStyle", "BoundedTask", "CalibrationInputs", "CalibrationMethod", "Dialogue",
-    "DialogueSets", "Estimate", "Estimator", "Evaluation", "ExtraTurn", "FileReader", "Finish", "Interval", "LogFiles",
-    "LogProblem", "LogReader", "Loss", "LossInputs", "LossOutput", "MatchedReplies", "Name", "NotNegative", "Outcome",
-    "PartLost", "PartPath", "Positive", "Range", "RolloutFailure", "RunConfig", "RunResult", "Scenario",
+    "Advantage", "Arm", "ArmResult", "ArmStyle", "BoundedTask", "CalibrationInputs", "CalibrationMethod", "Conversion",
+    "Dialogue", "DialogueSets", "Estimate", "Estimator", "Evaluation", "ExtraTurn", "FileReader", "Finish", "Interval",
+    "LogFiles", "LogProblem", "LogReader", "Loss", "LossInputs", "LossOutput", "MatchedReplies", "Name", "NotNegative",
+    "Outcome", "PartLost", "PartPath", "Positive", "Range", "RolloutFailure", "RunConfig", "RunResult", "Scenario",
     "ScriptedHuman", "ScriptedTask", "Seed", "Share", "ShiftResult", "Side", "Source", "Split", "Task",
     "TokenSequence", "Totals", "Turn", "TurnBoundedTask", "TurnEstimate", "UserCheckingTask", "UserError",
-    "check_settings", "compare", "evaluate", "load_config", "measure_shift", "read_dialogues", "read_run",
-    "show_progress", "train",
+    "check_settings", "compare", "convert_logs", "evaluate", "load_config", "measure_shift", "read_dialogues",
+    "read_run", "show_progress", "train",
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@
 
     python jobs/measure_shift.py mine.csv runs/dev@calibrated --reader mine.py:MyLogs --reader-config held_out=0.5
 
-A set is a file of JSON Lines (calibrated_rl/logs/jsonl.py), the CaSiNo folder, or a run folder, with @ARM for the
+A set is a file, folder or pattern of logs (docs/logs.md), the CaSiNo folder, or a run folder, with @ARM for the
 dialogues of one arm: runs/dev@calibrated. Other logs are read by a reader of yours. These need no engine. RUN:MODEL is
 a simulator of a run, which is started: it replies to the human histories (two simulators: to those of the run's
 held-out logs) and talks with the policy that the run started from. The first set is the reference: null bands are drawn

@@ -29,6 +29,10 @@ _OTHER_FILES = {
 """First bytes of files of other formats, and what to say of them."""
 
 
+class Refused(Exception):
+    """Why a record cannot be used."""
+
+
 @dataclass(frozen=True, slots=True)
 class LogProblem:
     """A record that was refused. The rest of the file is read all the same."""

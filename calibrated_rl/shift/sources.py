@@ -2,7 +2,7 @@
 
 A source is
 
-- a file of JSON Lines (``logs/jsonl.py`` has the format);
+- a file of logs of any known format, or a folder or glob of such (``logs/reading.py``);
 - CaSiNo as published: its folder, or a file named ``casino*.json``;
 - any other file or folder of logs, with a reader for it (``LogFiles``); one of its splits as ``FILE@held_out``;
 - a run folder, its ``replay`` folder or one folder in that, followed by ``@ARM`` where it contains several arms: the
@@ -16,6 +16,7 @@ Nothing is written; broken lines and segments are counted and left out.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ from calibrated_rl.components.user_code import UserCodeError
 from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError, first_line
 from calibrated_rl.logs.checked import build_reader
-from calibrated_rl.logs.jsonl import JsonlRecord, read_jsonl
+from calibrated_rl.logs.jsonl import annotations_of
+from calibrated_rl.logs.places import is_log_folder
+from calibrated_rl.logs.reading import read_logs
+from calibrated_rl.logs.record import JsonlRecord
 from calibrated_rl.replay.schema import from_table
 from calibrated_rl.replay.segments import RefusedSegment, list_segments, read_segment
 from calibrated_rl.settings.yaml_files import read_yaml
@@ -79,6 +83,8 @@ def read_source(name: str, log_files: LogFiles | None = None) -> SourceDialogues
     """
     path, arm = _place(name)
     if not path.exists():
+        if not arm and has_magic(name):
+            return _logs(name, name)
         raise UserError(f"there is no file or folder {path}")
     if log_files is not None and not is_of_run(name):
         return _by_reader(name, path, arm, log_files)
@@ -87,12 +93,16 @@ def read_source(name: str, log_files: LogFiles | None = None) -> SourceDialogues
             logs = file_reader.whole(path)
             return SourceDialogues(name=name, dialogues=logs.read(Split.CALIBRATION), left_out=len(logs.problems))
     folder = path / "replay" if (path / "replay").is_dir() else path
-    if folder.is_dir():
+    if folder.is_dir() and not (folder == path and not arm and not is_of_run(name) and is_log_folder(path)):
         return _replay(name, folder, arm)
     if arm:
         raise UserError(f"{path} is a file; only a run folder has arms (@{arm})")
-    records, problems = read_jsonl(path)
-    return SourceDialogues(name=name, dialogues=[_dialogue(record) for record in records], left_out=len(problems))
+    return _logs(name, str(path))
+
+
+def _logs(name: str, files: str) -> SourceDialogues:
+    records, reading = read_logs([files])
+    return SourceDialogues(name=name, dialogues=[_dialogue(r) for r in records], left_out=len(reading.problems))
 
 
 def is_of_run(name: str) -> bool:
@@ -217,6 +227,7 @@ def _dialogue(record: JsonlRecord) -> Dialogue:
         ending=str(optional.get("ending", "log_end")),
         outcome=outcome,
         kind="log",
+        annotations=annotations_of(record),
     )
 
 

@@ -105,7 +105,7 @@ def test_mistakes_end_with_one_line(refused: dict[str, Any], name: str) -> None:
 
 
 def test_a_broken_log_line_is_named(refused: dict[str, Any], logs: Path) -> None:
-    reason = f"{logs}:3: turns[0] is not an object of exactly 'side' and 'text'"
+    reason = f"{logs}:3: turns[0] is not an object with 'side' and 'text'"
     done = refused["short engine"].result(timeout=len(CASES) * SECONDS)
     assert f"refused: {reason}" in done.stdout + done.stderr
     checked = run("logs.py", "check", logs)

@@ -81,7 +81,7 @@ BROKEN = [
     ('{"id": 1}', "'turns' is missing"),
     ('{"id": true, "turns": []}', "'id' is neither"),
     ('{"id": 1, "turns": []}', "at least one turn"),
-    ('{"id": 1, "turns": [{"side": "user"}]}', r"turns\[0\] is not an object of exactly"),
+    ('{"id": 1, "turns": [{"side": "user"}]}', r"turns\[0\] is not an object with"),
     ('{"id": 1, "turns": [{"side": "bot", "text": "x"}]}', "'side' is 'bot'"),
     ('{"id": 1, "turns": [{"side": ["user"], "text": "x"}]}', "'side' is"),
     (line(1, "u hi", "p  "), r"turns\[1\]: 'text' is blank"),
@@ -160,6 +160,7 @@ def test_the_job_says_what_fits_by_exit_code_and_line(tmp_path: Path) -> None:
     good.write_text(line(1) + "\n" + line(2) + "\n")
     torn.write_text(line(1) + "\n" + line(2)[:20])
     bad.write_text("no\n")
+    (empty := tmp_path / "empty").mkdir()
     result = check("check", str(good))
     assert result.returncode == 0 and "2 dialogues with 4 turns fit, 0 refused" in result.stdout
     result = check("check", str(torn), "--format", "jsonl")
@@ -167,7 +168,7 @@ def test_the_job_says_what_fits_by_exit_code_and_line(tmp_path: Path) -> None:
     for arguments in (
         [str(bad)],
         [str(tmp_path / "none")],
-        [str(tmp_path)],
+        [str(empty)],
         [str(good), "--format", "casino"],
     ):
         result = check("check", *arguments)
@@ -251,12 +252,13 @@ def test_one_dialogue_under_two_ids_stays_in_one_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "is empty"), (b" \n\r\n\t", "is empty"), (b"\xef\xbb\xbf", "is empty"), (None, "cannot be read .Is a"),
+        (b"", "is empty"), (b" \n\r\n\t", "is empty"), (b"\xef\xbb\xbf", "is empty"),
+        (None, "is a folder without log files"),
         (line(1).encode("utf-16"), "is UTF-16.*iconv"), (line(1).encode("utf-16-le"), "is UTF-16"),
-        (line(1).encode("utf-16-be"), "is UTF-16"), (b"\x1f\x8b\x08\x00", "is compressed .gzip.: .*gunzip -k"),
-        (b"PK\x03\x04", "is a ZIP"), (b"BZh9", "bzip2"), (b"PAR1", "Parquet"), (b"\x28\xb5\x2f\xfd1", "zstd"),
-        (f"[\n{line(1)},\n{line(2)}\n]".encode(), "looks like one JSON value over many lines"),
-        (json.dumps(json.loads(line(1)), indent=1).encode(), "looks like one JSON value over many lines"),
+        (line(1).encode("utf-16-be"), "is UTF-16"), (b"\x1f\x8b\x08\x00", "is a torn or damaged gzip file"),
+        (b"PK\x03\x04", "is a ZIP"), (b"BZh9", "damaged bzip2"), (b"PAR1", "damaged Parquet"),
+        (b"\x28\xb5\x2f\xfd1", "damaged zstd"), (f"[\n{line(1)},\n{line(2)}\n".encode(), "torn or damaged: .*line 4"),
+        (b"\xff\xff\xff\xff\x10", "damaged Arrow"), (b"\x00\x01\x02\x03", "binary .*00 01 02 03"),
     ],
 )  # fmt: skip
 def test_a_file_of_something_else_is_told_once(content: bytes | None, told: str, tmp_path: Path) -> None:
@@ -267,8 +269,32 @@ def test_a_file_of_something_else_is_told_once(content: bytes | None, told: str,
     assert str(file) in str(refused.value)
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_one_json_value_is_read_as_its_records(indent: int | None, tmp_path: Path) -> None:
+    file = tmp_path / "logs.json"
+    both = [json.loads(line(1)), json.loads(line(2))]
+    for content, names in ((both, ["1", "2"]), (both[0], ["1"]), ({"data": both, "version": 3}, ["1", "2"])):
+        file.write_text(json.dumps(content, indent=indent))
+        records, problems = read_jsonl(file)
+        assert [record.id for record in records] == names and not problems
+
+
+def test_what_is_said_beside_the_turns_is_kept(tmp_path: Path) -> None:
+    turns = [{"side": "user", "text": "hi", "time": 1}, {"side": "user", "text": "there", "metadata": {"time": 2}},
+             {"side": "policy", "text": "yes"}]  # fmt: skip
+    more = {"language": "de", "metadata": {"rewrd": 1}}
+    lines = [json.dumps({"id": 1, "turns": turns, **more}), line(2), line(3, language="en")]
+    logs = reader_of(tmp_path, *lines).read(Split.CALIBRATION)
+    assert logs[0].annotations["metadata"] == {"language": "de", "rewrd": 1}
+    assert logs[0].annotations["turn_metadata"] == [[], [{"time": 1}, {"time": 2}], []]
+    assert len(logs[0].turns) == 3 and "metadata" not in logs[1].annotations
+    strict = reader_of(tmp_path, *lines, strict=True)
+    assert [log.scenario.id for log in strict.read(Split.CALIBRATION)] == ["2"]
+    assert ["unknown key 'language'" in str(problem) for problem in strict.problems] == [True, True]
+
+
 def test_line_ends_of_other_systems_and_huge_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calibrated_rl.logs.jsonl.LONGEST_LINE", 300)
+    monkeypatch.setattr("calibrated_rl.logs.containers.json_lines.LONGEST_LINE", 300)
     file = tmp_path / "logs.jsonl"
     huge = line("huge", f"u {'x' * 2000}")
     file.write_bytes("\r\n".join([line(1), huge, line(2), "", line(3)]).encode())
@@ -280,21 +306,21 @@ def test_line_ends_of_other_systems_and_huge_lines(tmp_path: Path, monkeypatch: 
 
 
 def test_many_refused_lines_are_counted_by_reason(tmp_path: Path) -> None:
-    lines = [line("good"), *(json.dumps({"id": i}) for i in range(4999)), line("x", wrd=1), line("y", wrd=1)]
+    lines = [line("good"), *(json.dumps({"id": i}) for i in range(4999)), line("x", rewrd=1), line("y", rewrd=1)]
     said = problem_lines(reader_of(tmp_path, *lines).problems)
     assert len(said) == 6 and [text.split(": ")[1][-3:] for text in said[:3]] == ["l:2", "l:3", "l:4"]
     assert said[3] == "refused: 4996 more for this reason, 4999 in all"
-    assert all("unknown key 'wrd'" in text for text in said[4:])
+    assert all("unknown key 'rewrd'" in text for text in said[4:])
     letters = [f"{'abcdefghijklmnopqrstuvwxyz'[i]}?" for i in range(26)]
     problems = [LogProblem("f", number, reason) for number, reason in enumerate(letters)]
     assert problem_lines(problems)[-1] == "refused: 6 more for 6 other reasons"
 
 
 def test_empty_splits_are_told_with_what_is_there(tmp_path: Path) -> None:
-    reader = reader_of(tmp_path, line(1), line(2, bad=1))
+    reader = reader_of(tmp_path, line(1), line(2, edning="x"))
     with pytest.raises(UserError, match="no dialogue for the monitor split .*calibration 1, monitor 0") as told:
         reader.read(Split.MONITOR)
-    assert "the first of 1 refused" in str(told.value) and "unknown key 'bad'" in str(told.value)
+    assert "the first of 1 refused" in str(told.value) and "unknown key 'edning'" in str(told.value)
 
 
 ECHO = """

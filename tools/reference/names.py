@@ -20,7 +20,8 @@ they are used. What is not named here may change without notice.
 
 GROUPS = {
     "Functions": (
-        "load_config", "compare", "train", "evaluate", "measure_shift", "read_run", "read_dialogues", "show_progress",
+        "load_config", "compare", "train", "evaluate", "measure_shift", "read_run", "read_dialogues", "convert_logs",
+        "show_progress",
     ),
     "Results": ("RunConfig", "RunResult", "ArmResult", "Interval", "Evaluation", "ShiftResult"),
     "Dialogues": (
@@ -29,7 +30,7 @@ GROUPS = {
     "Tasks and humans": (
         "Task", "BoundedTask", "TurnBoundedTask", "UserCheckingTask", "ScriptedTask", "ScriptedHuman",
     ),
-    "Logs": ("LogReader", "FileReader", "LogProblem", "LogFiles"),
+    "Logs": ("LogReader", "FileReader", "LogProblem", "LogFiles", "Conversion"),
     "Learning": ("Loss", "LossInputs", "LossOutput", "Totals", "Advantage"),
     "Calibration and arms": ("CalibrationMethod", "CalibrationInputs", "ExtraTurn", "Arm", "ArmStyle"),
     "Shift": ("Estimator", "DialogueSets", "MatchedReplies", "Estimate", "TurnEstimate"),

@@ -1,0 +1,1 @@
+"""How a dialogue lies in its records: one format a file, found by the keys. ``base.py`` has the contract."""

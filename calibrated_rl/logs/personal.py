@@ -1,0 +1,192 @@
+"""Personal data in texts: e-mail addresses, phone numbers and payment cards, found, counted and masked.
+
+- An **e-mail address** is ``local@domain.tld``.
+- A **card** is 13 to 19 digits, together or in groups of at least three, that begin with 2 to 6 and satisfy the check
+  of Luhn (ISO/IEC 7812-1).
+- A **phone number** is international (``+`` or ``00``, then 7 to 15 digits: ITU-T E.164), national with a trunk zero
+  (9 to 12 digits, ``01223 358966``), or North American (``(555) 210-4477`` in its usual spellings, or ten digits that
+  can be one).
+
+Local numbers of 7 digits or fewer are not found, because amounts and times look the same; names and addresses are not
+looked for at all. One in ten numbers of 16 digits satisfies the check by chance: a reference number may be masked as a
+card.
+
+A mask says the kind, and a number that is the same for the same value within a dialogue: ``[phone 1]``.
+"""
+
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+EMAIL, PHONE, CARD = "email", "phone", "card"
+TITLES = {EMAIL: "e-mail addresses", PHONE: "phone numbers", CARD: "card numbers"}
+
+_EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[^\W_](?:[\w-]{0,62})\.){1,8}[^\W\d_]{2,24}(?![\w-])")
+_GAP = r"[ \u00a0.\-]"
+_DIGITS = re.compile(rf"(?<![\w])\d+(?:{_GAP}\d+)*(?!\w)", re.ASCII)
+_PHONE = re.compile(
+    rf"""(?<![\w.+$€£#])(?:
+    (?:\+|00)\(?[1-9](?:(?:[ ]?\(|\)[ -]?|{_GAP}|/)?\d){{6,14}}             # international
+    | \(?0[1-9]\d{{1,3}}\)?(?:(?:{_GAP}|/)\d{{2,8}}){{1,3}}                 # national, with a trunk zero
+    | 0[1-9](?:{_GAP}\d\d){{4}}                                         # the same in pairs
+    | 0[1-9]\d{{8,9}}                                                   # the same without gaps
+    | (?:1{_GAP}?)?(?:\([2-9]\d\d\){_GAP}?|[2-9]\d\d{_GAP})\d{{3}}{_GAP}\d{{4}}   # North American
+    | [2-9]\d\d[2-9]\d{{6}}
+    )(?![\w])""",
+    re.VERBOSE | re.ASCII,
+)
+_NATIONAL, _INTERNATIONAL = range(9, 13), range(7, 16)
+"""Numbers of digits."""
+_NOT_TEXT = ("id", "split", "side", "turns")
+"""Keys of a line whose own value is no text of anybody's."""
+
+
+@dataclass(kw_only=True)
+class PersonalData:
+    """How much was found."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """Finds by kind."""
+    dialogues: int = 0
+    """Dialogues with at least one."""
+
+    def add(self, other: "PersonalData") -> None:
+        self.counts.update(other.counts)
+        self.dialogues += other.dialogues
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """One piece of personal data in a text."""
+
+    kind: str
+    start: int
+    end: int
+    value: str
+    """The same for all spellings of the same."""
+
+
+def find(text: str) -> list[Find]:
+    """All personal data of ``text``, from left to right, none inside another."""
+    found: list[Find] = []
+    if "@" in text:
+        found = [Find(EMAIL, *match.span(), match[0].lower()) for match in _EMAIL.finditer(text)]
+    if sum(map(str.isdigit, text)) < _INTERNATIONAL.start:
+        return found
+    cards = [Find(CARD, *span, _digits(text[slice(*span)])) for span in _cards(text)]
+    found = _together(found, cards)
+    phones = [
+        Find(PHONE, *match.span(), digits)
+        for match in _PHONE.finditer(text)
+        if len(digits := _digits(match[0])) in (_INTERNATIONAL if match[0].startswith(("+", "00")) else _NATIONAL)
+    ]
+    return _together(found, phones)
+
+
+def _together(found: list[Find], more: list[Find]) -> list[Find]:
+    """``found`` and those of ``more`` that overlap none of it; each is in order and free of overlaps."""
+    starts = [each.start for each in found]
+    free = []
+    for each in more:
+        index = bisect_left(starts, each.end)
+        if not index or found[index - 1].end <= each.start:
+            free.append(each)
+    return sorted([*found, *free], key=lambda each: each.start)
+
+
+def _digits(text: str) -> str:
+    return "".join(filter(str.isdigit, text))
+
+
+def luhn(digits: str) -> bool:
+    """Whether the digits satisfy the check of Luhn (ISO/IEC 7812-1, annex B): from the right, every second digit
+    doubled, and the digits of all summed up, the sum ends in 0."""
+    total = 0
+    for place, digit in enumerate(reversed(digits)):
+        value = int(digit) * (1 + place % 2)
+        total += value - 9 * (value > 9)
+    return total % 10 == 0
+
+
+def _cards(text: str) -> Iterator[tuple[int, int]]:
+    """Start and end of each card: groups of digits that follow each other, the longest card from each group on."""
+    for run in _DIGITS.finditer(text):
+        groups = [(run.start() + match.start(), run.start() + match.end()) for match in re.finditer(r"\d+", run[0])]
+        first = 0
+        while first < len(groups):
+            last = _card_from(text, groups, first)
+            if last is not None:
+                yield groups[first][0], groups[last][1]
+            first = first + 1 if last is None else last + 1
+
+
+def _card_from(text: str, groups: list[tuple[int, int]], first: int) -> int | None:
+    """The last group of the longest card that begins with group ``first``."""
+    digits, best = "", None
+    if text[groups[first][0]] not in "23456":
+        return None
+    for last in range(first, len(groups)):
+        digits += text[slice(*groups[last])]
+        if len(digits) > 19 or groups[last][1] - groups[last][0] < 3:
+            break
+        if len(digits) >= 13 and luhn(digits):
+            best = last
+    return best
+
+
+class _Masks:
+    """Masks of one dialogue: the same value gets the same number."""
+
+    def __init__(self, mask: bool) -> None:
+        self.mask = mask
+        self.counts: Counter[str] = Counter()
+        self._numbers: dict[tuple[str, str], int] = {}
+
+    def text(self, text: str) -> str:
+        parts, end = [], 0
+        for each in find(text):
+            self.counts[each.kind] += 1
+            same_kind = sum(kind == each.kind for kind, _ in self._numbers)
+            number = self._numbers.setdefault((each.kind, each.value), same_kind + 1)
+            parts += [text[end : each.start], f"[{each.kind} {number}]"]
+            end = each.end
+        return "".join([*parts, text[end:]]) if self.mask and parts else text
+
+    def anything(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, list | tuple):
+            return [self.anything(each) for each in value]
+        if isinstance(value, dict):
+            return {key: self.anything(each) for key, each in value.items()}
+        return value
+
+
+def in_line(line: Any, *, mask: bool) -> tuple[PersonalData, Any]:
+    """What a dialogue's line (``record.py``) has of it, in turns, goal, instructions and metadata, and the line, masked
+    if ``mask``. An id that contains an e-mail address is masked as a whole: its find is counted, too."""
+    if not isinstance(line, dict):
+        return PersonalData(), line
+    masks = _Masks(mask)
+    turns = line.get("turns")
+    masked = {key: value if key in _NOT_TEXT else masks.anything(value) for key, value in line.items()}
+    if isinstance(turns, list):
+        masked["turns"] = [
+            {key: value if key == "side" else masks.anything(value) for key, value in turn.items()}
+            if isinstance(turn, dict) else turn
+            for turn in turns
+        ]  # fmt: skip
+    name = line.get("id")
+    if isinstance(name, str) and "@" in name and (emails := sum(each.kind == EMAIL for each in find(name))):
+        masks.counts[EMAIL] += emails
+        masked["id"] = _masked_id(name) if mask else name
+    return PersonalData(counts=masks.counts, dialogues=int(bool(masks.counts))), masked
+
+
+def _masked_id(name: str) -> str:
+    """Another name for a dialogue whose own one is an address: the address masked, so that equal ones are told apart
+    by what follows (``reading.py`` renames those that stay equal)."""
+    return _EMAIL.sub("[email]", name)
