@@ -41,19 +41,21 @@ class Static(Arm):
     learns_from_logs = True
 
     def check_logs(self, logs: Mapping[Split, Sequence[Dialogue]], reserve: Sequence[Dialogue]) -> None:
-        from calibrated_rl.training.turn_value import refuse_unscored  # loads scikit-learn
+        from calibrated_rl.turn_values.base import refuse_unscored
 
-        refuse_unscored(logs[Split.CALIBRATION], logs[Split.TUNING])
+        refuse_unscored(logs[Split.CALIBRATION], "calibration", "fits its value of a turn to")
+        refuse_unscored(logs[Split.MONITOR], "monitor", "stops the fit of that value on")
+        refuse_unscored(logs[Split.TUNING], "tuning", "chooses the penalty of the ridge regression on")
 
     def train(self, run: "TrainingRun", seed: int) -> "ArmRun":
         from calibrated_rl.training.turn_reward import reward_turns
-        from calibrated_rl.training.turn_value import TurnValue
+        from calibrated_rl.training.turn_value import fit_turn_value
 
+        value, value_metrics = fit_turn_value(run)
         arm = run.begin(self.name, seed, single_turns=True)
         inputs, collector = run.inputs, run.cluster.collector
         histories = logged_histories(inputs.logs[Split.CALIBRATION])
-        value = TurnValue(inputs.logs[Split.CALIBRATION], inputs.logs[Split.TUNING])
-        arm.log({"turn_value_r2": value.explained})
+        arm.log(dict(value_metrics))
 
         def score_turns(first: int, count: int) -> "list[Members | None]":
             """Groups of single turns on the update's histories, from the number ``first`` on, with their rewards."""
@@ -73,5 +75,6 @@ class Static(Arm):
             arm.sync()
             arm.log_update(batch, groups, credited, metrics)
             arm.checkpoint()
+        value.close()
         arm.measure(None)
         return arm

@@ -25,3 +25,5 @@ class Sample:
     """Optional weight of each token, shape [T], multiplied with ``weight`` (density-ratio weighted SFT)."""
     reference_logprobs: NDArray[np.float32] | None = None
     """Log-probs of the masked tokens under the frozen reference, shape [T], NaN where not masked."""
+    targets: NDArray[np.float32] | None = None
+    """What a value head is to predict before each masked token, shape [T]; other tokens' are not read."""

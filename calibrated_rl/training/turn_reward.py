@@ -9,7 +9,7 @@ from calibrated_rl.rollout.failures import DEGENERATE, ending_of, score_with_ret
 from calibrated_rl.rollout.statistics import RolloutStatistics
 from calibrated_rl.tasks.base import Task
 from calibrated_rl.training.quota import Members
-from calibrated_rl.training.turn_value import TurnValue
+from calibrated_rl.turn_values.base import TurnValue
 
 
 def reward_turns(
