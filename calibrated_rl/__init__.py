@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         TurnBoundedTask,
         UserCheckingTask,
     )
+    from calibrated_rl.turn_values.base import TurnValue, TurnValueInputs, TurnValueMethod
 
 _FROM = {
     "api.evaluation": ("Evaluation", "evaluate"),
@@ -88,6 +89,7 @@ _FROM = {
     "tasks.base": (
         "BoundedTask", "ScriptedHuman", "ScriptedTask", "Task", "TurnBoundedTask", "UserCheckingTask",
     ),
+    "turn_values.base": ("TurnValue", "TurnValueInputs", "TurnValueMethod"),
 }  # fmt: skip
 """Modules of the package with the names that are public here: the same as the imports above, which a test checks."""
 
@@ -99,7 +101,8 @@ __all__ = [
     "LogProblem", "LogReader", "Loss", "LossInputs", "LossOutput", "MatchedReplies", "Name", "NotNegative", "Outcome",
     "PartLost", "PartPath", "Positive", "Range", "RolloutFailure", "RunConfig", "RunResult", "Scenario",
     "ScriptedHuman", "ScriptedTask", "Seed", "Share", "ShiftResult", "Side", "Source", "Split", "Task",
-    "TokenSequence", "Totals", "Turn", "TurnBoundedTask", "TurnEstimate", "UserCheckingTask", "UserError",
+    "TokenSequence", "Totals", "Turn", "TurnBoundedTask", "TurnEstimate", "TurnValue",
+    "TurnValueInputs", "TurnValueMethod", "UserCheckingTask", "UserError",
     "check_settings", "compare", "evaluate", "load_config", "measure_shift", "read_dialogues", "read_run",
     "show_progress", "train",
 ]  # fmt: skip

@@ -39,6 +39,7 @@ class Static(Arm):
     order = 2
     meets = "nobody"
     learns_from_logs = True
+    values_turns = True
 
     def check_logs(self, logs: Mapping[Split, Sequence[Dialogue]], reserve: Sequence[Dialogue]) -> None:
         from calibrated_rl.turn_values.base import refuse_unscored

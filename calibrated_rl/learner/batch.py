@@ -33,6 +33,8 @@ class SampleBatch:
     """[S]"""
     sampled: NDArray[np.bool_]
     """[L] True where an engine sampled the token, and so must have returned its log-prob."""
+    token_advantages: NDArray[np.float32] | None = None
+    """[L] in the place of ``advantages``, or None if no sample has any."""
     targets: NDArray[np.float32] | None = None
     """[L] what a value head is to predict before scored tokens, or None if no sample has any."""
 
@@ -56,6 +58,9 @@ class SampleBatch:
             "log-probs of the sampling engine": np.isinf(sampler) | (np.isnan(sampler) & self.sampled),
             "log-probs of the reference": np.zeros_like(self.scored) if reference is None else ~np.isfinite(reference),
             "weights": ~np.isfinite(self.token_weights),
+            "the advantage": np.zeros_like(self.scored)
+            if self.token_advantages is None
+            else ~np.isfinite(self.token_advantages),
             "targets": np.zeros_like(self.scored) if self.targets is None else ~np.isfinite(self.targets),
         }
         faults: dict[int, str] = {}
@@ -89,6 +94,7 @@ class SampleBatch:
             token_weights=weights,
             advantages=np.asarray([s.advantage for s in samples], np.float32),
             sampled=np.concatenate([t.versions >= 0 for t in tokens]),
+            token_advantages=_of_all("token_advantages", [s.token_advantages for s in samples]),
             targets=_of_all("targets", [s.targets for s in samples]),
         )
 

@@ -53,7 +53,11 @@ def loss_inputs(
         old_logprobs=old_logprobs,
         sampler_logprobs=torch.where(sampler.isnan(), old_logprobs, sampler),
         reference_logprobs=None if reference is None else tensor(reference[packed.source]),
-        advantages=tensor(batch.advantages[packed.sequence]),
+        advantages=tensor(
+            batch.advantages[packed.sequence]
+            if batch.token_advantages is None
+            else batch.token_advantages[packed.source]
+        ),
         weights=tensor(batch.token_weights[packed.source]),
         sequence=tensor(np.cumsum(changes)),
         count=int(changes.sum()) + 1,

@@ -19,6 +19,8 @@ class Sample:
     """Id of the dialogue's group, for messages."""
     advantage: float = 0.0
     """Credit of every masked token of the sequence (policy-gradient losses)."""
+    token_advantages: NDArray[np.float32] | None = None
+    """Credit of each token, shape [T], in the place of ``advantage`` (credit by turn)."""
     weight: float = 1.0
     """Weight of the sequence in likelihood losses (SFT)."""
     token_weights: NDArray[np.float32] | None = None

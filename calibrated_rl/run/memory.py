@@ -20,6 +20,7 @@ from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.head import chunk_width
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
 from calibrated_rl.models.shape import ModelShape, shape_of
+from calibrated_rl.run.turn_value import frozen_value_models
 
 GIB = 2**30
 ENGINE_PROCESSES = int(1.25 * GIB)
@@ -65,9 +66,11 @@ def learner_needs(
     simulator: ModelShape,
     proxy: ModelShape | None = None,
     lora_models: Set[str] = frozenset(),
+    value_models: int = 0,
 ) -> dict[str, int]:
-    """Bytes of all ranks: every model with AdamW, a frozen copy of the policy, and one micro-batch. Of the models in
-    ``lora_models``, which are trained by adapters alone, only the weights: the adapters' few percent are neglected.
+    """Bytes of all ranks: every model with AdamW, a frozen copy of the policy and as many as values of turns keep
+    (``value_models``), and one micro-batch. Of the models in ``lora_models``, which are trained by adapters alone, only
+    the weights: the adapters' few percent are neglected.
 
     AdamW keeps two float32 moments, and under bfloat16 float32 master weights; ZeRO keeps one copy for all
     ranks of the state (from stage 1), the gradients (2) and the weights (3). Gradients in bfloat16 are summed over
@@ -88,6 +91,7 @@ def learner_needs(
             for name, shape in models.items()
         ),
         "frozen policy": ranks * policy.parameters * element,
+        **({"values of turns": ranks * value_models * policy.parameters * element} if value_models else {}),
         "sums of gradients": (0 if learner.dtype == "float32" else 4) * copies(2) * max(full_models, default=0),
         "micro-batch": ranks * max(activations(learner, shape) for shape in models.values()),
         "processes": ranks * RANK_PROCESS,
@@ -131,7 +135,9 @@ def memory_needs(
         )
         engines["checkpoint"] = {"copy": policy.parameters * bytes_per_parameter}
     return engines | {
-        "learner": learner_needs(config.learner, policy, simulator, proxy, adapters_only(config)),
+        "learner": learner_needs(
+            config.learner, policy, simulator, proxy, adapters_only(config), frozen_value_models(config)
+        ),
         "published weights": {"weights": published * _bytes(config.learner.dtype)},
         "Ray and driver": {"processes": RAY_AND_DRIVER},
     }

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.data.dialogue import Dialogue
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.learner.advantages.base import has_signal
-from calibrated_rl.learner.advantages.checked import build_advantage, group_advantages
+from calibrated_rl.learner.advantages.checked import build_advantage, group_advantages, is_by_turn, turn_advantages
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.losses.check import resolve_loss
 from calibrated_rl.learner.sample import Sample
@@ -16,6 +17,7 @@ from calibrated_rl.learner.slots import POLICY, START
 from calibrated_rl.learner.staleness import Staleness, fresh_turns
 from calibrated_rl.training.shift_watch import Measurement
 from calibrated_rl.training.timers import UpdateTimers
+from calibrated_rl.training.turn_credit import credit_of_tokens, rewards_of_turns
 
 
 def uses_reference(config: RunConfig) -> bool:
@@ -70,16 +72,24 @@ class PolicyUpdate:
             returns = [dialogue.outcome.episode_return for dialogue in group if dialogue.outcome is not None]
             signal += has_signal(returns)
             rewards += returns
-            for dialogue, advantage in zip(group, group_advantages(returns, self._advantage), strict=True):
+            for dialogue, credit in zip(group, self._credit(group, returns), strict=True):
                 assert dialogue.policy_tokens is not None
                 tokens, turn_ages = fresh_turns(dialogue.policy_tokens, update, training.max_staleness)
                 staleness += turn_ages
-                samples.append(
-                    Sample(tokens=tokens, advantage=float(advantage), name=dialogue.id, group=dialogue.group_id)
-                )
+                samples.append(Sample(tokens=tokens, name=dialogue.id, group=dialogue.group_id, **credit))
         return CreditedSamples(
             samples=samples, rewards=rewards, groups=len(groups), groups_with_signal=signal, staleness=staleness
         )
+
+    def _credit(self, group: Sequence[Dialogue], returns: Sequence[float]) -> list[dict[str, Any]]:
+        """The credit of each dialogue of a group, as fields of its sample."""
+        if not is_by_turn(self._advantage):
+            return [{"advantage": float(advantage)} for advantage in group_advantages(returns, self._advantage)]
+        credits = turn_advantages([rewards_of_turns(dialogue) for dialogue in group], self._advantage)
+        return [
+            {"token_advantages": credit_of_tokens(dialogue, credit)}
+            for dialogue, credit in zip(group, credits, strict=True)
+        ]
 
     def step(self, credited: CreditedSamples, measurement: Measurement | None = None) -> dict[str, float]:
         """The learner's optimizer steps; its metrics. A ``measurement`` that is due runs beside them, when the engines,

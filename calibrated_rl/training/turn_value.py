@@ -5,13 +5,9 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from calibrated_rl import turn_values
-from calibrated_rl.components.component import build
-from calibrated_rl.components.short_names import full_path
-from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.data.dialogue import Split
-from calibrated_rl.errors import UserError
-from calibrated_rl.turn_values.base import TurnValue, TurnValueInputs, TurnValueMethod
+from calibrated_rl.run.turn_value import turn_value_method
+from calibrated_rl.turn_values.base import TurnValue, TurnValueInputs
 
 if TYPE_CHECKING:
     from calibrated_rl.training.training_run import TrainingRun
@@ -19,22 +15,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RIDGE = "ridge"
-
-
-def turn_value_method(config: RunConfig) -> TurnValueMethod:
-    """That of ``training.turn_value``.
-
-    Raises:
-        UserError: there is none, it does not take its settings, or it is something else.
-    """
-    training = config.training
-    path = full_path(turn_values.__name__, training.turn_value, "turn value")
-    method = build(path, training.turn_value_config, "training.turn_value_config")
-    if not isinstance(method, TurnValueMethod):
-        raise UserError(
-            f"'{path}' is no turn value: it must derive from calibrated_rl.turn_values.base:TurnValueMethod"
-        )
-    return method
 
 
 def fit_turn_value(run: "TrainingRun") -> tuple[TurnValue, Mapping[str, float]]:

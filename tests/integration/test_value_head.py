@@ -1,4 +1,4 @@
-"""A value head on a tiny random Llama: exact against plain transformers; seen by no engine; fitted with early stopping."""
+"""A value head on a tiny random Llama: exact against plain transformers, unseen by engines, fitted with early stops."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 
 from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.calibration.value_fit import VALUE_LOSS, fit_value_head
+from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LoRAConfig, OptimizerConfig
@@ -16,9 +17,14 @@ from calibrated_rl.learner.losses.sft import SFT
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.value_head import FILE, PREFIX, read_at
+from calibrated_rl.models.tiny import make_tiny
+from calibrated_rl.models.tokenizer import read_tokenizer
+from calibrated_rl.turn_values.base import TurnValueInputs, explained, logged_turns
+from calibrated_rl.turn_values.value_head import ValueHead
 from calibrated_rl.weight_sync.object_store import full_weights
 from tests.support.made_up_learners import LocalLearner, learner, save_model, sequences
 from tests.support.made_up_models import make_model
+from tests.support.scored_logs import SAID, log
 
 pytestmark = pytest.mark.usefixtures("ranks_in_this_process")
 PLAIN = OptimizerConfig(learning_rate=1e-3, max_grad_norm=0.0)
@@ -171,7 +177,7 @@ def test_a_target_that_is_not_finite_stops_the_step(folder: Path) -> None:
 
 def test_the_fit_keeps_the_epoch_that_is_best_on_the_monitor_logs(folder: Path, tmp_path: Path) -> None:
     """Targets are noise: the fit learns them by heart, and other targets are predicted worse and worse."""
-    local = LocalLearner(learner(folder))
+    local: Any = LocalLearner(learner(folder))
     train, monitor = samples(4), samples(8, seed=5)
     sft = SFTConfig(epochs=30, batch_dialogues=4, learning_rate=1e-2, warmup_steps=0, patience=3, decay=False)
     result = fit_value_head(local, "policy", folder, train, monitor, sft, tmp_path / "fit", 0)
@@ -189,3 +195,31 @@ def test_the_fit_keeps_the_epoch_that_is_best_on_the_monitor_logs(folder: Path, 
     assert error("policy") == pytest.approx(result["error_after"], rel=1e-5)
     local.load("frozen", tmp_path / "fit", trainable=False, value_head=True)
     assert error("frozen") == pytest.approx(result["error_after"], rel=1e-5)
+
+
+@pytest.mark.parametrize("folds", [3, 1])
+def test_no_history_is_valued_by_a_model_that_has_seen_its_dialogue(tmp_path: Path, folds: int) -> None:
+    """What a user says gives each return away, and nothing else does: the models know by heart what they were fitted
+    to. A single one does so of all logs."""
+    random = np.random.default_rng(3)
+    logs = [log(number, float(random.integers(2)), SAID[0]) for number in range(40)]
+    folder = make_tiny(tmp_path / "base", [turn.text for made in logs for turn in made.turns], 0, layers=1)
+    chat = ChatTokens(read_tokenizer(folder, "policy"), "policy")
+    local: Any = LocalLearner(learner(folder))
+
+    def fit(name: str, train: Any, monitor: Any, sft: SFTConfig) -> Path:
+        fit_value_head(local, "policy", folder, train, train, sft, tmp_path / name, 0)
+        return tmp_path / name
+
+    pace = SFTConfig(epochs=25, batch_dialogues=8, learning_rate=3e-3, warmup_steps=0, decay=False, patience=25)
+    method = ValueHead(ValueHead.Config(folds=folds, fit=pace))
+    value = method.fit(
+        TurnValueInputs(logs=logs, monitor=logs, tuning=logs, chat=chat, learner=local, fit_value_head=fit)
+    )
+    cases, returns = logged_turns(logs)
+    of_cases = value.value(cases)
+    assert value.explained(logs) == pytest.approx(explained(of_cases, returns), abs=1e-4)
+    assert value.explained(logs) < 0.3 if folds == 3 else value.explained(logs) > 0.9
+    assert of_cases.min() >= 0 and of_cases.max() <= 1
+    value.close()
+    assert set(local.rank.models) == {"policy"}

@@ -244,7 +244,7 @@ def test_yaml_that_is_right_means_what_it_says(tmp_path: Path) -> None:
 
 
 TOGETHER = {
-    "training.advantage=dr_grpoo": "training.advantage is 'dr_grpoo': choose dr_grpo, grpo or rloo; did you mean 'dr_",
+    "training.advantage=dr_grpoo": "training.advantage is 'dr_grpoo': choose dr_grpo, gae, grpo, reward_to_go, rloo or turn_group; did you mean 'dr_",
     "training.group_size=1": "training.group_size is 1: the advantage grpo compares the dialogues of a group",
     "training.learning_rates={calibratd: 1e-4}": "did you mean 'calibrated'?",
     "training.loss=calibrated_rl.learner.losses.grpo:GPRO": "did you mean 'GRPO'?",

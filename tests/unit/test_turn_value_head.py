@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from calibrated_rl.chat.tokens import ChatTokens, view_of
-from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
+from calibrated_rl.data.dialogue import Dialogue, Side
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.value_head import read_at
 from calibrated_rl.models.tiny import tiny_tokenizer
@@ -18,24 +18,7 @@ from calibrated_rl.turn_values.value_head import (
     units_of,
     value_sequence,
 )
-
-SAID = ("which day do you want ?", "which time do you want ?", "booked . bye !")
-
-
-def log(number: int, reward: float | None, *said: str) -> Dialogue:
-    scenario = Scenario(
-        id=f"s{number}", split=Split.CALIBRATION, policy_instructions="book", user_instructions="", greeting="hello"
-    )
-    turns = [Turn(side=Side.POLICY, text="hello", source=Source.GREETING)]
-    for text in said:
-        turns += [
-            Turn(side=Side.USER, text=f"number {number}", source=Source.LOG),
-            Turn(side=Side.POLICY, text=text, source=Source.LOG),
-        ]
-    return Dialogue(
-        id=str(number), task="t", scenario=scenario, turns=tuple(turns), ending="done", kind="log",
-        outcome=None if reward is None else Outcome(reward=reward, success=True),
-    )  # fmt: skip
+from tests.support.scored_logs import SAID, log
 
 
 def logs() -> list[Dialogue]:

@@ -1,8 +1,10 @@
-"""The contract of an advantage: the credit of each dialogue of a group, from the group's rewards.
+"""The contract of an advantage: credit for the dialogues of a group, from their rewards.
 
-The dialogues of a group are of the same scenario and differ in their samples alone. The caller guarantees that the
-rewards are finite, that there are at least two, and that they differ. A group whose rewards are all equal teaches
-nothing: its credit is 0 without a call, and ``has_signal`` lets the caller count such groups.
+The dialogues of a group are of the same scenario and differ in their samples alone. One kind of advantage gives each
+dialogue a number (``Advantage``), the other each of its turns (``TurnAdvantage``, which says ``by_turn = True``). The
+caller guarantees that the rewards are finite, that there are at least two dialogues, and that they differ. A group
+whose rewards are all equal teaches nothing: its credit is 0 without a call, and ``has_signal`` lets the caller count
+such groups.
 """
 
 from collections.abc import Sequence
@@ -22,7 +24,32 @@ class Advantage(Protocol):
         ...
 
 
+class TurnAdvantage(Protocol):
+    """The same for each turn that the policy spoke."""
+
+    by_turn: bool
+    """True."""
+
+    def __call__(self, rewards: Sequence[Floats]) -> Sequence[Floats]:
+        """The advantages [T] of the turns of each dialogue, from their rewards [T]: what each turn earned, the terminal
+        reward with the last. The number of turns T differs from dialogue to dialogue, and where the policy decides when
+        to stop it is part of what the policy did."""
+        ...
+
+
 def has_signal(rewards: Sequence[float]) -> bool:
     """Whether the rewards of a group differ at all."""
     values = np.asarray(rewards, np.float64)
     return len(values) > 1 and float(np.ptp(values)) > 1e-9
+
+
+def rewards_to_go(rewards: Floats) -> Floats:
+    """[T] the sum of each turn's reward and of those that follow."""
+    return np.cumsum(rewards[::-1])[::-1]
+
+
+def differ(rewards: Sequence[Floats]) -> bool:
+    """Whether the dialogues of a group differ in the rewards to go of any of their turns."""
+    to_go = [rewards_to_go(of_dialogue) for of_dialogue in rewards]
+    longest = max(map(len, to_go), default=0)
+    return any(has_signal([values[t] for values in to_go if t < len(values)]) for t in range(longest))

@@ -48,7 +48,7 @@ class LossInputs:
     reference_logprobs: Tensor | None
     """[N] under the frozen reference."""
     advantages: Tensor
-    """[N]"""
+    """[N] of the token's dialogue, or of its turn."""
     weights: Tensor
     """[N] weights for likelihood losses."""
     sequence: Tensor
@@ -98,6 +98,8 @@ class Loss(ABC):
     """Whether the weights of samples and tokens are used; samples with weights are refused by the others."""
     reads_values: bool = False
     """Whether it trains a value head, which has no log-probs."""
+    turn_credit: bool = True
+    """Whether tokens of the same sequence may have different advantages, as with credit by turn."""
     advantages: tuple[str, ...] = ()
     """Short names of the ``advantages`` that the loss is defined with; none: any."""
     correction: Correction | None = None
