@@ -137,7 +137,7 @@ def read(
     if index["dtype"] != config.dtype:
         raise UserError(f"{folder} was written with learner.dtype {index['dtype']}, and it is {config.dtype} now")
     for name, saved in index["models"].items():
-        lora = config.lora.get(name)
+        lora = config.adapters_of(name)
         if saved["lora"] != (None if lora is None else dataclasses.asdict(lora)):
             raise UserError(f"{folder} was written with learner.lora.{name} {saved['lora']}, and it is {lora} now")
         adapters = None if lora is None else folder / ADAPTERS.format(name=name)

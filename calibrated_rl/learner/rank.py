@@ -91,7 +91,7 @@ class LearnerRank:
             world=self.world,
             optimizer=settings,
             seed=seed,
-            lora=self.config.lora.get(name) if trainable and not full_finetuning else None,
+            lora=self.config.adapters_of(name) if trainable and not full_finetuning else None,
             adapters=adapters,
             base=base or str(Path(path).resolve()),
             value_head=value_head,

@@ -4,9 +4,9 @@ POLICY, SIMULATOR, PROXY = "policy", "simulator", "proxy"
 START = "start"
 """The frozen warm-started policy: reference of the policy, and estimate of the logged policy."""
 CRITIC = "critic"
-"""A model with a value head; where there are several, ``critic_slot`` has their names."""
+"""The policy's critic, a model with a value head that is trained beside it."""
 
 
 def critic_slot(number: int) -> str:
-    """Name of the frozen value model ``number``."""
+    """Name of the frozen model ``number`` of those that value turns."""
     return f"{CRITIC}-{number}"

@@ -58,10 +58,12 @@ class Fits:
         model = self._models.policy
         return self._fit(name, slot, model.folder, logs, Side.POLICY, model.chat, sft)
 
-    def value_head(self, name: str, train: Sequence[Sample], monitor: Sequence[Sample], settings: SFTConfig) -> Path:
-        """A value head, fitted with the model below it to samples with targets. It begins as the policy that every arm
-        starts from; fitted in the learner's slot ``POLICY``."""
-        return self._once(name, POLICY, self.start_policy(), train, monitor, settings, fit_value_head)
+    def value_head(
+        self, name: str, train: Sequence[Sample], monitor: Sequence[Sample], settings: SFTConfig, slot: str = POLICY
+    ) -> Path:
+        """A value head, fitted with the model below it to samples with targets, in the learner's ``slot``. It begins as
+        the policy that every arm starts from."""
+        return self._once(name, slot, self.start_policy(), train, monitor, settings, fit_value_head)
 
     def _fit(
         self, name: str, slot: str, base: Path, logs: Mapping[Split, Sequence[Dialogue]], side: Side, chat: ChatTokens,

@@ -1,11 +1,12 @@
-"""The value of a turn that a run's config names."""
+"""The models with value heads that a run's config asks for: those that value turns, and a critic."""
 
 from calibrated_rl import turn_values
-from calibrated_rl.components.component import build
+from calibrated_rl.components.component import build, import_path
 from calibrated_rl.components.short_names import full_path
 from calibrated_rl.config.arms import find_arms
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.errors import UserError
+from calibrated_rl.learner.advantages.checked import advantage_path
 from calibrated_rl.turn_values.base import TurnValueMethod
 
 
@@ -23,6 +24,11 @@ def turn_value_method(config: RunConfig) -> TurnValueMethod:
             f"'{path}' is no turn value: it must derive from calibrated_rl.turn_values.base:TurnValueMethod"
         )
     return method
+
+
+def uses_critic(config: RunConfig) -> bool:
+    """Whether the advantage needs a critic, which is trained beside the policy."""
+    return bool(getattr(import_path(advantage_path(config.training.advantage)), "needs_values", False))
 
 
 def frozen_value_models(config: RunConfig) -> int:

@@ -98,7 +98,7 @@ def test_what_it_returns_is_used_or_refused_by_its_line(returned: str, reason: s
         (["training.advantage={file}:Mute"], "is no advantage: it has no __call__"),
         (["training.advantage={file}:Ranks", "training.advantage_config={{scale: 0}}"], "scale is 0: it must be at"),
         (["training.advantage_config={{epsilom: 1}}"], "did you mean 'training.advantage_config.epsilon'"),
-        (["training.advantage=rlo"], "choose dr_grpo, gae, grpo, reward_to_go, rloo or turn_group; did you mean 'rloo'"),
+        (["training.advantage=rlo"], "choose dr_grpo, gae, .*, rloo or turn_group; did you mean 'rloo'"),
         (["training.loss={loss}", "training.advantage={path}"], "GRPO', and DrGRPO is defined with dr_grpo or rloo"),
         (["training.loss={loss}", "training.advantage={file}:Bolder"], "Bolder', and DrGRPO is defined with dr_grpo"),
         (["training.loss={loss}", "training.advantage={file}:Ranks"], ""),

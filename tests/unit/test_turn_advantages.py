@@ -1,7 +1,8 @@
-"""Credit by turn: hand-computed, and without the bias that the natural form has where the policy decides when to stop."""
+"""Credit by turn: hand-computed, and without the bias of the natural form where the policy decides when to stop."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 from calibrated_rl.config.run_config import load_config
 from calibrated_rl.data.dialogue import Dialogue, Outcome, TokenSequence
 from calibrated_rl.errors import UserError
-from calibrated_rl.learner.advantages.base import Floats, rewards_to_go
+from calibrated_rl.learner.advantages.base import CriticConfig, Floats, rewards_to_go
 from calibrated_rl.learner.advantages.checked import build_advantage, turn_advantages
+from calibrated_rl.learner.advantages.gae import GAE
 from calibrated_rl.learner.advantages.reward_to_go import RewardToGo
 from calibrated_rl.learner.advantages.turn_group import TurnGroup
+from calibrated_rl.training.critic import value_sample
 from calibrated_rl.training.policy_update import PolicyUpdate
 from calibrated_rl.training.timers import UpdateTimers
 from calibrated_rl.training.turn_credit import credit_of_tokens, rewards_of_turns
@@ -138,6 +141,45 @@ def test_a_mean_with_the_own_dialogue_takes_late_turns_for_less() -> None:
     assert found[1] == pytest.approx(gradient[1] * sum(shares)) and sum(shares) < (size - 1) / size
 
 
+# ---- with a critic -----------------------------------------------------------------------------------------
+
+
+def gae(**settings: float) -> GAE:
+    return GAE(GAE.Config(**settings))  # type: ignore[arg-type]
+
+
+def test_generalised_advantages_by_hand() -> None:
+    """γ = 1/2, λ = 1/2: errors 1 + 1 - 4 = -2, 2 + 1/2 - 2 = 1/2, 3 - 1 = 2; a quarter of each is carried back."""
+    (found,) = gae(discount=0.5, trace=0.5)([np.array([1.0, 2.0, 3.0])], [np.array([4.0, 2.0, 1.0])])
+    assert found.tolist() == [-2 + (0.5 + 2 / 4) / 4, 0.5 + 2 / 4, 2.0]
+    assert gae()([np.array([3.0])], [np.array([1.0])])[0].tolist() == [2.0]
+    assert gae()([np.zeros(0)], [np.zeros(0)])[0].tolist() == []
+
+
+def test_the_ends_of_the_trace() -> None:
+    """1: the reward to go less the value. 0: the error of one step. Targets are then rewards to go, or one step's."""
+    rewards, values = np.array([1.0, 2.0, 3.0]), np.array([4.0, 2.0, 1.0])
+    (whole,) = gae(trace=1.0)([rewards], [values])
+    np.testing.assert_allclose(whole + values, rewards_to_go(rewards))
+    (step,) = gae(trace=0.0)([rewards], [values])
+    np.testing.assert_allclose(step + values, rewards + [2.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_with_true_values_every_trace_gives_the_gradient(world: TwoTurns) -> None:
+    second = world.q * world.better + (1 - world.q) * world.worse
+    first = (1 - world.p) * world.stopped + world.p * (world.went_on + second)
+    for trace in (0.0, 0.5, 1.0):
+        credit = partial(by_values, gae(trace=trace), [first, second])
+        np.testing.assert_allclose(world.expected(credit, 2), world.gradient(), atol=1e-12)
+    credit = partial(by_values, gae(trace=1.0), [7.0, -3.0])  # whatever the critic says
+    np.testing.assert_allclose(world.expected(credit, 2), world.gradient(), atol=1e-12)
+
+
+def by_values(advantage: GAE, values: list[float], rewards: Sequence[Floats]) -> Sequence[Floats]:
+    return advantage(rewards, [np.array(values[: len(r)]) for r in rewards])
+
+
 # ---- from dialogues to tokens ------------------------------------------------------------------------------
 
 
@@ -166,6 +208,51 @@ def test_each_token_gets_the_credit_of_its_turn() -> None:
 
 def updated(*changes: str) -> Any:
     return PolicyUpdate(load_config(MICRO, list(changes)), None, None, UpdateTimers())  # type: ignore[arg-type]
+
+
+class MadeUpCritic:
+    """Values histories at 1, and notes what it is to learn."""
+
+    loaded = True
+
+    def __init__(self, settings: CriticConfig) -> None:
+        self.settings, self.learned = settings, list[list[float]]()
+
+    def values(self, dialogues: Sequence[Dialogue]) -> list[Floats]:
+        return [np.ones(len(rewards_of_turns(made))) for made in dialogues]
+
+    def step(self, dialogues: Sequence[Dialogue], targets: Sequence[Floats]) -> dict[str, float]:
+        self.learned += [values.tolist() for values in targets]
+        return {"critic_value_error": 0.5}
+
+
+class Steps:
+    def step(self, *arguments: Any, **named: Any) -> dict[str, float]:
+        return {"loss": 1.0}
+
+
+def test_a_critic_gives_values_and_learns_what_came_of_them() -> None:
+    changes = ["training.advantage=gae", "training.advantage_config={trace: 1.0, critic: {minibatches: 2}}"]
+    made: list[MadeUpCritic] = []
+    update: Any = PolicyUpdate(
+        load_config(MICRO, changes), Steps(), None, UpdateTimers(),  # type: ignore[arg-type]
+        make_critic=lambda settings: made.append(MadeUpCritic(settings)) or made[-1],  # type: ignore[arg-type, func-returns-value]
+    )  # fmt: skip
+    group = [talk(Outcome(reward=1.0, success=True, turn_rewards=(0.0, each, 0.0)), 2, 4, 6) for each in (2.0, 0.0)]
+    credited = update.advantages([group, group[:1]], 0)
+    by_turn = [sample.token_advantages[[4, 8, 12]].tolist() for sample in credited.samples]
+    assert by_turn == [[2.0, 2.0, 0.0], [0.0, 0.0, 0.0], [2.0, 2.0, 0.0]]
+    assert update.step(credited) == {"loss": 1.0, "critic_value_error": 0.5}
+    assert made[0].learned == [[3.0, 3.0, 1.0], [1.0, 1.0, 1.0], [3.0, 3.0, 1.0]]
+    assert made[0].settings.minibatches == 2 and update.slots == ["policy", "critic"]
+    assert updated("training.advantage=grpo").slots == ["policy"]
+
+
+def test_a_critic_reads_before_each_turn() -> None:
+    made = talk(Outcome(reward=1.0, success=True), 2, 6)
+    sample = value_sample(made, np.array([0.5, -2.0], np.float32))
+    assert np.flatnonzero(sample.tokens.mask).tolist() == [4, 12]
+    assert sample.targets is not None and sample.targets[[4, 12]].tolist() == [0.5, -2.0]
 
 
 def test_the_learner_gets_credit_by_turn() -> None:

@@ -8,12 +8,38 @@ such groups.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrated_rl.learner.config import AdamWConfig
+from calibrated_rl.settings.fields import NotNegative, Positive, Range, check_settings
+
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriticConfig:
+    """The pace of a critic: a value head on a copy of the policy, fitted to the logs' returns before training, and
+    trained with each update."""
+
+    fit_epochs: NotNegative = 4
+    """Passes over the calibration logs before training, at most; fewer where the monitor logs' returns are predicted no
+    better. 0: it begins with a value of 0 for all histories."""
+    fit_learning_rate: Annotated[float, Range(above=0, at_most=1)] = 1e-3
+    """At its highest, in those."""
+    learning_rate: Annotated[float, Range(above=0, at_most=1)] = 3e-4
+    """While the policy trains."""
+    warmup_steps: NotNegative = 2
+    """The first so many optimizer steps ramp it up linearly."""
+    minibatches: Positive = 4
+    """Optimizer steps that one update's dialogues are cut into."""
+    optimizer: AdamWConfig = field(default_factory=AdamWConfig)
+
+    def __post_init__(self) -> None:
+        check_settings(self, "advantage_config.critic")
 
 
 class Advantage(Protocol):
@@ -34,6 +60,21 @@ class TurnAdvantage(Protocol):
         """The advantages [T] of the turns of each dialogue, from their rewards [T]: what each turn earned, the terminal
         reward with the last. The number of turns T differs from dialogue to dialogue, and where the policy decides when
         to stop it is part of what the policy did."""
+        ...
+
+
+class CriticAdvantage(Protocol):
+    """The same from rewards and the values of a critic, which is trained beside the policy."""
+
+    by_turn: bool
+    """True."""
+    needs_values: bool
+    """True."""
+    critic: CriticConfig
+
+    def __call__(self, rewards: Sequence[Floats], values: Sequence[Floats]) -> Sequence[Floats]:
+        """The advantages [T] of the turns of each dialogue from their ``rewards`` [T] and the ``values`` [T] of the
+        histories before them. The critic learns advantage plus value."""
         ...
 
 

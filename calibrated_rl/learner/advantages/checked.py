@@ -13,7 +13,15 @@ from calibrated_rl.components.short_names import full_path
 from calibrated_rl.components.user_code import call, described
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner import advantages
-from calibrated_rl.learner.advantages.base import Advantage, Floats, TurnAdvantage, differ, has_signal
+from calibrated_rl.learner.advantages.base import (
+    Advantage,
+    CriticAdvantage,
+    CriticConfig,
+    Floats,
+    TurnAdvantage,
+    differ,
+    has_signal,
+)
 
 KIND = "advantage"
 
@@ -53,21 +61,41 @@ def is_by_turn(advantage: Any) -> bool:
     return by_turn
 
 
-def turn_advantages(rewards: Sequence[Floats], advantage: TurnAdvantage) -> list[NDArray[np.float32]]:
-    """Advantages [T] of the turns of each dialogue of one group from their ``rewards`` [T]; zeros for a group that
-    does not differ in them.
+def critic_of(advantage: Any) -> CriticConfig | None:
+    """The settings of the critic that ``advantage``, or the class of it, needs; None: it needs none.
+
+    Raises:
+        UserError: it needs one, and does not say how that learns or gives credit to whole dialogues.
+    """
+    if not getattr(advantage, "needs_values", False):
+        return None
+    if not is_by_turn(advantage):
+        raise UserError(f"{described(type(advantage), KIND)}: needs_values goes with by_turn: a critic values turns")
+    if not isinstance(critic := getattr(advantage, "critic", None), CriticConfig):
+        raise UserError(f"{described(type(advantage), KIND)}: critic is {kind_of(critic)}: it must be a CriticConfig")
+    return critic
+
+
+def turn_advantages(
+    rewards: Sequence[Floats],
+    advantage: TurnAdvantage | CriticAdvantage,
+    values: Sequence[Floats] | None = None,
+) -> list[NDArray[np.float32]]:
+    """Advantages [T] of the turns of each dialogue of one group from their ``rewards`` [T] and, where it needs them,
+    the ``values`` [T] of the histories before. Without values, zeros for a group that does not differ in its rewards.
 
     Raises:
         UserError: ``advantage`` failed, or it returned something else than an array [T] of finite numbers for each.
     """
     assert all(np.isfinite(of_dialogue).all() for of_dialogue in rewards), f"rewards must be finite: {rewards}"
-    if not differ(rewards):
+    if values is None and not differ(rewards):
         return [np.zeros(len(of_dialogue), np.float32) for of_dialogue in rewards]
 
     def description() -> str:
         return described(type(advantage), KIND, "__call__")
 
-    result = call(type(advantage), description, advantage, [of_dialogue.copy() for of_dialogue in rewards])
+    arguments = [[of_dialogue.copy() for of_dialogue in each] for each in (rewards, values) if each is not None]
+    result = call(type(advantage), description, advantage, *arguments)
     try:
         if not isinstance(result, list | tuple) or len(result) != len(rewards):
             raise NotPlain("it", f"is {kind_of(result)}: it must be a list of {len(rewards)} arrays, one a dialogue")
