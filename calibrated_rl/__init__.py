@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         Turn,
     )
     from calibrated_rl.errors import PartLost, RolloutFailure, UserError
-    from calibrated_rl.learner.advantages.base import Advantage
+    from calibrated_rl.learner.advantages.base import Advantage, CriticAdvantage, CriticConfig, TurnAdvantage
     from calibrated_rl.learner.losses.base import Loss, LossInputs, LossOutput, Totals
     from calibrated_rl.logs.base import FileReader, LogProblem, LogReader
     from calibrated_rl.report.values import Interval
@@ -76,7 +76,7 @@ _FROM = {
         "Dialogue", "Finish", "Outcome", "Scenario", "Side", "Source", "Split", "TokenSequence", "Turn",
     ),
     "errors": ("PartLost", "RolloutFailure", "UserError"),
-    "learner.advantages.base": ("Advantage",),
+    "learner.advantages.base": ("Advantage", "CriticAdvantage", "CriticConfig", "TurnAdvantage"),
     "learner.losses.base": ("Loss", "LossInputs", "LossOutput", "Totals"),
     "logs.base": ("FileReader", "LogProblem", "LogReader"),
     "report.values": ("Interval",),
@@ -96,15 +96,14 @@ _FROM = {
 _MODULE_OF = {name: module for module, names in _FROM.items() for name in names}
 
 __all__ = [
-    "Advantage", "Arm", "ArmResult", "ArmStyle", "BoundedTask", "CalibrationInputs", "CalibrationMethod", "Dialogue",
-    "DialogueSets", "Estimate", "Estimator", "Evaluation", "ExtraTurn", "FileReader", "Finish", "Interval", "LogFiles",
-    "LogProblem", "LogReader", "Loss", "LossInputs", "LossOutput", "MatchedReplies", "Name", "NotNegative", "Outcome",
-    "PartLost", "PartPath", "Positive", "Range", "RolloutFailure", "RunConfig", "RunResult", "Scenario",
-    "ScriptedHuman", "ScriptedTask", "Seed", "Share", "ShiftResult", "Side", "Source", "Split", "Task",
-    "TokenSequence", "Totals", "Turn", "TurnBoundedTask", "TurnEstimate", "TurnValue",
-    "TurnValueInputs", "TurnValueMethod", "UserCheckingTask", "UserError",
-    "check_settings", "compare", "evaluate", "load_config", "measure_shift", "read_dialogues", "read_run",
-    "show_progress", "train",
+    "Advantage", "Arm", "ArmResult", "ArmStyle", "BoundedTask", "CalibrationInputs", "CalibrationMethod",
+    "CriticAdvantage", "CriticConfig", "Dialogue", "DialogueSets", "Estimate", "Estimator", "Evaluation", "ExtraTurn",
+    "FileReader", "Finish", "Interval", "LogFiles", "LogProblem", "LogReader", "Loss", "LossInputs", "LossOutput",
+    "MatchedReplies", "Name", "NotNegative", "Outcome", "PartLost", "PartPath", "Positive", "Range", "RolloutFailure",
+    "RunConfig", "RunResult", "Scenario", "ScriptedHuman", "ScriptedTask", "Seed", "Share", "ShiftResult", "Side",
+    "Source", "Split", "Task", "TokenSequence", "Totals", "Turn", "TurnAdvantage", "TurnBoundedTask", "TurnEstimate",
+    "TurnValue", "TurnValueInputs", "TurnValueMethod", "UserCheckingTask", "UserError", "check_settings", "compare",
+    "evaluate", "load_config", "measure_shift", "read_dialogues", "read_run", "show_progress", "train",
 ]  # fmt: skip
 
 

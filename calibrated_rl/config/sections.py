@@ -156,9 +156,9 @@ class TrainingConfig:
     """`grpo`, `dr_grpo` or `rloo` (modules of `learner/advantages/`), or the import path of another one."""
     advantage_config: dict[str, Any] = field(default_factory=dict)
     """The advantage's own settings."""
-    turn_value: TurnValueName = "value_head"
-    """How the arm `static` values a turn on a logged history: `value_head` on the policy's own model, `ridge`
-    (modules of `turn_values/`), or the import path of another method."""
+    turn_value: TurnValueName = "ridge"
+    """How the arm `static` values a turn on a logged history: `ridge` regression on words, `value_head` on the policy's
+    own model (modules of `turn_values/`), or the import path of another method."""
     turn_value_config: dict[str, Any] = field(default_factory=dict)
     """The method's own settings."""
 
