@@ -6,7 +6,7 @@ dialogue that the history is from. Suffers the
 policy-induced shift: the histories are those of the logged policy.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,13 +40,6 @@ class Static(Arm):
     meets = "nobody"
     learns_from_logs = True
     values_turns = True
-
-    def check_logs(self, logs: Mapping[Split, Sequence[Dialogue]], reserve: Sequence[Dialogue]) -> None:
-        from calibrated_rl.turn_values.base import refuse_unscored
-
-        refuse_unscored(logs[Split.CALIBRATION], "calibration", "fits its value of a turn to")
-        refuse_unscored(logs[Split.MONITOR], "monitor", "stops the fit of that value on")
-        refuse_unscored(logs[Split.TUNING], "tuning", "chooses the penalty of the ridge regression on")
 
     def train(self, run: "TrainingRun", seed: int) -> "ArmRun":
         from calibrated_rl.training.turn_reward import reward_turns

@@ -6,19 +6,22 @@ method: what logs do not say is worth the least logged return, and values stay w
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibrated_rl.calibration.config import SFTConfig
-from calibrated_rl.chat.tokens import ChatTokens
-from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Turn
+from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Split, Turn
 from calibrated_rl.errors import UserError
-from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.sample import Sample
+
+if TYPE_CHECKING:  # they load Ray and torch, and this module is loaded with every config
+    from calibrated_rl.chat.tokens import ChatTokens
+    from calibrated_rl.learner.group import LearnerGroup
 
 LEAST_LOGGED = 5
 SHORT, LONG = 0.05, 0.95
@@ -38,9 +41,9 @@ class TurnValueInputs:
     """Those of the monitor split, for early stopping."""
     tuning: Sequence[Dialogue]
     """Those of the tuning split, for hyperparameters."""
-    chat: ChatTokens
+    chat: "ChatTokens"
     """The policy's."""
-    learner: LearnerGroup
+    learner: "LearnerGroup"
     """Its slot ``POLICY`` is free for fits; the arm loads its policy afterwards."""
     fit_value_head: Callable[[str, Sequence[Sample], Sequence[Sample], SFTConfig], Path]
     """Fits a value head on the policy that training starts from to samples with targets, with early stopping on others,
@@ -71,6 +74,16 @@ class TurnValueMethod(ABC):
     """Copies of the policy's size that its values keep in the learner."""
     cross_fits: bool = True
     """Whether histories of calibration logs are valued by a model that has not seen their dialogues."""
+
+    def check_logs(self, logs: Mapping[Split, Sequence[Dialogue]]) -> None:
+        """Refuse logs that it cannot be fitted to, before anything starts.
+
+        Raises:
+            UserError: names the split.
+        """
+        refuse_unscored(logs[Split.CALIBRATION], "calibration", "fits its value of a turn to")
+        # The ridge regression, too, with which others are compared.
+        refuse_unscored(logs[Split.TUNING], "tuning", "chooses the penalty of that value on")
 
     @abstractmethod
     def fit(self, inputs: TurnValueInputs) -> TurnValue:

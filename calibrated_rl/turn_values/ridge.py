@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.feature_extraction import FeatureHasher
-from sklearn.linear_model import Ridge as RidgeRegression
 
 from calibrated_rl.calibration.folds import fold_of
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Turn
@@ -62,6 +60,10 @@ class RidgeValue(TurnValue):
     """
 
     def __init__(self, logs: Sequence[Dialogue], tuning: Sequence[Dialogue]) -> None:
+        # Here, not at import: this module is loaded with every config.
+        from sklearn.feature_extraction import FeatureHasher
+        from sklearn.linear_model import Ridge as RidgeRegression
+
         refuse_unscored(logs, "calibration", "fits its value of a turn to")
         refuse_unscored(tuning, "tuning", "chooses the penalty of that value on")
         self._hasher = FeatureHasher(n_features=2**14, input_type="string", alternate_sign=False)

@@ -11,7 +11,7 @@ counts are the words of a turn in their order (``units_of``), since here, other 
 again or elsewhere makes a difference to the model, in turns unlike any that it has seen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.calibration.folds import fold_of
 from calibrated_rl.chat.tokens import ChatTokens, view_of
-from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, TokenSequence, Turn
+from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.sample import Sample
@@ -164,9 +164,13 @@ class ValueHead(TurnValueMethod):
         self.frozen_models = config.folds
         self.cross_fits = config.folds > 1
 
+    def check_logs(self, logs: Mapping[Split, Sequence[Dialogue]]) -> None:
+        super().check_logs(logs)
+        refuse_unscored(logs[Split.MONITOR], "monitor", "stops the fit of its value of a turn on")
+
     def fit(self, inputs: TurnValueInputs) -> TurnValue:
         refuse_unscored(inputs.logs, "calibration", "fits its value of a turn to")
-        refuse_unscored(inputs.monitor, "monitor", "stops the fit of that value on")
+        refuse_unscored(inputs.monitor, "monitor", "stops the fit of its value of a turn on")
         folds, scales = self.config.folds, []
         logs = [log for log in inputs.logs if log.outcome is not None]
         for k in range(folds):

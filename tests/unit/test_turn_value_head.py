@@ -1,15 +1,20 @@
 """What the value head reads, and what its guard takes from turns that logs do not have."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
 from calibrated_rl.chat.tokens import ChatTokens, view_of
-from calibrated_rl.data.dialogue import Dialogue, Side
+from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.value_head import read_at
 from calibrated_rl.models.tiny import tiny_tokenizer
 from calibrated_rl.settings.fields import NotAllowed
-from calibrated_rl.turn_values.base import LEAST_LOGGED, Guard, explained
+from calibrated_rl.turn_values.base import LEAST_LOGGED, Case, Guard, TurnValue, explained, logged_turns
+from calibrated_rl.turn_values.checked import values_of
+from calibrated_rl.turn_values.ridge import Ridge
 from calibrated_rl.turn_values.value_head import (
     Scale,
     ValueHead,
@@ -99,3 +104,36 @@ def test_settings_that_fit_nothing_are_refused() -> None:
     with pytest.raises((UserError, NotAllowed), match="folds"):
         config(folds=0)
     assert ValueHead(config(folds=1)).cross_fits is False and ValueHead(config()).frozen_models == 3
+
+
+def test_logs_without_scores_are_refused_before_anything_starts() -> None:
+    scored, unscored = logs(), [log(0, None, *SAID)]
+    value_head, ridge = ValueHead(ValueHead.Config()), Ridge(Ridge.Config())
+    by_split = dict.fromkeys(Split, scored)
+    for method, needed in ((ridge, ("calibration", "tuning")), (value_head, ("calibration", "monitor", "tuning"))):
+        method.check_logs(by_split)
+        for split in needed:
+            with pytest.raises(UserError, match=rf"the arm 'static' .* the {split} logs, .*logs\.{split}"):
+                method.check_logs({**by_split, Split(split): unscored})
+    ridge.check_logs({**by_split, Split.MONITOR: unscored})
+
+
+class Odd(TurnValue):
+    """Returns what it was given."""
+
+    def __init__(self, returned: Any) -> None:
+        self.returned = returned
+
+    def value(self, cases: Sequence[Case]) -> Any:
+        return self.returned
+
+    def explained(self, logs: Sequence[Dialogue]) -> float:
+        return 0.0
+
+
+def test_what_a_value_returns_is_used_or_refused() -> None:
+    cases, _ = logged_turns(logs()[:1])
+    assert values_of(Odd([1, 2.5, 0]), cases).tolist() == [1.0, 2.5, 0.0]
+    for returned, reason in (([1.0], r"has the shape \[1\]"), (None, "it is None"), ([1, np.inf, 0], r"\[1\] is inf")):
+        with pytest.raises(UserError, match=f"the turn value Odd: value .*{reason}"):
+            values_of(Odd(returned), cases)
