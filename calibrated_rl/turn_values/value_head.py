@@ -151,7 +151,7 @@ class ValueHead(TurnValueMethod):
         """Models, each fitted without one fold of the calibration logs, whose histories it values. The learner keeps a
         frozen copy of the policy's size for each. 1: a single one, fitted to all of them, where memory allows no more:
         then only early stopping keeps it from knowing the returns by heart."""
-        fit: SFTConfig = field(default_factory=lambda: SFTConfig(epochs=8, learning_rate=5e-4, patience=2))
+        fit: SFTConfig = field(default_factory=lambda: SFTConfig(epochs=8, learning_rate=1.5e-3, patience=3))
         """Length and pace of the fit."""
 
         def __post_init__(self) -> None:
