@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         Turn,
     )
     from calibrated_rl.errors import PartLost, RolloutFailure, UserError
-    from calibrated_rl.learner.advantages.base import Advantage
+    from calibrated_rl.learner.advantages.base import Advantage, CriticAdvantage, CriticConfig, TurnAdvantage
     from calibrated_rl.learner.losses.base import Loss, LossInputs, LossOutput, Totals
     from calibrated_rl.logs.base import FileReader, LogProblem, LogReader
     from calibrated_rl.logs.convert import Conversion
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         TurnBoundedTask,
         UserCheckingTask,
     )
+    from calibrated_rl.turn_values.base import TurnValue, TurnValueInputs, TurnValueMethod
 
 _FROM = {
     "api.evaluation": ("Evaluation", "evaluate"),
@@ -78,7 +79,7 @@ _FROM = {
         "Dialogue", "Finish", "Outcome", "Scenario", "Side", "Source", "Split", "TokenSequence", "Turn",
     ),
     "errors": ("PartLost", "RolloutFailure", "UserError"),
-    "learner.advantages.base": ("Advantage",),
+    "learner.advantages.base": ("Advantage", "CriticAdvantage", "CriticConfig", "TurnAdvantage"),
     "learner.losses.base": ("Loss", "LossInputs", "LossOutput", "Totals"),
     "logs.base": ("FileReader", "LogProblem", "LogReader"),
     "logs.convert": ("Conversion",),
@@ -92,6 +93,7 @@ _FROM = {
     "tasks.base": (
         "BoundedTask", "ScriptedHuman", "ScriptedTask", "Task", "TurnBoundedTask", "UserCheckingTask",
     ),
+    "turn_values.base": ("TurnValue", "TurnValueInputs", "TurnValueMethod"),
 }  # fmt: skip
 """Modules of the package with the names that are public here: the same as the imports above, which a test checks."""
 
@@ -99,13 +101,13 @@ _MODULE_OF = {name: module for module, names in _FROM.items() for name in names}
 
 __all__ = [
     "Advantage", "Arm", "ArmResult", "ArmStyle", "BoundedTask", "CalibrationInputs", "CalibrationMethod", "Conversion",
-    "Dialogue", "DialogueSets", "Estimate", "Estimator", "Evaluation", "ExtraTurn", "FileReader", "Finish", "Interval",
-    "LogFiles", "LogProblem", "LogReader", "Loss", "LossInputs", "LossOutput", "MatchedReplies", "Name", "NotNegative",
-    "Outcome", "PartLost", "PartPath", "Positive", "Range", "RolloutFailure", "RunConfig", "RunResult", "Scenario",
-    "ScriptedHuman", "ScriptedTask", "Seed", "Share", "ShiftResult", "Side", "Source", "Split", "Task",
-    "TokenSequence", "Totals", "Turn", "TurnBoundedTask", "TurnEstimate", "UserCheckingTask", "UserError",
-    "check_settings", "compare", "convert_logs", "evaluate", "load_config", "measure_shift", "read_dialogues",
-    "read_run", "show_progress", "train",
+    "CriticAdvantage", "CriticConfig", "Dialogue", "DialogueSets", "Estimate", "Estimator", "Evaluation", "ExtraTurn",
+    "FileReader", "Finish", "Interval", "LogFiles", "LogProblem", "LogReader", "Loss", "LossInputs", "LossOutput",
+    "MatchedReplies", "Name", "NotNegative", "Outcome", "PartLost", "PartPath", "Positive", "Range", "RolloutFailure",
+    "RunConfig", "RunResult", "Scenario", "ScriptedHuman", "ScriptedTask", "Seed", "Share", "ShiftResult", "Side",
+    "Source", "Split", "Task", "TokenSequence", "Totals", "Turn", "TurnAdvantage", "TurnBoundedTask", "TurnEstimate",
+    "TurnValue", "TurnValueInputs", "TurnValueMethod", "UserCheckingTask", "UserError", "check_settings", "compare",
+    "convert_logs", "evaluate", "load_config", "measure_shift", "read_dialogues", "read_run", "show_progress", "train",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ dialogue that the history is from. Suffers the
 policy-induced shift: the histories are those of the logged policy.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,21 +39,17 @@ class Static(Arm):
     order = 2
     meets = "nobody"
     learns_from_logs = True
-
-    def check_logs(self, logs: Mapping[Split, Sequence[Dialogue]], reserve: Sequence[Dialogue]) -> None:
-        from calibrated_rl.training.turn_value import refuse_unscored  # loads scikit-learn
-
-        refuse_unscored(logs[Split.CALIBRATION], logs[Split.TUNING])
+    values_turns = True
 
     def train(self, run: "TrainingRun", seed: int) -> "ArmRun":
         from calibrated_rl.training.turn_reward import reward_turns
-        from calibrated_rl.training.turn_value import TurnValue
+        from calibrated_rl.training.turn_value import fit_turn_value
 
+        value, value_metrics = fit_turn_value(run)
         arm = run.begin(self.name, seed, single_turns=True)
         inputs, collector = run.inputs, run.cluster.collector
         histories = logged_histories(inputs.logs[Split.CALIBRATION])
-        value = TurnValue(inputs.logs[Split.CALIBRATION], inputs.logs[Split.TUNING])
-        arm.log({"turn_value_r2": value.explained})
+        arm.log(dict(value_metrics))
 
         def score_turns(first: int, count: int) -> "list[Members | None]":
             """Groups of single turns on the update's histories, from the number ``first`` on, with their rewards."""
@@ -73,5 +69,6 @@ class Static(Arm):
             arm.sync()
             arm.log_update(batch, groups, credited, metrics)
             arm.checkpoint()
+        value.close()
         arm.measure(None)
         return arm

@@ -54,7 +54,7 @@ def key_of(
             content = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True).encode()
             digest.update(len(content).to_bytes(8, "big") + content)
 
-    lora = learner.lora.get(slot) if sft.adapters else None
+    lora = learner.adapters_of(slot) if sft.adapters else None
     add(slot, dataclasses.asdict(sft), None if lora is None else dataclasses.asdict(lora))
     add({name: value for name, value in dataclasses.asdict(learner).items() if name not in IRRELEVANT})
     add({name: importlib.metadata.version(name) for name in LIBRARIES}, torch.backends.cpu.get_cpu_capability())

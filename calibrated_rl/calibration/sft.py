@@ -59,11 +59,47 @@ def fine_tune(
     Returns:
         Monitor likelihood before and after (``nll_before``, ``nll_after``, nats a token) and ``epochs``.
     """
-    optimizer = config.optimizer.at(config.learning_rate, config.warmup_steps)
-    learner.load(slot, base, optimizer=optimizer, seed=seed, full_finetuning=not config.adapters)
-    random = np.random.default_rng(seed)
     monitor = monitor[: config.most_monitored or len(monitor)]
-    nll_before = best_nll = learner.evaluate(slot, monitor)["weighted_nll"]
+    before, after, epochs = keep_best(
+        learner, slot, base, train, config, folder, seed, progress, loss=SFT_LOSS,
+        error=lambda: learner.evaluate(slot, monitor)["weighted_nll"],
+    )  # fmt: skip
+    return {"nll_before": before, "nll_after": after, "epochs": float(epochs)}
+
+
+def keep_best(
+    learner: LearnerGroup,
+    slot: str,
+    base: Path,
+    train: Sequence[Sample],
+    config: SFTConfig,
+    folder: Path,
+    seed: int,
+    progress: Callable[[int, int], None],
+    *,
+    loss: str,
+    error: Callable[[], float],
+    value_head: bool = False,
+) -> tuple[float, float, int]:
+    """Restart ``slot`` from ``base``, fit it to ``train``, and leave the best epoch in the slot and in ``folder``.
+
+    Args:
+        loss: import path.
+        error: of the model in the slot; the lower, the better.
+        value_head: whether the model has one.
+
+    Returns:
+        The error before and after, and the number of epochs.
+    """
+    optimizer = config.optimizer.at(config.learning_rate, config.warmup_steps)
+
+    def load(source: Path) -> None:
+        full = not config.adapters
+        learner.load(slot, source, optimizer=optimizer, seed=seed, full_finetuning=full, value_head=value_head)
+
+    load(base)
+    random = np.random.default_rng(seed)
+    before = best = error()
     learner.save(slot, folder)
     epochs_without_gain = epochs = steps = 0
     all_steps = config.epochs * -(-len(train) // config.batch_dialogues)
@@ -72,18 +108,18 @@ def fine_tune(
         for start in range(0, len(order), config.batch_dialogues):
             batch = [train[i] for i in order[start : start + config.batch_dialogues]]
             remaining = max(0.05, 1.0 - steps / all_steps) if config.decay else 1.0
-            learner.step(slot, batch, SFT_LOSS, learning_rate=config.learning_rate * remaining)
+            learner.step(slot, batch, loss, learning_rate=config.learning_rate * remaining)
             steps += 1
             progress(steps, all_steps)
         epochs += 1
-        nll = learner.evaluate(slot, monitor)["weighted_nll"]
-        if nll < best_nll or config.keep == "last":
-            best_nll, epochs_without_gain = nll, 0
+        now = error()
+        if now < best or config.keep == "last":
+            best, epochs_without_gain = now, 0
             learner.save(slot, folder)
         else:
             epochs_without_gain += 1
             if epochs_without_gain >= config.patience:
                 break
     if epochs_without_gain:
-        learner.load(slot, folder, optimizer=optimizer, seed=seed, full_finetuning=not config.adapters)
-    return {"nll_before": nll_before, "nll_after": best_nll, "epochs": float(epochs)}
+        load(folder)
+    return before, best, epochs

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calibrated_rl.errors import printable
 
@@ -122,6 +123,32 @@ def real(value: Any, place: str) -> float:
         return float(value)
     except OverflowError:
         raise NotPlain(place, "is beyond the range of a float: it must be a finite number") from None
+
+
+def numbers(value: Any, count: int, each: str) -> NDArray[np.float64]:
+    """``value`` as an array [``count``], which a part returned.
+
+    Args:
+        each: what it has a number for.
+
+    Raises:
+        NotPlain: it is no array of so many numbers that are finite in float32.
+    """
+    if not isinstance(value, np.ndarray | list | tuple):
+        raise NotPlain("it", f"is {kind_of(value)}: it must be an array of {count} numbers")
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        raise NotPlain("it", f"is no array: it must be one of {count} numbers") from None
+    if array.shape != (count,):
+        raise NotPlain("it", f"has the shape {list(array.shape)}: it must be [{count}], a number for each {each}")
+    if array.dtype.kind not in "iuf":
+        raise NotPlain("it", f"is an array of {array.dtype}: it must be one of numbers")
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(np.float32))
+    if len(not_finite := np.flatnonzero(~finite)):
+        raise NotPlain(f"[{not_finite[0]}]", f"is {array[not_finite[0]]}: it must be a finite number")
+    return array.astype(np.float64)
 
 
 def flag(value: Any, place: str) -> bool:

@@ -64,6 +64,8 @@ class Arm(ABC):
     """Whether it requests further replies of a scripted human."""
     learns_from_logs: ClassVar[bool] = False
     """Whether it trains on logged policy turns themselves."""
+    values_turns: ClassVar[bool] = False
+    """Whether it fits a value of single turns (``training.turn_value``)."""
     runs_rollouts: ClassVar[bool] = True
     """Whether it learns from the policy's own rollouts."""
 

@@ -12,7 +12,9 @@ from contextlib import suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from calibrated_rl import turn_values
 from calibrated_rl.components.component import build, import_path, looked_up
+from calibrated_rl.components.short_names import full_path
 from calibrated_rl.config.arms import Arm, builtin_arms, find_arm
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.advantages.checked import advantage_path
@@ -45,10 +47,11 @@ OF_KIND: Mapping[str, tuple[str, Sequence[str]]] = {
     "training.loss": ("loss", ("__call__",)),
     "shift.estimators": ("estimator", ("measure",)),
     "training.advantage": ("advantage", ("__call__",)),
+    "training.turn_value": ("turn value", ("fit",)),
 }
 """The kind of class that each import path must name, and its required methods; see ``tasks/base.py``, ``logs/base.py``,
 ``calibration/base.py``, ``learner/losses/base.py``,
-``learner/advantages/base.py`` and ``shift/interface.py``."""
+``learner/advantages/base.py``, ``turn_values/base.py`` and ``shift/interface.py``."""
 
 
 def problems_together(config: "RunConfig") -> Iterator[Problem]:
@@ -271,6 +274,8 @@ def problems_of_parts(config: "RunConfig") -> Iterator[Problem]:
     yield from _part("training.loss", training.loss, ("training", "loss_config"), training.loss_config)
     advantage = advantage_path(training.advantage)
     yield from _part("training.advantage", advantage, ("training", "advantage_config"), training.advantage_config)
+    turn_value = full_path(turn_values.__name__, training.turn_value, "turn value")
+    yield from _part("training.turn_value", turn_value, ("training", "turn_value_config"), training.turn_value_config)
     for number, name in enumerate(config.shift.estimators):
         if ":" in name:  # short names were checked against the built-in ones already
             key = ("shift", "estimators", number)

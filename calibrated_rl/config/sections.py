@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from calibrated_rl import turn_values
 from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.components.short_names import short_names
 from calibrated_rl.config.arms import builtin_arms
@@ -29,6 +30,8 @@ ArmName = Annotated[str, OneOf(builtin_arms(), otherwise=IMPORT_PATH)]
 """A built-in arm, or the import path of another one; see ``arms.py``."""
 AdvantageName = Annotated[str, OneOf(short_names(advantages.__name__), otherwise=IMPORT_PATH)]
 """A module of ``learner/advantages/``, or the import path of another advantage."""
+TurnValueName = Annotated[str, OneOf(short_names(turn_values.__name__), otherwise=IMPORT_PATH)]
+"""A module of ``turn_values/``, or the import path of another method."""
 EstimatorName = Annotated[str, OneOf(short_names(estimators.__name__), otherwise=IMPORT_PATH)]
 """A module of ``shift/estimators/``, or the import path of another estimator."""
 _SEGMENT = r"(?!\.)[\w.+=@%, -]{1,100}(?<![ .])"
@@ -153,6 +156,11 @@ class TrainingConfig:
     """`grpo`, `dr_grpo` or `rloo` (modules of `learner/advantages/`), or the import path of another one."""
     advantage_config: dict[str, Any] = field(default_factory=dict)
     """The advantage's own settings."""
+    turn_value: TurnValueName = "ridge"
+    """How the arm `static` values a turn on a logged history: `ridge` regression on words, `value_head` on the policy's
+    own model (modules of `turn_values/`), or the import path of another method."""
+    turn_value_config: dict[str, Any] = field(default_factory=dict)
+    """The method's own settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -113,6 +113,13 @@ class Outcome:
         """The terminal reward and all rewards of turns, undiscounted: what is learned from, compared and reported."""
         return self.reward + sum(self.turn_rewards)
 
+    def by_turn(self, policy_turns: int) -> NDArray[np.float64]:
+        """[T] what each of the policy's turns earned, the terminal reward with the last; they add up to the return."""
+        assert len(self.turn_rewards) in (0, policy_turns), "rewards of turns that were not spoken"
+        rewards = np.array(self.turn_rewards or np.zeros(policy_turns), np.float64)
+        rewards[-1:] += self.reward
+        return rewards
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenSequence:

@@ -33,6 +33,10 @@ class SampleBatch:
     """[S]"""
     sampled: NDArray[np.bool_]
     """[L] True where an engine sampled the token, and so must have returned its log-prob."""
+    token_advantages: NDArray[np.float32] | None = None
+    """[L] in the place of ``advantages``, or None if no sample has any."""
+    targets: NDArray[np.float32] | None = None
+    """[L] what a value head is to predict before scored tokens, or None if no sample has any."""
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -54,6 +58,10 @@ class SampleBatch:
             "log-probs of the sampling engine": np.isinf(sampler) | (np.isnan(sampler) & self.sampled),
             "log-probs of the reference": np.zeros_like(self.scored) if reference is None else ~np.isfinite(reference),
             "weights": ~np.isfinite(self.token_weights),
+            "the advantage": np.zeros_like(self.scored)
+            if self.token_advantages is None
+            else ~np.isfinite(self.token_advantages),
+            "targets": np.zeros_like(self.scored) if self.targets is None else ~np.isfinite(self.targets),
         }
         faults: dict[int, str] = {}
         for name, broken in of_tokens.items():
@@ -77,21 +85,26 @@ class SampleBatch:
         for index, sample in enumerate(samples):
             if sample.token_weights is not None:
                 weights[starts[index] : starts[index + 1]] *= sample.token_weights
-        reference = None
-        if any(sample.reference_logprobs is not None for sample in samples):
-            assert all(s.reference_logprobs is not None for s in samples), "reference for some samples only"
-            reference = np.concatenate([np.asarray(s.reference_logprobs, np.float32) for s in samples])
         return cls(
             ids=np.concatenate([t.ids for t in tokens]),
             scored=scored,
             starts=starts,
             sampler_logprobs=np.concatenate([t.logprobs for t in tokens]),
-            reference_logprobs=reference,
+            reference_logprobs=_of_all("reference", [s.reference_logprobs for s in samples]),
             token_weights=weights,
             advantages=np.asarray([s.advantage for s in samples], np.float32),
             sampled=np.concatenate([t.versions >= 0 for t in tokens]),
+            token_advantages=_of_all("token_advantages", [s.token_advantages for s in samples]),
+            targets=_of_all("targets", [s.targets for s in samples]),
         )
 
     @classmethod
     def of_sequences(cls, sequences: Sequence[TokenSequence]) -> "SampleBatch":
         return cls.of([Sample(tokens=sequence) for sequence in sequences])
+
+
+def _of_all(name: str, arrays: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
+    """End to end, or None if there are none."""
+    given = [np.asarray(array, np.float32) for array in arrays if array is not None]
+    assert len(given) in (0, len(arrays)), f"{name} for some samples only"
+    return np.concatenate(given) if given else None

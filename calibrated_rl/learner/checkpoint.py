@@ -23,6 +23,7 @@ from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.gathered import MASTER, gather, kinds, scatter
 from calibrated_rl.learner.hosted import HostedModel
 from calibrated_rl.learner.lora import LoRAConfig
+from calibrated_rl.learner.value_head import FILE as HEAD_FILE
 from calibrated_rl.learner.world import World
 from calibrated_rl.storage.checksums import NAME, check_checksums, write_checksums
 from calibrated_rl.storage.files import read_json, to_disk
@@ -90,6 +91,8 @@ def take(models: Mapping[str, HostedModel], world: World, config: LearnerConfig)
         tensors[OPTIMIZER.format(name=name)] = state
         if model.lora is not None:
             tensors[ADAPTERS.format(name=name)] = model.adapters()
+        if model.has_value_head:
+            tensors[f"{name}/{HEAD_FILE}"] = model.value_head()
         files |= {f"{name}/{file}": content for file, content in model.files.items()}
         index["models"][name] = {
             "optimizer": dataclasses.asdict(model.optimizer),
@@ -99,7 +102,7 @@ def take(models: Mapping[str, HostedModel], world: World, config: LearnerConfig)
             "order": model.order.bit_generator.state,
             "lora": None if model.lora is None else dataclasses.asdict(model.lora),
             "base": model.base,
-        }
+        } | ({"value_head": True} if model.has_value_head else {})
     tensors[RANDOM] = {
         f"{device}.{rank}": state
         for rank, states in enumerate(world.gather(world.random_states()))
@@ -134,12 +137,15 @@ def read(
     if index["dtype"] != config.dtype:
         raise UserError(f"{folder} was written with learner.dtype {index['dtype']}, and it is {config.dtype} now")
     for name, saved in index["models"].items():
-        lora = config.lora.get(name)
+        lora = config.adapters_of(name)
         if saved["lora"] != (None if lora is None else dataclasses.asdict(lora)):
             raise UserError(f"{folder} was written with learner.lora.{name} {saved['lora']}, and it is {lora} now")
         adapters = None if lora is None else folder / ADAPTERS.format(name=name)
         optimizer = OptimizerConfig(**saved["optimizer"])
-        load(name, folder / name, optimizer=optimizer, seed=saved["seed"], adapters=adapters, base=saved["base"])
+        load(
+            name, folder / name, optimizer=optimizer, seed=saved["seed"], adapters=adapters, base=saved["base"],
+            value_head=saved.get("value_head", False),
+        )  # fmt: skip
         model = models[name]
         _read_optimizer(model, folder / OPTIMIZER.format(name=name), saved["adam_step"])
         model.steps = saved["steps"]

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Literal
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
+from calibrated_rl.learner.slots import CRITIC, POLICY, PROXY, SIMULATOR
 from calibrated_rl.settings.fields import Name, NotNegative, OneOf, Positive, Precision, Range, check_settings
 
 
@@ -99,6 +99,10 @@ class LearnerConfig:
     rank reserves ``gpus`` even where Ray has no GPU yet: its machine may be one that is added on demand."""
     timeout_seconds: Annotated[float, Range(at_least=1)] = 1800.0
     """No call to the ranks waits longer."""
+
+    def adapters_of(self, name: str) -> LoRAConfig | None:
+        """Those of the model ``name``; the policy's critic has the policy's."""
+        return self.lora.get(POLICY if name == CRITIC else name)
 
     def __post_init__(self) -> None:
         check_settings(self, "learner")

@@ -116,16 +116,19 @@ class LearnerGroup:
         optimizer: OptimizerConfig | None = None,
         seed: int = 0,
         full_finetuning: bool = False,
+        value_head: bool = False,
     ) -> None:
         """Load the model in folder ``path`` under ``name``, in place of the weights and optimizer of that name.
 
         Args:
             full_finetuning: train all weights, though ``config.lora`` may name the model.
+            value_head: it predicts values, see ``value_head.py``; its head is in the folder, or new.
         """
         self._lora_bases.forget(name)
         logger.debug(f"the learner loads '{name}' from {path}")
         options = {
             "trainable": trainable, "optimizer": optimizer, "seed": seed, "full_finetuning": full_finetuning,
+            "value_head": value_head,
         }  # fmt: skip
         folder = NodeFolder.here(path)
         self._wait([a.load.remote(name, folder, **options) for a in self._actors])
@@ -209,6 +212,11 @@ class LearnerGroup:
             return []
         batch = SampleBatch.of_sequences(sequences)
         return batch.split(self._score(name, batch, temperature)[0])
+
+    def values(self, name: str, sequences: Sequence[TokenSequence]) -> list[NDArray[np.float32]]:
+        """What the value head of ``name`` predicts before the masked tokens, one array [T] a sequence, NaN where not
+        masked."""
+        return self.log_probs(name, sequences)
 
     def evaluate(self, name: str, samples: Sequence[Sample], temperature: float = 1.0) -> dict[str, float]:
         """``nll`` (mean over scored tokens), ``weighted_nll`` (with the samples' weights), ``entropy``, in

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from calibrated_rl.errors import UserError
@@ -22,6 +22,8 @@ from calibrated_rl.learner.lora import LoRAConfig, add_adapters, is_adapter, pef
 from calibrated_rl.learner.model import TokenLogProbs
 from calibrated_rl.learner.out_of_memory import is_out_of_memory
 from calibrated_rl.learner.packing import PackedBatch
+from calibrated_rl.learner.value_head import FILE as HEAD_FILE
+from calibrated_rl.learner.value_head import TokenValues
 from calibrated_rl.learner.world import World
 from calibrated_rl.storage.checksums import write_checksums
 from calibrated_rl.weight_sync.lora import A, B, with_adapters_merged
@@ -56,9 +58,12 @@ class HostedModel:
         lora: LoRAConfig | None = None,
         adapters: Path | None = None,
         base: str = "",
+        value_head: bool = False,
     ) -> None:
         """
         Args:
+            value_head: it predicts values in the place of tokens, by the head in the folder or, if there is none there,
+                a new one.
             lora: only adapters are trained; not for a model without optimizer.
             adapters: file to read them from; None: they are initialised.
             base: folder or hub name of the adapters' base, for whoever loads them.
@@ -72,7 +77,9 @@ class HostedModel:
         """Shuffles minibatches; the same on all ranks."""
         self.steps = 0
         """Optimizer steps since loading."""
-        self.module = TokenLogProbs(self._read(path))
+        self.module = (TokenValues if value_head else TokenLogProbs)(self._read(path))
+        if isinstance(self.module, TokenValues) and (path / HEAD_FILE).is_file():
+            self.module.read_head(load_file(path / HEAD_FILE))
         if lora is not None:
             add_adapters(self.module.model, lora, seed)
             if adapters is not None:
@@ -102,6 +109,10 @@ class HostedModel:
     @property
     def trainable(self) -> bool:
         return self.engine is not None
+
+    @property
+    def has_value_head(self) -> bool:
+        return isinstance(self.module, TokenValues)
 
     @property
     def lora_scale(self) -> float | None:
@@ -193,7 +204,8 @@ class HostedModel:
     def __call__(
         self, packed: PackedBatch, *, temperature: float, entropy_gradient: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Log-probs [N] and entropies [N] of the scored tokens of ``packed``."""
+        """Log-probs [N] and entropies [N] of the scored tokens of ``packed``; of a model with a value head its values
+        [N] before them, and zeros."""
         longest, sequence_length = self.module.longest, int(packed.position_ids.max(initial=-1)) + 1
         if longest is not None and sequence_length > longest:
             raise UserError(
@@ -263,9 +275,10 @@ class HostedModel:
             yield parameter.data
 
     def parameters(self) -> dict[str, Any]:
-        """The trained parameters, by Hugging Face names, tied ones once; under ZeRO-3 without values."""
-        named_parameters = self.module.model.named_parameters()
-        return {name: parameter for name, parameter in named_parameters if self.lora is None or is_adapter(name)}
+        """The trained parameters by Hugging Face names, tied ones once, and those of a value head; under ZeRO-3
+        without values."""
+        trained = {name: p for name, p in self.module.model.named_parameters() if p.requires_grad}
+        return trained | self.module.own_parameters()
 
     def weights(self, *, copy: bool = True) -> dict[str, Tensor]:
         """Full weights on the CPU by their Hugging Face names, tied ones once; empty on ranks other than 0. With
@@ -297,7 +310,12 @@ class HostedModel:
 
     def adapters(self, *, copy: bool = True) -> dict[str, Tensor]:
         """The adapters' matrices, as ``weights``; none where all is trained."""
-        return {} if self.lora is None else self._on_cpu(self.parameters(), copy)
+        named_parameters = self.module.model.named_parameters()
+        return self._on_cpu({name: parameter for name, parameter in named_parameters if is_adapter(name)}, copy)
+
+    def value_head(self) -> dict[str, Tensor]:
+        """The weights of the value head, as ``weights``; none of a model without one."""
+        return self._on_cpu(self.module.own_parameters(), copy=True)
 
     def merge_error(self) -> dict[str, float]:
         """Of a model in bfloat16 that is trained by adapters: how much of their change arrives when it is merged
@@ -328,11 +346,12 @@ class HostedModel:
 
     def save(self, folder: Path) -> None:
         """Write the model in Hugging Face format with the tokenizer it came with; whole or not at all. A model that
-        was trained by adapters is written with them merged, and the adapters by themselves in the folder ``adapter``.
+        was trained by adapters is written with them merged, and the adapters by themselves in the folder ``adapter``. A
+        value head is in a file of its own.
 
         All ranks must call it.
         """
-        weights, adapters = self.weights(), self.adapters()
+        weights, adapters, value_head = self.weights(), self.adapters(), self.value_head()
         if adapters and self.lora is not None:
             weights = with_adapters_merged(weights, adapters, self.lora.scale)
         if self.world.rank == 0:
@@ -343,6 +362,8 @@ class HostedModel:
             for name, content in self.files.items():
                 if not (partial / name).exists():
                     (partial / name).write_bytes(content)
+            if value_head:
+                save_file(value_head, partial / HEAD_FILE)
             if adapters and self.lora is not None:
                 (partial / ADAPTER).mkdir()
                 for name, content in peft_files(adapters, self.lora, self.base).items():

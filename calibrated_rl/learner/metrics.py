@@ -43,8 +43,9 @@ def collect(inputs: LossInputs, output: LossOutput, loss: Loss) -> Sums:
         logprobs, count = inputs.logprobs.detach(), float(inputs.logprobs.numel())
         means = dict(output.means)
         maxima = dict(output.maxima)
-        means["nll"] = (-logprobs.sum(), count)
-        means["entropy"] = (inputs.entropy.detach().sum(), count)
+        if inputs.values is None:
+            means["nll"] = (-logprobs.sum(), count)
+            means["entropy"] = (inputs.entropy.detach().sum(), count)
         means["loss"] = (output.loss.detach(), 0.0)
         if inputs.reference_logprobs is not None:
             means["kl_reference_k1"] = ((logprobs - inputs.reference_logprobs).sum(), count)

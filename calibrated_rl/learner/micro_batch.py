@@ -11,7 +11,7 @@ from torch import Tensor
 from calibrated_rl.data.dialogue import TokenSequence
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.batch import SampleBatch
-from calibrated_rl.learner.losses.base import LossInputs, Totals
+from calibrated_rl.learner.losses.base import Loss, LossInputs, Totals
 from calibrated_rl.learner.packing import PackedBatch
 
 MIN_MICRO_BATCH_TOKENS = 256
@@ -21,18 +21,24 @@ MIN_MICRO_BATCH_TOKENS = 256
 def loss_inputs(
     batch: SampleBatch,
     packed: PackedBatch,
-    logprobs: Tensor,
-    entropy: Tensor,
+    scores: tuple[Tensor, Tensor],
     old_logprobs_all: NDArray[np.float32] | None,
     totals: Totals,
+    *,
+    reads_values: bool = False,
 ) -> LossInputs:
-    """What the loss of the micro-batch ``packed`` of ``batch`` reads, on the device of ``logprobs`` (shape [T]).
+    """What the loss of the micro-batch ``packed`` of ``batch`` reads, on the device of ``scores``.
 
     Args:
+        scores: log-probs [N] and entropies [N]; with ``reads_values`` values [N] and zeros [N].
         old_logprobs_all: of the whole batch, [L], under the weights before its first step; None: those are the present
             ones.
         totals: of the whole step, over all ranks.
     """
+
+    values, (logprobs, entropy) = None, scores
+    if reads_values:
+        values, logprobs = scores[0], entropy
 
     def tensor(values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(logprobs.device)
@@ -47,11 +53,17 @@ def loss_inputs(
         old_logprobs=old_logprobs,
         sampler_logprobs=torch.where(sampler.isnan(), old_logprobs, sampler),
         reference_logprobs=None if reference is None else tensor(reference[packed.source]),
-        advantages=tensor(batch.advantages[packed.sequence]),
+        advantages=tensor(
+            batch.advantages[packed.sequence]
+            if batch.token_advantages is None
+            else batch.token_advantages[packed.source]
+        ),
         weights=tensor(batch.token_weights[packed.source]),
         sequence=tensor(np.cumsum(changes)),
         count=int(changes.sum()) + 1,
         totals=totals,
+        values=values,
+        targets=None if batch.targets is None else tensor(batch.targets[packed.source]),
     )
 
 
@@ -61,9 +73,37 @@ def sampler_logprobs(batch: SampleBatch, old_logprobs: NDArray[np.float32]) -> N
 
 
 def sequences_to_blame(packed: PackedBatch, inputs: LossInputs) -> list[int]:
-    """Sequences of the batch with a log-prob that is not finite; if there is none, all of the micro-batch."""
-    fine = torch.isfinite(inputs.logprobs.detach() + inputs.old_logprobs + inputs.sampler_logprobs).cpu().numpy()
+    """Sequences of the batch with a log-prob or value that is not finite; if there is none, all of the micro-batch."""
+    scores = inputs.logprobs if inputs.values is None else inputs.values
+    fine = torch.isfinite(scores.detach() + inputs.old_logprobs + inputs.sampler_logprobs).cpu().numpy()
     return np.unique(packed.sequence[~fine] if not fine.all() else packed.sequence).tolist()  # type: ignore[no-any-return]
+
+
+def check_samples(batch: SampleBatch, loss: Loss, *, value_head: bool) -> None:
+    """
+    Args:
+        value_head: whether the model has one.
+
+    Raises:
+        UserError: the loss does not go with the samples, or with the model.
+    """
+    name = type(loss).__name__
+    if loss.reads_values != value_head:
+        raise UserError(
+            f"the loss {name} trains {'models with a value head' if loss.reads_values else 'log-probs'}, and the model "
+            f"has {'a value head' if value_head else 'none'}"
+        )
+    if loss.reads_values and batch.targets is None:
+        raise UserError(f"the loss {name} needs samples with targets")
+    if loss.needs_reference and batch.reference_logprobs is None:
+        raise UserError(f"the loss {name} needs samples with reference_logprobs")
+    if batch.weighted and not loss.reads_weights:
+        raise UserError(f"the loss {name} does not use the weights of samples, and some have them")
+    if loss.unit == 1:
+        return
+    counts = np.bincount(batch.sequence_of[batch.scored], minlength=len(batch.lengths))
+    if len(counts) % loss.unit or (counts == 0).any():
+        raise UserError(f"this loss takes samples in units of {loss.unit}, each with at least one scored token")
 
 
 def full_micro_batch(tokens: int, length: int, words: int, random: np.random.Generator) -> SampleBatch:

@@ -89,14 +89,35 @@ class TokenLogProbs(nn.Module):
     def compile_parts(self) -> None:
         """Let torch compile the layers, one by one because all are alike, and the loss; attention stays as it is.
         Compiled code is cached for the next run."""
+        self.compile_layers()
+        self.model.get_output_embeddings().compile_chunks()  # type: ignore[operator]
+
+    def compile_layers(self) -> None:
+        """``compile_parts`` without the loss."""
         # A folder for each instruction set: home folders may be shared, and code is compiled for this machine's CPU.
         folder = f"{COMPILED}/learner-{zlib.crc32(cpu_instructions()):08x}"
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.expanduser(folder))
         for layer in self.model.get_decoder().layers:  # type: ignore[operator,union-attr]
             layer.compile(dynamic=True)
-        self.model.get_output_embeddings().compile_chunks()  # type: ignore[operator]
+
+    def own_parameters(self) -> dict[str, Any]:
+        """Trained parameters by name that are no part of the Hugging Face model: none."""
+        return {}
 
     def forward(
+        self,
+        input_ids_T: Tensor,
+        position_ids_T: Tensor,
+        select_N: Tensor,
+        targets_N: Tensor,
+        layout: Layout,
+        temperature: float = 1.0,
+        entropy_gradient: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """See ``log_probs``."""
+        return self.log_probs(input_ids_T, position_ids_T, select_N, targets_N, layout, temperature, entropy_gradient)
+
+    def log_probs(
         self,
         input_ids_T: Tensor,
         position_ids_T: Tensor,
@@ -115,15 +136,20 @@ class TokenLogProbs(nn.Module):
             temperature: divides the logits, as it did when the tokens were sampled.
             entropy_gradient: whether the entropies carry gradient.
         """
-        decoder = self.model.get_decoder()  # type: ignore[operator]
-        hidden_1TD = decoder(
-            input_ids=input_ids_T[None], position_ids=position_ids_T[None], use_cache=False, layout=layout
-        ).last_hidden_state
+        hidden_TD = self.hidden_states(input_ids_T, position_ids_T, layout)
         head = self.model.get_output_embeddings()  # type: ignore[operator]
         scores: tuple[Tensor, Tensor] = head(
-            hidden_1TD[0].index_select(0, select_N), targets_N, temperature, entropy_gradient
+            hidden_TD.index_select(0, select_N), targets_N, temperature, entropy_gradient
         )
         return scores
+
+    def hidden_states(self, input_ids_T: Tensor, position_ids_T: Tensor, layout: Layout) -> Tensor:
+        """[T, D] of the last layer."""
+        decoder = self.model.get_decoder()  # type: ignore[operator]
+        hidden_1TD: Tensor = decoder(
+            input_ids=input_ids_T[None], position_ids=position_ids_T[None], use_cache=False, layout=layout
+        ).last_hidden_state
+        return hidden_1TD[0]
 
 
 def _checkpoint_quietly(

@@ -73,7 +73,7 @@ class Probe:
         (packed,) = pack(batch, sum(LENGTHS))
         arrays = packed.input_ids, packed.position_ids, packed.select, packed.targets
         with torch.no_grad():
-            logprobs, _ = module(
+            logprobs, _ = module.log_probs(  # type: ignore[operator]
                 *(torch.from_numpy(array).to(device) for array in arrays), layout_of(packed, device, model.dtype)
             )
         logprobs_flat = np.full(len(batch.ids), np.nan, np.float32)

@@ -27,6 +27,7 @@ from calibrated_rl.learner.losses.checked import output_of
 from calibrated_rl.learner.metrics import Sums, collect
 from calibrated_rl.learner.micro_batch import (
     MIN_MICRO_BATCH_TOKENS,
+    check_samples,
     check_temperature,
     full_micro_batch,
     loss_inputs,
@@ -70,6 +71,7 @@ class LearnerRank:
         full_finetuning: bool = False,
         adapters: Path | None = None,
         base: str = "",
+        value_head: bool = False,
     ) -> None:
         """Load the model in folder ``path`` under ``name``, in place of the weights and optimizer of that name.
 
@@ -77,6 +79,7 @@ class LearnerRank:
             full_finetuning: train all weights, though ``config.lora`` may name the model.
             adapters: file of a checkpoint; None: if the model is trained by adapters, they are initialised.
             base: name of the base in the saved adapters; empty: ``path``.
+            value_head: it predicts values, see ``value_head.py``.
         """
         if name in self.models:
             self.models.pop(name).close()
@@ -88,9 +91,10 @@ class LearnerRank:
             world=self.world,
             optimizer=settings,
             seed=seed,
-            lora=self.config.lora.get(name) if trainable and not full_finetuning else None,
+            lora=self.config.adapters_of(name) if trainable and not full_finetuning else None,
             adapters=adapters,
             base=base or str(Path(path).resolve()),
+            value_head=value_head,
         )
 
     def unload(self, name: str) -> None:
@@ -122,11 +126,7 @@ class LearnerRank:
         model, loss = self._model(name), resolve_loss(loss)
         assert model.trainable, f"'{name}' was loaded with trainable=False"
         check_temperature(temperature)
-        if loss.needs_reference and batch.reference_logprobs is None:
-            raise UserError(f"the loss {type(loss).__name__} needs samples with reference_logprobs")
-        if batch.weighted and not loss.reads_weights:
-            raise UserError(f"the loss {type(loss).__name__} does not use the weights of samples, and some have them")
-        self._check_units(batch, loss.unit)
+        check_samples(batch, loss, value_head=model.has_value_head)
         self._skipped = []
         broken = batch.not_finite()
         sums, scored, old_logprobs = Sums(), batch.scored, None
@@ -165,14 +165,6 @@ class LearnerRank:
 
     def _skip(self, reason: str, blamed: Sequence[int], indices: NDArray[np.int64]) -> None:
         self._skipped.append(SkippedStep(reason=reason, sequences=tuple(blamed), step=tuple(indices.tolist())))
-
-    @staticmethod
-    def _check_units(batch: SampleBatch, unit: int) -> None:
-        if unit == 1:
-            return
-        counts = np.bincount(batch.sequence_of[batch.scored], minlength=len(batch.advantages))
-        if len(counts) % unit or (counts == 0).any():
-            raise UserError(f"this loss takes samples in units of {unit}, each with at least one scored token")
 
     @staticmethod
     def _minibatches(
@@ -274,19 +266,19 @@ class LearnerRank:
         )
         shares = list(self._shares(packs))
         for index, packed in enumerate(shares):
-            logprobs, entropy = model(packed, temperature=temperature, entropy_gradient=loss.entropy_gradient)
+            scores = model(packed, temperature=temperature, entropy_gradient=loss.entropy_gradient)
             if len(packed.source):
-                inputs = loss_inputs(batch, packed, logprobs, entropy, old_logprobs, totals)
+                inputs = loss_inputs(batch, packed, scores, old_logprobs, totals, reads_values=loss.reads_values)
                 output = output_of(loss, inputs)
                 batch_metrics = collect(inputs, output, loss)
                 sums.add(batch_metrics)
                 value = output.loss
                 if not math.isfinite(batch_metrics.means["loss"][0]):
                     broken += sequences_to_blame(packed, inputs)
-                    value = (logprobs.sum() + entropy.sum()) * math.nan
+                    value = (scores[0].sum() + scores[1].sum()) * math.nan
             else:
                 # Both outputs, as in the losses: under ZeRO-3 an unused one changes what is gathered when.
-                value = (logprobs.sum() + entropy.sum()) * 0.0
+                value = (scores[0].sum() + scores[1].sum()) * 0.0
             model.backward(value, last=index == len(shares) - 1)
         return True
 
@@ -340,7 +332,8 @@ class LearnerRank:
     def score(
         self, name: str, batch: SampleBatch, temperature: float = 1.0
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Log-probs and entropies in nats, both [L], NaN where not scored; the same on all ranks."""
+        """Log-probs and entropies in nats, both [L], NaN where not scored; the same on all ranks. Of a model with a
+        value head its values, and zeros."""
         return self._score(self._model(name), batch, temperature)
 
     def weights(self, name: str) -> dict[str, Tensor]:

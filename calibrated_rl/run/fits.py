@@ -6,7 +6,7 @@ Each is done once a run, or taken from an earlier run on this machine with the s
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import ray
@@ -14,6 +14,7 @@ import ray
 from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.calibration.fit_cache import LARGEST_MIB, FitCache, key_of
 from calibrated_rl.calibration.sft import fine_tune, log_samples, sample_items
+from calibrated_rl.calibration.value_fit import fit_value_head
 from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.learner.group import LearnerGroup
@@ -57,16 +58,38 @@ class Fits:
         model = self._models.policy
         return self._fit(name, slot, model.folder, logs, Side.POLICY, model.chat, sft)
 
+    def value_head(
+        self, name: str, train: Sequence[Sample], monitor: Sequence[Sample], settings: SFTConfig, slot: str = POLICY
+    ) -> Path:
+        """A value head, fitted with the model below it to samples with targets, in the learner's ``slot``. It begins as
+        the policy that every arm starts from."""
+        return self._once(name, slot, self.start_policy(), train, monitor, settings, fit_value_head)
+
     def _fit(
         self, name: str, slot: str, base: Path, logs: Mapping[Split, Sequence[Dialogue]], side: Side, chat: ChatTokens,
         sft: SFTConfig,
     ) -> Path:  # fmt: skip
-        inputs, folder = self._inputs, self._inputs.folder / "models" / name
         if sft.epochs == 0:
             return base
-        if (folder / "fit.json").is_file():
-            return folder
+        if self._is_there(name):
+            return self._folder(name)
         train, monitor = (log_samples(logs[split], side, chat) for split in (Split.CALIBRATION, Split.MONITOR))
+        return self._once(name, slot, base, train, monitor, sft, fine_tune)
+
+    def _folder(self, name: str) -> Path:
+        return self._inputs.folder / "models" / name
+
+    def _is_there(self, name: str) -> bool:
+        return (self._folder(name) / "fit.json").is_file()
+
+    def _once(
+        self, name: str, slot: str, base: Path, train: Sequence[Sample], monitor: Sequence[Sample], sft: SFTConfig,
+        fit: Callable[..., dict[str, float]],
+    ) -> Path:  # fmt: skip
+        """The folder of a fit: that of this run, or of an earlier one with the same inputs, or a new one by ``fit``."""
+        inputs, folder = self._inputs, self._folder(name)
+        if self._is_there(name):
+            return folder
         train = list(sample_items(train, sft.most_dialogues, 0))
         fit_cache, key = None, ""
         if inputs.config.reuse_fits and self._is_reproducible(base, train, monitor):
@@ -77,10 +100,14 @@ class Fits:
                     f"{name}: an earlier run on this machine did the same fit; reusing it from {CACHE / 'fits'}"
                 )
                 return folder
-        result = fine_tune(
-            self._learner, slot, base, train, monitor, sft, folder, 0, inputs.progress(f"fitting {name}")
-        )
-        logger.info(f"{name}: monitor NLL {result['nll_before']:.3f} -> {result['nll_after']:.3f} nats a token")
+        result = fit(self._learner, slot, base, train, monitor, sft, folder, 0, inputs.progress(f"fitting {name}"))
+        if "nll_before" in result:
+            logger.info(f"{name}: monitor NLL {result['nll_before']:.3f} -> {result['nll_after']:.3f} nats a token")
+        else:
+            logger.info(
+                f"{name}: squared error on the monitor logs {result['error_before']:.3f} -> "
+                f"{result['error_after']:.3f}, in variances of the returns"
+            )
         (folder / "fit.json").write_text(json.dumps(result))
         if fit_cache is not None and self._learner.micro_batch_tokens == inputs.config.learner.micro_batch_tokens:
             fit_cache.keep(key, folder)

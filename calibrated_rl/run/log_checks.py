@@ -10,6 +10,7 @@ from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.config.sections import EvaluationConfig
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.errors import UserError
+from calibrated_rl.run.turn_value import turn_value_method
 from calibrated_rl.shift.sizes import FOLDS, least_to_halve
 from calibrated_rl.tasks.base import Task
 
@@ -31,6 +32,8 @@ def check_logs(config: RunConfig, task: Task, logs: Mapping[Split, Sequence[Dial
     of_all_arms = {**logs, Split.CALIBRATION: logs[Split.CALIBRATION][:n_calibration]}
     for arm in find_arms([*config.arms, *config.control_arms]):
         arm().check_logs(of_all_arms, logs[Split.CALIBRATION][n_calibration:])
+        if arm.values_turns:
+            turn_value_method(config).check_logs(of_all_arms)
     held_out_logs = [log for log in logs[Split.HELD_OUT][: config.evaluation.logs] if log.user_turn_indices()]
     if len(held_out_logs) < (minimum := least_to_halve(FOLDS)):
         raise UserError(

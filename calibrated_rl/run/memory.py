@@ -18,8 +18,9 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.head import chunk_width
-from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
+from calibrated_rl.learner.slots import CRITIC, POLICY, PROXY, SIMULATOR
 from calibrated_rl.models.shape import ModelShape, shape_of
+from calibrated_rl.run.turn_value import frozen_value_models, uses_critic
 
 GIB = 2**30
 ENGINE_PROCESSES = int(1.25 * GIB)
@@ -65,9 +66,12 @@ def learner_needs(
     simulator: ModelShape,
     proxy: ModelShape | None = None,
     lora_models: Set[str] = frozenset(),
+    value_models: int = 0,
+    critic: bool = False,
 ) -> dict[str, int]:
-    """Bytes of all ranks: every model with AdamW, a frozen copy of the policy, and one micro-batch. Of the models in
-    ``lora_models``, which are trained by adapters alone, only the weights: the adapters' few percent are neglected.
+    """Bytes of all ranks: every model with AdamW, a ``critic`` too; frozen copies of the policy, one and
+    ``value_models`` for values of turns; one micro-batch. Of the models in ``lora_models``, which are trained by
+    adapters alone, only the weights: the adapters' few percent are neglected.
 
     AdamW keeps two float32 moments, and under bfloat16 float32 master weights; ZeRO keeps one copy for all
     ranks of the state (from stage 1), the gradients (2) and the weights (3). Gradients in bfloat16 are summed over
@@ -81,6 +85,9 @@ def learner_needs(
     state = _adam_bytes(learner)
     trained = element * copies(2) + state * copies(1)
     models = {POLICY: policy, SIMULATOR: simulator} | ({PROXY: proxy} if proxy else {})
+    if critic:
+        models[CRITIC] = policy
+        lora_models = lora_models | ({CRITIC} if POLICY in learner.lora else set())
     full_models = [shape.parameters for name, shape in models.items() if name not in lora_models]
     return {
         "models and optimizers": sum(
@@ -88,6 +95,7 @@ def learner_needs(
             for name, shape in models.items()
         ),
         "frozen policy": ranks * policy.parameters * element,
+        **({"values of turns": ranks * value_models * policy.parameters * element} if value_models else {}),
         "sums of gradients": (0 if learner.dtype == "float32" else 4) * copies(2) * max(full_models, default=0),
         "micro-batch": ranks * max(activations(learner, shape) for shape in models.values()),
         "processes": ranks * RANK_PROCESS,
@@ -131,7 +139,15 @@ def memory_needs(
         )
         engines["checkpoint"] = {"copy": policy.parameters * bytes_per_parameter}
     return engines | {
-        "learner": learner_needs(config.learner, policy, simulator, proxy, adapters_only(config)),
+        "learner": learner_needs(
+            config.learner,
+            policy,
+            simulator,
+            proxy,
+            adapters_only(config),
+            frozen_value_models(config),
+            uses_critic(config),
+        ),
         "published weights": {"weights": published * _bytes(config.learner.dtype)},
         "Ray and driver": {"processes": RAY_AND_DRIVER},
     }

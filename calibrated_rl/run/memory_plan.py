@@ -16,9 +16,10 @@ from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.device_memory import DeviceMemory, measure_device
 from calibrated_rl.learner.group import LearnerGroup
-from calibrated_rl.learner.slots import POLICY, PROXY, START
+from calibrated_rl.learner.slots import CRITIC, POLICY, PROXY, START, critic_slot
 from calibrated_rl.models.shape import ModelShape, shape_of
 from calibrated_rl.run.memory import GIB, RAY_AND_DRIVER, adapters_only, dialogue_bytes, engine_needs, memory_needs
+from calibrated_rl.run.turn_value import frozen_value_models, uses_critic
 
 logger = logging.getLogger(__name__)
 
@@ -102,13 +103,18 @@ def measure_peak_memory(
     config: RunConfig, learner: LearnerGroup, models: Mapping[str, Path]
 ) -> tuple[DeviceMemory, int]:
     """The device beside a learner that has taken a step with each of ``models``, the base models by role, with all of
-    them and the policy's frozen start loaded; and the bytes of all else besides it and the engines."""
+    them, the policy's frozen start and the models that value turns loaded; and the bytes of all else besides it and the
+    engines."""
     lora_models = adapters_only(config)
     for name, folder in models.items():
         learner.load(name, folder, optimizer=OptimizerConfig(), full_finetuning=name not in lora_models)
-    learner.load(START, models[POLICY], trainable=False)
+    if uses_critic(config):
+        learner.load(CRITIC, models[POLICY], optimizer=OptimizerConfig())
+    frozen = [START, *(critic_slot(number) for number in range(frozen_value_models(config)))]
+    for name in frozen:
+        learner.load(name, models[POLICY], trainable=False)
     device = learner.measure_peak_memory({name: getattr(config, name).engine.max_model_len for name in models})
-    for name in (*models, START):
+    for name in (*models, *frozen, *([CRITIC] if uses_critic(config) else [])):
         learner.unload(name)
     if config.policy.engine.num_gpus:
         element = 2 if config.learner.dtype == "bfloat16" else 4

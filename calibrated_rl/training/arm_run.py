@@ -19,6 +19,7 @@ from calibrated_rl.tasks.base import ScriptedHuman
 from calibrated_rl.training.accounts import human_turns_of, signal_notice, tokens_of_users, why_nothing_was_learned
 from calibrated_rl.training.arm_log import ArmLog
 from calibrated_rl.training.checkpoints import ArmCheckpoints, ArmState, Saved
+from calibrated_rl.training.critic import Critic
 from calibrated_rl.training.policy_update import CreditedSamples, PolicyUpdate
 from calibrated_rl.training.quota import Members, RolloutBatch
 from calibrated_rl.training.rollouts import Rollouts, first_budget
@@ -48,7 +49,11 @@ class ArmRun:
         self.shift = ShiftWatch(inputs, run.models, cluster, run.start, name, seed)
         self.shift_records: list[dict[str, Any]] = []
         """How far training was from real dialogues, one record a measurement; filled by ``close``."""
-        self.policy = PolicyUpdate(inputs.config, cluster.learner, cluster.policy, self.timers)
+        checkpoint = saved.learner if saved else None
+        self.policy = PolicyUpdate(
+            inputs.config, cluster.learner, cluster.policy, self.timers,
+            make_critic=lambda settings: Critic(run, settings, seed, checkpoint),
+        )  # fmt: skip
         self.calibration = SimulatorCalibration(self)
         self._budget = first_budget(inputs, run.models.policy.chat, single_turns=single_turns)
         if saved is None:
@@ -200,7 +205,7 @@ class ArmRun:
         with timers.measure("checkpoint"):
             # Copy all that training will change; the files, which take long, are written while training continues.
             run.writer.wait()
-            run.cluster.learner.snapshot([POLICY])
+            run.cluster.learner.snapshot(self.policy.slots)
         self.log(
             {f"seconds_{name}": timers.seconds[name] for name in ("waiting_for_shift", "checkpoint")},
             self.updates - 1,

@@ -39,6 +39,7 @@ class TrainingRun:
     inputs: RunInputs
     models: BaseModels
     cluster: Cluster
+    fits: Fits
     start: StartPolicy
     """The policy that every arm starts from."""
     simulator: ServedSimulator
@@ -138,7 +139,7 @@ def training_run(inputs: RunInputs, models: BaseModels) -> Iterator[TrainingRun]
         freeze_loaded_objects()
         simulator = ServedSimulator(inputs.folder, uncalibrated, cluster.learner, cluster.simulator)
         yield TrainingRun(
-            inputs=inputs, models=models, cluster=cluster, start=start, simulator=simulator, writer=writer
+            inputs=inputs, models=models, cluster=cluster, fits=fits, start=start, simulator=simulator, writer=writer
         )
 
 

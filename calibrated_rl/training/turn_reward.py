@@ -9,7 +9,8 @@ from calibrated_rl.rollout.failures import DEGENERATE, ending_of, score_with_ret
 from calibrated_rl.rollout.statistics import RolloutStatistics
 from calibrated_rl.tasks.base import Task
 from calibrated_rl.training.quota import Members
-from calibrated_rl.training.turn_value import TurnValue
+from calibrated_rl.turn_values.base import TurnValue
+from calibrated_rl.turn_values.checked import values_of
 
 
 def reward_turns(
@@ -18,7 +19,7 @@ def reward_turns(
     """The same turns with their rewards: the task's outcome where the turn ends the dialogue, else its ``value``. None
     for groups that were dropped, or in which the task could not score a turn."""
     flat = [dialogue for group in groups if group is not None for dialogue in group]
-    estimates = value.value([(d.scenario, d.turns[:-1], d.turns[-1].text) for d in flat])
+    estimates = values_of(value, [(d.scenario, d.turns[:-1], d.turns[-1].text) for d in flat])
     by_id = {dialogue.id: float(estimate) for dialogue, estimate in zip(flat, estimates, strict=True)}
 
     def score(dialogue: Dialogue) -> Dialogue:

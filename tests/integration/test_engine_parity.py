@@ -123,7 +123,9 @@ def test_both_sides_are_checked_once_and_every_arm_hears_the_figures(
         config=RunConfig(), pools={"policy": policy, "simulator": simulator}, learner=learner
     )
     nothing: Any = None
-    run = TrainingRun(inputs=inputs, models=nothing, cluster=cluster, start=nothing, simulator=nothing, writer=nothing)
+    run = TrainingRun(
+        inputs=inputs, models=nothing, cluster=cluster, fits=nothing, start=nothing, simulator=nothing, writer=nothing
+    )
     found = run.check_parity()
     assert sides == [Side.POLICY, Side.USER] and set(found) == {
         "parity_mean_policy",

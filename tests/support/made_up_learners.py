@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from calibrated_rl.data.dialogue import TokenSequence
+from calibrated_rl.learner.batch import SampleBatch
 from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.losses.grpo import GRPO
 from calibrated_rl.learner.rank import LearnerRank
@@ -88,3 +89,29 @@ def assert_same(first: Any, second: Any, metric_tolerance: float = 1e-5, toleran
 def big_epsilon(max_grad_norm: float = 1.0) -> OptimizerConfig:
     """Adam's first step is ±learning rate however small the gradient; a large epsilon shows its size."""
     return OptimizerConfig(learning_rate=1e-2, epsilon=1e-2, max_grad_norm=max_grad_norm)
+
+
+class LocalLearner:
+    """What fits call of the ``LearnerGroup``, by a rank in this process."""
+
+    def __init__(self, rank: LearnerRank) -> None:
+        self.rank = rank
+        self.micro_batch_tokens = float(rank.config.micro_batch_tokens)
+
+    def load(self, name: str, path: Path, **options: Any) -> None:
+        self.rank.load(name, path, **options)
+
+    def unload(self, name: str) -> None:
+        self.rank.unload(name)
+
+    def save(self, name: str, folder: Path) -> None:
+        self.rank.save(name, folder)
+
+    def step(self, name: str, samples: list[Sample], loss: Any, **options: Any) -> dict[str, float]:
+        return self.rank.step(name, SampleBatch.of(samples), loss, **options)
+
+    def values(self, name: str, sequences: list[TokenSequence]) -> list[np.ndarray]:
+        if not sequences:
+            return []
+        batch = SampleBatch.of_sequences(sequences)
+        return batch.split(self.rank.score(name, batch)[0])

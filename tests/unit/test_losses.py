@@ -335,7 +335,7 @@ def test_bad_settings_are_refused() -> None:
         CISPO(CISPO.Config(entropy_coefficient=-0.1))
     with pytest.raises(UserError, match="beta is 0"):
         DPO(DPO.Config(beta=0.0))
-    with pytest.raises(UserError, match="there is no advantage 'ppo'; there are dr_grpo, grpo, rloo"):
+    with pytest.raises(UserError, match="there is no advantage 'ppo'; there are dr_grpo, gae, grpo, "):
         build_advantage("ppo", {})
     with pytest.raises(UserError, match="not a loss"):
         resolve_loss(("calibrated_rl.learner.losses.correction:Correction", {}))

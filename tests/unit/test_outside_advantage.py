@@ -12,7 +12,7 @@ from calibrated_rl.config.run_config import load_config
 from calibrated_rl.data.dialogue import Dialogue, Outcome, TokenSequence
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner import advantages
-from calibrated_rl.learner.advantages.checked import advantage_path, build_advantage, group_advantages
+from calibrated_rl.learner.advantages.checked import advantage_path, build_advantage, group_advantages, is_by_turn
 from calibrated_rl.training.policy_update import PolicyUpdate
 from calibrated_rl.training.timers import UpdateTimers
 from tests.support.made_up_logs import dialogue, policy, user
@@ -98,7 +98,7 @@ def test_what_it_returns_is_used_or_refused_by_its_line(returned: str, reason: s
         (["training.advantage={file}:Mute"], "is no advantage: it has no __call__"),
         (["training.advantage={file}:Ranks", "training.advantage_config={{scale: 0}}"], "scale is 0: it must be at"),
         (["training.advantage_config={{epsilom: 1}}"], "did you mean 'training.advantage_config.epsilon'"),
-        (["training.advantage=rlo"], "choose dr_grpo, grpo or rloo; did you mean 'rloo'"),
+        (["training.advantage=rlo"], "choose dr_grpo, gae, .*, rloo or turn_group; did you mean 'rloo'"),
         (["training.loss={loss}", "training.advantage={path}"], "GRPO', and DrGRPO is defined with dr_grpo or rloo"),
         (["training.loss={loss}", "training.advantage={file}:Bolder"], "Bolder', and DrGRPO is defined with dr_grpo"),
         (["training.loss={loss}", "training.advantage={file}:Ranks"], ""),
@@ -118,7 +118,9 @@ def test_what_does_not_fit_is_refused_before_anything_starts(changes: list[str],
 
 
 def test_every_module_of_the_folder_is_an_advantage_of_its_name() -> None:
-    assert short_names(advantages.__name__) == ("dr_grpo", "grpo", "rloo")
-    for name in short_names(advantages.__name__):
+    by_turn = {"gae", "reward_to_go", "turn_group"}
+    assert short_names(advantages.__name__) == ("dr_grpo", "gae", "grpo", "reward_to_go", "rloo", "turn_group")
+    assert by_turn == {name for name in short_names(advantages.__name__) if is_by_turn(build_advantage(name, {}))}
+    for name in set(short_names(advantages.__name__)) - by_turn:
         own, path = build_advantage(name, {}), build_advantage(advantage_path(name), {})
         assert group_advantages([0.0, 1.0], own).tolist() == group_advantages([0.0, 1.0], path).tolist()

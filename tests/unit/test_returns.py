@@ -8,7 +8,7 @@ import calibrated_rl
 from calibrated_rl.data.dialogue import Dialogue, Outcome
 from calibrated_rl.study.compare import sample_of
 from calibrated_rl.training.shift_watch import returns
-from calibrated_rl.training.turn_value import logged_turns
+from calibrated_rl.turn_values.base import logged_turns
 from tests.support.made_up_logs import population, terse
 
 PACKAGE = Path(calibrated_rl.__file__).parent

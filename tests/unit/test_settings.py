@@ -47,7 +47,7 @@ FREE_TEXT = {
 OF_PARTS = {
     "RunConfig.task_config", "RunConfig.human_config", "RunConfig.logs", "PretrainingConfig.human_config",
     "PretrainingConfig.logs", "CalibrationConfig.method_config", "TrainingConfig.loss_config", "RowConfig.config",
-    "TrainingConfig.advantage_config", "ScriptedLogs.Config.human_config",
+    "TrainingConfig.advantage_config", "TrainingConfig.turn_value_config", "ScriptedLogs.Config.human_config",
     "ModelConfig.chat_template_kwargs", "ProxyConfig.chat_template_kwargs",  # what a template reads
 }  # fmt: skip
 """Settings of parts that are named by import path: the part's own ``Config`` says what they may be."""
@@ -244,7 +244,7 @@ def test_yaml_that_is_right_means_what_it_says(tmp_path: Path) -> None:
 
 
 TOGETHER = {
-    "training.advantage=dr_grpoo": "training.advantage is 'dr_grpoo': choose dr_grpo, grpo or rloo; did you mean 'dr_",
+    "training.advantage=dr_grpoo": "rloo or turn_group; did you mean 'dr_",
     "training.group_size=1": "training.group_size is 1: the advantage grpo compares the dialogues of a group",
     "training.learning_rates={calibratd: 1e-4}": "did you mean 'calibrated'?",
     "training.loss=calibrated_rl.learner.losses.grpo:GPRO": "did you mean 'GRPO'?",

@@ -1,4 +1,4 @@
-"""The static arm's value of a turn: what it knows, and that it is not to be had for nothing."""
+"""The static arm's value of a turn by ridge regression: what it knows, and that it is not to be had for nothing."""
 
 import dataclasses
 from functools import cache
@@ -10,15 +10,16 @@ from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Sourc
 from calibrated_rl.errors import UserError
 from calibrated_rl.examples.front_desk.task import FrontDesk
 from calibrated_rl.logs.scripted import ScriptedLogs
-from calibrated_rl.training.turn_value import Case, TurnValue, logged_turns, refuse_unscored
+from calibrated_rl.turn_values.base import Case, logged_turns, refuse_unscored
+from calibrated_rl.turn_values.ridge import RidgeValue
 
 
 @cache
-def front_desk() -> tuple[TurnValue, dict[Split, list[Dialogue]]]:
+def front_desk() -> tuple[RidgeValue, dict[Split, list[Dialogue]]]:
     task = FrontDesk(FrontDesk.Config())
     reader = ScriptedLogs(ScriptedLogs.Config(calibration=1500, monitor=1, tuning=150), task=task)
     logs = {split: list(reader.read(split)) for split in (Split.CALIBRATION, Split.TUNING)}
-    return TurnValue(logs[Split.CALIBRATION], logs[Split.TUNING]), logs
+    return RidgeValue(logs[Split.CALIBRATION], logs[Split.TUNING]), logs
 
 
 def cases() -> list[Case]:
@@ -33,7 +34,7 @@ def values(text: str | None = None) -> np.ndarray:
 def test_it_knows_what_the_policy_was_told() -> None:
     """Asking for a slot that is needed and untold is worth more than asking for one that is not needed."""
     value, logs = front_desk()
-    assert value.explained > 0.05
+    assert value.explained(logs[Split.CALIBRATION]) > 0.05
     right = total = 0
     for log in logs[Split.TUNING]:
         slots = log.scenario.policy_instructions.split()[2:]
@@ -89,8 +90,8 @@ def test_no_history_is_judged_by_a_model_that_has_seen_its_dialogue() -> None:
     """The user's name gives each return away, and nothing else does: on what it was fitted to, a model explains all."""
     rng = np.random.default_rng(0)
     logs = [scored(i, "which day ?", float(rng.integers(2))) for i in range(300)]
-    value = TurnValue(logs, [scored(1000 + i, "which day ?", float(i % 2)) for i in range(20)])
-    assert value.explained < 0.1
+    value = RidgeValue(logs, [scored(1000 + i, "which day ?", float(i % 2)) for i in range(20)])
+    assert value.explained(logs) < 0.1
     seen, returns = logged_turns(logs)
     assert np.corrcoef(value.value(seen), returns)[0, 1] < 0.2
 
@@ -101,14 +102,16 @@ def test_the_penalty_is_the_tuning_splits() -> None:
     logs = [scored(i, ("good day", "bad day")[i % 2], float(i % 2 == 0) + rng.normal(0, 0.1)) for i in range(300)]
     alike = [scored(1000 + i, ("good day", "bad day")[i % 2], float(i % 2 == 0)) for i in range(60)]
     chance = [dataclasses.replace(log, outcome=Outcome(reward=0.5, success=True)) for log in alike]
-    assert TurnValue(logs, alike).penalty < TurnValue(logs, chance).penalty
+    assert RidgeValue(logs, alike).penalty < RidgeValue(logs, chance).penalty
 
 
 def test_logs_without_scores_are_refused() -> None:
     logs = [scored(0, "which day ?", 1.0)]
-    unscored = [dataclasses.replace(logs[0], outcome=None)]
-    for calibration, tuning, split in (
-        (logs, unscored, "tuning"), (unscored, logs, "calibration"), (logs, [], "tuning")
-    ):  # fmt: skip
-        with pytest.raises(UserError, match=rf"logs\.{split}"):
-            refuse_unscored(calibration, tuning)
+    for unscored in ([dataclasses.replace(logs[0], outcome=None)], []):
+        with pytest.raises(UserError, match=r"'static' looks at the tuning logs, and none .*logs\.tuning"):
+            refuse_unscored(unscored, "tuning", "looks at")
+        with pytest.raises(UserError, match=r"logs\.calibration"):
+            RidgeValue(unscored, logs)
+        with pytest.raises(UserError, match=r"logs\.tuning"):
+            RidgeValue(logs, unscored)
+    refuse_unscored(logs, "tuning", "looks at")

@@ -31,7 +31,10 @@ GROUPS = {
         "Task", "BoundedTask", "TurnBoundedTask", "UserCheckingTask", "ScriptedTask", "ScriptedHuman",
     ),
     "Logs": ("LogReader", "FileReader", "LogProblem", "LogFiles", "Conversion"),
-    "Learning": ("Loss", "LossInputs", "LossOutput", "Totals", "Advantage"),
+    "Learning": (
+        "Loss", "LossInputs", "LossOutput", "Totals", "Advantage", "TurnAdvantage", "CriticAdvantage", "CriticConfig",
+        "TurnValueMethod", "TurnValueInputs", "TurnValue",
+    ),
     "Calibration and arms": ("CalibrationMethod", "CalibrationInputs", "ExtraTurn", "Arm", "ArmStyle"),
     "Shift": ("Estimator", "DialogueSets", "MatchedReplies", "Estimate", "TurnEstimate"),
     "Settings of parts": (

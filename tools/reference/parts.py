@@ -68,6 +68,11 @@ def kinds() -> list[Kind]:
             parts=_short("calibrated_rl.learner.advantages"),
         ),
         Kind(
+            title="Turn values", protocol="calibrated_rl.turn_values.base:TurnValueMethod",
+            place="training: {turn_value: PART, turn_value_config: {...}}",
+            parts=_short("calibrated_rl.turn_values"),
+        ),
+        Kind(
             title="Estimators", protocol="calibrated_rl.shift.interface:Estimator", place="shift: {estimators: [PART]}",
             parts=_short("calibrated_rl.shift.estimators"),
         ),

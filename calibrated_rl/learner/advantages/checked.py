@@ -8,12 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrated_rl.components.component import build
-from calibrated_rl.components.plain_data import NotPlain, kind_of
+from calibrated_rl.components.plain_data import NotPlain, kind_of, numbers
 from calibrated_rl.components.short_names import full_path
 from calibrated_rl.components.user_code import call, described
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner import advantages
-from calibrated_rl.learner.advantages.base import Advantage, has_signal
+from calibrated_rl.learner.advantages.base import (
+    Advantage,
+    CriticAdvantage,
+    CriticConfig,
+    Floats,
+    TurnAdvantage,
+    differ,
+    has_signal,
+)
 
 KIND = "advantage"
 
@@ -27,16 +35,76 @@ def advantage_path(name: str) -> str:
     return full_path(advantages.__name__, name, KIND)
 
 
-def build_advantage(name: str, settings: Mapping[str, Any]) -> Advantage:
-    """The advantage ``name`` with ``settings``, as ``training.advantage`` and ``training.advantage_config`` have them.
+def build_advantage(name: str, settings: Mapping[str, Any]) -> Any:
+    """The advantage ``name`` with ``settings``, as ``training.advantage`` and ``training.advantage_config`` have them:
+    an ``Advantage`` or, where ``is_by_turn``, a ``TurnAdvantage``.
 
     Raises:
         UserError: there is none, or it does not take these settings.
     """
-    advantage: Advantage = build(advantage_path(name), settings, "training.advantage_config")
+    advantage = build(advantage_path(name), settings, "training.advantage_config")
     if not callable(advantage):
         raise UserError(f"{described(type(advantage), KIND)} has no __call__")
     return advantage
+
+
+def is_by_turn(advantage: Any) -> bool:
+    """Whether ``advantage``, or the class of it, gives credit to each turn.
+
+    Raises:
+        UserError: its ``by_turn`` is neither True nor False.
+    """
+    by_turn = getattr(advantage, "by_turn", False)
+    if not isinstance(by_turn, bool):
+        owner = advantage if isinstance(advantage, type) else type(advantage)
+        raise UserError(f"{described(owner, KIND)}: by_turn is {kind_of(by_turn)}: it must be True or False")
+    return by_turn
+
+
+def critic_of(advantage: Any) -> CriticConfig | None:
+    """The settings of the critic that ``advantage``, or the class of it, needs; None: it needs none.
+
+    Raises:
+        UserError: it needs one, and does not say how that learns or gives credit to whole dialogues.
+    """
+    if not getattr(advantage, "needs_values", False):
+        return None
+    if not is_by_turn(advantage):
+        raise UserError(f"{described(type(advantage), KIND)}: needs_values goes with by_turn: a critic values turns")
+    if not isinstance(critic := getattr(advantage, "critic", None), CriticConfig):
+        raise UserError(f"{described(type(advantage), KIND)}: critic is {kind_of(critic)}: it must be a CriticConfig")
+    return critic
+
+
+def turn_advantages(
+    rewards: Sequence[Floats],
+    advantage: TurnAdvantage | CriticAdvantage,
+    values: Sequence[Floats] | None = None,
+) -> list[NDArray[np.float32]]:
+    """Advantages [T] of the turns of each dialogue of one group from their ``rewards`` [T] and, where it needs them,
+    the ``values`` [T] of the histories before. Without values, zeros for a group that does not differ in its rewards.
+
+    Raises:
+        UserError: ``advantage`` failed, or it returned something else than an array [T] of finite numbers for each.
+    """
+    assert all(np.isfinite(of_dialogue).all() for of_dialogue in rewards), f"rewards must be finite: {rewards}"
+    if values is None and not differ(rewards):
+        return [np.zeros(len(of_dialogue), np.float32) for of_dialogue in rewards]
+
+    def description() -> str:
+        return described(type(advantage), KIND, "__call__")
+
+    arguments = [[of_dialogue.copy() for of_dialogue in each] for each in (rewards, values) if each is not None]
+    result = call(type(advantage), description, advantage, *arguments)
+    try:
+        if not isinstance(result, list | tuple) or len(result) != len(rewards):
+            raise NotPlain("it", f"is {kind_of(result)}: it must be a list of {len(rewards)} arrays, one a dialogue")
+        return [
+            numbers(credit, len(of_dialogue), "turn").astype(np.float32)
+            for credit, of_dialogue in zip(result, rewards, strict=True)
+        ]
+    except NotPlain as problem:
+        raise UserError(f"{description()}: {problem}") from None
 
 
 def group_advantages(rewards: Sequence[float], advantage: Advantage) -> NDArray[np.float32]:
@@ -55,24 +123,6 @@ def group_advantages(rewards: Sequence[float], advantage: Advantage) -> NDArray[
 
     result = call(type(advantage), description, advantage, values)
     try:
-        return _checked(result, len(rewards))
+        return numbers(result, len(rewards), "dialogue").astype(np.float32)
     except NotPlain as problem:
         raise UserError(f"{description()}: {problem}") from None
-
-
-def _checked(result: Any, count: int) -> NDArray[np.float32]:
-    if not isinstance(result, np.ndarray | list | tuple):
-        raise NotPlain("it", f"is {kind_of(result)}: it must be an array of {count} numbers")
-    try:
-        values = np.asarray(result)
-    except ValueError:  # lists of different lengths
-        raise NotPlain("it", f"is no array: it must be one of {count} numbers") from None
-    if values.shape != (count,):
-        raise NotPlain("it", f"has the shape {list(values.shape)}: it must be [{count}], a number for each dialogue")
-    if values.dtype.kind not in "iuf":
-        raise NotPlain("it", f"is an array of {values.dtype}: it must be one of numbers")
-    with np.errstate(over="ignore"):
-        credit = values.astype(np.float32)
-    if len(not_finite := np.flatnonzero(~np.isfinite(credit))):
-        raise NotPlain(f"[{not_finite[0]}]", f"is {values[not_finite[0]]}: it must be a finite number")
-    return credit

@@ -48,7 +48,7 @@ class LossInputs:
     reference_logprobs: Tensor | None
     """[N] under the frozen reference."""
     advantages: Tensor
-    """[N]"""
+    """[N] of the token's dialogue, or of its turn."""
     weights: Tensor
     """[N] weights for likelihood losses."""
     sequence: Tensor
@@ -56,6 +56,11 @@ class LossInputs:
     count: int
     """S"""
     totals: Totals
+    values: Tensor | None = None
+    """[N] what the value head predicts before each scored token; carries gradient. Of losses with ``reads_values``
+    alone, whose log-probs and entropies are zeros."""
+    targets: Tensor | None = None
+    """[N] what it is to predict."""
 
     def per_sequence(self, values: Tensor) -> Tensor:
         """Sum ``values`` [N] over the tokens of each sequence: [S]."""
@@ -91,6 +96,10 @@ class Loss(ABC):
     """Whether entropies carry gradient."""
     reads_weights: bool = False
     """Whether the weights of samples and tokens are used; samples with weights are refused by the others."""
+    reads_values: bool = False
+    """Whether it trains a value head, which has no log-probs."""
+    turn_credit: bool = True
+    """Whether tokens of the same sequence may have different advantages, as with credit by turn."""
     advantages: tuple[str, ...] = ()
     """Short names of the ``advantages`` that the loss is defined with; none: any."""
     correction: Correction | None = None

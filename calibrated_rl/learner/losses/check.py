@@ -9,7 +9,7 @@ from calibrated_rl.components.plain_data import kind_of
 from calibrated_rl.components.short_names import short_names_of
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner import advantages
-from calibrated_rl.learner.advantages.checked import advantage_path
+from calibrated_rl.learner.advantages.checked import advantage_path, is_by_turn
 from calibrated_rl.learner.losses.base import Loss
 
 LossSpec = Loss | str | tuple[str, Mapping[str, Any]]
@@ -24,7 +24,7 @@ def resolve_loss(spec: LossSpec) -> Loss:
     loss = component.build(path, values, "loss")
     if not isinstance(loss, Loss):
         raise UserError(f"'{path}' is not a loss: it must derive from calibrated_rl.learner.losses.base:Loss")
-    for name in ("needs_reference", "policy_gradient", "entropy_gradient"):
+    for name in ("needs_reference", "policy_gradient", "entropy_gradient", "turn_credit"):
         if not isinstance(value := getattr(loss, name), bool):
             raise UserError(f"'{path}': {name} is {kind_of(value)}: it must be True or False")
     if not isinstance(loss.unit, int) or isinstance(loss.unit, bool) or loss.unit < 1:
@@ -57,7 +57,13 @@ def check_policy_loss(loss: Loss, settings: Mapping[str, Any], *, advantage: str
         )
     if loss.unit != 1:
         raise UserError(f"{name} takes samples in units of {loss.unit}, and rollouts come one by one")
-    kinds = short_names_of(advantages.__name__, component.import_path(advantage_path(advantage)))
+    advantage_class = component.import_path(advantage_path(advantage))
+    kinds = short_names_of(advantages.__name__, advantage_class)
+    if is_by_turn(advantage_class) and not loss.turn_credit:
+        raise UserError(
+            f"training.advantage is '{advantage}', which gives credit to each turn, and {name} weighs dialogues as a "
+            "whole: choose an advantage of whole dialogues, such as grpo, or another training.loss"
+        )
     # An advantage of the user's own, which derives from none of ours, is up to its author.
     if loss.advantages and kinds and not set(kinds) & set(loss.advantages):
         raise UserError(

@@ -43,8 +43,9 @@ def _check(output: Any, inputs: LossInputs) -> None:
         raise NotPlain("loss", f"has the shape {list(value.shape)}: it must be a scalar; sum it up over the tokens")
     if not value.is_floating_point():
         raise NotPlain("loss", f"is of {value.dtype}: it must be of a floating type")
-    if inputs.logprobs.requires_grad and not value.requires_grad:
-        raise NotPlain("loss", "has no gradient: it was detached, or made without inputs.logprobs")
+    trained = "logprobs" if inputs.values is None else "values"
+    if getattr(inputs, trained).requires_grad and not value.requires_grad:
+        raise NotPlain("loss", f"has no gradient: it was detached, or made without inputs.{trained}")
     if value.device != inputs.logprobs.device:
         raise NotPlain("loss", f"is on {value.device}, and its inputs on {inputs.logprobs.device}")
     for field in ("means", "maxima"):

@@ -18,6 +18,8 @@ from calibrated_rl.settings.fields import Range
 class GSPO(ClippedLoss):
     """Group sequence policy optimisation."""
 
+    turn_credit = False  # its ratio, and so its credit, is that of a whole sequence
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ClippedLoss.Config):
         clip_low: Clip = 3e-4
