@@ -2,7 +2,9 @@
 
 ``L = −mean_pairs log σ(β [(log π − log π_ref)(chosen) − (log π − log π_ref)(rejected)])`` (arXiv
 2305.18290, eq. 7). Samples come in pairs, the chosen one first; log-probs are sums over a sequence's scored
-tokens.
+tokens. ``sft_coefficient`` α adds ``−α mean_pairs log π(chosen) / |chosen|``, the likelihood of the chosen sequences,
+each divided by its length (Pang et al., "Iterative Reasoning Preference Optimization", arXiv 2404.19733, eq. 1): DPO
+alone may lower it, as long as that of the rejected ones falls faster.
 """
 
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ class DPO(Loss):
     class Config:
         beta: Annotated[float, Range(above=0)] = 0.1
         """Strength of the pull towards the reference; higher stays closer."""
+        sft_coefficient: Annotated[float, Range(at_least=0)] = 0.0
+        """α: weight of the likelihood of the chosen sequences."""
 
     def __init__(self, config: Config) -> None:
         check_settings(config, "loss_config")
@@ -36,8 +40,12 @@ class DPO(Loss):
         gains = inputs.per_sequence(inputs.logprobs - inputs.reference_logprobs)
         margins = self.config.beta * (gains[0::2] - gains[1::2])
         pairs = float(margins.numel())
+        values = -logsigmoid(margins)
+        if self.config.sft_coefficient:
+            chosen = (inputs.per_sequence(inputs.logprobs) / inputs.sequence_lengths())[0::2]
+            values = values - self.config.sft_coefficient * chosen
         return LossOutput(
-            loss=-logsigmoid(margins).sum() / (inputs.totals.sequences / 2),
+            loss=values.sum() / (inputs.totals.sequences / 2),
             means={
                 "preference_accuracy": ((margins > 0).sum(), pairs),
                 "preference_margin": (margins.detach().sum(), pairs),
