@@ -1,17 +1,16 @@
-"""Adversarial calibration: the human's reply is preferred to the simulator's own, where a discriminator sees through it.
+"""Adversarial calibration: the human's reply is preferred to the simulator's own, where a judge sees it.
 
-Each round (``rounds.py``) prefers human replies to replies that the simulator gave on the same histories, by DPO (Rafailov
-et al., arXiv 2305.18290, eq. 7) with a term for the likelihood of the human replies (Pang et al., arXiv 2404.19733,
-eq. 1), against the simulator as it was when the round began. Rounds with a discriminator that is fitted anew each time
-are those of DIAL (Zhu et al., "DIAL: Direct Iterative Adversarial Learning for Realistic Multi-Turn Dialogue
-Simulation", arXiv 2512.20773). There both replies of a pair are the simulator's, ranked by the discriminator; here the
-preferred one is the human's, as in SPIN (Chen et al., "Self-Play Fine-Tuning Converts Weak Language Models to Strong
-Language Models", arXiv 2401.01335), whose loss has its minimum where both sides reply alike. The discriminator chooses
-the pairs.
+Each round (``rounds.py``) prefers human replies to replies that the simulator gave on the same histories, by DPO
+(Rafailov et al., arXiv 2305.18290, eq. 7) with a term for the likelihood of the human replies (Pang et al., arXiv
+2404.19733, eq. 1), against the simulator as it was when the round began. Rounds with a discriminator that is fitted
+anew each time are those of DIAL (Zhu et al., "DIAL: Direct Iterative Adversarial Learning for Realistic Multi-Turn
+Dialogue Simulation", arXiv 2512.20773). There both replies of a pair are the simulator's, ranked by the discriminator;
+here the preferred one is the human's, as in SPIN (Chen et al., "Self-Play Fine-Tuning Converts Weak Language Models to
+Strong Language Models", arXiv 2401.01335), and the discriminator chooses the pairs.
 
-Hard pairs are those whose *simulator's* reply has the least log-odds of being the human's. The human's reply has no say:
-on the histories chosen, the preferred replies are then still drawn as humans reply. Chosen by both, they would be those
-human replies that the discriminator likes.
+Hard pairs are those whose *simulator's* reply has the least log-odds of being the human's. The human's reply has no
+say: on the histories chosen, the preferred replies are then still drawn as humans reply. Chosen by both, they would be
+those human replies that the discriminator likes.
 """
 
 import math
@@ -87,9 +86,7 @@ class Adversarial(AdversarialRounds):
         """The human's reply, and the simulator's as it was sampled, with their log-probs before the round."""
         chat, learner = inputs.simulator_chat, inputs.learner
         sequences = [
-            tokens
-            for i in hard
-            for tokens in (human_tokens(chat, judgement.replies[i]), judgement.sampled[i].tokens)
+            tokens for i in hard for tokens in (human_tokens(chat, judgement.replies[i]), judgement.sampled[i].tokens)
         ]
         reference = learner.log_probs(SIMULATOR, sequences, inputs.simulator_temperature)
         names = [judgement.pairs[i].dialogue for i in hard for _ in range(2)]

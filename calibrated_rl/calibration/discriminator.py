@@ -187,7 +187,9 @@ class Discriminator:
 
     def _cut(self, context: Ids) -> Ids:
         most = self._config.context_tokens
-        return context if len(context) <= most else np.concatenate([context[: most // 2], context[-(most - most // 2) :]])
+        return (
+            context if len(context) <= most else np.concatenate([context[: most // 2], context[-(most - most // 2) :]])
+        )
 
     def _padded(self, texts: Sequence[Ids]) -> Tensor:
         """[B, T] numbers from 1, the last for what was not fitted to; then 0."""
@@ -199,7 +201,7 @@ class Discriminator:
 
 
 class CrossFitted:
-    """A discriminator for each fold of the dialogues, fitted to those of the other folds; raises as ``Discriminator``."""
+    """One for each fold of the dialogues, fitted to those of the other folds. Raises as ``Discriminator``."""
 
     def __init__(self, pairs: Sequence[ReplyPair], config: DiscriminatorConfig, seed: int) -> None:
         self._folds = config.folds

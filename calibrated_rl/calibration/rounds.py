@@ -21,6 +21,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -146,8 +147,7 @@ class AdversarialRounds(CalibrationMethod):
         return metrics | self.refine(inputs)
 
     def refine(self, inputs: CalibrationInputs) -> dict[str, float]:
-        """The rounds; they begin with the start in the learner's slot and in ``inputs.folder``, and leave the best round
-        there."""
+        """The rounds: from the start, in the learner's slot and in ``inputs.folder``, to the best one, in both."""
         rounds, metrics = self.rounds_config.rounds, dict[str, float]()
         start = best = self.judge(inputs, 0)
         metrics |= _figures(0, start)
@@ -155,18 +155,16 @@ class AdversarialRounds(CalibrationMethod):
         best_round = 0
         for number in range(1, rounds + 1):
             if best.by_chance:
-                logger.info(f"no round {number}: the discriminators cannot tell the simulator's replies from the human's")
+                logger.info("nothing is left to be told apart: the rounds end")
                 break
-            steps_before, all_steps = (number - 1) * self.steps(), rounds * self.steps()
-            trained = self.train(
-                inputs, best, number, lambda steps, before=steps_before: inputs.progress(before + steps, all_steps)
-            )
+            trained = self.train(inputs, best, number, partial(self._progress, inputs, number))
             judgement = self.judge(inputs, number)
             metrics |= _figures(number, judgement) | {f"{PREFIX}_{number}_{name}": v for name, v in trained.items()}
             improves = judgement.accuracy.mean < best.accuracy.mean and (
                 judgement.nll <= start.nll + self.rounds_config.nll_tolerance
             )
-            logger.info(f"simulator after round {number} of {rounds}: {_words(judgement)}; {'kept' if improves else 'undone'}")
+            verdict = "kept" if improves else "undone"
+            logger.info(f"simulator after round {number} of {rounds}: {_words(judgement)}; {verdict}")
             if not improves:
                 self._load(inputs)
                 break
@@ -177,10 +175,13 @@ class AdversarialRounds(CalibrationMethod):
             "calibration_discriminator_accuracy": best.accuracy.mean,
         }  # fmt: skip
 
+    def _progress(self, inputs: CalibrationInputs, number: int, steps: int) -> None:
+        inputs.progress((number - 1) * self.steps() + steps, self.rounds_config.rounds * self.steps())
+
     def judge(self, inputs: CalibrationInputs, number: int) -> Judgement:
         """Judge the simulator after round ``number``."""
         config, seed = self.rounds_config, inputs.seed * 1000 + inputs.update
-        assert all(log.scenario.split is Split.CALIBRATION for log in inputs.logs), "discriminators see calibration logs"
+        assert {log.scenario.split for log in inputs.logs} == {Split.CALIBRATION}, "discriminators see no other split"
         asked = sample_items(human_replies(inputs.logs), config.histories, seed + number * SEEDS_PER_ROUND)
         monitored = sample_items(human_replies(inputs.monitor), config.monitored, seed)
         drawn = inputs.sample_replies([*asked, *monitored], 1, number * SEEDS_PER_ROUND)

@@ -1,11 +1,11 @@
 """Reinforcement learning of the simulator: its reward is how much a discriminator takes its reply for the human's.
 
 Each round (``rounds.py``) takes steps with a discriminator that was fitted to the simulator as it was when the round
-began. A step samples a group of replies on each of some logged histories; the reward of a reply is its log-odds of being
-the human's, within ``reward_limit``, by the discriminator that was not fitted to its dialogue. Credit is the reward
-minus its group's mean, and the loss is the learner's own GRPO (Shao et al., "DeepSeekMath", arXiv 2402.03300) with a
-penalty ``kl_coefficient · KL(simulator ‖ start)``. A reward that tells the Turing test's outcome to the generator of a
-dialogue's replies is that of Li et al., "Adversarial Learning for Neural Dialogue Generation" (arXiv 1701.06547).
+began. A step samples a group of replies on each of some logged histories; the reward of a reply is its log-odds of
+being the human's, within ``reward_limit``, by the discriminator that was not fitted to its dialogue. Credit is the
+reward minus its group's mean, and the loss is the learner's own GRPO (Shao et al., "DeepSeekMath", arXiv 2402.03300)
+with a penalty ``kl_coefficient · KL(simulator ‖ start)``. The reward by a discriminator, after the Turing test, is that
+of Li et al., "Adversarial Learning for Neural Dialogue Generation" (arXiv 1701.06547).
 
 Why log-odds, and not divided by the group's deviation: the best discriminator's are ``log p / q``, the human's
 probability of the reply over the simulator's, and what maximises ``E[r] − β KL(simulator ‖ start)`` is ``start ·
@@ -49,7 +49,7 @@ class Turing(AdversarialRounds):
         group_size: Annotated[int, Range(at_least=2)] = 8
         """Replies to each history."""
         reward_limit: Annotated[float, Range(above=0)] = 5.0
-        """Log-odds, in nats, beyond which a reward is cut, on both sides: what is surer than that is hardly measured."""
+        """Log-odds, in nats, beyond which a reward is cut, on both sides: of more a discriminator cannot be sure."""
         kl_coefficient: Annotated[float, Range(at_least=0)] = 0.1
         """β: weight of the divergence from the start, in nats of reward a nat."""
 

@@ -46,16 +46,16 @@ class SimulatorCalibration:
         if (folder / "fit.json").is_file():
             self._run.simulator.load(folder)
         else:
-            self._align(folder)
+            self.align(folder)
 
     def realign(self, extra: Sequence[ExtraTurn] = ()) -> None:
         """Align for the policy as it is now, with ``extra`` human turns beside the logs."""
         arm = self._arm
         arm.log({"extra_human_turns": float(len(extra))})
-        self._align(self._run.inputs.folder / "models" / f"{arm.name}-{arm.seed}-{arm.updates}", extra)
+        self.align(self._run.inputs.folder / "models" / f"{arm.name}-{arm.seed}-{arm.updates}", extra)
 
-    def _align(self, folder: Path, extra: Sequence[ExtraTurn] = ()) -> None:
-        """Align for the policy as it is now, keep the simulator in ``folder``, serve it."""
+    def align(self, folder: Path, extra: Sequence[ExtraTurn] = ()) -> dict[str, float]:
+        """Align for the policy as it is now, keep the simulator in ``folder``, serve it; the method's metrics."""
         arm, run, inputs = self._arm, self._run, self._run.inputs
         shutil.rmtree(folder, ignore_errors=True)
         began = time.monotonic()
@@ -77,6 +77,7 @@ class SimulatorCalibration:
         write_json(folder / "fit.json", metrics)
         run.simulator.serve(folder, version)
         arm.log(metrics | {"seconds_aligning": time.monotonic() - began})
+        return metrics
 
     def _sampler(self) -> SampleReplies:
         arm, cluster = self._arm, self._run.cluster
@@ -86,9 +87,7 @@ class SimulatorCalibration:
             pool.publish(cluster.learner.weight_update(SIMULATOR, pool.version + 1))
             histories = [(reply.log.scenario, reply.history) for reply in replies]
             key = f"calibration/{arm.seed}-{arm.updates}-{seed}"
-            draws = run_to_end(
-                cluster.collector.next_turns(pool, Side.USER, histories, count, key, kind="calibration")
-            )
+            draws = run_to_end(cluster.collector.next_turns(pool, Side.USER, histories, count, key, kind="calibration"))
             return [
                 [SampledReply(text=turn.text, tokens=view.sequence()) for turn, view in of_history]
                 for of_history in draws
