@@ -131,6 +131,16 @@ def test_dpo_compares_sums_over_pairs() -> None:
     assert float(output.means["preference_accuracy"][0]) == 0.0
 
 
+def test_dpo_adds_the_likelihood_of_the_chosen_sequence_by_its_length() -> None:
+    """The first sequence, of two tokens, is the chosen one."""
+    reference = torch.full((3,), OLD, dtype=torch.float64)
+    plain, gradient = value_and_gradient(DPO(DPO.Config(beta=0.5)), inputs(reference_logprobs=reference))
+    loss = DPO(DPO.Config(beta=0.5, sft_coefficient=3.0))
+    value, with_likelihood = value_and_gradient(loss, inputs(reference_logprobs=reference))
+    assert value == pytest.approx(plain - 3.0 * (2 * OLD + math.log(0.75)) / 2)
+    assert with_likelihood == pytest.approx([gradient[0] - 1.5, gradient[1] - 1.5, gradient[2]])
+
+
 def test_truncated_importance_weights() -> None:
     correction = Correction(Correction.Config(mode="truncate", high=2.0))
     old, sampler = torch.zeros(3), -torch.tensor([0.5, 1.0, 4.0]).log()

@@ -4,7 +4,7 @@
     python jobs/align.py configs/dev.yaml --method calibrated_rl.calibration.plain:PlainSFT \\
         --method "calibrated_rl.calibration.turing:Turing rounds=2 discriminator.width=64" --split tuning
 
-For configs whose human is a program. Each --method is an import path with settings of its own; without any: fine-tuning,
+For configs whose human is a program. Each --method is an import path with settings of its own; none: fine-tuning,
 adversarial and turing, with their defaults. Every method starts from the same uncalibrated simulator, with the first of
 the config's seeds. Measured on the logs of --split, on their histories: the exact total variation a user turn, and the
 sum over a dialogue's turns, weighted as in the bound (docs/shift.md), with 95 % intervals over dialogues and the paired

@@ -69,7 +69,8 @@ class Alignments:
         replies = exact_replies(inputs.human, self._logs, views, scores, sampling.max_turn_tokens)
         exact = replies.shift()
         return {
-            "bound": bound_of(replies, self._stakes), "tv": dict(exact["tv"].as_dict()), "kl": dict(exact["kl"].as_dict()),
+            "bound": bound_of(replies, self._stakes),
+            "tv": dict(exact["tv"].as_dict()), "kl": dict(exact["kl"].as_dict()),
             "by_dialogue": weighted_sums(replies, self._stakes),
         }  # fmt: skip
 

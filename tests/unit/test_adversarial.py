@@ -1,0 +1,283 @@
+"""Training a simulator against a discriminator: which pairs are hard, which credit replies get, when rounds end."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from calibrated_rl.calibration.adversarial import Adversarial, hard_pairs
+from calibrated_rl.calibration.base import CalibrationInputs, CalibrationMethod
+from calibrated_rl.calibration.replies import SampledReply, history_view, human_replies, human_tokens
+from calibrated_rl.calibration.rounds import AdversarialRounds, Judgement, RoundsConfig, as_pair
+from calibrated_rl.calibration.turing import Turing, credit
+from calibrated_rl.components.component import build
+from calibrated_rl.components.short_names import short_names
+from calibrated_rl.config.run_config import load_config
+from calibrated_rl.errors import UserError
+from calibrated_rl.learner.slots import SIMULATOR
+from calibrated_rl.shift.checked import ESTIMATORS, estimator_class
+from calibrated_rl.shift.two_sample.replies import ReplyTest
+from calibrated_rl.statistics.intervals import Interval
+from tests.support.made_up_logs import dialogue, policy, user
+from tests.support.made_up_pools import tokens
+from tests.support.paths import MICRO
+
+HERE = "tests.unit.test_adversarial"
+PATHS = ("calibrated_rl.calibration.adversarial:Adversarial", "calibrated_rl.calibration.turing:Turing")
+
+
+# --- pairs and rewards -------------------------------------------------------------------------------------------
+
+
+def test_hard_pairs_are_those_whose_simulated_reply_is_least_human() -> None:
+    odds = np.array([0.5, -3.0, -1.0, 2.0, -9.0])
+    same = [False, False, False, False, True]
+    assert hard_pairs(odds, same, 1.0).tolist() == [1, 2, 0, 3]  # the last said what the human said
+    assert hard_pairs(odds, same, 0.5).tolist() == [1, 2]
+    assert hard_pairs(odds, same, 0.51).tolist() == [1, 2, 0]
+    assert hard_pairs(np.zeros(2), [True, True], 1.0).tolist() == []
+
+
+def test_credit_is_the_reward_above_the_groups_mean() -> None:
+    found = credit([np.array([1.0, 2.0, 6.0]), np.array([4.0, 4.0]), np.array([-1.0, 1.0])])
+    assert found.tolist() == [-2.0, -1.0, 3.0, 0.0, 0.0, -1.0, 1.0]
+
+
+def test_replies_are_read_by_their_text_after_what_the_simulator_reads() -> None:
+    log = dialogue("a", policy("hello"), user("table"), policy("which day ?"), user("friday"))
+    first, second = human_replies([log])
+    assert (first.text, second.text, second.index) == ("table", "friday", 3)
+    by_byte = [*tokens().tokenizer.convert_tokens_to_ids(list("friday")), tokens().end_of_turn]
+    view = history_view(tokens(), second)
+    asked_at = list(view.prompt_ids)
+    view.speak(by_byte)
+    sampled = SampledReply(text="friday", tokens=view.sequence())
+    pair = as_pair(tokens(), second, sampled)
+    assert pair.same and pair.simulator.tolist() == tokens().said("friday") != by_byte
+    assert pair.context.tolist() == asked_at and pair.dialogue == log.id
+    human = human_tokens(tokens(), second)
+    assert human.ids.tolist() == [*asked_at, *tokens().said("friday")]
+    assert human.ids[human.mask].tolist() == tokens().said("friday")
+
+
+class Rewarding:
+    """In place of a learner and of discriminators: replies are worth their number of words."""
+
+    def __init__(self) -> None:
+        self.stepped: list[tuple[list[float], dict[str, Any]]] = []
+
+    def log_odds(self, rows: Any, replies: list[np.ndarray]) -> np.ndarray:
+        return np.array([len(ids) - 1.0 for ids in replies])
+
+    def log_probs(self, slot: str, sequences: list[Any], temperature: float) -> list[np.ndarray]:
+        assert (slot, temperature) == ("simulator_start", 0.7)
+        return [np.full(len(sequence), -1.0, np.float32) for sequence in sequences]
+
+    def step(self, slot: str, samples: list[Any], loss: tuple[str, dict[str, Any]], *, temperature: float) -> Any:
+        assert (slot, temperature) == (SIMULATOR, 0.7)
+        self.stepped.append(([sample.advantage for sample in samples], loss[1]))
+        return {"kl_reference_k3": 0.25, "entropy": 1.0}
+
+
+def test_turing_rewards_within_the_limit_and_keeps_groups_together() -> None:
+    log = dialogue("a", policy("hello"), user("friday"), policy("which day ?"), user("two"))
+    replies, made, seeds = human_replies([log]), Rewarding(), list[int]()
+
+    def sample(asked: Any, count: int, seed: int) -> list[list[SampledReply]]:
+        seeds.append(seed)
+        texts = {"friday": ["two", "two two two two two two two two"], "two": []}  # one history failed
+        return [
+            [SampledReply(text=text, tokens=human_tokens(tokens(), reply)) for text in texts[reply.text]]
+            for reply in asked
+        ]
+
+    judgement: Any = SimpleNamespace(replies=replies, pairs=[SimpleNamespace(dialogue="a")] * 2, log_odds=made.log_odds)
+    inputs: Any = SimpleNamespace(
+        learner=made, sample_replies=sample, simulator_chat=tokens(), simulator_temperature=0.7, seed=0, update=0
+    )
+    method, done = Turing(Turing.Config(steps=2, reward_limit=3.0, kl_coefficient=0.5, group_size=2)), list[int]()
+    metrics = method.train(inputs, judgement, 2, done.append)
+    words = len(tokens().encode_text("two"))
+    mean = (words + 3.0) / 2  # the second is cut from 8 words to the limit
+    assert made.stepped == [([words - mean, 3.0 - mean], {"kl_coefficient": 0.5})] * 2
+    assert metrics["reward_last"] == mean and metrics["kl_last"] == 0.25 and metrics["groups_with_signal_first"] == 1
+    assert done == [1, 2] and seeds == [10_001, 10_002]
+
+
+# --- rounds ------------------------------------------------------------------------------------------------------
+
+
+class Start(CalibrationMethod):
+    """Leaves a file."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        pass
+
+    def __init__(self, config: Config) -> None:
+        pass
+
+    def check(self, start_epochs: int) -> None:
+        if start_epochs == 7:
+            raise UserError("the start refuses")
+
+    def align(self, inputs: CalibrationInputs) -> dict[str, float]:
+        inputs.folder.mkdir(parents=True, exist_ok=True)
+        (inputs.folder / "config.json").write_text("start")
+        return {"simulator_monitor_nll": 9.0, "of_the_start": 1.0}
+
+
+class Scripted(AdversarialRounds):
+    """Rounds whose judgements are given."""
+
+    def __init__(self, judgements: list[tuple[float, float, float]], **settings: Any) -> None:
+        """``judgements``: accuracy, its lower limit and likelihood after each round, the start first."""
+        super().__init__(RoundsConfig(start=f"{HERE}:Start", **settings))
+        self._judgements, self.trained = judgements, list[tuple[int, float]]()
+
+    def steps(self) -> int:
+        return 2
+
+    def judge(self, inputs: CalibrationInputs, number: int) -> Judgement:
+        accuracy, low, nll = self._judgements[number]
+        of: Any = SimpleNamespace()
+        return Judgement(
+            replies=[], sampled=[], pairs=[], discriminators=of, accuracy=Interval(accuracy, low, 1.0), nll=nll
+        )
+
+    def train(
+        self, inputs: CalibrationInputs, judgement: Judgement, number: int, done: Callable[[int], None]
+    ) -> dict[str, float]:
+        self.trained.append((number, judgement.accuracy.mean))
+        done(2)
+        return {"pairs": 3.0}
+
+
+class Model:
+    """In place of the learner: what is in the slot is what was trained or loaded last."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def load(self, slot: str, folder: Path, **options: Any) -> None:
+        self.done.append("load")
+
+    def save(self, slot: str, folder: Path) -> None:
+        self.done.append("save")
+
+
+def aligned(folder: Path, judgements: list[tuple[float, float, float]], **settings: Any) -> Any:
+    """Metrics, rounds that were trained, what was done with the model, progress."""
+    method, model, progress = Scripted(judgements, **settings), Model(), list[tuple[int, int]]()
+    inputs: Any = SimpleNamespace(
+        folder=folder, learner=model, seed=0, sft=SimpleNamespace(adapters=True),
+        progress=lambda done, steps: progress.append((done, steps)),
+    )  # fmt: skip
+    return method.align(inputs), method.trained, model.done, progress
+
+
+def test_rounds_go_on_while_they_improve(tmp_path: Path) -> None:
+    metrics, trained, done, progress = aligned(tmp_path, [(0.9, 0.8, 1.0), (0.8, 0.7, 1.0), (0.7, 0.6, 1.0)], rounds=2)
+    assert trained == [(1, 0.9), (2, 0.8)] and done == ["load", "save", "save"]
+    assert metrics["calibration_rounds_kept"] == 2 and metrics["calibration_discriminator_accuracy"] == 0.7
+    assert metrics["of_the_start"] == 1 and metrics["simulator_monitor_nll"] == 1.0
+    assert metrics["calibration_round_0_discriminator_accuracy"] == 0.9
+    assert metrics["calibration_round_2_pairs"] == 3 and progress == [(2, 4), (4, 4)]
+
+
+def test_a_round_that_is_told_apart_as_often_is_undone_and_the_last(tmp_path: Path) -> None:
+    judgements = [(0.9, 0.8, 1.0), (0.8, 0.7, 1.0), (0.8, 0.7, 0.5), (0.6, 0.55, 1.0)]
+    metrics, trained, done, _ = aligned(tmp_path, judgements, rounds=3)
+    assert [number for number, _ in trained] == [1, 2] and done == ["load", "save", "load"]
+    assert metrics["calibration_rounds_kept"] == 1 and metrics["calibration_round_2_discriminator_accuracy"] == 0.8
+
+
+def test_a_round_that_makes_people_unlikely_is_undone(tmp_path: Path) -> None:
+    """By more than the tolerance above the start, not above the round before."""
+    judgements = [(0.9, 0.8, 1.0), (0.8, 0.7, 1.05), (0.7, 0.6, 1.11)]
+    metrics, _, done, _ = aligned(tmp_path, judgements, rounds=3, nll_tolerance=0.1)
+    assert metrics["calibration_rounds_kept"] == 1 and metrics["simulator_monitor_nll"] == 1.05
+    assert done == ["load", "save", "load"]
+
+
+def test_nothing_is_trained_where_nothing_is_told_apart(tmp_path: Path) -> None:
+    for low in (0.5, math.nan):
+        metrics, trained, done, _ = aligned(tmp_path, [(0.52, low, 1.0)])
+        assert trained == [] and done == ["load"] and metrics["calibration_rounds_kept"] == 0
+    metrics, trained, *_ = aligned(tmp_path, [(0.9, 0.8, 1.0), (0.5, 0.45, 1.0)], rounds=5)
+    assert [number for number, _ in trained] == [1] and metrics["calibration_rounds_kept"] == 1
+
+
+def test_the_start_may_refuse(tmp_path: Path) -> None:
+    method = Scripted([])
+    method.check(0)
+    with pytest.raises(UserError, match="the start refuses"):
+        method.check(7)
+    with pytest.raises(UserError, match="calibration.method_config.start: .*Model' is not a component"):
+        build(PATHS[0], {"start": f"{HERE}:Model"}, "calibration.method_config")
+
+
+# --- settings ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [({"rounds": 0}, "rounds"), ({"discriminator": {"folds": 1}}, "folds"), ({"nll_tolerance": -0.1}, "nll_tolerance"),
+     ({"start": "plain"}, "start"), ({"monitored": 0}, "monitored"), ({"hard_shares": 0.5}, "hard_shares")],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(path: str, change: dict[str, Any], key: str) -> None:
+    with pytest.raises(UserError, match=rf"calibration.method_config.*{key}"):
+        build(path, change, "calibration.method_config")
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [(PATHS[0], {"hard_share": 0.0}), (PATHS[0], {"beta": 0.0}), (PATHS[1], {"group_size": 1}),
+     (PATHS[1], {"steps": 10_000}), (PATHS[1], {"reward_limit": 0.0})],
+)  # fmt: skip
+def test_settings_of_one_method_out_of_range_are_refused(path: str, change: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=rf"calibration.method_config.*{next(iter(change))}"):
+        build(path, change, "calibration.method_config")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_both_are_chosen_by_a_line_of_yaml(path: str) -> None:
+    config = load_config(MICRO, [f"calibration.method={path}", "shift.estimators=[words,tokens,encoder,surface,acts]"])
+    assert config.calibration.method == path
+
+
+RECURRENT = """
+from calibrated_rl.shift.estimators.words import WordsTest
+
+class Judge(WordsTest):
+    classifiers = ("recurrent",)
+"""
+
+
+def test_who_is_trained_against_does_not_judge(tmp_path: Path) -> None:
+    (tmp_path / "judge.py").write_text(RECURRENT)
+    estimators = f"shift.estimators=[lengths,{tmp_path / 'judge.py'}:Judge]"
+    load_config(MICRO, [estimators])
+    with pytest.raises(
+        UserError, match="trains the simulator against a recurrent classifier, and shift.estimators: .*Judge"
+    ):
+        load_config(MICRO, [estimators, f"calibration.method={PATHS[0]}"])
+    (tmp_path / "method.py").write_text(
+        "from calibrated_rl.calibration.plain import PlainSFT\nclass Mine(PlainSFT):\n    classifiers = ('forest',)\n"
+    )
+    with pytest.raises(UserError, match="against a forest classifier, and the two-sample test of every run fits one"):
+        load_config(MICRO, [f"calibration.method={tmp_path / 'method.py'}:Mine"])
+
+
+def test_every_classifier_that_evaluates_says_of_which_family_it_is() -> None:
+    classes = [estimator_class(name) for name in short_names(ESTIMATORS)]
+    testing = [cls for cls in classes if issubclass(cls, ReplyTest)]
+    assert len(testing) >= 5 and all(cls.classifiers for cls in testing)
+    for cls in classes:
+        assert not set(Adversarial.classifiers).intersection(cls.classifiers)
