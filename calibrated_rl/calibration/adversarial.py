@@ -1,4 +1,4 @@
-"""Adversarial calibration: the human's reply is preferred to the simulator's own, where a judge sees it.
+"""Adversarial calibration: the human's reply is preferred to the simulator's own, where a judge tells them apart.
 
 Each round (``rounds.py``) prefers human replies to replies that the simulator gave on the same histories, by DPO
 (Rafailov et al., arXiv 2305.18290, eq. 7) with a term for the likelihood of the human replies (Pang et al., arXiv
@@ -8,9 +8,14 @@ Dialogue Simulation", arXiv 2512.20773). There both replies of a pair are the si
 here the preferred one is the human's, as in SPIN (Chen et al., "Self-Play Fine-Tuning Converts Weak Language Models to
 Strong Language Models", arXiv 2401.01335), and the discriminator chooses the pairs.
 
-Hard pairs are those whose *simulator's* reply has the least log-odds of being the human's. The human's reply has no
-say: on the histories chosen, the preferred replies are then still drawn as humans reply. Chosen by both, they would be
-those human replies that the discriminator likes.
+With ``h`` drawn as humans reply (``p``) and ``s`` as the simulator does (``q``), ``-log sigma(f(h) - f(s))`` is least
+in expectation for ``f = log p / q``, up to a constant of the history. With ``f = beta log pi / q``, DPO's minimum is
+``pi = q (p / q)^(1 / beta)``: the human's distribution at ``beta = 1``; a lower ``beta`` goes too far.
+
+Weights of pairs leave this minimum where it is as long as a pair counts the same whoever of the two said which reply.
+So the hard pairs are those whose replies have the most different log-odds, *in either direction*. Chosen by the
+simulator's reply alone, what it says least like a human would be pushed down below what humans say of it. The term for
+the likelihood has all the round's human replies: those of hard pairs are not drawn as humans reply.
 """
 
 import math
@@ -40,9 +45,9 @@ class Adversarial(AdversarialRounds):
         """What a round learns from, and how fast."""
 
         hard_share: Annotated[float, Range(above=0, at_most=1)] = 0.5
-        """Share of the pairs with two different replies that is learned from, the hardest; 1: all."""
-        beta: Annotated[float, Range(above=0)] = 0.1
-        """DPO's β: higher stays closer to the simulator as it was when the round began."""
+        """Share of the pairs with two different replies in which the human's is preferred, the hardest; 1: all."""
+        beta: Annotated[float, Range(above=0)] = 1.0
+        """DPO's β: higher stays closer to the simulator as it was when the round began, lower than 1 goes too far."""
         sft_coefficient: Annotated[float, Range(at_least=0)] = 1.0
         """Weight of the likelihood of the human replies beside DPO."""
         epochs: Positive = 1
@@ -56,15 +61,18 @@ class Adversarial(AdversarialRounds):
 
     def steps(self) -> int:
         config = self.config
-        return config.epochs * math.ceil(math.ceil(config.hard_share * config.histories) / config.batch_pairs)
+        return config.epochs * math.ceil(config.histories / config.batch_pairs)
 
     def train(
         self, inputs: CalibrationInputs, judgement: Judgement, number: int, done: Callable[[int], None]
     ) -> dict[str, float]:
         config, pairs, learner = self.config, judgement.pairs, inputs.learner
-        odds = judgement.log_odds(range(len(pairs)), [pair.simulator for pair in pairs])
-        hard = hard_pairs(odds, [pair.same for pair in pairs], config.hard_share)
-        samples = self._samples(inputs, judgement, hard)
+        human, simulator = (
+            judgement.log_odds(range(len(pairs)), said)
+            for said in ([pair.human for pair in pairs], [pair.simulator for pair in pairs])
+        )
+        hard = hard_pairs(human - simulator, [pair.same for pair in pairs], config.hard_share)
+        samples = self._samples(inputs, judgement, set(hard.tolist()))
         loss = (DPO_LOSS, {"beta": config.beta, "sft_coefficient": config.sft_coefficient})
         random = np.random.default_rng((inputs.seed, inputs.update, number))
         steps: list[dict[str, float]] = []
@@ -74,37 +82,39 @@ class Adversarial(AdversarialRounds):
                 batch = [sample for i in order[start : start + config.batch_pairs] for sample in samples[i]]
                 steps.append(learner.step(SIMULATOR, batch, loss, temperature=inputs.simulator_temperature))
                 done(len(steps))
-        metrics = {"pairs": float(len(samples)), "pairs_alike": float(np.mean([pair.same for pair in pairs]))}
+        metrics = {"hard_pairs": float(len(hard)), "alike_share": float(np.mean([pair.same for pair in pairs]))}
         for name in ("preference_accuracy", "preference_margin") if steps else ():
             metrics |= {f"{name}_first": steps[0][name], f"{name}_last": steps[-1][name]}
         return metrics
 
     @staticmethod
-    def _samples(
-        inputs: CalibrationInputs, judgement: Judgement, hard: NDArray[np.int64]
-    ) -> list[tuple[Sample, Sample]]:
+    def _samples(inputs: CalibrationInputs, judgement: Judgement, hard: set[int]) -> list[tuple[Sample, Sample]]:
         """The human's reply, and the simulator's as it was sampled, with their log-probs before the round."""
-        chat, learner = inputs.simulator_chat, inputs.learner
-        sequences = [
-            tokens for i in hard for tokens in (human_tokens(chat, judgement.replies[i]), judgement.sampled[i].tokens)
-        ]
-        reference = learner.log_probs(SIMULATOR, sequences, inputs.simulator_temperature)
-        names = [judgement.pairs[i].dialogue for i in hard for _ in range(2)]
-        samples = [
-            Sample(tokens=tokens, reference_logprobs=logprobs, name=name)
-            for tokens, logprobs, name in zip(sequences, reference, names, strict=True)
-        ]
-        return list(zip(samples[0::2], samples[1::2], strict=True))
+        human = [human_tokens(inputs.simulator_chat, reply) for reply in judgement.replies]
+        sides = (human, [sampled.tokens for sampled in judgement.sampled])
+        chosen, rejected = (
+            [
+                Sample(tokens=tokens, reference_logprobs=logprobs, name=pair.dialogue, weight=float(number in hard))
+                for number, (tokens, logprobs, pair) in enumerate(
+                    zip(
+                        side, inputs.learner.log_probs(SIMULATOR, side, inputs.simulator_temperature),
+                        judgement.pairs, strict=True,
+                    )
+                )
+            ]
+            for side in sides
+        )  # fmt: skip
+        return list(zip(chosen, rejected, strict=True))
 
 
-def hard_pairs(log_odds: Floats, same: Sequence[bool], share: float) -> NDArray[np.int64]:
-    """The pairs to learn from, hardest first.
+def hard_pairs(differences: Floats, same: Sequence[bool], share: float) -> NDArray[np.int64]:
+    """The pairs in which the human's reply is preferred, hardest first.
 
     Args:
-        log_odds: [N] of the simulator's replies being the human's.
-        same: [N] whether both replies say the same: such pairs prefer nothing.
+        differences: [N] between the log-odds of both replies.
+        same: [N] whether both say the same: such pairs prefer nothing.
         share: of the others, rounded up.
     """
-    order = np.argsort(log_odds, kind="stable")
+    order = np.argsort(-np.abs(differences), kind="stable")
     different = order[~np.asarray(same, np.bool_)[order]]
     return different[: math.ceil(share * len(different))]

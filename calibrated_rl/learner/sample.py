@@ -20,7 +20,7 @@ class Sample:
     advantage: float = 0.0
     """Credit of every masked token of the sequence (policy-gradient losses)."""
     weight: float = 1.0
-    """Weight of the sequence in likelihood losses (SFT)."""
+    """Weight of the sequence in likelihood losses (SFT), or of the pair that it opens (DPO)."""
     token_weights: NDArray[np.float32] | None = None
     """Optional weight of each token, shape [T], multiplied with ``weight`` (density-ratio weighted SFT)."""
     reference_logprobs: NDArray[np.float32] | None = None

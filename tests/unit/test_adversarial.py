@@ -34,12 +34,12 @@ PATHS = ("calibrated_rl.calibration.adversarial:Adversarial", "calibrated_rl.cal
 # --- pairs and rewards -------------------------------------------------------------------------------------------
 
 
-def test_hard_pairs_are_those_whose_simulated_reply_is_least_human() -> None:
-    odds = np.array([0.5, -3.0, -1.0, 2.0, -9.0])
+def test_hard_pairs_are_those_that_differ_most_whoever_said_which() -> None:
+    differences = np.array([0.5, -3.0, 1.0, 2.0, -9.0])
     same = [False, False, False, False, True]
-    assert hard_pairs(odds, same, 1.0).tolist() == [1, 2, 0, 3]  # the last said what the human said
-    assert hard_pairs(odds, same, 0.5).tolist() == [1, 2]
-    assert hard_pairs(odds, same, 0.51).tolist() == [1, 2, 0]
+    assert hard_pairs(differences, same, 1.0).tolist() == [1, 3, 2, 0]  # in the last both said the same
+    assert hard_pairs(differences, same, 0.5).tolist() == [1, 3] == hard_pairs(-differences, same, 0.5).tolist()
+    assert hard_pairs(differences, same, 0.51).tolist() == [1, 3, 2]
     assert hard_pairs(np.zeros(2), [True, True], 1.0).tolist() == []
 
 
