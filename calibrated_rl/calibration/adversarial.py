@@ -59,9 +59,8 @@ class Adversarial(AdversarialRounds):
         super().__init__(config)
         self.config = config
 
-    def steps(self) -> int:
-        config = self.config
-        return config.epochs * math.ceil(config.histories / config.batch_pairs)
+    def steps(self, replies: int) -> int:
+        return self.config.epochs * math.ceil(replies / self.config.batch_pairs)
 
     def train(
         self, inputs: CalibrationInputs, judgement: Judgement, number: int, done: Callable[[int], None]

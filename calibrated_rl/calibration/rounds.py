@@ -63,8 +63,9 @@ class RoundsConfig:
     """Import path of the calibration method whose result is the start, with its default settings."""
     rounds: Positive = 4
     """Rounds, at most."""
-    histories: Positive = 3000
-    """Histories of the calibration logs, drawn anew each round, on which the simulator replies, at most."""
+    histories: NotNegative = 0
+    """Histories of the calibration logs, drawn anew each round, on which the simulator replies, at most; 0: all. Of few,
+    discriminators learn nothing."""
     monitored: Positive = 800
     """Histories of the monitor split on which a round is judged, at most."""
     nll_tolerance: Annotated[float, Range(at_least=0)] = 0.02
@@ -124,8 +125,8 @@ class AdversarialRounds(CalibrationMethod):
         self._start.check(start_epochs)
 
     @abstractmethod
-    def steps(self) -> int:
-        """Optimizer steps of a round, at most."""
+    def steps(self, replies: int) -> int:
+        """Optimizer steps of a round with so many of the simulator's replies."""
 
     @abstractmethod
     def train(
@@ -157,7 +158,7 @@ class AdversarialRounds(CalibrationMethod):
             if best.by_chance:
                 logger.info("nothing is left to be told apart: the rounds end")
                 break
-            trained = self.train(inputs, best, number, partial(self._progress, inputs, number))
+            trained = self.train(inputs, best, number, partial(self._progress, inputs, best, number))
             judgement = self.judge(inputs, number)
             metrics |= _figures(number, judgement) | {f"{PREFIX}_{number}_{name}": v for name, v in trained.items()}
             improves = judgement.accuracy.mean < best.accuracy.mean and (
@@ -175,8 +176,9 @@ class AdversarialRounds(CalibrationMethod):
             "calibration_discriminator_accuracy": best.accuracy.mean,
         }  # fmt: skip
 
-    def _progress(self, inputs: CalibrationInputs, number: int, steps: int) -> None:
-        inputs.progress((number - 1) * self.steps() + steps, self.rounds_config.rounds * self.steps())
+    def _progress(self, inputs: CalibrationInputs, judgement: Judgement, number: int, done: int) -> None:
+        steps = self.steps(len(judgement.replies))
+        inputs.progress((number - 1) * steps + done, self.rounds_config.rounds * steps)
 
     def judge(self, inputs: CalibrationInputs, number: int) -> Judgement:
         """Judge the simulator after round ``number``."""

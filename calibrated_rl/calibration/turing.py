@@ -57,7 +57,7 @@ class Turing(AdversarialRounds):
         super().__init__(config)
         self.config = config
 
-    def steps(self) -> int:
+    def steps(self, replies: int) -> int:
         return self.config.steps
 
     def refine(self, inputs: CalibrationInputs) -> dict[str, float]:

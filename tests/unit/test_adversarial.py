@@ -140,7 +140,7 @@ class Scripted(AdversarialRounds):
         super().__init__(RoundsConfig(start=f"{HERE}:Start", **settings))
         self._judgements, self.trained = judgements, list[tuple[int, float]]()
 
-    def steps(self) -> int:
+    def steps(self, replies: int) -> int:
         return 2
 
     def judge(self, inputs: CalibrationInputs, number: int) -> Judgement:
