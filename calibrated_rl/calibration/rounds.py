@@ -64,8 +64,8 @@ class RoundsConfig:
     rounds: Positive = 4
     """Rounds, at most."""
     histories: NotNegative = 0
-    """Histories of the calibration logs, drawn anew each round, on which the simulator replies, at most; 0: all. Of few,
-    discriminators learn nothing."""
+    """Histories of the calibration logs, drawn anew each round, on which the simulator replies, at most; 0: all. Of
+    few, discriminators learn nothing."""
     monitored: Positive = 800
     """Histories of the monitor split on which a round is judged, at most."""
     nll_tolerance: Annotated[float, Range(at_least=0)] = 0.02

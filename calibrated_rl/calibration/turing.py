@@ -4,19 +4,25 @@ Each round (``rounds.py``) takes steps with a discriminator that was fitted to t
 began. A step samples a group of replies on each of some logged histories; the reward of a reply is its log-odds of
 being the human's, within ``reward_limit``, by the discriminator that was not fitted to its dialogue. Credit is the
 reward minus its group's mean, and the loss is the learner's own GRPO (Shao et al., "DeepSeekMath", arXiv 2402.03300)
-with a penalty ``kl_coefficient · KL(simulator ‖ start)``. The reward by a discriminator, after the Turing test, is that
-of Li et al., "Adversarial Learning for Neural Dialogue Generation" (arXiv 1701.06547).
+with a penalty ``kl_coefficient · KL(simulator ‖ reference)``. The reward by a discriminator, after the Turing test, is
+that of Li et al., "Adversarial Learning for Neural Dialogue Generation" (arXiv 1701.06547).
 
-Why log-odds, and not divided by the group's deviation: the best discriminator's are ``log p / q``, the human's
-probability of the reply over the simulator's, and what maximises ``E[r] − β KL(simulator ‖ start)`` is ``start ·
-exp(r / β)`` up to a constant. In units of nats the two terms can be weighed: where rounds do not change the simulator
-any more, ``log p / q = β log q / start``, hence ``q ∝ (p · start^β)^(1 / (1 + β))``: the human's replies, up to what β
-holds back. Divided by the deviation of each group, it would be another β for each history.
+The best discriminator's log-odds are ``log p / q``, with the human's probability ``p`` of the reply and that of the
+simulator at the beginning of the round, ``q``. What maximises ``E[r] - beta KL(pi || reference)`` is ``pi = reference ·
+exp(r / beta)``, up to a constant (Rafailov et al., arXiv 2305.18290, eq. 4). So:
+
+- With the simulator at the beginning of the round as the reference, ``pi = q (p / q)^(1 / beta)``: the human's
+  distribution at ``beta = 1``, on the way to it above, beyond it below.
+- With the fine-tuned start as the reference of all rounds the first round is the same. Later ones, whose rewards are
+  near 0, go back towards the start; they stay where ``q = (p · start^beta)^(1 / (1 + beta))``: half-way at ``beta = 1``.
+
+For that the reward must be in nats: it is not divided by the deviation of its group, which would make ``beta`` another
+one for each history.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +35,7 @@ from calibrated_rl.learner.advantages.base import has_signal
 from calibrated_rl.learner.advantages.checked import group_advantages
 from calibrated_rl.learner.advantages.dr_grpo import DrGRPO
 from calibrated_rl.learner.sample import Sample
-from calibrated_rl.learner.slots import SIMULATOR, SIMULATOR_START
+from calibrated_rl.learner.slots import SIMULATOR, SIMULATOR_REFERENCE
 from calibrated_rl.settings.fields import Positive, Range
 
 GRPO_LOSS = "calibrated_rl.learner.losses.grpo:GRPO"
@@ -50,27 +56,34 @@ class Turing(AdversarialRounds):
         """Replies to each history."""
         reward_limit: Annotated[float, Range(above=0)] = 5.0
         """Log-odds, in nats, beyond which a reward is cut, on both sides: of more a discriminator cannot be sure."""
-        kl_coefficient: Annotated[float, Range(at_least=0)] = 0.1
-        """β: weight of the divergence from the start, in nats of reward a nat."""
+        kl_coefficient: Annotated[float, Range(at_least=0)] = 1.0
+        """β: weight of the divergence from the reference, in nats of reward a nat."""
+        reference: Literal["round", "start"] = "round"
+        """What the simulator is held near to: itself at the beginning of the ``round``, or the ``start`` of all."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.config = config
+        self._has_reference = False
 
     def steps(self, replies: int) -> int:
         return self.config.steps
 
     def refine(self, inputs: CalibrationInputs) -> dict[str, float]:
-        inputs.learner.load(SIMULATOR_START, inputs.folder, trainable=False)
+        self._has_reference = False
         try:
             return super().refine(inputs)
         finally:
-            inputs.learner.unload(SIMULATOR_START)
+            if self._has_reference:
+                inputs.learner.unload(SIMULATOR_REFERENCE)
 
     def train(
         self, inputs: CalibrationInputs, judgement: Judgement, number: int, done: Callable[[int], None]
     ) -> dict[str, float]:
         config = self.config
+        if config.reference == "round" or not self._has_reference:  # the folder has what the round begins with
+            inputs.learner.load(SIMULATOR_REFERENCE, inputs.folder, trainable=False)
+            self._has_reference = True
         loss = (GRPO_LOSS, {"kl_coefficient": config.kl_coefficient})
         random = np.random.default_rng((inputs.seed, inputs.update, number))
         steps: list[dict[str, float]] = []
@@ -93,7 +106,7 @@ class Turing(AdversarialRounds):
         self, inputs: CalibrationInputs, judgement: Judgement, rows: NDArray[np.int64],
         groups: list[list[SampledReply]],
     ) -> tuple[list[Sample], dict[str, float]]:  # fmt: skip
-        """The replies with their credit and their log-probs under the start; figures of the step."""
+        """The replies with their credit and their log-probs under the reference; figures of the step."""
         said = [(int(row), reply) for row, group in zip(rows, groups, strict=True) for reply in group]
         if not said:
             return [], {}
@@ -104,7 +117,7 @@ class Turing(AdversarialRounds):
         by_group = np.split(reward, np.cumsum(sizes)[:-1])
         advantages = credit(by_group)
         tokens = [reply.tokens for _, reply in said]
-        reference = inputs.learner.log_probs(SIMULATOR_START, tokens, inputs.simulator_temperature)
+        reference = inputs.learner.log_probs(SIMULATOR_REFERENCE, tokens, inputs.simulator_temperature)
         samples = [
             Sample(tokens=t, advantage=float(a), reference_logprobs=r, name=judgement.pairs[row].dialogue)
             for t, a, r, (row, _) in zip(tokens, advantages, reference, said, strict=True)

@@ -3,5 +3,5 @@
 POLICY, SIMULATOR, PROXY = "policy", "simulator", "proxy"
 START = "start"
 """The frozen warm-started policy: reference of the policy, and estimate of the logged policy."""
-SIMULATOR_START = "simulator_start"
-"""The frozen simulator that reinforcement learning of the simulator starts from: its reference."""
+SIMULATOR_REFERENCE = "simulator_reference"
+"""The frozen simulator that reinforcement learning of the simulator is held near to."""

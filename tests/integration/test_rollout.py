@@ -22,7 +22,7 @@ from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.inference.turns import Generated, GenerateRequest
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.group import LearnerGroup
-from calibrated_rl.learner.slots import POLICY, SIMULATOR, SIMULATOR_START
+from calibrated_rl.learner.slots import POLICY, SIMULATOR, SIMULATOR_REFERENCE
 from calibrated_rl.models.tiny import make_tiny
 from calibrated_rl.rollout.parity import check_parity
 from calibrated_rl.weight_sync.lora import LoRABase, LoRAUpdate, LoRAWeights, with_adapters_merged
@@ -193,7 +193,7 @@ ADVERSARIAL = (
     ROUNDS | {"batch_pairs": 16, "hard_share": 0.8, "epochs": 3},
 )
 TURING = (
-    "calibrated_rl.calibration.turing:Turing", ROUNDS | {"steps": 6, "batch_histories": 24, "group_size": 8}
+    "calibrated_rl.calibration.turing:Turing", ROUNDS | {"steps": 8, "batch_histories": 24, "group_size": 8}
 )  # fmt: skip
 Align = Callable[..., AlignedRun]
 
@@ -261,5 +261,5 @@ def test_reinforcement_by_a_discriminator_brings_a_simulator_nearer(align: Align
     assert told["calibration_round_1_reward_last"] > told["calibration_round_1_reward_first"]
     assert before < 0.3 < run.probability("seven") < 0.8
     assert np.array_equal(alone.log_probs(POLICY, run.views)[0], run.policy_before[0], equal_nan=True)
-    with pytest.raises(UserError, match=f"no model '{SIMULATOR_START}'"):
-        alone.log_probs(SIMULATOR_START, run.views)
+    with pytest.raises(UserError, match=f"no model '{SIMULATOR_REFERENCE}'"):
+        alone.log_probs(SIMULATOR_REFERENCE, run.views)

@@ -70,12 +70,16 @@ class Rewarding:
 
     def __init__(self) -> None:
         self.stepped: list[tuple[list[float], dict[str, Any]]] = []
+        self.loaded: list[tuple[str, Path, bool]] = []
+
+    def load(self, slot: str, folder: Path, *, trainable: bool) -> None:
+        self.loaded.append((slot, folder, trainable))
 
     def log_odds(self, rows: Any, replies: list[np.ndarray]) -> np.ndarray:
         return np.array([len(ids) - 1.0 for ids in replies])
 
     def log_probs(self, slot: str, sequences: list[Any], temperature: float) -> list[np.ndarray]:
-        assert (slot, temperature) == ("simulator_start", 0.7)
+        assert (slot, temperature) == ("simulator_reference", 0.7)
         return [np.full(len(sequence), -1.0, np.float32) for sequence in sequences]
 
     def step(self, slot: str, samples: list[Any], loss: tuple[str, dict[str, Any]], *, temperature: float) -> Any:
@@ -98,7 +102,13 @@ def test_turing_rewards_within_the_limit_and_keeps_groups_together() -> None:
 
     judgement: Any = SimpleNamespace(replies=replies, pairs=[SimpleNamespace(dialogue="a")] * 2, log_odds=made.log_odds)
     inputs: Any = SimpleNamespace(
-        learner=made, sample_replies=sample, simulator_chat=tokens(), simulator_temperature=0.7, seed=0, update=0
+        learner=made,
+        sample_replies=sample,
+        simulator_chat=tokens(),
+        simulator_temperature=0.7,
+        seed=0,
+        update=0,
+        folder=Path("current"),
     )
     method, done = Turing(Turing.Config(steps=2, reward_limit=3.0, kl_coefficient=0.5, group_size=2)), list[int]()
     metrics = method.train(inputs, judgement, 2, done.append)
@@ -107,6 +117,13 @@ def test_turing_rewards_within_the_limit_and_keeps_groups_together() -> None:
     assert made.stepped == [([words - mean, 3.0 - mean], {"kl_coefficient": 0.5})] * 2
     assert metrics["reward_last"] == mean and metrics["kl_last"] == 0.25 and metrics["groups_with_signal_first"] == 1
     assert done == [1, 2] and seeds == [10_001, 10_002]
+    assert made.loaded == [("simulator_reference", Path("current"), False)]
+    method.train(inputs, judgement, 3, done.append)
+    assert len(made.loaded) == 2
+    kept = Turing(Turing.Config(steps=1, reference="start", group_size=2))
+    for number in (1, 2):
+        kept.train(inputs, judgement, number, done.append)
+    assert len(made.loaded) == 3
 
 
 # --- rounds ------------------------------------------------------------------------------------------------------
