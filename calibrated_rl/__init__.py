@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from calibrated_rl.api.settings import load_config
     from calibrated_rl.api.shift import ShiftResult, measure_shift, read_dialogues
     from calibrated_rl.calibration.base import CalibrationInputs, CalibrationMethod, ExtraTurn
+    from calibrated_rl.calibration.replies import HumanReply, SampledReply
     from calibrated_rl.config.arms import Arm, ArmStyle
     from calibrated_rl.config.run_config import RunConfig
     from calibrated_rl.data.dialogue import (
@@ -69,6 +70,7 @@ _FROM = {
     "api.settings": ("load_config",),
     "api.shift": ("ShiftResult", "measure_shift", "read_dialogues"),
     "calibration.base": ("CalibrationInputs", "CalibrationMethod", "ExtraTurn"),
+    "calibration.replies": ("HumanReply", "SampledReply"),
     "config.arms": ("Arm", "ArmStyle"),
     "config.run_config": ("RunConfig",),
     "data.dialogue": (
@@ -95,9 +97,9 @@ _MODULE_OF = {name: module for module, names in _FROM.items() for name in names}
 
 __all__ = [
     "Advantage", "Arm", "ArmResult", "ArmStyle", "BoundedTask", "CalibrationInputs", "CalibrationMethod", "Dialogue",
-    "DialogueSets", "Estimate", "Estimator", "Evaluation", "ExtraTurn", "FileReader", "Finish", "Interval", "LogFiles",
+    "DialogueSets", "Estimate", "Estimator", "Evaluation", "ExtraTurn", "FileReader", "Finish", "HumanReply", "Interval", "LogFiles",
     "LogProblem", "LogReader", "Loss", "LossInputs", "LossOutput", "MatchedReplies", "Name", "NotNegative", "Outcome",
-    "PartLost", "PartPath", "Positive", "Range", "RolloutFailure", "RunConfig", "RunResult", "Scenario",
+    "PartLost", "PartPath", "Positive", "Range", "RolloutFailure", "RunConfig", "RunResult", "SampledReply", "Scenario",
     "ScriptedHuman", "ScriptedTask", "Seed", "Share", "ShiftResult", "Side", "Source", "Split", "Task",
     "TokenSequence", "Totals", "Turn", "TurnBoundedTask", "TurnEstimate", "UserCheckingTask", "UserError",
     "check_settings", "compare", "evaluate", "load_config", "measure_shift", "read_dialogues", "read_run",

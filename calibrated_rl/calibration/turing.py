@@ -14,7 +14,7 @@ exp(r / beta)``, up to a constant (Rafailov et al., arXiv 2305.18290, eq. 4). So
 - With the simulator at the beginning of the round as the reference, ``pi = q (p / q)^(1 / beta)``: the human's
   distribution at ``beta = 1``, on the way to it above, beyond it below.
 - With the fine-tuned start as the reference of all rounds the first round is the same. Later ones, whose rewards are
-  near 0, go back towards the start; they stay where ``q = (p · start^beta)^(1 / (1 + beta))``: half-way at ``beta = 1``.
+  near 0, go back towards the start, and stay where ``q = (p · start^beta)^(1 / (1 + beta))``.
 
 For that the reward must be in nats: it is not divided by the deviation of its group, which would make ``beta`` another
 one for each history.

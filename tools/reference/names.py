@@ -31,7 +31,9 @@ GROUPS = {
     ),
     "Logs": ("LogReader", "FileReader", "LogProblem", "LogFiles"),
     "Learning": ("Loss", "LossInputs", "LossOutput", "Totals", "Advantage"),
-    "Calibration and arms": ("CalibrationMethod", "CalibrationInputs", "ExtraTurn", "Arm", "ArmStyle"),
+    "Calibration and arms": (
+        "CalibrationMethod", "CalibrationInputs", "HumanReply", "SampledReply", "ExtraTurn", "Arm", "ArmStyle",
+    ),
     "Shift": ("Estimator", "DialogueSets", "MatchedReplies", "Estimate", "TurnEstimate"),
     "Settings of parts": (
         "Range", "Positive", "NotNegative", "Share", "Seed", "Name", "PartPath", "check_settings",
