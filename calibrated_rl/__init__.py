@@ -96,14 +96,14 @@ _FROM = {
 _MODULE_OF = {name: module for module, names in _FROM.items() for name in names}
 
 __all__ = [
-    "Advantage", "Arm", "ArmResult", "ArmStyle", "BoundedTask", "CalibrationInputs", "CalibrationMethod", "Dialogue",
-    "DialogueSets", "Estimate", "Estimator", "Evaluation", "ExtraTurn", "FileReader", "Finish", "HumanReply", "Interval", "LogFiles",
-    "LogProblem", "LogReader", "Loss", "LossInputs", "LossOutput", "MatchedReplies", "Name", "NotNegative", "Outcome",
-    "PartLost", "PartPath", "Positive", "Range", "RolloutFailure", "RunConfig", "RunResult", "SampledReply", "Scenario",
-    "ScriptedHuman", "ScriptedTask", "Seed", "Share", "ShiftResult", "Side", "Source", "Split", "Task",
-    "TokenSequence", "Totals", "Turn", "TurnBoundedTask", "TurnEstimate", "UserCheckingTask", "UserError",
-    "check_settings", "compare", "evaluate", "load_config", "measure_shift", "read_dialogues", "read_run",
-    "show_progress", "train",
+    "Advantage", "Arm", "ArmResult", "ArmStyle", "BoundedTask", "CalibrationInputs", "CalibrationMethod",
+    "Dialogue", "DialogueSets", "Estimate", "Estimator", "Evaluation", "ExtraTurn", "FileReader", "Finish",
+    "HumanReply", "Interval", "LogFiles", "LogProblem", "LogReader", "Loss", "LossInputs", "LossOutput",
+    "MatchedReplies", "Name", "NotNegative", "Outcome", "PartLost", "PartPath", "Positive", "Range",
+    "RolloutFailure", "RunConfig", "RunResult", "SampledReply", "Scenario", "ScriptedHuman", "ScriptedTask", "Seed",
+    "Share", "ShiftResult", "Side", "Source", "Split", "Task", "TokenSequence", "Totals", "Turn", "TurnBoundedTask",
+    "TurnEstimate", "UserCheckingTask", "UserError", "check_settings", "compare", "evaluate", "load_config",
+    "measure_shift", "read_dialogues", "read_run", "show_progress", "train",
 ]  # fmt: skip
 
 
