@@ -82,8 +82,9 @@ class Adversarial(AdversarialRounds):
                 steps.append(learner.step(SIMULATOR, batch, loss, temperature=inputs.simulator_temperature))
                 done(len(steps))
         metrics = {"hard_pairs": float(len(hard)), "alike_share": float(np.mean([pair.same for pair in pairs]))}
-        for name in ("preference_accuracy", "preference_margin") if steps else ():
-            metrics |= {f"{name}_first": steps[0][name], f"{name}_last": steps[-1][name]}
+        for name in ("preference_accuracy", "preference_margin"):
+            if known := [step[name] for step in steps if name in step]:  # a step without a hard pair has none
+                metrics |= {f"{name}_first": known[0], f"{name}_last": known[-1]}
         return metrics
 
     @staticmethod

@@ -126,6 +126,46 @@ def test_turing_rewards_within_the_limit_and_keeps_groups_together() -> None:
     assert len(made.loaded) == 3
 
 
+def test_adversarial_weighs_the_hard_pairs_and_learns_from_all_human_replies() -> None:
+    """Three histories: the first pair differs most, the second less, in the third both said the same."""
+    log = dialogue(
+        "a", policy("hello"), user("friday"), policy("which day ?"), user("two"), policy("so ?"), user("four")
+    )
+    replies = human_replies([log])
+    sampled = [
+        SampledReply(text=text, tokens=human_tokens(tokens(), reply))
+        for text, reply in zip(("seven", "eight", "four"), replies, strict=True)
+    ]
+    pairs = [as_pair(tokens(), *each) for each in zip(replies, sampled, strict=True)]
+    odds = {"friday": -2.0, "seven": 3.0, "two": 1.0, "eight": 0.0, "four": 0.5}
+    by_ids = {tuple(tokens().said(text)): value for text, value in odds.items()}
+    judgement: Any = SimpleNamespace(
+        replies=replies, sampled=sampled, pairs=pairs,
+        log_odds=lambda rows, said: np.array([by_ids[tuple(ids.tolist())] for ids in said]),
+    )  # fmt: skip
+    stepped: list[tuple[list[float], list[int], float]] = []
+
+    def step(slot: str, samples: list[Any], loss: tuple[str, dict[str, Any]], *, temperature: float) -> Any:
+        stepped.append(([s.weight for s in samples], [len(s.reference_logprobs) for s in samples], temperature))
+        assert loss == ("calibrated_rl.learner.losses.dpo:DPO", {"beta": 1.0, "sft_coefficient": 2.0})
+        hard = any(s.weight for s in samples)
+        return {"preference_accuracy": 1.0, "preference_margin": float(len(stepped))} if hard else {}
+
+    learner = SimpleNamespace(
+        step=step, log_probs=lambda slot, of, temperature: [np.zeros(len(each), np.float32) for each in of]
+    )
+    inputs: Any = SimpleNamespace(
+        learner=learner, simulator_chat=tokens(), simulator_temperature=0.7, seed=0, update=0, sample_replies=None
+    )
+    method = Adversarial(Adversarial.Config(hard_share=0.5, sft_coefficient=2.0, batch_pairs=1, epochs=2))
+    metrics = method.train(inputs, judgement, 1, lambda done: None)
+    assert sorted(weights for weights, *_ in stepped) == [[0.0, 0.0]] * 4 + [[1.0, 1.0]] * 2
+    assert all(lengths[0] == lengths[1] and temperature == 0.7 for _, lengths, temperature in stepped)
+    assert metrics["hard_pairs"] == 1 and metrics["alike_share"] == pytest.approx(1 / 3)
+    first, last = (number for number, (weights, *_) in enumerate(stepped, start=1) if weights[0])
+    assert (metrics["preference_margin_first"], metrics["preference_margin_last"]) == (first, last)
+
+
 # --- rounds ------------------------------------------------------------------------------------------------------
 
 
