@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from calibrated_rl.calibration.base import CalibrationInputs
 from calibrated_rl.calibration.discriminator import Floats
 from calibrated_rl.calibration.replies import human_tokens
-from calibrated_rl.calibration.rounds import AdversarialRounds, Judgement, RoundsConfig
+from calibrated_rl.calibration.rounds import AdversarialRounds, Judgement, RoundsConfig, first_and_last
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import SIMULATOR
 from calibrated_rl.settings.fields import Positive, Range
@@ -82,10 +82,7 @@ class Adversarial(AdversarialRounds):
                 steps.append(learner.step(SIMULATOR, batch, loss, temperature=inputs.simulator_temperature))
                 done(len(steps))
         metrics = {"hard_pairs": float(len(hard)), "alike_share": float(np.mean([pair.same for pair in pairs]))}
-        for name in ("preference_accuracy", "preference_margin"):
-            if known := [step[name] for step in steps if name in step]:  # a step without a hard pair has none
-                metrics |= {f"{name}_first": known[0], f"{name}_last": known[-1]}
-        return metrics
+        return metrics | first_and_last(steps, ("preference_accuracy", "preference_margin"))
 
     @staticmethod
     def _samples(inputs: CalibrationInputs, judgement: Judgement, hard: set[int]) -> list[tuple[Sample, Sample]]:

@@ -18,8 +18,9 @@ Further human turns (``CalibrationInputs.extra``) count in the start; replies ar
 """
 
 import logging
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, ClassVar
@@ -214,6 +215,18 @@ class AdversarialRounds(CalibrationMethod):
             SIMULATOR, inputs.folder, optimizer=config.optimizer.at(config.learning_rate, config.warmup_steps),
             seed=inputs.seed, full_finetuning=not inputs.sft.adapters,
         )  # fmt: skip
+
+
+def first_and_last(steps: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
+    """``NAME_first`` and ``NAME_last``: means over the first and the last fifth of the ``steps`` that have it."""
+    means: dict[str, float] = {}
+    for name in names:
+        if values := [step[name] for step in steps if name in step]:
+            count = math.ceil(len(values) / 5)
+            means |= {
+                f"{name}_first": float(np.mean(values[:count])), f"{name}_last": float(np.mean(values[-count:])),
+            }  # fmt: skip
+    return means
 
 
 def as_pair(chat: ChatTokens, reply: HumanReply, sampled: SampledReply) -> ReplyPair:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from calibrated_rl.calibration.base import CalibrationInputs
 from calibrated_rl.calibration.discriminator import Floats
 from calibrated_rl.calibration.replies import SampledReply
-from calibrated_rl.calibration.rounds import SEEDS_PER_ROUND, AdversarialRounds, Judgement, RoundsConfig
+from calibrated_rl.calibration.rounds import SEEDS_PER_ROUND, AdversarialRounds, Judgement, RoundsConfig, first_and_last
 from calibrated_rl.learner.advantages.base import has_signal
 from calibrated_rl.learner.advantages.checked import group_advantages
 from calibrated_rl.learner.advantages.dr_grpo import DrGRPO
@@ -97,10 +97,8 @@ class Turing(AdversarialRounds):
                 learned = inputs.learner.step(SIMULATOR, samples, loss, temperature=inputs.simulator_temperature)
                 steps.append(figures | {"kl": learned["kl_reference_k3"], "entropy": learned["entropy"]})
             done(step)
-        metrics = {"steps": float(len(steps))}
-        for name in ("reward", "kl", "entropy", "groups_with_signal") if steps else ():
-            metrics |= {f"{name}_first": steps[0][name], f"{name}_last": steps[-1][name]}
-        return metrics
+        names = ("reward", "kl", "entropy", "groups_with_signal")
+        return {"steps": float(len(steps))} | first_and_last(steps, names)
 
     def _credited(
         self, inputs: CalibrationInputs, judgement: Judgement, rows: NDArray[np.int64],

@@ -13,7 +13,7 @@ import pytest
 from calibrated_rl.calibration.adversarial import Adversarial, hard_pairs
 from calibrated_rl.calibration.base import CalibrationInputs, CalibrationMethod
 from calibrated_rl.calibration.replies import SampledReply, history_view, human_replies, human_tokens
-from calibrated_rl.calibration.rounds import AdversarialRounds, Judgement, RoundsConfig, as_pair
+from calibrated_rl.calibration.rounds import AdversarialRounds, Judgement, RoundsConfig, as_pair, first_and_last
 from calibrated_rl.calibration.turing import Turing, credit
 from calibrated_rl.components.component import build
 from calibrated_rl.components.short_names import short_names
@@ -164,6 +164,12 @@ def test_adversarial_weighs_the_hard_pairs_and_learns_from_all_human_replies() -
     assert metrics["hard_pairs"] == 1 and metrics["alike_share"] == pytest.approx(1 / 3)
     first, last = (number for number, (weights, *_) in enumerate(stepped, start=1) if weights[0])
     assert (metrics["preference_margin_first"], metrics["preference_margin_last"]) == (first, last)
+
+
+def test_first_and_last_are_means_over_a_fifth_of_the_steps_that_have_a_metric() -> None:
+    steps = [{"a": float(i)} | ({"b": 1.0} if i == 3 else {}) for i in range(10)]
+    found = first_and_last(steps, ("a", "b", "c"))
+    assert found == {"a_first": 0.5, "a_last": 8.5, "b_first": 1.0, "b_last": 1.0}
 
 
 # --- rounds ------------------------------------------------------------------------------------------------------
