@@ -54,6 +54,8 @@ class Adversarial(AdversarialRounds):
         """Passes over the pairs of a round."""
         batch_pairs: Positive = 32
         """Pairs an optimizer step."""
+        learning_rate: Annotated[float, Range(above=0, at_most=1)] = 3e-5
+        """Of the simulator; lower than for fine-tuning, since it has learned from the same replies before."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
