@@ -232,9 +232,7 @@ def test_preferring_what_humans_say_brings_a_simulator_nearer(align: Align, alon
     told = run.metrics
     assert told["calibration_rounds_kept"] >= 1
     assert told["calibration_discriminator_accuracy"] < told["calibration_round_0_discriminator_accuracy"]
-    # Against itself as it was when the round began, where all margins are 0.
-    assert told["calibration_round_1_preference_margin_last"] > 0.1
-    assert told["calibration_round_1_preference_margin_last"] > told["calibration_round_1_preference_margin_first"]
+    assert told["calibration_round_1_preference_margin_last"] > 0.3  # 0 against itself as it was when the round began
     after = run.probability("seven")
     assert before < 0.3 < after < 0.7  # humans say it half the time
     # The policy's slot is as it was, the replicas serve what was kept, and an arm that resumes finds it.
