@@ -5,18 +5,22 @@ import sys
 
 import pytest
 
+from calibrated_rl.calibration.turing import Turing
 from calibrated_rl.errors import UserError
 from calibrated_rl.shift.in_run import ExactReplies, bound_of
 from calibrated_rl.shift.stakes import Stakes
 from tests.support.paths import MICRO
 from tools.align.job import main, wanted
-from tools.align.measure import weighted_sums
+from tools.align.measure import method_of, weighted_sums
 from tools.align.table import table
 
 REPLIES = ExactReplies(
     human=[math.log(0.5)] * 3, simulator=[math.log(0.25), math.log(0.5), math.log(0.1)],
     turn=[1, 2, 1], dialogue=["a", "a", "b"],
 )  # fmt: skip
+
+
+TURING = "calibrated_rl.calibration.turing:Turing"
 
 
 def test_sums_of_dialogues_by_hand_have_the_mean_of_the_bound() -> None:
@@ -28,6 +32,9 @@ def test_sums_of_dialogues_by_hand_have_the_mean_of_the_bound() -> None:
 
 
 def test_names_have_what_the_result_hangs_on() -> None:
+    method = method_of(f"{TURING} discriminator.width=8 steps=3 (tuning)")
+    assert isinstance(method, Turing) and (method.config.discriminator.width, method.config.steps) == (8, 3)
+    assert method_of("none (held_out)") is None
     assert wanted(["a:B  x=1"], "tuning") == ["none (tuning)", "a:B x=1 (tuning)"]
     assert wanted([], "held_out")[2] == "calibrated_rl.calibration.adversarial:Adversarial (held_out)"
 
@@ -48,6 +55,9 @@ def test_each_method_is_compared_with_the_first_that_aligns() -> None:
 def test_where_no_program_says_how_likely_a_reply_is_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["align.py", str(MICRO), "human=''", "arms=[start]", "pretraining.human=''"])
     with pytest.raises(UserError, match="human is empty: only where it is a program"):
+        main()
+    monkeypatch.setattr(sys, "argv", ["align.py", str(MICRO), "--hardware", "cpu", "--method", f"{TURING} step=3"])
+    with pytest.raises(UserError, match=f"--method {TURING}.*'step'; did you mean 'steps'"):
         main()
     monkeypatch.setattr(sys, "argv", ["align.py", str(MICRO), "--split", "monitor"])
     with pytest.raises(UserError, match="--split"):

@@ -51,13 +51,15 @@ def main() -> int:
     from calibrated_rl.run.saved_run import dated, refuse_other_settings
     from calibrated_rl.runtime.progress import Progress
     from calibrated_rl.storage.files import exclusive, read_json, write_json
-    from tools.align.measure import Alignments
+    from tools.align.measure import Alignments, method_of
 
     folder, progress = Path(arguments.runs) / config.name, Progress()
     config = dated(config, folder)
     refuse_other_settings(folder, config)
     file, names = folder / "alignment.json", wanted(arguments.method, arguments.split)
     results = read_json(file) if file.is_file() else {}
+    for name in names:
+        method_of(name)  # mistakes come to light before anything large is loaded
     if missing := [name for name in names if name not in results]:
         with exclusive(folder), Alignments.started(config, folder, progress, Split(arguments.split)) as alignments:
             for name in missing:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.checked import build_method
 from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.config.run_config import RunConfig, settings_of_pairs
@@ -23,6 +24,20 @@ from calibrated_rl.training.arm_run import ArmRun
 from calibrated_rl.training.training_run import TrainingRun, started
 
 Result = dict[str, Any]
+
+
+def method_of(name: str) -> CalibrationMethod | None:
+    """The method that a result's name says: an import path, settings, and a split in brackets; None for ``none``, the
+    uncalibrated simulator.
+
+    Raises:
+        UserError: there is no such method, or it does not take these settings.
+    """
+    path, *pairs, _ = name.split()
+    if path == "none":
+        return None
+    location = f"--method {path}"
+    return build_method(path, settings_of_pairs(pairs, location).values, location)
 
 
 class Alignments:
@@ -45,14 +60,12 @@ class Alignments:
             yield cls(run, run.begin("align", config.seeds[0]), split)
 
     def measured(self, name: str) -> Result:
-        """The result of the method ``name``: an import path and settings; ``none`` for the uncalibrated simulator."""
-        path, *pairs = name.removesuffix(f" ({self._split})").split()
+        """The result ``name``; see ``method_of``."""
+        method = method_of(name)
         began, metrics = time.monotonic(), dict[str, float]()
-        if path == "none":
+        if method is None:
             self._run.simulator.load(self._run.simulator.uncalibrated)
         else:
-            settings = settings_of_pairs(pairs, f"--method {path}").values
-            method = build_method(path, settings, f"--method {path}")
             self._run.inputs = replace(self._run.inputs, calibration=method)
             self._number += 1
             folder = self._run.inputs.folder / "models" / f"aligned-{self._split}-{self._number}"
