@@ -41,7 +41,7 @@ from calibrated_rl.calibration.discriminator import (
 from calibrated_rl.calibration.replies import HumanReply, SampledReply, history_view, human_replies
 from calibrated_rl.calibration.sft import log_samples, sample_items
 from calibrated_rl.chat.tokens import ChatTokens
-from calibrated_rl.data.dialogue import Side, Split
+from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import AdamWConfig
 from calibrated_rl.learner.slots import SIMULATOR
@@ -184,7 +184,7 @@ class AdversarialRounds(CalibrationMethod):
     def judge(self, inputs: CalibrationInputs, number: int) -> Judgement:
         """Judge the simulator after round ``number``."""
         config, seed = self.rounds_config, inputs.seed * 1000 + inputs.update
-        assert {log.scenario.split for log in inputs.logs} == {Split.CALIBRATION}, "discriminators see no other split"
+        refuse_other_splits(inputs.logs)
         asked = sample_items(human_replies(inputs.logs), config.histories, seed + number * SEEDS_PER_ROUND)
         monitored = sample_items(human_replies(inputs.monitor), config.monitored, seed)
         drawn = inputs.sample_replies([*asked, *monitored], 1, number * SEEDS_PER_ROUND)
@@ -215,6 +215,19 @@ class AdversarialRounds(CalibrationMethod):
             SIMULATOR, inputs.folder, optimizer=config.optimizer.at(config.learning_rate, config.warmup_steps),
             seed=inputs.seed, full_finetuning=not inputs.sft.adapters,
         )  # fmt: skip
+
+
+def refuse_other_splits(logs: Sequence[Dialogue]) -> None:
+    """
+    Raises:
+        UserError: ``logs``, which discriminators are fitted to, are not all of the calibration split.
+    """
+    if others := sorted({log.scenario.split.value for log in logs} - {Split.CALIBRATION.value}):
+        raise UserError(
+            f"the calibration logs have dialogues whose scenarios are of the split {', '.join(others)}, and "
+            "discriminators may see no other than calibration: let the reader return the scenarios of the split it is "
+            "asked for"
+        )
 
 
 def first_and_last(steps: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:

@@ -13,11 +13,19 @@ import pytest
 from calibrated_rl.calibration.adversarial import Adversarial, hard_pairs
 from calibrated_rl.calibration.base import CalibrationInputs, CalibrationMethod
 from calibrated_rl.calibration.replies import SampledReply, history_view, human_replies, human_tokens
-from calibrated_rl.calibration.rounds import AdversarialRounds, Judgement, RoundsConfig, as_pair, first_and_last
+from calibrated_rl.calibration.rounds import (
+    AdversarialRounds,
+    Judgement,
+    RoundsConfig,
+    as_pair,
+    first_and_last,
+    refuse_other_splits,
+)
 from calibrated_rl.calibration.turing import Turing, credit
 from calibrated_rl.components.component import build
 from calibrated_rl.components.short_names import short_names
 from calibrated_rl.config.run_config import load_config
+from calibrated_rl.data.dialogue import Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.slots import SIMULATOR
 from calibrated_rl.shift.checked import ESTIMATORS, estimator_class
@@ -274,6 +282,13 @@ def test_nothing_is_trained_where_nothing_is_told_apart(tmp_path: Path) -> None:
         assert trained == [] and done == ["load"] and metrics["calibration_rounds_kept"] == 0
     metrics, trained, *_ = aligned(tmp_path, [(0.9, 0.8, 1.0), (0.5, 0.45, 1.0)], rounds=5)
     assert [number for number, _ in trained] == [1] and metrics["calibration_rounds_kept"] == 1
+
+
+def test_discriminators_see_the_calibration_split_alone() -> None:
+    logs = [dialogue("a", policy("hello"), user("friday"))]  # of the held-out split
+    with pytest.raises(UserError, match="of the split held_out, and discriminators may see no other"):
+        refuse_other_splits(logs)
+    refuse_other_splits([replace(log, scenario=replace(log.scenario, split=Split.CALIBRATION)) for log in logs])
 
 
 def test_the_start_may_refuse(tmp_path: Path) -> None:
