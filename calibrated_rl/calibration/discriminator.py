@@ -5,11 +5,12 @@ It reads what the simulator reads, its instructions and the history as token ids
 the best possible score is ``log p(reply | history) / q(reply | history)``, the log-ratio of the human's and the
 simulator's probabilities (Goodfellow et al., "Generative Adversarial Nets", arXiv 1406.2661, proposition 1).
 
-The family is *recurrent*: a GRU over the context in both directions, and one over the reply (Cho et al., arXiv
-1406.1078). Each word of the reply attends to the context by the product of their embeddings, so that a word which
-stands there too is seen with what stands around it: a reply is wrong, as a rule, because it does not fit. The
-classifiers that *evaluate* simulators (``shift/``) are of other families and are fitted to held-out logs; those of this
-file are fitted to the calibration split alone.
+The family is *recurrent*: a GRU over the reply (Cho et al., arXiv 1406.1078), which begins from what the end of the
+context says. Each word of the reply attends to the context by the product of their embeddings (as in Bahdanau et al.,
+arXiv 1409.0473), which is seen in windows of a few tokens with their distance to the reply: so a word that stands there
+too is seen with what stands around it. A reply is wrong, as a rule, because it does not fit. The classifiers that
+*evaluate* simulators (``shift/``) are of other families and are fitted to held-out or monitor logs; those of this file
+are fitted to the calibration split alone.
 
 A reply counts by its text. Both replies are encoded alike, so that nothing is told by how sampled tokens were cut.
 
