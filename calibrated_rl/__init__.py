@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from calibrated_rl.api.settings import load_config
     from calibrated_rl.api.shift import ShiftResult, measure_shift, read_dialogues
     from calibrated_rl.calibration.base import CalibrationInputs, CalibrationMethod, ExtraTurn
+    from calibrated_rl.calibration.replies import HumanReply, SampledReply
     from calibrated_rl.config.arms import Arm, ArmStyle
     from calibrated_rl.config.run_config import RunConfig
     from calibrated_rl.data.dialogue import (
@@ -73,6 +74,7 @@ _FROM = {
     "api.settings": ("load_config",),
     "api.shift": ("ShiftResult", "measure_shift", "read_dialogues"),
     "calibration.base": ("CalibrationInputs", "CalibrationMethod", "ExtraTurn"),
+    "calibration.replies": ("HumanReply", "SampledReply"),
     "config.arms": ("Arm", "ArmStyle"),
     "config.run_config": ("RunConfig",),
     "data.dialogue": (
@@ -102,12 +104,13 @@ _MODULE_OF = {name: module for module, names in _FROM.items() for name in names}
 __all__ = [
     "Advantage", "Arm", "ArmResult", "ArmStyle", "BoundedTask", "CalibrationInputs", "CalibrationMethod", "Conversion",
     "CriticAdvantage", "CriticConfig", "Dialogue", "DialogueSets", "Estimate", "Estimator", "Evaluation", "ExtraTurn",
-    "FileReader", "Finish", "Interval", "LogFiles", "LogProblem", "LogReader", "Loss", "LossInputs", "LossOutput",
-    "MatchedReplies", "Name", "NotNegative", "Outcome", "PartLost", "PartPath", "Positive", "Range", "RolloutFailure",
-    "RunConfig", "RunResult", "Scenario", "ScriptedHuman", "ScriptedTask", "Seed", "Share", "ShiftResult", "Side",
-    "Source", "Split", "Task", "TokenSequence", "Totals", "Turn", "TurnAdvantage", "TurnBoundedTask", "TurnEstimate",
-    "TurnValue", "TurnValueInputs", "TurnValueMethod", "UserCheckingTask", "UserError", "check_settings", "compare",
-    "convert_logs", "evaluate", "load_config", "measure_shift", "read_dialogues", "read_run", "show_progress", "train",
+    "FileReader", "Finish", "HumanReply", "Interval", "LogFiles", "LogProblem", "LogReader", "Loss", "LossInputs",
+    "LossOutput", "MatchedReplies", "Name", "NotNegative", "Outcome", "PartLost", "PartPath", "Positive", "Range",
+    "RolloutFailure", "RunConfig", "RunResult", "SampledReply", "Scenario", "ScriptedHuman", "ScriptedTask", "Seed",
+    "Share", "ShiftResult", "Side", "Source", "Split", "Task", "TokenSequence", "Totals", "Turn", "TurnAdvantage",
+    "TurnBoundedTask", "TurnEstimate", "TurnValue", "TurnValueInputs", "TurnValueMethod", "UserCheckingTask",
+    "UserError", "check_settings", "compare", "convert_logs", "evaluate", "load_config", "measure_shift",
+    "read_dialogues", "read_run", "show_progress", "train",
 ]  # fmt: skip
 
 

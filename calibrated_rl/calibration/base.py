@@ -9,10 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrated_rl.calibration.replies import SampleReplies
 from calibrated_rl.calibration.sft import SFTConfig
 from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.data.dialogue import Dialogue, TokenSequence
@@ -48,6 +50,10 @@ class CalibrationInputs:
     """The same under clones of the logged policy, so many, each log under one that was not fitted to it."""
     temperature: float
     """At which the policy speaks."""
+    sample_replies: SampleReplies
+    """Replies of the simulator as it is now in the learner's slot ``SIMULATOR``."""
+    simulator_temperature: float
+    """At which the simulator speaks, above 0."""
     base: Path
     """The uncalibrated simulator."""
     logs: Sequence[Dialogue]
@@ -72,6 +78,10 @@ class CalibrationInputs:
 
 class CalibrationMethod(ABC):
     """Base of all methods; built as a component (``calibrated_rl.components.component``), with a ``Config`` inside."""
+
+    classifiers: ClassVar[Sequence[str]] = ()
+    """Families of classifiers that it trains the simulator against. A run whose estimators of shift fit one of them
+    (``Estimator.classifiers``) is refused: the simulator would be judged by what it was trained to deceive."""
 
     def check(self, start_epochs: int) -> None:  # noqa: B027 - most methods have nothing to refuse
         """Refuse, before a run starts, settings with which the method could not recalibrate during training.

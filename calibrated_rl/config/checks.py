@@ -312,6 +312,7 @@ def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:
                 check(config.policy.warm_start.epochs)
         except UserError as error:
             yield Problem(("policy", "warm_start", "epochs"), str(error), named=False)
+    yield from _judged_by_what_it_deceives(config)
     if _has_absent_secrets(training.loss_config):
         return
     try:
@@ -319,6 +320,25 @@ def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:
         check_policy_loss(loss, training.loss_config, advantage=training.advantage, minibatches=training.minibatches)
     except UserError as error:
         yield Problem(("training", "loss"), f"training.loss: {error}", named=False)
+
+
+def _judged_by_what_it_deceives(config: "RunConfig") -> Iterator[Problem]:
+    """Estimators of shift that fit classifiers of the families that the simulator is trained against."""
+    from calibrated_rl.shift.checked import estimator_class
+    from calibrated_rl.shift.two_sample.classifier import CLASSIFIERS
+
+    with suppress(UserError):  # parts that do not exist are named elsewhere
+        trained_against = set(getattr(import_path(config.calibration.method), "classifiers", ()))
+        evaluating = {"the two-sample test of every run": CLASSIFIERS} | {
+            f"shift.estimators: {name}": getattr(estimator_class(name), "classifiers", ())
+            for name in config.shift.estimators
+        }
+        for evaluation, families in evaluating.items():
+            for family in sorted(trained_against.intersection(families)):
+                yield Problem(
+                    ("calibration", "method"), f"trains the simulator against a {family} classifier, and {evaluation} "
+                    "fits one, which would be deceived as it was trained to: take another of either",
+                )  # fmt: skip
 
 
 def _part(kind: str | None, path: str, key: Key, values: Any, path_key: Key | None = None) -> Iterator[Problem]:

@@ -22,7 +22,7 @@ class Sample:
     token_advantages: NDArray[np.float32] | None = None
     """Credit of each token, shape [T], in the place of ``advantage`` (credit by turn)."""
     weight: float = 1.0
-    """Weight of the sequence in likelihood losses (SFT)."""
+    """Weight of the sequence in likelihood losses (SFT), or of the pair that it opens (DPO)."""
     token_weights: NDArray[np.float32] | None = None
     """Optional weight of each token, shape [T], multiplied with ``weight`` (density-ratio weighted SFT)."""
     reference_logprobs: NDArray[np.float32] | None = None

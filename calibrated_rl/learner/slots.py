@@ -3,6 +3,8 @@
 POLICY, SIMULATOR, PROXY = "policy", "simulator", "proxy"
 START = "start"
 """The frozen warm-started policy: reference of the policy, and estimate of the logged policy."""
+SIMULATOR_REFERENCE = "simulator_reference"
+"""The frozen simulator that reinforcement learning of the simulator is held near to."""
 CRITIC = "critic"
 """The policy's critic, a model with a value head that is trained beside it."""
 

@@ -25,7 +25,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,10 @@ class DialogueSets:
 
 class Estimator(ABC, Generic[Data]):
     """Measures ``data`` and returns metrics by name."""
+
+    classifiers: ClassVar[Sequence[str]] = ()
+    """Families of classifiers that it fits. A calibration method that trains a simulator against one of them
+    (``CalibrationMethod.classifiers``) is refused beside it."""
 
     @abstractmethod
     def measure(self, data: Data) -> dict[str, Estimate]:

@@ -14,12 +14,15 @@ import numpy as np
 
 from calibrated_rl.calibration.base import CalibrationInputs, ExtraTurn
 from calibrated_rl.calibration.density_ratio import LOGS
+from calibrated_rl.calibration.replies import HumanReply, SampledReply, SampleReplies, human_tokens
 from calibrated_rl.calibration.weighted import answered
 from calibrated_rl.chat.tokens import SideView, view_of
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.learner.sample import Sample
+from calibrated_rl.learner.slots import SIMULATOR
 from calibrated_rl.run.base_models import BaseModels
 from calibrated_rl.run.inputs import RunInputs
+from calibrated_rl.runtime.event_loop import run_to_end
 from calibrated_rl.storage.files import write_json
 
 if TYPE_CHECKING:
@@ -43,24 +46,28 @@ class SimulatorCalibration:
         if (folder / "fit.json").is_file():
             self._run.simulator.load(folder)
         else:
-            self._align(folder)
+            self.align(folder)
 
     def realign(self, extra: Sequence[ExtraTurn] = ()) -> None:
         """Align for the policy as it is now, with ``extra`` human turns beside the logs."""
         arm = self._arm
         arm.log({"extra_human_turns": float(len(extra))})
-        self._align(self._run.inputs.folder / "models" / f"{arm.name}-{arm.seed}-{arm.updates}", extra)
+        self.align(self._run.inputs.folder / "models" / f"{arm.name}-{arm.seed}-{arm.updates}", extra)
 
-    def _align(self, folder: Path, extra: Sequence[ExtraTurn] = ()) -> None:
-        """Align for the policy as it is now, keep the simulator in ``folder``, serve it."""
+    def align(self, folder: Path, extra: Sequence[ExtraTurn] = ()) -> dict[str, float]:
+        """Align for the policy as it is now, keep the simulator in ``folder``, serve it; the method's metrics."""
         arm, run, inputs = self._arm, self._run, self._run.inputs
         shutil.rmtree(folder, ignore_errors=True)
         began = time.monotonic()
+        # What is sampled meanwhile has later versions, and is not kept: the aligned simulator gets the same version
+        # whatever the method sampled, so that what dialogues record of it does not depend on who aligned it.
+        version = run.simulator.pool.version + 1
         metrics = inputs.calibration.align(
             CalibrationInputs(
                 learner=run.cluster.learner, log_probs_at_start=run.start.log_probs,
                 log_probs_cross_fitted=run.start.cross_fitted_log_probs,
-                temperature=inputs.config.policy.sampling.temperature, base=run.simulator.uncalibrated,
+                temperature=inputs.config.policy.sampling.temperature, sample_replies=self._sampler(),
+                simulator_temperature=inputs.config.simulator.sampling.temperature, base=run.simulator.uncalibrated,
                 logs=inputs.human_logs(Split.CALIBRATION), monitor=inputs.human_logs(Split.MONITOR), extra=extra,
                 policy_chat=run.models.policy.chat, simulator_chat=run.models.simulator.chat,
                 sft=inputs.config.calibration.sft, update=arm.updates, seed=arm.seed, folder=folder,
@@ -68,8 +75,25 @@ class SimulatorCalibration:
             )
         )  # fmt: skip
         write_json(folder / "fit.json", metrics)
-        run.simulator.serve(folder)
+        run.simulator.serve(folder, version)
         arm.log(metrics | {"seconds_aligning": time.monotonic() - began})
+        return metrics
+
+    def _sampler(self) -> SampleReplies:
+        arm, cluster = self._arm, self._run.cluster
+
+        def sample_replies(replies: Sequence[HumanReply], count: int, seed: int) -> list[list[SampledReply]]:
+            pool = cluster.simulator
+            pool.publish(cluster.learner.weight_update(SIMULATOR, pool.version + 1))
+            histories = [(reply.log.scenario, reply.history) for reply in replies]
+            key = f"calibration/{arm.seed}-{arm.updates}-{seed}"
+            draws = run_to_end(cluster.collector.next_turns(pool, Side.USER, histories, count, key, kind="calibration"))
+            return [
+                [SampledReply(text=turn.text, tokens=view.sequence()) for turn, view in of_history]
+                for of_history in draws
+            ]
+
+        return sample_replies
 
 
 def ask_humans(
@@ -113,7 +137,5 @@ def more_logs(inputs: RunInputs, models: BaseModels) -> Iterator[ExtraTurn]:
     for log in answered(inputs.reserve):
         policy = view_of(models.policy.chat, log.scenario, Side.POLICY, log.turns).sequence()
         for index in log.user_turn_indices()[1:]:
-            view = view_of(models.simulator.chat, log.scenario, Side.USER, log.turns[:index]).without_mask()
-            view.speak_text(log.turns[index].text)
-            sample = Sample(tokens=view.sequence(), name=log.id)
+            sample = Sample(tokens=human_tokens(models.simulator.chat, HumanReply(log=log, index=index)), name=log.id)
             yield ExtraTurn(sample=sample, source=LOGS, policy=policy, log=log)

@@ -1,9 +1,11 @@
-"""The real vLLM engine behind a replica pool: weights in flight, parity with transformers, lockstep."""
+"""The real vLLM engine behind a replica pool: weights in flight, parity with transformers, lockstep; and a simulator
+that is aligned by what it samples there."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +17,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference.config import EngineConfig
+from calibrated_rl.inference.lockstep import LockstepScheduler
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.inference.turns import Generated, GenerateRequest
+from calibrated_rl.learner.config import LearnerConfig
+from calibrated_rl.learner.group import LearnerGroup
+from calibrated_rl.learner.slots import POLICY, SIMULATOR, SIMULATOR_REFERENCE
 from calibrated_rl.models.tiny import make_tiny
+from calibrated_rl.rollout.parity import check_parity
 from calibrated_rl.weight_sync.lora import LoRABase, LoRAUpdate, LoRAWeights, with_adapters_merged
 from calibrated_rl.weight_sync.object_store import FullUpdate
 from calibrated_rl.weight_sync.shared_memory import SharedUpdate, SharedWeightsWriter
 from calibrated_rl.weight_sync.tensors import Weights
+from tests.support.made_up_alignment import AlignedRun
 
 IDS = [int(i) for i in np.random.default_rng(0).integers(5, 250, 60)]
 
@@ -170,3 +178,86 @@ def test_weights_are_read_out_of_the_learners_memory(pool: ReplicaPool, tiny_mod
     pool.publish(SharedUpdate(version=22, weights=now))
     np.testing.assert_allclose(pool.score(IDS), reference(tiny_models[1]), atol=3e-5)
     memory.close()
+
+
+# --- aligned simulators ------------------------------------------------------------------------------------------
+
+ONE_KIND = pytest.mark.parametrize("tiny_models", ["tied"], indirect=True)
+STUBBORN = "tests.support.made_up_alignment:Stubborn"
+ROUNDS = {
+    "start": STUBBORN, "rounds": 2, "histories": 120, "monitored": 80, "nll_tolerance": 0.5, "learning_rate": 1e-3,
+    "warmup_steps": 0, "discriminator": {"width": 8, "epochs": 4, "batch": 16, "learning_rate": 0.02},
+}  # fmt: skip
+ADVERSARIAL = (
+    "calibrated_rl.calibration.adversarial:Adversarial",
+    ROUNDS | {"batch_pairs": 16, "hard_share": 0.8, "epochs": 3},
+)
+TURING = (
+    "calibrated_rl.calibration.turing:Turing", ROUNDS | {"steps": 8, "batch_histories": 24, "group_size": 8}
+)  # fmt: skip
+Align = Callable[..., AlignedRun]
+
+
+@pytest.fixture(scope="module")
+def alone(ray_session: None) -> Iterator[LearnerGroup]:
+    group = LearnerGroup(LearnerConfig(threads=1, cpus=0.1, timeout_seconds=120))
+    yield group
+    group.close()
+
+
+@pytest.fixture
+def align(pool: ReplicaPool, alone: LearnerGroup, tiny_models: tuple[Path, Path], tmp_path: Path) -> Iterator[Align]:
+    """Aligns by a method, as before the training of an arm, in lockstep."""
+    alone.load(POLICY, tiny_models[1])
+    pool.lockstep = LockstepScheduler()
+
+    def aligned(method: str, settings: dict[str, Any]) -> AlignedRun:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        run = AlignedRun(folder, method, settings, pool, alone, tiny_models[0])
+        run.calibration.before_training()
+        return run
+
+    yield aligned
+    pool.lockstep = None
+
+
+def figures(run: AlignedRun) -> dict[str, float]:
+    return {name: value for name, value in run.metrics.items() if "seconds" not in name}
+
+
+@ONE_KIND
+def test_preferring_what_humans_say_brings_a_simulator_nearer(align: Align, alone: LearnerGroup) -> None:
+    before = align(STUBBORN, {}).probability("seven")
+    run = align(*ADVERSARIAL)
+    told = run.metrics
+    assert told["calibration_rounds_kept"] >= 1
+    assert told["calibration_discriminator_accuracy"] < told["calibration_round_0_discriminator_accuracy"]
+    assert told["calibration_round_1_preference_margin_last"] > 0.3  # 0 against itself as it was when the round began
+    after = run.probability("seven")
+    assert before < 0.3 < after < 0.7  # humans say it half the time
+    # The policy's slot is as it was, the replicas serve what was kept, and an arm that resumes finds it.
+    assert np.array_equal(alone.log_probs(POLICY, run.views)[0], run.policy_before[0], equal_nan=True)
+    pool = run.simulator.pool
+    pool.role = "simulator"
+    parity = check_parity(alone, pool, run.views[:4], model="tiny", dtypes=("float32", "float32"))
+    pool.role = "policy"
+    assert parity is not None and parity.max < 1e-4 and pool.version == run.version_before + 1
+    assert run.simulator.path_in_run == "models/calibrated"
+    alone.unload(SIMULATOR)
+    run.calibration.before_training()
+    assert run.probability("seven") == after
+    assert figures(align(*ADVERSARIAL)) == figures(run)  # the same seeds, the same digits
+
+
+@ONE_KIND
+def test_reinforcement_by_a_discriminator_brings_a_simulator_nearer(align: Align, alone: LearnerGroup) -> None:
+    before = align(STUBBORN, {}).probability("seven")
+    run = align(*TURING)
+    told = run.metrics
+    assert told["calibration_rounds_kept"] >= 1
+    assert 0 <= told["calibration_round_1_kl_first"] < told["calibration_round_1_kl_last"] < 1
+    assert told["calibration_round_1_reward_last"] > told["calibration_round_1_reward_first"]
+    assert before < 0.3 < run.probability("seven") < 0.8
+    assert np.array_equal(alone.log_probs(POLICY, run.views)[0], run.policy_before[0], equal_nan=True)
+    with pytest.raises(UserError, match=f"no model '{SIMULATOR_REFERENCE}'"):
+        alone.log_probs(SIMULATOR_REFERENCE, run.views)

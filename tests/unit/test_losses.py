@@ -131,6 +131,27 @@ def test_dpo_compares_sums_over_pairs() -> None:
     assert float(output.means["preference_accuracy"][0]) == 0.0
 
 
+def test_dpo_adds_the_likelihood_of_the_chosen_sequence_by_its_length() -> None:
+    """The first sequence, of two tokens, is the chosen one."""
+    reference = torch.full((3,), OLD, dtype=torch.float64)
+    plain, gradient = value_and_gradient(DPO(DPO.Config(beta=0.5)), inputs(reference_logprobs=reference))
+    loss = DPO(DPO.Config(beta=0.5, sft_coefficient=3.0))
+    value, with_likelihood = value_and_gradient(loss, inputs(reference_logprobs=reference))
+    assert value == pytest.approx(plain - 3.0 * (2 * OLD + math.log(0.75)) / 2)
+    assert with_likelihood == pytest.approx([gradient[0] - 1.5, gradient[1] - 1.5, gradient[2]])
+
+
+def test_dpo_of_a_pair_of_weight_0_prefers_nothing_and_learns_the_chosen_sequence() -> None:
+    reference, zeros = torch.full((3,), OLD, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    loss = DPO(DPO.Config(beta=0.5, sft_coefficient=3.0))
+    value, gradient = value_and_gradient(loss, inputs(reference_logprobs=reference, weights=zeros))
+    assert value == pytest.approx(-3.0 * (2 * OLD + math.log(0.75)) / 2)
+    assert gradient == pytest.approx([-1.5, -1.5, 0.0])
+    halves = loss(inputs(reference_logprobs=reference, weights=zeros + 0.5))
+    total, count = halves.means["preference_margin"]
+    assert float(count) == 0.5 and float(total) / 0.5 == pytest.approx(0.5 * math.log(0.75))
+
+
 def test_truncated_importance_weights() -> None:
     correction = Correction(Correction.Config(mode="truncate", high=2.0))
     old, sampler = torch.zeros(3), -torch.tensor([0.5, 1.0, 4.0]).log()

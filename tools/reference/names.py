@@ -35,7 +35,9 @@ GROUPS = {
         "Loss", "LossInputs", "LossOutput", "Totals", "Advantage", "TurnAdvantage", "CriticAdvantage", "CriticConfig",
         "TurnValueMethod", "TurnValueInputs", "TurnValue",
     ),
-    "Calibration and arms": ("CalibrationMethod", "CalibrationInputs", "ExtraTurn", "Arm", "ArmStyle"),
+    "Calibration and arms": (
+        "CalibrationMethod", "CalibrationInputs", "HumanReply", "SampledReply", "ExtraTurn", "Arm", "ArmStyle",
+    ),
     "Shift": ("Estimator", "DialogueSets", "MatchedReplies", "Estimate", "TurnEstimate"),
     "Settings of parts": (
         "Range", "Positive", "NotNegative", "Share", "Seed", "Name", "PartPath", "check_settings",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from calibrated_rl.shift.two_sample.classifier import FAMILIES, see_acts
+from calibrated_rl.shift.two_sample.classifier import CLASSIFIERS, FAMILIES, see_acts
 from calibrated_rl.shift.two_sample.labelled import LabelledReplies
 from calibrated_rl.shift.two_sample.replies import FamilyConfig, ReplyTest
 from calibrated_rl.shift.two_sample.test import Fit, Floats
@@ -17,6 +17,7 @@ class ActsTest(ReplyTest):
     """``acts_accuracy``, ``acts_auc``, ``acts_tv``; ``measure`` raises UserError where a reply has no acts."""
 
     name = "acts"
+    classifiers = CLASSIFIERS
 
     @dataclass(frozen=True, kw_only=True)
     class Config(FamilyConfig):

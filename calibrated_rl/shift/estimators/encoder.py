@@ -32,6 +32,7 @@ class EncoderTest(ReplyTest):
     """
 
     name = "encoder"
+    classifiers = ("linear",)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(FamilyConfig):

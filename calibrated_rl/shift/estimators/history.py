@@ -33,6 +33,8 @@ class HistoryShift(Estimator[DialogueSets]):
     measured), not of a per-turn shift. ``measure`` raises UserError where a side has too few dialogues.
     """
 
+    classifiers = WordsTest.classifiers
+
     @dataclass(frozen=True, kw_only=True)
     class Config(FamilyConfig):
         turns: Positive = 8

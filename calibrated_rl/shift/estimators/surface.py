@@ -22,6 +22,7 @@ class SurfaceTest(ReplyTest):
     """``surface_accuracy``, ``surface_auc``, ``surface_tv``."""
 
     name = "surface"
+    classifiers = ("forest",)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(FamilyConfig):

@@ -76,6 +76,7 @@ class TokenTest(ReplyTest):
     """
 
     name = "tokens"
+    classifiers = ("convolutional",)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(FamilyConfig):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from calibrated_rl.shift.two_sample.classifier import FAMILIES, see_words
+from calibrated_rl.shift.two_sample.classifier import CLASSIFIERS, FAMILIES, see_words
 from calibrated_rl.shift.two_sample.labelled import LabelledReplies
 from calibrated_rl.shift.two_sample.replies import FamilyConfig, ReplyTest
 from calibrated_rl.shift.two_sample.test import Fit, Floats
@@ -17,6 +17,7 @@ class WordsTest(ReplyTest):
     """``words_accuracy``, ``words_auc``, ``words_tv``."""
 
     name = "words"
+    classifiers = CLASSIFIERS
 
     @dataclass(frozen=True, kw_only=True)
     class Config(FamilyConfig):

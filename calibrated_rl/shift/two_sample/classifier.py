@@ -33,7 +33,10 @@ from calibrated_rl.shift.two_sample.test import (
     wilson_interval,
 )
 
-__all__ = ["FAMILIES", "ClassifierResult", "TwoSampleTest", "fit_forest", "see_acts", "see_words", "wilson_interval"]
+__all__ = [
+    "CLASSIFIERS", "FAMILIES", "ClassifierResult", "TwoSampleTest", "fit_forest", "see_acts", "see_words",
+    "wilson_interval",
+]  # fmt: skip
 
 
 class TwoSampleTest:
@@ -117,6 +120,8 @@ def fit_forest(train: Rows) -> Model:
     return lambda data: np.asarray(model.predict_proba(data.dense)[:, 1])
 
 
+CLASSIFIERS = ("linear", "forest")
+"""What kinds of classifiers ``FAMILIES`` are."""
 FAMILIES: Mapping[str, Fit] = {
     "logistic, strongly regularised": lambda train: _fit_logistic(train, 0.3),
     "logistic": lambda train: _fit_logistic(train, 5.0),

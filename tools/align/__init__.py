@@ -1,0 +1,1 @@
+"""Aligns one simulator by several methods, and measures each exactly."""
