@@ -2,13 +2,14 @@
 
 A method is one file with one class, named in the YAML by import path (``calibration.method``). It decides which
 human turns count, how much, and how the simulator is fitted to them; when that happens is the arm's business
-(``calibration.every``), and serving the result is not the method's either.
+(``trigger.py``), and serving the result is not the method's either.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +74,9 @@ class CalibrationInputs:
 class CalibrationMethod(ABC):
     """Base of all methods; built as a component (``calibrated_rl.components.component``), with a ``Config`` inside."""
 
+    weighs_logs: ClassVar[bool] = False
+    """Whether the weights of logged turns follow the policy, so that ``effective_share`` falls as it moves."""
+
     def check(self, start_epochs: int) -> None:  # noqa: B027 - most methods have nothing to refuse
         """Refuse, before a run starts, settings with which the method could not recalibrate during training.
 
@@ -91,3 +95,8 @@ class CalibrationMethod(ABC):
         Returns:
             Metrics to log; ``simulator_monitor_nll`` (nats a token) among them.
         """
+
+    def effective_share(self, inputs: CalibrationInputs) -> float:
+        """Effective sample size of the weights that the method would give the turns of the monitor split now, over the
+        number of these turns; fits nothing to them."""
+        return 1.0

@@ -17,7 +17,7 @@ The logged policy is known by a clone. Which one, ``folds`` says:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,8 @@ class WeightedSFT(PlainSFT):
     Raises:
         UserError: a single fold.
     """
+
+    weighs_logs: ClassVar[bool] = True
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -75,10 +77,12 @@ class WeightedSFT(PlainSFT):
         if inputs.update == 0:
             return super().samples_to_fit(inputs)
         logs = sample_items(answered(inputs.logs), inputs.sft.most_dialogues, inputs.seed * 1000 + inputs.update)
-        monitored = answered(inputs.monitor)
         samples, weighted = self.weighted(inputs, logs, inputs.extra)
-        monitor, _ = self.weighted(inputs, monitored[: inputs.sft.most_monitored or len(monitored)])
+        monitor, _ = self.weighted(inputs, _monitored(inputs))
         return samples, monitor, weighted.metrics()
+
+    def effective_share(self, inputs: CalibrationInputs) -> float:
+        return self.weighted(inputs, _monitored(inputs))[1].effective_share
 
     def weighted(
         self, inputs: CalibrationInputs, logs: Sequence[Dialogue], extra: Sequence[ExtraTurn] = ()
@@ -103,6 +107,12 @@ class WeightedSFT(PlainSFT):
         if self.settings.folds:
             return inputs.log_probs_cross_fitted(logs, self.settings.folds)
         return inputs.log_probs_at_start(logs)
+
+
+def _monitored(inputs: CalibrationInputs) -> list[Dialogue]:
+    """The monitor logs on which epochs are evaluated."""
+    logs = answered(inputs.monitor)
+    return logs[: inputs.sft.most_monitored or len(logs)]
 
 
 def answered(logs: Sequence[Dialogue]) -> list[Dialogue]:

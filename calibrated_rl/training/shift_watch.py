@@ -203,6 +203,7 @@ def collected(
         with_humans=None if with_humans is None else returns(with_humans),
         success_with_simulator=None if with_simulator is None else successes(with_simulator),
         success_with_humans=None if with_humans is None else successes(with_humans),
+        human_turns=sum(len(d.user_turn_indices()) for d in with_humans or ()),
         stakes=stakes_of(inputs.task, [*(measured.with_humans or ()), *(measured.with_user or ())]),
     )
 

@@ -6,14 +6,15 @@ The calibration method decides how a simulator is aligned (``calibrated_rl/calib
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calibrated_rl.calibration.base import CalibrationInputs, ExtraTurn
 from calibrated_rl.calibration.density_ratio import LOGS
+from calibrated_rl.calibration.trigger import AlignmentSchedule
 from calibrated_rl.calibration.weighted import answered
 from calibrated_rl.chat.tokens import SideView, view_of
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
@@ -33,12 +34,22 @@ class SimulatorCalibration:
 
     def __init__(self, arm: "ArmRun") -> None:
         self._arm, self._run = arm, arm.run
+        config = arm.run.inputs.config
+        self.schedule = AlignmentSchedule(config.calibration.every, config.calibration.trigger)
+        """When it is aligned again."""
 
-    def before_training(self) -> None:
+    def before_training(self, *, again: bool = False) -> None:
         """Align with the calibration logs as they are; done once a run and shared by all arms that need it. An arm that
-        resumes has its simulator already."""
+        resumes has its simulator already.
+
+        Args:
+            again: the arm will align again during training (``due``).
+        """
         if self._arm.updates:
             return
+        if again:
+            # First: clones of the logged policy, if it takes some, are fitted in the simulator's place in the learner.
+            self.due()
         folder = self._run.inputs.folder / "models" / "calibrated"
         if (folder / "fit.json").is_file():
             self._run.simulator.load(folder)
@@ -51,25 +62,62 @@ class SimulatorCalibration:
         arm.log({"extra_human_turns": float(len(extra))})
         self._align(self._run.inputs.folder / "models" / f"{arm.name}-{arm.seed}-{arm.updates}", extra)
 
+    def due(self) -> bool:
+        """Whether the simulator is to be aligned before the next update, by ``calibration.every`` or by its trigger;
+        logs why. Where that depends on a measurement of shift, it is waited for."""
+        arm, schedule, update = self._arm, self.schedule, self._arm.updates
+        if schedule.trigger.shift != "never":
+            with arm.timers.measure("waiting_for_shift"):
+                for record in arm.shift.records():
+                    schedule.saw_shift(record["update"], *_limits(record))
+        share = None
+        if schedule.wants_share(update):
+            share = self._run.inputs.calibration.effective_share(self._inputs(self._run.inputs.folder))
+            arm.log({"effective_share": share})
+        alignment = schedule.due(update, share)
+        if alignment is not None:
+            logger.info(f"{arm.name} (seed {arm.seed}): aligning the simulator before update {update + 1}: {alignment}")
+            arm.log({f"aligned_by_{alignment.reason}": 1.0})
+        return alignment is not None
+
+    def next_change(self) -> int | None:
+        """The update before which the simulator may be aligned next."""
+        return self.schedule.next_change(self._arm.updates, self._run.inputs.config.shift.every)
+
+    @property
+    def human_turns(self) -> int:
+        """Replies of humans in the measurements of shift that decided when the simulator was aligned."""
+        records = self._arm.shift.records() if self.schedule.trigger.shift != "never" else []
+        return sum(record["human_turns"] for record in records if record["update"] <= self.schedule.state.seen)
+
     def _align(self, folder: Path, extra: Sequence[ExtraTurn] = ()) -> None:
         """Align for the policy as it is now, keep the simulator in ``folder``, serve it."""
-        arm, run, inputs = self._arm, self._run, self._run.inputs
         shutil.rmtree(folder, ignore_errors=True)
         began = time.monotonic()
-        metrics = inputs.calibration.align(
-            CalibrationInputs(
-                learner=run.cluster.learner, log_probs_at_start=run.start.log_probs,
-                log_probs_cross_fitted=run.start.cross_fitted_log_probs,
-                temperature=inputs.config.policy.sampling.temperature, base=run.simulator.uncalibrated,
-                logs=inputs.human_logs(Split.CALIBRATION), monitor=inputs.human_logs(Split.MONITOR), extra=extra,
-                policy_chat=run.models.policy.chat, simulator_chat=run.models.simulator.chat,
-                sft=inputs.config.calibration.sft, update=arm.updates, seed=arm.seed, folder=folder,
-                progress=inputs.progress("calibration"),
-            )
-        )  # fmt: skip
+        metrics = self._run.inputs.calibration.align(self._inputs(folder, extra))
         write_json(folder / "fit.json", metrics)
-        run.simulator.serve(folder)
-        arm.log(metrics | {"seconds_aligning": time.monotonic() - began})
+        self._run.simulator.serve(folder)
+        self._arm.log(metrics | {"seconds_aligning": time.monotonic() - began})
+
+    def _inputs(self, folder: Path, extra: Sequence[ExtraTurn] = ()) -> CalibrationInputs:
+        arm, run, inputs = self._arm, self._run, self._run.inputs
+        return CalibrationInputs(
+            learner=run.cluster.learner, log_probs_at_start=run.start.log_probs,
+            log_probs_cross_fitted=run.start.cross_fitted_log_probs,
+            temperature=inputs.config.policy.sampling.temperature, base=run.simulator.uncalibrated,
+            logs=inputs.human_logs(Split.CALIBRATION), monitor=inputs.human_logs(Split.MONITOR), extra=extra,
+            policy_chat=run.models.policy.chat, simulator_chat=run.models.simulator.chat,
+            sft=inputs.config.calibration.sft, update=arm.updates, seed=arm.seed, folder=folder,
+            progress=inputs.progress("calibration"),
+        )  # fmt: skip
+
+
+def _limits(record: Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:
+    """The 95 % interval of the simulator-induced shift that the classifier on words found, and the upper limit of its
+    null band; None for what the measurement has not."""
+    shift, band = record["simulator_estimated"], record["null_band"]
+    low, high = (None, None) if shift is None else (shift["low"], shift["high"])
+    return low, high, None if band is None else band[1]
 
 
 def ask_humans(
