@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from calibrated_rl.calibration.base import CalibrationInputs, ExtraTurn
 from calibrated_rl.calibration.density_ratio import LOGS, Weighted, history_weights
 from calibrated_rl.calibration.plain import PlainSFT
-from calibrated_rl.calibration.sft import log_samples, sample_items
+from calibrated_rl.calibration.sft import log_samples, log_view, sample_items
 from calibrated_rl.data.dialogue import Dialogue, Side
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.sample import Sample
@@ -89,7 +89,7 @@ class WeightedSFT(PlainSFT):
     ) -> tuple[list[Sample], Weighted]:
         """Human turns of ``logs`` and ``extra`` with density-ratio weights."""
         samples = [*log_samples(logs, Side.USER, inputs.simulator_chat), *(turn.sample for turn in extra)]
-        views = [sample.tokens for sample in log_samples(logs, Side.POLICY, inputs.policy_chat)]
+        views = [log_view(log, Side.POLICY, inputs.policy_chat) for log in logs]
         views += [turn.policy for turn in extra]
         from_logs = [turn.log for turn in extra if turn.spoken is None and turn.log is not None]
         logged_logprobs = self._logged(inputs, [*logs, *from_logs])

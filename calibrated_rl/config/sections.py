@@ -111,6 +111,9 @@ class CalibrationConfig:
     average as much as a logged turn at the same position in its dialogue."""
     reserve: NotNegative = 0
     """Calibration logs kept apart from all arms, for `calibrated_more_logs` alone."""
+    asked: str = ""
+    """File of JSON Lines with replies that humans were asked for (`jobs/ask.py`): further human turns of the
+    calibration split for every alignment. Nothing else learns from them. Empty: none."""
     sft: SFTConfig = field(default_factory=SFTConfig)
 
 

@@ -13,6 +13,9 @@
 - ``split``: optional; ``calibration``, ``monitor``, ``tuning`` or ``held_out``. Without it the id decides.
 - ``policy_instructions``, ``user_instructions``: optional strings; what each side is told, instead of the
   config's.
+- ``asked``: optional boolean; true for a reply that a human was asked for (``calibrated-rl ask``): only the last turn,
+  of side ``user``, is a human's. The turns before were said by a policy and a simulator, and nothing is learned from
+  them. Such a dialogue is not over: it has no outcome, and its ending is ``asked`` unless the line has one.
 
 Other keys are refused, so that a misspelt one is not silently lost. A line that does not fit is named in
 ``problems`` and costs no other line.
@@ -22,7 +25,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,7 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
     "split": (str,),
     "policy_instructions": (str,),
     "user_instructions": (str,),
+    "asked": (bool,),
 }
 LONGEST_LINE = 64 * 2**20
 """Bytes. A dialogue of human users is some KiB; what is longer has lost its line breaks."""
@@ -146,7 +150,7 @@ def _record(line: bytes, number: int) -> JsonlRecord:
         raise _Refused("'id' is neither a string nor an integer, or blank")
     optional = {key: raw[key] for key in _OPTIONAL if raw.get(key) is not None}
     for key, value in optional.items():
-        if not isinstance(value, _OPTIONAL[key]) or (isinstance(value, bool) and key != "success"):
+        if not isinstance(value, _OPTIONAL[key]) or (isinstance(value, bool) and bool not in _OPTIONAL[key]):
             raise _Refused(f"'{key}' is not of type {_JSON_NAMES[_OPTIONAL[key][0]]} (it is {kind_of(value)})")
     if "ending" in optional and not optional["ending"].strip():
         raise _Refused("'ending' is blank: leave it out, and the task says why the dialogue ended")
@@ -154,13 +158,18 @@ def _record(line: bytes, number: int) -> JsonlRecord:
         raise _Refused("'reward' and 'success' go together: give both or neither")
     if not _finite(optional.get("reward", 0.0)):
         raise _Refused("'reward' is not a finite number")
+    if optional.get("asked") and "reward" in optional:
+        raise _Refused("'asked' and 'reward' exclude each other: a dialogue that was asked about is not over")
     split = optional.get("split")
     if split is not None and split not in list(Split):
         raise _Refused(f"'split' is {_unknown(split, tuple(Split))}")
+    turns = _turns(raw["turns"])
+    if optional.get("asked") and turns[-1][0] is not Side.USER:
+        raise _Refused("'asked' is true, and the last turn is not the user's: it is the reply that was asked for")
     return JsonlRecord(
         id=str(raw["id"]),
         line=number,
-        turns=_turns(raw["turns"]),
+        turns=turns,
         split=None if split is None else Split(split),
         optional=optional,
     )
@@ -311,6 +320,9 @@ class JsonLines:
             Turn(side=Side.POLICY, text=greeting, source=Source.GREETING),
             *(Turn(side=side, text=text, source=Source.LOG) for side, text in spoken),
         )
+        if optional.get("asked"):
+            made_up = {Side.POLICY: Source.POLICY, Side.USER: Source.SIMULATOR}
+            turns = (turns[0], *(replace(turn, source=made_up[turn.side]) for turn in turns[1:-1]), turns[-1])
         ending, outcome, acts = self._evaluate(scenario, turns, optional)
         return Dialogue(
             id=f"log-{record.id}",
@@ -335,8 +347,9 @@ class JsonLines:
                 outcome = checked_outcome(
                     Outcome(reward=optional["reward"], success=optional["success"]), turns, self._bounds
                 )  # fmt: skip
-            ending = ending or self.task.ending(scenario, turns) or "log_end"
-            if outcome is None and "goal" in optional:
+            asked = bool(optional.get("asked"))
+            ending = ending or ("asked" if asked else self.task.ending(scenario, turns) or "log_end")
+            if outcome is None and "goal" in optional and not asked:
                 outcome = self.task.outcome(scenario, turns, ending)
             acts = [list(self.task.acts(scenario, turns, index)) for index in range(len(turns))]
         except NotPlain as problem:
