@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from calibrated_rl.api.asking import Asked, ask
     from calibrated_rl.api.evaluation import Evaluation, evaluate
     from calibrated_rl.api.progress import show_progress
     from calibrated_rl.api.results import ArmResult, RunResult, read_run
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     )
 
 _FROM = {
+    "api.asking": ("Asked", "ask"),
     "api.evaluation": ("Evaluation", "evaluate"),
     "api.progress": ("show_progress",),
     "api.results": ("ArmResult", "RunResult", "read_run"),
@@ -94,12 +96,12 @@ _FROM = {
 _MODULE_OF = {name: module for module, names in _FROM.items() for name in names}
 
 __all__ = [
-    "Advantage", "Arm", "ArmResult", "ArmStyle", "BoundedTask", "CalibrationInputs", "CalibrationMethod", "Dialogue",
-    "DialogueSets", "Estimate", "Estimator", "Evaluation", "ExtraTurn", "FileReader", "Finish", "Interval", "LogFiles",
-    "LogProblem", "LogReader", "Loss", "LossInputs", "LossOutput", "MatchedReplies", "Name", "NotNegative", "Outcome",
-    "PartLost", "PartPath", "Positive", "Range", "RolloutFailure", "RunConfig", "RunResult", "Scenario",
+    "Advantage", "Arm", "ArmResult", "ArmStyle", "Asked", "BoundedTask", "CalibrationInputs", "CalibrationMethod",
+    "Dialogue", "DialogueSets", "Estimate", "Estimator", "Evaluation", "ExtraTurn", "FileReader", "Finish", "Interval",
+    "LogFiles", "LogProblem", "LogReader", "Loss", "LossInputs", "LossOutput", "MatchedReplies", "Name", "NotNegative",
+    "Outcome", "PartLost", "PartPath", "Positive", "Range", "RolloutFailure", "RunConfig", "RunResult", "Scenario",
     "ScriptedHuman", "ScriptedTask", "Seed", "Share", "ShiftResult", "Side", "Source", "Split", "Task",
-    "TokenSequence", "Totals", "Turn", "TurnBoundedTask", "TurnEstimate", "UserCheckingTask", "UserError",
+    "TokenSequence", "Totals", "Turn", "TurnBoundedTask", "TurnEstimate", "UserCheckingTask", "UserError", "ask",
     "check_settings", "compare", "evaluate", "load_config", "measure_shift", "read_dialogues", "read_run",
     "show_progress", "train",
 ]  # fmt: skip

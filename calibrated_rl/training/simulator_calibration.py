@@ -25,6 +25,7 @@ from calibrated_rl.storage.files import write_json
 
 if TYPE_CHECKING:
     from calibrated_rl.training.arm_run import ArmRun
+    from calibrated_rl.training.training_run import TrainingRun
 
 logger = logging.getLogger(__name__)
 
@@ -100,16 +101,24 @@ class SimulatorCalibration:
         self._arm.log(metrics | {"seconds_aligning": time.monotonic() - began})
 
     def _inputs(self, folder: Path, extra: Sequence[ExtraTurn] = ()) -> CalibrationInputs:
-        arm, run, inputs = self._arm, self._run, self._run.inputs
-        return CalibrationInputs(
-            learner=run.cluster.learner, log_probs_at_start=run.start.log_probs,
-            log_probs_cross_fitted=run.start.cross_fitted_log_probs,
-            temperature=inputs.config.policy.sampling.temperature, base=run.simulator.uncalibrated,
-            logs=inputs.human_logs(Split.CALIBRATION), monitor=inputs.human_logs(Split.MONITOR), extra=extra,
-            policy_chat=run.models.policy.chat, simulator_chat=run.models.simulator.chat,
-            sft=inputs.config.calibration.sft, update=arm.updates, seed=arm.seed, folder=folder,
-            progress=inputs.progress("calibration"),
-        )  # fmt: skip
+        return calibration_inputs(self._run, self._arm.updates, self._arm.seed, folder, extra)
+
+
+def calibration_inputs(
+    run: "TrainingRun", update: int, seed: int, folder: Path, extra: Sequence[ExtraTurn] = ()
+) -> CalibrationInputs:
+    """The inputs of the run's calibration method, for the policy that the learner has as ``POLICY``; as of
+    ``CalibrationInputs``."""
+    inputs = run.inputs
+    return CalibrationInputs(
+        learner=run.cluster.learner, log_probs_at_start=run.start.log_probs,
+        log_probs_cross_fitted=run.start.cross_fitted_log_probs,
+        temperature=inputs.config.policy.sampling.temperature, base=run.simulator.uncalibrated,
+        logs=inputs.human_logs(Split.CALIBRATION), monitor=inputs.human_logs(Split.MONITOR), extra=extra,
+        policy_chat=run.models.policy.chat, simulator_chat=run.models.simulator.chat,
+        sft=inputs.config.calibration.sft, update=update, seed=seed, folder=folder,
+        progress=inputs.progress("calibration"),
+    )  # fmt: skip
 
 
 def _limits(record: Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:
@@ -139,21 +148,24 @@ def ask_humans(
     samples = []
     for number in random.permutation(len(points))[:count]:
         dialogue, index = points[int(number)]
-        history = dialogue.turns[:index]
-        reply = inputs.human.sample(dialogue.scenario, history, seed + int(number))
-        policy_tokens, user_tokens = dialogue.policy_tokens, dialogue.user_tokens
-        assert policy_tokens is not None and user_tokens is not None, "the collector keeps what both sides sampled"
-        # Earlier turns of the simulator keep the tokens that it sampled (contract 1), with its thoughts.
-        view = SideView(models.simulator.chat, dialogue.scenario, Side.USER)
-        view = view.resume_at(user_tokens, index).without_mask()
-        view.speak_text(reply)
-        samples.append(
-            ExtraTurn(
-                sample=Sample(tokens=view.sequence(), name=dialogue.id), source=f"update {dialogue.update}",
-                policy=policy_tokens, spoken=policy_tokens.logprobs,
-            )
-        )  # fmt: skip
+        reply = inputs.human.sample(dialogue.scenario, dialogue.turns[:index], seed + int(number))
+        samples.append(answered_turn(models, dialogue, index, reply))
     return samples
+
+
+def answered_turn(models: BaseModels, dialogue: Dialogue, index: int, reply: str) -> ExtraTurn:
+    """A human's ``reply`` in the place of turn ``index`` of a dialogue that the policy had with a simulator; of the
+    dialogue only the reply carries loss."""
+    policy_tokens, user_tokens = dialogue.policy_tokens, dialogue.user_tokens
+    assert policy_tokens is not None and user_tokens is not None, "the collector keeps what both sides sampled"
+    # Earlier turns of the simulator keep the tokens that it sampled (contract 1), with its thoughts.
+    view = SideView(models.simulator.chat, dialogue.scenario, Side.USER)
+    view = view.resume_at(user_tokens, index).without_mask()
+    view.speak_text(reply)
+    return ExtraTurn(
+        sample=Sample(tokens=view.sequence(), name=dialogue.id), source=f"update {dialogue.update}",
+        policy=policy_tokens, spoken=policy_tokens.logprobs,
+    )  # fmt: skip
 
 
 def more_logs(inputs: RunInputs, models: BaseModels) -> Iterator[ExtraTurn]:
