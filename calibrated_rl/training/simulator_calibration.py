@@ -67,7 +67,7 @@ class SimulatorCalibration:
         """Whether the simulator is to be aligned before the next update, by ``calibration.every`` or by its trigger;
         logs why. Where that depends on a measurement of shift, it is waited for."""
         arm, schedule, update = self._arm, self.schedule, self._arm.updates
-        if schedule.trigger.shift != "never":
+        if schedule.trigger.shift != "never" and not schedule.exhausted:
             with arm.timers.measure("waiting_for_shift"):
                 for record in arm.shift.records():
                     schedule.saw_shift(record["update"], *_limits(record))

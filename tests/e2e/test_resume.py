@@ -185,7 +185,8 @@ def test_another_format_is_refused_by_name(tmp_path: Path, other: int | None) ->
 # --- the whole run ---------------------------------------------------------------------------------------------
 
 CHANGES = (
-    "arms=[calibrated_on_policy]", "training.updates=3", "training.checkpoint_every=2", "calibration.every=1",
+    "arms=[calibrated_on_policy]", "training.updates=3", "training.checkpoint_every=2", "calibration.every=2",
+    "calibration.trigger={effective_share: 0.999, at_least: 1}",
     "evaluation.shifted=0", "shift.estimators=[]",
 )  # fmt: skip
 
@@ -277,6 +278,8 @@ def test_a_killed_run_resumes_and_ends_as_one_that_was_not(tmp_path: Path, monke
         one, other = (run / place / f"{arm}-0" / "model.safetensors" for run in (whole, resumed))
         assert one.read_bytes() == other.read_bytes(), place
     assert arm_of(whole, arm) == arm_of(resumed, arm) and arm_of(whole, arm)["human_turns"] == 20
+    reasons = [(alignment["update"], alignment["reason"]) for alignment in arm_of(whole, arm)["alignments"]]
+    assert reasons == [(1, "effective_share"), (2, "every")]  # the share was in the checkpoint that it resumed from
     assert rollouts(whole, arm) == rollouts(resumed, arm)
     assert not (resumed / "checkpoints" / f"{arm}-0").exists()
     best = resumed / "best" / f"{arm}-0"
