@@ -48,10 +48,11 @@ class Calibrated(Arm):
             if again and arm.updates and arm.calibration.due():
                 further += self.further_turns(run, arm, arm.updates)
                 arm.calibration.realign(further)
+            arm.calibration.serve_member()
             measurement = arm.measure(user)
-            batch = arm.collect(user, until=arm.calibration.next_change() if again else None)
+            batch = arm.collect(user, until=arm.calibration.next_change(again=again))
             groups = arm.store(batch)
-            credited = arm.advantages(groups)
+            credited = arm.advantages(groups, arm.calibration.penalties(groups))
             metrics = arm.step(credited, measurement)
             arm.sync()
             arm.log_update(batch, groups, credited, metrics)

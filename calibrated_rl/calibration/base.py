@@ -76,6 +76,10 @@ class CalibrationMethod(ABC):
 
     weighs_logs: ClassVar[bool] = False
     """Whether the weights of logged turns follow the policy, so that ``effective_share`` falls as it moves."""
+    disagreement_every: int = 0
+    """Of an ensemble (``ensemble.py``): updates between measurements of how far its members disagree."""
+    disagreement_penalty: float = 0.0
+    """Of an ensemble: taken from a dialogue's return for each nat of disagreement."""
 
     def check(self, start_epochs: int) -> None:  # noqa: B027 - most methods have nothing to refuse
         """Refuse, before a run starts, settings with which the method could not recalibrate during training.

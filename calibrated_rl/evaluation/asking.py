@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrated_rl.calibration.ensemble import members_of
 from calibrated_rl.calibration.worth_asking import disagreement, most_worth_asking, similarity
 from calibrated_rl.data.dialogue import Dialogue, Side, TokenSequence, Turn
 from calibrated_rl.errors import UserError
@@ -66,8 +67,7 @@ def committee(run: Path, arm: str) -> list[Path]:
     aligned = [folder for folder in alignments if (folder / "fit.json").is_file()]
     if not aligned:
         raise UserError(f"{run} has no calibrated simulator yet: there is nothing whose replies could be doubted")
-    members = sorted(aligned[0].glob("member-*"))
-    if len(members) > 1:
+    if members := members_of(aligned[0]):
         return members
     if len(aligned) == 1:
         fitted = models / "uncalibrated"

@@ -133,9 +133,12 @@ class ArmRun:
             self._accounts = self.rollouts.account_for(self.updates, batch, groups, requested)
         return groups
 
-    def advantages(self, groups: Sequence[Members]) -> CreditedSamples:
-        """The dialogues of ``groups`` with their credit."""
-        return self.policy.advantages(groups, self.updates)
+    def advantages(
+        self, groups: Sequence[Members], penalties: Sequence[Sequence[float]] | None = None
+    ) -> CreditedSamples:
+        """The dialogues of ``groups`` with their credit; ``penalties``: taken from the return of each, for the credit
+        alone."""
+        return self.policy.advantages(groups, self.updates, penalties)
 
     def step(self, credited: CreditedSamples, measurement: Measurement | None = None) -> dict[str, float]:
         """The learner's step, with the ``measurement`` that is due beside it; its metrics."""

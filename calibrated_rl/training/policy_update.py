@@ -49,10 +49,16 @@ class PolicyUpdate:
         self._uses_reference = uses_reference(config)
         self._advantage = build_advantage(config.training.advantage, config.training.advantage_config)
 
-    def advantages(self, groups: Sequence[Sequence[Dialogue]], update: int) -> CreditedSamples:
-        """Credit by group, and the reference policy's log-probs where the loss requires them."""
+    def advantages(
+        self, groups: Sequence[Sequence[Dialogue]], update: int, penalties: Sequence[Sequence[float]] | None = None
+    ) -> CreditedSamples:
+        """Credit by group, and the reference policy's log-probs where the loss requires them.
+
+        Args:
+            penalties: taken from the return of each dialogue; they count for the credit, and not for ``rewards``.
+        """
         with self._timers.measure("advantages"):
-            credited = self._credited(groups, update)
+            credited = self._credited(groups, update, penalties or [[0.0] * len(group) for group in groups])
         if not self._uses_reference:
             return credited
         with self._timers.measure("reference"):
@@ -61,15 +67,21 @@ class PolicyUpdate:
             samples = [replace(s, reference_logprobs=r) for s, r in zip(credited.samples, reference, strict=True)]
         return replace(credited, samples=samples)
 
-    def _credited(self, groups: Sequence[Sequence[Dialogue]], update: int) -> CreditedSamples:
+    def _credited(
+        self, groups: Sequence[Sequence[Dialogue]], update: int, penalties: Sequence[Sequence[float]]
+    ) -> CreditedSamples:
         training = self._config.training
         samples: list[Sample] = []
         rewards: list[float] = []
         signal, staleness = 0, Staleness()
-        for group in groups:
-            returns = [dialogue.outcome.episode_return for dialogue in group if dialogue.outcome is not None]
+        for group, group_penalties in zip(groups, penalties, strict=True):
+            rewards += [dialogue.outcome.episode_return for dialogue in group if dialogue.outcome is not None]
+            returns = [
+                dialogue.outcome.episode_return - penalty
+                for dialogue, penalty in zip(group, group_penalties, strict=True)
+                if dialogue.outcome is not None
+            ]
             signal += has_signal(returns)
-            rewards += returns
             for dialogue, advantage in zip(group, group_advantages(returns, self._advantage), strict=True):
                 assert dialogue.policy_tokens is not None
                 tokens, turn_ages = fresh_turns(dialogue.policy_tokens, update, training.max_staleness)

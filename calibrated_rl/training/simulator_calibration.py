@@ -14,14 +14,17 @@ import numpy as np
 
 from calibrated_rl.calibration.base import CalibrationInputs, ExtraTurn
 from calibrated_rl.calibration.density_ratio import LOGS
+from calibrated_rl.calibration.ensemble import turn_disagreements
 from calibrated_rl.calibration.trigger import AlignmentSchedule
 from calibrated_rl.calibration.weighted import answered
 from calibrated_rl.chat.tokens import SideView, view_of
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.learner.sample import Sample
+from calibrated_rl.learner.slots import SIMULATOR
 from calibrated_rl.run.base_models import BaseModels
 from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.storage.files import write_json
+from calibrated_rl.training.quota import Members
 
 if TYPE_CHECKING:
     from calibrated_rl.training.arm_run import ArmRun
@@ -81,9 +84,45 @@ class SimulatorCalibration:
             arm.log({f"aligned_by_{alignment.reason}": 1.0})
         return alignment is not None
 
-    def next_change(self) -> int | None:
-        """The update before which the simulator may be aligned next."""
-        return self.schedule.next_change(self._arm.updates, self._run.inputs.config.shift.every)
+    def next_change(self, *, again: bool = True) -> int | None:
+        """The update before which the served simulator may change next: it may be aligned (``again``: during training,
+        too), or be the turn of another member of an ensemble."""
+        if self._run.simulator.members:
+            return self._arm.updates + 1
+        return self.schedule.next_change(self._arm.updates, self._run.inputs.config.shift.every) if again else None
+
+    def serve_member(self) -> None:
+        """Of an ensemble, serve the member whose turn it is: all dialogues of the next update meet it."""
+        self._run.simulator.serve_member(self._arm.updates)
+
+    def penalties(self, groups: Sequence[Members]) -> list[list[float]] | None:
+        """Of an ensemble: how far its members disagree on the dialogues of the update, as a metric, and what that takes
+        from the return of each; None: nothing is taken."""
+        method, simulator, update = self._run.inputs.calibration, self._run.simulator, self._arm.updates
+        if not simulator.members or not method.disagreement_every or update % method.disagreement_every:
+            return None
+        with self._arm.timers.measure("disagreement"):
+            by_group = self._disagreements(groups)
+        self._arm.log({"simulator_disagreement": float(np.mean([value for group in by_group for value in group]))})
+        if not method.disagreement_penalty:
+            return None
+        return [[method.disagreement_penalty * value for value in group] for group in by_group]
+
+    def _disagreements(self, groups: Sequence[Members]) -> list[list[float]]:
+        """Mean over the user's turns of each dialogue. In the end the learner has the served member again."""
+        run, speaker = self._run, self._run.simulator.member
+        members, temperature = run.simulator.members, run.inputs.config.simulator.sampling.temperature
+        views = [view for group in groups for d in group if (view := d.user_tokens) is not None]
+        assert len(views) == sum(map(len, groups)), "the collector keeps what both sides sampled"
+        log_probs = {}
+        for number in (*(n for n in range(len(members)) if n != speaker), speaker):
+            run.simulator.load_in_learner(members[number])
+            log_probs[number] = run.cluster.learner.log_probs(SIMULATOR, views, temperature)
+        values = iter(
+            float(turn_disagreements(view, [log_probs[k][n] for k in range(len(members))], speaker).mean())
+            for n, view in enumerate(views)
+        )
+        return [[next(values) for _ in group] for group in groups]
 
     @property
     def human_turns(self) -> int:
