@@ -46,8 +46,8 @@ class EnsembleSFT(WeightedSFT):
         measure_every: Positive = 5
         """Updates between reports of their disagreement on the policy's dialogues; 1 with a penalty."""
         penalty: Annotated[float, Range(at_least=0)] = 0.0
-        """What a nat of disagreement costs the policy: so much times the mean over a dialogue's user turns is taken from
-        the dialogue's return when the policy learns from it. Rewards are reported without it."""
+        """What a nat of disagreement costs: so much times the mean over a dialogue's user turns is taken from the
+        dialogue's return when the policy learns from it. Rewards are reported without it."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
