@@ -19,7 +19,7 @@ from calibrated_rl.runtime import console
 from calibrated_rl.settings.fields import NotAllowed, Positive, Seed, converted
 
 if TYPE_CHECKING:
-    from tools.asking.study import Settings
+    from tools.asking.study import Setup
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +52,14 @@ def main() -> None:
     from calibrated_rl.evaluation.asking import committee
     from calibrated_rl.run.saved_run import config_file, open_run
     from calibrated_rl.storage.files import write_json
-    from tools.asking.study import Settings, cells, missing, summarise
+    from tools.asking.study import Setup, cells, missing, summarise
 
     source, folder = arguments.run, arguments.out
     config = load_config(config_file(source), arguments.overrides, saved=True)
     if not config.human:
         raise UserError(f"{source}: the run has no scripted human (`human` is empty) that could answer")
     arm = open_run(source, arguments.overrides).policy(arm_name(source, arguments.arm)).name
-    settings = Settings(
+    settings = Setup(
         source=str(source.resolve()), arm=arm, simulators=[str(f.resolve()) for f in committee(source, arm)],
         candidates=CANDIDATES * counts[-1], updates=arguments.updates, draws=DRAWS, scenarios=arguments.scenarios,
     )  # fmt: skip
@@ -80,7 +80,7 @@ def _numbers(option: str, text: str, hint: Any) -> list[int]:
         raise UserError(f"{option}: '{text}': {refused.problems[0].text}") from refused
 
 
-def _refuse_others(folder: Path, settings: "Settings", overrides: list[str]) -> None:
+def _refuse_others(folder: Path, settings: "Setup", overrides: list[str]) -> None:
     """A study goes on with the settings it was begun with; seeds, and counts of at most the largest, may be added."""
     from calibrated_rl.storage.files import read_json, write_json
 
@@ -94,7 +94,7 @@ def _refuse_others(folder: Path, settings: "Settings", overrides: list[str]) -> 
         raise UserError(f"{folder} was begun with another {', '.join(changed)}: give the study another --out")
 
 
-def _run(config: Any, source: Path, folder: Path, settings: "Settings", all_cells: list[Any]) -> None:
+def _run(config: Any, source: Path, folder: Path, settings: "Setup", all_cells: list[Any]) -> None:
     from calibrated_rl.config.run_config import load_config
     from calibrated_rl.run.saved_run import config_file
     from calibrated_rl.runtime.progress import Progress

@@ -33,7 +33,7 @@ KEY = "ask-study"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Setup:
     """What all cells share; a study goes on with the same ones alone."""
 
     source: str
@@ -86,12 +86,12 @@ def _file(folder: Path, cell: Cell) -> Path:
 class AskingStudy:
     """The running study."""
 
-    def __init__(self, run: TrainingRun, settings: Settings) -> None:
-        self._run, self._settings = run, settings
-        source, learner, cluster = Path(settings.source), run.cluster.learner, run.cluster
-        learner.load(POLICY, source / "policies" / settings.arm, trainable=False)
+    def __init__(self, run: TrainingRun, setup: Setup) -> None:
+        self._run, self._setup = run, setup
+        source, learner, cluster = Path(setup.source), run.cluster.learner, run.cluster
+        learner.load(POLICY, source / "policies" / setup.arm, trainable=False)
         cluster.policy.publish(learner.weight_update(POLICY, cluster.policy.version + 1))
-        self._visits = latest_visits(source / "replay" / settings.arm, settings.candidates, settings.updates)
+        self._visits = latest_visits(source / "replay" / setup.arm, setup.candidates, setup.updates)
         self._update = max(visit.dialogue.update for visit in self._visits) + 1
         self._disagreement = self._disagreements()
         self._dialogues, self._views = self._held_out()
@@ -100,13 +100,11 @@ class AskingStudy:
         """By visit."""
         file = self._run.inputs.folder / "disagreement.json"
         if not file.is_file():
-            settings, inputs = self._settings, self._run.inputs
-            members = [Path(folder) for folder in settings.simulators]
-            ticks = inputs.progress.ticks(
-                "comparing simulators", len(members) ** 2 * len(self._visits) * settings.draws
-            )
+            setup, inputs = self._setup, self._run.inputs
+            members = [Path(folder) for folder in setup.simulators]
+            ticks = inputs.progress.ticks("comparing simulators", len(members) ** 2 * len(self._visits) * setup.draws)
             values = disagreements(
-                self._run.cluster, members, self._visits, settings.draws,
+                self._run.cluster, members, self._visits, setup.draws,
                 inputs.config.simulator.sampling.max_turn_tokens, ticks,
             )  # fmt: skip
             write_json(file, {_place(v): float(d) for v, d in zip(self._visits, values, strict=True)})
@@ -117,7 +115,7 @@ class AskingStudy:
         inputs, cluster = self._run.inputs, self._run.cluster
         assert inputs.human is not None
         groups = cluster.collector.collect(
-            inputs.task.scenarios(Split.HELD_OUT, self._settings.scenarios), inputs.human, group_size=1, arm=KEY,
+            inputs.task.scenarios(Split.HELD_OUT, self._setup.scenarios), inputs.human, group_size=1, arm=KEY,
             update=0, seed=0, kind="evaluation",
         )  # fmt: skip
         dialogues = [d for group in groups for d in group if d.user_turn_indices()]
@@ -141,7 +139,7 @@ class AskingStudy:
     def _pick(self, cell: Cell) -> list[Visit]:
         if cell.picked == NONE:
             return []
-        visits = sampled(self._visits, self._settings.candidates, cell.seed)
+        visits = sampled(self._visits, self._setup.candidates, cell.seed)
         disagreement_N: NDArray[np.float64] = np.array([self._disagreement[_place(visit)] for visit in visits])
         return choose(visits, disagreement_N if cell.picked == CHOSEN else None, cell.count, cell.seed)
 

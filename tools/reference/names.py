@@ -20,9 +20,10 @@ they are used. What is not named here may change without notice.
 
 GROUPS = {
     "Functions": (
-        "load_config", "compare", "train", "evaluate", "measure_shift", "read_run", "read_dialogues", "show_progress",
+        "load_config", "compare", "train", "evaluate", "measure_shift", "ask", "read_run", "read_dialogues",
+        "show_progress",
     ),
-    "Results": ("RunConfig", "RunResult", "ArmResult", "Interval", "Evaluation", "ShiftResult"),
+    "Results": ("RunConfig", "RunResult", "ArmResult", "Interval", "Evaluation", "ShiftResult", "Asked"),
     "Dialogues": (
         "Dialogue", "Turn", "Scenario", "Outcome", "Side", "Split", "Source", "Finish", "TokenSequence",
     ),
