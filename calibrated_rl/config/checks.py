@@ -82,6 +82,8 @@ def settings_without_effect(config: "RunConfig") -> Iterator[str]:
         for name in ("human_config", "logs"):
             if getattr(config.pretraining, name):
                 yield f"pretraining.{name} has no effect: `pretraining.human` is empty"
+    if config.calibration.asked and config.calibration.source == "pretraining":
+        yield "calibration.asked has no effect: calibration.source is pretraining"
     trigger = config.calibration.trigger
     if trigger.on and not _calibrates_again(config):
         yield "calibration.trigger has no effect: no arm aligns its simulator again"

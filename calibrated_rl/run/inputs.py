@@ -46,9 +46,9 @@ class RunInputs:
 
     def human_logs(self, split: Split) -> list[Dialogue]:
         """The logs that simulators are aligned with; a placebo run takes those of the simulator's pretraining."""
-        placebo = self.config.calibration.source == "pretraining"
-        logs = self.pretraining_logs[split] if placebo else self.logs[split]
-        return [*logs, *self.asked] if split is Split.CALIBRATION else logs
+        if self.config.calibration.source == "pretraining":
+            return self.pretraining_logs[split]
+        return [*self.logs[split], *self.asked] if split is Split.CALIBRATION else self.logs[split]
 
 
 def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training: bool = True) -> RunInputs:

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 from calibrated_rl.calibration.sft import log_samples, log_view
 from calibrated_rl.calibration.worth_asking import disagreement, most_worth_asking, similarity
 from calibrated_rl.chat.tokens import ChatTokens
+from calibrated_rl.config.run_config import load_config
 from calibrated_rl.data.dialogue import Dialogue, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.asking import Visit, choose, committee, latest_visits
@@ -22,6 +23,9 @@ from calibrated_rl.logs.asked import asked_line, write_lines
 from calibrated_rl.logs.jsonl import JsonLines
 from calibrated_rl.models.tiny import make_tiny
 from calibrated_rl.models.tokenizer import read_tokenizer
+from calibrated_rl.run.inputs import read_inputs
+from calibrated_rl.runtime.progress import Progress
+from tests.support.paths import MICRO
 
 
 def said(*texts: str) -> tuple[Turn, ...]:
@@ -132,6 +136,29 @@ def test_an_answered_line_comes_back_as_a_log_of_which_only_the_reply_is_learned
     assert log_samples([log], Side.POLICY, chat) == [] and not log_view(log, Side.POLICY, chat).mask.any()
     with pytest.raises(UserError, match="exists, and humans may have replied in it"):
         write_lines(file, [])
+
+
+def test_replies_are_read_beside_the_logs_and_logs_among_them_are_refused(tmp_path: Path) -> None:
+    file, changes = tmp_path / "ask.jsonl", ["logs={reader: calibrated_rl.logs.scripted:ScriptedLogs, calibration: 3}"]
+    changes += [
+        "logs.monitor=1",
+        "logs.tuning=1",
+        "logs.held_out=12",
+        "calibration.reserve=0",
+        f"calibration.asked={file}",
+    ]
+    history = said(SCENARIO.greeting, "a table please", "which day ?")
+    write_lines(file, [asked_line("ask-1", SCENARIO, history, "tuesday")])
+    inputs = read_inputs(load_config(MICRO, changes), tmp_path, Progress(), training=False)
+    assert [log.id for log in inputs.human_logs(Split.CALIBRATION)][3:] == ["log-ask-1"]
+    assert len(inputs.logs[Split.CALIBRATION]) == 3 and len(inputs.human_logs(Split.MONITOR)) == 1
+    placebo = read_inputs(
+        load_config(MICRO, [*changes, "calibration.source=pretraining"]), tmp_path, Progress(), training=False
+    )
+    assert all(log.ending != "asked" for log in placebo.human_logs(Split.CALIBRATION))
+    file.write_text(json.dumps({"id": "mine", "turns": [{"side": "user", "text": "hi"}]}))
+    with pytest.raises(UserError, match="has the dialogue 'mine', which is no reply that was asked for"):
+        read_inputs(load_config(MICRO, changes), tmp_path, Progress(), training=False)
 
 
 @pytest.mark.parametrize(

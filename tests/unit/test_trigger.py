@@ -176,6 +176,8 @@ def test_on_logs_alone_shift_is_no_trigger_and_the_share_is() -> None:
 def test_triggers_without_effect_are_told() -> None:
     lines = settings_without_effect(load_config(DEV, [SHIFT, "arms=[interactive]"]))
     assert any("no arm aligns its simulator again" in line for line in lines)
+    lines = settings_without_effect(load_config(DEV, ["calibration.source=pretraining", "calibration.asked=a.jsonl"]))
+    assert any("calibration.asked has no effect" in line for line in lines)
     lines = settings_without_effect(load_config(DEV, ["calibration.trigger.at_most=3"]))
     assert any("trigger.at_most has no effect" in line for line in lines)
 
