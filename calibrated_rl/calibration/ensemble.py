@@ -90,13 +90,18 @@ def alignment_of(folder: Path) -> Path:
     return folder.parent if folder.name.startswith(MEMBER) else folder
 
 
+def mean_disagreement(view: TokenSequence, log_probs_KT: Sequence[NDArray[np.float32]], speaker: int) -> float:
+    """The mean of ``turn_disagreements``; 0 where the user said nothing."""
+    return float(turn_disagreements(view, log_probs_KT, speaker).mean()) if view.mask.any() else 0.0
+
+
 def turn_disagreements(
     view: TokenSequence, log_probs_KT: Sequence[NDArray[np.float32]], speaker: int
 ) -> NDArray[np.float64]:
     """The disagreement on each of a user's turns [N], as the module's docstring has it.
 
     Args:
-        view: the user's view of a dialogue; its own turns are masked.
+        view: the user's view of a dialogue; its own turns, at least one, are masked.
         log_probs_KT: of its tokens under each member.
         speaker: which member said them.
     """

@@ -7,7 +7,7 @@ humans reply to the same histories; the policy speaks where the logged one did. 
 Training does not wait for most of it. The policy's own turns are drawn and scored before the learner takes its step,
 since they are scored with the weights that the step replaces; all dialogues run while it takes it, when the engines,
 which serve these very weights until it is done, would be idle. The estimates (``shift/in_run.py``) are computed in a
-process beside training and fetched when the arm is done.
+process beside training and fetched when the arm is done, or when they decide whether the simulator is aligned again.
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,7 @@ import numpy as np
 
 from calibrated_rl.calibration.base import CalibrationInputs, ExtraTurn
 from calibrated_rl.calibration.density_ratio import LOGS
-from calibrated_rl.calibration.ensemble import turn_disagreements
+from calibrated_rl.calibration.ensemble import mean_disagreement
 from calibrated_rl.calibration.trigger import AlignmentSchedule
 from calibrated_rl.calibration.weighted import answered
 from calibrated_rl.chat.tokens import SideView, view_of
@@ -119,7 +119,7 @@ class SimulatorCalibration:
             run.simulator.load_in_learner(members[number])
             log_probs[number] = run.cluster.learner.log_probs(SIMULATOR, views, temperature)
         values = iter(
-            float(turn_disagreements(view, [log_probs[k][n] for k in range(len(members))], speaker).mean())
+            mean_disagreement(view, [log_probs[k][n] for k in range(len(members))], speaker)
             for n, view in enumerate(views)
         )
         return [[next(values) for _ in group] for group in groups]

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from calibrated_rl.calibration.ensemble import EnsembleSFT, alignment_of, bootstrap, members_of, turn_disagreements
+from calibrated_rl.calibration.ensemble import (
+    EnsembleSFT,
+    alignment_of,
+    bootstrap,
+    mean_disagreement,
+    members_of,
+    turn_disagreements,
+)
 from calibrated_rl.config.run_config import load_config
 from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.errors import UserError
@@ -42,6 +49,8 @@ def test_disagreement_by_turn_is_that_of_the_whole_turn_and_of_own_tokens_alone(
     other = np.log(np.array([0.1, 1.0, 0.75, 0.9, 0.2], np.float32))
     assert_allclose(turn_disagreements(user, [one, other], 0), [math.log(0.25 / 0.5), 0.0], atol=1e-6)
     assert_allclose(turn_disagreements(user, [one, other], 1), [math.log(0.75 / 0.5), 0.0], atol=1e-6)
+    assert mean_disagreement(user, [one, other], 1) == pytest.approx(math.log(1.5) / 2)
+    assert mean_disagreement(view([0, 2], [False, False]), [one[:2], other[:2]], 0) == 0.0
 
 
 def test_members_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
