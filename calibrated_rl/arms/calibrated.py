@@ -5,7 +5,8 @@ due, *collect* groups of dialogues with the calibrated simulator, *store* them, 
 *sync* the replicas. The simulator is aligned again because the policy has moved: every ``calibration.every`` updates,
 or when what is measured says that it is time (``calibration.trigger``). How, is up to ``calibration.method``; by
 default from its uncalibrated base, on the same human turns, each weighted by how often the *current* policy would reach
-its history (density ratio, clipped), stopping on the monitor split. Nothing of the held-out humans is seen.
+its history (density ratio, clipped), stopping on the monitor split. Nothing of the held-out humans is seen. Where the
+method fits several simulators (``calibration/ensemble.py``), each update meets the next of them.
 
 Arms derived from this one add further human turns to each re-calibration (``further_turns``) or leave it out.
 
