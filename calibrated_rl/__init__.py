@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from calibrated_rl.api.asking import Asked, ask
     from calibrated_rl.api.evaluation import Evaluation, evaluate
     from calibrated_rl.api.logs import convert_logs
     from calibrated_rl.api.progress import show_progress
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from calibrated_rl.turn_values.base import TurnValue, TurnValueInputs, TurnValueMethod
 
 _FROM = {
+    "api.asking": ("Asked", "ask"),
     "api.evaluation": ("Evaluation", "evaluate"),
     "api.logs": ("convert_logs",),
     "api.progress": ("show_progress",),
@@ -102,15 +104,15 @@ _FROM = {
 _MODULE_OF = {name: module for module, names in _FROM.items() for name in names}
 
 __all__ = [
-    "Advantage", "Arm", "ArmResult", "ArmStyle", "BoundedTask", "CalibrationInputs", "CalibrationMethod", "Conversion",
-    "CriticAdvantage", "CriticConfig", "Dialogue", "DialogueSets", "Estimate", "Estimator", "Evaluation", "ExtraTurn",
-    "FileReader", "Finish", "HumanReply", "Interval", "LogFiles", "LogProblem", "LogReader", "Loss", "LossInputs",
-    "LossOutput", "MatchedReplies", "Name", "NotNegative", "Outcome", "PartLost", "PartPath", "Positive", "Range",
-    "RolloutFailure", "RunConfig", "RunResult", "SampledReply", "Scenario", "ScriptedHuman", "ScriptedTask", "Seed",
-    "Share", "ShiftResult", "Side", "Source", "Split", "Task", "TokenSequence", "Totals", "Turn", "TurnAdvantage",
-    "TurnBoundedTask", "TurnEstimate", "TurnValue", "TurnValueInputs", "TurnValueMethod", "UserCheckingTask",
-    "UserError", "check_settings", "compare", "convert_logs", "evaluate", "load_config", "measure_shift",
-    "read_dialogues", "read_run", "show_progress", "train",
+    "Advantage", "Arm", "ArmResult", "ArmStyle", "Asked", "BoundedTask", "CalibrationInputs", "CalibrationMethod",
+    "Conversion", "CriticAdvantage", "CriticConfig", "Dialogue", "DialogueSets", "Estimate", "Estimator", "Evaluation",
+    "ExtraTurn", "FileReader", "Finish", "HumanReply", "Interval", "LogFiles", "LogProblem", "LogReader", "Loss",
+    "LossInputs", "LossOutput", "MatchedReplies", "Name", "NotNegative", "Outcome", "PartLost", "PartPath", "Positive",
+    "Range", "RolloutFailure", "RunConfig", "RunResult", "SampledReply", "Scenario", "ScriptedHuman", "ScriptedTask",
+    "Seed", "Share", "ShiftResult", "Side", "Source", "Split", "Task", "TokenSequence", "Totals", "Turn",
+    "TurnAdvantage", "TurnBoundedTask", "TurnEstimate", "TurnValue", "TurnValueInputs", "TurnValueMethod",
+    "UserCheckingTask", "UserError", "ask", "check_settings", "compare", "convert_logs", "evaluate", "load_config",
+    "measure_shift", "read_dialogues", "read_run", "show_progress", "train",
 ]  # fmt: skip
 
 

@@ -2,10 +2,11 @@
 
 One update is: *measure* how far training is from real dialogues (every ``shift.every`` updates), *calibrate* if it is
 due, *collect* groups of dialogues with the calibrated simulator, *store* them, give *credit*, *step* the learner,
-*sync* the replicas. Every ``calibration.every`` updates the simulator is aligned again, because the policy has moved.
-How, is up to ``calibration.method``; by default from its uncalibrated base, on the same human turns, each weighted by
-how often the *current* policy would reach its history (density ratio, clipped), stopping on the monitor split. Nothing
-of the held-out humans is seen.
+*sync* the replicas. The simulator is aligned again because the policy has moved: every ``calibration.every`` updates,
+or when what is measured says that it is time (``calibration.trigger``). How, is up to ``calibration.method``; by
+default from its uncalibrated base, on the same human turns, each weighted by how often the *current* policy would reach
+its history (density ratio, clipped), stopping on the monitor split. Nothing of the held-out humans is seen. Where the
+method fits several simulators (``calibration/ensemble.py``), each update meets the next of them.
 
 Arms derived from this one add further human turns to each re-calibration (``further_turns``) or leave it out.
 
@@ -38,24 +39,25 @@ class Calibrated(Arm):
 
     def train(self, run: "TrainingRun", seed: int) -> "ArmRun":
         arm = run.begin(self.name, seed)
-        every = run.inputs.config.calibration.every if self.calibrates == "again" else 0
+        again = self.calibrates == "again"
         user = run.simulator.pool
         further: list[ExtraTurn] = []
-        for update in range(every, arm.updates, every) if every else ():  # done before the arm was stopped
-            further += self.further_turns(run, arm, update)
-        arm.calibration.before_training()
+        for alignment in arm.calibration.schedule.state.alignments:  # done before the arm was stopped
+            further += self.further_turns(run, arm, alignment.update)
+        arm.calibration.before_training(again=again)
         while arm.running:
-            if every and arm.updates and arm.updates % every == 0:
+            if again and arm.updates and arm.calibration.due():
                 further += self.further_turns(run, arm, arm.updates)
                 arm.calibration.realign(further)
+            arm.calibration.serve_member()
             measurement = arm.measure(user)
-            batch = arm.collect(user, until=(arm.updates // every + 1) * every if every else None)
+            batch = arm.collect(user, until=arm.calibration.next_change(again=again))
             groups = arm.store(batch)
-            credited = arm.advantages(groups)
+            credited = arm.advantages(groups, arm.calibration.penalties(groups))
             metrics = arm.step(credited, measurement)
             arm.sync()
             arm.log_update(batch, groups, credited, metrics)
             arm.checkpoint()
         arm.measure(user)
-        arm.human_turns += len(further)
+        arm.human_turns += len(further) + (arm.calibration.human_turns if again else 0)
         return arm

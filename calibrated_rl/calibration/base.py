@@ -2,7 +2,7 @@
 
 A method is one file with one class, named in the YAML by import path (``calibration.method``). It decides which
 human turns count, how much, and how the simulator is fitted to them; when that happens is the arm's business
-(``calibration.every``), and serving the result is not the method's either.
+(``trigger.py``), and serving the result is not the method's either.
 """
 
 from abc import ABC, abstractmethod
@@ -82,6 +82,12 @@ class CalibrationMethod(ABC):
     classifiers: ClassVar[Sequence[str]] = ()
     """Families of classifiers that it trains the simulator against. A run whose estimators of shift fit one of them
     (``Estimator.classifiers``) is refused: the simulator would be judged by what it was trained to deceive."""
+    weighs_logs: ClassVar[bool] = False
+    """Whether the weights of logged turns follow the policy, so that ``effective_share`` falls as it moves."""
+    disagreement_every: int = 0
+    """Of an ensemble (``ensemble.py``): updates between measurements of how far its members disagree."""
+    disagreement_penalty: float = 0.0
+    """Of an ensemble: taken from a dialogue's return for each nat of disagreement."""
 
     def check(self, start_epochs: int) -> None:  # noqa: B027 - most methods have nothing to refuse
         """Refuse, before a run starts, settings with which the method could not recalibrate during training.
@@ -101,3 +107,8 @@ class CalibrationMethod(ABC):
         Returns:
             Metrics to log; ``simulator_monitor_nll`` (nats a token) among them.
         """
+
+    def effective_share(self, inputs: CalibrationInputs) -> float:
+        """Effective sample size of the weights that the method would give the turns of the monitor split now, over the
+        number of these turns; fits nothing to them."""
+        return 1.0

@@ -25,14 +25,14 @@ class CheckedMethod(CheckedPart):
     """A calibration method whose metrics, and whose model in its folder, are used or refused."""
 
     _KIND = "calibration method"
-    _DRIVES = ("align",)
+    _DRIVES = ("align", "effective_share")
 
     def __init__(self, part: Any) -> None:
         refuse_missing(part, self._KIND, ("align",))
         super().__init__(part)
 
     def _checks(self) -> Mapping[str, Callable[..., Any]]:
-        return {"align": _aligned}
+        return {"align": _aligned, "effective_share": _share}
 
 
 def _aligned(returned: Any, inputs: CalibrationInputs) -> dict[str, float]:
@@ -44,3 +44,10 @@ def _aligned(returned: Any, inputs: CalibrationInputs) -> dict[str, float]:
     if not (inputs.folder / "config.json").is_file():
         raise NotPlain(f"{inputs.folder}", "contains no model: the aligned simulator must be saved there")
     return metrics
+
+
+def _share(returned: Any, inputs: CalibrationInputs) -> float:
+    share = number(returned, "it")
+    if not 0 < share <= 1 + 1e-9:
+        raise NotPlain("it", f"is {share:g}: a share is above 0 and at most 1")
+    return share

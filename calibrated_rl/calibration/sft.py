@@ -12,7 +12,7 @@ import numpy as np
 
 from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.chat.tokens import ChatTokens, view_of
-from calibrated_rl.data.dialogue import Dialogue, Side
+from calibrated_rl.data.dialogue import Dialogue, Side, Source, TokenSequence
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.sample import Sample
 
@@ -20,12 +20,26 @@ T = TypeVar("T")
 SFT_LOSS = "calibrated_rl.learner.losses.sft:SFT"
 
 
+def log_view(log: Dialogue, side: Side, tokens: ChatTokens) -> TokenSequence:
+    """A logged dialogue as ``side``'s token sequence, its own turns masked for loss; in a log that is the answer of a
+    human to a policy's dialogue with a simulator, neither what that policy nor what that simulator said."""
+    view = view_of(tokens, log.scenario, side, log.turns).sequence()
+    made_up = _made_up(log)
+    return view.with_mask(view.mask & ~np.isin(view.turns, made_up)) if made_up else view
+
+
+def _made_up(log: Dialogue) -> list[int]:
+    """Turns that models said, in a log."""
+    sources = (Source.POLICY, Source.SIMULATOR)
+    return [i for i, turn in enumerate(log.turns) if turn.source in sources] if log.kind == "log" else []
+
+
 def log_samples(logs: Sequence[Dialogue], side: Side, tokens: ChatTokens) -> list[Sample]:
-    """Logged dialogues as ``side``'s token sequences, its own turns masked for loss."""
+    """The views of those logged dialogues in which ``side`` has turns to learn from."""
     return [
-        Sample(tokens=view_of(tokens, log.scenario, side, log.turns).sequence(), name=log.id)
+        Sample(tokens=log_view(log, side, tokens), name=log.id)
         for log in logs
-        if any(turn.side is side for turn in log.turns[1:])
+        if any(turn.side is side for i, turn in enumerate(log.turns) if i and i not in _made_up(log))
     ]
 
 

@@ -17,7 +17,7 @@ The logged policy is known by a clone. Which one, ``folds`` says:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from calibrated_rl.calibration.base import CalibrationInputs, ExtraTurn
 from calibrated_rl.calibration.density_ratio import LOGS, Weighted, history_weights
 from calibrated_rl.calibration.plain import PlainSFT
-from calibrated_rl.calibration.sft import log_samples, sample_items
+from calibrated_rl.calibration.sft import log_samples, log_view, sample_items
 from calibrated_rl.data.dialogue import Dialogue, Side
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.sample import Sample
@@ -41,6 +41,8 @@ class WeightedSFT(PlainSFT):
     Raises:
         UserError: a single fold.
     """
+
+    weighs_logs: ClassVar[bool] = True
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -75,17 +77,19 @@ class WeightedSFT(PlainSFT):
         if inputs.update == 0:
             return super().samples_to_fit(inputs)
         logs = sample_items(answered(inputs.logs), inputs.sft.most_dialogues, inputs.seed * 1000 + inputs.update)
-        monitored = answered(inputs.monitor)
         samples, weighted = self.weighted(inputs, logs, inputs.extra)
-        monitor, _ = self.weighted(inputs, monitored[: inputs.sft.most_monitored or len(monitored)])
+        monitor, _ = self.weighted(inputs, _monitored(inputs))
         return samples, monitor, weighted.metrics()
+
+    def effective_share(self, inputs: CalibrationInputs) -> float:
+        return self.weighted(inputs, _monitored(inputs))[1].effective_share
 
     def weighted(
         self, inputs: CalibrationInputs, logs: Sequence[Dialogue], extra: Sequence[ExtraTurn] = ()
     ) -> tuple[list[Sample], Weighted]:
         """Human turns of ``logs`` and ``extra`` with density-ratio weights."""
         samples = [*log_samples(logs, Side.USER, inputs.simulator_chat), *(turn.sample for turn in extra)]
-        views = [sample.tokens for sample in log_samples(logs, Side.POLICY, inputs.policy_chat)]
+        views = [log_view(log, Side.POLICY, inputs.policy_chat) for log in logs]
         views += [turn.policy for turn in extra]
         from_logs = [turn.log for turn in extra if turn.spoken is None and turn.log is not None]
         logged_logprobs = self._logged(inputs, [*logs, *from_logs])
@@ -103,6 +107,12 @@ class WeightedSFT(PlainSFT):
         if self.settings.folds:
             return inputs.log_probs_cross_fitted(logs, self.settings.folds)
         return inputs.log_probs_at_start(logs)
+
+
+def _monitored(inputs: CalibrationInputs) -> list[Dialogue]:
+    """The monitor logs on which epochs are evaluated."""
+    logs = answered(inputs.monitor)
+    return logs[: inputs.sft.most_monitored or len(logs)]
 
 
 def answered(logs: Sequence[Dialogue]) -> list[Dialogue]:

@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train one arm and evaluate it",
     "calibrate": "align the simulator alone, and measure it before and after",
     "evaluate": "evaluate the policies of a run again",
+    "ask": "pick the histories on which a human's reply would help the simulator most",
     "chat": "talk with a trained policy, or let a simulator talk with it",
     "serve": "put a policy and a simulator behind OpenAI-compatible endpoints, with a chat page",
     "measure-shift": "how far two sets of dialogues, or a simulator and humans, are apart",

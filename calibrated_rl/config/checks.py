@@ -16,6 +16,7 @@ from calibrated_rl import turn_values
 from calibrated_rl.components.component import build, import_path, looked_up
 from calibrated_rl.components.short_names import full_path
 from calibrated_rl.config.arms import Arm, builtin_arms, find_arm
+from calibrated_rl.config.trigger_checks import problems_of_trigger
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.advantages.checked import advantage_path
 from calibrated_rl.settings.fields import (
@@ -59,6 +60,7 @@ def problems_together(config: "RunConfig") -> Iterator[Problem]:
     yield from _arms_and_seeds(config)
     yield from _replicas_and_memory(config)
     yield from _training(config)
+    yield from problems_of_trigger(config)
     try:
         datetime.date.fromisoformat(config.date or "2000-01-01")
     except ValueError:
@@ -83,6 +85,14 @@ def settings_without_effect(config: "RunConfig") -> Iterator[str]:
         for name in ("human_config", "logs"):
             if getattr(config.pretraining, name):
                 yield f"pretraining.{name} has no effect: `pretraining.human` is empty"
+    if config.calibration.asked and config.calibration.source == "pretraining":
+        yield "calibration.asked has no effect: calibration.source is pretraining"
+    trigger = config.calibration.trigger
+    if trigger.on and not _calibrates_again(config):
+        yield "calibration.trigger has no effect: no arm aligns its simulator again"
+    for name in () if trigger.on else ("at_least", "at_most"):
+        if getattr(trigger, name) != getattr(type(trigger)(), name):
+            yield f"calibration.trigger.{name} has no effect: neither shift nor effective_share is set"
     if not config.proxy.model:
         default = type(config.proxy)()
         for name in ("chat_template", "chat_template_kwargs", "sft"):  # hardware files have its engine
@@ -122,6 +132,10 @@ def _arms_and_seeds(config: "RunConfig") -> Iterator[Problem]:
         if name not in arm_names:
             text = f"names no arm: choose {listed(sorted(arm_names))}{nearest(name, arm_names)}"
             yield Problem(("training", "learning_rates", name), text)
+
+
+def _calibrates_again(config: "RunConfig") -> bool:
+    return any(arm.calibrates == "again" for arm in _existing_arms(config))
 
 
 def _existing_arms(config: "RunConfig") -> Iterator[type[Arm]]:
@@ -300,16 +314,18 @@ def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:
                 "held-out evaluation has a greedy setting of its own)",
             )  # fmt: skip
     training, calibration = config.training, config.calibration
-    calibrates_again = any(arm.calibrates == "again" for arm in _existing_arms(config))
-    if (
-        calibrates_again
-        and 0 < calibration.every < training.updates
-        and not _has_absent_secrets(calibration.method_config)
-    ):
+    happens = calibration.trigger.on or 0 < calibration.every < training.updates
+    if happens and _calibrates_again(config) and not _has_absent_secrets(calibration.method_config):
         try:
             method = build(calibration.method, calibration.method_config, "calibration.method_config")
             if (check := getattr(method, "check", None)) is not None:
                 check(config.policy.warm_start.epochs)
+            if calibration.trigger.effective_share and not getattr(method, "weighs_logs", False):
+                yield Problem(
+                    ("calibration", "trigger", "effective_share"),
+                    f"is {calibration.trigger.effective_share:g}, and {calibration.method} gives every log the same "
+                    "weight: all of them stay effective",
+                )
         except UserError as error:
             yield Problem(("policy", "warm_start", "epochs"), str(error), named=False)
     yield from _judged_by_what_it_deceives(config)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from calibrated_rl import turn_values
 from calibrated_rl.calibration.config import SFTConfig
+from calibrated_rl.calibration.trigger import TriggerConfig
 from calibrated_rl.components.short_names import short_names
 from calibrated_rl.config.arms import builtin_arms
 from calibrated_rl.inference.config import EngineConfig, SamplingConfig
@@ -102,7 +103,10 @@ class CalibrationConfig:
     method_config: dict[str, Any] = field(default_factory=dict)
     """The method's own settings."""
     every: NotNegative = 10
-    """Updates between re-calibrations of the arm `calibrated`; 0: only once, before training."""
+    """Updates between re-calibrations of the arm `calibrated`; 0: none by the clock."""
+    trigger: TriggerConfig = field(default_factory=TriggerConfig)
+    """Re-calibrations when what was measured asks for them, beside those of `every`. Without either, the simulator is
+    aligned once, before training."""
     source: Literal["logs", "pretraining"] = "logs"
     """`logs`, or for a placebo `pretraining`: the logs that the uncalibrated simulator comes from."""
     human_turns: Positive = 200
@@ -110,6 +114,9 @@ class CalibrationConfig:
     average as much as a logged turn at the same position in its dialogue."""
     reserve: NotNegative = 0
     """Calibration logs kept apart from all arms, for `calibrated_more_logs` alone."""
+    asked: str = ""
+    """File of JSON Lines with replies that humans were asked for (`jobs/ask.py`): further human turns of the
+    calibration split for every alignment. Nothing else learns from them. Empty: none."""
     sft: SFTConfig = field(default_factory=SFTConfig)
 
 

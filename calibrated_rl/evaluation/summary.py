@@ -69,6 +69,9 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int], names:
         discarded = [result.get("policy_tokens_discarded", 0) for result in of_arm.values()]
         entry["policy_tokens_discarded"] = sum(discarded) / len(discarded)
         entry["shift"] = records_of(list(of_arm.values()))
+        entry["alignments"] = [
+            {"seed": seed, **alignment} for seed, result in of_arm.items() for alignment in result.get("alignments", ())
+        ]
         arms[arm] = entry
     paired = {}
     for a, b in pairs_of(list(scores), names):

@@ -18,7 +18,7 @@ run. The replica of a dialogue then depends on which ones serve, so that everyth
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -162,16 +162,28 @@ class ReplicaPool:
             self.group.end_turns(index, turns)
 
     def score(self, ids: list[int]) -> NDArray[np.float32]:
-        """Log-probs of a sequence under the oldest replica that serves, shape [T - 1], for parity checks.
+        """Log-probs of a sequence under the oldest replica that serves, shape [T - 1].
 
         Raises:
             PartLost: it died, or did not answer in time.
         """
-        oldest = (self._membership.serving or self._membership.members)[0]
+        return self.score_all([ids])[0]
+
+    def score_all(
+        self, sequences: Sequence[list[int]], ticks: Callable[[], None] = lambda: None
+    ) -> list[NDArray[np.float32]]:
+        """As ``score`` for each of ``sequences``, a batch of the engine at a time; ``ticks`` is called for each."""
+        handle = self.fleet.handle((self._membership.serving or self._membership.members)[0])
+        scores: list[NDArray[np.float32]] = []
         try:
-            return self.fleet.handle(oldest).score(ids).result(self._timeout_s)
+            for start in range(0, len(sequences), self._batch):
+                calls = [handle.score(ids) for ids in sequences[start : start + self._batch]]
+                for score in results(calls, self._timeout_s):
+                    scores.append(score)
+                    ticks()
         except CALL_FAILURES as error:
             raise PartLost(f"a {self.role} replica was lost while it scored: {cause_of(error)}") from error
+        return scores
 
     # ---- weights -------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ A dialogue that does not fit is named in ``problems`` and costs no other one.
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,9 @@ class JsonLines:
             Turn(side=Side.POLICY, text=greeting, source=Source.GREETING),
             *(Turn(side=side, text=text, source=Source.LOG) for side, text in spoken),
         )
+        if optional.get("asked"):
+            made_up = {Side.POLICY: Source.POLICY, Side.USER: Source.SIMULATOR}
+            turns = (turns[0], *(replace(turn, source=made_up[turn.side]) for turn in turns[1:-1]), turns[-1])
         ending, outcome, acts = self._evaluate(scenario, turns, optional)
         return Dialogue(
             id=f"log-{record.id}",
@@ -169,8 +172,9 @@ class JsonLines:
                 outcome = checked_outcome(
                     Outcome(reward=optional["reward"], success=optional["success"]), turns, self._bounds
                 )  # fmt: skip
-            ending = ending or self.task.ending(scenario, turns) or "log_end"
-            if outcome is None and "goal" in optional:
+            asked = bool(optional.get("asked"))
+            ending = ending or ("asked" if asked else self.task.ending(scenario, turns) or "log_end")
+            if outcome is None and "goal" in optional and not asked:
                 outcome = self.task.outcome(scenario, turns, ending)
             acts = [list(self.task.acts(scenario, turns, index)) for index in range(len(turns))]
         except NotPlain as problem:

@@ -13,6 +13,9 @@
 - ``split``: optional; ``calibration``, ``monitor``, ``tuning`` or ``held_out``. Without it the id decides.
 - ``policy_instructions``, ``user_instructions``: optional strings; what each side is told, instead of the
   config's.
+- ``asked``: optional boolean; true for a reply that a human was asked for (``calibrated-rl ask``): only the last turn,
+  of side ``user``, is a human's. The turns before were said by a policy and a simulator, and nothing is learned from
+  them. Such a dialogue is not over: it has no outcome, and its ending is ``asked`` unless the line has one.
 - ``metadata``: optional object, of the dialogue and of each turn; kept with the dialogue, read by nothing else.
 
 Other keys are kept as metadata, too. One that looks like a misspelt key of these is refused, so that what it says is
@@ -43,6 +46,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "split": (str,),
     "policy_instructions": (str,),
     "user_instructions": (str,),
+    "asked": (bool,),
 }
 """Optional keys with the types of their values."""
 METADATA = "metadata"
@@ -100,6 +104,8 @@ def record_of(raw: Any, *, file: str, line: int, strict: bool = False) -> JsonlR
     if problem := optional_problem(optional):
         raise Refused(problem)
     turns, turn_metadata = _turns(raw["turns"], strict)
+    if optional.get("asked") and turns[-1][0] is not Side.USER:
+        raise Refused("'asked' is true, and the last turn is not the user's: it is the reply that was asked for")
     split = optional.get("split")
     return JsonlRecord(
         id=str(raw["id"]), line=line, file=file, turns=turns, split=None if split is None else Split(split),
@@ -110,7 +116,7 @@ def record_of(raw: Any, *, file: str, line: int, strict: bool = False) -> JsonlR
 def optional_problem(optional: Mapping[str, Any]) -> str | None:
     """Why the optional keys of a dialogue do not fit, or None."""
     for key, value in optional.items():
-        if not isinstance(value, OPTIONAL[key]) or (isinstance(value, bool) and key != "success"):
+        if not isinstance(value, OPTIONAL[key]) or (isinstance(value, bool) and bool not in OPTIONAL[key]):
             return f"'{key}' is not of type {_JSON_NAMES[OPTIONAL[key][0]]} (it is {kind_of(value)})"
     if "ending" in optional and not optional["ending"].strip():
         return "'ending' is blank: leave it out, and the task says why the dialogue ended"
@@ -118,6 +124,8 @@ def optional_problem(optional: Mapping[str, Any]) -> str | None:
         return "'reward' and 'success' go together: give both or neither"
     if not _finite(optional.get("reward", 0.0)):
         return "'reward' is not a finite number"
+    if optional.get("asked") and "reward" in optional:
+        return "'asked' and 'reward' exclude each other: a dialogue that was asked about is not over"
     split = optional.get("split")
     if split is not None and split not in list(Split):
         return f"'split' is {_unknown(split, tuple(Split))}"

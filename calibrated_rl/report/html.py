@@ -11,6 +11,7 @@ from calibrated_rl.report.plots.drawing import plot_style
 from calibrated_rl.report.rendering import render
 from calibrated_rl.report.run_files import RunFiles, read_run
 from calibrated_rl.report.sections import (
+    alignments,
     arms_table,
     dialogues,
     endings,
@@ -44,6 +45,7 @@ SECTIONS: tuple[Callable[[RunFiles], View | None], ...] = (
     populations.view,
     shift_by_turn.view,
     shift_in_training.view,
+    alignments.view,
     endings.view,
     dialogues.view,
     optimisation.view,

@@ -79,7 +79,7 @@ class Cluster:
 
     @property
     def collector(self) -> Collector:
-        assert self._collector is not None, "the engines have not been started"
+        assert self._collector is not None, "the policy's engine has not been started"
         return self._collector
 
     def on_close(self, end: Callable[[], None]) -> None:
@@ -128,7 +128,10 @@ class Cluster:
             )  # fmt: skip
             self.pools[role] = pool
             self._started.callback(pool.close)
-        self._collector = Collector(self.inputs.task, self.policy, config.policy.sampling, config.simulator.sampling)
+        if POLICY in self.pools:
+            self._collector = Collector(
+                self.inputs.task, self.policy, config.policy.sampling, config.simulator.sampling
+            )
 
     def wait_for_capacity(self, *other_needs: Need) -> None:
         """Wait until all replicas and ``other_needs`` have what they need of the cluster."""

@@ -2,14 +2,15 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.checked import build_method
 from calibrated_rl.config.checks import log_settings, settings_without_effect
 from calibrated_rl.config.run_config import RunConfig
-from calibrated_rl.data.dialogue import Dialogue, Split
+from calibrated_rl.data.dialogue import Dialogue, Source, Split
+from calibrated_rl.errors import UserError
 from calibrated_rl.logs.base import problem_lines
 from calibrated_rl.logs.checked import build_reader
 from calibrated_rl.run.log_checks import check_evaluation, check_logs
@@ -40,10 +41,14 @@ class RunInputs:
     pretraining_logs: Logs
     """Of the population that the uncalibrated simulator comes from; empty where its model is used as it comes."""
 
+    asked: list[Dialogue] = field(default_factory=list)
+    """Replies that humans were asked for (``calibration.asked``)."""
+
     def human_logs(self, split: Split) -> list[Dialogue]:
         """The logs that simulators are aligned with; a placebo run takes those of the simulator's pretraining."""
-        placebo = self.config.calibration.source == "pretraining"
-        return self.pretraining_logs[split] if placebo else self.logs[split]
+        if self.config.calibration.source == "pretraining":
+            return self.pretraining_logs[split]
+        return [*self.logs[split], *self.asked] if split is Split.CALIBRATION else self.logs[split]
 
 
 def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training: bool = True) -> RunInputs:
@@ -75,8 +80,29 @@ def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training
         logger.warning(line)
     return RunInputs(
         config=config, folder=folder, progress=progress, task=task, human=human, calibration=calibration, logs=logs,
-        reserve=reserve, pretraining_logs=_pretraining_logs(config, task),
+        reserve=reserve, pretraining_logs=_pretraining_logs(config, task), asked=_asked(config, task),
     )  # fmt: skip
+
+
+def _asked(config: RunConfig, task: Task) -> list[Dialogue]:
+    """The replies of ``calibration.asked``.
+
+    Raises:
+        UserError: the file has none, or a line of it that was not asked for: logs belong into ``logs``.
+    """
+    if not config.calibration.asked:
+        return []
+    values = {"path": config.calibration.asked, "held_out": 0.0, "monitor": 0.0, "tuning": 0.0}
+    reader = build_reader("calibrated_rl.logs.jsonl:JsonLines", values, "calibration.asked", task)
+    for line in problem_lines(reader.problems):
+        logger.warning(line)
+    replies = reader.read(Split.CALIBRATION)
+    if others := [reply.scenario.id for reply in replies if all(turn.source is Source.LOG for turn in reply.turns[1:])]:
+        raise UserError(
+            f"calibration.asked: {config.calibration.asked} has the dialogue '{others[0]}', which is no reply that was "
+            'asked for ("asked": true, as jobs/ask.py writes it): logs belong into the file that the log reader reads'
+        )
+    return replies
 
 
 def _pretraining_logs(config: RunConfig, task: Task) -> Logs:

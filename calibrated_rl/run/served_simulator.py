@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from calibrated_rl.calibration.ensemble import alignment_of, members_of
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
@@ -24,14 +25,37 @@ class ServedSimulator:
 
     def load(self, folder: Path, version: int | None = None) -> None:
         """Load the simulator in ``folder`` and serve it, as ``version`` or the next one."""
-        self._learner.load(SIMULATOR, folder, optimizer=OptimizerConfig(), seed=0)
+        self.load_in_learner(folder)
         self.serve(folder, version)
+
+    def load_in_learner(self, folder: Path) -> None:
+        """Load the simulator in ``folder`` into the learner alone."""
+        self._learner.load(SIMULATOR, folder, optimizer=OptimizerConfig(), seed=0)
 
     def serve(self, folder: Path, version: int | None = None) -> None:
         """Send the learner's simulator, which was saved in ``folder``, to the replicas."""
         version = self.pool.version + 1 if version is None else version
         self.pool.publish(self._learner.weight_update(SIMULATOR, version))
         self._folder = folder
+
+    @property
+    def members(self) -> list[Path]:
+        """Folders of the ensemble of which it is a member; empty: it is a single simulator."""
+        assert self._folder is not None, "no simulator is served yet"
+        return members_of(alignment_of(self._folder))
+
+    def serve_member(self, number: int) -> None:
+        """Of an ensemble, serve the member ``number``, counted on from the first after the last; of a single simulator
+        nothing changes."""
+        members = self.members
+        if members and self._folder != (member := members[number % len(members)]):
+            self.load(member)
+
+    @property
+    def member(self) -> int:
+        """Which member of its ensemble is served."""
+        assert self._folder is not None, "no simulator is served yet"
+        return self.members.index(self._folder)
 
     @property
     def path_in_run(self) -> str:

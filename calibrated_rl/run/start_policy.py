@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrated_rl.calibration.folds import fold_of
-from calibrated_rl.calibration.sft import log_samples
+from calibrated_rl.calibration.sft import log_view
 from calibrated_rl.data.dialogue import Dialogue, Side, Split, TokenSequence
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import SIMULATOR, START
@@ -42,7 +42,7 @@ class StartPolicy:
         keys = [(log.id, *(turn.text for turn in log.turns)) for log in logs]
         unscored = {key: log for key, log in zip(keys, logs, strict=True) if key not in self.log_probs_by_log}
         if unscored:
-            views = [sample.tokens for sample in log_samples(list(unscored.values()), Side.POLICY, self._chat)]
+            views = [log_view(log, Side.POLICY, self._chat) for log in unscored.values()]
             self.log_probs_by_log |= dict(zip(unscored, self.score(views), strict=True))
         return [self.log_probs_by_log[key] for key in keys]
 
@@ -60,7 +60,7 @@ class StartPolicy:
             fold_logs = {**self._inputs.logs, Split.CALIBRATION: training_logs}
             clone = self._fits.fit_policy(f"clone-{fold}-of-{folds}", SIMULATOR, fold_logs, sft)
             in_fold = {key: log for key, log in unscored.items() if fold_of(log.id, folds) == fold}
-            views = [sample.tokens for sample in log_samples(list(in_fold.values()), Side.POLICY, self._chat)]
+            views = [log_view(log, Side.POLICY, self._chat) for log in in_fold.values()]
             self._learner.load(SIMULATOR, clone, trainable=False)
             self.log_probs_by_log |= dict(zip(in_fold, self._learner.log_probs(SIMULATOR, views), strict=True))
         return [self.log_probs_by_log[key] for key in keys]

@@ -15,6 +15,7 @@ engines nor Ray, so that it can run beside training.
   nothing: ``sum_t delta_t = E[sum of the TVs of the turns that a dialogue has]``. ``early`` and ``late`` are its parts
   up to and after the middle turn. Every metric is on histories of the current policy with the human where it is a
   program (then the bound holds for this policy, up to sampling), else on logged ones.
+- ``human_turns``: how many replies of humans it took.
 - ``exploitation``: mean return with the simulator minus mean return with the human, on the same scenarios. ``outcomes``
   has what both paid, by scenario, for ``transfer.py``.
 """
@@ -76,6 +77,8 @@ class Collected:
     success_with_simulator: Scores | None = None
     """0 or 1 by scenario."""
     success_with_humans: Scores | None = None
+    human_turns: int = 0
+    """Replies that humans gave for this measurement; logged ones were there before."""
     stakes: Stakes | str | None
     """What user turns can cost or bring; why that is not known; None where the task does not tell."""
 
@@ -88,7 +91,9 @@ def shift_record(data: Collected, null_halvings: int = 0) -> dict[str, Any]:
     Args:
         null_halvings: for the classifier's null band; 0 leaves it out.
     """
-    defaults: dict[str, Any] = {"update": data.update, "null_band": None, "refused": {}, "outcomes": None}
+    defaults: dict[str, Any] = {
+        "update": data.update, "null_band": None, "refused": {}, "outcomes": None, "human_turns": data.human_turns,
+    }  # fmt: skip
     record: dict[str, Any] = dict.fromkeys(METRICS) | defaults
 
     def measured(name: str, measure: Callable[[], T]) -> T | None:

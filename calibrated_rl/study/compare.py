@@ -74,6 +74,7 @@ def run_arm(run: TrainingRun, arm: Arm, seed: int) -> dict[str, Any]:
         "human_turns": trained.human_turns, "metrics": trained.metrics,
         "groups_extra": trained.rollouts.groups_extra,
         "policy_tokens_discarded": trained.rollouts.policy_tokens_discarded,
+        "alignments": [asdict(alignment) for alignment in trained.calibration.schedule.state.alignments],
         "train_reward_last": sum(rewards[-5:]) / len(rewards[-5:]) if rewards else None,
         "style": asdict(arm.style),
     }  # fmt: skip

@@ -93,6 +93,7 @@ class ArmRun:
         self.updates, self.policy_tokens = state.updates, state.policy_tokens
         self.user_tokens, self.human_turns = state.user_tokens, state.human_turns
         self.shift.done = list(state.shift)
+        self.calibration.schedule.state = state.alignments
         self._budget.per_group, self._budget.measured = state.tokens_per_group, state.seen_own_tokens
         counted = {name: getattr(state, name) for name in (*COUNTED, "groups_dropped")}
         run.cluster.collector.statistics.restore(counted)
@@ -137,9 +138,12 @@ class ArmRun:
             self._accounts = self.rollouts.account_for(self.updates, batch, groups, requested)
         return groups
 
-    def advantages(self, groups: Sequence[Members]) -> CreditedSamples:
-        """The dialogues of ``groups`` with their credit."""
-        return self.policy.advantages(groups, self.updates)
+    def advantages(
+        self, groups: Sequence[Members], penalties: Sequence[Sequence[float]] | None = None
+    ) -> CreditedSamples:
+        """The dialogues of ``groups`` with their credit; ``penalties``: taken from the return of each, for the credit
+        alone."""
+        return self.policy.advantages(groups, self.updates, penalties)
 
     def step(self, credited: CreditedSamples, measurement: Measurement | None = None) -> dict[str, float]:
         """The learner's step, with the ``measurement`` that is due beside it; its metrics."""
@@ -219,8 +223,8 @@ class ArmRun:
             seconds=timers.total, simulator=run.simulator.path_in_run, simulator_version=run.simulator.pool.version,
             reward=float(np.mean(rewards)) if rewards else None, metrics=list(self.metrics), shift=records,
             policy_tokens_discarded=self.rollouts.policy_tokens_discarded,
-            groups_extra=list(self.rollouts.groups_extra), in_flight=self.rollouts.in_flight(counted["groups_dropped"]),
-            **counted,
+            groups_extra=list(self.rollouts.groups_extra), alignments=self.calibration.schedule.state,
+            in_flight=self.rollouts.in_flight(counted["groups_dropped"]), **counted,
         )  # fmt: skip
         log_probs, description = (
             dict(run.start.log_probs_by_log),

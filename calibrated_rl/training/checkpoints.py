@@ -1,11 +1,11 @@
 """Checkpoints of an arm in training, so that a run that was stopped at any moment resumes from the last one.
 
 One contains: the policy with its optimizer and random state (the learner's own checkpoint), the arm's counters and
-metrics, which simulator was served, and the log-probs of logs under the starting policy (they are computed once a
-run, in batches that a resumed run would not see again). Dialogues are not in it: the replay store has them and
-is rewound to the update of the checkpoint. It is written to a temporary folder and renamed, with a checksum of every
-file, so that it exists whole or not at all; a broken one is logged, and the one before it is used. Nothing in it is a
-pickle.
+metrics, which simulator was served and when it was aligned, and the log-probs of logs under the starting policy (they
+are computed once a run, in batches that a resumed run would not see again). Dialogues are not in it: the replay store
+has them and is rewound to the update of the checkpoint. It is written to a temporary folder and renamed, with a
+checksum of every file, so that it exists whole or not at all; a broken one is logged, and the one before it is used.
+Nothing in it is a pickle.
 
 The last ones are kept, and the best: that with the highest ``ArmState.reward``. When the arm is done, the policy of the
 best lies below ``best/`` in Hugging Face format. No reported metric comes from it.
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrated_rl.calibration.trigger import ScheduleState
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.checkpoint import merge_adapters
 from calibrated_rl.learner.slots import POLICY
@@ -36,10 +37,10 @@ from calibrated_rl.training.rollout_source import InFlight
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 5
+FORMAT = 6
 """Increased whenever a program of another version would misread or miss something. 1 had DeepSpeed's own files, 2 no
 ``ahead``, 3 no ``groups_extra``, without which the account of a run does not add up; 4 called ``in_flight`` by another
-name."""
+name, 5 had no ``alignments``."""
 STATE, LEARNER, LOG_PROBS = "arm.json", "learner", "log_probs.npz"
 PARTIAL = ".partial"
 LogProbs = Mapping[tuple[str, ...], NDArray[np.float32]]
@@ -77,6 +78,8 @@ class ArmState:
     """Ids of groups that were requested in place of others."""
     policy_tokens_discarded: int = 0
     """In groups that others replaced."""
+    alignments: ScheduleState = field(default_factory=ScheduleState)
+    """When the simulator was aligned again, and on what the next time depends."""
     in_flight: InFlight | None = None
     """Groups that were begun and not learned from yet; None: the arm runs no dialogues of its own."""
 
@@ -205,6 +208,7 @@ def _read(folder: Path) -> Saved:
         keys = [tuple(key) for key in json.loads(str(stored["keys"]))]
         log_probs = {key: stored[str(number)] for number, key in enumerate(keys)}
     state = dict(content["state"])
+    state["alignments"] = ScheduleState.from_plain(state["alignments"])
     if state["in_flight"] is not None:
         state["in_flight"] = InFlight(**state["in_flight"])
     return Saved(state=ArmState(**state), learner=folder / LEARNER, log_probs=log_probs)

@@ -89,10 +89,16 @@ class PolicyUpdate:
         """The trained models of the learner that a checkpoint has to keep."""
         return [POLICY, *([CRITIC] if self._critic is not None and self._critic.loaded else [])]
 
-    def advantages(self, groups: Sequence[Sequence[Dialogue]], update: int) -> CreditedSamples:
-        """Credit by group, and the reference policy's log-probs where the loss requires them."""
+    def advantages(
+        self, groups: Sequence[Sequence[Dialogue]], update: int, penalties: Sequence[Sequence[float]] | None = None
+    ) -> CreditedSamples:
+        """Credit by group, and the reference policy's log-probs where the loss requires them.
+
+        Args:
+            penalties: taken from the return of each dialogue; they count for the credit, and not for ``rewards``.
+        """
         with self._timers.measure("advantages"):
-            credited = self._credited(groups, update)
+            credited = self._credited(groups, update, penalties or [[0.0] * len(group) for group in groups])
         if not self._uses_reference:
             return credited
         with self._timers.measure("reference"):
@@ -101,18 +107,20 @@ class PolicyUpdate:
             samples = [replace(s, reference_logprobs=r) for s, r in zip(credited.samples, reference, strict=True)]
         return replace(credited, samples=samples)
 
-    def _credited(self, groups: Sequence[Sequence[Dialogue]], update: int) -> CreditedSamples:
+    def _credited(
+        self, groups: Sequence[Sequence[Dialogue]], update: int, penalties: Sequence[Sequence[float]]
+    ) -> CreditedSamples:
         training = self._config.training
         samples: list[Sample] = []
         rewards: list[float] = []
         signal, staleness = 0, Staleness()
         values = self._values(groups)
         targets: list[NDArray[np.float64]] = []
-        for number, group in enumerate(groups):
+        for number, (group, group_penalties) in enumerate(zip(groups, penalties, strict=True)):
             returns = [dialogue.outcome.episode_return for dialogue in group if dialogue.outcome is not None]
-            signal += has_signal(returns)
             rewards += returns
-            credits = self._credit(group, returns, None if values is None else values[number])
+            signal += has_signal([value - penalty for value, penalty in zip(returns, group_penalties, strict=True)])
+            credits = self._credit(group, group_penalties, None if values is None else values[number])
             if values is not None:
                 targets += [turns + credit.turns for turns, credit in zip(values[number], credits, strict=True)]
             for dialogue, credit in zip(group, credits, strict=True):
@@ -133,11 +141,19 @@ class PolicyUpdate:
         return [list(islice(values, len(group))) for group in groups]
 
     def _credit(
-        self, group: Sequence[Dialogue], returns: Sequence[float], values: Sequence[NDArray[np.float64]] | None
+        self, group: Sequence[Dialogue], penalties: Sequence[float], values: Sequence[NDArray[np.float64]] | None
     ) -> list[Credit]:
         if not is_by_turn(self._advantage):
+            returns = [
+                dialogue.outcome.episode_return - penalty
+                for dialogue, penalty in zip(group, penalties, strict=True)
+                if dialogue.outcome is not None
+            ]
             return [Credit({"advantage": float(a)}) for a in group_advantages(returns, self._advantage)]
-        of_turns = turn_advantages([rewards_of_turns(dialogue) for dialogue in group], self._advantage, values)
+        earned = [rewards_of_turns(dialogue) for dialogue in group]
+        for rewards, penalty in zip(earned, penalties, strict=True):
+            rewards[-1:] -= penalty  # of the whole dialogue, like the terminal reward
+        of_turns = turn_advantages(earned, self._advantage, values)
         return [
             Credit({"token_advantages": credit_of_tokens(dialogue, turns)}, turns)
             for dialogue, turns in zip(group, of_turns, strict=True)

@@ -7,7 +7,7 @@ humans reply to the same histories; the policy speaks where the logged one did. 
 Training does not wait for most of it. The policy's own turns are drawn and scored before the learner takes its step,
 since they are scored with the weights that the step replaces; all dialogues run while it takes it, when the engines,
 which serve these very weights until it is done, would be idle. The estimates (``shift/in_run.py``) are computed in a
-process beside training and fetched when the arm is done.
+process beside training and fetched when the arm is done, or when they decide whether the simulator is aligned again.
 """
 
 from collections.abc import Sequence
@@ -203,6 +203,7 @@ def collected(
         with_humans=None if with_humans is None else returns(with_humans),
         success_with_simulator=None if with_simulator is None else successes(with_simulator),
         success_with_humans=None if with_humans is None else successes(with_humans),
+        human_turns=sum(len(d.user_turn_indices()) for d in with_humans or ()),
         stakes=stakes_of(inputs.task, [*(measured.with_humans or ()), *(measured.with_user or ())]),
     )
 

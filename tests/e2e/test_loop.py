@@ -2,6 +2,7 @@
 the repository. One study serves all tests: a run that was killed ends as it did, to the last bit."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -58,7 +59,13 @@ control_arms: [{", ".join(CONTROLS)}]
 variants:
   placebo:
     arms: [calibrated_once]
-    change: [calibration.source=pretraining, training.updates=1, shift.every=0, evaluation.profile=12]
+    change:
+    - calibration.source=pretraining
+    - calibration.method=calibrated_rl.calibration.ensemble:EnsembleSFT
+    - "calibration.method_config={{members: 2, penalty: 0.1}}"
+    - training.updates=2
+    - shift.every=0
+    - evaluation.profile=12
 """
 
 
@@ -104,6 +111,11 @@ def test_every_part_leaves_what_it_should(study: Path) -> None:
     budgets = [arms[arm]["policy_tokens"] for arm in arms if arm != "start"]
     assert min(budgets) > 0.3 * max(budgets), f"budgets differ: {budgets}"
     assert set(summary["variants"]["placebo"]["arms"]) == {"calibrated_once"}
+    ensemble = study / "variants" / "placebo"
+    assert {path.parent.name for path in ensemble.glob("models/calibrated/*/config.json")} == {"member-0", "member-1"}
+    metrics = json.loads((ensemble / "arms" / "calibrated_once-0.json").read_text())["metrics"]
+    disagreements = {m["update"]: m["value"] for m in metrics if m["name"] == "simulator_disagreement"}
+    assert disagreements.keys() == {0, 1} and all(-5 < value < math.log(2) for value in disagreements.values())
     assert [record["update"] for record in arms["calibrated"]["shift"]] == [0, 2]
     for arm in ("interactive", "calibrated"):
         last = arms[arm]["shift"][-1]
@@ -148,6 +160,24 @@ def measure_shift(study: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout, json.loads(out.read_text())
+
+
+@pytest.mark.timeout(700)
+def test_humans_are_asked_where_simulators_disagree_and_their_replies_are_logs(study: Path, tmp_path: Path) -> None:
+    file = tmp_path / "asked.jsonl"
+    command = [sys.executable, str(ROOT / "jobs/ask.py"), str(study), "--count", "6", "--out", str(file), "--answer"]
+    done = subprocess.run([*command, "--draws", "2"], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert "simulators: calibrated-0-1, calibrated; they disagree by" in done.stdout
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len({line["id"] for line in lines}) == 6
+    assert all(line["asked"] and line["turns"][-1]["side"] == "user" and line["turns"][-1]["text"] for line in lines)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert again.returncode == 2 and "exists, and humans may have replied in it" in again.stderr
+    elsewhere = [*command[:-2], str(tmp_path / "random.jsonl"), "--at-random", "--arm", "calibrated-0"]
+    assert subprocess.run(elsewhere, capture_output=True, timeout=120, cwd=ROOT).returncode == 0
+    chosen = (json.loads(line) for line in (tmp_path / "random.jsonl").read_text().splitlines())
+    assert all(line["turns"][-1]["text"] == "" for line in chosen)
 
 
 @pytest.mark.timeout(700)
@@ -345,6 +375,8 @@ def test_a_killed_run_resumes_and_ends_as_one_that_was_not(
         one, other = (run / place / f"{arm}-0" / "model.safetensors" for run in (study, resumed))
         assert one.read_bytes() == other.read_bytes(), place
     assert arm_of(study, arm) == arm_of(resumed, arm) and arm_of(study, arm)["human_turns"] == 10
+    alignments = arm_of(resumed, arm)["alignments"]
+    assert [(alignment["update"], alignment["reason"]) for alignment in alignments] == [(1, "every")]
     assert rollouts(study, arm) == rollouts(resumed, arm)
     assert not (resumed / "checkpoints" / f"{arm}-0").exists()
     best = resumed / "best" / f"{arm}-0"

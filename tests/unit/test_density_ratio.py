@@ -206,9 +206,7 @@ def logged(name: str) -> Dialogue:
 
 
 def test_each_log_is_scored_by_a_clone_that_was_not_fitted_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "calibrated_rl.run.start_policy.log_samples", lambda logs, side, chat: [Sample(tokens=POLICY) for _ in logs]
-    )
+    monkeypatch.setattr("calibrated_rl.run.start_policy.log_view", lambda log, side, chat: POLICY)
     logs, fitted, clones = [logged(str(i)) for i in range(20)], {}, Clones()
 
     def fit(name: str, slot: str, known: dict[Split, list[Dialogue]], sft: Any) -> Path:

@@ -52,7 +52,9 @@ def refuse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     return run
 
 
-@pytest.mark.parametrize("job", ["calibrate", "chat", "compare", "evaluate", "logs", "plan", "train"])
+@pytest.mark.parametrize(
+    "job", ["ask", "ask_study", "calibrate", "chat", "compare", "evaluate", "logs", "plan", "train"]
+)
 def test_help(job: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(JOBS / f"{job}.py"), "--help"], capture_output=True, text=True, cwd=tmp_path, timeout=60
@@ -71,6 +73,24 @@ def test_run_folders_that_do_not_fit(job: str, refuse, saved: Path, tmp_path: Pa
     (tmp_path / "empty" / "policies" / "start-0").mkdir(parents=True)
     assert "start-0 has no config.json" in refuse(job, "empty")
     assert "did you mean 'calibrated-10'" in refuse(job, saved, "--policy", "calibrated-1")
+
+
+def test_ask_refuses(refuse, saved: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "ask.jsonl")
+    assert "there is no run folder nowhere" in refuse("ask", "nowhere", "--count", 3, *out)
+    assert "--count" in refuse("ask", saved, *out) and "it is 0: it must be" in refuse("ask", saved, "--count", 0, *out)
+    assert "has no dialogues of training" in refuse("ask", saved, "--count", 3, *out)
+    (saved / "replay" / "calibrated-10").mkdir(parents=True)
+    assert "no dialogues of 'static-0'; there are: calibrated-10" in refuse(
+        "ask", saved, "--count", 3, *out, "--arm", "static-0"
+    )
+    assert "has no dialogue of training in which a user replied" in refuse("ask", saved, "--count", 3, *out)
+    (tmp_path / "ask.jsonl").write_text("")
+    assert "exists, and humans may have replied" in refuse("ask", saved, "--count", 3, *out)
+    study = ("--out", tmp_path / "study")
+    assert "no scripted human" in refuse("ask_study", saved, *study, "human=''", "arms=[start]")
+    assert "--counts: '100,x'" in refuse("ask_study", saved, *study, "--counts", "100,x")
+    assert "no calibrated simulator yet" in refuse("ask_study", saved, *study)
 
 
 def test_evaluate_refuses(refuse, saved: Path) -> None:

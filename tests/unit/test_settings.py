@@ -35,6 +35,7 @@ PACKAGES = ("calibrated_rl", "research", "tools")
 FREE_TEXT = {
     "ModelConfig.chat_template": "a file, or empty: the model's own",
     "ProxyConfig.chat_template": "the same",
+    "CalibrationConfig.asked": "a file, or empty: none",
     "ProxyConfig.model": "a folder or any hub name, or empty: none",
     "TrainingConfig.checkpoint_store": "an address, which store_address.check_address reads",
     "RunConfig.label": "printed over the report",

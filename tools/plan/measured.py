@@ -82,7 +82,8 @@ class Measured:
 
 
 def occasions_in(config: RunConfig, arm: str) -> dict[str, int]:
-    """How often an arm of this config measures shift, writes a checkpoint, and aligns its simulator again."""
+    """How often an arm of this config measures shift, writes a checkpoint, and aligns its simulator again by the clock;
+    how often a trigger does is not known before."""
     updates, training = config.training.updates, config.training
     every = config.calibration.every if find_arm(arm).calibrates == "again" else 0
     return {
@@ -140,7 +141,8 @@ def _add_seed(
 ) -> None:  # fmt: skip
     every = config.calibration.every if find_arm(arm).calibrates == "again" else 0
     complete = {u: metrics for u, metrics in sorted(metrics_by_update.items()) if "seconds_rollout" in metrics}
-    usual = {u: metrics for u, metrics in complete.items() if u >= WARM_UP and not (every and u % every == 0)}
+    aligned = {u for u, metrics in complete.items() if (every and u % every == 0) or "seconds_aligning" in metrics}
+    usual = {u: metrics for u, metrics in complete.items() if u >= WARM_UP and u not in aligned}
     for update, metrics in metrics_by_update.items():
         if "seconds_measuring" in metrics:
             occasions["measuring"].append(metrics["seconds_measuring"])
@@ -148,7 +150,7 @@ def _add_seed(
             occasions["checkpoint"].append(
                 metrics["seconds_checkpoint"] + metrics.get("seconds_waiting_for_shift", 0.0)
             )
-        if every and update and update % every == 0 and update in complete and usual:
+        if update and update in aligned and usual:
             usual_wait = median(_waited(usual_metrics) for usual_metrics in usual.values())
             occasions["aligning"].append(max(0.0, _waited(metrics) - usual_wait))
     for update, metrics in usual.items():

@@ -20,10 +20,11 @@ they are used. What is not named here may change without notice.
 
 GROUPS = {
     "Functions": (
-        "load_config", "compare", "train", "evaluate", "measure_shift", "read_run", "read_dialogues", "convert_logs",
+        "load_config", "compare", "train", "evaluate", "measure_shift", "ask", "read_run", "read_dialogues",
+        "convert_logs",
         "show_progress",
     ),
-    "Results": ("RunConfig", "RunResult", "ArmResult", "Interval", "Evaluation", "ShiftResult"),
+    "Results": ("RunConfig", "RunResult", "ArmResult", "Interval", "Evaluation", "ShiftResult", "Asked"),
     "Dialogues": (
         "Dialogue", "Turn", "Scenario", "Outcome", "Side", "Split", "Source", "Finish", "TokenSequence",
     ),

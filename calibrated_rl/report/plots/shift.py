@@ -68,6 +68,7 @@ def over_training(
     halves: Mapping[str, tuple[float, float]],
     word: str,
     band: tuple[float, float] | None,
+    aligned: Mapping[str, Sequence[int]],
 ) -> Figure:
     """The bound (or index) and exploitation of each arm over training, and the bound's early and late part.
 
@@ -75,6 +76,7 @@ def over_training(
         halves: by arm, the early and the late part of its last figure.
         word: what the first figure may be called.
         band: of the first metric, between two halves of the human dialogues; None where it is exact.
+        aligned: by arm, the updates before which its simulator was aligned again; marked by dotted lines.
     """
     fig = figure(8.6, 2.8)
     bound_axes, exploitation_axes, halves_axes = fig.subplots(1, 3, width_ratios=[1.1, 1.1, 0.8])
@@ -86,6 +88,9 @@ def over_training(
                 [x for x, _ in points], [value.mean for _, value in points], yerr=errors, color=look.color,
                 marker=look.marker, ms=5, elinewidth=1.2,
             )  # fmt: skip
+        for arm in lines:
+            for update in aligned.get(arm, ()):
+                axes.axvline(update, color=style(arm).color, linestyle=":", linewidth=1, alpha=0.7, zorder=1)
         axes.set_title(title)
         axes.set_xlabel("update")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from calibrated_rl.report.arms import style
 from calibrated_rl.report.plots import shift as plots
 from calibrated_rl.report.run_files import RunFiles
+from calibrated_rl.report.sections.alignments import alignments_of
 from calibrated_rl.report.values import Interval, by_turn, finite, interval, look_up, mapping
 from calibrated_rl.report.views import Plot
 
@@ -39,6 +40,8 @@ class ShiftInTraining:
     rewards: str
     """Which rewards there are, and so which bound it is: ``terminal``, ``per turn`` or ``terminal and per turn``."""
     over_training: Plot | None
+    marked: bool
+    """Whether it shows when simulators were aligned again."""
     estimated_and_exact: Plot | None
     transfer: list[Transfer]
 
@@ -51,20 +54,22 @@ def view(run: RunFiles) -> ShiftInTraining | None:
     exact = any(record.get("bound") for record in _all(records))
     metric = "bound" if exact else "shift_index"
     band = _widest(record.get("null_band") for record in _all(records))
+    aligned = {arm: sorted({int(each["update"]) for each in alignments_of(run, arm)}) for arm in records}
     maps = {title: by_arm for name, title in MAPS.items() if (by_arm := _maps(records, name))}
     return ShiftInTraining(
         exact=exact,
         banded=band is not None,
         maps=Plot.of(plots.heat_maps(maps, band), "shift by turn and training step"),
         rewards=_rewards(records, metric),
-        over_training=_over_training(records, metric),
+        over_training=_over_training(records, metric, aligned),
+        marked=any(aligned.values()),
         estimated_and_exact=_estimated_and_exact(records, band) if exact else None,
         transfer=_transfer(run),
     )
 
 
-def _over_training(records: Records, metric: str) -> Plot | None:
-    """The bound, or the index, and exploitation."""
+def _over_training(records: Records, metric: str, aligned: Mapping[str, Sequence[int]]) -> Plot | None:
+    """The bound, or the index, and exploitation, with the updates before which simulators were ``aligned`` again."""
     bounds, exploitation = _lines(records, metric), _lines(records, "exploitation")
     if not bounds and not exploitation:
         return None
@@ -73,7 +78,7 @@ def _over_training(records: Records, metric: str) -> Plot | None:
     halves = {arm: half for arm, measurements in records.items() if (half := _halves(measurements[-1], metric))}
     indices = [] if exact else [record.get("shift_index") for record in _all(records)]
     band = _widest(index.get("null_band") for index in indices if index)
-    return Plot.of(plots.over_training(bounds, exploitation, halves, word, band), f"{word} and exploitation")
+    return Plot.of(plots.over_training(bounds, exploitation, halves, word, band, aligned), f"{word} and exploitation")
 
 
 def _estimated_and_exact(records: Records, band: tuple[float, float] | None) -> Plot | None:
