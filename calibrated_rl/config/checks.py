@@ -41,6 +41,7 @@ OF_KIND: Mapping[str, tuple[str, Sequence[str]]] = {
     "human": ("scripted human", ("reply", "sample", "log_prob")),
     "pretraining.human": ("scripted human", ("reply", "sample", "log_prob")),
     "logs.reader": ("log reader", ("read",)),
+    "pretraining.reader": ("log reader", ("read",)),
     "calibration.method": ("calibration method", ("align",)),
     "training.loss": ("loss", ("__call__",)),
     "shift.estimators": ("estimator", ("measure",)),
@@ -67,8 +68,12 @@ def problems_together(config: "RunConfig") -> Iterator[Problem]:
             ("proxy", "model"), f"is '{config.proxy.model}': the proxy must be a model of another family than policy "
             "and simulator",
         )  # fmt: skip
-    if config.calibration.source == "pretraining" and not config.pretraining.human:
-        yield Problem(("calibration", "source"), "is pretraining, and `pretraining.human` is empty")
+    if config.calibration.source == "pretraining" and not config.pretraining.chosen:
+        text = "is pretraining, and `pretraining.human` and `pretraining.reader` are empty"
+        yield Problem(("calibration", "source"), text)
+    if config.pretraining.human and config.pretraining.reader:
+        yield Problem(("pretraining", "reader"), "is for real dialogues, and `pretraining.human` for scripted ones; "
+                      "leave one of the two empty")  # fmt: skip
 
 
 def settings_without_effect(config: "RunConfig") -> Iterator[str]:
@@ -76,10 +81,11 @@ def settings_without_effect(config: "RunConfig") -> Iterator[str]:
     cannot remove the settings of a YAML file that belong to it."""
     if config.human_config and not config.human:
         yield "human_config has no effect: `human` is empty"
-    if not config.pretraining.human:
-        for name in ("human_config", "logs"):
-            if getattr(config.pretraining, name):
-                yield f"pretraining.{name} has no effect: `pretraining.human` is empty"
+    pretraining = config.pretraining
+    if pretraining.human_config and not pretraining.human:
+        yield "pretraining.human_config has no effect: `pretraining.human` is empty"
+    if pretraining.logs and not pretraining.chosen:
+        yield "pretraining.logs has no effect: `pretraining.human` and `pretraining.reader` are empty"
     if not config.proxy.model:
         default = type(config.proxy)()
         for name in ("chat_template", "chat_template_kwargs", "sft"):  # hardware files have its engine
@@ -265,6 +271,8 @@ def problems_of_parts(config: "RunConfig") -> Iterator[Problem]:
         for name in ("human", "human_config"):
             if name in pretraining.logs:
                 yield Problem(("pretraining", "logs", name), f"belongs into pretraining.{name}")
+    if pretraining_reader := config.pretraining.reader:
+        yield from _part("pretraining.reader", pretraining_reader, ("pretraining", "logs"), config.pretraining.logs)
     method = config.calibration
     yield from _part("calibration.method", method.method, ("calibration", "method_config"), method.method_config)
     training = config.training

@@ -80,11 +80,12 @@ def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training
 
 
 def _pretraining_logs(config: RunConfig, task: Task) -> Logs:
-    if not config.pretraining.human:
+    pretraining = config.pretraining
+    if not pretraining.chosen:
         return {}
-    values = dict(config.pretraining.logs) | {
-        "human": config.pretraining.human,
-        "human_config": config.pretraining.human_config,
-    }
-    reader = build_reader("calibrated_rl.logs.scripted:ScriptedLogs", values, "pretraining", task)
+    path, values = pretraining.reader, dict(pretraining.logs)
+    if not path:
+        path = "calibrated_rl.logs.scripted:ScriptedLogs"
+        values |= {"human": pretraining.human, "human_config": pretraining.human_config}
+    reader = build_reader(path, values, "pretraining", task)
     return {split: reader.read(split) for split in (Split.CALIBRATION, Split.MONITOR)}

@@ -96,7 +96,7 @@ class CheckedTask(CheckedPart):
         return {
             "scenarios": self._scenarios, "ending": _ending, "outcome": self._outcome, "acts": _acts,
             "profile": _profile, "logged_turn": _reply_text, "against_goal": _against_goal, "reward_range": _range,
-            "turn_reward_range": _range,
+            "turn_reward_range": _range, "metrics": _profile,
         }  # fmt: skip
 
     def _about(self, name: str, arguments: tuple[Any, ...]) -> str:

@@ -116,7 +116,7 @@ class DealOrNoDeal:
         """From nothing to everything."""
         return 0.0, 1.0
 
-    def metrics(self, dialogue_turns: Sequence[Turn], outcome: Outcome) -> Mapping[str, float]:
+    def metrics(self, scenario: Scenario, turns: Sequence[Turn], outcome: Outcome) -> Mapping[str, float]:
         """Of one evaluated dialogue: ``joint_points`` of both sides, and ``points_when_agreed`` of the policy's side,
         which only dialogues with a deal have."""
         policy, user = outcome.details["policy_points"], outcome.details["user_points"]
