@@ -43,6 +43,7 @@ OF_KIND: Mapping[str, tuple[str, Sequence[str]]] = {
     "logs.reader": ("log reader", ("read",)),
     "pretraining.reader": ("log reader", ("read",)),
     "calibration.method": ("calibration method", ("align",)),
+    "proxies": ("proxy", ("fit", "reply", "save", "load")),
     "training.loss": ("loss", ("__call__",)),
     "shift.estimators": ("estimator", ("measure",)),
     "training.advantage": ("advantage", ("__call__",)),
@@ -68,6 +69,10 @@ def problems_together(config: "RunConfig") -> Iterator[Problem]:
             ("proxy", "model"), f"is '{config.proxy.model}': the proxy must be a model of another family than policy "
             "and simulator",
         )  # fmt: skip
+    if config.proxies and (config.human or config.proxy.model):
+        other = "human" if config.human else "proxy.model"
+        text = f"stand for people where there are only logs, and so does `{other}`; leave one of the two empty"
+        yield Problem(("proxies",), text)
     if config.calibration.source == "pretraining" and not config.pretraining.chosen:
         text = "is pretraining, and `pretraining.human` and `pretraining.reader` are empty"
         yield Problem(("calibration", "source"), text)
@@ -273,6 +278,14 @@ def problems_of_parts(config: "RunConfig") -> Iterator[Problem]:
                 yield Problem(("pretraining", "logs", name), f"belongs into pretraining.{name}")
     if pretraining_reader := config.pretraining.reader:
         yield from _part("pretraining.reader", pretraining_reader, ("pretraining", "logs"), config.pretraining.logs)
+    for name, settings in config.proxies.items():
+        proxy_key: Key = ("proxies", name)
+        path = settings.get("model")
+        if not isinstance(path, str) or not path:
+            yield Problem((*proxy_key, "model"), "is missing: write the import path of a proxy")
+            continue
+        values = {setting: value for setting, value in settings.items() if setting != "model"}
+        yield from _part("proxies", path, proxy_key, values, path_key=(*proxy_key, "model"))
     method = config.calibration
     yield from _part("calibration.method", method.method, ("calibration", "method_config"), method.method_config)
     training = config.training

@@ -198,6 +198,9 @@ class EvaluationConfig:
     """Held-out human dialogues on which simulators are measured."""
     profile: Positive = 200
     """Maximum number of dialogues on monitor scenarios that describe the simulator's behaviour."""
+    called_human: bool = False
+    """Whether a classifier, fitted to the policy's turns and to those of people in its seat, says how many of the
+    policy's are like a person's: 0.5 where it cannot tell them apart."""
     split: Literal["held_out", "tuning"] = "held_out"
     """`held_out` for what is reported, `tuning` to choose hyperparameters."""
 

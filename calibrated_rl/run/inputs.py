@@ -64,7 +64,7 @@ def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training
     calibration = build_method(config.calibration.method, config.calibration.method_config, "calibration.method_config")
     reader = build_reader(str(config.logs["reader"]), log_settings(config), "logs", task)
     logs = {split: reader.read(split) for split in Split}
-    if config.human or config.proxy.model:
+    if config.has_eval_user:
         check_evaluation(task, config.evaluation)
     n_calibration = max(0, len(logs[Split.CALIBRATION]) - config.calibration.reserve)
     reserve = logs[Split.CALIBRATION][n_calibration:]

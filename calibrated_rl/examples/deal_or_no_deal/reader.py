@@ -74,10 +74,7 @@ class DealLogs:
             outcome=self.task.outcome(scenario, turns, ending),
             kind="log",
             group_id=f"log-{scenario.id}",
-            annotations={
-                "acts": [list(self.task.acts(scenario, turns, i)) for i in range(len(turns))],
-                "dialogue": record.id,
-            },
+            annotations={"dialogue": record.id},
         )
 
 
