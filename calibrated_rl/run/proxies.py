@@ -36,7 +36,7 @@ LEAST_DIALOGUES = 20
 """Of fewer no proxy learns to speak."""
 MONITORED = 10
 """One in so many of a proxy's dialogues is for early stopping."""
-DRAWS = 8
+DRAWS = 16
 """A reply that the task says nobody could give is drawn again, so often at most."""
 FIT = "fit.json"
 

@@ -182,7 +182,7 @@ class Strict:
 
 def test_replies_that_the_task_rules_out_are_drawn_again() -> None:
     task = cast("Task", Strict())
-    user = ProxyUser("p", Fixed(["yes", "yes", "no", ""]), task)
+    user = ProxyUser("p", Fixed([*["yes"] * 6, "no", ""]), task)
     assert {user.reply(log(str(i), "").scenario, ()) for i in range(20)} == {"yes"}
     with pytest.raises(RolloutFailure):
         ProxyUser("p", Fixed(["no"]), task).reply(LOGS[0].scenario, ())
