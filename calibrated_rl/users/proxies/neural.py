@@ -6,6 +6,7 @@ epoch. Plain torch on the CPU; the same seed gives the same proxy.
 """
 
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -98,9 +99,9 @@ class NeuralProxy(Proxy):
         self._vocabulary: Vocabulary | None = None
         self._network: WordNetwork | None = None
 
+    @abstractmethod
     def network(self, vocabulary: int) -> WordNetwork:
         """A fresh network for so many words."""
-        raise NotImplementedError
 
     # ---- fitting -------------------------------------------------------------------------------------
 
