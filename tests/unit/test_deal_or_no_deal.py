@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibrated_rl.components.component import build
+from calibrated_rl.config.checks import settings_without_effect
+from calibrated_rl.config.run_config import load_config, variants_of
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.examples.deal_or_no_deal import AgreeableNegotiator, DealLogs, DealOrNoDeal
@@ -29,7 +31,7 @@ from calibrated_rl.logs.checked import checked_reader
 from calibrated_rl.logs.scripted import ScriptedLogs
 from calibrated_rl.tasks.base import ScriptedHuman, ScriptedTask
 from calibrated_rl.tasks.checked import checked_task
-from tests.support.paths import SHARED
+from tests.support.paths import ROOT, SHARED
 
 DATA = SHARED / "data" / "dealornodeal"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the Deal or No Deal data is not on this machine")
@@ -297,6 +299,22 @@ def test_who_took_the_first_offer() -> None:
     assert not accepted_first_offer([(side.other, text) for side, text in taken], counts)
     haggled = pairs("i would like the hats", "no , i need a hat", "ok", YOURS, MINE, first=Side.POLICY)
     assert not accepted_first_offer(haggled, counts)
+
+
+# --- the study -----------------------------------------------------------------------------------------------
+
+
+def test_the_study_has_an_agreeable_simulator_and_one_selected_from_real_dialogues(tmp_path: Path) -> None:
+    file, folder = ROOT / "configs" / "dealornodeal.yaml", write(tmp_path / "data", lines(60))
+    changes = [f"logs.path={folder}", "logs.held_out=10", "logs.monitor=4", "logs.tuning=4"]
+    config = load_config(file, changes)
+    (variant,) = variants_of(config, file, changes).values()
+    assert config.pretraining.human.endswith("AgreeableNegotiator") and not config.pretraining.reader
+    assert not variant.pretraining.human and variant.pretraining.logs["only"] == "first_offer_accepted"
+    assert list(settings_without_effect(config)) == list(settings_without_effect(variant)) == []
+    task = build(TASK, variant.task_config)
+    logs = build(str(variant.pretraining.reader), variant.pretraining.logs, task=task).read(Split.CALIBRATION)
+    assert logs and all(log.scenario.greeting and log.turns[1].text == "deal" for log in logs)
 
 
 # --- the agreeable negotiator --------------------------------------------------------------------------------

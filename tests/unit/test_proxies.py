@@ -1,5 +1,6 @@
 """Proxies: what they read, that they speak as they were fitted, their parts of the held-out logs, pooled results."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from calibrated_rl.evaluation.called_human import called_human
 from calibrated_rl.evaluation.held_out import pooled
 from calibrated_rl.evaluation.judges import judged
 from calibrated_rl.evaluation.summary import summarise
+from calibrated_rl.report.html import write_report
+from calibrated_rl.report.text import table
 from calibrated_rl.run.proxies import ProxyUser, parts_of
 from calibrated_rl.tasks.base import Task
 from calibrated_rl.users.proxies.base import Proxy
@@ -260,3 +263,16 @@ def test_turns_like_those_of_people_are_called_human_by_chance_and_others_not() 
     assert len(same) == 60 and 0.3 < np.mean(list(same.values())) < 0.7
     assert np.mean(list(other.values())) < 0.05
     assert called_human(task, people[:2], people[:2]) == {}
+
+
+def test_the_report_and_the_summary_in_text_show_the_judges(tmp_path: Path) -> None:
+    results = [result("start", {"gru": [0.5, 0.6, 0.7]}), result("cloned", {"gru": [0.2, 0.2, 0.3]})]
+    logs = [log(str(number), "", "hi") for number in range(3)]
+    summary = summarise(results, [0]) | {"judges": judged(cast("Task", SimpleNamespace()), logs, results)}
+    text = table(summary)
+    assert "judges, with the clone" in text and "0.60 [" in text.split("judges")[1]
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    page = write_report(tmp_path).read_text()
+    assert "The judges" in page and "gru − people" in page and "reward, gru" in page
+    (tmp_path / "summary.json").write_text(json.dumps({**summary, "judges": {}}))
+    assert "not measured" in write_report(tmp_path).read_text().split("The judges")[1][:200]
