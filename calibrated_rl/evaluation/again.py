@@ -14,6 +14,7 @@ from calibrated_rl.evaluation.summary import BUDGET
 from calibrated_rl.learner.slots import POLICY
 from calibrated_rl.run.cluster import Cluster
 from calibrated_rl.run.log_checks import check_evaluation
+from calibrated_rl.run.proxies import is_fitted
 from calibrated_rl.run.saved_run import SavedPolicy, SavedRun
 
 
@@ -26,10 +27,12 @@ def check_eval_user(run: SavedRun) -> None:
     """
     config = run.config
     check_evaluation(run.task(), config.evaluation)
-    if config.proxy.model:
-        if config.proxy.sft.epochs:
-            run.model("proxy")
-    elif not config.has_eval_user:
+    if config.proxy.model and config.proxy.sft.epochs:
+        run.model("proxy")
+    for name in config.proxies:
+        if not is_fitted(run.folder, name):
+            raise UserError(f"{run.folder} has no proxy '{name}': it was never fitted")
+    if not config.has_eval_user:
         raise UserError(f"{run.folder} has neither a scripted human nor a proxy, so its policies have no eval user")
 
 

@@ -38,7 +38,7 @@ MONITORED = 10
 """One in so many of a proxy's dialogues is for early stopping."""
 DRAWS = 16
 """A reply that the task says nobody could give is drawn again, so often at most."""
-FIT = "fit.json"
+FOLDER, FIT = "models/proxies", "fit.json"
 
 
 def dialogue_of(log: Dialogue) -> str:
@@ -80,6 +80,11 @@ def build_proxy(settings: Mapping[str, Any], name: str, task: Task) -> Proxy:
     return proxy
 
 
+def is_fitted(run_folder: Path, name: str) -> bool:
+    """Whether the run in ``run_folder`` has the proxy ``name``."""
+    return (run_folder / FOLDER / name / FIT).is_file()
+
+
 class ProxyUser:
     """A proxy as the user that policies meet. Its draws are keyed by scenario and turn, so that all arms meet the same
     one; a reply that the task rules out is drawn again."""
@@ -119,7 +124,7 @@ class Proxies:
     def __init__(self, inputs: RunInputs) -> None:
         self._inputs = inputs
         self._settings = inputs.config.proxies
-        self._folder = inputs.folder / "models" / "proxies"
+        self._folder = inputs.folder / FOLDER
         self._fits: dict[str, Any] = {}
         self._users: dict[str, ProxyUser] = {}
 
@@ -129,7 +134,7 @@ class Proxies:
         parts = parts_of(logs, list(self._settings), reserved_logs(self._inputs.config))
         to_fit = {}
         for name, part in parts.items():
-            if (self._folder / name / FIT).is_file():
+            if is_fitted(self._inputs.folder, name):
                 continue
             proxy = build_proxy(self._settings[name], name, self._inputs.task)
             key = _key(self._settings[name], proxy, part)
@@ -148,7 +153,7 @@ class Proxies:
 
         Raises:
             PartLost: the process that fits them died.
-            UserError: a proxy was never fitted, or its files are altered.
+            UserError: the files of one are missing or altered.
         """
         for name, (key, reference) in self._fits.items():
             try:
@@ -174,17 +179,10 @@ class Proxies:
 
     def _loaded(self, name: str) -> ProxyUser:
         folder = self._folder / name
-        if not (folder / FIT).is_file():
-            raise UserError(f"{folder.parent} has no proxy '{name}': it was never fitted")
         check_checksums(folder)
         proxy = build_proxy(self._settings[name], name, self._inputs.task)
         proxy.load(folder)
         return ProxyUser(name, proxy, self._inputs.task)
-
-    @property
-    def are_fitted(self) -> bool:
-        """Whether all have been fitted in this run folder."""
-        return all((self._folder / name / FIT).is_file() for name in self._settings)
 
 
 def _fit(proxy: Proxy, logs: Sequence[Dialogue], after: Any) -> tuple[dict[str, bytes], dict[str, float]]:
