@@ -27,7 +27,7 @@ from calibrated_rl.rollout.conversation import stable_seed
 from calibrated_rl.run.base_models import CACHE
 from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.storage.checksums import check_checksums, write_checksums
-from calibrated_rl.tasks.base import Task, UserCheckingTask, secret_after
+from calibrated_rl.tasks.base import GuidingTask, Task, UserCheckingTask, secret_after
 from calibrated_rl.users.proxies.base import Proxy
 
 logger = logging.getLogger(__name__)
@@ -109,8 +109,9 @@ class ProxyUser:
         raise NotImplementedError
 
     def _drawn(self, scenario: Scenario, turns: Sequence[Turn], key: str) -> str:
+        begin = self._task.must_begin(scenario, turns) if isinstance(self._task, GuidingTask) else ""
         for draw in range(DRAWS):
-            text = self._proxy.reply(scenario, turns, stable_seed(key, draw))
+            text = self._proxy.reply(scenario, turns, stable_seed(key, draw), begin)
             said = (*turns, Turn(side=Side.USER, text=text, source=Source.SCRIPTED))
             ruled_out = isinstance(self._task, UserCheckingTask) and self._task.against_goal(scenario, said)
             if text.strip() and not ruled_out:
@@ -206,7 +207,8 @@ def _key(settings: Mapping[str, Any], proxy: Proxy, logs: Sequence[Dialogue]) ->
     import torch
 
     modules = {Path(getfile(base)) for base in type(proxy).__mro__ if issubclass(base, Proxy)}
-    modules |= {Path(__file__), *Path(getfile(Proxy)).parent.glob("*.py")}
+    for module in (Proxy, type(proxy)):
+        modules |= {Path(__file__), *Path(getfile(module)).parent.glob("*.py")}
     content = [
         dict(settings), importlib.metadata.version("torch"), torch.backends.cpu.get_cpu_capability(),
         [file.read_text(encoding="utf-8") for file in sorted(modules)],

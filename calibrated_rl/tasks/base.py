@@ -72,6 +72,16 @@ class SecretiveTask(Task, Protocol):
 
 
 @runtime_checkable
+class GuidingTask(Task, Protocol):
+    """A task in which people have at times no choice of how they go on, such as a form that they must fill in."""
+
+    def must_begin(self, scenario: Scenario, turns: Sequence[Turn]) -> str:
+        """How the user's turn after ``turns`` must begin; empty: as it likes. Proxies of people are held to it;
+        simulators are not: what they do instead, ``UserCheckingTask`` may refuse."""
+        ...
+
+
+@runtime_checkable
 class MeasuringTask(Task, Protocol):
     """A task with metrics of its own beside reward, success and turns, for the held-out evaluation."""
 

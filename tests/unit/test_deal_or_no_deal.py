@@ -25,6 +25,7 @@ from calibrated_rl.examples.deal_or_no_deal.deals import (
     read_offer,
     rest_of,
 )
+from calibrated_rl.examples.deal_or_no_deal.negotiators import AttentiveNegotiator, candidates, features
 from calibrated_rl.examples.deal_or_no_deal.records import read_file
 from calibrated_rl.logs.base import LogReader
 from calibrated_rl.logs.checked import checked_reader
@@ -271,7 +272,10 @@ def test_how_a_dialogue_ends_and_what_it_is_worth(
 def test_what_the_page_made_impossible_is_against_the_goal(
     said: tuple[str, ...], against: bool, small: tuple[DealOrNoDeal, DealLogs]
 ) -> None:
-    assert small[0].against_goal(small[0].scenarios(Split.MONITOR, 1)[0], turns_of(*said)) is against
+    task, turns = small[0], turns_of(*said)
+    scenario = task.scenarios(Split.MONITOR, 1)[0]
+    assert task.against_goal(scenario, turns) is against
+    assert task.must_begin(scenario, turns) == ("selection :" if "selection" in said[-1] else "")
 
 
 @pytest.mark.parametrize(
@@ -345,3 +349,28 @@ def test_its_probabilities_are_those_of_its_phrases(small: tuple[DealOrNoDeal, D
     assert human.reply(scenario, turns) in drawn and human.reply(scenario, turns) == human.reply(scenario, turns)
     assert read_entry(human.reply(scenario, [*turns, *turns_of(MINE, YOURS)[1:]])) == (1, 0, 1)
     assert isinstance(read_entry("selection : disconnect"), Refusal)
+
+
+# --- proxies that negotiate ----------------------------------------------------------------------------------
+
+
+def test_entries_are_fitted_to_what_was_offered_and_taken(small: tuple[DealOrNoDeal, DealLogs], tmp_path: Path) -> None:
+    logs = [log for split in Split for log in small[1].read(split)]
+    proxy = AttentiveNegotiator(
+        AttentiveNegotiator.Config(hidden=16, embedding=8, epochs=1), secret_after="selection :"
+    )
+    assert proxy.fit(logs, logs, 0, lambda step, steps: None)["entries"] == 1.0
+    proxy.save(tmp_path)
+    loaded.load(tmp_path)
+    for log in logs:
+        index = next(i for i in log.user_turn_indices() if "selection" in log.turns[i].text)
+        assert loaded.reply(log.scenario, log.turns[:index], 0, "selection :") == log.turns[index].text
+
+
+def test_what_a_proxy_enters_does_not_depend_on_an_entry_that_it_cannot_have_heard(
+    small: tuple[DealOrNoDeal, DealLogs],
+) -> None:
+    scenario = small[0].scenarios(Split.MONITOR, 1)[0]
+    talk = ("i would like 4 hats", "deal")
+    first, second = (features(scenario, turns_of(*talk[:1], "ok", "deal", entry)) for entry in (MINE, YOURS))
+    assert (first == second).all() and len(first) == 1 + 2 * 5 * 2 == len(candidates((1, 4, 1)))

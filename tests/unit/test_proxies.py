@@ -122,6 +122,7 @@ def test_a_proxy_learns_what_its_people_say_and_is_the_same_again(family: str, t
     for dialogue in (LOGS[0], LOGS[-1]):
         said = [first.reply(dialogue.scenario, dialogue.turns[:3], seed) for seed in range(8)]
         assert said.count(dialogue.turns[3].text) >= 6  # it knows which day it wants
+    assert first.reply(LOGS[0].scenario, LOGS[0].turns[:3], 0, "bid :").startswith("bid : ")
     first.save(tmp_path)
     loaded = proxy_of(family)
     loaded.load(tmp_path)
@@ -165,7 +166,7 @@ class Fixed(Proxy):
     def fit(self, *arguments: Any) -> dict[str, float]:
         return {"perplexity": 1.0}
 
-    def reply(self, scenario: Scenario, turns: Sequence[Turn], seed: int) -> str:
+    def reply(self, scenario: Scenario, turns: Sequence[Turn], seed: int, begin: str = "") -> str:
         return str(np.random.default_rng(seed).choice(self.texts))
 
     def save(self, folder: Path) -> None: ...

@@ -97,6 +97,10 @@ class DealOrNoDeal:
         )
         return entry is None or too_much or len(spoken) == 1
 
+    def must_begin(self, scenario: Scenario, turns: Sequence[Turn]) -> str:
+        """After the other side's entry comes one's own."""
+        return ENTRY if turns and is_entry(turns[-1].text) else ""
+
     def outcome(self, scenario: Scenario, turns: Sequence[Turn], ending: str) -> Outcome:
         """Points over 10; any ending but ``agreed`` is worth nothing."""
         state = negotiation(scenario, turns)

@@ -34,8 +34,9 @@ class Proxy(ABC):
         """
 
     @abstractmethod
-    def reply(self, scenario: Scenario, turns: Sequence[Turn], seed: int) -> str:
-        """What the user of ``scenario`` says next; the same for the same arguments."""
+    def reply(self, scenario: Scenario, turns: Sequence[Turn], seed: int, begin: str = "") -> str:
+        """What the user of ``scenario`` says next, beginning with the words ``begin``; the same for the same
+        arguments."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:

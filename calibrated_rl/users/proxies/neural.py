@@ -179,13 +179,13 @@ class NeuralProxy(Proxy):
 
     # ---- speaking ------------------------------------------------------------------------------------
 
-    def reply(self, scenario: Scenario, turns: Sequence[Turn], seed: int) -> str:
+    def reply(self, scenario: Scenario, turns: Sequence[Turn], seed: int, begin: str = "") -> str:
         vocabulary, network = self._vocabulary, self._network
         assert vocabulary is not None and network is not None, "it has been fitted or loaded"
         sequence = self._sequence(scenario, turns)
         random, end = np.random.default_rng(seed), vocabulary.number(END)
         refused = [vocabulary.number(mark) for mark in MARKS if mark != END]
-        numbers = torch.from_numpy(vocabulary.numbers([*sequence.words, OWN]))
+        numbers = torch.from_numpy(vocabulary.numbers([*sequence.words, OWN, *begin.split()]))
         spoken: list[int] = []
         with torch.inference_mode():
             logits_V, state = network.read(numbers, sequence.goal)
@@ -197,7 +197,7 @@ class NeuralProxy(Proxy):
                     break
                 spoken.append(word)
                 logits_V, state = network.step(word, state)
-        return " ".join(vocabulary.words[word] for word in spoken)
+        return " ".join([*begin.split(), *(vocabulary.words[word] for word in spoken)])
 
     # ---- on disk -------------------------------------------------------------------------------------
 
