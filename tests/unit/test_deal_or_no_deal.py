@@ -356,9 +356,8 @@ def test_its_probabilities_are_those_of_its_phrases(small: tuple[DealOrNoDeal, D
 
 def test_entries_are_fitted_to_what_was_offered_and_taken(small: tuple[DealOrNoDeal, DealLogs], tmp_path: Path) -> None:
     logs = [log for split in Split for log in small[1].read(split)]
-    proxy = AttentiveNegotiator(
-        AttentiveNegotiator.Config(hidden=16, embedding=8, epochs=1), secret_after="selection :"
-    )
+    config = AttentiveNegotiator.Config(hidden=16, embedding=8, epochs=1)
+    proxy, loaded = (AttentiveNegotiator(config, secret_after="selection :") for _ in range(2))
     assert proxy.fit(logs, logs, 0, lambda step, steps: None)["entries"] == 1.0
     proxy.save(tmp_path)
     loaded.load(tmp_path)
