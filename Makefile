@@ -1,6 +1,6 @@
 # make help lists the targets. Extra settings of a job: make dev ARGS="key=value ..."
 .DEFAULT_GOAL := help
-.PHONY: help setup dev casino study quick test docs clean
+.PHONY: help setup dev casino deal study quick test docs clean
 
 SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 # The first of these that is a Python 3.11 or 3.12; make setup PYTHON=... names another.
@@ -36,6 +36,9 @@ dev: $(VENV)/.ready  ## Compare the arms in the small booking world (CPU, at mos
 
 casino: $(VENV)/.ready  ## The same with a real model on real negotiations (CPU, at most 45 minutes)
 	$(RUN) jobs/compare.py configs/casino.yaml $(ARGS)
+
+deal: $(VENV)/.ready  ## The arms on real negotiations, tiny models, proxies as judges (CPU; resumes)
+	$(RUN) jobs/compare.py configs/dealornodeal.yaml $(ARGS)
 
 study: $(VENV)/.ready  ## All arms over several seeds, a placebo and a sweep; resumes where it stopped (hours)
 	$(RUN) jobs/compare.py configs/frontdesk_study.yaml $(ARGS)

@@ -40,16 +40,20 @@ class ChatTokens:
     """
 
     def __init__(
-        self, tokenizer: Any, name: str = "model", *, settings: Mapping[str, Any] | None = None, date: str = ""
-    ) -> None:
+        self, tokenizer: Any, name: str = "model", *, settings: Mapping[str, Any] | None = None, date: str = "",
+        secret_after: str = "",
+    ) -> None:  # fmt: skip
         """
         Args:
             name: of the model's part in the config, or of the model.
             settings: variables of the template (``chat_template_kwargs``), such as ``enable_thinking``.
             date: what the template takes for today, as YYYY-MM-DD; empty: today.
+            secret_after: of a turn of the other side that begins with these words only they are heard
+                (``SecretiveTask``); empty: all is heard.
         """
         self.tokenizer = tokenizer
         self.name = name
+        self._secret_after = secret_after
         self.template = ChatTemplate(tokenizer, name, settings or {}, date)
         added = {number: str(token.content) for number, token in tokenizer.added_tokens_decoder.items()}
         special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -129,7 +133,7 @@ class ChatTokens:
         """Ids of the instructions with what stands around them, and of the first user text up to its end."""
         scaffold = self.scaffold
         system_prefix, system_suffix = scaffold.system_text
-        system, user_text = self._fit("system", instructions), self._fit("user", text)
+        system, user_text = self._fit("system", instructions), self._fit("user", audible(text, self._secret_after))
         if scaffold.system_to_user:
             ids = self.encode_instructions(system_prefix + system + system_suffix)
             opening = [*scaffold.before_system, *ids, *scaffold.system_to_user]
@@ -144,7 +148,8 @@ class ChatTokens:
 
     def heard(self, text: str) -> list[int]:
         """Ids of a later text of the other side up to its end, after the end of the own turn before it."""
-        content = self.scaffold.user_text + self._fit("user", text) + self.scaffold.after_user
+        heard = self._fit("user", audible(text, self._secret_after))
+        content = self.scaffold.user_text + heard + self.scaffold.after_user
         return [*self.scaffold.own_to_user, *self.encode_text(content)]
 
     def said(self, text: str) -> list[int]:
@@ -196,6 +201,11 @@ class ChatTokens:
         if not self.stop_ids.isdisjoint(content_ids) or not self._known.issuperset(content_ids):
             return Finish.DEGENERATE
         return Finish.STOP if has_end else Finish.LENGTH
+
+
+def audible(text: str, secret_after: str) -> str:
+    """What the other side hears of a turn: all of it, or where it begins with ``secret_after`` these words alone."""
+    return secret_after if secret_after and text.startswith(secret_after) else text
 
 
 class SideView:

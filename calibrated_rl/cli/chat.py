@@ -68,6 +68,7 @@ def main() -> None:
     from calibrated_rl.run.machine import start_ray
     from calibrated_rl.run.memory import with_cache
     from calibrated_rl.run.saved_run import check_engines_fit, open_run
+    from calibrated_rl.tasks.base import secret_after
     from calibrated_rl.users.human import STOPPED, HumanUser
 
     run = open_run(arguments.run, arguments.overrides)
@@ -81,7 +82,7 @@ def main() -> None:
     chats = [
         ChatTokens(
             read_tokenizer(folder, folder.name), "policy" if side is Side.POLICY else "simulator",
-            settings=config.chat_template_kwargs, date=run.config.date,
+            settings=config.chat_template_kwargs, date=run.config.date, secret_after=secret_after(task),
         )
         for side, folder, config in models
     ]  # fmt: skip

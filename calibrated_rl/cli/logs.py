@@ -106,7 +106,7 @@ def check_config(config_file: str, overrides: Sequence[str], file: Path | None) 
     if refusals:
         raise refusals[0]
     check_logs(config, task, logs_by_split)
-    if config.human or config.proxy.model:
+    if config.has_eval_user:
         check_evaluation(task, config.evaluation)
     return 1 if reader.problems else 0
 

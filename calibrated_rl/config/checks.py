@@ -44,7 +44,9 @@ OF_KIND: Mapping[str, tuple[str, Sequence[str]]] = {
     "human": ("scripted human", ("reply", "sample", "log_prob")),
     "pretraining.human": ("scripted human", ("reply", "sample", "log_prob")),
     "logs.reader": ("log reader", ("read",)),
+    "pretraining.reader": ("log reader", ("read",)),
     "calibration.method": ("calibration method", ("align",)),
+    "proxies": ("proxy", ("fit", "reply", "save", "load")),
     "training.loss": ("loss", ("__call__",)),
     "shift.estimators": ("estimator", ("measure",)),
     "training.advantage": ("advantage", ("__call__",)),
@@ -72,8 +74,16 @@ def problems_together(config: "RunConfig") -> Iterator[Problem]:
             ("proxy", "model"), f"is '{config.proxy.model}': the proxy must be a model of another family than policy "
             "and simulator",
         )  # fmt: skip
-    if config.calibration.source == "pretraining" and not config.pretraining.human:
-        yield Problem(("calibration", "source"), "is pretraining, and `pretraining.human` is empty")
+    if config.proxies and (config.human or config.proxy.model):
+        other = "human" if config.human else "proxy.model"
+        text = f"stand for people where there are only logs, and so does `{other}`; leave one of the two empty"
+        yield Problem(("proxies",), text)
+    if config.calibration.source == "pretraining" and not config.pretraining.chosen:
+        text = "is pretraining, and `pretraining.human` and `pretraining.reader` are empty"
+        yield Problem(("calibration", "source"), text)
+    if config.pretraining.human and config.pretraining.reader:
+        yield Problem(("pretraining", "reader"), "is for real dialogues, and `pretraining.human` for scripted ones; "
+                      "leave one of the two empty")  # fmt: skip
 
 
 def settings_without_effect(config: "RunConfig") -> Iterator[str]:
@@ -81,10 +91,11 @@ def settings_without_effect(config: "RunConfig") -> Iterator[str]:
     cannot remove the settings of a YAML file that belong to it."""
     if config.human_config and not config.human:
         yield "human_config has no effect: `human` is empty"
-    if not config.pretraining.human:
-        for name in ("human_config", "logs"):
-            if getattr(config.pretraining, name):
-                yield f"pretraining.{name} has no effect: `pretraining.human` is empty"
+    pretraining = config.pretraining
+    if pretraining.human_config and not pretraining.human:
+        yield "pretraining.human_config has no effect: `pretraining.human` is empty"
+    if pretraining.logs and not pretraining.chosen:
+        yield "pretraining.logs has no effect: `pretraining.human` and `pretraining.reader` are empty"
     if config.calibration.asked and config.calibration.source == "pretraining":
         yield "calibration.asked has no effect: calibration.source is pretraining"
     trigger = config.calibration.trigger
@@ -282,6 +293,16 @@ def problems_of_parts(config: "RunConfig") -> Iterator[Problem]:
         for name in ("human", "human_config"):
             if name in pretraining.logs:
                 yield Problem(("pretraining", "logs", name), f"belongs into pretraining.{name}")
+    if pretraining_reader := config.pretraining.reader:
+        yield from _part("pretraining.reader", pretraining_reader, ("pretraining", "logs"), config.pretraining.logs)
+    for name, settings in config.proxies.items():
+        proxy_key: Key = ("proxies", name)
+        path = settings.get("model")
+        if not isinstance(path, str) or not path:
+            yield Problem((*proxy_key, "model"), "is missing: write the import path of a proxy")
+            continue
+        values = {setting: value for setting, value in settings.items() if setting != "model"}
+        yield from _part("proxies", path, proxy_key, values, path_key=(*proxy_key, "model"))
     method = config.calibration
     yield from _part("calibration.method", method.method, ("calibration", "method_config"), method.method_config)
     training = config.training

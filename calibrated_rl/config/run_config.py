@@ -35,6 +35,7 @@ from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.replay.config import ReplayConfig
 from calibrated_rl.settings.fields import (
     Key,
+    Name,
     NotAllowed,
     NotNegative,
     PartPath,
@@ -93,6 +94,10 @@ class RunConfig:
     policy: ModelConfig = field(default_factory=ModelConfig)
     simulator: ModelConfig = field(default_factory=ModelConfig)
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
+    proxies: dict[Name, dict[str, Any]] = field(default_factory=dict)
+    """Models of other families that stand for held-out people where there are only human logs, by name, several in
+    place of one `proxy`: `model` is the import path, the rest the proxy's own settings. Each is fitted to its own part
+    of the held-out dialogues; arms are reported with each, and pooled."""
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
@@ -106,6 +111,11 @@ class RunConfig:
     control_seeds: list[Seed] = field(default_factory=lambda: [0])
     """Their seeds."""
     variants: dict[VariantName, VariantConfig] = field(default_factory=dict)
+
+    @property
+    def has_eval_user(self) -> bool:
+        """Whether there is a user that policies can be evaluated with."""
+        return bool(self.human or self.proxy.model or self.proxies)
 
 
 ConfigLike = RunConfig | str | os.PathLike[str]

@@ -12,6 +12,7 @@ from calibrated_rl.inference.config import EngineConfig, SamplingConfig
 from calibrated_rl.inference.scaling import ScalingConfig
 from calibrated_rl.learner import advantages
 from calibrated_rl.learner.config import AdamWConfig
+from calibrated_rl.models.tiny import TinyConfig
 from calibrated_rl.settings.fields import (
     IMPORT_PATH,
     Name,
@@ -47,6 +48,8 @@ class ModelConfig:
 
     model: Name = "tiny"
     """`tiny` (made on the spot), a packaged name such as smollm2-135m, a folder, or a hub name."""
+    tiny: TinyConfig = field(default_factory=TinyConfig)
+    """The sizes of the model, where it is made on the spot (`model: tiny`)."""
     chat_template: str = ""
     """File with another chat template (Jinja) than the model comes with; empty: the model's own. The run folder has
     a copy, and so have saved models."""
@@ -69,14 +72,22 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainingConfig:
-    """The population that the uncalibrated simulator is pretrained on, where the run pretrains it."""
+    """What the uncalibrated simulator is pretrained on, where the run pretrains it: the dialogues of a scripted
+    population, or real ones that a reader selects. With neither the simulator's model is used as it comes."""
 
     human: PartPathOrNone = ""
-    """Import path of the population; empty: the simulator's model is used as it comes."""
+    """Import path of the population."""
+    reader: PartPathOrNone = ""
+    """Import path of a log reader, in place of a population."""
     human_config: dict[str, Any] = field(default_factory=dict)
     """The population's own settings."""
     logs: dict[str, Any] = field(default_factory=dict)
-    """Number of dialogues of each split, as for scripted logs."""
+    """Number of dialogues of each split, as for scripted logs; with `reader` the reader's own settings."""
+
+    @property
+    def chosen(self) -> bool:
+        """Whether there is anything to pretrain on."""
+        return bool(self.human or self.reader)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +213,9 @@ class EvaluationConfig:
     """Held-out human dialogues on which simulators are measured."""
     profile: Positive = 200
     """Maximum number of dialogues on monitor scenarios that describe the simulator's behaviour."""
+    called_human: bool = False
+    """Whether a classifier, fitted to the policy's turns and to those of people in its seat, says how many of the
+    policy's are like a person's: 0.5 where it cannot tell them apart."""
     split: Literal["held_out", "tuning"] = "held_out"
     """`held_out` for what is reported, `tuning` to choose hyperparameters."""
 

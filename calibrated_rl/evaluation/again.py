@@ -14,6 +14,7 @@ from calibrated_rl.evaluation.summary import BUDGET
 from calibrated_rl.learner.slots import POLICY
 from calibrated_rl.run.cluster import Cluster
 from calibrated_rl.run.log_checks import check_evaluation
+from calibrated_rl.run.proxies import is_fitted
 from calibrated_rl.run.saved_run import SavedPolicy, SavedRun
 
 
@@ -26,22 +27,24 @@ def check_eval_user(run: SavedRun) -> None:
     """
     config = run.config
     check_evaluation(run.task(), config.evaluation)
-    if config.proxy.model:
-        if config.proxy.sft.epochs:
-            run.model("proxy")
-    elif not config.human:
+    if config.proxy.model and config.proxy.sft.epochs:
+        run.model("proxy")
+    for name in config.proxies:
+        if not is_fitted(run.folder, name):
+            raise UserError(f"{run.folder} has no proxy '{name}': it was never fitted")
+    if not config.has_eval_user:
         raise UserError(f"{run.folder} has neither a scripted human nor a proxy, so its policies have no eval user")
 
 
 def evaluate_again(cluster: Cluster, policy: SavedPolicy) -> dict[str, Any]:
     """Evaluate ``policy`` with the eval user; returns a record like the run's own, with fresh ``scores``."""
-    user = cluster.eval_user
-    assert user is not None, "check_eval_user admits only runs that have one"
+    users = cluster.eval_users()
+    assert users, "check_eval_user admits only runs that have one"
     cluster.serve(POLICY, policy.folder)
     recorded = policy.result or {}
     # Sampling is keyed by arm, seed and update: as the run left off, so are the draws.
     updates = int(recorded.get("updates", 0))
-    scores, _ = evaluate_policy(cluster.inputs, cluster.collector, user, policy.arm, policy.seed, updates)
+    scores, _ = evaluate_policy(cluster.inputs, cluster.collector, users, policy.arm, policy.seed, updates)
     budget = dict.fromkeys(BUDGET) | {name: recorded[name] for name in BUDGET if name in recorded}
     return {"arm": policy.arm, "seed": policy.seed, **budget, "scores": json.loads(json.dumps(scores))}
 
@@ -49,7 +52,7 @@ def evaluate_again(cluster: Cluster, policy: SavedPolicy) -> dict[str, Any]:
 def differences(scores: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
     """In which settings and metrics two ``scores`` of one policy differ; empty: they are the same."""
     lines = []
-    for setting, _, _ in SETTINGS:
+    for setting in dict.fromkeys((*[name for name, _, _ in SETTINGS], *scores, *recorded)):
         current, previous = scores.get(setting), recorded.get(setting)
         if current == previous:
             continue

@@ -3,15 +3,19 @@
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Split
+from calibrated_rl.errors import RolloutFailure
+from calibrated_rl.evaluation.called_human import called_human
 from calibrated_rl.evaluation.replies import answers, endings_of, exact_replies, matched_with_humans
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.learner.slots import SIMULATOR
 from calibrated_rl.rollout.collector import Collector
+from calibrated_rl.rollout.failures import MostlyBroken
 from calibrated_rl.run.base_models import BaseModels
 from calibrated_rl.run.cluster import Cluster
 from calibrated_rl.run.inputs import RunInputs
@@ -19,28 +23,34 @@ from calibrated_rl.shift.probabilities.ending import EndingDecision, calibration
 from calibrated_rl.shift.probabilities.likelihood import human_turn_likelihood
 from calibrated_rl.shift.profile import behaviour_profile
 from calibrated_rl.shift.two_sample.classifier import TwoSampleTest
-from calibrated_rl.tasks.base import ScriptedHuman, Task
+from calibrated_rl.tasks.base import MeasuringTask, ScriptedHuman, Task
 
 logger = logging.getLogger(__name__)
 
+EvalUser = ScriptedHuman | ReplicaPool
 SETTINGS = (("held_out", "same", None), ("held_out_greedy", "same", 0.0), ("held_out_shifted", "shifted", None))
 """Name in the summary, population, temperature (None: that of training)."""
 
 
 def evaluate_policy(
-    inputs: RunInputs, collector: Collector, user: ScriptedHuman | ReplicaPool, arm: str, seed: int, updates: int
-) -> tuple[dict[str, Any], list[Dialogue]]:
-    """One dialogue of the served policy on each held-out scenario, in each setting.
+    inputs: RunInputs, collector: Collector, users: Mapping[str, EvalUser], arm: str, seed: int, updates: int,
+    simulator: ReplicaPool | None = None,
+) -> tuple[dict[str, Any], list[Dialogue]]:  # fmt: skip
+    """One dialogue of the served policy with each eval user on each held-out scenario, in each setting.
 
     Args:
-        user: the eval user: the scripted human, or the proxy that stands for human users.
+        users: the eval users by name: the scripted human or the proxy under an empty name, or several proxies.
         arm, seed, updates: whose policy it is and how far it was trained: they key the draws.
+        simulator: that which the arm trained with, where proxies are to say how far it was exploited.
 
     Returns:
         ``{setting: {"reward"|"success"|"turns": {scenario id: value}, "endings": {...}}}`` and all the
         dialogues, those of the first setting first. ``not_scored`` beside ``endings`` counts dialogues that
         broke in all their tries through no fault of the policy. Their scenarios have no value. Whatever else has a
-        value by scenario becomes a metric of the summary and a column of the report under its name.
+        value by scenario becomes a metric of the summary and a column of the report under its name: those of the task
+        (``MeasuringTask``), ``called_human`` (``called_human.py``), and ``exploitation``, the reward with
+        ``simulator`` minus that with the proxies. With several users a setting has the means over them, and
+        ``SETTING@NAME`` what each of them says.
 
     Raises:
         UserError: a proxy that stands for human users broke most of the dialogues.
@@ -48,30 +58,94 @@ def evaluate_policy(
     """
     results: dict[str, Any] = {}
     all_dialogues: list[Dialogue] = []
+    sizes = inputs.config.evaluation
     for name, population, temperature in SETTINGS:
-        sizes = inputs.config.evaluation
         count = sizes.scenarios if population == "same" else sizes.shifted
         if count == 0:
             continue
-        groups = collector.collect(
-            inputs.task.scenarios(Split(sizes.split), count, population), user, group_size=1,
-            arm=f"{arm}/{name}", update=updates, seed=seed, kind="evaluation",
-            temperature=temperature, on_dialogue=inputs.progress.ticks(f"{arm} (seed {seed}) meets {name}", count),
-        )  # fmt: skip
-        dialogues = [dialogue for group in groups for dialogue in group]
-        all_dialogues += dialogues
-        values: dict[str, dict[str, float]] = {"reward": {}, "success": {}, "turns": {}}
-        for dialogue in dialogues:
-            assert dialogue.outcome is not None
-            values["reward"][dialogue.scenario.id] = dialogue.outcome.episode_return
-            values["success"][dialogue.scenario.id] = float(dialogue.outcome.success)
-            values["turns"][dialogue.scenario.id] = float(len(dialogue.user_turn_indices()))
-        endings = Counter(dialogue.ending for dialogue in dialogues)
-        results[name] = values | {"endings": {k: v / len(dialogues) for k, v in sorted(endings.items())}}
-        if n_missing := count - len(dialogues):
-            results[name]["not_scored"] = n_missing
-            logger.warning(f"{arm} (seed {seed}), {name}: {n_missing} of {count} dialogues broke and are not scored")
+        scenarios = inputs.task.scenarios(Split(sizes.split), count, population)
+
+        def meet(user: EvalUser, label: str, scenarios: Sequence[Scenario] = scenarios,
+                 temperature: float | None = temperature) -> list[Dialogue]:  # fmt: skip
+            ticks = inputs.progress.ticks(f"{arm} (seed {seed}) meets {label}", len(scenarios))
+            groups = collector.collect(
+                scenarios, user, group_size=1, arm=f"{arm}/{label}", update=updates, seed=seed, kind="evaluation",
+                temperature=temperature, on_dialogue=ticks,
+            )  # fmt: skip
+            return [dialogue for group in groups for dialogue in group]
+
+        by_user = {}
+        for user_name, user in users.items():
+            label = f"{name}/{user_name}" if user_name else name
+            dialogues = meet(user, label)
+            all_dialogues += dialogues
+            by_user[user_name] = scores_of(inputs, dialogues, count)
+            if n_missing := count - len(dialogues):
+                text = f"{n_missing} of {count} dialogues broke and are not scored"
+                logger.warning(f"{arm} (seed {seed}), {label}: {text}")
+        results[name] = pooled(list(by_user.values()))
+        results |= {f"{name}@{user_name}": scores for user_name, scores in by_user.items() if user_name}
+        if simulator is not None and name == SETTINGS[0][0]:
+            results[name]["exploitation"] = _exploitation(partial(meet, simulator, "own"), results[name]["reward"])
     return results, all_dialogues
+
+
+def scores_of(inputs: RunInputs, dialogues: Sequence[Dialogue], count: int) -> dict[str, Any]:
+    """The metrics of ``dialogues``, ``count`` of which were wanted, by scenario; and their endings."""
+    values: dict[str, dict[str, float]] = {"reward": {}, "success": {}, "turns": {}}
+    for dialogue in dialogues:
+        for metric, value in metrics_of(inputs.task, dialogue).items():
+            values.setdefault(metric, {})[dialogue.scenario.id] = value
+    if inputs.config.evaluation.called_human:
+        logs = inputs.logs[Split.HELD_OUT][: inputs.config.evaluation.logs]
+        values["called_human"] = called_human(inputs.task, logs, dialogues)
+    endings = Counter(dialogue.ending for dialogue in dialogues)
+    scores: dict[str, Any] = values | {"endings": {k: v / len(dialogues) for k, v in sorted(endings.items())}}
+    return scores | ({"not_scored": count - len(dialogues)} if len(dialogues) < count else {})
+
+
+def metrics_of(task: Task, dialogue: Dialogue) -> dict[str, float]:
+    """Reward, success, user turns, and the task's own metrics of one finished dialogue."""
+    assert dialogue.outcome is not None
+    further = (
+        task.metrics(dialogue.scenario, dialogue.turns, dialogue.outcome) if isinstance(task, MeasuringTask) else {}
+    )
+    return {
+        "reward": dialogue.outcome.episode_return,
+        "success": float(dialogue.outcome.success),
+        "turns": float(len(dialogue.user_turn_indices())),
+        **further,
+    }
+
+
+def pooled(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The means over eval users, by scenario; of each scenario over those that have a value of it."""
+    if len(scores) == 1:
+        return dict(scores[0])
+    means: dict[str, Any] = {}
+    for metric in dict.fromkeys(name for each in scores for name in each):
+        if metric == "not_scored":
+            means[metric] = sum(each.get(metric, 0) for each in scores)
+            continue
+        gathered: dict[str, list[float]] = {}
+        for each in scores:
+            for key, value in each.get(metric, {}).items():
+                gathered.setdefault(key, []).append(value)
+        # An ending that a user did not see is a share of 0; a scenario that a user did not score is left out.
+        over = (lambda values: len(scores)) if metric == "endings" else len
+        means[metric] = {key: sum(values) / over(values) for key, values in sorted(gathered.items())}
+    return means
+
+
+def _exploitation(meet: Callable[[], list[Dialogue]], rewards: Mapping[str, float]) -> dict[str, float]:
+    """By how much the reward with the arm's own simulator lies above ``rewards``, by scenario."""
+    try:
+        dialogues = meet()
+    except (RolloutFailure, MostlyBroken) as failure:
+        logger.warning(f"the simulator broke the dialogues that exploitation is measured on ({failure})")
+        return {}
+    earned = {d.scenario.id: d.outcome.episode_return for d in dialogues if d.outcome is not None}
+    return {name: earned[name] - reward for name, reward in rewards.items() if name in earned}
 
 
 def measure_simulator(

@@ -41,28 +41,31 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int], names:
         results: one record an arm and seed, as ``jobs/compare.py`` writes them to ``arms/ARM-SEED.json``.
     """
     arms: dict[str, Any] = {}
-    scores: dict[str, SeedScores] = {}
+    users = eval_users_of(results)
+    scores: dict[str, dict[str, SeedScores]] = {user: {} for user in users}
     for arm in dict.fromkeys(result["arm"] for result in results):
         of_arm = {result["seed"]: result for result in results if result["arm"] == arm}
         entry: dict[str, Any] = {}
         evaluated = {seed: result["scores"] for seed, result in of_arm.items() if "scores" in result}
-        for setting, _, _ in SETTINGS:
-            if not evaluated or any(setting not in seed_scores for seed_scores in evaluated.values()):
+        for setting in dict.fromkeys(name for seed_scores in evaluated.values() for name in seed_scores):
+            if any(setting not in seed_scores for seed_scores in evaluated.values()):
                 continue
             entry[setting] = {}
             for metric in _metric_names([seed_scores[setting] for seed_scores in evaluated.values()]):
                 by_seed = {seed: seed_scores[setting][metric] for seed, seed_scores in evaluated.items()}
                 entry[setting][metric] = mean_over_seeds(by_seed).as_dict()
-        if evaluated:
-            scores[arm] = {seed: seed_scores["held_out"]["reward"] for seed, seed_scores in evaluated.items()}
+        for user in users if evaluated else ():
+            setting = f"{SETTINGS[0][0]}@{user}" if user else SETTINGS[0][0]
+            scores[user][arm] = {seed: seed_scores[setting]["reward"] for seed, seed_scores in evaluated.items()}
         endings: dict[str, float] = {}
         for seed_scores in evaluated.values():
             for ending, share in seed_scores["held_out"]["endings"].items():
                 endings[ending] = endings.get(ending, 0.0) + share / len(evaluated)
         entry["endings"] = endings
         entry["not_scored"] = sum(
-            setting_scores.get("not_scored", 0) for each in evaluated.values() for setting_scores in each.values()
-        )
+            setting_scores.get("not_scored", 0)
+            for each in evaluated.values() for name, setting_scores in each.items() if "@" not in name
+        )  # fmt: skip
         for name in BUDGET:
             values = [result[name] for result in of_arm.values() if result[name] is not None]
             entry[name] = sum(values) / len(values) if values else None
@@ -74,15 +77,17 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int], names:
         ]
         arms[arm] = entry
     paired = {}
-    for a, b in pairs_of(list(scores), names):
-        if scores[a].keys() & scores[b].keys():
-            first, second = common_seeds(scores[a], scores[b])
-            paired[f"{a}-{b}"] = mean_over_seeds(first, second).as_dict()
+    for user, of_user in scores.items():
+        for a, b in pairs_of(list(of_user), names):
+            if of_user[a].keys() & of_user[b].keys():
+                first, second = common_seeds(of_user[a], of_user[b])
+                paired[f"{a}-{b}@{user}" if user else f"{a}-{b}"] = mean_over_seeds(first, second).as_dict()
     closed: dict[str, Any] = {}
-    if "static" in scores and "oracle" in scores:
-        for arm in scores:
+    pooled_scores = scores[""]
+    if "static" in pooled_scores and "oracle" in pooled_scores:
+        for arm in pooled_scores:
             if arm not in ("static", "oracle", "start"):
-                static, this, oracle = common_seeds(scores["static"], scores[arm], scores["oracle"])
+                static, this, oracle = common_seeds(*(pooled_scores[name] for name in ("static", arm, "oracle")))
                 interval = gap_closed(static, this, oracle) if static else None
                 closed[arm] = None if interval is None else interval.as_dict()
     shift = latest(arms)
@@ -93,6 +98,13 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int], names:
 
 def _metric_names(scores: Sequence[Mapping[str, Any]]) -> list[str]:
     """What every seed has a value of for each scenario: all that ``evaluate_policy`` scores."""
-    first, *other_seeds = scores
-    names = [name for name, values in first.items() if name != "endings" and isinstance(values, Mapping)]
-    return [name for name in names if all(name in seed_scores for seed_scores in other_seeds)]
+    names = [name for name, values in scores[0].items() if name != "endings" and isinstance(values, Mapping)]
+    return [name for name in names if all(seed_scores.get(name) for seed_scores in scores)]
+
+
+def eval_users_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of the proxies that all evaluated arms met, after an empty one for all users together."""
+    settings = [result["scores"].keys() for result in results if "scores" in result]
+    common = [name for name in settings[0] if all(name in each for each in settings)] if settings else []
+    of_first = [name.partition("@") for name in common]
+    return ["", *(user for setting, _, user in of_first if setting == SETTINGS[0][0] and user)]

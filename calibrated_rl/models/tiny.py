@@ -2,11 +2,13 @@
 given texts. Both are made on the spot, in seconds, without anything from outside."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.models.folders import publishing
+from calibrated_rl.settings.fields import Positive
 
 TINY_TEMPLATE = (
     "{% for message in messages %}"
@@ -20,29 +22,39 @@ TINY_CONTROL_TOKENS = ("<|endoftext|>", "<|end|>", "<|system|>", "<|user|>", "<|
 """Padding, end of turn, and the three role headers."""
 
 
-def make_tiny(
-    folder: Path,
-    texts: Iterable[str],
-    seed: int,
-    *,
-    hidden: int = 192,
-    layers: int = 2,
-    heads: int = 6,
-    intermediate: int = 768,
-    vocab_size: int = 800,
-    context: int = 512,
-    tied: bool = True,
-) -> Path:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TinyConfig:
+    """The sizes of a tiny model. With the defaults it has at most 1.35 M parameters, in fp32."""
+
+    hidden: Positive = 192
+    """Size of its states; `hidden / heads` must be a multiple of 32."""
+    layers: Positive = 2
+    """Number of layers."""
+    heads: Positive = 6
+    """Attention heads of a layer."""
+    intermediate: Positive = 768
+    """Inner size of the feed-forward part."""
+    vocab_size: Positive = 800
+    """Tokens at most, 256 bytes and the control tokens among them. They are built from the words of the logs: with as
+    many as there are frequent words, nearly every word is one token."""
+    context: Positive = 512
+    """Longest dialogue in tokens."""
+
+
+def make_tiny(folder: Path, texts: Iterable[str], seed: int, *, tied: bool = True, **sizes: int) -> Path:
     """Make a random tiny Llama and a tokenizer for ``texts`` in ``folder``; the same arguments give the
-    same files. With the defaults at most 1.35 M parameters, fp32. Returns ``folder``.
+    same files. Returns ``folder``.
 
     Args:
         tied: the output layer shares the weights of the embeddings.
+        sizes: those of ``TinyConfig``.
 
     Raises:
         UserError: the head size is one that vLLM's CPU attention lacks, or the vocabulary cannot contain
             all bytes.
     """
+    size = TinyConfig(**sizes)
+    hidden, heads, vocab_size = size.hidden, size.heads, size.vocab_size
     if hidden % heads or (hidden // heads) % 32:
         raise UserError(f"hidden {hidden} over {heads} heads: the head size must be a multiple of 32")
     if vocab_size < 256 + len(TINY_CONTROL_TOKENS):
@@ -50,15 +62,15 @@ def make_tiny(
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = tiny_tokenizer(texts, vocab_size=vocab_size, context=context)
-    config = LlamaConfig(
+    tokenizer = tiny_tokenizer(texts, vocab_size=vocab_size, context=size.context)
+    llama = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,
-        max_position_embeddings=context,
+        max_position_embeddings=size.context,
         tie_word_embeddings=tied,
         # Small models learn to copy words from the dialogue in half the steps when they start wider than 0.02.
         initializer_range=0.05,
@@ -69,7 +81,7 @@ def make_tiny(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+        model = LlamaForCausalLM(llama)
     with publishing(folder) as work:
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)

@@ -68,5 +68,6 @@ def in_order(arms: Iterable[str]) -> list[str]:
 
 
 def pair_label(pair: str) -> str:
-    """``calibrated-static`` as the report writes it."""
-    return " − ".join(style(arm).label for arm in pair.split("-"))
+    """``calibrated-static`` as the report writes it; ``calibrated-static@NAME`` is what the proxy NAME says of it."""
+    arms, _, user = pair.partition("@")
+    return " − ".join(style(arm).label for arm in arms.split("-")) + (f", {user}" if user else "")

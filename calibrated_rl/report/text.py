@@ -46,6 +46,8 @@ def _table(summary: Mapping[str, Any]) -> str:
     ]
     if differences:
         blocks.append(_grid([("paired difference", "held-out reward", ""), *differences]))
+    if judges := judge_table(mapping(summary, "judges")):
+        blocks.append(judges)
     if simulator := simulator_table(mapping(summary, "simulator")):
         blocks.append(simulator)
     variants = mapping(summary, "variants")
@@ -56,6 +58,24 @@ def _table(summary: Mapping[str, Any]) -> str:
     if summary.get("label"):
         blocks.append(f"Note: {printable(str(summary['label']))}")
     return "\n\n".join(blocks)
+
+
+def judge_table(judges: Mapping[str, Any]) -> str:
+    """Proxies with the clone beside people with people, with 95 % CIs; empty where nothing was measured.
+
+    Args:
+        judges: ``judges`` of ``summary.json``.
+    """
+    names = list(dict.fromkeys(name for metric in judges for name in mapping(judges, metric, "proxies")))
+    rows = [
+        (
+            metric.replace("_", " "),
+            _with_bounds(interval(look_up(judges, metric, "people"))),
+            *(_with_bounds(interval(look_up(judges, metric, "proxies", name, "value"))) for name in names),
+        )
+        for metric in judges
+    ]
+    return _grid([("judges, with the clone", "people", *names), *rows]) if rows else ""
 
 
 def simulator_table(simulator: Mapping[str, Any]) -> str:

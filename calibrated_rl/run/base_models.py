@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from calibrated_rl.chat.tokens import ChatTokens
@@ -20,6 +20,7 @@ from calibrated_rl.models.tokenizer import read_tokenizer
 from calibrated_rl.rollout.context import check_context_fits, context_needed
 from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.storage.files import SHARED
+from calibrated_rl.tasks.base import secret_after
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def _find(inputs: RunInputs, side: ModelConfig | ProxyConfig, name: str, seed: i
     if side.model != "tiny":
         folder = resolve_model(side.model, CACHE, offline=False, chat_template=not side.chat_template)
     elif not ((folder := models / f"{name}_base") / "config.json").is_file():
-        make_tiny(folder, list(texts), seed)
+        make_tiny(folder, list(texts), seed, **asdict(side.tiny) if isinstance(side, ModelConfig) else {})
     if not side.chat_template:
         return folder
     # A hidden folder: links to a model are no part of the copy of a run (run_copy.py); the template is.
@@ -94,7 +95,10 @@ def _read(
     check_model_folder(base, config.engine.max_model_len)
     if (adapters := inputs.config.learner.lora.get(role)) is not None:
         check_targets(base, adapters)
-    chat = ChatTokens(read_tokenizer(base, role), role, settings=config.chat_template_kwargs, date=inputs.config.date)
+    chat = ChatTokens(
+        read_tokenizer(base, role), role, settings=config.chat_template_kwargs, date=inputs.config.date,
+        secret_after=secret_after(inputs.task),
+    )  # fmt: skip
     if chat.folds_instructions:
         logger.info(f"{role}: the chat template has no role for instructions; they open the first user turn")
     if chat.template.uses_date:

@@ -20,6 +20,7 @@ from calibrated_rl.run.base_models import BaseModels
 from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.run.memory import check_memory
 from calibrated_rl.run.memory_plan import engines_to_plan, measure_peak_memory, with_caches
+from calibrated_rl.run.proxies import Proxies
 from calibrated_rl.runtime.background import BackgroundWorker
 from calibrated_rl.runtime.capacity import Need, wait_for_machines
 from calibrated_rl.tasks.base import ScriptedHuman
@@ -37,6 +38,7 @@ class Cluster:
         """The run's config, with the planned sizes of KV caches filled in where it has 0."""
         self.pools: dict[str, ReplicaPool] = {}
         """By role."""
+        self.proxies = Proxies(inputs) if inputs.config.proxies else None
         self._scheduler = LockstepScheduler() if inputs.config.deterministic else None
         self._learner: LearnerGroup | None = None
         self._store: StoreClient | None = None
@@ -57,10 +59,13 @@ class Cluster:
         """The model that replaces the human, where there is one."""
         return self.pools.get(PROXY)
 
-    @property
-    def eval_user(self) -> ScriptedHuman | ReplicaPool | None:
-        """The user that policies meet in evaluation."""
-        return self.proxy or self.inputs.human
+    def eval_users(self) -> Mapping[str, ScriptedHuman | ReplicaPool]:
+        """The users that policies meet in evaluation: the proxies by name, or a single one without a name. Waits until
+        proxies are fitted; raises as ``Proxies.users``."""
+        if self.proxies is not None:
+            return self.proxies.users()
+        user = self.proxy or self.inputs.human
+        return {} if user is None else {"": user}
 
     @property
     def learner(self) -> LearnerGroup:

@@ -69,7 +69,7 @@ def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training
     calibration = build_method(config.calibration.method, config.calibration.method_config, "calibration.method_config")
     reader = build_reader(str(config.logs["reader"]), log_settings(config), "logs", task)
     logs = {split: reader.read(split) for split in Split}
-    if config.human or config.proxy.model:
+    if config.has_eval_user:
         check_evaluation(task, config.evaluation)
     n_calibration = max(0, len(logs[Split.CALIBRATION]) - config.calibration.reserve)
     reserve = logs[Split.CALIBRATION][n_calibration:]
@@ -106,11 +106,12 @@ def _asked(config: RunConfig, task: Task) -> list[Dialogue]:
 
 
 def _pretraining_logs(config: RunConfig, task: Task) -> Logs:
-    if not config.pretraining.human:
+    pretraining = config.pretraining
+    if not pretraining.chosen:
         return {}
-    values = dict(config.pretraining.logs) | {
-        "human": config.pretraining.human,
-        "human_config": config.pretraining.human_config,
-    }
-    reader = build_reader("calibrated_rl.logs.scripted:ScriptedLogs", values, "pretraining", task)
+    path, values = pretraining.reader, dict(pretraining.logs)
+    if not path:
+        path = "calibrated_rl.logs.scripted:ScriptedLogs"
+        values |= {"human": pretraining.human, "human_config": pretraining.human_config}
+    reader = build_reader(path, values, "pretraining", task)
     return {split: reader.read(split) for split in (Split.CALIBRATION, Split.MONITOR)}

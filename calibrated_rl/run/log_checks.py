@@ -43,7 +43,7 @@ def check_logs(config: RunConfig, task: Task, logs: Mapping[Split, Sequence[Dial
         )
     if not any(log.user_turn_indices() for log in logs[Split.MONITOR]):
         raise UserError("no user speaks in the monitor split: simulators and epochs could not be evaluated on it")
-    if not config.human and not config.proxy.model:
+    if not config.has_eval_user:
         task.scenarios(Split.HELD_OUT, REPORTED_SCENARIOS)
 
 

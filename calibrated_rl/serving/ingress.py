@@ -43,6 +43,7 @@ from calibrated_rl.serving.metrics import ServingMetrics
 from calibrated_rl.serving.replies import Prompt, ReplyText, SampledTurns, prompt_for
 from calibrated_rl.serving.requests import BadRequest, ChatRequest, chat_request, find_scenario, turns_of
 from calibrated_rl.serving.settings import ServedModel, chat_settings, digest, serve_config, served_models
+from calibrated_rl.tasks.base import secret_after
 
 TRIES = 4
 """For a reply of which nothing has been sent yet, when the replica that samples it dies."""
@@ -89,7 +90,11 @@ class DialogueIngress:
         self._scenarios = self._held_out(self._config.scenarios)
         self._endpoints = {
             model.name: Endpoint(
-                model, ChatTokens(read_tokenizer(model.folder, model.name), **chat_settings(run.config, model)),
+                model,
+                ChatTokens(
+                    read_tokenizer(model.folder, model.name), **chat_settings(run.config, model),
+                    secret_after=secret_after(self._task),
+                ),
                 handles[model.name],
             )
             for model in models

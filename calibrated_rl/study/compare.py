@@ -27,6 +27,7 @@ from calibrated_rl.evaluation.held_out import (
     profile_scenarios,
     simulator_dialogues,
 )
+from calibrated_rl.evaluation.judges import judged
 from calibrated_rl.evaluation.summary import BUDGET, summarise
 from calibrated_rl.learner.slots import POLICY
 from calibrated_rl.report.html import write_report
@@ -78,9 +79,10 @@ def run_arm(run: TrainingRun, arm: Arm, seed: int) -> dict[str, Any]:
         "train_reward_last": sum(rewards[-5:]) / len(rewards[-5:]) if rewards else None,
         "style": asdict(arm.style),
     }  # fmt: skip
-    if cluster.eval_user is not None:
+    if users := cluster.eval_users():
+        simulator = cluster.simulator if arm.meets == "simulator" and inputs.config.proxies else None
         result["scores"], dialogues = evaluate_policy(
-            inputs, cluster.collector, cluster.eval_user, arm.name, seed, trained.updates
+            inputs, cluster.collector, users, arm.name, seed, trained.updates, simulator
         )
     else:
         dialogues = meet_simulator(inputs, cluster, arm.name, seed)
@@ -228,6 +230,10 @@ def write_summary(inputs: RunInputs) -> dict[str, Any]:
     }  # fmt: skip
     if config.proxy.model:
         summary["held_out_user"] = f"a proxy: {config.proxy.model}, trained on held-out human turns"
+    if config.proxies:
+        listed = ", ".join(config.proxies)
+        summary["held_out_user"] = f"{len(config.proxies)} proxies ({listed}), each trained on held-out human turns"
+        summary["judges"] = judged(inputs.task, inputs.logs[Split.HELD_OUT][: config.evaluation.scenarios], results)
     write_json(folder / "summary.json", summary)
     metrics = [row for result in results for row in result["metrics"]]
     if metrics:

@@ -14,11 +14,12 @@ from calibrated_rl.run.layout import POLICIES
 from calibrated_rl.run.saved_run import changed_settings
 
 HUMAN_DATA = ("task", "human", "logs", "learner", "calibration.reserve")
-START = (*HUMAN_DATA, "date", "policy.model", "policy.chat_template", "policy.warm_start")
+START = (*HUMAN_DATA, "date", "policy.model", "policy.tiny", "policy.chat_template", "policy.warm_start")
 UNCALIBRATED = (
     *HUMAN_DATA,
     "date",
     "simulator.model",
+    "simulator.tiny",
     "simulator.chat_template",
     "simulator.warm_start",
     "pretraining",

@@ -63,6 +63,35 @@ class UserCheckingTask(Task, Protocol):
 
 
 @runtime_checkable
+class SecretiveTask(Task, Protocol):
+    """A task in which a side can write something down that the other does not see, such as a sealed bid."""
+
+    secret_after: str
+    """How such a turn begins. The other side's model gets these words alone; the task, its logs and scripted humans get
+    the whole turn, and must not let one side act on what it cannot know."""
+
+
+@runtime_checkable
+class GuidingTask(Task, Protocol):
+    """A task in which people have at times no choice of how they go on, such as a form that they must fill in."""
+
+    def must_begin(self, scenario: Scenario, turns: Sequence[Turn]) -> str:
+        """How the user's turn after ``turns`` must begin; empty: as it likes. Proxies of people are held to it;
+        simulators are not: what they do instead, ``UserCheckingTask`` may refuse."""
+        ...
+
+
+@runtime_checkable
+class MeasuringTask(Task, Protocol):
+    """A task with metrics of its own beside reward, success and turns, for the held-out evaluation."""
+
+    def metrics(self, scenario: Scenario, turns: Sequence[Turn], outcome: Outcome) -> Mapping[str, float]:
+        """Metrics of one evaluated dialogue by name. One that says nothing of a dialogue may be left out; its mean is
+        then over the others."""
+        ...
+
+
+@runtime_checkable
 class BoundedTask(Task, Protocol):
     """A task that knows how far its rewards can differ; without it, no bound is shown."""
 
@@ -99,6 +128,11 @@ class ScriptedHuman(Protocol):
         """Exact ``log P(reply | turns)`` over the population, traits and typing variants summed out;
         ``-inf`` for a reply that the population never gives."""
         ...
+
+
+def secret_after(task: Task) -> str:
+    """How turns begin that the other side does not see; empty where the task has none."""
+    return str(getattr(task, "secret_after", ""))
 
 
 def last_turn(turns: Sequence[Turn], side: Side) -> Turn | None:

@@ -96,7 +96,8 @@ class CheckedTask(CheckedPart):
         return {
             "scenarios": self._scenarios, "ending": _ending, "outcome": self._outcome, "acts": _acts,
             "profile": _profile, "logged_turn": _reply_text, "against_goal": _against_goal, "reward_range": _range,
-            "turn_reward_range": _range,
+            "turn_reward_range": _range, "metrics": _profile,
+            "must_begin": _beginning,
         }  # fmt: skip
 
     def _about(self, name: str, arguments: tuple[Any, ...]) -> str:
@@ -242,6 +243,10 @@ def _profile(returned: Any, *_: Any) -> dict[str, float]:
 
 def _reply_text(returned: Any, *_: Any) -> str:
     return words(returned, "it")
+
+
+def _beginning(returned: Any, *_: Any) -> str:
+    return words(returned, "it", blank=True)
 
 
 def _against_goal(returned: Any, *_: Any) -> bool:

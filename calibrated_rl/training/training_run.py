@@ -127,6 +127,8 @@ def training_run(inputs: RunInputs, models: BaseModels) -> Iterator[TrainingRun]
         if not cluster.store.folder("logs").is_dir():
             cluster.store.open("logs")
             cluster.store.append([log for split in Split for log in inputs.logs[split]])
+        if cluster.proxies is not None:
+            cluster.proxies.start_fitting()
         fits = Fits(inputs, models, cluster.learner)
         loss = resolve_loss((config.training.loss, dict(config.training.loss_config)))
         stays_loaded = loss.needs_reference or config.shift.every > 0

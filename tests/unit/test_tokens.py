@@ -65,6 +65,22 @@ def control_ids_in(tokens: ChatTokens, ids: Iterable[int]) -> list[int]:
     return [int(i) for i in ids if int(i) in tokens.control_ids]
 
 
+# --- what is written down unseen ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_of_a_secret_turn_the_other_side_hears_how_it_begins_and_its_speaker_all_of_it(side: Side) -> None:
+    secretive, open_tokens = ChatTokens(tiny(), "tiny", secret_after="my bid :"), ChatTokens(tiny(), "tiny")
+    said, heard = "my bid : two seats", "my bid :"
+    for own in (True, False):
+        index = int(own is (side is Side.POLICY))  # the user speaks first
+        texts = ["which day", "friday", "friday"]
+        secret, as_heard = ([*texts[:index], text, *texts[index + 1 :]] for text in (said, heard))
+        expected = view_of(open_tokens, scenario(), side, turns_of(*(secret if own else as_heard)))
+        view = view_of(secretive, scenario(), side, turns_of(*secret))
+        assert view.sequence().ids.tolist() == expected.sequence().ids.tolist()
+
+
 # --- nobody forges a role ----------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from calibrated_rl.components.short_names import full_path, short_names
 from calibrated_rl.config.arms import Arm, builtin_arms, find_arms
 from calibrated_rl.learner.losses.base import Loss
+from calibrated_rl.users.proxies.base import Proxy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,11 @@ def kinds() -> list[Kind]:
                 *_with("calibrated_rl.logs", lambda cls: hasattr(cls, "read")),
                 *_with("calibrated_rl.examples", lambda cls: hasattr(cls, "read")),
             ),
+        ),
+        Kind(
+            title="Proxies", protocol="calibrated_rl.users.proxies.base:Proxy",
+            place="proxies: {NAME: {model: PART, ...}}",
+            parts=_with("calibrated_rl.users.proxies", lambda cls: issubclass(cls, Proxy)),
         ),
         Kind(
             title="Calibration methods", protocol="calibrated_rl.calibration.base:CalibrationMethod",

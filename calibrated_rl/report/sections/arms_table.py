@@ -88,6 +88,9 @@ def view(run: RunFiles) -> ArmsTable:
     scored = dict.fromkeys(name for metrics in arms.values() for name in mapping(metrics, "held_out"))
     further_names = [name for name in scored if name not in HELD_OUT_METRICS]
     further_columns = [Column(name.replace("_", " "), of_arm("held_out", name)) for name in further_names]
+    settings = dict.fromkeys(setting for metrics in arms.values() for setting in metrics)
+    users = [user for setting, _, user in (name.partition("@") for name in settings) if user and setting == "held_out"]
+    further_columns += [Column(f"reward, {user}", of_arm(f"held_out@{user}", "reward")) for user in users]
     columns = [
         column for column in (*COLUMNS, *further_columns)
         if not column.optional or any(column.read(run.summary, arm) is not None for arm in arms)
