@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from calibrated_rl.config.run_config import RunConfig, load_config
 from calibrated_rl.errors import UserError
+from calibrated_rl.report.deployed import GREEDY, SAMPLED, deployed
 from calibrated_rl.report.text import table
 from calibrated_rl.report.values import Interval, interval, look_up, mapping
 from calibrated_rl.storage.files import read_json
@@ -23,9 +24,11 @@ class ArmResult:
 
     name: str
     reward: Interval | None
-    """Mean return of a dialogue with held-out users."""
+    """Mean return of a dialogue with held-out users, of the greedy policy: as it is deployed."""
+    reward_sampled: Interval | None
+    """The same at the temperature of training."""
     success: Interval | None
-    """Share of these dialogues that succeed."""
+    """Share of the greedy dialogues that succeed."""
     turns: Interval | None
     """Their mean number of policy turns."""
     updates: int | None
@@ -60,8 +63,10 @@ class RunResult:
 
     @property
     def differences(self) -> dict[str, Interval]:
-        """Paired differences of held-out reward, by ``A-B`` (A minus B)."""
-        differences = {pair: interval(raw) for pair, raw in mapping(self.summary, "paired").items()}
+        """Paired differences of held-out reward, by ``A-B`` (A minus B): of greedy policies, as they are deployed; of
+        sampled ones where the run has no others. ``summary["paired"]`` has those of sampled ones, too."""
+        raw_differences = mapping(self.summary, deployed(self.summary).paired)
+        differences = {pair: interval(raw) for pair, raw in raw_differences.items()}
         return {pair: difference for pair, difference in differences.items() if difference is not None}
 
     def policy(self, arm: str = "calibrated", seed: int = 0) -> Path:
@@ -91,10 +96,12 @@ class RunResult:
 
 
 def _arm(name: str, summary: Mapping[str, Any]) -> ArmResult:
-    held_out = {metric: interval(look_up(summary, "held_out", metric)) for metric in ("reward", "success", "turns")}
+    greedy = {m: interval(look_up(summary, GREEDY.setting, m)) for m in ("reward", "success", "turns")}
+    sampled = interval(look_up(summary, SAMPLED.setting, "reward"))
     costs = {metric: _mean(summary, metric) for metric in ("policy_tokens", "user_tokens", "human_turns", "seconds")}
     updates = _mean(summary, "updates")
-    return ArmResult(name=name, updates=None if updates is None else round(updates), **held_out, **costs)  # type: ignore[arg-type]
+    n_updates = None if updates is None else round(updates)
+    return ArmResult(name=name, updates=n_updates, reward_sampled=sampled, **greedy, **costs)  # type: ignore[arg-type]
 
 
 def _mean(summary: Mapping[str, Any], metric: str) -> float | None:

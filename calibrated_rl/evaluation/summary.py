@@ -13,6 +13,9 @@ BUDGET = ("policy_tokens", "user_tokens", "human_turns", "updates", "seconds", "
 
 SeedScores = dict[int, dict[str, float]]
 
+COMPARED = {"held_out_greedy": "_greedy", "held_out": ""}
+"""Settings of the evaluation in which arms are compared, and what the keys of these comparisons end with."""
+
 
 def common_seeds(*arms: SeedScores) -> list[SeedScores]:
     """The scores of arms on the seeds that all of them were trained with."""
@@ -42,7 +45,9 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int], names:
     """
     arms: dict[str, Any] = {}
     users = eval_users_of(results)
-    scores: dict[str, dict[str, SeedScores]] = {user: {} for user in users}
+    scores: dict[str, dict[str, dict[str, SeedScores]]] = {
+        setting: {user: {} for user in users} for setting in COMPARED
+    }
     for arm in dict.fromkeys(result["arm"] for result in results):
         of_arm = {result["seed"]: result for result in results if result["arm"] == arm}
         entry: dict[str, Any] = {}
@@ -54,9 +59,11 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int], names:
             for metric in _metric_names([seed_scores[setting] for seed_scores in evaluated.values()]):
                 by_seed = {seed: seed_scores[setting][metric] for seed, seed_scores in evaluated.items()}
                 entry[setting][metric] = mean_over_seeds(by_seed).as_dict()
-        for user in users if evaluated else ():
-            setting = f"{SETTINGS[0][0]}@{user}" if user else SETTINGS[0][0]
-            scores[user][arm] = {seed: seed_scores[setting]["reward"] for seed, seed_scores in evaluated.items()}
+        for setting in COMPARED:
+            for user in users if setting in entry else ():
+                named = f"{setting}@{user}" if user else setting
+                by_seed = {seed: seed_scores[named]["reward"] for seed, seed_scores in evaluated.items()}
+                scores[setting][user][arm] = by_seed
         endings: dict[str, float] = {}
         for seed_scores in evaluated.values():
             for ending, share in seed_scores["held_out"]["endings"].items():
@@ -76,24 +83,38 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int], names:
             {"seed": seed, **alignment} for seed, result in of_arm.items() for alignment in result.get("alignments", ())
         ]
         arms[arm] = entry
+    shift = latest(arms)
+    if shift is not None:
+        shift["transfer"] = transfer_of(results)
+    compared: dict[str, Any] = {}
+    for setting, suffix in COMPARED.items():
+        compared["paired" + suffix] = _paired(scores[setting], names)
+        compared["gap_closed" + suffix] = _gap_closed(scores[setting][""])
+    return {"arms": arms, **compared, "shift": shift, "seeds": list(seeds)}
+
+
+def _paired(scores: Mapping[str, Mapping[str, SeedScores]], names: Sequence[str]) -> dict[str, Any]:
+    """Differences ``A-B`` over the same scenarios and seeds, and ``A-B@USER`` with each of several eval users."""
     paired = {}
     for user, of_user in scores.items():
         for a, b in pairs_of(list(of_user), names):
             if of_user[a].keys() & of_user[b].keys():
                 first, second = common_seeds(of_user[a], of_user[b])
                 paired[f"{a}-{b}@{user}" if user else f"{a}-{b}"] = mean_over_seeds(first, second).as_dict()
+    return paired
+
+
+def _gap_closed(scores: Mapping[str, SeedScores]) -> dict[str, Any]:
+    """Share of the way from static to the oracle by arm; None where the two cannot be told apart."""
     closed: dict[str, Any] = {}
-    pooled_scores = scores[""]
-    if "static" in pooled_scores and "oracle" in pooled_scores:
-        for arm in pooled_scores:
-            if arm not in ("static", "oracle", "start"):
-                static, this, oracle = common_seeds(*(pooled_scores[name] for name in ("static", arm, "oracle")))
-                interval = gap_closed(static, this, oracle) if static else None
-                closed[arm] = None if interval is None else interval.as_dict()
-    shift = latest(arms)
-    if shift is not None:
-        shift["transfer"] = transfer_of(results)
-    return {"arms": arms, "paired": paired, "gap_closed": closed, "shift": shift, "seeds": list(seeds)}
+    if not {"static", "oracle"} <= scores.keys():
+        return closed
+    for arm in scores:
+        if arm not in ("static", "oracle", "start"):
+            static, this, oracle = common_seeds(scores["static"], scores[arm], scores["oracle"])
+            interval = gap_closed(static, this, oracle) if static else None
+            closed[arm] = None if interval is None else interval.as_dict()
+    return closed
 
 
 def _metric_names(scores: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from calibrated_rl.errors import printable
 from calibrated_rl.report.arms import MAIN_PAIR, arms_of, in_order, pair_label
+from calibrated_rl.report.deployed import GREEDY, SAMPLED, decodings, deployed
 from calibrated_rl.report.values import (
     Interval,
     count,
@@ -17,7 +18,8 @@ from calibrated_rl.report.values import (
     over_what,
 )
 
-HEADER = ("arm", "held-out reward", "success", "turns", "train reward", "gap closed", "human turns", "time")
+HEADER = ("arm", *(f"reward, {each.name}" for each in (GREEDY, SAMPLED)), "success", "turns", "train reward",
+          "gap closed", "human turns", "time")  # fmt: skip
 SIMULATOR = {
     "classifier_accuracy": "classifier accuracy, words",
     "classifier_accuracy_acts": "classifier accuracy, acts",
@@ -39,13 +41,11 @@ def table(summary: Mapping[str, Any]) -> str:
 def _table(summary: Mapping[str, Any]) -> str:
     arms = mapping(summary, "arms")
     blocks = [_grid([HEADER, *(_arm(summary, arm) for arm in in_order(arms))])] if arms else ["no arm was measured"]
-    differences = [
-        (pair_label(pair), _with_bounds(value, sign=True), _verdict(value))
-        for pair, raw in mapping(summary, "paired").items()
-        if (value := interval(raw)) is not None
-    ]
+    differences = _differences(summary)
     if differences:
-        blocks.append(_grid([("paired difference", "held-out reward", ""), *differences]))
+        shown = decodings(summary)
+        header = ["paired difference", *(heading for each in shown for heading in (f"reward, {each.name}", ""))]
+        blocks.append(_grid([header, *differences]))
     if judges := judge_table(mapping(summary, "judges")):
         blocks.append(judges)
     if simulator := simulator_table(mapping(summary, "simulator")):
@@ -78,6 +78,18 @@ def judge_table(judges: Mapping[str, Any]) -> str:
     return _grid([("judges, with the clone", "people", *names), *rows]) if rows else ""
 
 
+def _differences(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """One line a pair of arms, with two cells a way to decode: the difference, and whether it shows one."""
+    by_decoding = [mapping(summary, each.paired) for each in decodings(summary)]
+    rows = []
+    for pair in dict.fromkeys(pair for pairs in by_decoding for pair in pairs):
+        values = [interval(pairs.get(pair)) for pairs in by_decoding]
+        if any(values):
+            cells = (cell for value in values for cell in (_with_bounds(value, sign=True), _verdict(value)))
+            rows.append((pair_label(pair), *cells))
+    return rows
+
+
 def simulator_table(simulator: Mapping[str, Any]) -> str:
     """The simulator before and after calibration, with 95 % CIs; empty where nothing was measured.
 
@@ -94,14 +106,14 @@ def simulator_table(simulator: Mapping[str, Any]) -> str:
 
 def _arm(summary: Mapping[str, Any], arm: str) -> tuple[str, ...]:
     values = mapping(summary, "arms", arm)
-    held_out = mapping(values, "held_out")
+    held_out = mapping(values, deployed(summary).setting)
     return (
         arm,
-        _with_bounds(interval(held_out.get("reward"))),
+        *(_with_bounds(interval(look_up(values, each.setting, "reward"))) for each in (GREEDY, SAMPLED)),
         _with_bounds(interval(held_out.get("success"))),
         _mean(interval(held_out.get("turns")), 1),
         _mean(interval(values.get("train_reward_last")), 2),
-        _mean(interval(look_up(summary, "gap_closed", arm)), 2),
+        _mean(interval(look_up(summary, deployed(summary).gap_closed, arm)), 2),
         or_dash(count(values.get("human_turns"))),
         or_dash(duration(values.get("seconds"))),
     )
@@ -112,7 +124,7 @@ def _variants(variants: Mapping[str, Any]) -> str:
     arms = in_order(arm for name in variants for arm in mapping(variants, name, "arms"))
     rows = [("variant", "change", *arms, pair_label(MAIN_PAIR), "classifier")]
     for name in variants:
-        change = look_up(variants, name, "change")
+        change, decoding = look_up(variants, name, "change"), deployed(variants[name])
         accuracy = (
             _mean(interval(look_up(variants, name, "simulator", phase, "classifier_accuracy")), 2)
             for phase in ("before", "after")
@@ -121,8 +133,8 @@ def _variants(variants: Mapping[str, Any]) -> str:
             (
                 name,
                 " ".join(_short(str(setting)) for setting in change) if isinstance(change, list) else "–",
-                *(_mean(interval(look_up(variants, name, "arms", arm, "held_out", "reward")), 2) for arm in arms),
-                _with_bounds(interval(look_up(variants, name, "paired", MAIN_PAIR)), sign=True),
+                *(_mean(interval(look_up(variants, name, "arms", arm, decoding.setting, "reward")), 2) for arm in arms),
+                _with_bounds(interval(look_up(variants, name, decoding.paired, MAIN_PAIR)), sign=True),
                 " → ".join(accuracy),
             )
         )
@@ -149,8 +161,9 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([first, *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
 
 
-def _verdict(value: Interval) -> str:
-    return "no difference shown" if value.bounds is not None and not value.excludes_zero else ""
+def _verdict(value: Interval | None) -> str:
+    shown = value is None or value.bounds is None or value.excludes_zero
+    return "" if shown else "no difference shown"
 
 
 def _with_bounds(value: Interval | None, *, sign: bool = False) -> str:

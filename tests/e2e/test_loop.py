@@ -249,7 +249,7 @@ def test_the_code_of_the_docs_runs_in_a_notebook(from_python: tuple[Path, str]) 
     told = json.loads(printed.rpartition("TOLD ")[2])
     summary = json.loads((folder / "summary.json").read_text())
     assert told["folder"] == "runs/micro" and told["agrees"] == {"calibrated-0": True}
-    assert told["reward"] == summary["arms"]["calibrated"]["held_out"]["reward"]["mean"]
+    assert told["reward"] == summary["arms"]["calibrated"]["held_out_greedy"]["reward"]["mean"]
     assert -1 <= told["questions"] <= 1 and "did you mean 'training.updates'" in printed
     assert f"report: {folder.resolve() / 'report.html'}" in printed and (folder / "report.html").is_file()
 

@@ -65,7 +65,8 @@ def test_summary_of_arms_with_other_seeds_and_of_arms_without_a_judge() -> None:
     def result(arm: str, seed: int, reward: float | None) -> dict[str, object]:
         values = {str(i): 0.0 if reward is None else reward for i in range(4)}
         setting = {"reward": values, "success": values, "turns": values, "endings": {"closed": 1.0}}
-        judged = {} if reward is None else {"scores": {"held_out": setting}}
+        greedy = setting | {"reward": {i: 2 * value for i, value in values.items()}}
+        judged = {} if reward is None else {"scores": {"held_out": setting, "held_out_greedy": greedy}}
         spent = dict.fromkeys(("policy_tokens", "user_tokens", "human_turns", "updates", "seconds"), 1)
         return {"arm": arm, "seed": seed, "train_reward_last": 0.5, **spent, **judged}
 
@@ -73,6 +74,7 @@ def test_summary_of_arms_with_other_seeds_and_of_arms_without_a_judge() -> None:
     results = [result(arm, seed, reward) for (arm, seed), reward in rewards.items()]
     summary = summarise(results, [0, 3])
     assert summary["paired"]["calibrated-static"]["mean"] == pytest.approx(0.6)
+    assert summary["paired_greedy"]["calibrated-static"]["mean"] == pytest.approx(1.2)
     assert "calibrated-cloned" not in summary["paired"] and summary["gap_closed"]["cloned"] is None
     unjudged = summarise([result("static", 0, None)], [0])
     assert unjudged["arms"]["static"]["updates"] == 1 and "held_out" not in unjudged["arms"]["static"]

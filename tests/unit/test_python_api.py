@@ -134,14 +134,21 @@ def test_a_finished_run_is_read_as_values(tmp_path: Path) -> None:
     with pytest.raises(crl.UserError, match="small has no summary.json: the run is not finished"):
         crl.read_run(folder)
     reward = {"mean": 0.5, "low": 0.25, "high": 0.75}
-    arms = {"start": {"held_out": {"reward": reward}, "updates": 0.0}, "static": {"updates": 2.0, "seconds": 1.5}}
+    start = {"held_out": {"reward": reward}, "held_out_greedy": {"reward": 0.75}, "updates": 0.0}
+    arms = {"start": start, "static": {"updates": 2.0, "seconds": 1.5}}
     summary = {"arms": arms, "paired": {"static-start": {"mean": 1.0, "low": None, "high": None}}}
     (folder / "summary.json").write_text(json.dumps(summary))
     run = crl.read_run(str(folder))
     assert run.config == crl.load_config(MICRO) and run.report == folder.resolve() / "report.html"
-    assert run.arms["start"].reward == crl.Interval(0.5, 0.25, 0.75) and run.arms["start"].updates == 0
+    assert run.arms["start"].reward_sampled == crl.Interval(0.5, 0.25, 0.75) and run.arms["start"].updates == 0
+    assert run.arms["start"].reward == crl.Interval(0.75)
     assert run.arms["static"].reward is None and run.arms["static"].seconds == 1.5
     assert run.differences == {"static-start": crl.Interval(1.0)} and "static" in run.table()
+    greedy = summary | {"paired_greedy": {"static-start": {"mean": 2.0, "low": 1.0, "high": 3.0}}}
+    (folder / "summary.json").write_text(json.dumps(greedy))
+    run = crl.read_run(folder)
+    assert run.differences == {"static-start": crl.Interval(2.0, 1.0, 3.0)}, "of the policies as they are deployed"
+    assert "+2.00 [+1.00, +3.00]" in run.table() and "+1.00" in run.table()
     with pytest.raises(crl.UserError, match="no trained policy yet"):
         run.policy()
 

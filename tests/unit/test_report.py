@@ -63,9 +63,11 @@ def summary() -> dict[str, Any]:
     return {
         "name": "unit & run", "task": "front_desk", "label": "demonstration", "seeds": [1, 2],
         "arms": arms,
-        "paired": {"calibrated-interactive": ci(0.16), "calibrated-static": ci(0.01),
-                   "calibrated-cloned": None},
-        "gap_closed": {"calibrated": ci(0.62), "interactive": None},
+        "paired_greedy": {"calibrated-interactive": ci(0.16), "calibrated-static": ci(0.01),
+                          "calibrated-cloned": None},
+        "paired": {"calibrated-interactive": ci(0.11), "calibrated-static": ci(0.21)},
+        "gap_closed_greedy": {"calibrated": ci(0.62), "interactive": None},
+        "gap_closed": {"calibrated": ci(0.05)},
         "simulator": {
             "before": {"human_turn_nll": {"value": 2.1, "low": 2.0, "high": 2.2},
                        "classifier_accuracy": ci(0.93),
@@ -141,8 +143,10 @@ def test_page_shows_arms_training_reward_and_verdicts(run: Path) -> None:
     page = write_report(run).read_text()
     for look in builtin_styles().values():
         assert look.label in page and look.color in page
-    assert "0.34<small>[0.29, 0.39]</small></td><td>0.91</td>" in page  # interactive: held-out, then training
-    assert "calibrated earns more than interactive on held-out users: +0.16 [0.11, 0.21]" in page
+    # interactive: greedy, sampled, in training
+    assert "0.36<small>[0.31, 0.41]</small></td><td>0.34<small>[0.29, 0.39]</small></td><td>0.91</td>" in page
+    assert "calibrated (greedy) earns more than interactive on held-out users: +0.16 [0.11, 0.21]" in page
+    assert "0.62<small>" in page and "0.05<small>" not in page, "the gap that the deployed policy closes"
     assert "No difference shown between calibrated and static" in page
     assert "Not measured: calibrated − cloned" in page
     assert "demonstration" in page and "1.2 M" in page and "3.2 min" in page and "0.32.0" in page
@@ -309,7 +313,7 @@ def test_a_demonstration_shows_dashes_its_label_and_its_dialogues(tmp_path: Path
     assert "Each arm with its own user." in page and "yes thx" in page and "reward 0.84" in page
     assert "It is an index, no bound" in page
     lines = table(told).splitlines()
-    assert lines[3].split() == ["static", "–", "–", "–", "13.50", "–", "–", "–"]
+    assert lines[3].split() == ["static", "–", "–", "–", "–", "13.50", "–", "–", "–"]
     assert lines[-1] == "Note: demonstration" and "74.20 [74.15, 74.25]      –" in lines[-3]
 
 
@@ -352,8 +356,8 @@ def test_text_table() -> None:
     assert "0.50 [0.45, 0.55]" in lines[7] and "0.62" in lines[7] and "950" in lines[7]
     assert len({len(line) for line in lines[:11]}) == 1
     below = [" ".join(line.split()) for line in lines]
-    assert "calibrated − interactive +0.16 [+0.11, +0.21]" in below
-    assert "calibrated − static +0.01 [−0.04, +0.06] no difference shown" in below
+    assert "calibrated − interactive +0.16 [+0.11, +0.21] +0.11 [+0.06, +0.16]" in below
+    assert "calibrated − static +0.01 [−0.04, +0.06] no difference shown +0.21 [+0.16, +0.26]" in below
     assert "classifier accuracy, words 0.93 [0.88, 0.98] 0.57 [0.52, 0.62]" in below
     assert "cooperative_050 cooperativeness=0.5 0.37 0.50 +0.13 [+0.08, +0.18] 0.61 → 0.52" in below
     assert below[-1] == "Note: demonstration"

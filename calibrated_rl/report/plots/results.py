@@ -3,7 +3,7 @@
 Each function takes plain data that is not empty and returns a figure; called within ``plot_style``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 
 import numpy as np
@@ -43,13 +43,26 @@ def forest(rows: Mapping[str, tuple[Interval | None, Interval | None]]) -> Figur
     return fig
 
 
-def paired(differences: Mapping[str, Interval]) -> Figure:
-    """Differences of held-out reward over the same scenarios and users; 0 means no difference."""
-    fig = figure(8.6, 0.7 + 0.36 * len(differences))
-    axes = fig.subplots()
+def paired(panels: Mapping[str, Mapping[str, Interval]]) -> Figure:
+    """Differences of held-out reward over the same scenarios and users, one panel a way to decode; 0 means no
+    difference."""
+    pairs = list(dict.fromkeys(pair for differences in panels.values() for pair in differences))
+    fig = figure(8.6, 0.9 + 0.36 * len(pairs))
+    grid = fig.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (name, differences) in zip(grid, panels.items(), strict=True):
+        _differences(axes, {pair: differences[pair] for pair in pairs if pair in differences}, pairs)
+        if len(panels) > 1:
+            axes.set_title(name)
+    grid[0].set_yticks(range(len(pairs)), [pair_label(pair) for pair in pairs])
+    grid[0].set_ylim(len(pairs) - 0.5, -0.5)
+    fig.supxlabel("difference in held-out reward, mean and 95 % CI", fontsize=8.5)
+    return fig
+
+
+def _differences(axes: Axes, differences: Mapping[str, Interval], pairs: Sequence[str]) -> None:
     zero_line(axes)
-    for row, (pair, value) in enumerate(differences.items()):
-        look = style(pair.split("-")[0])
+    for pair, value in differences.items():
+        row, look = pairs.index(pair), style(pair.split("-")[0])
         _whisker(axes, value, row, look.color, look.marker, filled=value.excludes_zero)
         label_x = value.high if value.high is not None else value.mean
         axes.annotate(
@@ -59,12 +72,8 @@ def paired(differences: Mapping[str, Interval]) -> Figure:
             textcoords="offset points",
             va="center",
         )
-    axes.set_yticks(range(len(differences)), [pair_label(pair) for pair in differences])
-    axes.set_ylim(len(differences) - 0.5, -0.5)
     axes.margins(x=0.12)
-    axes.set_xlabel("difference in held-out reward, mean and 95 % CI")
     horizontal_only(axes)
-    return fig
 
 
 def _whisker(axes: Axes, value: Interval, row: float, color: str, marker: str, *, filled: bool) -> None:

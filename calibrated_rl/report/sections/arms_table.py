@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from calibrated_rl.report.arms import ArmStyle, style
+from calibrated_rl.report.deployed import GREEDY, SAMPLED, deployed
 from calibrated_rl.report.run_files import RunFiles
 from calibrated_rl.report.values import Interval, interval, look_up, mapping, over_what
 from calibrated_rl.report.views import Cell
@@ -38,27 +39,31 @@ def of_arm(*keys: str) -> Read:
 
 def _beyond_held_out(summary: Mapping[str, Any], arm: str) -> Interval | None:
     """By how much the training reward lies above the held-out one."""
-    reward, training = (of_arm(*keys)(summary, arm) for keys in (("held_out", "reward"), ("train_reward_last",)))
+    reward, training = (of_arm(*keys)(summary, arm) for keys in ((SAMPLED.setting, "reward"), ("train_reward_last",)))
     return None if reward is None or training is None else Interval(training.mean - reward.mean)
 
 
+def _of_deployed(metric: str) -> Read:
+    return lambda summary, arm: interval(look_up(summary, "arms", arm, deployed(summary).setting, metric))
+
+
 COLUMNS = (
-    Column("held-out reward", of_arm("held_out", "reward")),
+    Column(
+        "reward, greedy", of_arm(GREEDY.setting, "reward"), optional=True,
+        meaning="Greedy: at temperature 0, as policies are deployed. Sampled: at the temperature of training.",
+    ),
+    Column("reward, sampled", of_arm(SAMPLED.setting, "reward")),
     Column("training reward", of_arm("train_reward_last")),
     # With a hyphen and a space that do not break the line, the header stays two lines high.
-    Column("training −\u00a0held\u2011out", _beyond_held_out, sign=True),
-    Column("success", of_arm("held_out", "success")),
-    Column("turns", of_arm("held_out", "turns"), digits=1),
-    Column(
-        "reward, greedy", of_arm("held_out_greedy", "reward"), optional=True,
-        meaning="Greedy: at temperature 0, else at the temperature of training.",
-    ),
+    Column("training −\u00a0sampled", _beyond_held_out, sign=True),
+    Column("success", _of_deployed("success")),
+    Column("turns", _of_deployed("turns"), digits=1),
     Column(
         "reward, shifted", of_arm("held_out_shifted", "reward"), optional=True,
         meaning="Shifted: users with other traits than the logged ones.",
     ),
     Column(
-        "gap closed", lambda summary, arm: interval(look_up(summary, "gap_closed", arm)), optional=True,
+        "gap closed", lambda summary, arm: interval(look_up(summary, deployed(summary).gap_closed, arm)), optional=True,
         meaning="Gap closed is the share of the way from static to oracle.",
     ),
 )  # fmt: skip
@@ -85,12 +90,16 @@ class ArmsTable:
 
 def view(run: RunFiles) -> ArmsTable:
     arms = run.arms()
-    scored = dict.fromkeys(name for metrics in arms.values() for name in mapping(metrics, "held_out"))
-    further_names = [name for name in scored if name not in HELD_OUT_METRICS]
-    further_columns = [Column(name.replace("_", " "), of_arm("held_out", name)) for name in further_names]
-    settings = dict.fromkeys(setting for metrics in arms.values() for setting in metrics)
-    users = [user for setting, _, user in (name.partition("@") for name in settings) if user and setting == "held_out"]
-    further_columns += [Column(f"reward, {user}", of_arm(f"held_out@{user}", "reward")) for user in users]
+    setting = deployed(run.summary).setting
+    further_columns: list[Column] = []
+    for each in dict.fromkeys((setting, SAMPLED.setting)):  # some metrics are measured of sampled policies alone
+        scored = dict.fromkeys(name for metrics in arms.values() for name in mapping(metrics, each))
+        shown = {*HELD_OUT_METRICS, *(column.title for column in further_columns)}
+        titles = {name: name.replace("_", " ") for name in scored if name not in HELD_OUT_METRICS}
+        further_columns += [Column(t, of_arm(each, name)) for name, t in titles.items() if t not in shown]
+    names = dict.fromkeys(name for metrics in arms.values() for name in metrics)
+    users = [user for of, _, user in (name.partition("@") for name in names) if user and of == setting]
+    further_columns += [Column(f"reward, {user}", of_arm(f"{setting}@{user}", "reward")) for user in users]
     columns = [
         column for column in (*COLUMNS, *further_columns)
         if not column.optional or any(column.read(run.summary, arm) is not None for arm in arms)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from calibrated_rl.report.arms import style
+from calibrated_rl.report.deployed import deployed
 from calibrated_rl.report.run_files import RunFiles
 from calibrated_rl.report.values import Interval, interval, look_up, mapping
 from calibrated_rl.report.views import CALIBRATION
@@ -37,6 +38,8 @@ class Head:
     """Who evaluated the policies; a run without a scripted human names its proxy under ``held_out_user``."""
     has_eval_user: bool
     """True also where nothing was trained yet."""
+    decoding: str
+    """How the policies of the differences spoke."""
     differences: list[Difference]
     classifier_accuracy: BeforeAfter | None
     exact_tv: BeforeAfter | None
@@ -52,6 +55,7 @@ def view(run: RunFiles) -> Head:
         label=str(summary.get("label") or ""),
         eval_user=str(summary.get("held_out_user") or "held-out users"),
         has_eval_user=run.has_eval_user() or not run.arms(),
+        decoding=deployed(summary).name,
         differences=_differences(run),
         classifier_accuracy=_before_after(run, "classifier_accuracy"),
         exact_tv=_before_after(run, "exact_tv"),
@@ -61,7 +65,7 @@ def view(run: RunFiles) -> Head:
 
 def _differences(run: RunFiles) -> list[Difference]:
     differences = []
-    for pair, raw in mapping(run.summary, "paired").items():
+    for pair, raw in mapping(run.summary, deployed(run.summary).paired).items():
         value = interval(raw)
         first, separator, second = pair.partition("-")
         if value is not None and value.bounds is not None and separator:

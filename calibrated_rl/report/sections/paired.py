@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from calibrated_rl.report.arms import pair_label
+from calibrated_rl.report.deployed import decodings
 from calibrated_rl.report.plots import results
 from calibrated_rl.report.run_files import RunFiles
-from calibrated_rl.report.values import interval, mapping, over_what
+from calibrated_rl.report.values import Interval, interval, mapping, over_what
 from calibrated_rl.report.views import Plot
 
 
@@ -21,10 +22,16 @@ class Paired:
 
 
 def view(run: RunFiles) -> Paired:
-    pairs = mapping(run.summary, "paired")
-    differences = {pair: value for pair in pairs if (value := interval(pairs[pair])) is not None}
+    panels: dict[str, dict[str, Interval]] = {}
+    not_measured: dict[str, None] = {}
+    for decoding in decodings(run.summary):
+        pairs = mapping(run.summary, decoding.paired)
+        differences = {pair: value for pair in pairs if (value := interval(pairs[pair])) is not None}
+        not_measured |= {pair_label(pair): None for pair in pairs if pair not in differences}
+        if differences:
+            panels[decoding.name] = differences
     return Paired(
         over=over_what(run.summary),
-        not_measured=[pair_label(pair) for pair in pairs if pair not in differences],
-        plot=Plot.of(results.paired(differences), "Paired differences") if differences else None,
+        not_measured=list(not_measured),
+        plot=Plot.of(results.paired(panels), "Paired differences") if panels else None,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from calibrated_rl.report.arms import MAIN_PAIR, SECOND_PAIR, in_order, pair_label, style
+from calibrated_rl.report.deployed import deployed
 from calibrated_rl.report.plots import variants as plots
 from calibrated_rl.report.run_files import RunFiles
 from calibrated_rl.report.values import Interval, finite, interval, look_up, mapping
@@ -49,7 +50,7 @@ def view(run: RunFiles) -> Variants | None:
         return None
     arms = in_order(arm for name in variants for arm in mapping(variants, name, "arms"))
     pairs = [pair for pair in (MAIN_PAIR, SECOND_PAIR)
-             if any(look_up(variants, name, "paired", pair) for name in variants)]  # fmt: skip
+             if any(_difference(variants[name], pair) for name in variants)]  # fmt: skip
     return Variants(
         columns=[*(style(arm).label for arm in arms), *map(pair_label, pairs), "classifier, before",
                  "classifier, after"],
@@ -69,7 +70,7 @@ def _row(name: str, change: str, summary: Any, arms: list[str], pairs: list[str]
         seeds=str(len(seeds)) if isinstance(seeds, list) else "–",
         cells=[
             *(Cell(_reward(summary, arm)) for arm in arms),
-            *(Cell(interval(look_up(summary, "paired", pair)), sign=True) for pair in pairs),
+            *(Cell(_difference(summary, pair), sign=True) for pair in pairs),
             *(Cell(interval(look_up(summary, "simulator", phase, "classifier_accuracy"))) for phase in CALIBRATION),
         ],
     )
@@ -80,8 +81,7 @@ def _sweep(run: RunFiles, key: str, points: list[tuple[float, Any]], arms: list[
     rewards = {arm: [(x, value) for x, summary in points if (value := _reward(summary, arm)) is not None]
                for arm in arms}  # fmt: skip
     rewards = {arm: values for arm, values in rewards.items() if len(values) > 1}
-    differences = [(x, value) for x, summary in points
-                   if (value := interval(look_up(summary, "paired", MAIN_PAIR))) is not None]  # fmt: skip
+    differences = [(x, value) for x, summary in points if (value := _difference(summary, MAIN_PAIR)) is not None]
     fig = plots.sweep(setting, rewards, differences) if rewards or differences else None
     return Sweep(
         setting=setting,
@@ -92,7 +92,11 @@ def _sweep(run: RunFiles, key: str, points: list[tuple[float, Any]], arms: list[
 
 
 def _reward(summary: Any, arm: str) -> Interval | None:
-    return interval(look_up(summary, "arms", arm, "held_out", "reward"))
+    return interval(look_up(summary, "arms", arm, deployed(summary).setting, "reward"))
+
+
+def _difference(summary: Any, pair: str) -> Interval | None:
+    return interval(look_up(summary, deployed(summary).paired, pair))
 
 
 def changes(summary: Any) -> list[str]:
