@@ -1,0 +1,1 @@
+"""What the claims of docs/results.md rest on beside studies of arms: one file a figure."""
