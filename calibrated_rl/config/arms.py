@@ -7,6 +7,7 @@ import path (``arms: [start, my_package.arms:Curious]``). Nothing else has a lis
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -124,6 +125,13 @@ def find_arm(name: str) -> type[Arm]:
     if ":" in name and cls.name in builtin_arms():
         raise UserError(f"'{path}': '{cls.name}' is the name of a built-in arm; choose another one")
     return cls
+
+
+def existing_arms(names: Iterable[str]) -> Iterator[type[Arm]]:
+    """The arms of these names, without those that do not exist: they are reported where they are named."""
+    for name in names:
+        with suppress(UserError):
+            yield find_arm(name)
 
 
 def table_order(name: str) -> float:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from calibrated_rl import turn_values
 from calibrated_rl.components.component import build, import_path, looked_up
 from calibrated_rl.components.short_names import full_path
-from calibrated_rl.config.arms import Arm, builtin_arms, find_arm
+from calibrated_rl.config.arms import builtin_arms, existing_arms, find_arm
 from calibrated_rl.config.trigger_checks import problems_of_trigger
+from calibrated_rl.config.without_effect import calibrates_again
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.advantages.checked import advantage_path
 from calibrated_rl.settings.fields import (
@@ -86,31 +87,6 @@ def problems_together(config: "RunConfig") -> Iterator[Problem]:
                       "leave one of the two empty")  # fmt: skip
 
 
-def settings_without_effect(config: "RunConfig") -> Iterator[str]:
-    """Settings that have no effect, a line each. They are logged, not refused: ``key=value`` can empty `human`, but
-    cannot remove the settings of a YAML file that belong to it."""
-    if config.human_config and not config.human:
-        yield "human_config has no effect: `human` is empty"
-    pretraining = config.pretraining
-    if pretraining.human_config and not pretraining.human:
-        yield "pretraining.human_config has no effect: `pretraining.human` is empty"
-    if pretraining.logs and not pretraining.chosen:
-        yield "pretraining.logs has no effect: `pretraining.human` and `pretraining.reader` are empty"
-    if config.calibration.asked and config.calibration.source == "pretraining":
-        yield "calibration.asked has no effect: calibration.source is pretraining"
-    trigger = config.calibration.trigger
-    if trigger.on and not _calibrates_again(config):
-        yield "calibration.trigger has no effect: no arm aligns its simulator again"
-    for name in () if trigger.on else ("at_least", "at_most"):
-        if getattr(trigger, name) != getattr(type(trigger)(), name):
-            yield f"calibration.trigger.{name} has no effect: neither shift nor effective_share is set"
-    if not config.proxy.model:
-        default = type(config.proxy)()
-        for name in ("chat_template", "chat_template_kwargs", "sft"):  # hardware files have its engine
-            if getattr(config.proxy, name) != getattr(default, name):
-                yield f"proxy.{name} has no effect: `proxy.model` is empty"
-
-
 def _arms_and_seeds(config: "RunConfig") -> Iterator[Problem]:
     for key in ("arms", "seeds"):
         if not getattr(config, key):
@@ -138,21 +114,11 @@ def _arms_and_seeds(config: "RunConfig") -> Iterator[Problem]:
                 yield Problem((key, number), text, named=False)
             for text in arm_class().problems(config):
                 yield Problem((key, number), text, named=False)
-    arm_names = {*builtin_arms(), *(arm.name for arm in _existing_arms(config))}
+    arm_names = {*builtin_arms(), *(arm.name for arm in existing_arms([*config.arms, *config.control_arms]))}
     for name in config.training.learning_rates:
         if name not in arm_names:
             text = f"names no arm: choose {listed(sorted(arm_names))}{nearest(name, arm_names)}"
             yield Problem(("training", "learning_rates", name), text)
-
-
-def _calibrates_again(config: "RunConfig") -> bool:
-    return any(arm.calibrates == "again" for arm in _existing_arms(config))
-
-
-def _existing_arms(config: "RunConfig") -> Iterator[type[Arm]]:
-    for name in (*config.arms, *config.control_arms):
-        with suppress(UserError):  # reported where it is named
-            yield find_arm(name)
 
 
 def _replicas_and_memory(config: "RunConfig") -> Iterator[Problem]:
@@ -336,7 +302,7 @@ def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:
             )  # fmt: skip
     training, calibration = config.training, config.calibration
     happens = calibration.trigger.on or 0 < calibration.every < training.updates
-    if happens and _calibrates_again(config) and not _has_absent_secrets(calibration.method_config):
+    if happens and calibrates_again(config) and not _has_absent_secrets(calibration.method_config):
         try:
             method = build(calibration.method, calibration.method_config, "calibration.method_config")
             if (check := getattr(method, "check", None)) is not None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.checked import build_method
-from calibrated_rl.config.checks import log_settings, settings_without_effect
+from calibrated_rl.config.checks import log_settings
 from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.config.without_effect import settings_without_effect
 from calibrated_rl.data.dialogue import Dialogue, Source, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.base import problem_lines

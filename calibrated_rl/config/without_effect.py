@@ -1,0 +1,39 @@
+"""Settings of a run that have no effect beside its other ones."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from calibrated_rl.config.arms import existing_arms
+
+if TYPE_CHECKING:
+    from calibrated_rl.config.run_config import RunConfig
+
+
+def settings_without_effect(config: "RunConfig") -> Iterator[str]:
+    """Settings that have no effect, a line each. They are logged, not refused: ``key=value`` can empty `human`, but
+    cannot remove the settings of a YAML file that belong to it."""
+    if config.human_config and not config.human:
+        yield "human_config has no effect: `human` is empty"
+    pretraining = config.pretraining
+    if pretraining.human_config and not pretraining.human:
+        yield "pretraining.human_config has no effect: `pretraining.human` is empty"
+    if pretraining.logs and not pretraining.chosen:
+        yield "pretraining.logs has no effect: `pretraining.human` and `pretraining.reader` are empty"
+    if config.calibration.asked and config.calibration.source == "pretraining":
+        yield "calibration.asked has no effect: calibration.source is pretraining"
+    trigger = config.calibration.trigger
+    if trigger.on and not calibrates_again(config):
+        yield "calibration.trigger has no effect: no arm aligns its simulator again"
+    for name in () if trigger.on else ("at_least", "at_most"):
+        if getattr(trigger, name) != getattr(type(trigger)(), name):
+            yield f"calibration.trigger.{name} has no effect: neither shift nor effective_share is set"
+    if not config.proxy.model:
+        default = type(config.proxy)()
+        for name in ("chat_template", "chat_template_kwargs", "sft"):  # hardware files have its engine
+            if getattr(config.proxy, name) != getattr(default, name):
+                yield f"proxy.{name} has no effect: `proxy.model` is empty"
+
+
+def calibrates_again(config: "RunConfig") -> bool:
+    """Whether an arm of the run aligns its simulator during training."""
+    return any(arm.calibrates == "again" for arm in existing_arms([*config.arms, *config.control_arms]))
