@@ -46,7 +46,8 @@ FREE_TEXT = {
 }
 """Texts that may be anything, and why."""
 OF_PARTS = {
-    "RunConfig.task_config", "RunConfig.human_config", "RunConfig.logs", "PretrainingConfig.human_config",
+    "RunConfig.task_config", "RunConfig.human_config", "RunConfig.logs", "RunConfig.proxies",
+    "PretrainingConfig.human_config",
     "PretrainingConfig.logs", "CalibrationConfig.method_config", "TrainingConfig.loss_config", "RowConfig.config",
     "TrainingConfig.advantage_config", "TrainingConfig.turn_value_config", "ScriptedLogs.Config.human_config",
     "ModelConfig.chat_template_kwargs", "ProxyConfig.chat_template_kwargs",  # what a template reads

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Turn
 from calibrated_rl.errors import UserError
-from calibrated_rl.settings.fields import Positive, Range, Share, check_settings
+from calibrated_rl.settings.fields import Name, Positive, Range, Share, check_settings
 from calibrated_rl.users.proxies.base import Proxy
 from calibrated_rl.users.proxies.words import (
     END,
@@ -73,7 +73,7 @@ class NeuralConfig:
     """Of Adam; falls linearly to a tenth."""
     least: Positive = 2
     """How often a word must occur to be known."""
-    exchangeable: list[list[str]] = field(default_factory=list)
+    exchangeable: list[list[Name]] = field(default_factory=list)
     """Groups of words that play the same part, such as `[[book, books], [hat, hats]]`: in each epoch each dialogue's
     are exchanged with each other at random, everywhere in it. As many examples more as there are orders."""
     longest: Positive = 48
