@@ -1,8 +1,7 @@
 """Checks of a run's settings in combination, where each of them alone is allowed (``settings/`` checks those).
 
-They take place when a config is loaded, before anything else of the run: settings that contradict each other, sizes
-that a later part will need, and the settings of parts named by import path. Checks that need the logs themselves follow
-as soon as these are read (``run/log_checks.py``).
+They take place when a config is loaded: settings that contradict each other, sizes that a later part will need, and the
+settings of parts named by import path. Checks that need the logs follow when these are read (``run/log_checks.py``).
 """
 
 import datetime
@@ -53,9 +52,7 @@ OF_KIND: Mapping[str, tuple[str, Sequence[str]]] = {
     "training.advantage": ("advantage", ("__call__",)),
     "training.turn_value": ("turn value", ("fit",)),
 }
-"""The kind of class that each import path must name, and its required methods; see ``tasks/base.py``, ``logs/base.py``,
-``calibration/base.py``, ``learner/losses/base.py``,
-``learner/advantages/base.py``, ``turn_values/base.py`` and ``shift/interface.py``."""
+"""The kind of class that each import path must name, and its required methods; see the ``base.py`` of each."""
 
 
 def problems_together(config: "RunConfig") -> Iterator[Problem]:
