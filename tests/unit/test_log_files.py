@@ -108,11 +108,11 @@ def test_a_data_set_of_the_hub_is_read_from_its_cache_or_its_command_is_told(
 
 # --- torn, empty, of other kinds ---------------------------------------------------------------------------
 
-PACKED = gzip.compress("".join(json.dumps(talk(str(number))) + "\n" for number in range(1000)).encode())
+PACKED = gzip.compress("".join(json.dumps(talk(str(number))) + "\n" for number in range(1000)).encode(), mtime=0)
 TELLS: list[tuple[str, bytes, str]] = [
     ("x.jsonl.gz", PACKED[:-20], "x.jsonl.gz is a torn or damaged gzip file .*: copy or download it again"),
     ("x.jsonl.gz", PACKED[:1000] + b"\0\0" + PACKED[1002:], "is a torn or damaged gzip file"),
-    ("x.jsonl.gz", gzip.compress(b" \n"), "is empty below its gzip compression"),
+    ("x.jsonl.gz", gzip.compress(b" \n", mtime=0), "is empty below its gzip compression"),
     ("x.json", json.dumps([talk()] * 9, indent=1).encode()[:-9], "one JSON value that is torn or damaged: .* at line"),
     ("x.json", b'[\n"caf\xe9"]', "is JSON that is not UTF-8 at byte 7"),
     ("x.csv", b"dialogue_id,role,text\n1,user,caf\xe9\n", "CSV that is not UTF-8 .*iconv -f WINDOWS-1252"),
@@ -122,7 +122,7 @@ TELLS: list[tuple[str, bytes, str]] = [
     ("x.csv", b"dialogue_id,role,text\n1,user\n", "x.csv:2: it has 2 fields, and the header 3"),
     ("x.xlsx", b"PK\x03\x04abc", "is an Excel workbook: save the table as CSV, as with soffice"),
     ("x.zip", b"PK\x03\x04abc", "is a ZIP archive: unpack it first, as with unzip .*x.zip"),
-    ("x.tar.gz", gzip.compress(b"a" * 257 + b"ustar" + b"\0" * 99), "is a tar archive: .*tar -xf"),
+    ("x.tar.gz", gzip.compress(b"a" * 257 + b"ustar" + b"\0" * 99, mtime=0), "is a tar archive: .*tar -xf"),
     ("x.db", b"SQLite format 3\x00..", "is an SQLite database: .*sqlite3 -header -csv"),
     ("x.pkl", b"\x80\x04\x95\x00", "a Python pickle, which is never loaded"),
     ("x.avro", b"Obj\x01..", "is an Avro file: .*avro-tools tojson"),
