@@ -1,6 +1,7 @@
 """The whole loop with real engines, learner and store; task, people and calibration method come from a file outside
 the repository. One study serves all tests: a run that was killed ends as it did, to the last bit."""
 
+import gzip
 import json
 import math
 import os
@@ -229,6 +230,8 @@ def from_python(outside: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     for cell in cells:
         if name := re.match(r"# (\w+\.py)\n", cell):
             (folder / name[1]).write_text(cell)
+    talk = {"messages": [{"role": "user", "content": "a table"}, {"role": "assistant", "content": "which day ?"}]}
+    (folder / "chats.jsonl.gz").write_bytes(gzip.compress(json.dumps(talk).encode()))
     (folder / "cells.json").write_text(json.dumps([cell for cell in cells if not cell.startswith("# ")]))
     (folder / "notebook.py").write_text(NOTEBOOK)
     (folder / "configs").mkdir()

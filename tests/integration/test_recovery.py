@@ -347,8 +347,8 @@ def test_a_replica_that_is_lost_while_it_scores_starts_the_run_again(error: Exce
     monkeypatch.setattr(ray, "get", lost)
     actor = SimpleNamespace(score=SimpleNamespace(remote=lambda ids: None))
     pool: Any = SimpleNamespace(
-        role="policy", _timeout_s=1.0, _membership=Membership(1),
+        role="policy", _timeout_s=1.0, _batch=8, _membership=Membership(1),
         fleet=SimpleNamespace(handle=lambda index: ReplicaHandle(actor)),
     )  # fmt: skip
     with pytest.raises(PartLost, match="a policy replica was lost while it scored"):
-        ReplicaPool.score(pool, [1, 2])
+        ReplicaPool.score_all(pool, [[1, 2]])

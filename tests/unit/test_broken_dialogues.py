@@ -436,7 +436,7 @@ def test_a_proxy_that_breaks_a_dialogue_costs_the_policy_nothing(caplog: pytest.
         config=SimpleNamespace(evaluation=EvaluationConfig(scenarios=12, shifted=0)), task=Chat(),
         progress=SimpleNamespace(ticks=lambda words, count: None),
     )  # fmt: skip
-    results, dialogues = evaluate_policy(inputs, collector_of(MadeUpPool("policy")), proxy, "arm", 0, 7)
+    results, dialogues = evaluate_policy(inputs, collector_of(MadeUpPool("policy")), {"": proxy}, "arm", 0, 7)
     assert results["held_out"]["not_scored"] == 1 and "not_scored" not in results["held_out_greedy"]
     assert len(dialogues) == 23 and "3" not in results["held_out"]["reward"]
     assert set(results["held_out"]["reward"].values()) == {3.0}
