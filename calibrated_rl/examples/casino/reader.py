@@ -14,6 +14,7 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.examples.casino.records import FILE, CasinoRecord, CasinoSource
 from calibrated_rl.examples.casino.task import Casino, scenario_of
 from calibrated_rl.logs.base import LogProblem
+from calibrated_rl.logs.finished import finished_log
 from calibrated_rl.tasks.base import Task
 
 
@@ -71,16 +72,5 @@ class CasinoLogs:
         scenario = scenario_of(record, split)
         greeting = Turn(side=Side.POLICY, text=scenario.greeting, source=Source.GREETING)
         turns = (greeting, *(Turn(side=side, text=text, source=Source.LOG) for side, text in record.turns))
-        ending = self.task.ending(scenario, turns)
-        assert ending is not None, f"record {record.id} was checked to end"
-        return Dialogue(
-            id=f"log-{scenario.id}",
-            task=self.task.name,
-            scenario=scenario,
-            turns=turns,
-            ending=ending,
-            outcome=self.task.outcome(scenario, turns, ending),
-            kind="log",
-            group_id=f"log-{scenario.id}",
-            annotations={"acts": [list(self.task.acts(scenario, turns, i)) for i in range(len(turns))]},
-        )
+        acts = [list(self.task.acts(scenario, turns, index)) for index in range(len(turns))]
+        return finished_log(self.task, scenario, turns, {"acts": acts})

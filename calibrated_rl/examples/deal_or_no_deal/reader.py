@@ -13,6 +13,7 @@ from calibrated_rl.examples.deal_or_no_deal.deals import accepted_first_offer, e
 from calibrated_rl.examples.deal_or_no_deal.records import DealRecord, DealSource
 from calibrated_rl.examples.deal_or_no_deal.task import DealOrNoDeal, counts_of, scenario_of
 from calibrated_rl.logs.base import LogProblem
+from calibrated_rl.logs.finished import finished_log
 from calibrated_rl.settings.fields import check_settings
 from calibrated_rl.tasks.base import Task
 
@@ -62,20 +63,7 @@ class DealLogs:
 
     def _dialogue(self, record: DealRecord, seat: int, split: Split) -> Dialogue:
         scenario = scenario_of(record, seat, split)
-        turns = turns_of(record, seat, scenario)
-        ending = self.task.ending(scenario, turns)
-        assert ending is not None, f"record {record.id} was checked to end"
-        return Dialogue(
-            id=f"log-{scenario.id}",
-            task=self.task.name,
-            scenario=scenario,
-            turns=turns,
-            ending=ending,
-            outcome=self.task.outcome(scenario, turns, ending),
-            kind="log",
-            group_id=f"log-{scenario.id}",
-            annotations={"dialogue": record.id},
-        )
+        return finished_log(self.task, scenario, turns_of(record, seat, scenario), {"dialogue": record.id})
 
 
 def turns_of(record: DealRecord, seat: int, scenario: Scenario) -> tuple[Turn, ...]:
