@@ -37,7 +37,7 @@ dev: $(VENV)/.ready  ## Compare the arms in the small booking world (CPU, at mos
 casino: $(VENV)/.ready  ## The same with a real model on real negotiations (CPU, at most 45 minutes)
 	$(RUN) jobs/compare.py configs/casino.yaml $(ARGS)
 
-deal: $(VENV)/.ready  ## The arms on real negotiations, tiny models, proxies as judges (CPU; resumes)
+deal: $(VENV)/.ready  ## The arms on real negotiations, tiny models, proxies in place of held-out people (CPU; resumes)
 	$(RUN) jobs/compare.py configs/dealornodeal.yaml $(ARGS)
 
 study: $(VENV)/.ready  ## All arms over several seeds, a placebo and a sweep; resumes where it stopped (hours)
@@ -46,7 +46,7 @@ study: $(VENV)/.ready  ## All arms over several seeds, a placebo and a sweep; re
 # Whole files go to workers, the long ones first; how many workers there are says tests/conftest.py.
 PYTEST := $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-quick: $(VENV)/.ready  ## The tests that start no process, in a minute or so (pytest options: ARGS="-k replay")
+quick: $(VENV)/.ready  ## The tests that start no process, in about two minutes (pytest options: ARGS="-k replay")
 	$(PYTEST) -m "not (slow or engine or gpu)" $(ARGS)
 
 test: $(VENV)/.ready  ## Lint, types, imports, all tests (pytest options: make test ARGS="-k replay")

@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from calibrated_rl.api.asking import Asked, ask
     from calibrated_rl.api.evaluation import Evaluation, evaluate
+    from calibrated_rl.api.judging import JudgeCheck, check_judge
     from calibrated_rl.api.logs import convert_logs
     from calibrated_rl.api.progress import show_progress
     from calibrated_rl.api.results import ArmResult, RunResult, read_run
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         Turn,
     )
     from calibrated_rl.errors import PartLost, RolloutFailure, UserError
+    from calibrated_rl.judges.base import BoundedJudge, ComparingJudge, Judge, NoVerdict, ScoringJudge, Verdict
     from calibrated_rl.learner.advantages.base import Advantage, CriticAdvantage, CriticConfig, TurnAdvantage
     from calibrated_rl.learner.losses.base import Loss, LossInputs, LossOutput, Totals
     from calibrated_rl.logs.base import FileReader, LogProblem, LogReader
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
         BoundedTask,
         ScriptedHuman,
         ScriptedTask,
+        ScriptedUser,
         Task,
         TurnBoundedTask,
         UserCheckingTask,
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
 _FROM = {
     "api.asking": ("Asked", "ask"),
     "api.evaluation": ("Evaluation", "evaluate"),
+    "api.judging": ("JudgeCheck", "check_judge"),
     "api.logs": ("convert_logs",),
     "api.progress": ("show_progress",),
     "api.results": ("ArmResult", "RunResult", "read_run"),
@@ -85,6 +89,7 @@ _FROM = {
     "errors": ("PartLost", "RolloutFailure", "UserError"),
     "learner.advantages.base": ("Advantage", "CriticAdvantage", "CriticConfig", "TurnAdvantage"),
     "learner.losses.base": ("Loss", "LossInputs", "LossOutput", "Totals"),
+    "judges.base": ("BoundedJudge", "ComparingJudge", "Judge", "NoVerdict", "ScoringJudge", "Verdict"),
     "logs.base": ("FileReader", "LogProblem", "LogReader"),
     "logs.convert": ("Conversion",),
     "report.values": ("Interval",),
@@ -95,7 +100,7 @@ _FROM = {
     "shift.interface": ("DialogueSets", "Estimator"),
     "shift.sources": ("LogFiles",),
     "tasks.base": (
-        "BoundedTask", "ScriptedHuman", "ScriptedTask", "Task", "TurnBoundedTask", "UserCheckingTask",
+        "BoundedTask", "ScriptedHuman", "ScriptedUser", "ScriptedTask", "Task", "TurnBoundedTask", "UserCheckingTask",
     ),
     "turn_values.base": ("TurnValue", "TurnValueInputs", "TurnValueMethod"),
 }  # fmt: skip
@@ -104,15 +109,17 @@ _FROM = {
 _MODULE_OF = {name: module for module, names in _FROM.items() for name in names}
 
 __all__ = [
-    "Advantage", "Arm", "ArmResult", "ArmStyle", "Asked", "BoundedTask", "CalibrationInputs", "CalibrationMethod",
-    "Conversion", "CriticAdvantage", "CriticConfig", "Dialogue", "DialogueSets", "Estimate", "Estimator", "Evaluation",
-    "ExtraTurn", "FileReader", "Finish", "HumanReply", "Interval", "LogFiles", "LogProblem", "LogReader", "Loss",
-    "LossInputs", "LossOutput", "MatchedReplies", "Name", "NotNegative", "Outcome", "PartLost", "PartPath", "Positive",
-    "Range", "RolloutFailure", "RunConfig", "RunResult", "SampledReply", "Scenario", "ScriptedHuman", "ScriptedTask",
-    "Seed", "Share", "ShiftResult", "Side", "Source", "Split", "Task", "TokenSequence", "Totals", "Turn",
-    "TurnAdvantage", "TurnBoundedTask", "TurnEstimate", "TurnValue", "TurnValueInputs", "TurnValueMethod",
-    "UserCheckingTask", "UserError", "ask", "check_settings", "compare", "convert_logs", "evaluate", "load_config",
-    "measure_shift", "read_dialogues", "read_run", "show_progress", "train",
+    "Advantage", "Arm", "ArmResult", "ArmStyle", "Asked", "BoundedJudge", "BoundedTask", "CalibrationInputs",
+    "CalibrationMethod", "ComparingJudge", "Conversion", "CriticAdvantage", "CriticConfig", "Dialogue",
+    "DialogueSets", "Estimate", "Estimator", "Evaluation", "ExtraTurn", "FileReader", "Finish", "HumanReply",
+    "Interval", "Judge", "JudgeCheck", "LogFiles", "LogProblem", "LogReader", "Loss", "LossInputs", "LossOutput",
+    "MatchedReplies", "Name", "NoVerdict", "NotNegative", "Outcome", "PartLost", "PartPath", "Positive", "Range",
+    "RolloutFailure", "RunConfig", "RunResult", "SampledReply", "Scenario", "ScoringJudge", "ScriptedHuman",
+    "ScriptedTask", "ScriptedUser", "Seed", "Share", "ShiftResult", "Side", "Source", "Split", "Task",
+    "TokenSequence", "Totals", "Turn", "TurnAdvantage", "TurnBoundedTask", "TurnEstimate", "TurnValue",
+    "TurnValueInputs", "TurnValueMethod", "UserCheckingTask", "UserError", "Verdict", "ask", "check_judge",
+    "check_settings", "compare", "convert_logs", "evaluate", "load_config", "measure_shift", "read_dialogues",
+    "read_run", "show_progress", "train",
 ]  # fmt: skip
 
 

@@ -33,7 +33,7 @@ class Party(StrEnum):
     JUDGE = "judge"
     TOOL = "tool"
     ENGINE = "engine"
-    """A replica of either side: it died or did not answer."""
+    """A replica of either side, or an endpoint: it died or did not answer."""
 
 
 class RolloutFailure(RuntimeError):

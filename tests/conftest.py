@@ -5,6 +5,8 @@ inference engines) or ``gpu``. What is no unit test, and tests that ask for ``ra
 """
 
 import os
+import platform
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -47,6 +49,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "ray_session" in getattr(item, "fixturenames", ()) or item.path.parent.name == "e2e":
             item.add_marker("engine")
     items.sort(key=lambda item: (*FOLDERS, item.path.parent.name).index(item.path.parent.name))
+
+
+@pytest.fixture(autouse=True)
+def no_process_but_in_slow_tests(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``make quick`` runs starts no process: each takes seconds until it has loaded the package."""
+    if any(request.node.get_closest_marker(name) for name in ("slow", "engine", "gpu")):
+        return
+
+    platform.platform()  # runs uname the first time; openai wants it with the first request of all
+
+    def refuse(*arguments: object, **options: object) -> None:
+        pytest.fail("a test that starts a process is marked `slow`")
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calibrated_rl.api.settings import allowed
+from calibrated_rl.config.arms import CALIBRATED
 from calibrated_rl.errors import UserError
-from calibrated_rl.settings.fields import Positive, Seed
+from calibrated_rl.settings.fields import NotNegative, Positive, Seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,6 +80,7 @@ def ask(
     """
     for name, hint, value in (
         ("count", Positive, count), ("updates", Positive, updates), ("draws", Positive, draws), ("seed", Seed, seed),
+        ("candidates", NotNegative, candidates),
     ):  # fmt: skip
         allowed(name, hint, value)
     from calibrated_rl.config.run_config import load_config
@@ -136,7 +138,7 @@ def arm_name(folder: Path, arm: str) -> str:
         raise UserError(f"{folder} has no dialogues of training: there is no replay/ARM-SEED in it")
     if arm and arm not in names:
         raise UserError(f"{folder} has no dialogues of '{arm}'; there are: {', '.join(names)}")
-    return arm or next((name for name in names if name.startswith("calibrated")), names[0])
+    return arm or next((name for name in names if name.startswith(CALIBRATED)), names[0])
 
 
 def _disagreements(

@@ -81,6 +81,7 @@ def evaluate(run: str | os.PathLike[str], overrides: Sequence[str] = (), *, poli
             logger.info(f"{saved_policy.name}: {explanation}")
     finally:
         cluster.close()
+        inputs.endpoints.close()
         progress.close()
     split = saved.config.evaluation.split
     metrics = summarise(results, sorted({policy_.seed for policy_ in policies})) | {

@@ -35,7 +35,7 @@ class ArmResult:
     policy_tokens: float | None
     """Tokens of the policy that it learned from, as a mean over seeds; the next three likewise."""
     user_tokens: float | None
-    """Tokens that simulators sampled for it."""
+    """Tokens that simulators sampled for it; None where these are behind an API (``summary["endpoints"]``)."""
     human_turns: float | None
     """Turns that were requested of humans."""
     seconds: float | None

@@ -58,11 +58,11 @@ class ShiftResult:
         """For JSON; estimates that are NaN are None."""
         sources = {
             label: {"source": source.name, "dialogues": len(source.dialogues), "left_out": source.left_out}
-            for label, source in (("people", self.reference), ("others", self.compared))
+            for label, source in (("reference", self.reference), ("compared", self.compared))
         }
-        estimates = {name: {**value.as_dict(), "reading": verdict(value)} for name, value in self.estimates.items()}
+        estimates = {name: {**value.as_dict(), "verdict": verdict(value)} for name, value in self.estimates.items()}
         return sources | {
-            "matched_replies": self.matched_replies, "figures": estimates, "not_measured": self.not_measured,
+            "matched_replies": self.matched_replies, "estimates": estimates, "not_measured": self.not_measured,
         }  # fmt: skip
 
     def table(self) -> str:

@@ -1,12 +1,12 @@
 """Calibrated interactive RL: the simulator is aligned with human logs before and *during* training.
 
-One update is: *measure* how far training is from real dialogues (every ``shift.every`` updates), *calibrate* if it is
-due, *collect* groups of dialogues with the calibrated simulator, *store* them, give *credit*, *step* the learner,
-*sync* the replicas. The simulator is aligned again because the policy has moved: every ``calibration.every`` updates,
-or when what is measured says that it is time (``calibration.trigger``). How, is up to ``calibration.method``; by
-default from its uncalibrated base, on the same human turns, each weighted by how often the *current* policy would reach
-its history (density ratio, clipped), stopping on the monitor split. Nothing of the held-out humans is seen. Where the
-method fits several simulators (``calibration/ensemble.py``), each update meets the next of them.
+One update is: *calibrate* if it is due, *measure* how far training with this simulator is from real dialogues (every
+``shift.every`` updates), *collect* groups of dialogues with it, *store* them, give *credit*, *step* the learner, *sync*
+the replicas. The simulator is aligned again because the policy has moved: every ``calibration.every`` updates, or when
+what was measured says that it is time (``calibration.trigger``). How, is up to ``calibration.method``; by default from
+its uncalibrated base, on the same human turns, each weighted by how often the *current* policy would reach its history
+(density ratio, clipped), stopping on the monitor split. Nothing of the held-out humans is seen. Where the method fits
+several simulators (``calibration/ensemble.py``), each update meets the next of them.
 
 Arms derived from this one add further human turns to each re-calibration (``further_turns``) or leave it out.
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from calibrated_rl.training.training_run import TrainingRun
 
 
-class Calibrated(Arm):
+class Calibrated(Arm["TrainingRun", "ArmRun"]):
     """Trains with a simulator that is kept aligned."""
 
     name = "calibrated"

@@ -32,7 +32,7 @@ def successful(logs: Sequence[Dialogue]) -> list[Dialogue]:
     return [log for log in logs if log.outcome is not None and log.outcome.success]
 
 
-class Cloned(Arm):
+class Cloned(Arm["TrainingRun", "ArmRun"]):
     """Trains on successful logs alone."""
 
     name = "cloned"

@@ -1,6 +1,7 @@
 """Interactive RL: whole dialogues with a user model, groups of them, one policy update a batch of groups.
 
 Suffers the simulator-induced shift: the policy learns whatever pleases this user model.
+The loop stands in full here and in ``oracle.py``, which differs in the user: an arm is read in one file.
 """
 
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from calibrated_rl.training.training_run import TrainingRun
 
 
-class Interactive(Arm):
+class Interactive(Arm["TrainingRun", "ArmRun"]):
     """Trains with the simulator as it comes."""
 
     name = "interactive"
@@ -21,7 +22,7 @@ class Interactive(Arm):
 
     def train(self, run: "TrainingRun", seed: int) -> "ArmRun":
         arm = run.begin(self.name, seed)
-        user = run.simulator.pool
+        user = run.simulator.user
         while arm.running:
             measurement = arm.measure(user)
             batch = arm.collect(user)

@@ -1,4 +1,7 @@
-"""Oracle: interactive RL with humans of the training population themselves; only where humans are scripted."""
+"""Oracle: interactive RL with humans of the training population themselves; only where humans are scripted.
+
+The loop stands in full here and in ``interactive.py``, which differs in the user: an arm is read in one file.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +12,7 @@ if TYPE_CHECKING:
     from calibrated_rl.training.training_run import TrainingRun
 
 
-class Oracle(Arm):
+class Oracle(Arm["TrainingRun", "ArmRun"]):
     """Trains with the scripted human; its replies are counted as human turns."""
 
     name = "oracle"

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from calibrated_rl.training.training_run import TrainingRun
 
 
-class Start(Arm):
+class Start(Arm["TrainingRun", "ArmRun"]):
     """No update at all."""
 
     name = "start"

@@ -1,8 +1,8 @@
 """Static context RL: on a logged history the policy says one turn; nobody answers.
 
-A turn that closes the dialogue earns the task's terminal reward for the logged user's goal; any other turn
-earns ``Q(history, turn)``, frozen models fitted on the returns of the calibration logs, of which none has seen the
-dialogue that the history is from. Suffers the
+A turn that closes the dialogue earns the task's (or the judge's) reward for the logged user's goal; any other turn
+earns ``Q(history, turn)``, frozen models fitted on the returns of the calibration logs (``training.turn_value``), of
+which none has seen the dialogue that the history is from, unless a single one is asked for. Suffers the
 policy-induced shift: the histories are those of the logged policy.
 """
 
@@ -31,7 +31,7 @@ def logged_histories(logs: Sequence[Dialogue]) -> list[tuple[Scenario, tuple[Tur
     ]
 
 
-class Static(Arm):
+class Static(Arm["TrainingRun", "ArmRun"]):
     """Trains on logged histories alone."""
 
     name = "static"
@@ -49,7 +49,8 @@ class Static(Arm):
         arm = run.begin(self.name, seed, single_turns=True)
         inputs, collector = run.inputs, run.cluster.collector
         histories = logged_histories(inputs.logs[Split.CALIBRATION])
-        arm.log(dict(value_metrics))
+        if not arm.updates:  # an arm that resumes has them
+            arm.log(dict(value_metrics))
 
         def score_turns(first: int, count: int) -> "list[Members | None]":
             """Groups of single turns on the update's histories, from the number ``first`` on, with their rewards."""
@@ -58,7 +59,7 @@ class Static(Arm):
                 [histories[i] for i in random[first : first + count]], group_size=inputs.config.training.group_size,
                 arm=self.name, update=arm.updates, seed=seed, first=first,
             )  # fmt: skip
-            return reward_turns(inputs.task, value, groups, collector.statistics)
+            return reward_turns(inputs.task, value, groups, collector.statistics, collector.judge)
 
         while arm.running:
             measurement = arm.measure(None)

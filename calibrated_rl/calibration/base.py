@@ -43,7 +43,7 @@ class CalibrationInputs:
     """Inputs of a method. Nothing of them comes from held-out users."""
 
     learner: LearnerGroup
-    """Holds the current policy as ``POLICY``."""
+    """Has the current policy as ``POLICY``."""
     log_probs_at_start: Callable[[Sequence[Dialogue]], list[NDArray[np.float32]]]
     """Log-probs [T] of the policy's turns in logs, in which it speaks, under the policy that training starts from."""
     log_probs_cross_fitted: Callable[[Sequence[Dialogue], int], list[NDArray[np.float32]]]
@@ -82,6 +82,9 @@ class CalibrationMethod(ABC):
     classifiers: ClassVar[Sequence[str]] = ()
     """Families of classifiers that it trains the simulator against. A run whose estimators of shift fit one of them
     (``Estimator.classifiers``) is refused: the simulator would be judged by what it was trained to deceive."""
+    whole_distribution: ClassVar[str] = ""
+    """Of a method that needs the probabilities of what the simulator says: what for. It is refused where
+    ``simulator.sampling`` makes them those of another distribution than the learner's."""
     weighs_logs: ClassVar[bool] = False
     """Whether the weights of logged turns follow the policy, so that ``effective_share`` falls as it moves."""
     disagreement_every: int = 0

@@ -98,7 +98,7 @@ class _Network(nn.Module):
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
 
     def states(self, context_BC: Tensor) -> Tensor:
-        """[B, C, E] each token of the context with those around it, and how long ago it was said."""
+        """[B, C, E] each token of the context with those around it, and its distance from the end."""
         own_BC = context_BC > 0
         to_end_BC = (own_BC.sum(1, keepdim=True) - torch.arange(context_BC.shape[1])).clamp(min=1)
         distance_BC = to_end_BC.float().log2().mul(2).long().clamp(max=_DISTANCES - 1)

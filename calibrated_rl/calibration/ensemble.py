@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,8 @@ class EnsembleSFT(WeightedSFT):
         penalty: Annotated[float, Range(at_least=0)] = 0.0
         """What a nat of disagreement costs: so much times the mean over a dialogue's user turns is taken from the
         dialogue's return when the policy learns from it. Rewards are reported without it."""
+
+    whole_distribution: ClassVar[str] = "measures how far its members disagree on what each of them says"
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import calibrated_rl
 from calibrated_rl.calibration.sft import SFTConfig
 from calibrated_rl.errors import UserError, first_line
 from calibrated_rl.learner.batch import SampleBatch
@@ -59,7 +58,7 @@ def key_of(
     add({name: value for name, value in dataclasses.asdict(learner).items() if name not in IRRELEVANT})
     add({name: importlib.metadata.version(name) for name in LIBRARIES}, torch.backends.cpu.get_cpu_capability())
     add(torch.cuda.get_device_name() if torch.cuda.is_available() else "")
-    package = Path(calibrated_rl.__file__).parent
+    package = Path(__file__).parents[1]
     for folder_name in CODE:
         for file in sorted((package / folder_name).rglob("*.py")):
             add(file.relative_to(package).as_posix(), file.read_bytes())

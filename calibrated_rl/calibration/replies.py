@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from calibrated_rl.calibration.sft import turns_of_models
 from calibrated_rl.chat.tokens import ChatTokens, SideView, view_of
 from calibrated_rl.data.dialogue import Dialogue, Side, TokenSequence, Turn
 
@@ -41,8 +42,11 @@ failed: an engine failed, or the simulator broke each of its tries."""
 
 
 def human_replies(logs: Sequence[Dialogue]) -> list[HumanReply]:
-    """Every human turn of ``logs``, in order."""
-    return [HumanReply(log=log, index=index) for log in logs for index in log.user_turn_indices()]
+    """Every human turn of ``logs``, in order; of a log that a human was asked about that is the reply alone."""
+    return [
+        HumanReply(log=log, index=index)
+        for log in logs for index in log.user_turn_indices() if index not in turns_of_models(log)
+    ]  # fmt: skip
 
 
 def history_view(chat: ChatTokens, reply: HumanReply) -> SideView:

@@ -113,7 +113,7 @@ class AdversarialRounds(CalibrationMethod):
     """Base of the methods of this kind.
 
     Raises:
-        UserError: ``start`` is no calibration method.
+        UserError: ``start`` is no calibration method, or one that leaves several simulators.
     """
 
     classifiers: ClassVar[Sequence[str]] = (FAMILY,)
@@ -121,6 +121,8 @@ class AdversarialRounds(CalibrationMethod):
     def __init__(self, config: RoundsConfig) -> None:
         self.rounds_config = config
         self._start = build_method(config.start, None, f"{KEYS}.start")
+        if getattr(self._start, "disagreement_every", 0):
+            raise UserError(f"{KEYS}.start: {config.start} leaves several simulators, and the rounds refine one")
 
     def check(self, start_epochs: int) -> None:
         self._start.check(start_epochs)
@@ -185,15 +187,19 @@ class AdversarialRounds(CalibrationMethod):
         """Judge the simulator after round ``number``."""
         config, seed = self.rounds_config, inputs.seed * 1000 + inputs.update
         refuse_other_splits(inputs.logs)
-        asked = sample_items(human_replies(inputs.logs), config.histories, seed + number * SEEDS_PER_ROUND)
-        monitored = sample_items(human_replies(inputs.monitor), config.monitored, seed)
-        drawn = inputs.sample_replies([*asked, *monitored], 1, number * SEEDS_PER_ROUND)
-        answered = [(reply, draws[0]) for reply, draws in zip(asked, drawn[: len(asked)], strict=True) if draws]
-        judged = [(reply, draws[0]) for reply, draws in zip(monitored, drawn[len(asked) :], strict=True) if draws]
-        if not judged:
+        training_replies = sample_items(human_replies(inputs.logs), config.histories, seed + number * SEEDS_PER_ROUND)
+        monitor_replies = sample_items(human_replies(inputs.monitor), config.monitored, seed)
+        sampled = inputs.sample_replies([*training_replies, *monitor_replies], 1, number * SEEDS_PER_ROUND)
+        both = [
+            (reply, draws[0]) if draws else None
+            for reply, draws in zip([*training_replies, *monitor_replies], sampled, strict=True)
+        ]
+        training_pairs = [pair for pair in both[: len(training_replies)] if pair is not None]
+        monitor_pairs = [pair for pair in both[len(training_replies) :] if pair is not None]
+        if not monitor_pairs:
             raise UserError("calibration: the simulator gave no reply on the histories of the monitor split")
         chat = inputs.simulator_chat
-        pairs, unseen = ([as_pair(chat, *each) for each in replies] for replies in (answered, judged))
+        pairs, unseen = ([as_pair(chat, *each) for each in replies] for replies in (training_pairs, monitor_pairs))
         discriminators = CrossFitted(pairs, config.discriminator, seed + number)
         names, contexts = [pair.dialogue for pair in unseen], [pair.context for pair in unseen]
         human, simulator = (
@@ -201,8 +207,9 @@ class AdversarialRounds(CalibrationMethod):
             for said in ([pair.human for pair in unseen], [pair.simulator for pair in unseen])
         )
         samples = log_samples(inputs.monitor, Side.USER, chat)
+        samples = samples[: inputs.sft.most_monitored or len(samples)]
         return Judgement(
-            replies=[reply for reply, _ in answered], sampled=[draw for _, draw in answered], pairs=pairs,
+            replies=[reply for reply, _ in training_pairs], sampled=[draw for _, draw in training_pairs], pairs=pairs,
             discriminators=discriminators,
             accuracy=ratio_interval(told_apart(human, simulator), np.ones(len(unseen)), names),
             nll=inputs.learner.evaluate(SIMULATOR, samples)["nll"],

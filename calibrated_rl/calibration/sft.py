@@ -24,11 +24,11 @@ def log_view(log: Dialogue, side: Side, tokens: ChatTokens) -> TokenSequence:
     """A logged dialogue as ``side``'s token sequence, its own turns masked for loss; in a log that is the answer of a
     human to a policy's dialogue with a simulator, neither what that policy nor what that simulator said."""
     view = view_of(tokens, log.scenario, side, log.turns).sequence()
-    made_up = _made_up(log)
+    made_up = turns_of_models(log)
     return view.with_mask(view.mask & ~np.isin(view.turns, made_up)) if made_up else view
 
 
-def _made_up(log: Dialogue) -> list[int]:
+def turns_of_models(log: Dialogue) -> list[int]:
     """Turns that models said, in a log."""
     sources = (Source.POLICY, Source.SIMULATOR)
     return [i for i, turn in enumerate(log.turns) if turn.source in sources] if log.kind == "log" else []
@@ -39,7 +39,7 @@ def log_samples(logs: Sequence[Dialogue], side: Side, tokens: ChatTokens) -> lis
     return [
         Sample(tokens=log_view(log, side, tokens), name=log.id)
         for log in logs
-        if any(turn.side is side for i, turn in enumerate(log.turns) if i and i not in _made_up(log))
+        if any(turn.side is side for i, turn in enumerate(log.turns) if i and i not in turns_of_models(log))
     ]
 
 

@@ -22,7 +22,7 @@ one for each history.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,8 @@ class Turing(AdversarialRounds):
         reference: Literal["round", "start"] = "round"
         """What the simulator is held near to: itself at the beginning of the ``round``, or the ``start`` of all."""
 
+    whole_distribution: ClassVar[str] = "learns by GRPO from what the simulator says, whose log-probs must be its own"
+
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.config = config
@@ -92,10 +94,10 @@ class Turing(AdversarialRounds):
             # The judgement before this round took the first seed of the round before.
             seed = (number - 1) * SEEDS_PER_ROUND + step
             groups = inputs.sample_replies([judgement.replies[row] for row in rows], config.group_size, seed)
-            samples, figures = self._credited(inputs, judgement, rows, groups)
+            samples, metrics = self._credited(inputs, judgement, rows, groups)
             if samples:
                 learned = inputs.learner.step(SIMULATOR, samples, loss, temperature=inputs.simulator_temperature)
-                steps.append(figures | {"kl": learned["kl_reference_k3"], "entropy": learned["entropy"]})
+                steps.append(metrics | {"kl": learned["kl_reference_k3"], "entropy": learned["entropy"]})
             done(step)
         names = ("reward", "kl", "entropy", "groups_with_signal")
         return {"steps": float(len(steps))} | first_and_last(steps, names)
@@ -104,21 +106,21 @@ class Turing(AdversarialRounds):
         self, inputs: CalibrationInputs, judgement: Judgement, rows: NDArray[np.int64],
         groups: list[list[SampledReply]],
     ) -> tuple[list[Sample], dict[str, float]]:  # fmt: skip
-        """The replies with their credit and their log-probs under the reference; figures of the step."""
-        said = [(int(row), reply) for row, group in zip(rows, groups, strict=True) for reply in group]
-        if not said:
+        """The replies with their credit and their log-probs under the reference; metrics of the step."""
+        replies = [(int(row), reply) for row, group in zip(rows, groups, strict=True) for reply in group]
+        if not replies:
             return [], {}
-        ids = [np.asarray(inputs.simulator_chat.said(reply.text), np.int32) for _, reply in said]
+        ids = [np.asarray(inputs.simulator_chat.said(reply.text), np.int32) for _, reply in replies]
         limit = self.config.reward_limit
-        reward = judgement.log_odds([row for row, _ in said], ids).clip(-limit, limit)
+        reward = judgement.log_odds([row for row, _ in replies], ids).clip(-limit, limit)
         sizes = [len(group) for group in groups if group]
         by_group = np.split(reward, np.cumsum(sizes)[:-1])
         advantages = credit(by_group)
-        tokens = [reply.tokens for _, reply in said]
+        tokens = [reply.tokens for _, reply in replies]
         reference = inputs.learner.log_probs(SIMULATOR_REFERENCE, tokens, inputs.simulator_temperature)
         samples = [
             Sample(tokens=t, advantage=float(a), reference_logprobs=r, name=judgement.pairs[row].dialogue)
-            for t, a, r, (row, _) in zip(tokens, advantages, reference, said, strict=True)
+            for t, a, r, (row, _) in zip(tokens, advantages, reference, replies, strict=True)
         ]
         signal = float(np.mean([has_signal(group.tolist()) for group in by_group]))
         return samples, {"reward": float(reward.mean()), "groups_with_signal": signal}

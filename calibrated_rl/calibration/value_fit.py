@@ -13,16 +13,9 @@ VALUE_LOSS = "calibrated_rl.learner.losses.value:ValueRegression"
 
 
 def fit_value_head(
-    learner: LearnerGroup,
-    slot: str,
-    base: Path,
-    train: Sequence[Sample],
-    monitor: Sequence[Sample],
-    config: SFTConfig,
-    folder: Path,
-    seed: int,
-    progress: Callable[[int, int], None] = lambda steps, all_steps: None,
-) -> dict[str, float]:
+    learner: LearnerGroup, slot: str, base: Path, train: Sequence[Sample], monitor: Sequence[Sample], config: SFTConfig,
+    folder: Path, seed: int, progress: Callable[[int, int], None] = lambda steps, all_steps: None,
+) -> dict[str, float]:  # fmt: skip
     """Restart ``slot`` from ``base`` with a new value head, fit both, and leave the best epoch in the slot and in
     ``folder``.
 

@@ -1,8 +1,8 @@
 """Reasoning: what a side thinks before it speaks, and how it is separated from its turn.
 
 A model that reasons marks where a thought begins and where it ends, mostly by two added tokens (``<think>``,
-``</think>``). What stands between is the side's own (DESIGN.md, contract 2): it stays in its token ids, and its text is
-without it.
+``</think>``). What stands between is the side's own (docs/architecture.md, contract 2): it stays in its token ids, and
+its text is without it.
 """
 
 import re

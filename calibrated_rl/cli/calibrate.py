@@ -13,6 +13,7 @@ from pathlib import Path
 
 from calibrated_rl.cli import command
 from calibrated_rl.cli.compare import parser_of
+from calibrated_rl.config.endpoint_checks import refuse_endpoint_simulator
 from calibrated_rl.runtime import console
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ def main() -> int:
     from calibrated_rl.api.settings import settings_to_run
 
     config = settings_to_run(arguments.config, arguments.overrides, arguments.hardware, side_experiments=False).config
+    refuse_endpoint_simulator(config, "to be calibrated")
     from calibrated_rl.report.text import simulator_table
     from calibrated_rl.report.values import number
     from calibrated_rl.run.saved_run import dated, refuse_other_settings

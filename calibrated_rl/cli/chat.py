@@ -68,11 +68,13 @@ def main() -> None:
     from calibrated_rl.run.machine import start_ray
     from calibrated_rl.run.memory import with_cache
     from calibrated_rl.run.saved_run import check_engines_fit, open_run
-    from calibrated_rl.tasks.base import secret_after
+    from calibrated_rl.tasks.base import refuse_onlookers, secret_after
     from calibrated_rl.users.human import STOPPED, HumanUser
 
     run = open_run(arguments.run, arguments.overrides)
     policy, task = run.policy(arguments.policy), run.task()
+    if arguments.other == "me":
+        refuse_onlookers(task)
     scenario = task.scenarios(Split.HELD_OUT, arguments.scenario + 1)[arguments.scenario]
     models = [(Side.POLICY, policy.folder, with_cache(run.config.policy, policy.folder))]
     if arguments.other == "simulator":
@@ -123,7 +125,8 @@ def main() -> None:
         return
     outcome = task.outcome(scenario, turns, ending)
     console.result(f"ending: {ending}")
-    console.result(f"reward: {outcome.episode_return:+.3f} ({'success' if outcome.success else 'no success'})")
+    whose = ", the task's own: the run's judge is not asked" if run.config.judge else ""
+    console.result(f"reward: {outcome.episode_return:+.3f} ({'success' if outcome.success else 'no success'}){whose}")
 
 
 class Aloud:

@@ -75,7 +75,7 @@ def check_config(config_file: str, overrides: Sequence[str], file: Path | None) 
         UserError: a run would refuse the logs, in the same words.
     """
     from calibrated_rl.components.component import import_path
-    from calibrated_rl.config.checks import log_settings
+    from calibrated_rl.config.log_settings import log_settings
     from calibrated_rl.config.run_config import load_config
     from calibrated_rl.data.dialogue import Split
     from calibrated_rl.errors import UserError
@@ -180,7 +180,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--policy", action="append", default=[], metavar="NAME,...",
-        help="speakers that are the policy's side: names, or KEY=VALUE of what stands beside a turn",
+        help="speakers that are the policy's side: names, or KEY=VALUE of metadata of a turn",
     )  # fmt: skip
     parser.add_argument("--users", action="append", default=[], metavar="NAME,...", help="the same of the users' side")
     parser.add_argument(

@@ -17,6 +17,7 @@ COMMANDS = {
     "chat": "talk with a trained policy, or let a simulator talk with it",
     "serve": "put a policy and a simulator behind OpenAI-compatible endpoints, with a chat page",
     "measure-shift": "how far two sets of dialogues, or a simulator and humans, are apart",
+    "judge": "check a judge against people's ratings",
     "logs": "check and convert logs of human dialogues",
     "curves": "draw learning curves of several runs",
     "audit": "check that a run has lost and repeated nothing",

@@ -1,7 +1,7 @@
 """Measure how far apart two sets of dialogues are.
 
-    python jobs/measure_shift.py PEOPLE OTHERS [--estimators words,mauve] [--out FILE] [--limit N] [--seed N]
-    python jobs/measure_shift.py PEOPLE            two random halves of one set, which should not be told apart
+    python jobs/measure_shift.py REFERENCE COMPARED [--estimators words,mauve] [--out FILE] [--limit N] [--seed N]
+    python jobs/measure_shift.py REFERENCE         two random halves of one set, which should not be told apart
     python jobs/measure_shift.py runs/dev@logs/held_out runs/dev:calibrated      humans and a simulator
     python jobs/measure_shift.py runs/dev:uncalibrated runs/dev:calibrated       two simulators
 
@@ -33,8 +33,8 @@ def parser_of() -> argparse.ArgumentParser:
 
     assert __doc__ is not None
     parser = command.Parser(description=__doc__)
-    parser.add_argument("people", metavar="PEOPLE", help="the reference set, as a rule human logs")
-    parser.add_argument("others", metavar="OTHERS", nargs="?", help="the set to compare (default: halve PEOPLE)")
+    parser.add_argument("reference", metavar="REFERENCE", help="the reference set, as a rule human logs")
+    parser.add_argument("compared", metavar="COMPARED", nargs="?", help="the set to compare (default: halve REFERENCE)")
     parser.add_argument(
         "--estimators",
         default=",".join(short_names(estimators.__name__)),
@@ -56,7 +56,7 @@ def parser_of() -> argparse.ArgumentParser:
         "--null-halvings",
         type=command.allowed(NotNegative),
         metavar="N",
-        help="random halvings of PEOPLE for the null bands; 0: no bands",
+        help="random halvings of REFERENCE for the null bands; 0: no bands",
     )
     parser.add_argument(
         "--draws",
@@ -103,12 +103,12 @@ def log_files(arguments: argparse.Namespace) -> "LogFiles | None":
             raise UserError(f"--{option.replace('_', '-')} is for --{required}, which is not given")
     if not arguments.reader:
         return None
-    sets = [name for name in (arguments.people, arguments.others) if name]
+    sets = [name for name in (arguments.reference, arguments.compared) if name]
     if all(live_name(name) is not None or is_of_run(name) for name in sets):
         raise UserError("--reader is for sets that are of no run, and there is none")
     settings = settings_of_pairs(arguments.reader_config, "--reader-config").values
     if "path" in settings:
-        raise UserError("--reader-config: 'path' is the set itself, PEOPLE or OTHERS")
+        raise UserError("--reader-config: 'path' is the set itself, REFERENCE or COMPARED")
     return LogFiles(
         reader=arguments.reader, reader_config=settings, task=arguments.task or "",
         task_config=settings_of_pairs(arguments.task_config, "--task-config").values,
@@ -121,7 +121,7 @@ def main() -> None:
     from calibrated_rl.storage.files import write_json
 
     result = measure_shift(
-        arguments.people, arguments.others,
+        arguments.reference, arguments.compared,
         estimators=[name.strip() for name in arguments.estimators.split(",") if name.strip()],
         encoder=arguments.encoder, limit=arguments.limit, seed=arguments.seed, null_halvings=arguments.null_halvings,
         draws=arguments.draws, reader=log_files(arguments), changes=arguments.set,

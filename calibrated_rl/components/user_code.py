@@ -12,7 +12,7 @@ import site
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -75,6 +75,25 @@ def call(
         if _is_for_others(error) or passes(error):
             raise
         failed = user_code_error(owner, opening(), error, _inside(error.__traceback__), function, drives=drives)
+        if failed is None:
+            raise
+        raise failed from error
+
+
+async def call_async(
+    owner: type, opening: Callable[[], str], function: Callable[..., Awaitable[T]], /, *arguments: Any
+) -> T:
+    """As ``call``, for a function that is awaited.
+
+    Raises:
+        UserCodeError: the user's code failed.
+    """
+    try:
+        return await function(*arguments)
+    except (Exception, SystemExit) as error:
+        if _is_for_others(error):
+            raise
+        failed = user_code_error(owner, opening(), error, _inside(error.__traceback__), function)
         if failed is None:
             raise
         raise failed from error

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
 from calibrated_rl.components.component import import_path
 from calibrated_rl.components.short_names import short_names
@@ -18,10 +18,13 @@ from calibrated_rl.errors import UserError
 
 if TYPE_CHECKING:
     from calibrated_rl.config.run_config import RunConfig
-    from calibrated_rl.training.arm_run import ArmRun
-    from calibrated_rl.training.training_run import TrainingRun
 
+Run = TypeVar("Run", contravariant=True)
+Trained = TypeVar("Trained", covariant=True)
 PACKAGE = "calibrated_rl.arms"
+START, STATIC, INTERACTIVE, CALIBRATED, ORACLE = "start", "static", "interactive", "calibrated", "oracle"
+"""Built-in arms with a part in results beyond their own row: the policy that all start from, the two baselines, the
+method (the policy that is meant where none is named), and the upper bound."""
 FILLED_MARKERS = tuple("ov^<>8spPhHXDd*")
 
 
@@ -44,8 +47,11 @@ class ArmStyle:
             raise UserError(f"the marker of the arm '{self.label}' is {self.marker!r}: choose among {FILLED_MARKERS}")
 
 
-class Arm(ABC):
+class Arm(ABC, Generic[Run, Trained]):
     """One way to train a policy; all arms get the same budget of policy tokens that carry loss.
+
+    It is trained on a ``training.training_run.TrainingRun`` and returns a ``training.arm_run.ArmRun``:
+    ``Arm["TrainingRun", "ArmRun"]``. Configurations are read without either, so this package does not import them.
 
     A subclass declares its requirements in class attributes, so that a configuration is checked before anything starts.
     """
@@ -93,7 +99,7 @@ class Arm(ABC):
         """
 
     @abstractmethod
-    def train(self, run: "TrainingRun", seed: int) -> "ArmRun":
+    def train(self, run: Run, seed: int) -> Trained:
         """Train with one seed on the parts that ``run`` has started, from the last checkpoint if there is one. Returns
         the arm's run, with the trained policy served and in the learner."""
 

@@ -5,18 +5,18 @@ settings of parts named by import path. Checks that need the logs follow when th
 """
 
 import datetime
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from calibrated_rl import turn_values
-from calibrated_rl.components.component import build, import_path, looked_up
+from calibrated_rl.components.component import import_path, looked_up
 from calibrated_rl.components.short_names import full_path
 from calibrated_rl.config.arms import builtin_arms, existing_arms, find_arm
+from calibrated_rl.config.endpoint_checks import problems_of_endpoints
+from calibrated_rl.config.engine_checks import problems_of_ranks, problems_of_sampling
+from calibrated_rl.config.health_checks import problems_of_health
 from calibrated_rl.config.trigger_checks import problems_of_trigger
-from calibrated_rl.config.without_effect import calibrates_again
+from calibrated_rl.endpoints.config import endpoint_name
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.advantages.checked import advantage_path
 from calibrated_rl.settings.fields import (
@@ -31,7 +31,7 @@ from calibrated_rl.settings.fields import (
     shown,
     unknown_key,
 )
-from calibrated_rl.settings.secrets import HIDDEN, is_reference
+from calibrated_rl.settings.secrets import has_absent_secrets
 from calibrated_rl.shift.sizes import FOLDS, least_dialogues, least_to_halve
 from calibrated_rl.storage.store_address import check_address
 
@@ -49,8 +49,10 @@ OF_KIND: Mapping[str, tuple[str, Sequence[str]]] = {
     "proxies": ("proxy", ("fit", "reply", "save", "load")),
     "training.loss": ("loss", ("__call__",)),
     "shift.estimators": ("estimator", ("measure",)),
+    "health.detectors": ("detector", ("detect",)),
     "training.advantage": ("advantage", ("__call__",)),
     "training.turn_value": ("turn value", ("fit",)),
+    "judge": ("judge", ("outcome",)),
 }
 """The kind of class that each import path must name, and its required methods; see the ``base.py`` of each."""
 
@@ -61,6 +63,9 @@ def problems_together(config: "RunConfig") -> Iterator[Problem]:
     yield from _replicas_and_memory(config)
     yield from _training(config)
     yield from problems_of_trigger(config)
+    yield from problems_of_endpoints(config)
+    yield from problems_of_sampling(config)
+    yield from problems_of_ranks(config)
     try:
         datetime.date.fromisoformat(config.date or "2000-01-01")
     except ValueError:
@@ -112,10 +117,11 @@ def _arms_and_seeds(config: "RunConfig") -> Iterator[Problem]:
             for text in arm_class().problems(config):
                 yield Problem((key, number), text, named=False)
     arm_names = {*builtin_arms(), *(arm.name for arm in existing_arms([*config.arms, *config.control_arms]))}
-    for name in config.training.learning_rates:
-        if name not in arm_names:
-            text = f"names no arm: choose {listed(sorted(arm_names))}{nearest(name, arm_names)}"
-            yield Problem(("training", "learning_rates", name), text)
+    for key in ("learning_rates", "loss_configs"):
+        for name in getattr(config.training, key):
+            if name not in arm_names:
+                text = f"names no arm: choose {listed(sorted(arm_names))}{nearest(name, arm_names)}"
+                yield Problem(("training", key, name), text)
 
 
 def _replicas_and_memory(config: "RunConfig") -> Iterator[Problem]:
@@ -159,7 +165,7 @@ def _why_memory_cannot_be_planned(config: "RunConfig") -> str:
             "the cache a size"
         )
     engines = [config.policy.engine, config.simulator.engine] + ([config.proxy.engine] if config.proxy.model else [])
-    separate = any(engine.num_gpus >= 1 or engine.labels for engine in engines)
+    separate = any(engine.gpus >= 1 or engine.labels for engine in engines)
     if config.learner.ranks > 1 or config.learner.labels or separate or len({e.num_gpus > 0 for e in engines}) > 1:
         return "it is planned only for a device that learner and engines share; give it a size"
     return ""
@@ -219,15 +225,6 @@ def _split_sizes(config: "RunConfig") -> Iterator[tuple[Key, Mapping[str, Any], 
             yield ("pretraining", "logs", split), config.pretraining.logs, (1, "its simulator is fitted to them")
 
 
-def log_settings(config: "RunConfig") -> dict[str, Any]:
-    """The log reader's own settings; logs of a scripted human are by default those of the run's own human."""
-    settings = {key: value for key, value in config.logs.items() if key != "reader"}
-    reader_keys = {field.name for field in fields(import_path(str(config.logs["reader"])).Config)}
-    if config.human and "human" in reader_keys and "human" not in settings:
-        settings |= {"human": config.human, "human_config": config.human_config}
-    return settings
-
-
 def problems_of_parts(config: "RunConfig") -> Iterator[Problem]:
     """Import paths that name nothing or a class of another kind, and settings that the part does not accept.
 
@@ -240,6 +237,8 @@ def problems_of_parts(config: "RunConfig") -> Iterator[Problem]:
     yield from _part("task", config.task, ("task_config",), config.task_config)
     if config.human:
         yield from _part("human", config.human, ("human_config",), config.human_config)
+    if config.judge:
+        yield from _part("judge", config.judge, ("judge_config",), config.judge_config)
     if isinstance(reader, str) and reader:
         yield from _part("logs.reader", reader, ("logs",), reader_settings)
         if reader_settings.get("human") and isinstance(reader_settings["human"], str):
@@ -262,7 +261,9 @@ def problems_of_parts(config: "RunConfig") -> Iterator[Problem]:
         proxy_key: Key = ("proxies", name)
         path = settings.get("model")
         if not isinstance(path, str) or not path:
-            yield Problem((*proxy_key, "model"), "is missing: write the import path of a proxy")
+            yield Problem((*proxy_key, "model"), "is missing: write the import path of a proxy, or endpoint:NAME")
+            continue
+        if endpoint_name(path) is not None:
             continue
         values = {setting: value for setting, value in settings.items() if setting != "model"}
         yield from _part("proxies", path, proxy_key, values, path_key=(*proxy_key, "model"))
@@ -270,75 +271,19 @@ def problems_of_parts(config: "RunConfig") -> Iterator[Problem]:
     yield from _part("calibration.method", method.method, ("calibration", "method_config"), method.method_config)
     training = config.training
     yield from _part("training.loss", training.loss, ("training", "loss_config"), training.loss_config)
+    for arm, settings in training.loss_configs.items():
+        key = ("training", "loss_configs", arm)  # what is wrong with the loss itself was told above
+        yield from (p for p in _part("training.loss", training.loss, key, settings) if p.key[:3] == key)
     advantage = advantage_path(training.advantage)
     yield from _part("training.advantage", advantage, ("training", "advantage_config"), training.advantage_config)
     turn_value = full_path(turn_values.__name__, training.turn_value, "turn value")
     yield from _part("training.turn_value", turn_value, ("training", "turn_value_config"), training.turn_value_config)
-    for number, name in enumerate(config.shift.estimators):
-        if ":" in name:  # short names were checked against the built-in ones already
-            key = ("shift", "estimators", number)
-            yield from _part("shift.estimators", name, key, {}, path_key=key)
-
-
-def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:
-    """Settings that a policy cannot be trained with, or that would train it in another way than they say.
-
-    Builds the loss and the calibration method, whose own settings ``problems_of_parts`` checks.
-    """
-    from calibrated_rl.learner.losses.check import check_policy_loss, resolve_loss
-
-    reasons = {
-        "policy": "log-probs at temperature 0 are not finite, and a group of greedy dialogues would be one dialogue",
-        "simulator": "its shift is measured by how likely it finds human replies at the temperature it samples with",
-    }
-    for role, reason in reasons.items():
-        if not (temperature := getattr(config, role).sampling.temperature):
-            yield Problem(
-                (role, "sampling", "temperature"), f"is {temperature}: {reason}; set it above 0, such as 1.0 (the "
-                "held-out evaluation has a greedy setting of its own)",
-            )  # fmt: skip
-    training, calibration = config.training, config.calibration
-    happens = calibration.trigger.on or 0 < calibration.every < training.updates
-    if happens and calibrates_again(config) and not _has_absent_secrets(calibration.method_config):
-        try:
-            method = build(calibration.method, calibration.method_config, "calibration.method_config")
-            if (check := getattr(method, "check", None)) is not None:
-                check(config.policy.warm_start.epochs)
-            if calibration.trigger.effective_share and not getattr(method, "weighs_logs", False):
-                yield Problem(
-                    ("calibration", "trigger", "effective_share"),
-                    f"is {calibration.trigger.effective_share:g}, and {calibration.method} gives every log the same "
-                    "weight: all of them stay effective",
-                )
-        except UserError as error:
-            yield Problem(("policy", "warm_start", "epochs"), str(error), named=False)
-    yield from _judged_by_what_it_deceives(config)
-    if _has_absent_secrets(training.loss_config):
-        return
-    try:
-        loss = resolve_loss((training.loss, dict(training.loss_config)))
-        check_policy_loss(loss, training.loss_config, advantage=training.advantage, minibatches=training.minibatches)
-    except UserError as error:
-        yield Problem(("training", "loss"), f"training.loss: {error}", named=False)
-
-
-def _judged_by_what_it_deceives(config: "RunConfig") -> Iterator[Problem]:
-    """Estimators of shift that fit classifiers of the families that the simulator is trained against."""
-    from calibrated_rl.shift.checked import estimator_class
-    from calibrated_rl.shift.two_sample.classifier import CLASSIFIERS
-
-    with suppress(UserError):  # parts that do not exist are named elsewhere
-        trained_against = set(getattr(import_path(config.calibration.method), "classifiers", ()))
-        evaluating = {"the two-sample test of every run": CLASSIFIERS} | {
-            f"shift.estimators: {name}": getattr(estimator_class(name), "classifiers", ())
-            for name in config.shift.estimators
-        }
-        for evaluation, families in evaluating.items():
-            for family in sorted(trained_against.intersection(families)):
-                yield Problem(
-                    ("calibration", "method"), f"trains the simulator against a {family} classifier, and {evaluation} "
-                    "fits one, which would be deceived as it was trained to: take another of either",
-                )  # fmt: skip
+    for kind, names in (("shift.estimators", config.shift.estimators), ("health.detectors", config.health.detectors)):
+        for number, name in enumerate(names):
+            if ":" in name:  # short names were checked against the built-in ones already
+                list_key: Key = (*kind.split("."), number)
+                yield from _part(kind, name, list_key, {}, path_key=list_key)
+    yield from problems_of_health(config)
 
 
 def _part(kind: str | None, path: str, key: Key, values: Any, path_key: Key | None = None) -> Iterator[Problem]:
@@ -362,7 +307,7 @@ def _part(kind: str | None, path: str, key: Key, values: Any, path_key: Key | No
     if not isinstance(values, Mapping):
         yield Problem(key, f"is {shown(values)}: write settings as key: value")
         return
-    if _has_absent_secrets(values):
+    if has_absent_secrets(values):
         known_keys = hints_of(cls.Config)
         yield from (
             Problem((*key, n), unknown_key(cls.Config, n, key), named=False) for n in values if n not in known_keys
@@ -387,14 +332,3 @@ def _refuse_other_kinds(cls: Any, path: str, kind: str, required: Sequence[str])
         raise UserError(f"'{path}' is no {kind}: it has no {', '.join(missing)}")
     if not hasattr(cls, "Config"):
         raise UserError(f"'{path}' is no {kind} that can be configured: it has no frozen dataclass Config inside")
-
-
-def _has_absent_secrets(values: Mapping[str, Any]) -> bool:
-    """Whether a secret is missing, as where a run is only inspected: the part that needs it reports that."""
-    for value in values.values():
-        if isinstance(value, Mapping):
-            if _has_absent_secrets(value):
-                return True
-        elif value == HIDDEN or (is_reference(value) and value[len("${oc.env:") : -1].strip() not in os.environ):
-            return True
-    return False

@@ -14,11 +14,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from calibrated_rl.components.component import describe_config_error
-from calibrated_rl.config.checks import problems_of_learning, problems_of_parts, problems_of_sizes, problems_together
+from calibrated_rl.config.checks import problems_of_parts, problems_of_sizes, problems_together
+from calibrated_rl.config.engine_checks import problems_of_engine_args
+from calibrated_rl.config.learning_checks import problems_of_learning
 from calibrated_rl.config.sections import (
     ArmName,
     CalibrationConfig,
     Date,
+    EndpointLabel,
     EvaluationConfig,
     ModelConfig,
     PretrainingConfig,
@@ -30,7 +33,9 @@ from calibrated_rl.config.sections import (
     VariantConfig,
     VariantName,
 )
+from calibrated_rl.endpoints.config import EndpointConfig
 from calibrated_rl.errors import UserError, printable
+from calibrated_rl.health.config import HealthConfig
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.replay.config import ReplayConfig
 from calibrated_rl.settings.fields import (
@@ -85,6 +90,10 @@ class RunConfig:
     """The task: its scenarios, the ends of dialogues, their rewards."""
     task_config: dict[str, Any] = field(default_factory=dict)
     """The task's own settings."""
+    judge: PartPathOrNone = ""
+    """Import path of a judge, which decides outcomes in place of the task; empty: the task does."""
+    judge_config: dict[str, Any] = field(default_factory=dict)
+    """The judge's own settings."""
     human: PartPathOrNone = ""
     """Import path of a scripted population; empty where there are only human logs."""
     human_config: dict[str, Any] = field(default_factory=dict)
@@ -97,13 +106,18 @@ class RunConfig:
     proxies: dict[Name, dict[str, Any]] = field(default_factory=dict)
     """Models of other families that stand for held-out people where there are only human logs, by name, several in
     place of one `proxy`: `model` is the import path, the rest the proxy's own settings. Each is fitted to its own part
-    of the held-out dialogues; arms are reported with each, and pooled."""
+    of the held-out dialogues; arms are reported with each, and pooled. `model: endpoint:NAME` takes a model behind an
+    API as it is."""
+    endpoints: dict[EndpointLabel, EndpointConfig] = field(default_factory=dict)
+    """Models behind OpenAI-compatible APIs, by name. `simulator.model: endpoint:NAME` takes one as the uncalibrated
+    simulator, `proxies` as a user of the evaluation, and `judge_config.model` as the model that judges."""
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     shift: ShiftConfig = field(default_factory=ShiftConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     control_arms: list[ArmName] = field(default_factory=list)
@@ -200,7 +214,7 @@ def _merged(sources: Sequence[Source], saved: bool) -> RunConfig:
         refuse(error.problems, locate)
     refuse(list(problems_together(config)), locate)
     if not saved:
-        refuse([*problems_of_sizes(config), *problems_of_parts(config)], locate)
+        refuse([*problems_of_sizes(config), *problems_of_parts(config), *problems_of_engine_args(config)], locate)
         refuse(list(problems_of_learning(config)), locate)
     return config  # type: ignore[no-any-return]
 

@@ -8,7 +8,7 @@ from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.calibration.trigger import TriggerConfig
 from calibrated_rl.components.short_names import short_names
 from calibrated_rl.config.arms import builtin_arms
-from calibrated_rl.inference.config import EngineConfig, SamplingConfig
+from calibrated_rl.inference.config import EngineConfig, ReshapingConfig, SamplingConfig
 from calibrated_rl.inference.scaling import ScalingConfig
 from calibrated_rl.learner import advantages
 from calibrated_rl.learner.config import AdamWConfig
@@ -39,6 +39,7 @@ EstimatorName = Annotated[str, OneOf(short_names(estimators.__name__), otherwise
 _SEGMENT = r"(?!\.)[\w.+=@%, -]{1,100}(?<![ .])"
 RunName = Annotated[str, Pattern(rf"{_SEGMENT}(/{_SEGMENT})*", "a name for a folder, or names joined by /, without ..")]
 Date = Annotated[str, Pattern(r"(\d{4}-\d\d-\d\d)?", "a day as YYYY-MM-DD, or nothing for today")]
+EndpointLabel = Annotated[str, Pattern(r"[A-Za-z0-9][\w-]{0,63}", "a name of letters, digits, - and _")]
 VariantName = Annotated[str, Pattern(rf"(?!main$){_SEGMENT}", "a name for a folder, and not main")]
 
 
@@ -47,7 +48,8 @@ class ModelConfig:
     """One side's model, its replicas, and its sampling."""
 
     model: Name = "tiny"
-    """`tiny` (made on the spot), a packaged name such as smollm2-135m, a folder, or a hub name."""
+    """`tiny` (made on the spot), a packaged name such as smollm2-135m, a folder, or a hub name; for the simulator also
+    `endpoint:NAME`, one of `endpoints`."""
     tiny: TinyConfig = field(default_factory=TinyConfig)
     """The sizes of the model, where it is made on the spot (`model: tiny`)."""
     chat_template: str = ""
@@ -170,6 +172,9 @@ class TrainingConfig:
     """The loss of the policy."""
     loss_config: dict[str, Any] = field(default_factory=dict)
     """The loss's own settings."""
+    loss_configs: dict[Name, dict[str, Any]] = field(default_factory=dict)
+    """Settings of the loss for single arms, by name, that stand in for those of `loss_config`, where the tuning split
+    chose others."""
     advantage: AdvantageName = "grpo"
     """`grpo`, `dr_grpo` or `rloo` (modules of `learner/advantages/`), or the import path of another one."""
     advantage_config: dict[str, Any] = field(default_factory=dict)
@@ -179,6 +184,10 @@ class TrainingConfig:
     own model (modules of `turn_values/`), or the import path of another method."""
     turn_value_config: dict[str, Any] = field(default_factory=dict)
     """The method's own settings."""
+
+    def loss_of(self, arm: str) -> tuple[str, dict[str, Any]]:
+        """The import path and the settings of the loss of ``arm``."""
+        return self.loss, {**self.loss_config, **self.loss_configs.get(arm, {})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +225,8 @@ class EvaluationConfig:
     called_human: bool = False
     """Whether a classifier, fitted to the policy's turns and to those of people in its seat, says how many of the
     policy's are like a person's: 0.5 where it cannot tell them apart."""
+    sampling: ReshapingConfig = field(default_factory=ReshapingConfig)
+    """How policies speak there, if they are to be deployed so, beside temperature and length of turns."""
     split: Literal["held_out", "tuning"] = "held_out"
     """`held_out` for what is reported, `tuning` to choose hyperparameters."""
 

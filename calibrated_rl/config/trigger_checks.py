@@ -31,5 +31,5 @@ def problems_of_trigger(config: "RunConfig") -> Iterator[Problem]:
             shift.dialogues < least,
         "shift.null_halvings is 0: there is no null band to leave": not shift.null_halvings,
     }  # fmt: skip
-    for reason in (reason for reason, holds in reasons.items() if holds):
+    for reason in (reason for reason, applies in reasons.items() if applies):
         yield Problem(("calibration", "trigger", "shift"), f"is {trigger.shift}, and {reason}")

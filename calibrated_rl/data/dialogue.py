@@ -26,7 +26,7 @@ class Side(StrEnum):
 
 
 class Split(StrEnum):
-    """The four splits by dialogue (DESIGN.md, contract 9)."""
+    """The four splits by dialogue (docs/architecture.md, contract 9)."""
 
     CALIBRATION = "calibration"
     """Fits simulators and the warm start; training scenarios come from here."""

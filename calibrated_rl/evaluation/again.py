@@ -8,32 +8,50 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from calibrated_rl.config.run_config import load_config
+from calibrated_rl.endpoints.config import endpoint_name
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.held_out import SETTINGS, evaluate_policy
 from calibrated_rl.evaluation.summary import BUDGET
 from calibrated_rl.learner.slots import POLICY
 from calibrated_rl.run.cluster import Cluster
 from calibrated_rl.run.log_checks import check_evaluation
-from calibrated_rl.run.proxies import is_fitted
-from calibrated_rl.run.saved_run import SavedPolicy, SavedRun
+from calibrated_rl.run.proxies import is_fitted, reserved_logs
+from calibrated_rl.run.saved_run import SavedPolicy, SavedRun, config_file
 
 
 def check_eval_user(run: SavedRun) -> None:
     """Refuse, before an engine starts, a run without an eval user.
 
     Raises:
-        UserError: the run has neither a scripted human nor a proxy, the proxy was not fitted yet, or the task has
-            fewer scenarios than the settings ask for.
+        UserError: the run has neither a scripted human nor a proxy, the proxy was not fitted yet, proxies were fitted
+            to what would be evaluated, or the task has fewer scenarios than the settings ask for.
     """
     config = run.config
     check_evaluation(run.task(), config.evaluation)
     if config.proxy.model and config.proxy.sft.epochs:
         run.model("proxy")
-    for name in config.proxies:
+    fitted = [name for name, own in config.proxies.items() if endpoint_name(own.get("model")) is None]
+    for name in fitted:
         if not is_fitted(run.folder, name):
             raise UserError(f"{run.folder} has no proxy '{name}': it was never fitted")
+    if fitted:
+        _refuse_fitted_users(run)
     if not config.has_eval_user:
         raise UserError(f"{run.folder} has neither a scripted human nor a proxy, so its policies have no eval user")
+
+
+def _refuse_fitted_users(run: SavedRun) -> None:
+    """Raises: proxies were fitted to users of the scenarios that would be evaluated."""
+    reserved = reserved_logs(load_config(config_file(run.folder), saved=True))
+    if (wanted := reserved_logs(run.config)) > reserved:
+        raise UserError(
+            f"the proxies of {run.folder} were fitted to all held-out dialogues but the first {reserved}: "
+            f"evaluation.scenarios and evaluation.logs can be at most that, not {wanted}"
+        )
+    other = [key for key in run.changed if key.split(".")[0] in ("logs", "task", "task_config")]
+    if other:
+        raise UserError(f"{other[0]} is another one than in the run, whose proxies may have been fitted to these users")
 
 
 def evaluate_again(cluster: Cluster, policy: SavedPolicy) -> dict[str, Any]:
@@ -50,7 +68,8 @@ def evaluate_again(cluster: Cluster, policy: SavedPolicy) -> dict[str, Any]:
 
 
 def differences(scores: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
-    """In which settings and metrics two ``scores`` of one policy differ; empty: they are the same."""
+    """In which settings two ``scores`` of one policy differ, by the metrics that both have (exploitation is measured
+    where the arm's simulator runs, in training alone); empty: they are the same."""
     lines = []
     for setting in dict.fromkeys((*[name for name, _, _ in SETTINGS], *scores, *recorded)):
         current, previous = scores.get(setting), recorded.get(setting)
@@ -59,10 +78,12 @@ def differences(scores: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[
         if current is None or previous is None or current["reward"].keys() != previous["reward"].keys():
             lines.append(f"{setting}: other scenarios")
             continue
+        both = [metric for metric in current if metric in previous and metric not in ("endings", "not_scored")]
         changed = [
             scenario
             for scenario in current["reward"]
-            if any(current[metric][scenario] != previous[metric][scenario] for metric in ("reward", "success", "turns"))
+            if any(current[metric].get(scenario) != previous[metric].get(scenario) for metric in both)
         ]
-        lines.append(f"{setting}: {len(changed)} of {len(current['reward'])} scenarios")
+        if changed:
+            lines.append(f"{setting}: {len(changed)} of {len(current['reward'])} scenarios")
     return lines

@@ -3,7 +3,7 @@
 A logistic regression on hashed words and pairs of words of single turns, without their histories, is fitted to tell the
 policy's turns in evaluated dialogues from those that people in its seat said in held-out logs, both sides weighing the
 same; each turn is judged by a fit that has not seen its dialogue. 0.5 is chance: the two cannot be told apart; near 0
-the policy has left human language. The classifier is the arm's own, so that figures of arms compare how far each has
+the policy has left human language. The classifier is the arm's own, so that the shares of arms compare how far each has
 gone, not which words it uses.
 """
 

@@ -4,18 +4,22 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from calibrated_rl.calibration.sft import log_samples
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Split
 from calibrated_rl.errors import RolloutFailure
 from calibrated_rl.evaluation.called_human import called_human
 from calibrated_rl.evaluation.replies import answers, endings_of, exact_replies, matched_with_humans
-from calibrated_rl.inference.pool import ReplicaPool
+from calibrated_rl.inference.config import ReshapingConfig, SamplingConfig
+from calibrated_rl.judges.checked import criteria_of, scored_by_task
 from calibrated_rl.learner.slots import SIMULATOR
 from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.rollout.failures import MostlyBroken
+from calibrated_rl.rollout.users import User, UserModel
 from calibrated_rl.run.base_models import BaseModels
 from calibrated_rl.run.cluster import Cluster
 from calibrated_rl.run.inputs import RunInputs
@@ -23,18 +27,17 @@ from calibrated_rl.shift.probabilities.ending import EndingDecision, calibration
 from calibrated_rl.shift.probabilities.likelihood import human_turn_likelihood
 from calibrated_rl.shift.profile import behaviour_profile
 from calibrated_rl.shift.two_sample.classifier import TwoSampleTest
-from calibrated_rl.tasks.base import MeasuringTask, ScriptedHuman, Task
+from calibrated_rl.tasks.base import MeasuringTask, Task
 
 logger = logging.getLogger(__name__)
 
-EvalUser = ScriptedHuman | ReplicaPool
 SETTINGS = (("held_out", "same", None), ("held_out_greedy", "same", 0.0), ("held_out_shifted", "shifted", None))
 """Name in the summary, population, temperature (None: that of training)."""
 
 
 def evaluate_policy(
-    inputs: RunInputs, collector: Collector, users: Mapping[str, EvalUser], arm: str, seed: int, updates: int,
-    simulator: ReplicaPool | None = None,
+    inputs: RunInputs, collector: Collector, users: Mapping[str, User], arm: str, seed: int, updates: int,
+    simulator: UserModel | None = None,
 ) -> tuple[dict[str, Any], list[Dialogue]]:  # fmt: skip
     """One dialogue of the served policy with each eval user on each held-out scenario, in each setting.
 
@@ -65,12 +68,14 @@ def evaluate_policy(
             continue
         scenarios = inputs.task.scenarios(Split(sizes.split), count, population)
 
-        def meet(user: EvalUser, label: str, scenarios: Sequence[Scenario] = scenarios,
-                 temperature: float | None = temperature) -> list[Dialogue]:  # fmt: skip
+        sampling = sampling_of(collector.policy_sampling, sizes.sampling, temperature)
+
+        def meet(user: User, label: str, scenarios: Sequence[Scenario] = scenarios,
+                 sampling: SamplingConfig = sampling) -> list[Dialogue]:  # fmt: skip
             ticks = inputs.progress.ticks(f"{arm} (seed {seed}) meets {label}", len(scenarios))
             groups = collector.collect(
                 scenarios, user, group_size=1, arm=f"{arm}/{label}", update=updates, seed=seed, kind="evaluation",
-                temperature=temperature, on_dialogue=ticks,
+                sampling=sampling, on_dialogue=ticks,
             )  # fmt: skip
             return [dialogue for group in groups for dialogue in group]
 
@@ -90,6 +95,14 @@ def evaluate_policy(
     return results, all_dialogues
 
 
+def sampling_of(trained: SamplingConfig, reshaping: ReshapingConfig, temperature: float | None) -> SamplingConfig:
+    """How a policy that was ``trained`` so speaks in the evaluation, at ``temperature`` (None: that of training)."""
+    return SamplingConfig(
+        temperature=trained.temperature if temperature is None else temperature,
+        max_turn_tokens=trained.max_turn_tokens, **asdict(reshaping),
+    )  # fmt: skip
+
+
 def scores_of(inputs: RunInputs, dialogues: Sequence[Dialogue], count: int) -> dict[str, Any]:
     """The metrics of ``dialogues``, ``count`` of which were wanted, by scenario; and their endings."""
     values: dict[str, dict[str, float]] = {"reward": {}, "success": {}, "turns": {}}
@@ -97,7 +110,7 @@ def scores_of(inputs: RunInputs, dialogues: Sequence[Dialogue], count: int) -> d
         for metric, value in metrics_of(inputs.task, dialogue).items():
             values.setdefault(metric, {})[dialogue.scenario.id] = value
     if inputs.config.evaluation.called_human:
-        logs = inputs.logs[Split.HELD_OUT][: inputs.config.evaluation.logs]
+        logs = inputs.logs[Split(inputs.config.evaluation.split)][: inputs.config.evaluation.logs]
         values["called_human"] = called_human(inputs.task, logs, dialogues)
     endings = Counter(dialogue.ending for dialogue in dialogues)
     scores: dict[str, Any] = values | {"endings": {k: v / len(dialogues) for k, v in sorted(endings.items())}}
@@ -105,15 +118,16 @@ def scores_of(inputs: RunInputs, dialogues: Sequence[Dialogue], count: int) -> d
 
 
 def metrics_of(task: Task, dialogue: Dialogue) -> dict[str, float]:
-    """Reward, success, user turns, and the task's own metrics of one finished dialogue."""
-    assert dialogue.outcome is not None
-    further = (
-        task.metrics(dialogue.scenario, dialogue.turns, dialogue.outcome) if isinstance(task, MeasuringTask) else {}
-    )
+    """Reward, success, user turns, the judge's criteria and the task's own metrics of one finished dialogue."""
+    outcome = dialogue.outcome
+    assert outcome is not None
+    measures = isinstance(task, MeasuringTask) and scored_by_task(outcome)
+    further = task.metrics(dialogue.scenario, dialogue.turns, outcome) if measures else {}  # type: ignore[attr-defined]
     return {
-        "reward": dialogue.outcome.episode_return,
-        "success": float(dialogue.outcome.success),
+        "reward": outcome.episode_return,
+        "success": float(outcome.success),
         "turns": float(len(dialogue.user_turn_indices())),
+        **{f"judge_{name}": value for name, value in criteria_of(outcome).items()},
         **further,
     }
 
@@ -154,28 +168,21 @@ def measure_simulator(
     """How far the served simulator is from the human on the same logged histories.
 
     Returns:
-        The metrics of ``summary.json`` under ``simulator``, and the classifier's null band on words (it
-        depends on the human data alone, so that it can be passed to the next measurement).
+        The metrics of ``summary.json`` under ``simulator`` (of one behind an endpoint, or whose distribution is
+        reshaped before it is sampled, from samples alone), and the classifier's null band on words (it depends on the
+        human data alone, so that it can be passed to the next measurement).
     """
     logs = inputs.logs[Split.HELD_OUT][: inputs.config.evaluation.logs]
-    samples = log_samples(logs, Side.USER, models.simulator.chat)
-    spoken = [log for log in logs if log.user_turn_indices()]
-    # As it speaks: at another temperature it is another simulator.
-    temperature = inputs.config.simulator.sampling.temperature
-    log_probs = cluster.learner.log_probs(SIMULATOR, [s.tokens for s in samples], temperature)
-    likelihood = human_turn_likelihood(
-        [dataclasses.replace(log, user_tokens=s.tokens) for log, s in zip(spoken, samples, strict=True)], log_probs
-    )
+    known = probabilities_known(inputs.config) and models.local_simulator is not None
+    metrics = _by_log_probs(inputs, models, cluster, logs) if known else {}
     draws = inputs.config.shift.draws
-    drawn_answers = answers(cluster.collector, cluster.simulator, logs, f"measure-{seed}", draws)
+    drawn_answers = answers(cluster.collector, cluster.simulator_user, logs, f"measure-{seed}", draws)
     matched = matched_with_humans(inputs.task, drawn_answers)
     words = TwoSampleTest(TwoSampleTest.Config(inputs="words"))
     band = null_band or words.null_band(matched)
     result = words.measure(matched, band)
     on_acts = TwoSampleTest(TwoSampleTest.Config(inputs="acts")).measure(matched)
-    metrics = {
-        "human_turn_nll": likelihood["nll_per_turn"].as_dict(),
-        "nll_per_byte": likelihood["nll_per_byte"].as_dict(),
+    metrics |= {
         "classifier_accuracy": result.accuracy.as_dict(),
         "classifier_accuracy_acts": on_acts.accuracy.as_dict(),
         "tv_lower_bound_by_turn": [float(t.low) for t in result.tv.by_turn],
@@ -185,13 +192,39 @@ def measure_simulator(
         metrics |= {name: estimate.as_dict() for name, estimate in EndingDecision().measure(endings).items()}
         curve = calibration_curve(endings.probability, endings.ended)
         metrics["ending_curve"] = [dataclasses.asdict(point) for point in curve]
-    if inputs.human is not None:
-        replies = exact_replies(
-            inputs.human, spoken, [s.tokens for s in samples], log_probs,
-            inputs.config.simulator.sampling.max_turn_tokens,
-        )  # fmt: skip
-        metrics |= {f"exact_{name}": estimate.as_dict() for name, estimate in replies.shift().items()}
     return metrics, band
+
+
+def _by_log_probs(
+    inputs: RunInputs, models: BaseModels, cluster: Cluster, logs: Sequence[Dialogue]
+) -> dict[str, Any]:  # fmt: skip
+    """What takes the simulator's log-probs of human replies."""
+    samples = log_samples(logs, Side.USER, models.simulator.chat)
+    spoken = [log for log in logs if log.user_turn_indices()]
+    # As it speaks: at another temperature it is another simulator.
+    sampling = inputs.config.simulator.sampling
+    log_probs = cluster.learner.log_probs(SIMULATOR, [s.tokens for s in samples], sampling.temperature)
+    likelihood = human_turn_likelihood(
+        [dataclasses.replace(log, user_tokens=s.tokens) for log, s in zip(spoken, samples, strict=True)], log_probs
+    )
+    metrics = {
+        "human_turn_nll": likelihood["nll_per_turn"].as_dict(), "nll_per_byte": likelihood["nll_per_byte"].as_dict(),
+    }  # fmt: skip
+    if inputs.human is not None:
+        replies = exact_replies(inputs.human, spoken, [s.tokens for s in samples], log_probs, sampling.max_turn_tokens)
+        metrics |= {f"exact_{name}": estimate.as_dict() for name, estimate in replies.shift().items()}
+    return metrics
+
+
+def probabilities_known(config: RunConfig) -> bool:
+    """Whether the learner's probabilities of what people said are those with which the simulator speaks: not where
+    ``simulator.sampling`` cuts or penalises tokens. Says so in the log."""
+    if reshaped := config.simulator.sampling.reshaped:
+        logger.warning(
+            f"simulator.sampling has {', '.join(reshaped)}: the probability with which the simulator says what people "
+            "said is not known; likelihood and exact shift are left out, and the shift is estimated from samples"
+        )
+    return not reshaped
 
 
 def profile_scenarios(inputs: RunInputs) -> list[Scenario]:
@@ -203,7 +236,14 @@ def profile_scenarios(inputs: RunInputs) -> list[Scenario]:
 def simulator_dialogues(inputs: RunInputs, cluster: Cluster) -> list[Dialogue]:
     """The served simulator with the policy that every arm starts from, on monitor scenarios."""
     groups = cluster.collector.collect(
-        profile_scenarios(inputs), cluster.simulator, group_size=1, arm="profile", update=0, seed=0, kind="evaluation"
+        profile_scenarios(inputs),
+        cluster.simulator_user,
+        group_size=1,
+        arm="profile",
+        update=0,
+        seed=0,
+        kind="evaluation",
+        judged=False,
     )
     return [dialogue for group in groups for dialogue in group]
 

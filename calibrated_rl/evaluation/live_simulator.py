@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from calibrated_rl.calibration.sft import log_samples
+from calibrated_rl.config.endpoint_checks import refuse_endpoint_simulator
 from calibrated_rl.config.run_config import load_config
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.errors import RolloutFailure, UserError
+from calibrated_rl.evaluation.held_out import probabilities_known
 from calibrated_rl.evaluation.replies import Answer, answers, endings_of, matched_simulators, matched_with_humans
 from calibrated_rl.learner.slots import POLICY, SIMULATOR
 from calibrated_rl.models.checks import check_folder
@@ -73,6 +75,7 @@ class LiveSimulator:
         self.inputs = read_inputs(config, folder, progress, training=False)
         self._models = prepare_models(self.inputs)
         self._cluster: Cluster | None = None
+        refuse_endpoint_simulator(config, f"to be started as {self.name}")
         start_folder = folder / "models" / "start"
         self.policy = start_folder if start_folder.is_dir() else self._models.policy.folder
         self.simulator = folder / "models" / model
@@ -143,15 +146,17 @@ class LiveSimulator:
         try:
             groups = self.cluster.collector.collect(
                 scenarios, self.cluster.simulator, group_size=1, arm=KEY, update=0, seed=0, kind="evaluation",
-                on_dialogue=ticks,
+                on_dialogue=ticks, judged=False,
             )  # fmt: skip
         except RolloutFailure as failure:
             raise UserError(f"{self.name}: no dialogue came about ({failure.reason})") from failure
         return [with_acts(dialogue, self.inputs.task) for group in groups for dialogue in group]
 
     def _likelihood(self, dialogues: Sequence[Dialogue]) -> dict[str, Estimate]:
-        """Of the human turns that fit into the engine's context. Engines score prompts at temperature 1: at another
-        one the simulator is another, and its likelihood is left out."""
+        """Of the human turns that fit into the engine's context. Engines score prompts at temperature 1 and with all
+        tokens: where the simulator speaks otherwise it is another, and its likelihood is left out."""
+        if not probabilities_known(self.inputs.config):
+            return {}
         if (temperature := self.inputs.config.simulator.sampling.temperature) != 1:
             logger.warning(f"{self.name}: speaks at temperature {temperature:g}; likelihood is measured at 1 alone")
             return {}
@@ -212,7 +217,7 @@ def compare_live(
         # The suffixes are those of the command line's sets; files of ``--out`` have these keys.
         estimates = {
             f"{name}, {side}": estimate
-            for side, spoken in (("PEOPLE", reference_spoken), ("OTHERS", compared_spoken))
+            for side, spoken in (("REFERENCE", reference_spoken), ("COMPARED", compared_spoken))
             for name, estimate in spoken.estimates.items()
         }
     return LiveComparison(

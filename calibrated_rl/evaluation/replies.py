@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrated_rl.data.dialogue import Dialogue, Side, TokenSequence, Turn
-from calibrated_rl.inference.pool import ReplicaPool
+from calibrated_rl.data.dialogue import Dialogue, TokenSequence, Turn
 from calibrated_rl.rollout.collector import Collector
+from calibrated_rl.rollout.users import UserModel
 from calibrated_rl.runtime.event_loop import run_to_end
 from calibrated_rl.shift.base import MatchedReplies
 from calibrated_rl.shift.in_run import ExactReplies
@@ -40,17 +40,17 @@ class Answer:
 
 
 def answers(
-    collector: Collector, simulator: ReplicaPool, dialogues: Sequence[Dialogue], key: str, draws: int = 1
+    collector: Collector, simulator: UserModel, dialogues: Sequence[Dialogue], key: str, draws: int = 1
 ) -> list[Answer]:
     """``draws`` fresh replies to every history to which a human user replied in ``dialogues``; ``key`` seeds them.
 
-    Histories at which an engine failed are left out.
+    Histories at which an engine or an endpoint failed are left out.
     """
     points = [(dialogue, index) for dialogue in dialogues for index in dialogue.user_turn_indices()]
     histories = [(dialogue.scenario, dialogue.turns[:index]) for dialogue, index in points]
-    draws_by_history = run_to_end(collector.next_turns(simulator, Side.USER, histories, draws, key))
+    draws_by_history = run_to_end(collector.next_replies(simulator, histories, draws, key))
     return [
-        Answer(dialogue=dialogue, index=index, replies=[turn for turn, _ in history_draws])
+        Answer(dialogue=dialogue, index=index, replies=history_draws)
         for (dialogue, index), history_draws in zip(points, draws_by_history, strict=True)
         if history_draws
     ]

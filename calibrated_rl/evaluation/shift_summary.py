@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from calibrated_rl.config.arms import CALIBRATED
 from calibrated_rl.shift.in_run import METRICS
 from calibrated_rl.shift.transfer import OutcomeTransfer, PolicyOutcomes
 from calibrated_rl.statistics.intervals import mean_over_seeds, t_quantile
@@ -110,7 +111,7 @@ def latest(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     ``policy``, ``simulator`` and ``history_shift`` by turn; ``bound`` only where it is exact; ``exploitation`` over
     the whole of training.
     """
-    names = [name for name in ("calibrated", *arms) if any(r["simulator"] for r in arms.get(name, {}).get("shift", ()))]
+    names = [name for name in (CALIBRATED, *arms) if any(r["simulator"] for r in arms.get(name, {}).get("shift", ()))]
     if not names:
         return None
     records = arms[names[0]]["shift"]

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from calibrated_rl.config.arms import builtin_arms, find_arms
+from calibrated_rl.config.arms import ORACLE, START, STATIC, builtin_arms, find_arms
+from calibrated_rl.evaluation.health_summary import health_of
 from calibrated_rl.evaluation.held_out import SETTINGS
 from calibrated_rl.evaluation.shift_summary import latest, records_of, transfer_of
 from calibrated_rl.statistics.intervals import gap_closed, mean_over_seeds
@@ -82,6 +83,8 @@ def summarise(results: Sequence[Mapping[str, Any]], seeds: Sequence[int], names:
         entry["alignments"] = [
             {"seed": seed, **alignment} for seed, result in of_arm.items() for alignment in result.get("alignments", ())
         ]
+        if health := health_of(list(of_arm.values())):
+            entry["health"] = health
         arms[arm] = entry
     shift = latest(arms)
     if shift is not None:
@@ -107,11 +110,11 @@ def _paired(scores: Mapping[str, Mapping[str, SeedScores]], names: Sequence[str]
 def _gap_closed(scores: Mapping[str, SeedScores]) -> dict[str, Any]:
     """Share of the way from static to the oracle by arm; None where the two cannot be told apart."""
     closed: dict[str, Any] = {}
-    if not {"static", "oracle"} <= scores.keys():
+    if not {STATIC, ORACLE} <= scores.keys():
         return closed
     for arm in scores:
-        if arm not in ("static", "oracle", "start"):
-            static, this, oracle = common_seeds(scores["static"], scores[arm], scores["oracle"])
+        if arm not in (STATIC, ORACLE, START):
+            static, this, oracle = common_seeds(scores[STATIC], scores[arm], scores[ORACLE])
             interval = gap_closed(static, this, oracle) if static else None
             closed[arm] = None if interval is None else interval.as_dict()
     return closed

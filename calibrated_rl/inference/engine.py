@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrated_rl.errors import UserError, printable
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.engine_arguments import cache_sizes, engine_arguments
 from calibrated_rl.inference.engine_health import EngineControl, EngineFailure
@@ -29,17 +30,30 @@ logger = logging.getLogger(__name__)
 
 
 def start_engine(model: str, config: EngineConfig, seed: int) -> tuple["AsyncLLM", int]:
-    """vLLM's engine, with the largest of the possible KV caches that it starts with, and the size of that in MiB."""
+    """vLLM's engine, with the largest of the possible KV caches that it starts with, and the size of that in MiB.
+
+    Raises:
+        UserError: vLLM does not take what ``engine.args`` says.
+    """
     with garbage_kept():  # six thousand modules
         from vllm.v1.engine.async_llm import AsyncLLM
+
+    def start(cache_mib: int) -> "AsyncLLM":
+        try:
+            return AsyncLLM.from_engine_args(engine_arguments(model, config, seed, cache_mib))
+        except (ValueError, TypeError, NotImplementedError) as error:
+            if not config.args:
+                raise
+            reason = printable(" ".join(str(error).split()))
+            raise UserError(f"vLLM does not start with engine.args {dict(config.args)}: {reason}") from error
 
     *larger, smallest = cache_sizes(config)
     for cache_mib in larger:
         try:
-            return AsyncLLM.from_engine_args(engine_arguments(model, config, seed, cache_mib)), cache_mib
+            return start(cache_mib), cache_mib
         except RuntimeError as error:  # vLLM leaves the reason in the log of the engine's process
             logger.warning(f"vLLM did not start with a KV cache of {cache_mib} MiB: {error}")
-    return AsyncLLM.from_engine_args(engine_arguments(model, config, seed, smallest)), smallest
+    return start(smallest), smallest
 
 
 class Replica:

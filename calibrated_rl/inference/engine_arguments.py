@@ -53,7 +53,11 @@ def engine_arguments(model: str, config: EngineConfig, seed: int, kv_cache_mib: 
     from calibrated_rl.weight_sync import vllm_worker
 
     # On a GPU vLLM refuses to start where less than this share is free, though the cache's size is given.
-    share = 0.9 * config.num_gpus * kv_cache_mib / config.kv_cache_mib
+    share = 0.9 * min(1, config.num_gpus) * kv_cache_mib / config.kv_cache_mib
+    defaults: dict[str, Any] = {"enable_prefix_caching": True, "disable_log_stats": True}
+    # The CPU default of 128 tokens a block wastes most of a short dialogue's prefix cache; vLLM's attention on CPU
+    # needs a multiple of 32.
+    defaults |= {"gpu_memory_utilization": share} if config.num_gpus else {"block_size": 32}
     return AsyncEngineArgs(
         model=model,
         load_format="safetensors",
@@ -65,13 +69,10 @@ def engine_arguments(model: str, config: EngineConfig, seed: int, kv_cache_mib: 
         max_num_seqs=config.max_num_seqs,
         kv_cache_memory_bytes=kv_cache_mib * 2**20,
         enforce_eager=config.eager,
-        distributed_executor_backend="uni",
-        enable_prefix_caching=True,
+        tensor_parallel_size=config.tensor_parallel,
+        distributed_executor_backend=config.executor,
         logprobs_mode="processed_logprobs",
         worker_extension_cls=f"{vllm_worker.__name__}.WorkerExtension",
         weight_transfer_config=WeightTransferConfig(backend=vllm_worker.BACKEND),
-        disable_log_stats=True,
-        # The CPU default of 128 tokens a block wastes most of a short dialogue's prefix cache; vLLM's attention on
-        # CPU needs a multiple of 32.
-        **({"gpu_memory_utilization": share} if config.num_gpus else {"block_size": 32}),
+        **(defaults | config.args),
     )

@@ -36,6 +36,10 @@ class TurnSampler:
         parameters = SamplingParams(
             max_tokens=request.max_tokens,
             temperature=request.temperature,
+            top_p=request.reshaping.top_p,
+            top_k=request.reshaping.top_k,
+            min_p=request.reshaping.min_p,
+            repetition_penalty=request.reshaping.repetition_penalty,
             logprobs=0,
             flat_logprobs=True,
             detokenize=False,

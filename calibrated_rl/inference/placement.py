@@ -9,12 +9,14 @@ from calibrated_rl.runtime.node_folder import NodeFolder
 
 
 def resources_of(config: EngineConfig) -> dict[str, float]:
-    """The Ray resources of one replica."""
-    return {"CPU": config.num_cpus} | ({"GPU": config.num_gpus} if config.num_gpus else {})
+    """The Ray resources of one replica, all ranks of it together."""
+    return {"CPU": config.cpus} | ({"GPU": config.gpus} if config.num_gpus else {})
 
 
 def placement_of(config: EngineConfig) -> Any:
-    """Reserve what one replica needs: a placement group of its own, so that replicas can join and leave."""
+    """Reserve what one replica needs: a placement group of its own, so that replicas can join and leave. Its ranks
+    share one bundle, which Ray places on one machine: between machines, what they exchange at every layer would take
+    longer than the layer."""
     import ray
 
     labels = [dict(config.labels)] if config.labels else None

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError
 
 from calibrated_rl.chat.tokens import ChatTokens
-from calibrated_rl.errors import PartLost, RolloutFailure
+from calibrated_rl.errors import PartLost, RolloutFailure, UserError
 from calibrated_rl.inference.admission import Admission
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.fleet import ReplicaFleet
@@ -107,11 +107,14 @@ class ReplicaPool:
 
         Raises:
             PartLost: one died meanwhile, or did not within the time-out.
+            UserError: vLLM does not take what ``engine.args`` says.
         """
         try:
             starting = [self.fleet.handle(index).start() for index in self._membership.members]
             for cache_mib in results(starting, self._start_timeout_s):
                 self._admission.warn_if_small(cache_mib)
+        except UserError as error:
+            raise UserError(f"{self.role}: {cause_of(error)}") from error
         except GetTimeoutError as error:
             raise PartLost(f"a {self.role} replica did not start within {self._start_timeout_s:g} s") from error
         except CALL_FAILURES as error:

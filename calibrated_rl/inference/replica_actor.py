@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Coroutine
 from typing import Any
 
+from calibrated_rl.errors import UserError
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.engine import Replica
 from calibrated_rl.inference.engine_arguments import engine_environment
@@ -26,9 +27,20 @@ class ReplicaActor(Replica):
     """
 
     def __init__(self, model: NodeFolder, config: EngineConfig, seed: int = 0) -> None:
-        super().__init__(str(model.fetch()), config, seed)
+        self._refused: UserError | None = None
+        try:
+            super().__init__(str(model.fetch()), config, seed)
+        except UserError as error:  # told by ``start``: Ray makes another error of what a constructor raises
+            self._refused = error
 
     async def start(self) -> int:
+        """As ``Replica.start``.
+
+        Raises:
+            UserError: vLLM does not take what ``engine.args`` says.
+        """
+        if self._refused is not None:
+            raise self._refused
         self._loop = asyncio.get_running_loop()
         self._turns = TurnServer(self.generate)
         return await super().start()
@@ -71,8 +83,8 @@ def start_replica(model: NodeFolder, config: EngineConfig, group: Any, seed: int
         setattr(ReplicaActor, method, ray.method(concurrency_group="control")(getattr(ReplicaActor, method)))
     actor_class = ray.remote(concurrency_groups={"control": 4})(ReplicaActor)
     return actor_class.options(
-        num_cpus=config.num_cpus,
-        num_gpus=config.num_gpus,
+        num_cpus=config.cpus,
+        num_gpus=config.gpus,
         max_concurrency=4096,
         max_restarts=-1,
         max_task_retries=0,

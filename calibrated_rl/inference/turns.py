@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrated_rl.inference.config import ReshapingConfig
+
 _WORD = "i"
 assert array(_WORD).itemsize == 4, "an int of C has 32 bits on every machine that Ray and vLLM run on"
 
@@ -26,6 +28,7 @@ class GenerateRequest:
     """Decides the draw in deterministic mode, together with the other turns of its batch."""
     stop_ids: tuple[int, ...]
     """Ends of turns and role headers; sampling any of them ends the turn and stays in the output."""
+    reshaping: ReshapingConfig = ReshapingConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +44,15 @@ class Generated:
 
 
 def pack_requests(requests: Iterable[tuple[int, GenerateRequest]]) -> bytes:
-    """Numbered requests as words: number, most tokens, seed, counts of stop ids and prompt ids, the temperature's two
-    words, stop ids, prompt ids."""
+    """Numbered requests as words: number, most tokens, seed, top k, counts of stop ids and prompt ids, two words each
+    for the temperature and the rest of the reshaping, stop ids, prompt ids."""
     words = array(_WORD)
     for number, request in requests:
-        words.extend((number, request.max_tokens, request.seed, len(request.stop_ids), len(request.prompt_ids)))
-        words.frombytes(array("d", (request.temperature,)).tobytes())
+        shape = request.reshaping
+        stops, prompt = len(request.stop_ids), len(request.prompt_ids)
+        words.extend((number, request.max_tokens, request.seed, shape.top_k, stops, prompt))
+        reals = (request.temperature, shape.top_p, shape.min_p, shape.repetition_penalty)
+        words.frombytes(array("d", reals).tobytes())
         words.extend(request.stop_ids)
         words.extend(request.prompt_ids)
     return words.tobytes()
@@ -57,14 +63,13 @@ def unpack_requests(packed: bytes) -> Iterator[tuple[int, GenerateRequest]]:
     words = array(_WORD, packed)
     offset = 0
     while offset < len(words):
-        number, max_tokens, seed, stops, prompt = words[offset : offset + 5]
-        (temperature,) = array("d", words[offset + 5 : offset + 7].tobytes())
-        stop, start = offset + 7, offset + 7 + stops
+        number, max_tokens, seed, top_k, stops, prompt = words[offset : offset + 6]
+        temperature, top_p, min_p, penalty = array("d", words[offset + 6 : offset + 14].tobytes())
+        stop, start = offset + 14, offset + 14 + stops
         offset = start + prompt
-        yield (
-            number,
-            GenerateRequest(words[start:offset].tolist(), max_tokens, temperature, seed, tuple(words[stop:start])),
-        )
+        shape = ReshapingConfig(top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=penalty)
+        ids, stop_ids = words[start:offset].tolist(), tuple(words[stop:start])
+        yield number, GenerateRequest(ids, max_tokens, temperature, seed, stop_ids, shape)
 
 
 def pack_answers(answers: Iterable[tuple[int, Generated]]) -> bytes:

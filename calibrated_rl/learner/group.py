@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 
 import numpy as np
 import ray
@@ -15,15 +15,17 @@ from ray.exceptions import RayActorError
 from calibrated_rl.data.dialogue import TokenSequence
 from calibrated_rl.errors import PartLost, UserError, first_line
 from calibrated_rl.learner.batch import SampleBatch
-from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
+from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.device_memory import DeviceMemory
 from calibrated_rl.learner.losses.base import Loss
 from calibrated_rl.learner.losses.check import LossSpec, located
 from calibrated_rl.learner.not_finite import describe, keep_data
 from calibrated_rl.learner.rank import LearnerRank
-from calibrated_rl.learner.rank_actor import FILES, RankActor, rank_options
+from calibrated_rl.learner.rank_actor import FILES, LoadOptions, RankActor, rank_options
+from calibrated_rl.learner.rank_handle import RankHandle
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.world import LOCALHOST
+from calibrated_rl.runtime.actor_call import ActorCall, results
 from calibrated_rl.runtime.capacity import Need, answered
 from calibrated_rl.runtime.node_folder import NodeFolder
 from calibrated_rl.weight_sync.base import ObjectRef, Transport, WeightUpdate
@@ -68,14 +70,14 @@ class LearnerGroup:
         self._lora_bases = LoRABases()
         options = rank_options(config, ray.cluster_resources().get("GPU", 0))
         actor = ray.remote(concurrency_groups={FILES: 1})(RankActor).options(**options)
-        self._actors: list[Any] = [actor.remote(config) for _ in range(config.ranks)]
+        self._ranks = [RankHandle(actor.remote(config)) for _ in range(config.ranks)]
         with ExitStack() as unless_all_join:
             unless_all_join.callback(self.close)
-            addresses = [a.address.remote() for a in self._actors]
+            addresses = [rank.address() for rank in self._ranks]
             resources = {"CPU": options["num_cpus"], "GPU": options["num_gpus"]}
             wait_for_machines(
                 [
-                    Need("learner rank", "learner", resources, config.labels, answered(pending_address))
+                    Need("learner rank", "learner", resources, config.labels, answered(pending_address.reference))
                     for pending_address in addresses
                 ]
             )
@@ -83,12 +85,12 @@ class LearnerGroup:
             address, port = addresses_and_ports[0]
             if all(endpoint[0] == address for endpoint in addresses_and_ports):
                 address = LOCALHOST
-            self._wait([a.join.remote(rank, address, port) for rank, a in enumerate(self._actors)])
+            self._wait([rank.join(number, address, port) for number, rank in enumerate(self._ranks)])
             unless_all_join.pop_all()
 
-    def _wait(self, refs: list[Any]) -> list[Any]:
-        """Results of all ``refs``; the first failure ends the wait, since the other ranks may hang in it."""
-        pending, deadline = list(refs), time.monotonic() + self.config.timeout_seconds
+    def _wait(self, calls: Sequence[ActorCall[UserError | T]]) -> list[T]:
+        """Results of all ``calls``; the first failure ends the wait, since the other ranks may hang in it."""
+        pending, deadline = [call.reference for call in calls], time.monotonic() + self.config.timeout_seconds
         while pending:
             remaining_s = max(0.0, deadline - time.monotonic())
             done, pending = ray.wait(pending, num_returns=1, timeout=remaining_s)
@@ -100,38 +102,18 @@ class LearnerGroup:
                 raise PartLost(f"a learner rank is gone: {first_line(error)}") from error
             if isinstance(result, UserError):
                 raise result
-        return list(ray.get(refs, timeout=60))
+        return [result for result in results(calls, 60) if not isinstance(result, UserError)]
 
     def _call(self, method: Callable[Concatenate[LearnerRank, P], T], *arguments: P.args, **options: P.kwargs) -> T:
         """Call ``method`` on all ranks; the first one's result."""
-        result: T = self._wait([a.call.remote(method, *arguments, **options) for a in self._actors])[0]
-        return result
+        return self._wait([rank.call(method, *arguments, **options) for rank in self._ranks])[0]
 
-    def load(
-        self,
-        name: str,
-        path: str | Path,
-        *,
-        trainable: bool = True,
-        optimizer: OptimizerConfig | None = None,
-        seed: int = 0,
-        full_finetuning: bool = False,
-        value_head: bool = False,
-    ) -> None:
-        """Load the model in folder ``path`` under ``name``, in place of the weights and optimizer of that name.
-
-        Args:
-            full_finetuning: train all weights, though ``config.lora`` may name the model.
-            value_head: it predicts values, see ``value_head.py``; its head is in the folder, or new.
-        """
+    def load(self, name: str, path: str | Path, **options: Unpack[LoadOptions]) -> None:
+        """Load the model in folder ``path`` under ``name``, in place of the weights and optimizer of that name."""
         self._lora_bases.forget(name)
         logger.debug(f"the learner loads '{name}' from {path}")
-        options = {
-            "trainable": trainable, "optimizer": optimizer, "seed": seed, "full_finetuning": full_finetuning,
-            "value_head": value_head,
-        }  # fmt: skip
         folder = NodeFolder.here(path)
-        self._wait([a.load.remote(name, folder, **options) for a in self._actors])
+        self._wait([rank.load(name, folder, **options) for rank in self._ranks])
 
     def unload(self, name: str) -> None:
         """Free the memory of ``name``."""
@@ -256,7 +238,7 @@ class LearnerGroup:
 
     def _ship(self, method: Callable[[LearnerRank, str], T], name: str) -> ObjectRef[T]:
         """The first rank's result in Ray's store; it is not fetched to this process."""
-        refs = [a.call.remote(method, name) for a in self._actors]
+        refs = [rank.call(method, name).reference for rank in self._ranks]
         pending, deadline = list(refs), time.monotonic() + self.config.timeout_seconds
         while pending:
             done, pending = ray.wait(
@@ -277,11 +259,11 @@ class LearnerGroup:
     def save(self, name: str, folder: str | Path) -> None:
         """Write ``name`` in Hugging Face format with its tokenizer; whole or not at all."""
         target = NodeFolder.here(folder)
-        self._wait([a.save.remote(name, target) for a in self._actors])
+        self._wait([rank.save(name, target) for rank in self._ranks])
 
     def snapshot(self, names: Sequence[str]) -> None:
         """Copy the trainable models in ``names`` into the memory of the first rank, for ``write_snapshot``."""
-        self._wait([a.take_snapshot.remote(list(names)) for a in self._actors])
+        self._wait([rank.take_snapshot(names) for rank in self._ranks])
 
     def write_snapshot(self, folder: str | Path) -> None:
         """Write the last ``snapshot``, once. Another thread may call the other methods meanwhile.
@@ -290,8 +272,7 @@ class LearnerGroup:
             OSError: the disk does not take it, or the folder's node is gone.
             RayError: the rank is gone, or has not written it within ``config.timeout_seconds``.
         """
-        pending_write = self._actors[0].write_snapshot.remote(NodeFolder.here(folder))
-        failure = ray.get(pending_write, timeout=self.config.timeout_seconds)
+        failure = self._ranks[0].write_snapshot(NodeFolder.here(folder)).result(self.config.timeout_seconds)
         if failure is not None:
             raise failure
 
@@ -299,10 +280,10 @@ class LearnerGroup:
         """Replace all trainable models by those of a checkpoint, of whatever number of ranks and ZeRO stage."""
         self._lora_bases.forget()
         checkpoint = NodeFolder.here(folder)
-        self._wait([a.restore.remote(checkpoint) for a in self._actors])
+        self._wait([rank.restore(checkpoint) for rank in self._ranks])
 
     def close(self) -> None:
         """End the rank processes."""
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors = []
+        for rank in self._ranks:
+            ray.kill(rank.actor)
+        self._ranks = []

@@ -105,15 +105,9 @@ class TokenLogProbs(nn.Module):
         return {}
 
     def forward(
-        self,
-        input_ids_T: Tensor,
-        position_ids_T: Tensor,
-        select_N: Tensor,
-        targets_N: Tensor,
-        layout: Layout,
-        temperature: float = 1.0,
-        entropy_gradient: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+        self, input_ids_T: Tensor, position_ids_T: Tensor, select_N: Tensor, targets_N: Tensor, layout: Layout,
+        temperature: float = 1.0, entropy_gradient: bool = False,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See ``log_probs``."""
         return self.log_probs(input_ids_T, position_ids_T, select_N, targets_N, layout, temperature, entropy_gradient)
 

@@ -1,19 +1,33 @@
 """A process of the learner: the Ray actor of one rank, a thin shell around ``LearnerRank``."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypedDict, TypeVar, Unpack
 
 import ray
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.checkpoint import Snapshot
-from calibrated_rl.learner.config import LearnerConfig
+from calibrated_rl.learner.config import LearnerConfig, OptimizerConfig
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.learner.world import free_port
 from calibrated_rl.runtime.node_folder import NodeFolder
 
 FILES = "files"
 """The concurrency group of calls to a rank that run beside the others."""
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class LoadOptions(TypedDict, total=False):
+    """How a model is loaded; the defaults are those of ``LearnerRank.load``."""
+
+    trainable: bool
+    optimizer: OptimizerConfig | None
+    seed: int
+    full_finetuning: bool
+    """Train all weights, though ``LearnerConfig.lora`` may name the model."""
+    value_head: bool
+    """The model predicts values, see ``value_head.py``; its head is in the folder, or new."""
 
 
 class RankActor:
@@ -30,7 +44,9 @@ class RankActor:
     def join(self, rank: int, address: str, port: int) -> None:
         self._rank = LearnerRank(self._config, rank, address, port)
 
-    def call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def call(
+        self, method: Callable[Concatenate[LearnerRank, P], T], *arguments: P.args, **options: P.kwargs
+    ) -> UserError | T | None:
         """Call a method of ``LearnerRank``. Ranks other than 0 return nothing: all results are alike.
 
         A ``UserError`` is returned, not raised: it is an answer, which Ray would print as a crash.
@@ -42,7 +58,7 @@ class RankActor:
             return error
         return result if rank.world.rank == 0 else None
 
-    def load(self, name: str, folder: NodeFolder, **options: Any) -> UserError | None:
+    def load(self, name: str, folder: NodeFolder, **options: Unpack[LoadOptions]) -> UserError | None:
         rank = self._joined()
         try:
             rank.load(name, folder.fetch(), base=folder.path, **options)

@@ -58,15 +58,9 @@ class TokenValues(TokenLogProbs):
         self.compile_layers()
 
     def forward(
-        self,
-        input_ids_T: Tensor,
-        position_ids_T: Tensor,
-        select_N: Tensor,
-        targets_N: Tensor,
-        layout: Layout,
-        temperature: float = 1.0,
-        entropy_gradient: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+        self, input_ids_T: Tensor, position_ids_T: Tensor, select_N: Tensor, targets_N: Tensor, layout: Layout,
+        temperature: float = 1.0, entropy_gradient: bool = False,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Return the values [N] at the positions ``select_N``, float32, and zeros [N] in the place of entropies. The
         other arguments are as in ``log_probs``; the tokens that follow and the temperature do not matter."""
         hidden_TD = self.hidden_states(input_ids_T, position_ids_T, layout)

@@ -5,7 +5,8 @@ What is decided here, for all formats that are lists of messages:
 - system and developer messages before the first turn are the policy's instructions; later ones are kept beside the next
   turn;
 - what the user hears are the turns. Tool calls, with their results, are kept beside the turn of the same side that
-  follows them (``metadata.tools``), a message of calls alone is no turn of its own;
+  follows them (``metadata.tools``), a message of calls alone is no turn of its own; nor is one with words beside its
+  calls where the format sends such messages to the tools alone: the words are kept beside the first call;
 - of content in parts the texts are joined by line breaks; a picture, a sound or a file is ``[image]``, ``[audio]`` or
   ``[file]`` in the text;
 - everything else that a message says is kept beside its turn.
@@ -20,9 +21,10 @@ from calibrated_rl.components.plain_data import kind_of
 from calibrated_rl.data.dialogue import Side
 from calibrated_rl.errors import printable
 from calibrated_rl.logs.base import Refused
-from calibrated_rl.logs.formats.base import parsed
+from calibrated_rl.logs.found import parsed
 
 TOOL_CALLS = "tool calls, kept beside the turns"
+UNHEARD = "messages with tool calls that nobody hears, their words kept beside the calls"
 TOOL_RESULTS_ALONE = "tool results without a call, kept beside the turns"
 TOOLS_AT_THE_END = "dialogues that end with tool calls, kept beside the dialogue"
 LATE_SYSTEM = "system messages inside a dialogue, kept beside the next turn"
@@ -45,8 +47,9 @@ class Folded:
     turns: list[dict[str, Any]] = field(default_factory=list)
     policy_instructions: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
-    """Of the dialogue: what was said or called after the last turn."""
+    """Of the dialogue: texts and calls after the last turn."""
     counts: Counter[str] = field(default_factory=Counter)
+    calls_are_unheard: bool = False
     _calls: list[dict[str, Any]] = field(default_factory=list)
     """All tool calls so far, in their order."""
     _waiting: list[dict[str, Any]] = field(default_factory=list)
@@ -54,18 +57,23 @@ class Folded:
     _waiting_system: list[str] = field(default_factory=list)
 
 
-def fold(messages: Any, side_of: Callable[[str], Side | None]) -> Folded:
+SideOf = Callable[[str, Mapping[str, Any]], Side | None]
+"""The side of a role, in small letters, and its whole message; None: neither."""
+
+
+def fold(messages: Any, side_of: SideOf, *, calls_are_unheard: bool = False) -> Folded:
     """Turns out of a list of objects with ``role`` and ``content``.
 
     Args:
-        side_of: which side a role is; None: neither.
+        side_of: which side a message is of.
+        calls_are_unheard: a message with tool calls goes to the tools alone, whatever words it has.
 
     Raises:
         Refused: it is no such list, or a message is of a role that is nobody's.
     """
     if not isinstance(messages, list) or not messages:
         raise Refused(f"the messages are {kind_of(messages)}, not a list of at least one")
-    folded = Folded()
+    folded = Folded(calls_are_unheard=calls_are_unheard)
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise Refused(f"message {index} is {kind_of(message)}, not an object with 'role' and 'content'")
@@ -78,7 +86,7 @@ def fold(messages: Any, side_of: Callable[[str], Side | None]) -> Folded:
     return folded
 
 
-def _add(folded: Folded, message: Mapping[str, Any], place: str, side_of: Callable[[str], Side | None]) -> None:
+def _add(folded: Folded, message: Mapping[str, Any], place: str, side_of: SideOf) -> None:
     role = message.get("role")
     name = role.strip().lower() if isinstance(role, str) else ""
     text = _text(message.get("content"), f"{place}: content", folded.counts)
@@ -86,7 +94,7 @@ def _add(folded: Folded, message: Mapping[str, Any], place: str, side_of: Callab
         _add_instructions(folded, text)
     elif name in RESULTS:
         _add_result(folded, message, text)
-    elif (side := side_of(name)) is None:
+    elif (side := side_of(name, message)) is None:
         raise Refused(f"{place}: the role is {printable(repr(role), 40)}, which is of neither side: name those of the "
                       "policy (policy) or of the users (users)")  # fmt: skip
     else:
@@ -111,16 +119,20 @@ def _add_turn(folded: Folded, message: Mapping[str, Any], side: Side, text: str,
     if not text.strip() and isinstance(refusal := message.get("refusal"), str):
         text = refusal
         used.append("refusal")
-    if not text.strip() and calls:
+    if calls and (folded.calls_are_unheard or not text.strip()):
+        if text.strip():
+            calls[0]["content"] = text
+            folded.counts[UNHEARD] += 1
         folded._waiting += calls
         return
     metadata = {key: value for key, value in message.items() if key not in used and value not in (None, "", [], {})}
     if text.strip():  # what waits is beside a turn that stays
-        if folded._waiting or calls:
-            metadata["tools"] = [*folded._waiting, *calls]
+        if tools := [*(call for call in folded._waiting if _caller(call) is side), *calls]:
+            metadata["tools"] = tools
         if folded._waiting_system:
             metadata["system"] = "\n\n".join(folded._waiting_system)
-        folded._waiting, folded._waiting_system = [], []
+        folded._waiting = [call for call in folded._waiting if _caller(call) is not side]
+        folded._waiting_system = []
     folded.turns.append({"side": side.value, "text": text, **({"metadata": metadata} if metadata else {})})
 
 
@@ -139,6 +151,10 @@ def _call(call: Mapping[str, Any], side: Side) -> dict[str, Any]:
     plain = {"name": function.get("name"), "arguments": parsed(function.get("arguments")), "id": call.get("id")}
     plain["side"] = side.value if side is Side.USER else None
     return {key: value for key, value in plain.items() if value is not None}
+
+
+def _caller(call: Mapping[str, Any]) -> Side:
+    return Side(call.get("side", Side.POLICY))
 
 
 def _add_result(folded: Folded, message: Mapping[str, Any], text: str) -> None:

@@ -106,20 +106,23 @@ class JsonLines:
         return list(self._dialogues[split])
 
     def _split(self, record: JsonlRecord) -> Split:
-        """The line's own, that of the line that it repeats, or the one that is drawn by its id.
+        """The line's own, that of the line that it repeats, or the one that is drawn by its group or its id.
 
         Raises:
             Refused: it repeats a line of another split: what is fitted on the one would be evaluated on the other.
         """
+        wanted = record.split or self._drawn(record)
         if len(record.turns) < LEAST_ALIKE:
-            return record.split or self._drawn(record)
-        first, split = self._first.setdefault(record.turns, (record, record.split or self._drawn(record)))
-        if record.split not in (None, split):
+            return wanted
+        first, split = self._first.setdefault(record.turns, (record, wanted))
+        is_bound = record.split is not None or "split_group" in record.optional
+        if is_bound and wanted is not split:
             raise Refused(f"it is word for word the dialogue of line {first.line}, which is in the {split} split")
         return split
 
     def _drawn(self, record: JsonlRecord) -> Split:
-        digest = blake2b(f"{self.config.seed}|{record.id}".encode("utf-8", "backslashreplace"), digest_size=8)
+        name = record.optional.get("split_group", record.id)
+        digest = blake2b(f"{self.config.seed}|{name}".encode("utf-8", "backslashreplace"), digest_size=8)
         draw = int.from_bytes(digest.digest(), "big") / 2**64
         for split in (Split.HELD_OUT, Split.MONITOR, Split.TUNING):
             share: float = getattr(self.config, split.value)

@@ -19,28 +19,37 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 EMAIL, PHONE, CARD = "email", "phone", "card"
 TITLES = {EMAIL: "e-mail addresses", PHONE: "phone numbers", CARD: "card numbers"}
 
-_EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[^\W_](?:[\w-]{0,62})\.){1,8}[^\W\d_]{2,24}(?![\w-])")
+_EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-][\w.%+'-]{0,63}@(?:[^\W_](?:[\w-]{0,62})\.){1,8}[^\W\d_]{2,24}(?!\w)")
 _GAP = r"[ \u00a0.\-]"
 _DIGITS = re.compile(rf"(?<![\w])\d+(?:{_GAP}\d+)*(?!\w)", re.ASCII)
 _PHONE = re.compile(
     rf"""(?<![\w.+$€£#])(?:
     (?:\+|00)\(?[1-9](?:(?:[ ]?\(|\)[ -]?|{_GAP}|/)?\d){{6,14}}             # international
-    | \(?0[1-9]\d{{1,3}}\)?(?:(?:{_GAP}|/)\d{{2,8}}){{1,3}}                 # national, with a trunk zero
-    | 0[1-9](?:{_GAP}\d\d){{4}}                                         # the same in pairs
-    | 0[1-9]\d{{8,9}}                                                   # the same without gaps
+    | (?<!\d-)(?:                                                      # no date, as in 2026-01-02 10.00.30
+        \(?0[1-9]\d{{1,3}}\)?(?:(?:{_GAP}|/)\d{{2,8}}){{1,3}}             # national, with a trunk zero
+        | 0[1-9](?:{_GAP}\d\d){{4}}                                     # the same in pairs
+        | 0[1-9]\d{{8,9}}                                               # the same without gaps
+      )
     | (?:1{_GAP}?)?(?:\([2-9]\d\d\){_GAP}?|[2-9]\d\d{_GAP})\d{{3}}{_GAP}\d{{4}}   # North American
     | [2-9]\d\d[2-9]\d{{6}}
     )(?![\w])""",
     re.VERBOSE | re.ASCII,
 )
+_AFTER = re.compile(rf"(?<=\d\d\d)(?:{_GAP}|/)\d{{1,2}}\Z", re.ASCII)
+"""A short group after a long one, which is rather the sentence's next number, as in ``7946 0958 10 am``."""
+_LEAST_LEFT = 9
+"""Digits of a number without its short last group."""
 _NATIONAL, _INTERNATIONAL = range(9, 13), range(7, 16)
 """Numbers of digits."""
-_NOT_TEXT = ("id", "split", "side", "turns")
+_NAMES = ("id", "split_group")
+"""Keys of a line that are ids."""
+_NOT_TEXT = (*_NAMES, "split", "turns")
 """Keys of a line whose own value is no text of anybody's."""
 
 
@@ -79,9 +88,10 @@ def find(text: str) -> list[Find]:
     cards = [Find(CARD, *span, _digits(text[slice(*span)])) for span in _cards(text)]
     found = _together(found, cards)
     phones = [
-        Find(PHONE, *match.span(), digits)
+        Find(PHONE, match.start(), match.start() + len(number), digits)
         for match in _PHONE.finditer(text)
-        if len(digits := _digits(match[0])) in (_INTERNATIONAL if match[0].startswith(("+", "00")) else _NATIONAL)
+        for number in [_without_next(match[0])]
+        if len(digits := _digits(number)) in (_INTERNATIONAL if number.startswith(("+", "00")) else _NATIONAL)
     ]
     return _together(found, phones)
 
@@ -95,6 +105,11 @@ def _together(found: list[Find], more: list[Find]) -> list[Find]:
         if not index or found[index - 1].end <= each.start:
             free.append(each)
     return sorted([*found, *free], key=lambda each: each.start)
+
+
+def _without_next(number: str) -> str:
+    shorter = _AFTER.sub("", number)
+    return shorter if len(_digits(shorter)) >= _LEAST_LEFT else number
 
 
 def _digits(text: str) -> str:
@@ -161,32 +176,46 @@ class _Masks:
         if isinstance(value, list | tuple):
             return [self.anything(each) for each in value]
         if isinstance(value, dict):
-            return {key: self.anything(each) for key, each in value.items()}
+            return self.object(value)
         return value
+
+    def object(self, content: dict[str, Any], *untouched: str) -> dict[str, Any]:
+        """Values and keys, which may be names as well; keys with the same mask are told apart by a number."""
+        masked: dict[str, Any] = {}
+        for key, value in content.items():
+            new = own = self.text(key)
+            number = 1
+            while new in masked:
+                number += 1
+                new = f"{own} ({number})"
+            masked[new] = value if key in untouched else self.anything(value)
+        return masked
+
+    def name(self, name: Any) -> Any:
+        """An id that contains personal data is named by its digest: equal ids stay equal, others stay apart."""
+        found = find(name) if isinstance(name, str) else []
+        self.counts.update(each.kind for each in found)
+        is_masked = self.mask and bool(found)
+        return blake2b(name.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest() if is_masked else name
+
+
+def in_words(text: str, *, mask: bool) -> str:
+    """A text of no dialogue, such as a complaint that quotes one, masked if ``mask``."""
+    return _Masks(mask).text(text)
 
 
 def in_line(line: Any, *, mask: bool) -> tuple[PersonalData, Any]:
-    """What a dialogue's line (``record.py``) has of it, in turns, goal, instructions and metadata, and the line, masked
-    if ``mask``. An id that contains an e-mail address is masked as a whole: its find is counted, too."""
+    """What a dialogue's line (``record.py``) has of it, in turns, goal, instructions, metadata and ids, and the line,
+    masked if ``mask``: an id as a whole."""
     if not isinstance(line, dict):
         return PersonalData(), line
     masks = _Masks(mask)
     turns = line.get("turns")
-    masked = {key: value if key in _NOT_TEXT else masks.anything(value) for key, value in line.items()}
+    masked = masks.object(line, *_NOT_TEXT)
     if isinstance(turns, list):
         masked["turns"] = [
-            {key: value if key == "side" else masks.anything(value) for key, value in turn.items()}
-            if isinstance(turn, dict) else turn
+            masks.object(turn, "side") if isinstance(turn, dict) else turn
             for turn in turns
         ]  # fmt: skip
-    name = line.get("id")
-    if isinstance(name, str) and "@" in name and (emails := sum(each.kind == EMAIL for each in find(name))):
-        masks.counts[EMAIL] += emails
-        masked["id"] = _masked_id(name) if mask else name
+    masked |= {key: masks.name(line[key]) for key in _NAMES if key in line}
     return PersonalData(counts=masks.counts, dialogues=int(bool(masks.counts))), masked
-
-
-def _masked_id(name: str) -> str:
-    """Another name for a dialogue whose own one is an address: the address masked, so that equal ones are told apart
-    by what follows (``reading.py`` renames those that stay equal)."""
-    return _EMAIL.sub("[email]", name)

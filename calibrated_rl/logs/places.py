@@ -12,9 +12,10 @@ from calibrated_rl.logs.streams import ENDINGS
 
 READ = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".parquet", ".arrow", ".feather")
 """Endings of the files of a folder that are read."""
-_ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "corpus.json", "index.json",
-          "conversations.json", "speakers.json", "users.json")  # fmt: skip
-"""Files that say something of others."""
+_ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""Files by which Hugging Face datasets describes others."""
+_ABOUT_UTTERANCES = ("corpus.json", "index.json", "conversations.json", "speakers.json", "users.json")
+"""Files by which a ConvoKit corpus describes its utterances; logs like others in a folder without these."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SPLIT_NAME = re.compile(r"(train|training|test|validation|valid|dev)(?=[-_.])")
 
@@ -74,8 +75,7 @@ def _of_folder(folder: Path) -> list[Place]:
 def _in_folder(folder: Path, split: str = "") -> Iterator[Place]:
     """The log files of a folder: the utterances of a corpus, the files that ``datasets`` lists, or all that are known
     by their endings, in folders below it too."""
-    utterances = [folder / f"utterances.{kind}{end}" for kind in ("jsonl", "json") for end in ("", *ENDINGS)]
-    if corpus := next((file for file in utterances if file.is_file()), None):
+    if corpus := _utterances(folder):
         yield Place(corpus, split)
     elif (folder / "dataset_dict.json").is_file():
         for name in _listed(folder / "dataset_dict.json", "splits"):
@@ -86,14 +86,27 @@ def _in_folder(folder: Path, split: str = "") -> Iterator[Place]:
     else:
         for file in sorted(folder.rglob("*")):
             inside = file.relative_to(folder).parts
-            if file.is_file() and _is_log_name(file.name) and not any(part.startswith((".", "_")) for part in inside):
+            if any(part.startswith((".", "_")) for part in inside) or not (file.is_file() and _is_log_name(file.name)):
+                continue
+            if not (_plain(file.name) in _ABOUT_UTTERANCES and _utterances(file.parent)):
                 own_split = _SPLIT_NAME.match(file.name)
                 yield Place(file, own_split[1] if own_split else "")
 
 
-def _is_log_name(name: str) -> bool:
+def _utterances(folder: Path) -> Path | None:
+    """The utterances of a ConvoKit corpus, if ``folder`` has some."""
+    files = [folder / f"utterances.{kind}{end}" for kind in ("jsonl", "json") for end in ("", *ENDINGS)]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _plain(name: str) -> str:
+    """In small letters, without the ending of its compression."""
     name = name.lower()
-    plain = next((name.removesuffix(end) for end in ENDINGS if name.endswith(end)), name)
+    return next((name.removesuffix(end) for end in ENDINGS if name.endswith(end)), name)
+
+
+def _is_log_name(name: str) -> bool:
+    plain = _plain(name)
     is_cached = plain.startswith("cache-") and plain.endswith(".arrow")  # what datasets has computed of others
     return plain.endswith(READ) and plain not in _ABOUT and not is_cached
 

@@ -3,17 +3,20 @@
 A file's container (``containers/``) and its records' format (``formats/``) are found out. What a format finds is put
 into the project's own form here, with the same decisions for all formats, each counted:
 
-- empty turns are left out; what was said beside them is kept beside the dialogue (``metadata.empty_turns``);
+- empty turns are left out; their metadata is kept beside the dialogue (``metadata.empty_turns``);
 - a side's consecutive turns stay as they are; what reads them joins them by a line break;
 - a dialogue in which the policy does not reply is kept; one in which no user speaks is refused;
 - a dialogue without an id gets one of its own words, so that it stays in its split wherever it is moved;
-- ids that occur twice: one more time the same words is a repetition, left out; other words get an id of their own.
+- ids that occur twice: the same once more, in words, instructions, goal and result, is a repetition, left out; any
+  other dialogue gets an id of its own.
+
+Personal data are masked last: dialogues that differ in nothing else stay apart.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import chain, islice
 from typing import Any
@@ -21,13 +24,15 @@ from typing import Any
 from calibrated_rl.components.plain_data import NotPlain, plain
 from calibrated_rl.data.dialogue import Side
 from calibrated_rl.errors import UserError, printable
-from calibrated_rl.logs.base import LogProblem, Refused, json_problem
-from calibrated_rl.logs.containers.base import Container, Row, container_of
-from calibrated_rl.logs.formats.base import Format, Found, described, fits, format_of, formats
+from calibrated_rl.logs.base import DuplicateKey, LogProblem, Refused, json_problem
+from calibrated_rl.logs.containers.base import Container, container_of
+from calibrated_rl.logs.formats.base import Format, described, fits, format_of, formats
+from calibrated_rl.logs.found import Found
 from calibrated_rl.logs.options import FileSettings
-from calibrated_rl.logs.personal import PersonalData, in_line
+from calibrated_rl.logs.personal import PersonalData, in_line, in_words
 from calibrated_rl.logs.places import Place, places_of
 from calibrated_rl.logs.record import METADATA, WANTED, JsonlRecord, record_of
+from calibrated_rl.logs.row import Row
 from calibrated_rl.logs.streams import LogFile
 
 SNIFFED = 50
@@ -39,6 +44,8 @@ JOINED = "consecutive turns of one side, read as one"
 NO_REPLY = "dialogues in which the policy does not reply, kept"
 GREETED = "dialogues that the policy opens: its first turn is the greeting"
 REPEATED = "dialogues that are word for word another one of the same id, left out"
+DESCRIBES = ("policy_instructions", "user_instructions", "goal", "reward", "success", "ending")
+"""Keys of a line in which two dialogues of the same words may differ."""
 RENAMED = "dialogues whose id another one has: renamed"
 WITHOUT_ID = "dialogues without an id: named by their words"
 BESIDE_LIST = "keys beside the list of records, not kept"
@@ -83,8 +90,10 @@ class LogReading:
         self.problems: list[LogProblem] = []
         """What was refused so far."""
         self.report = ReadingReport(masked=self.settings.mask_personal_data)
-        self._seen: dict[str, tuple[str, int, bytes]] = {}
-        """Of each id so far: file, line and a digest of the turns."""
+        self._seen: dict[str, tuple[str, int]] = {}
+        """Of each id so far, unmasked: file and line."""
+        self._said: dict[str, set[bytes]] = {}
+        """Digests of the dialogues that had an id first, before some were renamed."""
         self._names = Counter[str]()
         """How often a name was given to several dialogues so far."""
 
@@ -108,19 +117,23 @@ class LogReading:
         self.report.files.append(report)
         for found in reading_format.dialogues(_checked(chain(first, rows)), self.settings):
             if isinstance(found, LogProblem):
-                self.problems.append(found)
+                self._refuse(found)
                 report.refused += 1
                 continue
             try:
                 accepted = self._accepted(found, place, reading_format)
             except Refused as refusal:
-                self.problems.append(LogProblem(found.row.file, found.row.number, str(refusal)))
+                self._refuse(LogProblem(found.row.file, found.row.number, str(refusal)))
                 report.refused += 1
                 continue
             if accepted is not None:
                 report.dialogues += 1
                 report.turns += len(accepted[1]["turns"])
                 yield accepted
+
+    def _refuse(self, problem: LogProblem) -> None:
+        reason = in_words(problem.reason, mask=self.settings.mask_personal_data)
+        self.problems.append(replace(problem, reason=reason))
 
     def _accepted(self, found: Found, place: Place, read_format: Format) -> tuple[JsonlRecord, dict[str, Any]] | None:
         """The dialogue, if it is no repetition.
@@ -134,21 +147,26 @@ class LogReading:
             if strict and found.unknown:
                 raise Refused(f"unknown key '{printable(found.unknown[0], 40)}'; without strict it is kept as metadata")
             line = self._own_form(line, place, counts)
-        personal, line = in_line(line, mask=self.settings.mask_personal_data)
         record = record_of(line, file=row.file, line=row.number, strict=strict)
-        words = _digest(record.turns)
-        if earlier := self._seen.get(record.id):
-            if is_own and line["id"] == found.line["id"]:
-                file, number, _ = earlier
+        words = _digest(record.turns, record.optional)
+        name = own_name = record.id
+        if earlier := self._seen.get(name):
+            if is_own:
+                file, number = earlier
                 where = "" if file == record.file else f" of {file}"
                 raise Refused(f"id '{record.id}' occurred before, in line {number}{where}")
-            if earlier[2] == words:
+            if words in self._said[name]:
                 self.report.counts[REPEATED] += 1
                 return None
             counts[RENAMED] += 1
-            line["id"] = self._new_name(record.id)
-            record = record_of(line, file=row.file, line=row.number, strict=strict)
-        self._seen[record.id] = row.file, row.number, words
+            self._said[name].add(words)
+            name = self._new_name(name)
+        self._seen[name] = row.file, row.number
+        self._said[name] = {words}
+        personal, line = in_line(line, mask=self.settings.mask_personal_data)
+        if name != own_name:
+            line["id"] += name.removeprefix(own_name)
+        record = record_of(line, file=row.file, line=row.number, strict=strict)
         self._count(record, line, counts, personal)
         return record, line
 
@@ -168,15 +186,15 @@ class LogReading:
             line[METADATA] = {**line.get(METADATA, {}), "empty_turns": beside}
         if not turns:
             raise Refused("it has no turn with words")
-        if "id" not in line:
-            counts[WITHOUT_ID] += 1
-            line["id"] = _digest([(turn["side"], turn["text"]) for turn in turns]).hex()
         if place.split:
             line[METADATA] = {"dataset_split": place.split, **line.get(METADATA, {})}
         try:
-            checked: dict[str, Any] = plain({"id": line["id"], **line, "turns": turns}, "it")
+            checked: dict[str, Any] = plain({"id": "", **line, "turns": turns}, "it")
         except NotPlain as problem:
             raise Refused(f"{problem.place} {problem.reason}") from None
+        if "id" not in line:
+            counts[WITHOUT_ID] += 1
+            checked["id"] = _digest([(turn["side"], turn["text"]) for turn in turns], checked).hex()
         return checked
 
     def _count(self, record: JsonlRecord, line: Any, counts: Counter[str], personal: PersonalData) -> None:
@@ -190,8 +208,11 @@ class LogReading:
         self.report.personal.add(personal)
 
 
-def _digest(turns: Sequence[tuple[str, str]]) -> bytes:
-    return blake2b(json.dumps(turns).encode(), digest_size=8).digest()
+def _digest(turns: Sequence[tuple[str, str]], line: Mapping[str, Any]) -> bytes:
+    """Of the words, and of what else makes a dialogue another one."""
+    described_by = {key: line[key] for key in DESCRIBES if line.get(key) is not None}
+    content = [*turns, described_by] if described_by else turns
+    return blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).digest()
 
 
 def read_logs(names: Sequence[str], settings: FileSettings | None = None) -> tuple[list[JsonlRecord], LogReading]:
@@ -219,12 +240,12 @@ def nothing_usable(reading: LogReading) -> UserError:
 
 
 def _unknown_format(place: Place, container: Container, content: Any) -> str:
-    known = ", ".join(f"{name} ({each.title})" for name, each in formats().items())
+    all_formats = ", ".join(f"{name} ({each.title})" for name, each in formats().items())
     return (
         f"{place.path} is {container.title} of no format that is known: {described(content)}. If a row is a turn, say "
         "which columns are which: calibrated-rl logs convert "
         f"{place.path} --columns dialogue=...,side=...,text=...; if a key has the messages: --columns messages=KEY. "
-        f"Known are {known}"
+        f"Known are {all_formats}"
     )
 
 
@@ -234,26 +255,26 @@ def _mapped(container: Container, file: LogFile, settings: FileSettings) -> Iter
     Raises:
         UserError: the map names a column that is not there, or whose new name another one has.
     """
-    columns: dict[str, str] = {str(what): own for what, own in settings.columns.items()}
-    missing = set(columns.values())
+    columns: dict[str, str] = {str(what): column for what, column in settings.columns.items()}
+    columns_not_seen = set(columns.values())
     keys: dict[str, None] = {}
-    for row in container.rows(file):
+    for row in _without_duplicates(container.rows(file)):
         if not columns or not isinstance(row.content, dict):
             yield row
             continue
         keys |= dict.fromkeys(row.content)
-        missing -= row.content.keys()
-        if missing and container.has_columns:
+        columns_not_seen -= row.content.keys()
+        if columns_not_seen and container.has_columns:
             break
-        names = {own: what for what, own in columns.items()}
-        kept = {key: value for key, value in row.content.items() if key in names or key not in columns}
-        beside = {f"{key}_column": value for key, value in row.content.items() if key not in kept}
-        yield Row(row.file, row.number, {**{names.get(k, k): v for k, v in kept.items()}, **beside}, row.problem)
-    if missing and keys:
+        names = {column: what for what, column in columns.items()}
+        contained = {key: value for key, value in row.content.items() if key in names or key not in columns}
+        beside = {f"{key}_column": value for key, value in row.content.items() if key not in contained}
+        yield Row(row.file, row.number, {**{names.get(k, k): v for k, v in contained.items()}, **beside}, row.problem)
+    if columns_not_seen and keys:
         names_there = ", ".join(printable(repr(key), 40) for key in list(keys)[:20])
         raise UserError(
-            f"{file.path} has no column {printable(repr(sorted(missing)[0]), 40)}, which the column map names; it has "
-            f"{names_there}"
+            f"{file.path} has no column {printable(repr(min(columns_not_seen)), 40)}, which the column map names; it "
+            f"has {names_there}"
         )
 
 
@@ -273,6 +294,16 @@ def _unwrapped(rows: Iterator[Row], counts: Counter[str]) -> Iterator[Row]:
                     yield Row(row.file, number, {"id": key, **(each if isinstance(each, dict) else {"messages": each})})
                 continue
         yield row
+
+
+def _without_duplicates(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows; of an object with a key twice, such as two dialogues of one id, the first value is lost already."""
+    for row in rows:
+        if isinstance(row.content, DuplicateKey):
+            problem = f"the key {printable(repr(row.content.key), 40)} occurs twice in one object"
+            yield Row(row.file, row.number, problem=problem)
+        else:
+            yield row
 
 
 def _is_list_of_records(value: Any) -> bool:

@@ -13,6 +13,8 @@
 - ``split``: optional; ``calibration``, ``monitor``, ``tuning`` or ``held_out``. Without it the id decides.
 - ``policy_instructions``, ``user_instructions``: optional strings; what each side is told, instead of the
   config's.
+- ``split_group``: optional string; lines of one group without a ``split`` are drawn into the same one, because they
+  share humans' turns.
 - ``asked``: optional boolean; true for a reply that a human was asked for (``calibrated-rl ask``): only the last turn,
   of side ``user``, is a human's. The turns before were said by a policy and a simulator, and nothing is learned from
   them. Such a dialogue is not over: it has no outcome, and its ending is ``asked`` unless the line has one.
@@ -44,6 +46,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "success": (bool,),
     "ending": (str,),
     "split": (str,),
+    "split_group": (str,),
     "policy_instructions": (str,),
     "user_instructions": (str,),
     "asked": (bool,),

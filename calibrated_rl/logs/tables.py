@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from calibrated_rl.errors import UserError, first_line
-from calibrated_rl.logs.containers.base import Row
+from calibrated_rl.logs.row import Row
 from calibrated_rl.logs.streams import LogFile
 
 

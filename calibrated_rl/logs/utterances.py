@@ -11,11 +11,12 @@ from calibrated_rl.components.plain_data import kind_of
 from calibrated_rl.errors import printable
 from calibrated_rl.logs.base import LogProblem, Refused
 from calibrated_rl.logs.chat_messages import INSTRUCTIONS
-from calibrated_rl.logs.containers.base import Row
-from calibrated_rl.logs.formats.base import Found, line_of
+from calibrated_rl.logs.found import Found, line_of
 from calibrated_rl.logs.record import METADATA
+from calibrated_rl.logs.row import Row
 from calibrated_rl.logs.sides import Sides
 
+UNORDERED = "dialogues with times or numbers of turns that cannot all be read: not ordered by these"
 REORDERED = "dialogues whose turns were put in the order of their times or numbers"
 
 
@@ -47,14 +48,20 @@ def grouped(
     rows: Iterator[Row],
     utterance_of: Callable[[Row], Utterance],
     dialogue_of: Callable[[list[Utterance]], Found],
+    sides: Sides,
 ) -> Iterator[Found | LogProblem]:
     """The dialogues of all utterances, in the order of their first ones; those of one dialogue need not be together.
 
     With a record that cannot be used its dialogue is refused. Only a record that does not say whose it is, is refused
     alone.
+
+    Raises:
+        UserError: no turn is of a speaker that the settings name as the policy's.
     """
+    file = ""
     dialogues: dict[str, list[Utterance]] = {}
     for row in rows:
+        file = row.file
         try:
             if row.problem is not None:
                 raise Refused(row.problem)
@@ -72,6 +79,7 @@ def grouped(
         except Refused as refusal:
             name = printable(repr(at_fault.dialogue), 40)
             yield LogProblem(at_fault.row.file, at_fault.row.number, f"dialogue {name}: {refusal}")
+    sides.refuse_unmatched(file)
 
 
 def spoken(
@@ -89,7 +97,7 @@ def spoken(
     """
     instructions = [u.text for u in utterances if _instructs(u, sides)]
     talking = [u for u in utterances if not _instructs(u, sides)]
-    own_sides, decided = sides.of_all([(u.speaker, u.beside) for u in talking])
+    own_sides, decided = sides.of_all([(u.speaker, _record(u)) for u in talking])
     counts.update(decided)
     turns = [
         {"side": side.value, "text": u.text, METADATA: {"speaker": u.speaker, **u.beside}}
@@ -102,21 +110,31 @@ def spoken(
 
 
 def _instructs(utterance: Utterance, sides: Sides) -> bool:
-    return utterance.speaker.strip().lower() in INSTRUCTIONS and sides.of(utterance.speaker, utterance.beside) is None
+    return utterance.speaker.strip().lower() in INSTRUCTIONS and sides.of(utterance.speaker, _record(utterance)) is None
+
+
+def _record(utterance: Utterance) -> Mapping[str, Any]:
+    """All that its record says, that of inner objects which the format has unpacked too."""
+    return {**utterance.row.content, **utterance.beside}
 
 
 def in_order(
-    utterances: Sequence[Utterance], key_of: Callable[[Utterance], Any], counts: Counter[str]
+    utterances: Sequence[Utterance], keys_of: Sequence[Callable[[Utterance], Any]], counts: Counter[str]
 ) -> list[Utterance]:
-    """Sorted by numbers or times, where every utterance has one; as they are otherwise.
+    """Sorted by the first numbers or times that every utterance has; as they are without such. One that is there and
+    cannot be read everywhere is counted.
 
     Args:
-        key_of: gives a number, a text with a number or a time by ISO 8601, or None.
+        keys_of: each gives a number, a text with a number or a time by ISO 8601, or None.
     """
-    keys = [_number(key_of(each)) for each in utterances]
-    if any(key is None for key in keys):
+    given = [[key_of(each) for each in utterances] for key_of in keys_of]
+    read = [[_number(value) for value in values] for values in given if any(value is not None for value in values)]
+    whole = [[number for number in numbers if number is not None] for numbers in read if None not in numbers]
+    counts[UNORDERED] += len(whole) < len(read)
+    if not whole:
         return list(utterances)
-    order = sorted(range(len(keys)), key=lambda index: keys[index] or 0.0)
+    keys = whole[0]
+    order = sorted(range(len(keys)), key=lambda index: keys[index])
     if order != list(range(len(keys))):
         counts[REORDERED] += 1
     return [utterances[index] for index in order]

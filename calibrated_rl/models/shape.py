@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calibrated_rl.errors import UserError, printable
+from calibrated_rl.errors import UserError, first_line, printable
 from calibrated_rl.storage.files import read_json
 
 
@@ -17,6 +17,10 @@ class ModelShape:
     hidden: int
     intermediate: int
     """Inner size of the feed-forward part."""
+    heads: int
+    """Attention heads of a layer."""
+    key_heads: int
+    """Key heads of a layer: as many, or fewer, which several heads share."""
     keys: int
     """Size of a token's keys over all key heads of a layer."""
     vocabulary: int
@@ -31,14 +35,38 @@ def shape_of(folder: Path) -> ModelShape:
     import torch
 
     config = _text_config(folder)
+    return _shape(config, parameter_bytes(folder) // (config.dtype or torch.float32).itemsize)
+
+
+def shape_without_weights(path: Path) -> ModelShape:
+    """The shape of a model of which there is only its ``config.json``, or the folder with it.
+
+    Raises:
+        UserError: transformers does not know this kind of model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = read_config(path)
+    with torch.device("meta"):  # shapes without memory
+        try:
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        except ValueError as error:
+            raise UserError(f"{path} is no config of a causal language model: {first_line(error)}") from error
+    return _shape(config.get_text_config(), sum(parameter.numel() for parameter in model.parameters()))
+
+
+def _shape(config: Any, parameters: int) -> ModelShape:
     heads = config.num_attention_heads
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
     return ModelShape(
-        parameters=parameter_bytes(folder) // (config.dtype or torch.float32).itemsize,
+        parameters=parameters,
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
         intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
-        keys=(getattr(config, "num_key_value_heads", None) or heads)
-        * (getattr(config, "head_dim", None) or config.hidden_size // heads),
+        heads=heads,
+        key_heads=key_heads,
+        keys=key_heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
         vocabulary=config.vocab_size,
     )
 

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from calibrated_rl.data.dialogue import Dialogue
@@ -96,7 +96,7 @@ class ReplayService:
         return self._store.export_parquet(Path(path))
 
 
-def start_store(config: ReplayConfig) -> tuple[Any, Need]:
+def start_store(config: ReplayConfig) -> tuple[ActorHandle, Need]:
     """Start the store, without a folder yet; methods as in ``ReplayService``. Also returns its needs of the cluster."""
     # The driver reads and removes its files, too.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -10,19 +10,19 @@ from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
-from calibrated_rl.config.arms import ArmStyle, builtin_arms, find_arm, find_arms
+from calibrated_rl.config.arms import CALIBRATED, INTERACTIVE, STATIC, ArmStyle, builtin_arms, find_arm, find_arms
 from calibrated_rl.errors import UserError
 
 LOGGED = ArmStyle("logged", "the dialogue that the logs have with the same user", "#B4B4AE", "o")
 """No arm, but shown beside the arms' dialogues."""
 HUMAN_COLOR = LOGGED.color
-BEFORE_COLOR = find_arm("interactive").style.color
+BEFORE_COLOR = find_arm(INTERACTIVE).style.color
 """The uncalibrated simulator is the one that ``interactive`` trains against."""
-AFTER_COLOR = find_arm("calibrated").style.color
+AFTER_COLOR = find_arm(CALIBRATED).style.color
 
-MAIN_PAIR = "calibrated-interactive"
+MAIN_PAIR = f"{CALIBRATED}-{INTERACTIVE}"
 """What calibration is worth: the difference that is shown of every variant."""
-SECOND_PAIR = "calibrated-static"
+SECOND_PAIR = f"{CALIBRATED}-{STATIC}"
 
 _others: ContextVar[Mapping[str, ArmStyle]] = ContextVar("_others")
 

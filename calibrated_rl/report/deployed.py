@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """One way to decode, and where the summary has its figures."""
+    """One way to decode, and where the summary has its metrics."""
 
     name: str
     setting: str
@@ -29,5 +29,5 @@ def decodings(summary: Mapping[str, Any]) -> tuple[Decoding, ...]:
 
 
 def deployed(summary: Mapping[str, Any]) -> Decoding:
-    """The one whose figures stand where there is room for one."""
+    """The one whose metrics stand where one alone is shown."""
     return decodings(summary)[0]

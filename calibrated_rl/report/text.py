@@ -10,12 +10,14 @@ from calibrated_rl.report.values import (
     Interval,
     count,
     duration,
+    finite,
     interval,
     look_up,
     mapping,
     number,
     or_dash,
     over_what,
+    proxies_of,
 )
 
 HEADER = ("arm", *(f"reward, {each.name}" for each in (GREEDY, SAMPLED)), "success", "turns", "train reward",
@@ -46,10 +48,12 @@ def _table(summary: Mapping[str, Any]) -> str:
         shown = decodings(summary)
         header = ["paired difference", *(heading for each in shown for heading in (f"reward, {each.name}", ""))]
         blocks.append(_grid([header, *differences]))
-    if judges := judge_table(mapping(summary, "judges")):
-        blocks.append(judges)
+    if proxies := proxy_table(proxies_of(summary)):
+        blocks.append(proxies)
     if simulator := simulator_table(mapping(summary, "simulator")):
         blocks.append(simulator)
+    if endpoints := endpoint_table(mapping(summary, "endpoints")):
+        blocks.append(endpoints)
     variants = mapping(summary, "variants")
     if variants:
         blocks.append(_variants(variants))
@@ -60,22 +64,35 @@ def _table(summary: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
-def judge_table(judges: Mapping[str, Any]) -> str:
+def proxy_table(proxies: Mapping[str, Any]) -> str:
     """Proxies with the clone beside people with people, with 95 % CIs; empty where nothing was measured.
 
     Args:
-        judges: ``judges`` of ``summary.json``.
+        proxies: as ``values.proxies_of``.
     """
-    names = list(dict.fromkeys(name for metric in judges for name in mapping(judges, metric, "proxies")))
+    names = list(dict.fromkeys(name for metric in proxies for name in mapping(proxies, metric, "proxies")))
     rows = [
         (
             metric.replace("_", " "),
-            _with_bounds(interval(look_up(judges, metric, "people"))),
-            *(_with_bounds(interval(look_up(judges, metric, "proxies", name, "value"))) for name in names),
+            _with_bounds(interval(look_up(proxies, metric, "people"))),
+            *(_with_bounds(interval(look_up(proxies, metric, "proxies", name, "value"))) for name in names),
         )
-        for metric in judges
+        for metric in proxies
     ]
-    return _grid([("judges, with the clone", "people", *names), *rows]) if rows else ""
+    return _grid([("proxies, with the clone", "people", *names), *rows]) if rows else ""
+
+
+def endpoint_table(endpoints: Mapping[str, Any]) -> str:
+    """What models behind APIs have cost; empty where the run asked none."""
+    names = ("answers", "prompt_tokens", "completion_tokens", "cost")
+    rows = [
+        (
+            name,
+            *("–" if (value := finite(look_up(endpoints, name, each))) is None else f"{value:.6g}" for each in names),
+        )
+        for name in endpoints
+    ]
+    return _grid([("API", "answers", "tokens in", "tokens out", "cost"), *rows]) if rows else ""
 
 
 def _differences(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 NOT_MEASURED = "not measured"
+PROXIES, PROXIES_BEFORE = "proxies", "judges"
+"""Key of ``summary.json`` for how well proxies stand for people; and what runs of earlier versions called it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,11 @@ def mapping(tree: Any, *keys: str) -> dict[str, Any]:
     """What lies under ``keys`` if it is a mapping, else an empty one."""
     subtree = look_up(tree, *keys)
     return dict(subtree) if isinstance(subtree, Mapping) else {}
+
+
+def proxies_of(summary: Any) -> dict[str, Any]:
+    """What ``evaluation/proxies.py`` has measured, also of runs that were written under its older name."""
+    return mapping(summary, PROXIES) or mapping(summary, PROXIES_BEFORE)
 
 
 def over_what(summary: Any) -> str:

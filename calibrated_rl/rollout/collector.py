@@ -8,19 +8,19 @@ retries did not exist.
 """
 
 import asyncio
-import gc
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from calibrated_rl.chat.tokens import SideView, view_of
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Turn
+from calibrated_rl.endpoints.user import EndpointUser
 from calibrated_rl.errors import Party, RolloutFailure
 from calibrated_rl.inference.pool import ReplicaPool
+from calibrated_rl.judges.checked import CheckedJudge
 from calibrated_rl.rollout.context import check_context_for_first_turn
 from calibrated_rl.rollout.conversation import (
     ModelSpeaker,
     SamplingConfig,
-    ScriptedSpeaker,
     Speaker,
     converse,
     finished,
@@ -38,11 +38,14 @@ from calibrated_rl.rollout.failures import (
     refuse_mostly_broken,
     score_with_retries,
 )
-from calibrated_rl.rollout.statistics import RolloutStatistics
+from calibrated_rl.rollout.judging import judged_dialogue
+from calibrated_rl.rollout.statistics import BrokenTry, RolloutStatistics
+from calibrated_rl.rollout.users import EndpointSpeaker, User, UserModel, draw_seed, user_speaker
 from calibrated_rl.runtime.event_loop import run_to_end
-from calibrated_rl.tasks.base import ScriptedHuman, Task
+from calibrated_rl.tasks.base import Task
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Speaker)
 
 Members = list[Dialogue]
 """The dialogues of one complete group."""
@@ -50,41 +53,27 @@ History = tuple[Scenario, tuple[Turn, ...]]
 """A scenario, and the turns so far."""
 
 
-def freeze_loaded_objects() -> None:
-    """Keep Python's garbage collector from traversing objects that stay until the end anyway.
-
-    While thousands of dialogues run it traverses all live objects again and again, most of them of libraries. Call this
-    when all is loaded, and once more if parts are restarted: objects that have died since are collected.
-    """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-
-
 class Collector:
     """Runs dialogues between the policy's replicas and a user model."""
 
     def __init__(
-        self,
-        task: Task,
-        policy: ReplicaPool,
-        policy_sampling: SamplingConfig,
-        simulator_sampling: SamplingConfig,
-        *,
-        keep_broken: bool = False,
-    ) -> None:
-        """``keep_broken``: dialogues that a simulator breaks stay, without an outcome, for benchmarks: turns are
-        turns."""
+        self, task: Task, policy: ReplicaPool, policy_sampling: SamplingConfig, simulator_sampling: SamplingConfig, *,
+        judge: CheckedJudge | None = None, keep_broken: bool = False,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            judge: decides outcomes in place of the task.
+            keep_broken: dialogues that a simulator breaks stay, without an outcome, for benchmarks: turns are turns.
+        """
         self.task = task
+        self.judge = judge
         self.keep_broken = keep_broken
         self.policy = policy
         self.policy_sampling = policy_sampling
         self.simulator_sampling = simulator_sampling
         self.statistics = RolloutStatistics()
 
-    def collect(
-        self, scenarios: Sequence[Scenario], user: ReplicaPool | ScriptedHuman, **settings: Any
-    ) -> list[Members]:
+    def collect(self, scenarios: Sequence[Scenario], user: User, **settings: Any) -> list[Members]:
         """The complete groups of those that ``groups`` runs, in order.
 
         Raises:
@@ -110,22 +99,15 @@ class Collector:
         raise RolloutFailure(f"no group of {groups} could be completed: {dict(self.statistics.dropped)}")
 
     def groups(
-        self,
-        scenarios: Sequence[Scenario],
-        user: ReplicaPool | ScriptedHuman,
-        *,
-        group_size: int,
-        arm: str,
-        update: int,
-        seed: int,
-        kind: str = "rollout",
-        temperature: float | None = None,
-        on_dialogue: Callable[[], None] | None = None,
-        first: int = 0,
-    ) -> list[Members | None]:
+        self, scenarios: Sequence[Scenario], user: User, *, group_size: int, arm: str, update: int, seed: int,
+        kind: str = "rollout", sampling: SamplingConfig | None = None, on_dialogue: Callable[[], None] | None = None,
+        judged: bool = True, first: int = 0,
+    ) -> list[Members | None]:  # fmt: skip
         """Run ``group_size`` dialogues on each scenario, in order; None for a group that was dropped.
 
         Args:
+            sampling: how the policy speaks; None: as in training.
+            judged: False where nobody looks at outcomes: they are the task's own then, and no judge is paid.
             first: number of the first group within its arm, seed and update.
         """
 
@@ -134,7 +116,7 @@ class Collector:
                 *(
                     self.group(
                         number, scenario, user, group_size=group_size, arm=arm, update=update, seed=seed, kind=kind,
-                        temperature=temperature, on_dialogue=on_dialogue,
+                        sampling=sampling, on_dialogue=on_dialogue, judged=judged,
                     )
                     for number, scenario in enumerate(scenarios, start=first)
                 )
@@ -194,32 +176,59 @@ class Collector:
         """
         sampling = self.policy_sampling if side is Side.POLICY else self.simulator_sampling
 
-        async def draw_turn(number: int, member: int) -> tuple[Turn, SideView] | None:
+        def speaker(history: History, seed: int, key: str) -> ModelSpeaker:
+            scenario, turns = history
+            model = ModelSpeaker(pool, scenario, side, sampling, seed, key)
+            model.view = view_of(pool.tokens, scenario, side, turns).without_mask()
+            return model
+
+        draws = await self._draw(pool, side, speaker, histories, count, seed_key, kind=kind, first=first)
+        return [[(turn, model.view) for turn, model in of_history] for of_history in draws]
+
+    async def next_replies(
+        self, user: UserModel, histories: Sequence[History], count: int, seed_key: str
+    ) -> list[list[Turn]]:
+        """As ``next_turns``, of a user model, wherever it runs: only what it says."""
+        if isinstance(user, ReplicaPool):
+            with_views = await self.next_turns(user, Side.USER, histories, count, seed_key)
+            return [[turn for turn, _ in of_history] for of_history in with_views]
+
+        def speaker(history: History, seed: int, key: str, endpoint: EndpointUser = user) -> EndpointSpeaker:
+            return EndpointSpeaker(endpoint, history[0], seed)
+
+        draws = await self._draw(user, Side.USER, speaker, histories, count, seed_key, kind="evaluation")
+        return [[turn for turn, _ in of_history] for of_history in draws]
+
+    async def _draw(
+        self, user: UserModel, side: Side, speaker_of: Callable[[History, int, str], S], histories: Sequence[History],
+        count: int, seed_key: str, *, kind: str, first: int = 0,
+    ) -> list[list[tuple[Turn, S]]]:  # fmt: skip
+        """Turns with who said them, of speakers that have heard a history and get a seed and a key."""
+
+        async def draw_turn(number: int, member: int) -> tuple[Turn, S] | None:
             scenario, turns = histories[number]
             lockstep_key = f"{number + first:06d}-{member:03d}"
             key = f"{seed_key}/{lockstep_key}"
-            view = view_of(pool.tokens, scenario, side, turns).without_mask()
 
-            async def say(attempt: int) -> tuple[Turn, SideView] | None:
+            async def say(attempt: int) -> tuple[Turn, S] | None:
                 seed = stable_seed(seed_key, lockstep_key, *[attempt] * (attempt > 0))
-                speaker = ModelSpeaker(pool, scenario, side, sampling, seed, key)
-                speaker.view = view.copy()
+                speaker = speaker_of(histories[number], seed, key)
                 turn = await speaker.say(turns)
                 if turn is None:  # no draw would fit
                     self.statistics.drop(CONTEXT[side])
                     return None
                 if broken := broken_by(self.task, scenario, (*turns, turn)):
                     raise RolloutFailure(broken, Party.USER)
-                return turn, speaker.view
+                return turn, speaker
 
             try:
-                return await self._try(pool, key, kind, say)
+                return await self._try(user, key, kind, say)
             except RolloutFailure:
                 return None
 
         keys = [(n, m) for n in range(len(histories)) for m in range(count)]
         results = await asyncio.gather(*(draw_turn(n, m) for n, m in keys))
-        groups: list[list[tuple[Turn, SideView]]] = [[] for _ in histories]
+        groups: list[list[tuple[Turn, S]]] = [[] for _ in histories]
         for (number, _), result in zip(keys, results, strict=True):
             if result is not None:
                 groups[number].append(result)
@@ -227,36 +236,22 @@ class Collector:
         return [group if len(group) == count else [] for group in groups]
 
     async def group(
-        self,
-        number: int,
-        scenario: Scenario,
-        user: ReplicaPool | ScriptedHuman,
-        *,
-        group_size: int,
-        arm: str,
-        update: int,
-        seed: int,
-        kind: str = "rollout",
-        temperature: float | None = None,
-        on_dialogue: Callable[[], None] | None = None,
-    ) -> Members | None:
+        self, number: int, scenario: Scenario, user: User, *, group_size: int, arm: str, update: int, seed: int,
+        kind: str = "rollout", sampling: SamplingConfig | None = None, on_dialogue: Callable[[], None] | None = None,
+        judged: bool = True,
+    ) -> Members | None:  # fmt: skip
         """Run ``group_size`` dialogues on ``scenario``, the ``number``-th group of ``update``. None: it was dropped,
-        for a reason that is counted."""
-        sampling = self.policy_sampling
-        if temperature is not None:
-            sampling = SamplingConfig(temperature=temperature, max_turn_tokens=sampling.max_turn_tokens)
+        for a reason that is counted. ``judged``: as in ``groups``."""
+        sampling = sampling or self.policy_sampling
         group_id = f"{arm}-{seed}-{update}-{number}"
-        version = user.version if isinstance(user, ReplicaPool) else None
+        version = user.version if isinstance(user, UserModel) else None
 
         def speaker(key: str, member: int, attempt: int) -> Speaker:
-            if isinstance(user, ReplicaPool):
-                speaker_seed = draw_seed(group_id, member, attempt)
-                return ModelSpeaker(user, scenario, Side.USER, self.simulator_sampling, speaker_seed, key)
-            return ScriptedSpeaker(user, scenario)
+            return user_speaker(user, scenario, self.simulator_sampling, group_id, member, attempt, key)
 
         # Lockstep orders turns by key; keys of other arms and updates, which may run at the same time, must differ.
         lockstep_key = f"{arm}/{update:06d}-{number:06d}"
-        start = greeting(scenario)
+        start, lockstep = greeting(scenario), self.policy.lockstep
 
         async def run_opening(attempt: int) -> tuple[Speaker, Turn]:
             opener = speaker(f"{lockstep_key}-first", -1, attempt)
@@ -265,7 +260,10 @@ class Collector:
             if turn is None:
                 raise RolloutFailure(CONTEXT[Side.USER], Party.USER)
             if not self.keep_broken and (broken := broken_by(self.task, scenario, (start, turn))):
+                self.statistics.remember_broken(kind, BrokenTry(group_id, scenario, (start, turn), 1))
                 raise RolloutFailure(broken, Party.USER)
+            if lockstep is not None:
+                lockstep.enter()  # in the place of the members, until they have entered: nobody goes on without them
             return opener, turn
 
         try:
@@ -280,13 +278,15 @@ class Collector:
                 return await self._dialogue(
                     scenario, user, speaker, opener, opening, sampling, f"{lockstep_key}-{member:03d}",
                     member, arm=arm, update=update, group_id=group_id, group_size=group_size, kind=kind,
-                    simulator_version=version, on_dialogue=on_dialogue,
+                    simulator_version=version, on_dialogue=on_dialogue, judge=self.judge if judged else None,
                 )  # fmt: skip
             except RolloutFailure as failure:
                 return failure
 
-        group: Members = []
-        for member in await asyncio.gather(*(member_dialogue(m) for m in range(group_size))):
+        members, group = asyncio.gather(*(member_dialogue(m) for m in range(group_size))), Members()
+        if lockstep is not None:
+            asyncio.get_running_loop().call_soon(lockstep.leave)
+        for member in await members:
             if isinstance(member, RolloutFailure):
                 self.statistics.drop("group")
                 self.statistics.drop_group(group_id, f"with a dialogue that could not be run ({member.reason})")
@@ -296,7 +296,7 @@ class Collector:
         return group
 
     async def _try(
-        self, user: ReplicaPool | ScriptedHuman, key: str, kind: str, run: Callable[[int], Awaitable[T]], *,
+        self, user: User, key: str, kind: str, run: Callable[[int], Awaitable[T]], *,
         whole: bool = True,
     ) -> T:  # fmt: skip
         """``run(attempt)`` as one running dialogue of the lockstep scheduler. Where a replica fails it is retried with
@@ -335,7 +335,7 @@ class Collector:
     async def _dialogue(
         self,
         scenario: Scenario,
-        user: ReplicaPool | ScriptedHuman,
+        user: User,
         speaker: Callable[[str, int, int], Speaker],
         opener: Speaker,
         opening: Turn,
@@ -344,6 +344,7 @@ class Collector:
         member: int,
         *,
         on_dialogue: Callable[[], None] | None,
+        judge: CheckedJudge | None,
         group_id: str,
         kind: str,
         **fields: object,
@@ -360,6 +361,7 @@ class Collector:
                     self.policy.tokens, scenario, sampling.max_turn_tokens, self.policy.max_model_len
                 )
             if not is_scored(ending) and not self.keep_broken:
+                self.statistics.remember_broken(kind, BrokenTry(group_id, scenario, tuple(turns), 2))
                 raise RolloutFailure(ending, party_of(ending) or Party.USER)
             return seed, policy, user_speaker, turns, ending
 
@@ -374,13 +376,13 @@ class Collector:
                 **views(policy, user_speaker), **fields,
             )  # fmt: skip
 
+        def count_failure(failure: RolloutFailure) -> None:
+            self.statistics.drop(failure.reason)
+
         try:
-            return score_with_retries(score, lambda failure: self.statistics.drop(failure.reason))
+            dialogue = score_with_retries(score, count_failure)
+            # No turn of another dialogue waits for the judge: this one has left the lockstep.
+            return await judged_dialogue(judge, self.task, dialogue, count_failure)
         except RolloutFailure as failure:
             self.statistics.fail_after_all(kind, failure)
             raise
-
-
-def draw_seed(group_id: str, member: int, attempt: int) -> int:
-    """Seed of a member's ``attempt``-th draw; that of the first is the seed of the member itself."""
-    return stable_seed(group_id, member, *[attempt] * (attempt > 0))

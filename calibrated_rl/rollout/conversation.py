@@ -24,7 +24,7 @@ from calibrated_rl.rollout.failures import (
     ending_of,
     is_scored,
 )
-from calibrated_rl.tasks.base import ScriptedHuman, Task, count_policy_turns, last_turn
+from calibrated_rl.tasks.base import ScriptedUser, Task, count_policy_turns, last_turn
 
 
 class Speaker(Protocol):
@@ -83,6 +83,7 @@ class ModelSpeaker:
             temperature=self._config.temperature,
             seed=stable_seed(self._seed, self._side, self._spoken),
             stop_ids=tuple(sorted(tokens.stop_ids)),
+            reshaping=self._config,
         )
         generated = await self._pool.generate(self._key, request)
         finish = finish_of(tokens, generated.ids)
@@ -106,7 +107,7 @@ class ModelSpeaker:
 class ScriptedSpeaker:
     """The other side played by a scripted human."""
 
-    def __init__(self, human: ScriptedHuman, scenario: Scenario) -> None:
+    def __init__(self, human: ScriptedUser, scenario: Scenario) -> None:
         self._human = human
         self._scenario = scenario
 

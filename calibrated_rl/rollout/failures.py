@@ -1,4 +1,6 @@
-"""What breaks a dialogue, and whose fault it is: the one place that decides what may be scored (DESIGN.md, contract 5).
+"""What breaks a dialogue, and whose fault it is: the one place that decides what may be scored.
+
+Contract 5 of docs/architecture.md is kept here.
 
 A dialogue that the *policy* breaks ends, and is scored. One that any other party breaks (the user model, a judge, a
 tool, an engine) says nothing about the policy: that try is dropped, counted by party, and retried, with another seed

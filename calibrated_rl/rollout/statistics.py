@@ -1,17 +1,32 @@
 """Counts rollouts: dropped dialogues and whose fault they were, endings, and properties of turns."""
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from calibrated_rl.data.dialogue import Dialogue, Finish, Side, Source, Turn
+from calibrated_rl.data.dialogue import Dialogue, Finish, Scenario, Side, Source, Turn
 from calibrated_rl.errors import RolloutFailure
 from calibrated_rl.rollout.failures import WHOLE
 
+MOST_BROKEN_KEPT = 5000
+"""Broken tries of one kind of dialogue whose turns are kept until they are taken: nobody may take them."""
+
 COUNTED = ("dropped", "tries", "flaws", "sampled", "cut")
 """Counters of ``RolloutStatistics`` that a run's results and checkpoints keep."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenTry:
+    """The turns of a try that a simulator broke: it is scored nowhere, but how it broke says how healthy the
+    simulator is."""
+
+    group_id: str
+    scenario: Scenario
+    turns: Sequence[Turn]
+    first: int
+    """Index of the try's own first turn; earlier ones are those of its group."""
 
 
 @dataclass
@@ -36,6 +51,7 @@ class RolloutStatistics:
     user_tokens: int = 0
     """Tokens that simulators sampled."""
     policy_tokens: int = 0
+    _broken: dict[str, deque[BrokenTry]] = field(default_factory=dict, repr=False, compare=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
     def drop(self, reason: str) -> None:
@@ -59,6 +75,16 @@ class RolloutStatistics:
         """Count a try that succeeded."""
         with self._lock:
             self.tries[f"{kind}/{WHOLE}"] += 1
+
+    def remember_broken(self, kind: str, broken: BrokenTry) -> None:
+        """Keep the turns of a try that a simulator broke, until ``take_broken``."""
+        with self._lock:
+            self._broken.setdefault(kind, deque(maxlen=MOST_BROKEN_KEPT)).append(broken)
+
+    def take_broken(self, kind: str) -> list[BrokenTry]:
+        """The broken tries of dialogues of ``kind`` since the last call."""
+        with self._lock:
+            return list(self._broken.pop(kind, ()))
 
     def tries_of(self, kind: str) -> Counter[str]:
         """Tries so far for dialogues of ``kind``, by party at fault or ``whole``."""

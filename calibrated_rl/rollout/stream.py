@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 from calibrated_rl.data.dialogue import Dialogue, Scenario
 from calibrated_rl.errors import PartLost
-from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.rollout.collector import Collector
-from calibrated_rl.tasks.base import ScriptedHuman
+from calibrated_rl.rollout.users import User
 
 CLOSE_TIMEOUT_S = 30.0
 """For cancelled dialogues to end."""
@@ -35,9 +34,7 @@ class EndedGroup(NamedTuple):
 class GroupStream:
     """The rollouts of one arm, with one user model."""
 
-    def __init__(
-        self, collector: Collector, user: ReplicaPool | ScriptedHuman, *, group_size: int, arm: str, seed: int
-    ) -> None:
+    def __init__(self, collector: Collector, user: User, *, group_size: int, arm: str, seed: int) -> None:
         self._collector, self._user = collector, user
         self._group_settings: dict[str, Any] = {"group_size": group_size, "arm": arm, "seed": seed}
         self._changed = threading.Condition()

@@ -8,6 +8,7 @@ from pathlib import Path
 from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.config.sections import ModelConfig, ProxyConfig
 from calibrated_rl.data.dialogue import Side, Split
+from calibrated_rl.endpoints.config import endpoint_name
 from calibrated_rl.inference.config import SamplingConfig
 from calibrated_rl.learner.lora import check_targets
 from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
@@ -40,14 +41,21 @@ class BaseModels:
     """The models of all sides."""
 
     policy: BaseModel
-    simulator: BaseModel
+    local_simulator: BaseModel | None
+    """None: the simulator is behind an endpoint."""
     proxy: BaseModel | None
     """The model that replaces the human, where there is one."""
 
+    @property
+    def simulator(self) -> BaseModel:
+        """The simulator's, where it is a model of ours."""
+        assert self.local_simulator is not None, "a simulator behind an endpoint has neither weights nor tokens here"
+        return self.local_simulator
+
     def folders(self) -> dict[str, Path]:
         """By role."""
-        proxy = {} if self.proxy is None else {PROXY: self.proxy.folder}
-        return {POLICY: self.policy.folder, SIMULATOR: self.simulator.folder} | proxy
+        models = {POLICY: self.policy, SIMULATOR: self.local_simulator, PROXY: self.proxy}
+        return {role: model.folder for role, model in models.items() if model is not None}
 
 
 def prepare_models(inputs: RunInputs) -> BaseModels:
@@ -64,12 +72,15 @@ def prepare_models(inputs: RunInputs) -> BaseModels:
     ]
     pretraining = [turn.text for log in inputs.pretraining_logs.get(Split.CALIBRATION, ()) for turn in log.turns]
     policy = _find(inputs, config.policy, POLICY, 0, texts)
-    simulator = _find(inputs, config.simulator, SIMULATOR, 1, texts + pretraining)
+    local = endpoint_name(config.simulator.model) is None
+    simulator = _find(inputs, config.simulator, SIMULATOR, 1, texts + pretraining) if local else None
     proxy = _find(inputs, config.proxy, PROXY, 2, texts) if config.proxy.model else None
     user_sampling = config.simulator.sampling
     return BaseModels(
         policy=_read(inputs, POLICY, policy, Side.POLICY, config.policy, config.policy.sampling),
-        simulator=_read(inputs, SIMULATOR, simulator, Side.USER, config.simulator, user_sampling),
+        local_simulator=None
+        if simulator is None
+        else _read(inputs, SIMULATOR, simulator, Side.USER, config.simulator, user_sampling),
         proxy=None if proxy is None else _read(inputs, PROXY, proxy, Side.USER, config.proxy, user_sampling),
     )
 

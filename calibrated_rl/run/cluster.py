@@ -16,14 +16,15 @@ from calibrated_rl.learner.slots import POLICY, PROXY, SIMULATOR
 from calibrated_rl.replay.actor import start_store
 from calibrated_rl.replay.client import StoreClient
 from calibrated_rl.rollout.collector import Collector
+from calibrated_rl.rollout.users import User, UserModel
 from calibrated_rl.run.base_models import BaseModels
+from calibrated_rl.run.endpoint_users import endpoint_simulator
 from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.run.memory import check_memory
 from calibrated_rl.run.memory_plan import engines_to_plan, measure_peak_memory, with_caches
 from calibrated_rl.run.proxies import Proxies
 from calibrated_rl.runtime.background import BackgroundWorker
 from calibrated_rl.runtime.capacity import Need, wait_for_machines
-from calibrated_rl.tasks.base import ScriptedHuman
 from calibrated_rl.weight_sync.object_store import FullUpdate
 
 logger = logging.getLogger(__name__)
@@ -55,11 +56,16 @@ class Cluster:
         return self.pools[SIMULATOR]
 
     @property
+    def simulator_user(self) -> UserModel:
+        """The simulator, wherever it runs."""
+        return endpoint_simulator(self.inputs) or self.simulator
+
+    @property
     def proxy(self) -> ReplicaPool | None:
         """The model that replaces the human, where there is one."""
         return self.pools.get(PROXY)
 
-    def eval_users(self) -> Mapping[str, ScriptedHuman | ReplicaPool]:
+    def eval_users(self) -> Mapping[str, User]:
         """The users that policies meet in evaluation: the proxies by name, or a single one without a name. Waits until
         proxies are fitted; raises as ``Proxies.users``."""
         if self.proxies is not None:
@@ -124,7 +130,7 @@ class Cluster:
         """A pool of replicas for each role; returns at once."""
         config, models = self.config, self.models
         for role, folder in served.items():
-            model = {POLICY: models.policy, SIMULATOR: models.simulator, PROXY: models.proxy}[role]
+            model = {POLICY: models.policy, SIMULATOR: models.local_simulator, PROXY: models.proxy}[role]
             assert model is not None
             side = getattr(config, role)
             replicas = 1 if role == PROXY else side.replicas
@@ -135,8 +141,9 @@ class Cluster:
             self._started.callback(pool.close)
         if POLICY in self.pools:
             self._collector = Collector(
-                self.inputs.task, self.policy, config.policy.sampling, config.simulator.sampling
-            )
+                self.inputs.task, self.policy, config.policy.sampling, config.simulator.sampling,
+                judge=self.inputs.judge,
+            )  # fmt: skip
 
     def wait_for_capacity(self, *other_needs: Need) -> None:
         """Wait until all replicas and ``other_needs`` have what they need of the cluster."""
@@ -187,9 +194,10 @@ def _start(cluster: Cluster, served: Mapping[str, Path], training: bool) -> None
         cluster.wait_for_capacity()
         cluster.wait_until_ready()
         return
-    proxy = None if cluster.models.proxy is None else cluster.models.proxy.folder
-    check_memory(config, cluster.models.policy.folder, cluster.models.simulator.folder, proxy)
-    logger.info("starting two vLLM engines, the learner and the replay store")
+    folders = cluster.models.folders()
+    check_memory(config, folders[POLICY], folders.get(SIMULATOR), folders.get(PROXY))
+    engines = "two vLLM engines" if SIMULATOR in folders else "one vLLM engine"
+    logger.info(f"starting {engines}, the learner and the replay store")
     need = cluster.start_training_parts()
     planned: Sequence[str] = engines_to_plan(config)
     if planned:

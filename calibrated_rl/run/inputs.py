@@ -7,13 +7,18 @@ from pathlib import Path
 
 from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.checked import build_method
-from calibrated_rl.config.checks import log_settings
+from calibrated_rl.config.endpoint_checks import endpoint_keys, judges_of_their_own
+from calibrated_rl.config.log_settings import log_settings
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.config.without_effect import settings_without_effect
 from calibrated_rl.data.dialogue import Dialogue, Source, Split
+from calibrated_rl.endpoints.config import endpoint_name
+from calibrated_rl.endpoints.registry import Endpoints
 from calibrated_rl.errors import UserError
+from calibrated_rl.judges.checked import CheckedJudge, build_judge
 from calibrated_rl.logs.base import problem_lines
 from calibrated_rl.logs.checked import build_reader
+from calibrated_rl.run.judged_logs import JUDGING, judged_logs, without_outcomes
 from calibrated_rl.run.log_checks import check_evaluation, check_logs
 from calibrated_rl.runtime import third_party
 from calibrated_rl.runtime.progress import Progress
@@ -44,6 +49,10 @@ class RunInputs:
 
     asked: list[Dialogue] = field(default_factory=list)
     """Replies that humans were asked for (``calibration.asked``)."""
+    endpoints: Endpoints = field(default_factory=lambda: Endpoints({}, Path()))
+    """The models behind APIs; whoever starts the run closes them."""
+    judge: CheckedJudge | None = None
+    """Decides outcomes in place of the task: those of ``logs``, too."""
 
     def human_logs(self, split: Split) -> list[Dialogue]:
         """The logs that simulators are aligned with; a placebo run takes those of the simulator's pretraining."""
@@ -52,26 +61,36 @@ class RunInputs:
         return [*self.logs[split], *self.asked] if split is Split.CALIBRATION else self.logs[split]
 
 
-def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training: bool = True) -> RunInputs:
-    """Read the inputs of a run.
+def read_inputs(
+    config: RunConfig, folder: Path, progress: Progress, *, training: bool = True, compares_logs: bool = False
+) -> RunInputs:
+    """Read the inputs of a run. Where it has a judge, training begins with its verdicts on logs.
 
     Args:
         training: False where an existing run is evaluated or chatted with: its logs need not suffice for
             training.
+        compares_logs: whether outcomes of logs are needed all the same.
 
     Raises:
-        UserError: task, human, logs or settings do not allow the run.
+        UserError: task, human, logs or settings do not allow the run, or the judge has no verdict on most logs.
     """
     third_party.hide_bars()
-    for line in settings_without_effect(config) if training else ():
+    for line in (*settings_without_effect(config), *judges_of_their_own(config)) if training else ():
         logger.warning(line)
     task = build_task(config.task, config.task_config, "task_config")
     human = build_human(config.human, config.human_config, "human_config", task) if config.human else None
     calibration = build_method(config.calibration.method, config.calibration.method_config, "calibration.method_config")
     reader = build_reader(str(config.logs["reader"]), log_settings(config), "logs", task)
     logs = {split: reader.read(split) for split in Split}
+    endpoints = Endpoints(config.endpoints, folder)
+    if training:
+        endpoints.check_keys(name for _, model in endpoint_keys(config) if (name := endpoint_name(model)) is not None)
+    judge = build_judge(config.judge, config.judge_config, "judge_config", endpoints) if config.judge else None
     if config.has_eval_user:
         check_evaluation(task, config.evaluation)
+    if judge is not None:
+        asks = training or compares_logs
+        logs = _judged(config, judge, task, logs, endpoints, progress) if asks else without_outcomes(logs)
     n_calibration = max(0, len(logs[Split.CALIBRATION]) - config.calibration.reserve)
     reserve = logs[Split.CALIBRATION][n_calibration:]
     if training:
@@ -79,10 +98,23 @@ def read_inputs(config: RunConfig, folder: Path, progress: Progress, *, training
     logs[Split.CALIBRATION] = logs[Split.CALIBRATION][:n_calibration]
     for line in problem_lines(reader.problems):
         logger.warning(line)
+    asked = _asked(config, task) if training else []
     return RunInputs(
         config=config, folder=folder, progress=progress, task=task, human=human, calibration=calibration, logs=logs,
-        reserve=reserve, pretraining_logs=_pretraining_logs(config, task), asked=_asked(config, task),
+        reserve=reserve, pretraining_logs=_pretraining_logs(config, task), asked=asked, endpoints=endpoints,
+        judge=judge,
     )  # fmt: skip
+
+
+def _judged(
+    config: RunConfig, judge: CheckedJudge, task: Task, logs: Logs, endpoints: Endpoints, progress: Progress
+) -> dict[Split, list[Dialogue]]:
+    endpoints.charge_to(JUDGING)
+    try:
+        return judged_logs(config, judge, task, logs, progress)
+    except BaseException:
+        endpoints.close()  # what has been sent is paid for
+        raise
 
 
 def _asked(config: RunConfig, task: Task) -> list[Dialogue]:

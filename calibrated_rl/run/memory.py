@@ -21,10 +21,13 @@ from calibrated_rl.learner.head import chunk_width
 from calibrated_rl.learner.slots import CRITIC, POLICY, PROXY, SIMULATOR
 from calibrated_rl.models.shape import ModelShape, shape_of
 from calibrated_rl.run.turn_value import frozen_value_models, uses_critic
+from calibrated_rl.settings.ranges import listed
 
 GIB = 2**30
 ENGINE_PROCESSES = int(1.25 * GIB)
 """A replica's two processes, the actor and vLLM's engine core, without weights and KV cache."""
+RANK_OF_AN_ENGINE = int(0.6 * GIB)
+"""A process of vLLM for one rank of a replica that has several, without weights and KV cache."""
 RANK_PROCESS = int(0.6 * GIB)
 """A learner rank without a model."""
 RAY_AND_DRIVER = int(0.8 * GIB)
@@ -40,11 +43,12 @@ Needs = dict[str, dict[str, int]]
 def engine_needs(engine: EngineConfig, model: ModelShape, replicas: int = 1) -> dict[str, int]:
     """Bytes of the replicas of one side."""
     bucket = max(engine.weight_bucket_mib * 2**20, model.vocabulary * model.hidden * 4)
+    ranks = engine.tensor_parallel
     return {
         "weights": replicas * model.parameters * _bytes(engine.dtype),
-        "KV cache": replicas * engine.kv_cache_mib * 2**20,
+        "KV cache": replicas * ranks * engine.kv_cache_mib * 2**20,
         "new weights": replicas * 2 * min(bucket, model.parameters * 4),
-        "processes": replicas * ENGINE_PROCESSES,
+        "processes": replicas * (ENGINE_PROCESSES + (ranks * RANK_OF_AN_ENGINE if ranks > 1 else 0)),
     }
 
 
@@ -63,7 +67,7 @@ def adapters_only(config: RunConfig) -> set[str]:
 def learner_needs(
     learner: LearnerConfig,
     policy: ModelShape,
-    simulator: ModelShape,
+    simulator: ModelShape | None,
     proxy: ModelShape | None = None,
     lora_models: Set[str] = frozenset(),
     value_models: int = 0,
@@ -84,7 +88,8 @@ def learner_needs(
 
     state = _adam_bytes(learner)
     trained = element * copies(2) + state * copies(1)
-    models = {POLICY: policy, SIMULATOR: simulator} | ({PROXY: proxy} if proxy else {})
+    sides = {POLICY: policy, SIMULATOR: simulator, PROXY: proxy}
+    models = {name: shape for name, shape in sides.items() if shape is not None}
     if critic:
         models[CRITIC] = policy
         lora_models = lora_models | ({CRITIC} if POLICY in learner.lora else set())
@@ -119,17 +124,19 @@ def activations(learner: LearnerConfig, model: ModelShape) -> int:
 
 
 def memory_needs(
-    config: RunConfig, policy: ModelShape, simulator: ModelShape, proxy: ModelShape | None = None
+    config: RunConfig, policy: ModelShape, simulator: ModelShape | None, proxy: ModelShape | None = None
 ) -> Needs:
-    """What a run needs on one machine without a GPU."""
-    models = [policy, simulator] + ([proxy] if proxy else [])
+    """What a run needs on one machine without a GPU; ``simulator``: None for one behind an endpoint."""
+    models = [shape for shape in (policy, simulator, proxy) if shape is not None]
     # The latest weights of each engine stay with Ray for replicas that restart; new ones are added to them, twice
     # while a replica reads its copy in shared memory.
     published = sum(model.parameters for model in models) + 2 * max(model.parameters for model in models)
     engines: Needs = {
         "policy engine": engine_needs(config.policy.engine, policy, config.policy.replica_bounds[1]),
-        "simulator engine": engine_needs(config.simulator.engine, simulator, config.simulator.replica_bounds[1]),
     }
+    if simulator:
+        replicas = config.simulator.replica_bounds[1]
+        engines["simulator engine"] = engine_needs(config.simulator.engine, simulator, replicas)
     if proxy:
         engines["proxy engine"] = engine_needs(config.proxy.engine, proxy)
     if config.training.checkpoint_every:
@@ -154,8 +161,10 @@ def memory_needs(
 
 
 def dialogue_bytes(engine: EngineConfig, model: ModelShape) -> int:
-    """Keys and values of a dialogue of the maximum length."""
-    return 2 * model.layers * model.keys * _bytes(engine.dtype) * engine.max_model_len
+    """Keys and values of a dialogue of the maximum length, on each rank of a replica: ranks share the key heads, and
+    where there are fewer heads than ranks, several have the same one."""
+    keys = model.keys // min(engine.tensor_parallel, model.key_heads)
+    return 2 * model.layers * keys * _bytes(engine.dtype) * engine.max_model_len
 
 
 def with_cache(side: ModelConfig, model: Path, dialogues: int = 1) -> ModelConfig:
@@ -179,10 +188,26 @@ def check_cache(role: str, engine: EngineConfig, model: ModelShape) -> None:
         UserError: names the key and what is needed.
     """
     dialogue = dialogue_bytes(engine, model)
+    of_ranks = f", of which each of {engine.tensor_parallel} ranks has its part" if engine.tensor_parallel > 1 else ""
     if engine.kv_cache_mib and engine.kv_cache_mib * 2**20 < dialogue:
         raise UserError(
             f"{role}.engine.kv_cache_mib is {engine.kv_cache_mib}: one dialogue of max_model_len "
-            f"{engine.max_model_len} takes {-(-dialogue // 2**20)}, and many run at once"
+            f"{engine.max_model_len} takes {-(-dialogue // 2**20)}{of_ranks}, and many run at once"
+        )
+
+
+def check_tensor_parallel(role: str, engine: EngineConfig, model: ModelShape) -> None:
+    """Refuse a number of ranks that the model's heads cannot be shared out to.
+
+    Raises:
+        UserError: names the key and what is possible.
+    """
+    ranks, heads, keys = engine.tensor_parallel, model.heads, model.key_heads
+    possible = [n for n in range(1, heads + 1) if heads % n == 0 and (keys % n == 0 or n % keys == 0)]
+    if ranks not in possible:
+        raise UserError(
+            f"{role}.engine.tensor_parallel is {ranks}: the model has {heads} attention heads and {keys} key heads, of "
+            f"which each rank gets as many; choose {listed(possible)}"
         )
 
 
@@ -212,17 +237,19 @@ def refuse_too_little(needs: Needs, available: int) -> None:
     )
 
 
-def check_memory(config: RunConfig, policy: Path, simulator: Path, proxy: Path | None = None) -> None:
-    """Refuse a run whose engines and learner do not fit into this machine's memory, given its models' folders.
+def check_memory(config: RunConfig, policy: Path, simulator: Path | None, proxy: Path | None = None) -> None:
+    """Refuse a run whose engines and learner do not fit into this machine's memory, given its models' folders;
+    ``simulator``: None for one behind an endpoint.
 
     Checks the sum only for parts that run on this machine's CPU: not on a cluster, and not with engines on a GPU.
 
     Raises:
         UserError: see ``refuse_too_little`` and ``check_cache``.
     """
-    shapes = shape_of(policy), shape_of(simulator), shape_of(proxy) if proxy else None
+    shapes = shape_of(policy), shape_of(simulator) if simulator else None, shape_of(proxy) if proxy else None
     for role, shape in zip(("policy", "simulator", "proxy"), shapes, strict=True):
         if shape is not None:
+            check_tensor_parallel(role, getattr(config, role).engine, shape)
             check_cache(role, getattr(config, role).engine, shape)
     if "RAY_ADDRESS" in os.environ or config.policy.engine.num_gpus > 0 or config.simulator.engine.num_gpus > 0:
         return

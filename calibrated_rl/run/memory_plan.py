@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.endpoints.config import endpoint_name
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.device_memory import DeviceMemory, measure_device
 from calibrated_rl.learner.group import LearnerGroup
-from calibrated_rl.learner.slots import CRITIC, POLICY, PROXY, START, critic_slot
+from calibrated_rl.learner.slots import CRITIC, POLICY, PROXY, SIMULATOR, START, critic_slot
 from calibrated_rl.models.shape import ModelShape, shape_of
 from calibrated_rl.run.memory import GIB, RAY_AND_DRIVER, adapters_only, dialogue_bytes, engine_needs, memory_needs
 from calibrated_rl.run.turn_value import frozen_value_models, uses_critic
@@ -43,18 +44,28 @@ class Demand:
     def fixed(self) -> int:
         """Bytes of one replica without its KV cache."""
         needs = engine_needs(self.engine, self.model)
-        processes = GPU_ENGINE if self.engine.num_gpus else needs["processes"] + needs["new weights"]
+        processes = (
+            self.engine.tensor_parallel * GPU_ENGINE
+            if self.engine.num_gpus
+            else needs["processes"] + needs["new weights"]
+        )
         return needs["weights"] + processes
 
     @property
     def dialogue(self) -> int:
-        """Bytes of keys and values of the longest dialogue."""
+        """Bytes of keys and values of the longest dialogue, on each rank."""
         return dialogue_bytes(self.engine, self.model)
+
+    @property
+    def caches(self) -> int:
+        """KV caches: one a rank of each replica."""
+        return self.replicas * self.engine.tensor_parallel
 
 
 def engines_to_plan(config: RunConfig) -> list[str]:
     """The sides of a run whose KV caches are to be planned."""
-    roles = ("policy", "simulator", *(("proxy",) if config.proxy.model else ()))
+    local = endpoint_name(config.simulator.model) is None
+    roles = ("policy", *(("simulator",) if local else ()), *(("proxy",) if config.proxy.model else ()))
     return [role for role in roles if not getattr(config, role).engine.kv_cache_mib]
 
 
@@ -70,10 +81,10 @@ def plan_caches(device: DeviceMemory, demands: Mapping[str, Demand], other_bytes
     """
     remaining = device.free - int(RESERVED_SHARE * device.total) - other_bytes
     for demand in demands.values():
-        remaining -= demand.replicas * (demand.fixed + demand.engine.kv_cache_mib * MIB)
+        remaining -= demand.replicas * demand.fixed + demand.caches * demand.engine.kv_cache_mib * MIB
     open_sides = {role: demand for role, demand in demands.items() if not demand.engine.kv_cache_mib}
     usable = {role: demand.engine.max_num_seqs * demand.dialogue for role, demand in open_sides.items()}
-    share = min(1.0, remaining / sum(demand.replicas * usable[role] for role, demand in open_sides.items()))
+    share = min(1.0, remaining / sum(demand.caches * usable[role] for role, demand in open_sides.items()))
     planned = {role: int(share * usable[role]) // MIB for role in open_sides}
     for role, demand in open_sides.items():
         if planned[role] * MIB < demand.dialogue:
@@ -88,11 +99,14 @@ def plan_caches(device: DeviceMemory, demands: Mapping[str, Demand], other_bytes
 def describe(device: DeviceMemory, demands: Mapping[str, Demand], caches: Mapping[str, int]) -> str:
     """The plan in one line."""
     sides = "; ".join(
-        f"{demand.replicas} x {role} engine {demand.fixed / GIB:.2f} + KV cache {caches[role] / 1024:.2f}"
+        f"{demand.replicas} x {role} engine {demand.fixed / GIB:.2f} + KV cache "
+        f"{f'{demand.engine.tensor_parallel} x ' if demand.engine.tensor_parallel > 1 else ''}{caches[role] / 1024:.2f}"
         f"{'' if demand.engine.kv_cache_mib else f' ({caches[role] * MIB // demand.dialogue} longest dialogues)'}"
         for role, demand in demands.items()
     )
-    assigned = sum(demand.replicas * (demand.fixed + caches[role] * MIB) for role, demand in demands.items())
+    assigned = sum(
+        demand.replicas * demand.fixed + demand.caches * caches[role] * MIB for role, demand in demands.items()
+    )
     return (
         f"memory plan of {device.name} ({device.total / GIB:.1f} GiB, in GiB): learner {device.learner / GIB:.2f}, "
         f"measured; {sides}; left {(device.free - assigned) / GIB:.2f}"
@@ -113,14 +127,18 @@ def measure_peak_memory(
     frozen = [START, *(critic_slot(number) for number in range(frozen_value_models(config)))]
     for name in frozen:
         learner.load(name, models[POLICY], trainable=False)
-    device = learner.measure_peak_memory({name: getattr(config, name).engine.max_model_len for name in models})
+    lengths = {name: getattr(config, name).engine.max_model_len for name in models}
+    if uses_critic(config):
+        lengths[CRITIC] = config.policy.engine.max_model_len
+    device = learner.measure_peak_memory(lengths)
     for name in (*models, *frozen, *([CRITIC] if uses_critic(config) else [])):
         learner.unload(name)
     if config.policy.engine.num_gpus:
         element = 2 if config.learner.dtype == "bfloat16" else 4
         shared = [shape_of(folder).parameters for name, folder in models.items() if name not in (PROXY, *lora_models)]
         return device, 2 * element * sum(shared) if config.learner.share_weights else 0
-    needs = memory_needs(config, *(shape_of(folder) for folder in models.values()))
+    shapes = {role: shape_of(folder) for role, folder in models.items()}
+    needs = memory_needs(config, shapes[POLICY], shapes.get(SIMULATOR), shapes.get(PROXY))
     other_parts = ("published weights", "checkpoint", "Ray and driver")
     return device, sum(sum(needs.get(part, {}).values()) for part in other_parts)
 

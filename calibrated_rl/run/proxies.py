@@ -15,17 +15,18 @@ from inspect import getfile
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.exceptions import RayError
-
 from calibrated_rl.calibration.fit_cache import FitCache
+from calibrated_rl.chat import tokens
 from calibrated_rl.components.component import build
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split, Turn
-from calibrated_rl.errors import PartLost, Party, RolloutFailure, UserError, first_line
+from calibrated_rl.endpoints.user import EndpointUser
+from calibrated_rl.errors import Party, RolloutFailure, UserError
 from calibrated_rl.rollout.conversation import stable_seed
 from calibrated_rl.run.base_models import CACHE
+from calibrated_rl.run.endpoint_users import endpoint_proxy
 from calibrated_rl.run.inputs import RunInputs
+from calibrated_rl.runtime.background import BackgroundWorker
 from calibrated_rl.storage.checksums import check_checksums, write_checksums
 from calibrated_rl.tasks.base import GuidingTask, Task, UserCheckingTask, secret_after
 from calibrated_rl.users.proxies.base import Proxy
@@ -36,8 +37,11 @@ LEAST_DIALOGUES = 20
 """Of fewer no proxy learns to speak."""
 MONITORED = 10
 """One in so many of a proxy's dialogues is for early stopping."""
-DRAWS = 16
-"""A reply that the task says nobody could give is drawn again, so often at most."""
+DRAWS = 32
+"""A reply that the task says nobody could give is drawn again, so often at most. A dialogue that is run again draws the
+same ones: all arms are to meet the same user."""
+FIT_TIMEOUT_S = 6 * 3600.0
+"""For all fits of a run, which begin before it trains."""
 FOLDER, FIT = "models/proxies", "fit.json"
 
 
@@ -98,17 +102,7 @@ class ProxyUser:
         Raises:
             RolloutFailure: each of its draws is empty, or one that the task rules out.
         """
-        return self._drawn(scenario, turns, f"{self._name}/{scenario.id}/{len(turns)}")
-
-    def sample(self, scenario: Scenario, turns: Sequence[Turn], seed: int) -> str:
-        """A fresh draw of its reply; raises as ``reply``."""
-        return self._drawn(scenario, turns, f"{self._name}/{scenario.id}/{len(turns)}/{seed}")
-
-    def log_prob(self, scenario: Scenario, turns: Sequence[Turn], reply: str) -> float:
-        """Not known: some of its draws are drawn again."""
-        raise NotImplementedError
-
-    def _drawn(self, scenario: Scenario, turns: Sequence[Turn], key: str) -> str:
+        key = f"{self._name}/{scenario.id}/{len(turns)}"
         begin = self._task.must_begin(scenario, turns) if isinstance(self._task, GuidingTask) else ""
         for draw in range(DRAWS):
             text = self._proxy.reply(scenario, turns, stable_seed(key, draw), begin)
@@ -124,51 +118,59 @@ class Proxies:
 
     def __init__(self, inputs: RunInputs) -> None:
         self._inputs = inputs
-        self._settings = inputs.config.proxies
+        users = {name: endpoint_proxy(inputs, name) for name in inputs.config.proxies}
+        self._behind_endpoints = {name: user for name, user in users.items() if user is not None}
+        """Nothing is fitted for these."""
+        self._settings = {n: own for n, own in inputs.config.proxies.items() if n not in self._behind_endpoints}
         self._folder = inputs.folder / FOLDER
+        self._worker: BackgroundWorker | None = None
         self._fits: dict[str, Any] = {}
         self._users: dict[str, ProxyUser] = {}
 
     def start_fitting(self) -> None:
-        """Fit those that are not there, in a process of their own, which is not waited for. Ray must be running."""
+        """Fit those that are not there, one after the other in a process of their own, which is not waited for. Ray
+        must be running."""
+        if not self._settings:
+            return
         logs = self._inputs.logs[Split.HELD_OUT]
         parts = parts_of(logs, list(self._settings), reserved_logs(self._inputs.config))
-        to_fit = {}
         for name, part in parts.items():
             if is_fitted(self._inputs.folder, name):
                 continue
             proxy = build_proxy(self._settings[name], name, self._inputs.task)
-            key = _key(self._settings[name], proxy, part)
+            key = _key(self._settings[name], proxy, part, secret_after(self._inputs.task))
             if self._inputs.config.reuse_fits and FitCache(CACHE / "fits").take(key, self._folder / name):
                 logger.info(f"proxy {name}: an earlier run on this machine did the same fit; reusing it")
                 continue
-            to_fit[name] = (key, proxy, part)
-        fit_task = ray.remote(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(_fit)
-        previous = None
-        for name, (key, proxy, part) in to_fit.items():
-            previous = fit_task.remote(proxy, part, previous)
-            self._fits[name] = (key, previous)
+            self._worker = self._worker or BackgroundWorker()
+            self._fits[name] = (key, self._worker.run(_fit, proxy, part))
 
-    def users(self) -> dict[str, ProxyUser]:
+    def users(self) -> dict[str, ProxyUser | EndpointUser]:
         """All of them by name, fitted; waits for it.
 
         Raises:
             PartLost: the process that fits them died.
-            UserError: the files of one are missing or altered.
+            UserError: the files of one are missing or altered, or as a proxy's ``fit``.
         """
         for name, (key, reference) in self._fits.items():
-            try:
-                files, metrics = ray.get(reference)
-            except RayError as error:
-                raise PartLost(f"fitting the proxy {name}: {first_line(error)}") from error
+            assert self._worker is not None, "who has a fit has a worker"
+            ((files, metrics),) = self._worker.fetch([reference], FIT_TIMEOUT_S)
             self._write(name, files, metrics)
             if self._inputs.config.reuse_fits:
                 FitCache(CACHE / "fits").keep(key, self._folder / name)
             logger.info(f"proxy {name}: {', '.join(f'{key} {value:.4g}' for key, value in metrics.items())}")
         self._fits = {}
+        self.close()
         if not self._users:
             self._users = {name: self._loaded(name) for name in self._settings}
-        return self._users
+        all_users = self._users | self._behind_endpoints
+        return {name: all_users[name] for name in self._inputs.config.proxies}
+
+    def close(self) -> None:
+        """End the process that fits; unfinished fits are lost."""
+        if self._worker is not None:
+            self._worker.close()
+        self._worker = None
 
     def _write(self, name: str, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:
         folder = self._folder / name
@@ -186,9 +188,8 @@ class Proxies:
         return ProxyUser(name, proxy, self._inputs.task)
 
 
-def _fit(proxy: Proxy, logs: Sequence[Dialogue], after: Any) -> tuple[dict[str, bytes], dict[str, float]]:
-    """Fit ``proxy``; returns its files and the metrics of the fit. ``after``: that of the proxy before it, so that one
-    is fitted after the other."""
+def _fit(proxy: Proxy, logs: Sequence[Dialogue]) -> tuple[dict[str, bytes], dict[str, float]]:
+    """Fit ``proxy``; returns its files and the metrics of the fit."""
     import torch
 
     torch.set_num_threads(1)  # the same sums on every machine
@@ -202,16 +203,21 @@ def _fit(proxy: Proxy, logs: Sequence[Dialogue], after: Any) -> tuple[dict[str, 
         return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}, metrics
 
 
-def _key(settings: Mapping[str, Any], proxy: Proxy, logs: Sequence[Dialogue]) -> str:
+def _key(settings: Mapping[str, Any], proxy: Proxy, logs: Sequence[Dialogue], secret: str) -> str:
     """Digest of all that bears on a fit."""
     import torch
 
-    modules = {Path(getfile(base)) for base in type(proxy).__mro__ if issubclass(base, Proxy)}
+    modules = {Path(getfile(tokens))} | {Path(getfile(base)) for base in type(proxy).__mro__ if issubclass(base, Proxy)}
     for module in (Proxy, type(proxy)):
         modules |= {Path(__file__), *Path(getfile(module)).parent.glob("*.py")}
     content = [
-        dict(settings), importlib.metadata.version("torch"), torch.backends.cpu.get_cpu_capability(),
+        dict(settings), secret, torch.backends.cpu.get_cpu_capability(),
+        [importlib.metadata.version(package) for package in ("torch", "numpy")],
         [file.read_text(encoding="utf-8") for file in sorted(modules)],
-        [[log.scenario.user_instructions, [(turn.side.value, turn.text) for turn in log.turns]] for log in logs],
+        [
+            [dialogue_of(log), log.scenario.user_instructions, dict(log.scenario.goal),
+             [(turn.side.value, turn.text) for turn in log.turns]]
+            for log in logs
+        ],
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

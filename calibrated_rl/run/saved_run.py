@@ -11,8 +11,9 @@ from typing import Any
 
 import psutil
 
-from calibrated_rl.config.arms import table_order
+from calibrated_rl.config.arms import CALIBRATED, table_order
 from calibrated_rl.config.run_config import RunConfig, load_config, settings_of
+from calibrated_rl.endpoints.config import RUNNING as ENDPOINT_RUNNING
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.models.checks import check_folder
@@ -25,17 +26,20 @@ from calibrated_rl.tasks.checked import build_human, build_task
 
 MAY_CHANGE = (
     "arms", "seeds", "control_", "variants", "label", "report.", "training.checkpoint", "restarts", "reuse_fits",
+    "health.", "judge_config.deadline", "judge_config.at_once",
     "policy.replicas", "simulator.replicas", "policy.scaling", "simulator.scaling", "replay.",
     *(f"{role}.engine.{key}" for role in ("policy", "simulator", "proxy") for key in (
         "max_num_seqs", "kv_cache_mib", "least_kv_cache_mib", "threads", "eager", "num_cpus", "num_gpus", "labels",
-        "start_timeout", "timeout_seconds",
+        "start_timeout", "timeout_seconds", "tensor_parallel",
     )),
     *(f"learner.{key}" for key in (
         "ranks", "zero_stage", "micro_batch_tokens", "gradient_checkpointing", "compile", "threads", "cpus", "gpus",
         "labels", "timeout", "share_weights", "max_skipped_steps",
     )),
 )  # fmt: skip
-"""Settings that may differ when a run resumes: the work that is left, and the hardware."""
+"""Settings that may differ when a run resumes: the work that is left, what is watched, and the hardware."""
+_RUNNING_AN_ENDPOINT = re.compile(rf"endpoints\.[^.]+\.({'|'.join(ENDPOINT_RUNNING)})")
+"""And how the answers of an API are got, and at what price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +71,13 @@ class SavedRun:
     """At least one, in the order of tables and of seeds."""
 
     def policy(self, name: str = "") -> SavedPolicy:
-        """The policy called ``name`` (ARM-SEED); without a name the first ``calibrated`` one, else the last.
+        """The policy called ``name`` (ARM-SEED); without a name the first one of ``CALIBRATED``, else the last.
 
         Raises:
             UserError: there is no such policy; lists the existing ones.
         """
         if not name:
-            return next((p for p in self.policies if p.arm == "calibrated"), self.policies[-1])
+            return next((p for p in self.policies if p.arm == CALIBRATED), self.policies[-1])
         for policy in self.policies:
             if policy.name == name:
                 return policy
@@ -193,7 +197,7 @@ def refuse_other_settings(folder: Path, config: RunConfig) -> None:
         original = load_config(file, saved=True)
         # Runs of earlier versions have no date, and may resume with that of today.
         changed = changed_settings(original if original.date else replace(original, date=config.date), config)
-    if deciding := [key for key in changed if not key.startswith(MAY_CHANGE)]:
+    if deciding := [k for k in changed if not (k.startswith(MAY_CHANGE) or _RUNNING_AN_ENDPOINT.fullmatch(k))]:
         raise UserError(
             f"{folder} was begun with other settings ({', '.join(deciding)}): give the run another name "
             "(name=...), or remove the folder"

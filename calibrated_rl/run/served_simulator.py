@@ -7,6 +7,7 @@ from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.learner.config import OptimizerConfig
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import SIMULATOR
+from calibrated_rl.rollout.users import UserModel
 
 
 class ServedSimulator:
@@ -39,6 +40,16 @@ class ServedSimulator:
         self._folder = folder
 
     @property
+    def user(self) -> UserModel:
+        """Who speaks in dialogues."""
+        return self.pool
+
+    @property
+    def version(self) -> int:
+        """Of the served simulator."""
+        return self.user.version
+
+    @property
     def members(self) -> list[Path]:
         """Folders of the ensemble of which it is a member; empty: it is a single simulator."""
         assert self._folder is not None, "no simulator is served yet"
@@ -62,3 +73,26 @@ class ServedSimulator:
         """Its folder relative to the run's, for a run that resumes on another machine; empty: the uncalibrated one."""
         assert self._folder is not None, "no simulator is served yet"
         return "" if self._folder == self.uncalibrated else self._folder.relative_to(self._run).as_posix()
+
+
+class EndpointSimulator(ServedSimulator):
+    """A simulator behind an endpoint: it is always the same, and nothing of it is here."""
+
+    def __init__(self, user: UserModel) -> None:
+        self.uncalibrated = Path()
+        self._user = user
+
+    def load(self, folder: Path, version: int | None = None) -> None:
+        """Nothing to do: arms begin with the uncalibrated simulator, and there is no other one."""
+
+    @property
+    def user(self) -> UserModel:
+        return self._user
+
+    @property
+    def members(self) -> list[Path]:
+        return []
+
+    @property
+    def path_in_run(self) -> str:
+        return ""

@@ -7,15 +7,16 @@ from typing import Any, Generic, TypeVar
 import ray
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class ActorCall(Generic[T]):
+class ActorCall(Generic[T_co]):
     """Wraps the ``ObjectRef`` that ``actor.method.remote()`` returns; may be awaited."""
 
     reference: Any
 
-    def result(self, timeout_s: float) -> T:
+    def result(self, timeout_s: float) -> T_co:
         """Wait for the result.
 
         Raises:
@@ -23,15 +24,15 @@ class ActorCall(Generic[T]):
             RayError: the actor died, or its method raised; in that case the error is one of the method's own class,
                 too.
         """
-        value: T = ray.get(self.reference, timeout=timeout_s)
+        value: T_co = ray.get(self.reference, timeout=timeout_s)
         return value
 
     def cancel(self) -> None:
         """Cancel the call: its result is no longer needed."""
         ray.cancel(self.reference)
 
-    def __await__(self) -> Generator[Any, None, T]:
-        awaitable: Generator[Any, None, T] = self.reference.__await__()
+    def __await__(self) -> Generator[Any, None, T_co]:
+        awaitable: Generator[Any, None, T_co] = self.reference.__await__()
         return awaitable
 
 

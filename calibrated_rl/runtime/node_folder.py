@@ -61,7 +61,7 @@ class NodeFolder:
 
         Raises:
             UserError: the node or the folder is gone, its files change meanwhile or are not as their checksums say, or
-                there is no room for a copy.
+                the disk is too full for a copy.
         """
         if self.node == _this_node():
             return Path(self.path)
@@ -138,7 +138,7 @@ class NodeFolder:
     def _fetch_to(self, copy: Path, listing: Listing) -> None:
         began, size = time.monotonic(), sum(size for _, size, _ in listing)
         if size > shutil.disk_usage(copy.parent).free:
-            raise UserError(f"there is no room in {copy.parent} for {size / 2**20:.0f} MiB of {self.path}")
+            raise UserError(f"the disk of {copy.parent} is too full for {size / 2**20:.0f} MiB of {self.path}")
         partial = copy.with_name(f"{copy.name}.part")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()

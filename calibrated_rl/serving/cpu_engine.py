@@ -11,5 +11,6 @@ class CpuEngine(VLLMEngine):
 
     def _prepare_engine_config(self, callback_ctx: Any) -> Any:
         arguments, frontend, config = super()._prepare_engine_config(callback_ctx)
-        arguments.distributed_executor_backend = config.parallel_config.distributed_executor_backend = "uni"
+        if arguments.tensor_parallel_size == 1:
+            arguments.distributed_executor_backend = config.parallel_config.distributed_executor_backend = "uni"
         return arguments, frontend, config

@@ -1,7 +1,7 @@
 """Starting, changing and stopping the application on Ray Serve, from a process of a user's.
 
 The application is described as ``serve deploy`` would read it from a file, so that what is unchanged in a new
-description goes on running.
+description keeps running.
 """
 
 import copy
@@ -112,9 +112,9 @@ def roll_out_on_cluster(run: Path, weights: Weights) -> None:
     application = (details.get("applications", {}).get(APPLICATION) or {}).get("deployed_app_config")
     if not application:
         raise UserError(f"the cluster serves no application called {APPLICATION}")
-    served = Path(application["args"]["run"])
-    if served.name != run.resolve().name:
-        raise UserError(f"the cluster serves {served}, not {run}")
+    served_run = Path(application["args"]["run"])
+    if served_run.name != run.resolve().name:
+        raise UserError(f"the cluster serves {served_run}, not {run}")
     roll_out(application, weights)
 
 
@@ -126,6 +126,8 @@ def roll_out(application: dict[str, Any], weights: Weights) -> None:
         PartLost: a replica cannot take them; all are told to go back to those that they had.
     """
     from ray import serve
+
+    from calibrated_rl.serving.model_handle import ModelHandle
 
     run, models = served_models(serve_config(application["args"]))
     for model in models:
@@ -139,12 +141,11 @@ def roll_out(application: dict[str, Any], weights: Weights) -> None:
     for name, chosen in weights.items():
         parts[name]["user_config"] = {"weights": chosen}
     deploy(application)
-    handles = {name: serve.get_deployment_handle(name, APPLICATION) for name in weights}
+    handles = {name: ModelHandle(serve.get_deployment_handle(name, APPLICATION)) for name in weights}
 
     def is_there() -> bool:
         # One replica answers at a time; that all have them is what the application's status says.
-        asked = {name: handle.weights.remote() for name, handle in handles.items()}
-        return all(asked[name].result(timeout_s=60) == chosen for name, chosen in weights.items()) and is_running()
+        return all(handles[name].weights_within(60) == chosen for name, chosen in weights.items()) and is_running()
 
     try:
         wait_until(is_there, ROLL_OUT_TIMEOUT_S)

@@ -46,8 +46,8 @@ def turns_from_page(body: Any, scenarios: Sequence[Scenario]) -> tuple[Scenario,
     return scenario, turns, stopped, consent
 
 
-def judged_dialogue(task: Task, scenario: Scenario, turns: Sequence[Turn], stopped: bool) -> dict[str, Any]:
-    """``ending`` (None: it goes on), and of a finished dialogue ``reward`` and ``success``, as training scores it.
+def outcome_of(task: Task, scenario: Scenario, turns: Sequence[Turn], stopped: bool) -> dict[str, Any]:
+    """``ending`` (None: it is not over), and of a finished dialogue ``reward`` and ``success``, as training scores it.
 
     Args:
         stopped: the person left in the middle; then there is an ending, and nothing is scored.
@@ -69,7 +69,7 @@ class DialogueKeeper:
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / f"dialogues-{secrets.token_hex(6)}.jsonl"
 
-    def keep(self, scenario: Scenario, turns: Sequence[Turn], judged: Mapping[str, Any]) -> str:
+    def keep(self, scenario: Scenario, turns: Sequence[Turn], outcome: Mapping[str, Any]) -> str:
         """Write the dialogue to the disk; returns its id.
 
         Raises:
@@ -85,10 +85,10 @@ class DialogueKeeper:
             "policy_instructions": scenario.policy_instructions,
             "user_instructions": scenario.user_instructions,
         }
-        if judged["ending"] is not None:
-            line["ending"] = judged["ending"]
-        if judged["reward"] is not None:
-            line |= {"reward": judged["reward"], "success": judged["success"]}
+        if outcome["ending"] is not None:
+            line["ending"] = outcome["ending"]
+        if outcome["reward"] is not None:
+            line |= {"reward": outcome["reward"], "success": outcome["success"]}
         data = (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", errors="replace")
         descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:

@@ -37,13 +37,13 @@ from calibrated_rl.serving.answers import (
     server_event,
     usage_of,
 )
-from calibrated_rl.serving.dialogues import DialogueKeeper, judged_dialogue, turns_from_page
+from calibrated_rl.serving.dialogues import DialogueKeeper, outcome_of, turns_from_page
 from calibrated_rl.serving.http import handle_errors, read_json
 from calibrated_rl.serving.metrics import ServingMetrics
+from calibrated_rl.serving.model_handle import ModelHandle
 from calibrated_rl.serving.replies import Prompt, ReplyText, SampledTurns, prompt_for
 from calibrated_rl.serving.requests import BadRequest, ChatRequest, chat_request, find_scenario, turns_of
 from calibrated_rl.serving.settings import ServedModel, chat_settings, digest, serve_config, served_models
-from calibrated_rl.tasks.base import secret_after
 
 TRIES = 4
 """For a reply of which nothing has been sent yet, when the replica that samples it dies."""
@@ -66,7 +66,7 @@ class Endpoint:
 
     model: ServedModel
     tokens: ChatTokens
-    handle: DeploymentHandle
+    handle: ModelHandle
 
 
 handle_errors(app)
@@ -92,10 +92,9 @@ class DialogueIngress:
             model.name: Endpoint(
                 model,
                 ChatTokens(
-                    read_tokenizer(model.folder, model.name), **chat_settings(run.config, model),
-                    secret_after=secret_after(self._task),
+                    read_tokenizer(model.folder, model.name), **chat_settings(run.config, model)
                 ),
-                handles[model.name],
+                ModelHandle(handles[model.name]),
             )
             for model in models
         }  # fmt: skip
@@ -167,7 +166,7 @@ class DialogueIngress:
         except ValueError as error:
             raise BadRequest(printable(str(error))) from error
         endpoint = self._endpoint(completion.model or "")
-        calls = endpoint.handle.options(stream=True).completions.remote(completion, None)
+        calls = endpoint.handle.completions(completion)
         try:
             first = await asyncio.wait_for(anext(calls), ANSWER_TIMEOUT_S)
         except (RayError, RayServeException, TimeoutError) as error:
@@ -200,7 +199,7 @@ class DialogueIngress:
         """Whether a dialogue with the policy is over, and what the task scores it."""
         self._check_key(request)
         scenario, turns, stopped, _ = turns_from_page(await read_json(request), self._scenarios)
-        return JSONResponse(await asyncio.to_thread(judged_dialogue, self._task, scenario, turns, stopped))
+        return JSONResponse(await asyncio.to_thread(outcome_of, self._task, scenario, turns, stopped))
 
     @app.post("/v1/dialogues/keep")
     async def keep(self, request: Request) -> JSONResponse:
@@ -211,8 +210,8 @@ class DialogueIngress:
             raise BadRequest("this server keeps no dialogues (keep_dialogues is not set)", code="not_kept", status=403)
         if not consent:
             raise BadRequest("a dialogue is kept only with consent: true", "consent", "consent_required")
-        judged = await asyncio.to_thread(judged_dialogue, self._task, scenario, turns, stopped)
-        name = await asyncio.to_thread(self._keeper.keep, scenario, turns, judged)
+        outcome = await asyncio.to_thread(outcome_of, self._task, scenario, turns, stopped)
+        name = await asyncio.to_thread(self._keeper.keep, scenario, turns, outcome)
         return JSONResponse({"kept": name})
 
     @app.get("/")
@@ -240,14 +239,16 @@ class DialogueIngress:
 
         async def weights(endpoint: Endpoint) -> str | None:
             try:
-                return str(await asyncio.wait_for(endpoint.handle.weights.remote(), HEALTH_TIMEOUT_S))
+                return await asyncio.wait_for(endpoint.handle.weights(), HEALTH_TIMEOUT_S)
             except (RayError, RayServeException, TimeoutError):
                 return None
 
         answers = await asyncio.gather(*map(weights, self._endpoints.values()))
-        found = dict(zip(self._endpoints, answers, strict=True))
+        by_model = dict(zip(self._endpoints, answers, strict=True))
         healthy = None not in answers
-        return JSONResponse({"status": "ok" if healthy else "unavailable", "weights": found}, 200 if healthy else 503)
+        return JSONResponse(
+            {"status": "ok" if healthy else "unavailable", "weights": by_model}, 200 if healthy else 503
+        )
 
     @app.get("/metrics")
     async def metrics(self, request: Request) -> Response:
@@ -264,8 +265,8 @@ class DialogueIngress:
         if not self._key_digests:
             return
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        known = [secrets.compare_digest(digest(key.strip()), each) for each in self._key_digests]
-        if scheme.lower() != "bearer" or not any(known):
+        matches = [secrets.compare_digest(digest(key.strip()), each) for each in self._key_digests]
+        if scheme.lower() != "bearer" or not any(matches):
             raise BadRequest("a valid API key is needed: Authorization: Bearer KEY", code="invalid_api_key", status=401)
 
     # ---- how replies come about ----------------------------------------------------------------------
@@ -287,8 +288,8 @@ class DialogueIngress:
 
     def _completion(self, endpoint: Endpoint, asked: ChatRequest, prompt: Prompt) -> CompletionRequest:
         config = endpoint.model.config
-        room = config.engine.max_model_len - len(prompt.ids)
-        if room < 1:
+        tokens_left = config.engine.max_model_len - len(prompt.ids)
+        if tokens_left < 1:
             raise BadRequest(
                 f"the dialogue has {len(prompt.ids)} tokens; the model's context is {config.engine.max_model_len}",
                 "messages", "context_length_exceeded",
@@ -299,9 +300,12 @@ class DialogueIngress:
         return CompletionRequest(
             model=endpoint.model.name,
             prompt=prompt.ids,
-            max_tokens=min(asked.max_tokens or config.sampling.max_turn_tokens, room),
+            max_tokens=min(asked.max_tokens or config.sampling.max_turn_tokens, tokens_left),
             temperature=temperature,
-            top_p=asked.top_p,
+            top_p=config.sampling.top_p if asked.top_p is None else asked.top_p,
+            top_k=config.sampling.top_k,
+            min_p=config.sampling.min_p,
+            repetition_penalty=config.sampling.repetition_penalty,
             stop_token_ids=sorted(endpoint.tokens.stop_ids),
             ignore_eos=True,
             skip_special_tokens=False,
@@ -315,7 +319,7 @@ class DialogueIngress:
         for attempt in range(TRIES):
             given = False
             try:
-                answers = aiter(endpoint.handle.options(stream=True).completions.remote(completion, None))
+                answers = endpoint.handle.completions(completion)
                 while True:
                     try:
                         # For each answer: a stream is begun by one task and read to its end by another.

@@ -107,9 +107,9 @@ def llm_config(model: ServedModel, serve_config: ServeConfig) -> LLMConfig:
     engine = model.config.engine
     from calibrated_rl.weight_sync import vllm_worker
 
-    bundle: dict[str, float] = {"CPU": engine.num_cpus}
+    bundle: dict[str, float] = {"CPU": engine.cpus}
     if engine.num_gpus:
-        bundle["GPU"] = engine.num_gpus
+        bundle["GPU"] = engine.gpus
     return LLMConfig(
         model_loading_config={"model_id": model.name, "model_source": str(model.folder)},
         accelerator_type=None,
@@ -126,12 +126,14 @@ def llm_config(model: ServedModel, serve_config: ServeConfig) -> LLMConfig:
             "max_num_seqs": engine.max_num_seqs,
             "kv_cache_memory_bytes": engine.kv_cache_mib * 2**20,
             "enforce_eager": engine.eager,
-            "distributed_executor_backend": "uni",
+            "tensor_parallel_size": engine.tensor_parallel,
+            "distributed_executor_backend": engine.executor,
             "enable_prefix_caching": True,
             "disable_log_stats": True,
             "worker_extension_cls": f"{vllm_worker.__name__}.WorkerExtension",
             "weight_transfer_config": {"backend": vllm_worker.BACKEND},
             **({} if engine.num_gpus else {"block_size": 32}),
+            **engine.args,
         },
         deployment_config={
             "autoscaling_config": {

@@ -16,8 +16,8 @@ class SampledTurns:
     """Token ids of own turns that were served lately, by what was said before and in them.
 
     A client sends earlier turns back as text, and encoding that again may give other tokens than were sampled
-    (DESIGN.md, contract 1), and never the reasoning before them. So the ids are remembered. A turn that has been
-    forgotten, or was never served from here, is encoded from its text.
+    (docs/architecture.md, contract 1), and never the reasoning before them. So the ids are remembered. A turn that
+    has been forgotten, or was never served from here, is encoded from its text.
     """
 
     def __init__(self, most: int = 20_000) -> None:

@@ -44,7 +44,7 @@ class ChatRequest:
     scenario: str | None
     """Id of a scenario, or its number as text; None: not named."""
     temperature: float | None
-    top_p: float
+    top_p: float | None
     max_tokens: int | None
     stream: bool
     include_usage: bool
@@ -78,7 +78,7 @@ def chat_request(body: Any) -> ChatRequest:
         messages=_messages(body.get("messages")),
         scenario=None if scenario is None else str(scenario),
         temperature=None if body.get("temperature") is None else _number(body, "temperature", 0, 2),
-        top_p=1.0 if body.get("top_p") is None else _number(body, "top_p", 0, 1, above=True),
+        top_p=None if body.get("top_p") is None else _number(body, "top_p", 0, 1, above=True),
         max_tokens=_max_tokens(body),
         stream=_typed(body, "stream", bool, False),
         include_usage=bool(options.get("include_usage")),

@@ -15,6 +15,7 @@ from calibrated_rl.run.memory import with_cache
 from calibrated_rl.run.saved_run import SavedRun, open_run
 from calibrated_rl.settings.fields import Name, NotAllowed, Pattern, Positive, Range, from_plain
 from calibrated_rl.storage.checksums import check_checksums
+from calibrated_rl.tasks.base import refuse_onlookers
 
 POLICY, SIMULATOR = "policy", "simulator"
 """Names of the served models, of their deployments, and of the sections of the run's config."""
@@ -92,9 +93,11 @@ def served_models(config: ServeConfig) -> tuple[SavedRun, list[ServedModel]]:
     """The run, and the models to serve, their weights checked.
 
     Raises:
-        UserError: no such run, policy or simulator; weights without checksums, or that differ from them.
+        UserError: no such run, policy or simulator; weights without checksums, or that differ from them; a task in
+            which a part of what the policy says is secret.
     """
     run = open_run(Path(config.run), config.overrides)
+    refuse_onlookers(run.task())
     weights = config.policy or run.policy().name
     folder = weights_folder(run, POLICY, weights)
     models = [ServedModel(POLICY, Side.POLICY, run.config.policy, folder, weights)]

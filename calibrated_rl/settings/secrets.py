@@ -6,6 +6,7 @@ written; what it stands for is looked up when the part that needs it is built. A
 only from a file that nobody else can read, and is never written down.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -71,7 +72,8 @@ def keep_references(settings: Any) -> Any:
     with the rest, but where the part that they are meant for is built (``component.strict_config``)."""
     plain = OmegaConf.to_container(settings)
     escaped = _each_secret(plain, lambda key, value: f"\\{value}" if is_reference(value) else value)
-    return OmegaConf.merge(settings, escaped)
+    # A merge copies the whole tree, which takes as long as all else that is done with a config.
+    return settings if escaped == plain else OmegaConf.merge(settings, escaped)
 
 
 def refuse_readable_secrets(settings: Mapping[str, Any], location: str, file: Path | None = None) -> None:
@@ -108,3 +110,14 @@ def refuse_hidden(settings: Mapping[str, Any], location: str) -> None:
             raise UserError(f"{location}: the secret '{key}' was not stored with the run; give it as ${{oc.env:NAME}}")
         if isinstance(value, Mapping):
             refuse_hidden(value, location)
+
+
+def has_absent_secrets(values: Mapping[str, Any]) -> bool:
+    """Whether a secret is missing, as where a run is only inspected: the part that needs it reports that."""
+    for value in values.values():
+        if isinstance(value, Mapping):
+            if has_absent_secrets(value):
+                return True
+        elif value == HIDDEN or (is_reference(value) and value[len("${oc.env:") : -1].strip() not in os.environ):
+            return True
+    return False

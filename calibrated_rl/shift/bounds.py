@@ -1,4 +1,4 @@
-"""How far training can be from reality, given the per-turn shifts (DESIGN.md, "The idea in one page").
+"""How far training can be from reality, given the per-turn shifts (docs/shift.md).
 
 Per-turn rewards ``r_t in [0, R]``:  ``|J_real - J_train| <= R * sum_t (H - t + 1) (eps_t + delta_t)``
 One terminal reward in ``[0, R]``:   ``|J_real - J_train| <= R * sum_t (eps_t + delta_t)``

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from calibrated_rl.data.dialogue import Dialogue, Side
 from calibrated_rl.errors import UserError
+from calibrated_rl.settings.fields import NotNegative, Seed
 from calibrated_rl.shift.base import Estimate
 from calibrated_rl.statistics.intervals import LEVEL, expansion
 from calibrated_rl.tasks.base import Task
@@ -86,6 +87,16 @@ class Estimator(ABC, Generic[Data]):
         Raises:
             UserError: the data are too few or lack what is measured; the message says what.
         """
+
+
+@dataclass(frozen=True)
+class NullBandConfig:
+    """What estimators set that draw nothing but the null band and the bootstrap."""
+
+    null_halvings: NotNegative = 5
+    """Random halvings of the human dialogues for the null band; 0 leaves it out."""
+    seed: Seed = 0
+    """Of all random draws."""
 
 
 class DialogueEstimator(Estimator[DialogueSets]):

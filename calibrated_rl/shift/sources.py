@@ -111,6 +111,15 @@ def is_of_run(name: str) -> bool:
     return path.is_dir() and ((path / "replay").is_dir() or any(list_segments(store)[0] for store in _stores(path)))
 
 
+def run_folder(name: str) -> Path | None:
+    """The folder of the run that the source called ``name`` is of; None where it is of none, or its settings are not
+    there."""
+    path, _ = _place(name)
+    if not path.is_dir() or not is_of_run(name):
+        return None
+    return next((folder for folder in (path, *path.resolve().parents[:2]) if (folder / "config.yaml").is_file()), None)
+
+
 def _place(name: str) -> tuple[Path, str]:
     """File or folder, and the text behind the ``@``."""
     if "@" not in name or Path(name).expanduser().exists():

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from calibrated_rl.data.dialogue import Dialogue
 from calibrated_rl.errors import UserError
+from calibrated_rl.judges.checked import CheckedJudge
 from calibrated_rl.tasks.base import BoundedTask, Task, TurnBoundedTask
 
 
@@ -42,13 +43,19 @@ class Stakes:
         return " and ".join(kinds) or "terminal"
 
 
-def stakes_of(task: Task, dialogues: Sequence[Dialogue]) -> Stakes | str | None:
-    """The stakes of ``task``; None where it does not tell its ranges. If ``dialogues`` contradict what it tells, a
-    bound would be wrong: then what contradicts it, in words."""
-    if not isinstance(task, BoundedTask):
+def stakes_of(task: Task, dialogues: Sequence[Dialogue], judge: CheckedJudge | None = None) -> Stakes | str | None:
+    """The stakes of ``task``, or of ``judge`` where it decides outcomes; None where they do not tell their ranges. If
+    ``dialogues`` contradict what they tell, a bound would be wrong: then what contradicts it, in words."""
+    if judge is not None:
+        terminal, turn_range = judge.ranges(task)
+        if terminal is None:
+            return None
+    elif isinstance(task, BoundedTask):
+        terminal = _range(task, "reward_range")
+        turn_range = _range(task, "turn_reward_range") if isinstance(task, TurnBoundedTask) else None
+    else:
         return None
-    turn_range = _range(task, "turn_reward_range") if isinstance(task, TurnBoundedTask) else None
-    ranges = {"reward_range": _range(task, "reward_range"), "turn_reward_range": turn_range}
+    ranges = {"reward_range": terminal, "turn_reward_range": turn_range}
     for dialogue in dialogues:
         if (outcome := dialogue.outcome) is None:
             continue
@@ -60,7 +67,7 @@ def stakes_of(task: Task, dialogues: Sequence[Dialogue]) -> Stakes | str | None:
                 if not allowed[0] - 1e-9 <= reward <= allowed[1] + 1e-9:
                     limits = f"{allowed[0]:g} to {allowed[1]:g}"
                     return f"{task.name} gave {reward:g} in {dialogue.id}, and its {name}() says {limits}"
-    low, high = ranges["reward_range"] or (0.0, 0.0)
+    low, high = terminal
     lowest, highest = turn_range or (0.0, 0.0)
     per_turn = max(highest, 0.0) - min(lowest, 0.0)
     return Stakes(terminal=high - low, per_turn=per_turn, horizon=task.max_policy_turns)

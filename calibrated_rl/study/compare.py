@@ -7,7 +7,7 @@ import importlib.metadata
 import logging
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from calibrated_rl.components.component import located
 from calibrated_rl.config.arms import Arm, builtin_arms, find_arm, table_order
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.data.dialogue import Dialogue, Split
+from calibrated_rl.endpoints.config import endpoint_name
 from calibrated_rl.errors import RolloutFailure, UserError
 from calibrated_rl.evaluation.held_out import (
     evaluate_policy,
@@ -27,8 +28,9 @@ from calibrated_rl.evaluation.held_out import (
     profile_scenarios,
     simulator_dialogues,
 )
-from calibrated_rl.evaluation.judges import judged
+from calibrated_rl.evaluation.proxies import proxies_beside_people
 from calibrated_rl.evaluation.summary import BUDGET, summarise
+from calibrated_rl.health.counting import of_dialogues, rates_as_plain
 from calibrated_rl.learner.slots import POLICY
 from calibrated_rl.report.html import write_report
 from calibrated_rl.rollout.failures import MostlyBroken
@@ -36,16 +38,20 @@ from calibrated_rl.rollout.statistics import COUNTED, RolloutStatistics
 from calibrated_rl.run.arm_results import read_result
 from calibrated_rl.run.cluster import Cluster
 from calibrated_rl.run.inputs import RunInputs
+from calibrated_rl.run.judged_logs import JUDGING
 from calibrated_rl.run.layout import POLICIES
 from calibrated_rl.shift.compare_sets import population_metrics
 from calibrated_rl.shift.sources import with_acts
 from calibrated_rl.storage.files import read_json, write_json
 from calibrated_rl.training.checkpoints import ArmCheckpoints
+from calibrated_rl.training.health_watch import of_tries
 from calibrated_rl.training.training_run import TrainingRun
 
 logger = logging.getLogger(__name__)
 
 POPULATIONS_TIMEOUT_S = 1800.0
+MEASURING = "measure"
+"""Who pays for the measurement of the simulator."""
 
 VARIANT_METRICS = ("arms", "paired_greedy", "paired", "gap_closed_greedy", "simulator", "seeds")
 """What the study's summary has of each variant's."""
@@ -66,15 +72,17 @@ def versions() -> dict[str, str]:
 
 def run_arm(run: TrainingRun, arm: Arm, seed: int) -> dict[str, Any]:
     """Train one arm with one seed, save its policy, and evaluate it with the eval user."""
-    inputs, cluster = run.inputs, run.cluster
+    inputs, cluster, account = run.inputs, run.cluster, f"{arm.name}-{seed}"
     cluster.collector.statistics = RolloutStatistics()
+    inputs.endpoints.charge_to(account)
     trained = arm.train(run, seed)
     seconds = trained.seconds
     cluster.learner.save(POLICY, inputs.folder / POLICIES / f"{arm.name}-{seed}")
     rewards = [m["value"] for m in trained.metrics if m["name"] == "reward"]
     result: dict[str, Any] = {
         "arm": arm.name, "seed": seed, "seconds": seconds, "updates": trained.updates,
-        "policy_tokens": trained.policy_tokens, "user_tokens": trained.user_tokens,
+        "policy_tokens": trained.policy_tokens,
+        "user_tokens": trained.user_tokens if run.models.local_simulator or arm.meets != "simulator" else None,
         "human_turns": trained.human_turns, "metrics": trained.metrics,
         "groups_extra": trained.rollouts.groups_extra,
         "policy_tokens_discarded": trained.rollouts.policy_tokens_discarded,
@@ -82,18 +90,21 @@ def run_arm(run: TrainingRun, arm: Arm, seed: int) -> dict[str, Any]:
         "train_reward_last": sum(rewards[-5:]) / len(rewards[-5:]) if rewards else None,
         "style": asdict(arm.style),
     }  # fmt: skip
-    if users := cluster.eval_users():
-        simulator = cluster.simulator if arm.meets == "simulator" and inputs.config.proxies else None
-        result["scores"], dialogues = evaluate_policy(
-            inputs, cluster.collector, users, arm.name, seed, trained.updates, simulator
-        )
-    else:
-        dialogues = meet_simulator(inputs, cluster, arm.name, seed)
+    with trained.checkpoint_when_stopped():
+        if users := cluster.eval_users():
+            simulator = cluster.simulator_user if arm.meets == "simulator" and inputs.config.proxies else None
+            result["scores"], dialogues = evaluate_policy(
+                inputs, cluster.collector, users, arm.name, seed, trained.updates, simulator
+            )
+        else:
+            dialogues = meet_simulator(inputs, cluster, arm.name, seed)
     cluster.store.append(dialogues)
     trained.close()
     result["shift"] = trained.shift_records
     result |= cluster.collector.statistics.counts()
     result["samples"] = [sample_of(dialogue) for dialogue in dialogues[:3]]
+    if paid := inputs.endpoints.paid(account):
+        result["endpoints"] = paid
     return result
 
 
@@ -102,7 +113,7 @@ def meet_simulator(inputs: RunInputs, cluster: Cluster, arm: str, seed: int) -> 
     them."""
     try:
         groups = cluster.collector.collect(
-            inputs.task.scenarios(Split.HELD_OUT, 3), cluster.simulator, group_size=1, arm=f"{arm}/look", update=0,
+            inputs.task.scenarios(Split.HELD_OUT, 3), cluster.simulator_user, group_size=1, arm=f"{arm}/look", update=0,
             seed=seed, kind="evaluation",
         )  # fmt: skip
     except (RolloutFailure, MostlyBroken) as failure:
@@ -125,19 +136,26 @@ def measure_simulators(run: TrainingRun) -> dict[str, Any]:
     """The simulator before and after calibration, on held-out logs and in dialogues, beside the human."""
     inputs, models, cluster = run.inputs, run.models, run.cluster
     statistics = cluster.collector.statistics = RolloutStatistics()
+    inputs.endpoints.charge_to(MEASURING)
     arm, human_dialogues = run.begin("measure", 0), reference_dialogues(inputs, cluster)
     before, band = measure_simulator(inputs, models, cluster, None)
-    before["profile"], of_before = compare_populations(inputs, cluster, human_dialogues)
-    arm.calibration.before_training()
-    after, _ = measure_simulator(inputs, models, cluster, band)
-    after["profile"], of_after = compare_populations(inputs, cluster, human_dialogues)
-    before["populations"], after["populations"] = cluster.background.fetch([of_before, of_after], POPULATIONS_TIMEOUT_S)
+    before["profile"], of_before, before["health"] = compare_populations(run, human_dialogues)
+    measured, populations = {"before": before}, [of_before]
+    if models.local_simulator is not None:  # one behind an endpoint cannot be calibrated
+        arm.calibration.before_training()
+        after, _ = measure_simulator(inputs, models, cluster, band)
+        after["profile"], of_after, after["health"] = compare_populations(run, human_dialogues)
+        measured["after"] = after
+        populations.append(of_after)
+    compared = cluster.background.fetch(populations, POPULATIONS_TIMEOUT_S)
+    for each, found in zip(measured.values(), compared, strict=True):
+        each["populations"] = found
     return {
-        "before": before,
-        "after": after,
-        "human": {"profile": profile_of(inputs.task, human_dialogues)},
+        **measured,
+        "human": {"profile": profile_of(inputs.task, human_dialogues), "health": rates_as_plain(run.health.reference)},
         "null_band": {"low": band[0], "high": band[1]} if band else None,
         **{name: count for name, count in statistics.counts().items() if name in COUNTED},
+        **({"endpoints": paid} if (paid := inputs.endpoints.paid(MEASURING)) else {}),
     }
 
 
@@ -147,25 +165,30 @@ def reference_dialogues(inputs: RunInputs, cluster: Cluster) -> list[Dialogue]:
     if inputs.human is None:
         return inputs.logs[Split.MONITOR]
     groups = cluster.collector.collect(
-        profile_scenarios(inputs), inputs.human, group_size=1, arm="profile", update=0, seed=0, kind="evaluation"
-    )
+        profile_scenarios(inputs), inputs.human, group_size=1, arm="profile", update=0, seed=0, kind="evaluation",
+        judged=False,
+    )  # fmt: skip
     return [dialogue for group in groups for dialogue in group]
 
 
 def compare_populations(
-    inputs: RunInputs, cluster: Cluster, human_dialogues: Sequence[Dialogue]
-) -> tuple[dict[str, Any], Any]:
+    run: TrainingRun, human_dialogues: Sequence[Dialogue]
+) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """Compare dialogues of the served simulator with ``human_dialogues``.
 
     Returns:
-        The simulator's profile, and a reference to the metrics of ``shift.estimators``, which a background process
-        computes.
+        The simulator's profile; a reference to the metrics of ``shift.estimators``, which a background process
+        computes; and its health, with the tries that it broke.
     """
+    inputs, cluster = run.inputs, run.cluster
+    statistics = cluster.collector.statistics
+    statistics.take_broken("evaluation")
     dialogues = simulator_dialogues(inputs, cluster)
+    health = run.health.rates(of_dialogues(dialogues) + of_tries(statistics.take_broken("evaluation")))
     sets = [[with_acts(dialogue, inputs.task) for dialogue in side] for side in (human_dialogues, dialogues)]
     names = [located(name) for name in inputs.config.shift.estimators]
     metrics = cluster.background.run(population_metrics, *sets, names)
-    return profile_of(inputs.task, dialogues), metrics
+    return profile_of(inputs.task, dialogues), metrics, rates_as_plain(health)
 
 
 def work_of(config: RunConfig) -> list[tuple[Arm, int]]:
@@ -233,10 +256,12 @@ def write_summary(inputs: RunInputs) -> dict[str, Any]:
     }  # fmt: skip
     if config.proxy.model:
         summary["held_out_user"] = f"a proxy: {config.proxy.model}, trained on held-out human turns"
+    if spent := spent_of([simulator, *results, {"endpoints": inputs.endpoints.paid(JUDGING)}]):
+        summary["endpoints"] = spent
     if config.proxies:
-        listed = ", ".join(config.proxies)
-        summary["held_out_user"] = f"{len(config.proxies)} proxies ({listed}), each trained on held-out human turns"
-        summary["judges"] = judged(inputs.task, inputs.logs[Split.HELD_OUT][: config.evaluation.scenarios], results)
+        summary["held_out_user"] = described(config)
+        logs = inputs.logs[Split(config.evaluation.split)][: config.evaluation.scenarios]
+        summary["proxies"] = proxies_beside_people(inputs.task, logs, results)
     write_json(folder / "summary.json", summary)
     metrics = [row for result in results for row in result["metrics"]]
     if metrics:
@@ -244,6 +269,26 @@ def write_summary(inputs: RunInputs) -> dict[str, Any]:
     write_json(folder / "samples.json", side_by_side(results, results[0]["seed"], inputs.logs[Split.HELD_OUT]))
     write_report(folder)
     return summary
+
+
+def spent_of(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """What each endpoint has cost, over arms, seeds and the measurement of the simulator."""
+    spent: dict[str, dict[str, float]] = {}
+    for record in records:
+        for name, paid in record.get("endpoints", {}).items():
+            total = spent.setdefault(name, dict.fromkeys(paid, 0))
+            for what, amount in paid.items():
+                total[what] += amount
+    return spent
+
+
+def described(config: RunConfig) -> str:
+    """The proxies of a run, in words."""
+    behind = [name for name, settings in config.proxies.items() if endpoint_name(settings.get("model")) is not None]
+    fitted = [name for name in config.proxies if name not in behind]
+    parts = [f"{len(fitted)} proxies ({', '.join(fitted)}), each trained on held-out human turns"] if fitted else []
+    parts += [f"models behind APIs as they come ({', '.join(behind)})"] if behind else []
+    return " and ".join(parts)
 
 
 def add_variants(config: RunConfig, folder: Path, folders: dict[str, Path]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ START = (*HUMAN_DATA, "date", "policy.model", "policy.tiny", "policy.chat_templa
 UNCALIBRATED = (
     *HUMAN_DATA,
     "date",
+    "endpoints",
     "simulator.model",
     "simulator.tiny",
     "simulator.chat_template",
@@ -25,7 +26,15 @@ UNCALIBRATED = (
     "pretraining",
 )
 CALIBRATED = (*UNCALIBRATED, "calibration")
-MEASURED = (*CALIBRATED, "policy", "simulator", "deterministic", "evaluation.logs", "evaluation.profile")
+MEASURED = (
+    *CALIBRATED,
+    "policy",
+    "simulator",
+    "deterministic",
+    "evaluation.logs",
+    "evaluation.profile",
+    "health.detectors",
+)
 
 ARTIFACTS: Sequence[tuple[tuple[str, ...], str, tuple[str, ...]]] = (
     (START, "models/start/fit.json", ("models/policy_base", "models/start")),

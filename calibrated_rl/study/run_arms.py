@@ -69,4 +69,4 @@ def _run_missing(config: RunConfig, folder: Path, progress: Progress) -> dict[st
                 if restarts > config.restarts:
                     raise
                 logger.warning(f"{lost}; starting again from the last checkpoint ({restarts} of {config.restarts})")
-        return write_summary(inputs or read_inputs(config, folder, progress, training=False))
+        return write_summary(inputs or read_inputs(config, folder, progress, training=False, compares_logs=True))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from calibrated_rl.data.dialogue import Outcome, Scenario, Side, Split, Turn
+from calibrated_rl.errors import UserError
 
 
 @runtime_checkable
@@ -63,6 +64,27 @@ class UserCheckingTask(Task, Protocol):
 
 
 @runtime_checkable
+class GoalCheckingTask(Task, Protocol):
+    """A task that can tell when a user's words do not fit its goal. Nothing is dropped for it: it is counted
+    (``health/detectors/goal_drift.py``), for simulators and for people."""
+
+    def contradicts_goal(self, scenario: Scenario, turns: Sequence[Turn]) -> bool | None:
+        """Whether the user's turn that ends ``turns`` states something that the goal of ``scenario`` does not have;
+        None: it states nothing of it."""
+        ...
+
+
+@runtime_checkable
+class LeavingTask(Task, Protocol):
+    """A task that knows when its users leave without what they came for, which people do as well. It is counted
+    (``health/detectors/early_stop.py``)."""
+
+    def leaves_early(self, scenario: Scenario, turns: Sequence[Turn]) -> bool | None:
+        """Whether the user leaves with the turn that ends ``turns``, its matter unsettled; None: it cannot be told."""
+        ...
+
+
+@runtime_checkable
 class SecretiveTask(Task, Protocol):
     """A task in which a side can write something down that the other does not see, such as a sealed bid."""
 
@@ -111,13 +133,18 @@ class TurnBoundedTask(BoundedTask, Protocol):
 
 
 @runtime_checkable
-class ScriptedHuman(Protocol):
-    """A population of users as a program. Built as ``HumanClass(HumanClass.Config(...), task=task)``."""
+class ScriptedUser(Protocol):
+    """A user that needs no engine: a program, or a proxy in this process."""
 
     def reply(self, scenario: Scenario, turns: Sequence[Turn]) -> str:
         """What the user of ``scenario`` says next. Randomness is keyed by scenario id and turn index
         alone, so that all arms meet the same user."""
         ...
+
+
+@runtime_checkable
+class ScriptedHuman(ScriptedUser, Protocol):
+    """A population of users as a program. Built as ``HumanClass(HumanClass.Config(...), task=task)``."""
 
     def sample(self, scenario: Scenario, turns: Sequence[Turn], seed: int) -> str:
         """A fresh draw of the reply of *some* user of the population with this history: traits are drawn
@@ -133,6 +160,19 @@ class ScriptedHuman(Protocol):
 def secret_after(task: Task) -> str:
     """How turns begin that the other side does not see; empty where the task has none."""
     return str(getattr(task, "secret_after", ""))
+
+
+def refuse_onlookers(task: Task) -> None:
+    """Refuse to show a person what the policy says in a task in which a part of it is secret.
+
+    Raises:
+        UserError: names the task.
+    """
+    if secret_after(task):
+        raise UserError(
+            f"in the task {task.name} each side writes something down that the other must not see, and whoever talks "
+            "to a policy sees all that it says: let a simulator or a scripted human talk to it"
+        )
 
 
 def last_turn(turns: Sequence[Turn], side: Side) -> Turn | None:

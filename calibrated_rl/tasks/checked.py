@@ -97,7 +97,7 @@ class CheckedTask(CheckedPart):
             "scenarios": self._scenarios, "ending": _ending, "outcome": self._outcome, "acts": _acts,
             "profile": _profile, "logged_turn": _reply_text, "against_goal": _against_goal, "reward_range": _range,
             "turn_reward_range": _range, "metrics": _profile,
-            "must_begin": _beginning,
+            "must_begin": _beginning, "contradicts_goal": _judgement, "leaves_early": _judgement,
         }  # fmt: skip
 
     def _about(self, name: str, arguments: tuple[Any, ...]) -> str:
@@ -251,6 +251,10 @@ def _beginning(returned: Any, *_: Any) -> str:
 
 def _against_goal(returned: Any, *_: Any) -> bool:
     return flag(returned, "it")
+
+
+def _judgement(returned: Any, *_: Any) -> bool | None:
+    return None if returned is None else flag(returned, "it")
 
 
 def _range(returned: Any) -> tuple[float, float]:

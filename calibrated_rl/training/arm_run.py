@@ -6,29 +6,33 @@ replicas, *log* and *checkpoint*.
 """
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from calibrated_rl.data.dialogue import Dialogue
-from calibrated_rl.inference.pool import ReplicaPool
+from calibrated_rl.endpoints.errors import EndpointStopped
+from calibrated_rl.endpoints.user import EndpointUser
+from calibrated_rl.health.limits import Unhealthy
 from calibrated_rl.learner.slots import POLICY
 from calibrated_rl.rollout.statistics import COUNTED, cut_shares
-from calibrated_rl.tasks.base import ScriptedHuman
+from calibrated_rl.rollout.users import User
 from calibrated_rl.training.accounts import human_turns_of, signal_notice, tokens_of_users, why_nothing_was_learned
 from calibrated_rl.training.arm_log import ArmLog
 from calibrated_rl.training.checkpoints import ArmCheckpoints, ArmState, Saved
 from calibrated_rl.training.critic import Critic
+from calibrated_rl.training.health_watch import HealthWatch
 from calibrated_rl.training.policy_update import CreditedSamples, PolicyUpdate
 from calibrated_rl.training.quota import Members, RolloutBatch
+from calibrated_rl.training.rollout_source import InFlight
 from calibrated_rl.training.rollouts import Rollouts, first_budget
+from calibrated_rl.training.run_parts import RunParts
 from calibrated_rl.training.shift_watch import Measurement, ShiftWatch, overall
 from calibrated_rl.training.simulator_calibration import SimulatorCalibration
 from calibrated_rl.training.timers import UpdateTimers
-
-if TYPE_CHECKING:
-    from calibrated_rl.training.training_run import TrainingRun
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +41,7 @@ class ArmRun:
     """The constructor brings the policy and both engines to the common start of all arms or, where the arm was stopped,
     to its last checkpoint."""
 
-    def __init__(self, run: "TrainingRun", name: str, seed: int, *, single_turns: bool = False) -> None:
+    def __init__(self, run: RunParts, name: str, seed: int, *, single_turns: bool = False) -> None:
         """``single_turns``: the arm learns from single turns, not from whole dialogues."""
         self.run, self.name, self.seed = run, name, seed
         self.updates = self.policy_tokens = self.user_tokens = self.human_turns = 0
@@ -49,12 +53,14 @@ class ArmRun:
         self.shift = ShiftWatch(inputs, run.models, cluster, run.start, name, seed)
         self.shift_records: list[dict[str, Any]] = []
         """How far training was from real dialogues, one record a measurement; filled by ``close``."""
-        checkpoint = saved.learner if saved else None
-        self.policy = PolicyUpdate(
-            inputs.config, cluster.learner, cluster.policy, self.timers,
-            make_critic=lambda settings: Critic(run, settings, seed, checkpoint),
+        make_critic = partial(
+            Critic, seed=seed, checkpoint=saved.learner if saved else None, learner=cluster.learner, logs=inputs.logs,
+            chat=run.models.policy.chat, start=run.start.folder, fits=run.fits,
         )  # fmt: skip
-        self.calibration = SimulatorCalibration(self)
+        self.policy = PolicyUpdate(
+            inputs.config, cluster.learner, cluster.policy, self.timers, make_critic=make_critic, arm=name
+        )
+        self.calibration = SimulatorCalibration(run, self)
         self._budget = first_budget(inputs, run.models.policy.chat, single_turns=single_turns)
         if saved is None:
             self._begin()
@@ -64,7 +70,11 @@ class ArmRun:
         if saved is not None:
             self.rollouts.policy_tokens_discarded = saved.state.policy_tokens_discarded
             self.rollouts.groups_extra = list(saved.state.groups_extra)
+        self._health = HealthWatch(run.health, inputs.config.health, f"{name} (seed {seed})")
         self._log = ArmLog(inputs.folder, name, seed, list(saved.state.metrics) if saved else [], self.updates)
+        if (unhealthy := self._unhealthy()) is not None:  # it was paused, and its thresholds are as they were
+            self._log.close()
+            raise unhealthy
         parity = run.check_parity()  # both engines have the arm's weights, and nothing has been sampled yet
         if saved is None:
             self.log(parity)
@@ -105,7 +115,7 @@ class ArmRun:
         """Whether updates are left to do."""
         return self.updates < self.run.inputs.config.training.updates
 
-    def measure(self, user: ReplicaPool | ScriptedHuman | None) -> Measurement | None:
+    def measure(self, user: User | None) -> Measurement | None:
         """The measurement of shift that is due before the next update, for ``step``; None: none is. After the last
         update there is no step that it could run beside: it is run at once.
 
@@ -113,6 +123,10 @@ class ArmRun:
             user: whom the arm trains with; None: nobody answers it.
         """
         measurement = self.shift.due(self.updates, user)
+        if measurement is not None and isinstance(user, EndpointUser):
+            # Not beside the learner's step: where the endpoint stops, the update has not begun.
+            with self.checkpoint_when_stopped(), self.timers.measure("measuring"):
+                measurement.run_rollouts()
         if measurement is None or self.running:
             return measurement
         with self.timers.measure("measuring"):
@@ -120,9 +134,10 @@ class ArmRun:
         self.log({"seconds_measuring": self.timers.seconds["measuring"]})
         return None
 
-    def collect(self, user: ReplicaPool | ScriptedHuman, until: int | None = None) -> RolloutBatch:
+    def collect(self, user: User, until: int | None = None) -> RolloutBatch:
         """Groups of rollouts with ``user`` for the next update; ``until``: the update before which ``user`` changes."""
-        return self.rollouts.collect(self.updates, user, until)
+        with self.checkpoint_when_stopped():
+            return self.rollouts.collect(self.updates, user, until)
 
     def store(self, batch: RolloutBatch) -> list[Members]:
         """The groups that the next update learns from, after a pass through the replay store."""
@@ -175,6 +190,7 @@ class ArmRun:
         discarded = [dialogue for group in batch.discarded for dialogue in group]
         dialogues = [*(dialogue for group in groups for dialogue in group), *discarded]
         rewards = credited.rewards + [d.outcome.episode_return for d in discarded if d.outcome is not None]
+        statistics = self.run.cluster.collector.statistics
         self.log(
             metrics
             | replicas
@@ -187,7 +203,9 @@ class ArmRun:
                 "groups_requested": float(batch.requested),
             }
             | self._accounts
+            | self.run.inputs.endpoints.metrics()
             | cut_shares(groups)
+            | self._health.count([*groups, *batch.discarded], statistics.take_broken("rollout"))
             | seconds
         )
         self.updates += 1
@@ -195,14 +213,45 @@ class ArmRun:
 
     def checkpoint(self) -> None:
         """Every ``training.checkpoint_every`` updates: keep what it takes to resume from here. It is written while
-        training continues; the next checkpoint waits for it. Timers measure the next update from here on."""
-        every = self.run.inputs.config.training.checkpoint_every
-        if every and self.updates % every == 0 and self.running:
-            self._checkpoint(every)
+        training continues; the next checkpoint waits for it. Timers measure the next update from here on.
+
+        Raises:
+            Unhealthy: the simulator makes a mistake more often than ``health.thresholds`` allows; there is a
+            checkpoint.
+        """
+        every, unhealthy = self.run.inputs.config.training.checkpoint_every, self._unhealthy()
+        if self.running and (unhealthy is not None or (every and self.updates % every == 0)):
+            self._checkpoint(every or self.updates)
+        if unhealthy is not None:
+            if self.running:
+                self.run.writer.wait()
+                self._log.close()
+                raise unhealthy
+            logger.warning(f"{self.name} (seed {self.seed}), in its last update: {unhealthy.reasons}")
         self._elastic.rollouts_begin()
         self.timers.start_update()
 
-    def _checkpoint(self, every: int) -> None:
+    def _unhealthy(self) -> Unhealthy | None:
+        """Why the arm is to be paused after its last update; None: it is not."""
+        if not self.updates:
+            return None
+        last = self._log.of_update(self.updates - 1)
+        return self._health.pause(last, self.updates, str(self._checkpoints.folder))
+
+    @contextmanager
+    def checkpoint_when_stopped(self) -> Iterator[None]:
+        """Between two updates: where an endpoint stops within, keep a checkpoint of the updates that are done."""
+        in_flight = self.rollouts.in_flight(self.run.cluster.collector.statistics.counts()["groups_dropped"])
+        try:
+            yield
+        except EndpointStopped:
+            if self.updates:
+                self._checkpoint(max(1, self.run.inputs.config.training.checkpoint_every), before=in_flight)
+                logger.info(f"{self.name} (seed {self.seed}) keeps a checkpoint after update {self.updates}")
+            raise
+
+    def _checkpoint(self, every: int, before: InFlight | None = None) -> None:
+        """``before``: the groups in flight before the update that was given up; None: no update was."""
         run, timers = self.run, self.timers
         with timers.measure("waiting_for_shift"):
             records = list(self.shift.records())  # waits for those that are still being estimated, as a rule none
@@ -220,11 +269,11 @@ class ArmRun:
             updates=self.updates, policy_tokens=self.policy_tokens, user_tokens=self.user_tokens,
             human_turns=self.human_turns, tokens_per_group=self._budget.per_group,
             seen_own_tokens=self._budget.measured,
-            seconds=timers.total, simulator=run.simulator.path_in_run, simulator_version=run.simulator.pool.version,
+            seconds=timers.total, simulator=run.simulator.path_in_run, simulator_version=run.simulator.version,
             reward=float(np.mean(rewards)) if rewards else None, metrics=list(self.metrics), shift=records,
             policy_tokens_discarded=self.rollouts.policy_tokens_discarded,
             groups_extra=list(self.rollouts.groups_extra), alignments=self.calibration.schedule.state,
-            in_flight=self.rollouts.in_flight(counted["groups_dropped"]), **counted,
+            in_flight=before or self.rollouts.in_flight(counted["groups_dropped"]), **counted,
         )  # fmt: skip
         log_probs, description = (
             dict(run.start.log_probs_by_log),

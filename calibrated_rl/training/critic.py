@@ -1,27 +1,25 @@
 """The policy's critic: a value head on a copy of the policy that predicts the return to go of the history before each
 of the policy's turns. It is fitted to the calibration logs' returns before training, and trained with each update."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.calibration.value_fit import VALUE_LOSS
-from calibrated_rl.chat.tokens import view_of
+from calibrated_rl.chat.tokens import ChatTokens, view_of
 from calibrated_rl.data.dialogue import Dialogue, Side, Split, TokenSequence
 from calibrated_rl.learner.advantages.base import CriticConfig, Floats, rewards_to_go
 from calibrated_rl.learner.checkpoint import INDEX
+from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import CRITIC
+from calibrated_rl.run.fits import Fits
 from calibrated_rl.storage.files import read_json
 from calibrated_rl.training.turn_credit import credit_of_tokens, own_turns, rewards_of_turns
-
-if TYPE_CHECKING:
-    from calibrated_rl.training.training_run import TrainingRun
 
 
 def before_turns(tokens: TokenSequence) -> TokenSequence:
@@ -48,15 +46,29 @@ class Critic:
     It predicts returns less their mean in the calibration logs, over their deviation there.
     """
 
-    def __init__(self, run: "TrainingRun", config: CriticConfig, seed: int, checkpoint: Path | None) -> None:
+    def __init__(
+        self,
+        config: CriticConfig,
+        seed: int,
+        checkpoint: Path | None,
+        *,
+        learner: LearnerGroup,
+        logs: Mapping[Split, Sequence[Dialogue]],
+        chat: ChatTokens,
+        start: Path,
+        fits: Fits,
+    ) -> None:
         """
         Args:
             checkpoint: the learner's that the arm resumes from.
+            logs: those whose returns it is fitted to and scaled by.
+            chat: the policy's.
+            start: folder of the policy that every arm starts from.
         """
-        self._run, self._config, self._seed = run, config, seed
-        self._learner = run.cluster.learner
+        self._config, self._seed = config, seed
+        self._learner, self._logs, self._chat, self._start, self._fits = learner, logs, chat, start, fits
         self.loaded = checkpoint is not None and CRITIC in read_json(checkpoint / INDEX)["models"]
-        returns = [d.outcome.episode_return for d in run.inputs.logs[Split.CALIBRATION] if d.outcome is not None]
+        returns = [d.outcome.episode_return for d in logs[Split.CALIBRATION] if d.outcome is not None]
         self._mean = float(np.mean(returns)) if returns else 0.0
         # 0, where all returns are alike: there is nothing to scale.
         self._deviation = (float(np.std(returns)) if returns else 0.0) or 1.0
@@ -89,17 +101,17 @@ class Critic:
         self.loaded = True
 
     def _fitted(self) -> Path:
-        run, config = self._run, self._config
-        train, monitor = (self._log_samples(run.inputs.logs[split]) for split in (Split.CALIBRATION, Split.MONITOR))
+        config = self._config
+        train, monitor = (self._log_samples(self._logs[split]) for split in (Split.CALIBRATION, Split.MONITOR))
         if not (config.fit_epochs and train and monitor):
-            return run.start.folder
+            return self._start
         pace = SFTConfig(epochs=config.fit_epochs, learning_rate=config.fit_learning_rate, optimizer=config.optimizer)
-        return run.fits.value_head("critic", train, monitor, pace, CRITIC)
+        return self._fits.value_head("critic", train, monitor, pace, CRITIC)
 
     def _log_samples(self, logs: Sequence[Dialogue]) -> list[Sample]:
         samples = []
         for log in logs:
-            tokens = view_of(self._run.models.policy.chat, log.scenario, Side.POLICY, log.turns).sequence()
+            tokens = view_of(self._chat, log.scenario, Side.POLICY, log.turns).sequence()
             seen = replace(log, policy_tokens=tokens)
             if log.outcome is not None and len(own_turns(seen)):
                 samples.append(self._sample(seen, rewards_to_go(rewards_of_turns(seen))))

@@ -31,11 +31,6 @@ from calibrated_rl.training.timers import UpdateTimers
 from calibrated_rl.training.turn_credit import credit_of_tokens, rewards_of_turns
 
 
-def uses_reference(config: RunConfig) -> bool:
-    """Whether the loss keeps the policy near its start, whose log-probs are then needed at every update."""
-    return resolve_loss((config.training.loss, dict(config.training.loss_config))).needs_reference
-
-
 @dataclass(frozen=True)
 class Credit:
     """Of one dialogue."""
@@ -76,10 +71,13 @@ class PolicyUpdate:
         pool: ReplicaPool,
         timers: UpdateTimers,
         make_critic: Callable[[CriticConfig], Critic] | None = None,
+        arm: str = "",
     ) -> None:
-        """``make_critic``: called if the advantage needs one."""
+        """``make_critic``: called if the advantage needs one. ``arm``: whose settings of the loss count."""
         self._config, self._learner, self._pool, self._timers = config, learner, pool, timers
-        self._uses_reference = uses_reference(config)
+        self._loss = config.training.loss_of(arm)
+        # The policy is kept near its start, whose log-probs are then needed at every update.
+        self._uses_reference = resolve_loss(self._loss).needs_reference
         self._advantage = build_advantage(config.training.advantage, config.training.advantage_config)
         critic = critic_of(self._advantage)
         self._critic = make_critic(critic) if critic is not None and make_critic is not None else None
@@ -178,11 +176,10 @@ class PolicyUpdate:
         return metrics | {"seconds_measuring": seconds["measuring"]}
 
     def _step(self, credited: CreditedSamples) -> dict[str, float]:
-        training = self._config.training
         with self._timers.measure("step"):
             metrics = self._learner.step(
-                POLICY, credited.samples, (training.loss, dict(training.loss_config)),
-                minibatches=training.minibatches, temperature=self._config.policy.sampling.temperature,
+                POLICY, credited.samples, self._loss, minibatches=self._config.training.minibatches,
+                temperature=self._config.policy.sampling.temperature,
             )  # fmt: skip
             if self._critic is not None:
                 dialogues, targets = zip(*credited.critic_lessons, strict=True)

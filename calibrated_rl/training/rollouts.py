@@ -10,13 +10,12 @@ from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Split
 from calibrated_rl.errors import Party, RolloutFailure
-from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.replay.client import StoreClient
 from calibrated_rl.rollout.failures import refuse_mostly_broken
 from calibrated_rl.rollout.stream import GroupStream
+from calibrated_rl.rollout.users import User
 from calibrated_rl.run.cluster import Cluster
 from calibrated_rl.run.inputs import RunInputs
-from calibrated_rl.tasks.base import ScriptedHuman
 from calibrated_rl.training.accounts import LEFT_OVER, NO_SIGNAL, TokenBudget
 from calibrated_rl.training.quota import Members, RolloutBatch, filled
 from calibrated_rl.training.rollout_source import InFlight, RolloutSource
@@ -76,7 +75,7 @@ class Rollouts:
         random = np.random.default_rng([self._seed, update])
         return [logs[i].scenario for i in random.permutation(len(logs))[:count]]
 
-    def collect(self, update: int, user: ReplicaPool | ScriptedHuman, until: int | None = None) -> RolloutBatch:
+    def collect(self, update: int, user: User, until: int | None = None) -> RolloutBatch:
         """Groups of dialogues with ``user`` for ``update``. With ``training.max_staleness`` above 0, those of later
         updates begin as well.
 
@@ -99,7 +98,7 @@ class Rollouts:
         self._warn_of_few(batch.requested)
         return self._checked(batch)
 
-    def _start_source(self, update: int, user: ReplicaPool | ScriptedHuman) -> RolloutSource:
+    def _start_source(self, update: int, user: User) -> RolloutSource:
         training = self._inputs.config.training
         stream = GroupStream(
             self._cluster.collector, user, group_size=training.group_size, arm=self._arm, seed=self._seed

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.evaluation.replies import Answer, answers, exact_replies, matched_with_humans
-from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import POLICY, SIMULATOR
+from calibrated_rl.rollout.users import User, UserModel
 from calibrated_rl.run.base_models import BaseModels
 from calibrated_rl.run.cluster import Cluster
 from calibrated_rl.run.inputs import RunInputs
@@ -51,7 +51,7 @@ class ShiftWatch:
         """Records from before the arm was stopped."""
         self._estimates: list[Any] = []
 
-    def due(self, update: int, user: ReplicaPool | ScriptedHuman | None) -> "Measurement | None":
+    def due(self, update: int, user: User | None) -> "Measurement | None":
         """The measurement before ``update``, every ``shift.every`` updates: how far are policy and ``user`` from real
         dialogues? None: none is due.
 
@@ -59,7 +59,9 @@ class ShiftWatch:
             user: whom the arm trains with; None: nobody answers it (static context RL).
         """
         every = self._inputs.config.shift.every
-        return Measurement(self, update, user) if every and update % every == 0 else None
+        if not every or update % every or any(record["update"] == update for record in self.done):
+            return None  # or it was measured before the arm was stopped
+        return Measurement(self, update, user)
 
     def draw(self, update: int) -> PolicyLogProbs | None:
         """The policy's own turns, while the learner's weights are those that it speaks with."""
@@ -68,7 +70,7 @@ class ShiftWatch:
             self._cluster, self._start, self._logs(), key, self._inputs.config.policy.sampling.temperature
         )
 
-    def run_rollouts(self, update: int, user: ReplicaPool | ScriptedHuman | None) -> "MeasuredDialogues":
+    def run_rollouts(self, update: int, user: User | None) -> "MeasuredDialogues":
         """All dialogues and replies. Needs the engines and the store alone."""
         return run_rollouts(
             self._cluster, self._inputs.human, self._logs(), f"{self._arm}/shift", self._seed, update, user
@@ -77,8 +79,9 @@ class ShiftWatch:
     def estimate(self, policy: PolicyLogProbs | None, measured: "MeasuredDialogues") -> None:
         """Let the learner score human replies, and start the estimates."""
         data = collected(self._inputs, self._models, self._cluster.learner, policy, measured)
-        first = 0 if self.done or self._estimates else self._inputs.config.shift.null_halvings
-        self._estimates.append(self._cluster.background.run(shift_record, data, first))
+        has_band = self._estimates or any(record["null_band"] is not None for record in self.done)
+        halvings = 0 if has_band else self._inputs.config.shift.null_halvings
+        self._estimates.append(self._cluster.background.run(shift_record, data, halvings))
 
     def records(self) -> list[dict[str, Any]]:
         """All estimates in the order of the updates.
@@ -98,7 +101,7 @@ class ShiftWatch:
 class Measurement:
     """One measurement, in three steps: ``draw`` before the learner's step, ``run_rollouts`` beside it, ``estimate``."""
 
-    def __init__(self, watch: ShiftWatch, update: int, user: ReplicaPool | ScriptedHuman | None) -> None:
+    def __init__(self, watch: ShiftWatch, update: int, user: User | None) -> None:
         self._watch, self._update, self._user = watch, update, user
         self._policy: PolicyLogProbs | None = None
         self._measured: MeasuredDialogues | None = None
@@ -108,8 +111,8 @@ class Measurement:
         self._policy = self._watch.draw(self._update)
 
     def run_rollouts(self) -> None:
-        """Dialogues and replies, which need no learner."""
-        self._measured = self._watch.run_rollouts(self._update, self._user)
+        """Dialogues and replies, which need no learner; run once."""
+        self._measured = self._measured or self._watch.run_rollouts(self._update, self._user)
 
     def estimate(self) -> None:
         """Start the estimates."""
@@ -147,11 +150,11 @@ class MeasuredDialogues:
 
 def run_rollouts(
     cluster: Cluster, human: ScriptedHuman | None, logs: Sequence[Dialogue], name: str, seed: int, update: int,
-    user: ReplicaPool | ScriptedHuman | None,
+    user: User | None,
 ) -> MeasuredDialogues:  # fmt: skip
     """Dialogues of the served policy on the scenarios of ``logs``, and replies of the served simulator."""
 
-    def meet(partner: ReplicaPool | ScriptedHuman, label: str) -> list[Dialogue]:
+    def meet(partner: User, label: str) -> list[Dialogue]:
         groups = cluster.collector.collect(
             [log.scenario for log in logs], partner, group_size=1, arm=f"{name}/{label}", update=update, seed=seed,
             kind="evaluation",
@@ -164,10 +167,10 @@ def run_rollouts(
     human_dialogues = (
         list(logs) if with_humans is None else [dialogue for dialogue in with_humans if dialogue.user_turn_indices()]
     )
-    by_simulator = isinstance(user, ReplicaPool)
+    by_simulator = isinstance(user, UserModel)
     replies = (
         answers(cluster.collector, user, human_dialogues, f"{name}-{seed}-{update}")
-        if isinstance(user, ReplicaPool)
+        if isinstance(user, UserModel)
         else None
     )
     return MeasuredDialogues(
@@ -186,7 +189,8 @@ def collected(
 ) -> Collected:  # fmt: skip
     """The input of the estimates."""
     exact = None
-    if measured.by_simulator and inputs.human is not None:
+    known = models.local_simulator is not None and not inputs.config.simulator.sampling.reshaped
+    if measured.by_simulator and inputs.human is not None and known:
         views = [sample.tokens for sample in log_samples(measured.human_dialogues, Side.USER, models.simulator.chat)]
         sampling = inputs.config.simulator.sampling
         scores = learner.log_probs(SIMULATOR, views, sampling.temperature)
@@ -204,7 +208,7 @@ def collected(
         success_with_simulator=None if with_simulator is None else successes(with_simulator),
         success_with_humans=None if with_humans is None else successes(with_humans),
         human_turns=sum(len(d.user_turn_indices()) for d in with_humans or ()),
-        stakes=stakes_of(inputs.task, [*(measured.with_humans or ()), *(measured.with_user or ())]),
+        stakes=stakes_of(inputs.task, [*(measured.with_humans or ()), *(measured.with_user or ())], inputs.judge),
     )
 
 

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,25 +22,40 @@ from calibrated_rl.chat.tokens import SideView, view_of
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.learner.sample import Sample
 from calibrated_rl.learner.slots import SIMULATOR
+from calibrated_rl.rollout.collector import Collector
 from calibrated_rl.run.base_models import BaseModels
 from calibrated_rl.run.inputs import RunInputs
 from calibrated_rl.runtime.event_loop import run_to_end
 from calibrated_rl.storage.files import write_json
 from calibrated_rl.training.quota import Members
-
-if TYPE_CHECKING:
-    from calibrated_rl.training.arm_run import ArmRun
-    from calibrated_rl.training.training_run import TrainingRun
+from calibrated_rl.training.run_parts import RunParts
+from calibrated_rl.training.shift_watch import ShiftWatch
+from calibrated_rl.training.timers import UpdateTimers
 
 logger = logging.getLogger(__name__)
+
+
+class CalibratedArm(Protocol):
+    """What the calibration needs of the arm whose simulator it aligns."""
+
+    name: str
+    seed: int
+    updates: int
+    """Done so far."""
+    shift: ShiftWatch
+    timers: UpdateTimers
+
+    def log(self, values: dict[str, float]) -> None:
+        """Log metrics of the current update."""
+        ...
 
 
 class SimulatorCalibration:
     """Aligns the simulator of one arm."""
 
-    def __init__(self, arm: "ArmRun") -> None:
-        self._arm, self._run = arm, arm.run
-        config = arm.run.inputs.config
+    def __init__(self, run: RunParts, arm: CalibratedArm) -> None:
+        self._run, self._arm = run, arm
+        config = run.inputs.config
         self.schedule = AlignmentSchedule(config.calibration.every, config.calibration.trigger)
         """When it is aligned again."""
 
@@ -73,8 +88,8 @@ class SimulatorCalibration:
         simulator = self._run.simulator
         shutil.rmtree(folder, ignore_errors=True)
         began = time.monotonic()
-        # What is sampled meanwhile has later versions, and is not kept: the aligned simulator gets the same version
-        # whatever the method sampled, so that what dialogues record of it does not depend on who aligned it.
+        # The aligned simulator gets the next version whatever the method sampled meanwhile, so that what dialogues
+        # record of it does not depend on who aligned it. Samples have later versions, and are not kept.
         version = simulator.pool.version + 1
         metrics = self._run.inputs.calibration.align(self._inputs(folder, extra))
         write_json(folder / "fit.json", metrics)
@@ -151,7 +166,7 @@ class SimulatorCalibration:
 
 
 def calibration_inputs(
-    run: "TrainingRun", update: int, seed: int, folder: Path, extra: Sequence[ExtraTurn] = ()
+    run: RunParts, update: int, seed: int, folder: Path, extra: Sequence[ExtraTurn] = ()
 ) -> CalibrationInputs:
     """The inputs of the run's calibration method, for the policy that the learner has as ``POLICY``; as of
     ``CalibrationInputs``."""
@@ -168,16 +183,19 @@ def calibration_inputs(
     )  # fmt: skip
 
 
-def _sampler(run: "TrainingRun", update: int, seed: int) -> SampleReplies:
-    """Replies of the learner's simulator, on the simulator's replicas."""
-    cluster = run.cluster
+def _sampler(run: RunParts, update: int, seed: int) -> SampleReplies:
+    """Replies of the learner's simulator, on the simulator's replicas. What breaks is on no arm's account: who aligns
+    depends on where a run was stopped."""
+    cluster, config = run.cluster, run.inputs.config
+    served = cluster.simulator.version
+    collector = Collector(run.inputs.task, cluster.policy, config.policy.sampling, config.simulator.sampling)
 
     def sample_replies(replies: Sequence[HumanReply], count: int, draw: int) -> list[list[SampledReply]]:
         pool = cluster.simulator
-        pool.publish(cluster.learner.weight_update(SIMULATOR, pool.version + 1))
+        pool.publish(cluster.learner.weight_update(SIMULATOR, max(pool.version, served + 1) + 1))
         histories = [(reply.log.scenario, reply.history) for reply in replies]
         key = f"calibration/{seed}-{update}-{draw}"
-        draws = run_to_end(cluster.collector.next_turns(pool, Side.USER, histories, count, key, kind="calibration"))
+        draws = run_to_end(collector.next_turns(pool, Side.USER, histories, count, key, kind="calibration"))
         return [
             [SampledReply(text=turn.text, tokens=view.sequence()) for turn, view in of_history] for of_history in draws
         ]

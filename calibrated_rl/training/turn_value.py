@@ -3,21 +3,18 @@
 import logging
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from calibrated_rl.data.dialogue import Split
 from calibrated_rl.run.turn_value import turn_value_method
+from calibrated_rl.training.run_parts import RunParts
 from calibrated_rl.turn_values.base import TurnValue, TurnValueInputs
-
-if TYPE_CHECKING:
-    from calibrated_rl.training.training_run import TrainingRun
 
 logger = logging.getLogger(__name__)
 
 RIDGE = "ridge"
 
 
-def fit_turn_value(run: "TrainingRun") -> tuple[TurnValue, Mapping[str, float]]:
+def fit_turn_value(run: RunParts) -> tuple[TurnValue, Mapping[str, float]]:
     """The fitted value and metrics of it: its R² and that of the ridge regression on the same dialogues, which neither
     was fitted to. Uses the learner's slot ``POLICY``: the arm begins afterwards."""
     inputs, began = run.inputs, time.monotonic()

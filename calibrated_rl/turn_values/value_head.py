@@ -3,7 +3,7 @@ ends the turn. The model begins as the policy that training starts from. It is t
 on the returns of the calibration logs, until it predicts those of the monitor logs no better.
 
 *Cross-fitted*: of ``folds`` models each is fitted without one fold of the calibration logs, and values the histories of
-that fold. (The policy that they begin with was cloned from all calibration logs: it has seen what was said in them, and
+that fold. (The policy that they begin with was cloned from all calibration logs: it has seen their turns, and
 no return.)
 
 The text of a turn is encoded anew, as logs are: how a policy spells it in tokens makes no difference. What the guard

@@ -7,13 +7,13 @@ been told so far, and whether patience is lost"), so that this is a choice of wh
 the bounds come about. It makes expectations over all ``(A X)^H`` histories sums over ``H S`` states, which is exact,
 because whatever is averaged here (a distance between *conditional* distributions, a reward) is the same for all
 histories that lead to one state. The distance between whole *history distributions* (``history_shift``, see
-DESIGN.md) is not of that kind and is not computed here.
+docs/shift.md) is not of that kind and is not computed here.
 
 Names of axes: S states, A policy symbols, X user symbols, H turns. A policy is ``[H, S, A]``, a user ``[H, S, A, X]``;
 index 0 is turn 1. Rewards lie in ``[0, reward_range]``: one after each user turn (``per_turn``), or a single one of
 the state in which the dialogue ends (``terminal``).
 
-Shifts, with histories from the policy in question and the human (DESIGN.md, "The idea in one page"):
+Shifts, with histories from the policy in question and the human (docs/shift.md):
 
     eps_t   = E_{h ~ human, policy}     TV(policy(.|h), logged(.|h))           or KL(policy || logged), in nats
     delta_t = E_{(h,a) ~ human, policy} TV(human(.|h,a), simulator(.|h,a))     or KL(human || simulator), in nats

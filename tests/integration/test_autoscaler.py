@@ -71,6 +71,7 @@ def test_nodes_come_are_lost_are_refused_and_go(cluster: LocalCluster, tmp_path:
     try:
         wait_for(lambda: last() == "placed 3", "each actor has a node of its own")
         assert parts() == ["learner", "rollout", "rollout"]
+        wait_for(lambda: events("started") == 3, "the provider has noted each node")  # they join before it returns
         cluster.no_capacity("rollout")
         cluster.kill_node("rollout")
         wait_for(lambda: events("lost") == 1 and events("refused") > 0, "the loss is noticed, another one is refused")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from calibrated_rl.rollout.context import check_context_fits
 from calibrated_rl.run.memory import (
     ENGINE_PROCESSES,
     GIB,
+    RANK_OF_AN_ENGINE,
     activations,
     check_cache,
+    check_tensor_parallel,
     engine_needs,
     learner_needs,
     memory_needs,
@@ -121,7 +124,7 @@ def test_a_few_long_dialogues_need_not_fit() -> None:
         check_context_fits("policy", 99, needed)
 
 
-TINY = ModelShape(parameters=1000, layers=2, hidden=8, intermediate=16, keys=4, vocabulary=50)
+TINY = ModelShape(parameters=1000, layers=2, hidden=8, intermediate=16, heads=2, key_heads=1, keys=4, vocabulary=50)
 
 
 def test_memory_is_added_up_by_hand() -> None:
@@ -144,6 +147,11 @@ def test_memory_is_added_up_by_hand() -> None:
     assert engine_needs(engine, TINY, 2) == {
         "weights": 4000, "KV cache": 6 * 2**20, "new weights": 2 * 2 * 4000, "processes": 2 * ENGINE_PROCESSES
     }  # fmt: skip
+    # Two ranks share the weights of a replica and have a cache each; the second is a further process.
+    assert engine_needs(replace(engine, tensor_parallel=2), TINY, 2) == {
+        "weights": 4000, "KV cache": 12 * 2**20, "new weights": 2 * 2 * 4000,
+        "processes": 2 * (ENGINE_PROCESSES + 2 * RANK_OF_AN_ENGINE),
+    }  # fmt: skip
 
 
 def test_the_cache_holds_at_least_one_dialogue() -> None:
@@ -151,6 +159,20 @@ def test_the_cache_holds_at_least_one_dialogue() -> None:
     check_cache("policy", EngineConfig(kv_cache_mib=1, max_model_len=16384), TINY)
     with pytest.raises(UserError, match="simulator.engine.kv_cache_mib is 1: .* 16385 takes 2"):
         check_cache("simulator", EngineConfig(kv_cache_mib=1, max_model_len=16385), TINY)
+    # Ranks share the key heads as far as there are some for each.
+    check_cache("simulator", EngineConfig(kv_cache_mib=1, max_model_len=16384, tensor_parallel=2), TINY)
+    wide = replace(TINY, key_heads=2)
+    check_cache("simulator", EngineConfig(kv_cache_mib=1, max_model_len=32768, tensor_parallel=2), wide)
+    with pytest.raises(UserError, match="of which each of 2 ranks has"):
+        check_cache("simulator", EngineConfig(kv_cache_mib=1, max_model_len=32769, tensor_parallel=2), wide)
+
+
+def test_heads_are_shared_out_evenly() -> None:
+    check_tensor_parallel("policy", EngineConfig(tensor_parallel=2), TINY)
+    with pytest.raises(UserError, match="policy.engine.tensor_parallel is 4: the model has 2 attention heads"):
+        check_tensor_parallel("policy", EngineConfig(tensor_parallel=4), TINY)
+    with pytest.raises(UserError, match="6 attention heads and 2 key heads"):
+        check_tensor_parallel("policy", EngineConfig(tensor_parallel=3), replace(TINY, heads=6, key_heads=2))
 
 
 @pytest.mark.parametrize("wrong", [{"dtype": "float64"}, {"kv_cache_mib": -1}, {"max_model_len": -1}])

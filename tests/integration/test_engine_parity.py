@@ -114,7 +114,7 @@ def test_both_sides_are_checked_once_and_every_arm_hears_the_figures(
         sides.append(side)
         return [SimpleNamespace(tokens=view) for view in VIEWS]
 
-    monkeypatch.setattr("calibrated_rl.training.training_run.log_samples", of_side)
+    monkeypatch.setattr("calibrated_rl.training.run_parts.log_samples", of_side)
     policy, simulator = FakeEngine(1e-6), FakeEngine(2e-6)
     simulator.role = "simulator"
     learner = SimpleNamespace(log_probs=lambda name, sequences: FakeLearner().log_probs("policy", sequences))

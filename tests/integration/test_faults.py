@@ -30,7 +30,7 @@ from calibrated_rl.inference.placement import PlacedReplica
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.inference.turns import Generated, GenerateRequest
 from calibrated_rl.models.tiny import make_tiny
-from calibrated_rl.replay.actor import start_store
+from calibrated_rl.replay.actor import ReplayService, start_store
 from calibrated_rl.replay.client import StoreClient
 from calibrated_rl.replay.config import ReplayConfig
 from calibrated_rl.rollout.collector import Collector
@@ -304,7 +304,7 @@ def test_a_store_that_is_gone_is_told_apart_from_one_that_refuses(ray_session: N
     store = StoreClient(handle, tmp_path)
     store.open("arm-0")
     with pytest.raises(FileNotFoundError):
-        store._call(handle.export_parquet, str(tmp_path / "no" / "folder.parquet"))
+        store._call(ReplayService.export_parquet, str(tmp_path / "no" / "folder.parquet"))
     assert store.sample(1, arm="arm", update=0, max_staleness=0) == []
     ray.kill(handle)
     with pytest.raises(PartLost, match="the replay store is gone"):

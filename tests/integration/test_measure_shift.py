@@ -15,6 +15,7 @@ from calibrated_rl.components.short_names import short_names
 from calibrated_rl.data.dialogue import Dialogue
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.live_simulator import LiveSimulator
+from calibrated_rl.inference.config import SamplingConfig
 from calibrated_rl.replay.store import ReplayStore
 from calibrated_rl.shift.checked import ESTIMATORS, settings_of
 from calibrated_rl.shift.compare_sets import compare_sets
@@ -197,12 +198,16 @@ def test_likelihood_is_of_the_temperature_at_which_a_simulator_speaks_or_left_ou
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Engines score prompts at temperature 1 alone."""
-    sampling, engine = SimpleNamespace(temperature=0.5), SimpleNamespace(max_model_len=64)
-    side = SimpleNamespace(sampling=sampling, engine=engine)
-    live: Any = SimpleNamespace(
-        name="runs/a:calibrated", inputs=SimpleNamespace(config=SimpleNamespace(simulator=side)),
-    )  # fmt: skip
-    assert LiveSimulator._likelihood(live, []) == {} and "speaks at temperature 0.5" in caplog.text
+
+    def likelihood(sampling: SamplingConfig) -> dict[str, Any]:
+        side = SimpleNamespace(sampling=sampling, engine=SimpleNamespace(max_model_len=64))
+        live: Any = SimpleNamespace(
+            name="runs/a:calibrated", inputs=SimpleNamespace(config=SimpleNamespace(simulator=side)),
+        )  # fmt: skip
+        return LiveSimulator._likelihood(live, [])
+
+    assert likelihood(SamplingConfig(temperature=0.5)) == {} and "speaks at temperature 0.5" in caplog.text
+    assert likelihood(SamplingConfig(top_k=20)) == {} and "simulator.sampling has top_k" in caplog.text
 
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
@@ -215,11 +220,11 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert "verdict" in rows["estimate"] and rows["surface_unmatched_accuracy"].endswith("apart")
     assert "not measured: act_divergence: acts_jensen_shannon: the dialogues carry no dialogue acts" in done.stdout
     written = json.loads(out.read_text())
-    assert written["people"]["dialogues"] == written["others"]["dialogues"] == 24
-    figure = written["figures"]["surface_unmatched_accuracy"]
-    assert figure["reading"] == "apart" and figure["low"] > figure["null_band"][1]
+    assert written["reference"]["dialogues"] == written["compared"]["dialogues"] == 24
+    figure = written["estimates"]["surface_unmatched_accuracy"]
+    assert figure["verdict"] == "apart" and figure["low"] > figure["null_band"][1]
     # Both files call their people p0, p1, ..., greet alike: so the first turns are matched, and only these.
-    assert written["matched_replies"] > 0 and [t["turn"] for t in written["figures"]["surface_tv"]["by_turn"]] == [1]
+    assert written["matched_replies"] > 0 and [t["turn"] for t in written["estimates"]["surface_tv"]["by_turn"]] == [1]
 
 
 def test_the_command_explains_itself_and_refuses_what_is_not_there(tmp_path: Path) -> None:
@@ -254,6 +259,6 @@ def test_two_halves_of_casino_are_not_told_apart(tmp_path: Path) -> None:
     quick = ("--limit", "80", "--encoder", "hashing", "--null-halvings", "3")
     done = job(DATA, "--estimators", names, *quick, "--out", out)
     assert done.returncode == 0, done.stderr
-    figures = json.loads(out.read_text())["figures"]
+    figures = json.loads(out.read_text())["estimates"]
     assert len(figures) > 20
-    assert not [name for name, figure in figures.items() if figure["reading"] == "apart"]
+    assert not [name for name, figure in figures.items() if figure["verdict"] == "apart"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ray.exceptions import RayActorError
 
 from calibrated_rl.inference import recovery
-from calibrated_rl.inference.config import EngineConfig
+from calibrated_rl.inference.config import EngineConfig, ReshapingConfig
 from calibrated_rl.inference.handle import ReplicaHandle
 from calibrated_rl.inference.pool import ReplicaPool, RolloutFailure
 from calibrated_rl.inference.request_batcher import NO_ANSWERS, Answers, RequestBatcher, TurnServer
@@ -32,6 +32,10 @@ words = st.integers(0, 2**31 - 1)
 requests = st.builds(
     GenerateRequest, st.lists(words, max_size=20), words, st.floats(0, 10), words,
     st.lists(words, max_size=5).map(tuple),
+    st.builds(
+        ReshapingConfig, top_p=st.floats(0.1, 1), top_k=words, min_p=st.floats(0, 1),
+        repetition_penalty=st.floats(0.5, 2),
+    ),
 )  # fmt: skip
 tokens = st.tuples(words, st.floats(width=32), words)
 

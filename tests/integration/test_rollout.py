@@ -13,10 +13,18 @@ import ray
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.generation.logits_process import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from calibrated_rl.chat.tokens import ChatTokens
 from calibrated_rl.errors import UserError
-from calibrated_rl.inference.config import EngineConfig
+from calibrated_rl.inference.config import EngineConfig, ReshapingConfig
 from calibrated_rl.inference.lockstep import LockstepScheduler
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.inference.turns import Generated, GenerateRequest
@@ -25,6 +33,7 @@ from calibrated_rl.learner.group import LearnerGroup
 from calibrated_rl.learner.slots import POLICY, SIMULATOR, SIMULATOR_REFERENCE
 from calibrated_rl.models.tiny import make_tiny
 from calibrated_rl.rollout.parity import check_parity
+from calibrated_rl.weight_sync.base import WeightUpdate
 from calibrated_rl.weight_sync.lora import LoRABase, LoRAUpdate, LoRAWeights, with_adapters_merged
 from calibrated_rl.weight_sync.object_store import FullUpdate
 from calibrated_rl.weight_sync.shared_memory import SharedUpdate, SharedWeightsWriter
@@ -68,12 +77,10 @@ def request(seed: int, tokens: int) -> GenerateRequest:
     return GenerateRequest(IDS, tokens, 1.0, seed, (1,))
 
 
-def test_weights_arrive_while_a_request_is_in_flight(pool: ReplicaPool, tiny_models: tuple[Path, Path]) -> None:
-    pool.publish(FullUpdate.of_tensors(load_file(tiny_models[0] / "model.safetensors"), 0))
-    np.testing.assert_allclose(pool.score(IDS), reference(tiny_models[0]), atol=3e-5)
+def sampled_meanwhile(pool: ReplicaPool, update: WeightUpdate) -> list[Generated]:
+    """Requests back to back until ``update`` is through: however fast the engine is, some are in flight."""
 
-    async def update_in_flight() -> list[Generated]:
-        """Requests back to back until the update is through: however fast the engine is, some are in flight."""
+    async def sample() -> list[Generated]:
         published = asyncio.Event()
 
         async def talk(seed: int) -> list[Generated]:
@@ -85,12 +92,19 @@ def test_weights_arrive_while_a_request_is_in_flight(pool: ReplicaPool, tiny_mod
 
         talking = [asyncio.ensure_future(talk(seed)) for seed in range(4)]
         await asyncio.sleep(0.4)
-        update = FullUpdate.of_tensors(load_file(tiny_models[1] / "model.safetensors"), 1)
         await asyncio.get_running_loop().run_in_executor(None, pool.publish, update)
         published.set()
         return [result for results in await asyncio.gather(*talking) for result in results]
 
-    generated = asyncio.run(asyncio.wait_for(update_in_flight(), 120))
+    return asyncio.run(asyncio.wait_for(sample(), 120))
+
+
+def test_weights_arrive_while_a_request_is_in_flight(pool: ReplicaPool, tiny_models: tuple[Path, Path]) -> None:
+    pool.publish(FullUpdate.of_tensors(load_file(tiny_models[0] / "model.safetensors"), 0))
+    np.testing.assert_allclose(pool.score(IDS), reference(tiny_models[0]), atol=3e-5)
+
+    update = FullUpdate.of_tensors(load_file(tiny_models[1] / "model.safetensors"), 1)
+    generated = sampled_meanwhile(pool, update)
     assert any(sorted(set(result.versions.tolist())) == [0, 1] for result in generated)
     assert all((np.diff(result.versions) >= 0).all() for result in generated)
     # A stale LM head (tied or not) or prefix cache would keep the old figures, which are far away.
@@ -118,6 +132,35 @@ def test_sampled_log_probs_are_those_of_the_model(pool: ReplicaPool, tiny_models
         logprobs = model(ids).logits[0].log_softmax(-1)
     expected = [float(logprobs[len(IDS) - 1 + i, token]) for i, token in enumerate(generated.ids)]
     np.testing.assert_allclose(generated.logprobs, expected, atol=3e-5)
+
+
+@pytest.mark.parametrize("shape", [
+    {"top_k": 3}, {"top_p": 0.3}, {"min_p": 0.4}, {"repetition_penalty": 1.5},
+    {"top_p": 0.6, "top_k": 40, "min_p": 0.05, "repetition_penalty": 1.2},
+], ids=lambda shape: "+".join(shape))  # fmt: skip
+def test_what_is_cut_off_is_not_said_and_the_log_probs_are_of_the_rest(
+    pool: ReplicaPool, tiny_models: tuple[Path, Path], shape: dict[str, Any]
+) -> None:
+    """Each token against the distribution that transformers makes, in vLLM's order: penalty, min_p, top_k, top_p."""
+    pool.publish(FullUpdate.of_tensors(load_file(tiny_models[0] / "model.safetensors"), 3))
+    asked = replace(request(3, 24), reshaping=ReshapingConfig(**shape))
+    generated = asyncio.run(pool.generate("key", asked))
+    model = AutoModelForCausalLM.from_pretrained(tiny_models[0], dtype=torch.float32)
+    ids = torch.tensor([IDS + generated.ids])
+    makers: dict[str, Callable[[Any], LogitsProcessor]] = {
+        "repetition_penalty": RepetitionPenaltyLogitsProcessor, "min_p": MinPLogitsWarper,
+        "top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper,
+    }  # fmt: skip
+    processors = LogitsProcessorList([make(shape[name]) for name, make in makers.items() if name in shape])
+    with torch.no_grad():
+        logits = model(ids).logits[0]
+    ends = range(len(IDS), len(IDS) + len(generated.ids))
+    reshaped = torch.cat([processors(ids[:, :end], logits[end - 1 : end]) for end in ends]).log_softmax(-1)
+    expected = [float(reshaped[i, token]) for i, token in enumerate(generated.ids)]
+    assert len(expected) > 10 and np.isfinite(expected).all()
+    np.testing.assert_allclose(generated.logprobs, expected, atol=3e-5)
+    plain = logits[len(IDS) - 1 : -1].log_softmax(-1)[range(len(expected)), generated.ids].numpy()
+    assert np.abs(np.array(expected) - plain).max() > 0.01
 
 
 def test_adapters_arrive_alone_and_serve_like_what_they_make(pool: ReplicaPool, tiny_models: tuple[Path, Path]) -> None:

@@ -91,13 +91,16 @@ class AlignedRun:
         self.learner, self._chat = learner, pool.tokens
         self.simulator = ServedSimulator(folder, base, learner, pool)
         cluster = SimpleNamespace(
-            learner=learner, simulator=pool, collector=Collector(inputs.task, pool, sampling, sampling)
+            learner=learner,
+            policy=pool,
+            simulator=pool,
+            collector=Collector(inputs.task, pool, sampling, sampling),
         )
         start = SimpleNamespace(log_probs=None, cross_fitted_log_probs=None)
-        run = SimpleNamespace(inputs=inputs, models=models, cluster=cluster, start=start, simulator=self.simulator)
+        run: Any = SimpleNamespace(inputs=inputs, models=models, cluster=cluster, start=start, simulator=self.simulator)
         self.metrics: dict[str, float] = {}
-        arm: Any = SimpleNamespace(run=run, name="made up", seed=0, updates=0, log=self.metrics.update)
-        self.calibration = SimulatorCalibration(arm)
+        arm: Any = SimpleNamespace(name="made up", seed=0, updates=0, log=self.metrics.update)
+        self.calibration = SimulatorCalibration(run, arm)
         self.folder = folder / "models" / "calibrated"
         self.views = [sample.tokens for sample in log_samples(inputs.logs[Split.MONITOR], Side.USER, pool.tokens)]
         self.policy_before, self.version_before = learner.log_probs(POLICY, self.views), pool.version

@@ -25,7 +25,7 @@ from calibrated_rl.calibration.turing import Turing, credit
 from calibrated_rl.components.component import build
 from calibrated_rl.components.short_names import short_names
 from calibrated_rl.config.run_config import load_config
-from calibrated_rl.data.dialogue import Split
+from calibrated_rl.data.dialogue import Source, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.slots import SIMULATOR
 from calibrated_rl.shift.checked import ESTIMATORS, estimator_class
@@ -54,6 +54,18 @@ def test_hard_pairs_are_those_that_differ_most_whoever_said_which() -> None:
 def test_credit_is_the_reward_above_the_groups_mean() -> None:
     found = credit([np.array([1.0, 2.0, 6.0]), np.array([4.0, 4.0]), np.array([-1.0, 1.0])])
     assert found.tolist() == [-2.0, -1.0, 3.0, 0.0, 0.0, -1.0, 1.0]
+
+
+def test_of_a_log_that_was_asked_about_the_reply_alone_is_a_humans() -> None:
+    log = dialogue("a", policy("hello"), user("table"), policy("which day ?"), user("friday"))
+    made_up = replace(log.turns[1], source=Source.SIMULATOR), replace(log.turns[2], source=Source.POLICY)
+    asked = replace(log, kind="log", turns=(log.turns[0], *made_up, log.turns[3]))
+    assert [reply.text for reply in human_replies([asked])] == ["friday"]
+
+
+def test_rounds_refine_one_simulator() -> None:
+    with pytest.raises(UserError, match="leaves several simulators, and the rounds refine one"):
+        Adversarial(Adversarial.Config(start="calibrated_rl.calibration.ensemble:EnsembleSFT"))
 
 
 def test_replies_are_read_by_their_text_after_what_the_simulator_reads() -> None:

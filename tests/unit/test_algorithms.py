@@ -1,9 +1,11 @@
 """The parts of the arms that need no engine: density ratios, the value of a turn, what an arm is charged for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from calibrated_rl.config.checks import log_settings
+from calibrated_rl.config.log_settings import log_settings
 from calibrated_rl.config.run_config import load_config, variants_of
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.evaluation.summary import summarise
@@ -54,11 +56,13 @@ def test_logs_are_of_the_runs_own_people() -> None:
 def test_variants_change_one_thing_and_keep_to_their_folder() -> None:
     config = load_config(CONFIGS / "frontdesk_study.yaml")
     variants = variants_of(config, CONFIGS / "frontdesk_study.yaml", [])
-    assert variants["cooperative_050"].pretraining.human_config["cooperativeness"] == 0.5
     assert variants["placebo"].calibration.source == "pretraining"
     assert variants["placebo"].name == "frontdesk_study/variants/placebo"
-    assert variants.pop("longer").training.updates == 2 * config.training.updates
-    assert all(variant.training == config.training for variant in variants.values())
+    assert variants.pop("value_head").training == replace(config.training, turn_value="value_head")
+    cells = variants_of(load_config(CONFIGS / "frontdesk_map.yaml"), CONFIGS / "frontdesk_map.yaml", [])
+    assert cells["half-far"].pretraining.human_config["cooperativeness"] == 0.5
+    assert cells["half-far"].task_config == {"logged_pair": 0.03, "logged_skip": 0.05}
+    assert variants and all(variant.training == config.training for variant in variants.values())
 
 
 def test_summary_of_arms_with_other_seeds_and_of_arms_without_a_judge() -> None:

@@ -18,7 +18,10 @@ from calibrated_rl.arms.interactive import Interactive
 from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.config.sections import ShiftConfig, TrainingConfig
 from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
+from calibrated_rl.endpoints.registry import Endpoints
 from calibrated_rl.errors import UserError
+from calibrated_rl.health.config import HealthConfig
+from calibrated_rl.health.counting import SimulatorHealth
 from calibrated_rl.inference.turns import Generated, GenerateRequest
 from calibrated_rl.learner.config import AdamWConfig, OptimizerConfig
 from calibrated_rl.replay.schema import from_table
@@ -110,26 +113,34 @@ class Store:
 class MadeUpRun:
     """What an arm needs of ``TrainingRun``."""
 
-    def __init__(self, folder: Path, training: TrainingConfig, say: Say, equal: int) -> None:
+    def __init__(
+        self, folder: Path, training: TrainingConfig, say: Say, equal: int, health: HealthConfig | None = None
+    ) -> None:
         self.folder, task = folder, Paying(equal)
         self.policy, simulator = MadeUpPool("policy"), MadeUpPool("simulator", say)
         self.closing: list[Any] = []
         self.learner = Learner()
         self.inputs: Any = SimpleNamespace(
-            config=RunConfig(training=training, shift=ShiftConfig(every=0)), folder=folder, task=task, human=None,
+            config=RunConfig(training=training, shift=ShiftConfig(every=0), health=health or HealthConfig()),
+            folder=folder, task=task, human=None,
             logs={split: [log_of(s) for s in task.scenarios(split, 60)] for split in Split},
-            progress=SimpleNamespace(show=lambda *a: None),
+            progress=SimpleNamespace(show=lambda *a: None), endpoints=Endpoints({}, folder),
         )  # fmt: skip
+        logs, names = self.inputs.logs, self.inputs.config.health.detectors
+        self.health = SimulatorHealth(task, names, logs[Split.CALIBRATION], logs[Split.MONITOR])
         self.models: Any = SimpleNamespace(policy=SimpleNamespace(chat=tokens()))
         self.cluster: Any = SimpleNamespace(
-            collector=collector_of(self.policy, task), policy=self.policy, simulator=simulator, learner=self.learner,
-            store=Store(folder), background=SimpleNamespace(fetch=lambda references, timeout_s: []),
+            collector=collector_of(self.policy, task), policy=self.policy, simulator=simulator,
+            simulator_user=simulator, learner=self.learner, store=Store(folder),
+            background=SimpleNamespace(fetch=lambda references, timeout_s: []),
             on_close=self.closing.append,
         )  # fmt: skip
         self.start: Any = SimpleNamespace(folder=Path("models"), log_probs_by_log={})
+        self.fits: Any = None
         self.simulator: Any = SimpleNamespace(
-            load=lambda folder, version=None: None, uncalibrated=Path("models"), path_in_run="", pool=simulator
-        )
+            load=lambda folder, version=None: None, uncalibrated=Path("models"), path_in_run="",
+            user=simulator, version=0,
+        )  # fmt: skip
         self.writer: Any = SimpleNamespace(wait=lambda: None, write=lambda *jobs: [job() for _, job in jobs])
         for pool in (self.policy, simulator):
             pool.publish = lambda update, pool=pool: setattr(pool, "version", update.version)  # type: ignore[method-assign]

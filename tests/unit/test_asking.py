@@ -139,26 +139,20 @@ def test_an_answered_line_comes_back_as_a_log_of_which_only_the_reply_is_learned
 
 
 def test_replies_are_read_beside_the_logs_and_logs_among_them_are_refused(tmp_path: Path) -> None:
-    file, changes = tmp_path / "ask.jsonl", ["logs={reader: calibrated_rl.logs.scripted:ScriptedLogs, calibration: 3}"]
-    changes += [
-        "logs.monitor=1",
-        "logs.tuning=1",
-        "logs.held_out=12",
-        "calibration.reserve=0",
-        f"calibration.asked={file}",
-    ]
+    file = tmp_path / "ask.jsonl"
+    changes = [f"calibration.asked={file}"]
     history = said(SCENARIO.greeting, "a table please", "which day ?")
     write_lines(file, [asked_line("ask-1", SCENARIO, history, "tuesday")])
-    inputs = read_inputs(load_config(MICRO, changes), tmp_path, Progress(), training=False)
-    assert [log.id for log in inputs.human_logs(Split.CALIBRATION)][3:] == ["log-ask-1"]
-    assert len(inputs.logs[Split.CALIBRATION]) == 3 and len(inputs.human_logs(Split.MONITOR)) == 1
-    placebo = read_inputs(
-        load_config(MICRO, [*changes, "calibration.source=pretraining"]), tmp_path, Progress(), training=False
-    )
+    inputs = read_inputs(load_config(MICRO, changes), tmp_path, Progress())
+    assert [log.id for log in inputs.human_logs(Split.CALIBRATION)][120:] == ["log-ask-1"]
+    assert len(inputs.logs[Split.CALIBRATION]) == 120 and len(inputs.human_logs(Split.MONITOR)) == 30
+    placebo = read_inputs(load_config(MICRO, [*changes, "calibration.source=pretraining"]), tmp_path, Progress())
     assert all(log.ending != "asked" for log in placebo.human_logs(Split.CALIBRATION))
     file.write_text(json.dumps({"id": "mine", "turns": [{"side": "user", "text": "hi"}]}))
     with pytest.raises(UserError, match="has the dialogue 'mine', which is no reply that was asked for"):
-        read_inputs(load_config(MICRO, changes), tmp_path, Progress(), training=False)
+        read_inputs(load_config(MICRO, changes), tmp_path, Progress())
+    file.unlink()
+    assert not read_inputs(load_config(MICRO, changes), tmp_path, Progress(), training=False).asked
 
 
 @pytest.mark.parametrize(

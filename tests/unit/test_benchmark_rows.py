@@ -83,6 +83,7 @@ def test_completions_are_scored_where_the_policy_spoke_and_get_the_credit_of_the
     assert tokens.versions.tolist() == [-1, -1, -1, 4, 4]
 
 
+@pytest.mark.slow
 def test_where_pip_gets_nothing_the_row_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))

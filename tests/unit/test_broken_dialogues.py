@@ -482,7 +482,7 @@ def test_dialogues_to_look_at_may_be_missing_but_a_mistake_of_the_users_is_not_p
         raise error
 
     inputs: Any = SimpleNamespace(task=SimpleNamespace(scenarios=lambda split, count: []))
-    cluster: Any = SimpleNamespace(collector=SimpleNamespace(collect=collect), simulator=None)
+    cluster: Any = SimpleNamespace(collector=SimpleNamespace(collect=collect), simulator_user=None)
     if survived:
         assert meet_simulator(inputs, cluster, "static", 0) == [] and "no dialogue to look at" in caplog.text
         return

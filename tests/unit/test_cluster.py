@@ -412,6 +412,7 @@ def problems_of(words: list[str], jobs: dict[str, set[str]]) -> list[str]:
     return [word for word in words if word.startswith("--") and word.partition("=")[0] not in known]
 
 
+@pytest.mark.slow
 def test_commands_are_known() -> None:
     jobs = {name: options_of(name) for name in ("train.py", "compare.py")}
     found = {name: list(commands(text_of(name))) for name in (*STARTING, "README.md")}

@@ -61,6 +61,7 @@ def test_override_wins() -> None:
     assert load_config(ROOT / "configs/dev.yaml", ["training.updates=7"]).training.updates == 7
 
 
+@pytest.mark.slow
 def test_job_exits_with_code_2(tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text("trainin: {}")

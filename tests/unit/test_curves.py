@@ -50,6 +50,7 @@ def test_two_lines_of_one_name_are_refused(tmp_path: Path) -> None:
         lines_of([f"a={tmp_path}", f"a={tmp_path}"], "reward", "updates")
 
 
+@pytest.mark.slow
 def test_the_command_draws(tmp_path: Path) -> None:
     finished(tmp_path, "oracle-0", {u: 0.1 * u for u in range(30)}, dict.fromkeys(range(30), 1.0))
     command = [sys.executable, str(ROOT / "jobs" / "curves.py"), f"a={tmp_path}", "--out", str(tmp_path / "c.png")]

@@ -107,8 +107,10 @@ def test_rewards_in_real_logs_are_those_of_the_agreeing_lines_and_else_0() -> No
         record, seat = records[log.annotations["dialogue"]], 0 if log.scenario.greeting else 1
         agree = fits(*record.entries, record.counts)
         assert log.outcome is not None and log.outcome.success is agree
-        assert log.outcome.reward == (record.logged_points[seat] / 10 if agree and seat in record.logged_points else
-                                      log.outcome.details["policy_points"] / 10)  # fmt: skip
+        entry = record.entries[seat]
+        expected = points(entry, record.values[seat]) / 10 if agree and isinstance(entry, tuple) else 0
+        assert log.outcome.reward == expected
+        assert not agree or seat not in record.logged_points or expected == record.logged_points[seat] / 10
         assert not any(task.against_goal(log.scenario, log.turns[: i + 1]) for i in log.user_turn_indices())
     assert 0.7 < sum(log.outcome.success for log in logs if log.outcome) / len(logs) < 0.9
 
@@ -288,6 +290,9 @@ def test_what_the_page_made_impossible_is_against_the_goal(
         ("i need two hats , you take the others", (0, 2, 0)),
         ("i need one hat and the book , the rest to you", (1, 1, 0)),
         ("alright hats and balls for you , book for me .", (1, 0, 0)),
+        ("you can have everything", (0, 0, 0)),
+        ("i want everything", (1, 4, 2)),
+        ("i take the rest", None),
         ("what do you value ?", None),
         (MINE, None),
     ],

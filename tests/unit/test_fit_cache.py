@@ -88,7 +88,7 @@ def test_the_code_that_computes_fits_is_in_the_key(base: Path, tmp_path: Path, m
         (package / part).mkdir(parents=True)
         (package / part / "code.py").write_text("1")
     (package / "__init__.py").write_text("1")
-    monkeypatch.setattr(fit_cache.calibrated_rl, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(fit_cache, "__file__", str(package / "calibration" / "fit_cache.py"))
     keys = set()
     for changed in (None, *(f"{part}/code.py" for part in parts)):
         if changed:

@@ -1,6 +1,7 @@
 """The FrontDesk world: exact probabilities, keyed randomness, parsing, rewards, logs.
 
-``python -m tests.unit.test_front_desk`` prints how the logged, the expert and the instant policy fare with people.
+``python -m tests.unit.test_front_desk`` prints how the logged policy, its form, the expert, the best and the
+instant policy fare with people.
 """
 
 import dataclasses
@@ -46,6 +47,22 @@ def expert_turn(scenario: Scenario, turns: Sequence[Turn]) -> str:
     known, slots = heard(turns), goal_of(scenario).slots
     missing = [slot for slot in slots if slot not in known]
     return f"which {missing[0]} ?" if missing else f"booked {' '.join(known[slot] for slot in slots)}"
+
+
+def form_turn(scenario: Scenario, turns: Sequence[Turn]) -> str:
+    """Goes through the form, question by question, also for what is not needed, then books: the habit without slips."""
+    known, slots = heard(turns), goal_of(scenario).slots
+    asked = {word for turn in turns if turn.side is Side.POLICY for word in turn.text.split()}
+    if all(slot in known for slot in slots):
+        return expert_turn(scenario, turns)
+    return f"which {next(s for s in SLOTS if (s not in known if s in slots else s not in asked))} ?"
+
+
+def best_turn(scenario: Scenario, turns: Sequence[Turn]) -> str:
+    """Asks for what is missing, two slots at once, then books."""
+    known, slots = heard(turns), goal_of(scenario).slots
+    missing = [slot for slot in slots if slot not in known]
+    return f"which {' '.join(missing[:2])} ?" if missing else f"booked {' '.join(known[slot] for slot in slots)}"
 
 
 def instant_turn(scenario: Scenario, turns: Sequence[Turn]) -> str:
@@ -144,16 +161,52 @@ def test_replies_over_many_people_follow_log_prob() -> None:
 
 def test_log_prob_by_hand() -> None:
     """One type only: terse, patient, tidy; asked for the time before the change is due."""
-    human = FrontDeskHuman(FrontDeskHuman.Config(talkative_share=0.0, patient_share=1.0, tidy_share=1.0))
+    human = FrontDeskHuman(
+        FrontDeskHuman.Config(talkative_share=0.0, patient_share=1.0, tidy_share=1.0, misspeak=0.1, leave_base=0.02)
+    )
     goal = Goal(GOAL.first)
     scenario = dataclasses.replace(SCENARIO, goal=goal.as_json())
     turns = dialogue("table friday", "which time ?")
-    stay = 1 - 0.5 * 0.02
-    assert human.log_prob(scenario, turns, "seven") == pytest.approx(math.log(stay * 0.8 * 0.9 * 0.97))
-    assert human.log_prob(scenario, turns, "7 2 pls") == pytest.approx(math.log(stay * 0.2 * 0.1 * 0.03**3))
-    assert human.log_prob(scenario, turns, "forget it bye") == pytest.approx(math.log(0.01))
-    # With the change due and the slot untold the new value is spoken with probability utter_change.
-    assert human.log_prob(SCENARIO, turns, "six") == pytest.approx(math.log(stay * 0.85 * 0.8 * 0.9 * 0.97))
+    stay, right = 1 - 0.5 * 0.02, 0.9
+
+    def log_prob(scenario: Scenario, turns: list[Turn], reply: str) -> float:
+        return human.log_prob(scenario, turns, reply)
+
+    assert log_prob(scenario, turns, "seven") == pytest.approx(math.log(stay * right * 0.8 * 0.9 * 0.97))
+    assert log_prob(scenario, turns, "7 2 pls") == pytest.approx(math.log(stay * right * 0.2 * 0.1 * 0.03**3))
+    assert log_prob(scenario, turns, "forget it bye") == pytest.approx(math.log(0.01))
+    # One of the four other values of a slot, in one of the places where a value is told.
+    assert log_prob(scenario, turns, "nine") == pytest.approx(math.log(stay * 0.1 / 4 * 0.8 * 0.9 * 0.97))
+    assert log_prob(scenario, turns, "seven five") == pytest.approx(math.log(stay * 0.1 / 2 / 4 * 0.2 * 0.9 * 0.97**2))
+    assert log_prob(scenario, turns, "nine five") == -math.inf, "not both are wrong"
+    # With the change due and the slot untold the new value is spoken with probability utter_change; the wrong values
+    # are three then, since the right one of before is none of them.
+    assert log_prob(SCENARIO, turns, "six") == pytest.approx(math.log(stay * 0.85 * right * 0.8 * 0.9 * 0.97))
+
+
+def test_two_questions_at_once_by_hand() -> None:
+    human = FrontDeskHuman(
+        FrontDeskHuman.Config(
+            talkative_share=0.0, patient_share=1.0, tidy_share=1.0, misspeak=0.0, leave_base=0.02, leave_bad=0.12,
+            leave_late=0.04, free_turns=2,
+        )
+    )  # fmt: skip
+    scenario = dataclasses.replace(SCENARIO, goal=Goal(GOAL.first).as_json())
+    turns = dialogue("table", "which day time ?")
+    stay = (1 - 0.5 * 0.02) * 0.9
+    both, one = 0.75, 0.25
+    assert human.log_prob(scenario, turns, "friday seven") == pytest.approx(
+        math.log(stay * 0.97**2 * (both * 0.8 + one * 0.2 / 2))  # or of the one asked, and of two more by itself
+    )
+    assert human.log_prob(scenario, turns, "friday") == pytest.approx(math.log(stay * 0.97 * one * 0.8))
+    assert human.log_prob(scenario, turns, "seven") == -math.inf, "the first one is answered"
+    told = dialogue("table friday", "which day time ?")
+    assert human.log_prob(scenario, told, "seven") == pytest.approx(math.log(stay * 0.97 * 0.8))
+    many = dialogue("table", "which day time people ?")
+    assert math.exp(human.log_prob(scenario, many, "what")) > 0.8
+    last = dialogue("table", "which day time people ?", "what", "which meal ?", "any", "one moment")
+    hazard = 0.5 * (0.02 + 0.12 * 3 + 0.04)  # three bad ones, one turn beyond the free ones
+    assert human.log_prob(scenario, last, "forget it bye") == pytest.approx(math.log(hazard))
 
 
 def test_posterior_is_bayes() -> None:
@@ -212,15 +265,15 @@ def test_user_instructions_tell_first_goal_and_change() -> None:
     [
         (("table", "booked friday seven two"), "closed", True, 0.98),
         (("table", "booked two fri 7"), "closed", True, 0.98),
-        (("table", "booked friday six two"), "closed", False, -0.12),
-        (("table", "booked friday seven two fish"), "closed", False, -0.12),
-        (("table", "booked friday seven two wibble"), "closed", False, -0.12),
-        (("table", "booked"), "closed", False, -0.12),
+        (("table", "booked friday six two"), "closed", False, 0.0),
+        (("table", "booked friday seven two fish"), "closed", False, 0.0),
+        (("table", "booked friday seven two wibble"), "closed", False, 0.0),
+        (("table", "booked"), "closed", False, 0.0),
         (("table", "which day ?", "sorry make it six", "booked friday six two"), "closed", True, 0.96),
-        (("table", "which day ?", "sry make it 6", "booked friday seven two"), "closed", False, -0.14),
-        (("table", "which day ?", "forget it bye"), "left", False, -0.02),
-        (("table", "which day ?", "forget it bye", "booked friday seven two"), "left", False, -0.04),
-        (("table", "which day ?", "friday", "which time ?"), "max_turns", False, -0.04),
+        (("table", "which day ?", "sry make it 6", "booked friday seven two"), "closed", False, 0.0),
+        (("table", "which day ?", "forget it bye"), "left", False, 0.0),
+        (("table", "which day ?", "forget it bye", "booked friday seven two"), "left", False, 0.0),
+        (("table", "which day ?", "friday", "which time ?"), "max_turns", False, 0.0),
     ],
 )
 def test_outcomes(texts: tuple[str, ...], ending: str, success: bool, reward: float) -> None:
@@ -351,11 +404,12 @@ def test_logs_of_a_task_outside_the_repository(tmp_path: Path) -> None:
 
 
 def test_the_world_separates_the_policies() -> None:
-    """The point of the world: booking at once pays with cooperative people only, asking pays with all."""
+    """The point of the world: booking at once pays with cooperative people only, and the habit of the logs is far from
+    what pays with all."""
     assert results(1.0, "same", instant_turn, 200)["success"] == 1.0
     assert results(0.0, "same", instant_turn, 400)["success"] < 0.10
-    assert results(0.0, "same", expert_turn, 400)["success"] > 0.85
-    assert 0.35 < results(0.0, "same", logged_turn, 400)["success"] < 0.55
+    habit, asking, best = (results(0.0, "same", p, 400)["reward"] for p in (logged_turn, expert_turn, best_turn))
+    assert habit < 0.5 * best and habit + 0.1 < asking < best - 0.1 and best > 0.7
 
 
 @pytest.mark.parametrize("values", [{"notice": 1.5}, {"leave_bad": -0.1}, {"cooperativeness": 2.0}])
@@ -366,7 +420,10 @@ def test_bad_settings_are_refused(values: dict[str, float]) -> None:
 
 def main() -> None:
     print(f"{'policy':8} {'people':12} reward success turns  left words")
-    for name, policy in (("logged", logged_turn), ("expert", expert_turn), ("instant", instant_turn)):
+    for name, policy in (
+        ("logged", logged_turn), ("form", form_turn), ("expert", expert_turn), ("best", best_turn),
+        ("instant", instant_turn),
+    ):  # fmt: skip
         for label, c, population in (
             ("human", 0.0, "same"), ("0.5", 0.5, "same"), ("cooperative", 1.0, "same"), ("shifted", 0.0, "shifted")
         ):  # fmt: skip

@@ -1,4 +1,4 @@
-"""The vocabulary projection in strips: exact against the full logits, whatever the strips."""
+"""The vocabulary projection in chunks: exact against the full logits, whatever the chunks."""
 
 from collections.abc import Iterator
 
@@ -24,7 +24,7 @@ def plain(linear: nn.Linear, hidden: Tensor, targets: Tensor, cap: float | None,
 
 @pytest.fixture(params=[1, 50, VOCABULARY])
 def narrowest(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Strips of five words, of fifty with a remainder, and one for all."""
+    """Chunks of five words, of fifty with a remainder, and one for all."""
     monkeypatch.setattr(head, "MIN_CHUNK_WIDTH", request.param)
     yield
 
@@ -42,18 +42,18 @@ def test_values_and_gradients_equal_those_of_full_logits(
     targets = torch.randint(VOCABULARY, (POSITIONS,))
     weights = torch.randn(2, POSITIONS)
     found = []
-    for strips in (False, True):
+    for chunks in (False, True):
         linear.zero_grad()
         given_hidden = hidden.clone().requires_grad_()
         values = (
             list(ScoringHead(linear, cap)(given_hidden, targets, temperature, entropy_gradient))
-            if strips
+            if chunks
             else plain(linear, given_hidden, targets, cap, temperature)
         )
         loss = (weights[0] * values[0]).sum()
         (loss + (weights[1] * values[1]).sum() if entropy_gradient else loss).backward()
         gradients = [given_hidden.grad, *(parameter.grad for parameter in linear.parameters())]
-        assert values[1].requires_grad is entropy_gradient or not strips
+        assert values[1].requires_grad is entropy_gradient or not chunks
         found.append([value.detach().clone() for value in [*values, *gradients] if value is not None])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-5)

@@ -40,10 +40,11 @@ def test_a_placebo_shares_all_but_what_it_is_aligned_with(tmp_path: Path) -> Non
     assert take_over(source, config, folder, variants["placebo"]) == []
 
 
-def test_another_upbringing_leaves_only_the_start(tmp_path: Path) -> None:
-    config, variants = study()
+def test_another_pretraining_leaves_only_the_start(tmp_path: Path) -> None:
+    config, _ = study()
     folder = tmp_path / "cooperative"
-    assert take_over(made_by(tmp_path / "study"), config, folder, variants["cooperative_050"]) == ["models/start"]
+    cooperative = replace(config, pretraining=replace(config.pretraining, human_config={"cooperativeness": 0.5}))
+    assert take_over(made_by(tmp_path / "study"), config, folder, cooperative) == ["models/start"]
     assert (folder / "models" / "policy_base").is_dir() and not (folder / "models" / "simulator_base").exists()
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "job", ["ask", "ask_study", "calibrate", "chat", "compare", "evaluate", "logs", "plan", "train"]
 )
@@ -90,7 +92,8 @@ def test_ask_refuses(refuse, saved: Path, tmp_path: Path) -> None:
     study = ("--out", tmp_path / "study")
     assert "no scripted human" in refuse("ask_study", saved, *study, "human=''", "arms=[start]")
     assert "--counts: '100,x'" in refuse("ask_study", saved, *study, "--counts", "100,x")
-    assert "no calibrated simulator yet" in refuse("ask_study", saved, *study)
+    assert "needs deterministic=true" in refuse("ask_study", saved, *study)
+    assert "no calibrated simulator yet" in refuse("ask_study", saved, *study, "deterministic=true")
 
 
 def test_evaluate_refuses(refuse, saved: Path) -> None:
@@ -176,6 +179,9 @@ def test_differences_name_setting_and_people() -> None:
     assert differences(scores(0.1, "a", "b"), scores(0.1, "a", "b")) == []
     assert differences(scores(0.1, "a", "b"), scores(0.2, "a", "b")) == ["held_out: 1 of 2 scenarios"]
     assert differences(scores(0.1, "a", "b"), scores(0.1, "a")) == ["held_out: other scenarios"]
+    in_training: Any = scores(0.1, "a", "b")
+    in_training["held_out"]["exploitation"] = {"a": 0.5, "b": 0.5}
+    assert differences(scores(0.1, "a", "b"), in_training) == [], "measured where the arm's simulator runs"
 
 
 def test_a_person_speaks_until_it_stops() -> None:

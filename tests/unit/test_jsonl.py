@@ -178,6 +178,7 @@ def test_the_job_says_what_fits_by_exit_code_and_line(tmp_path: Path) -> None:
     assert check("check", str(good), "--format", "csv").returncode == 2
 
 
+@pytest.mark.slow
 def test_the_job_reads_negotiations(tmp_path: Path) -> None:
     from tests.unit.test_casino import record, write
 

@@ -7,7 +7,7 @@ import pytest
 from calibrated_rl.config.run_config import load_config
 from calibrated_rl.errors import UserError
 from calibrated_rl.training.accounts import why_nothing_was_learned
-from tests.support.paths import ROOT
+from tests.support.paths import MICRO, ROOT
 
 LOSSES = "calibrated_rl.learner.losses"
 
@@ -28,9 +28,9 @@ LOSSES = "calibrated_rl.learner.losses"
 )
 def test_what_cannot_be_trained_is_refused(settings: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        load_config(ROOT / "configs" / "dev.yaml", settings)
+        load_config(MICRO, settings)
     if "clip_hihg" not in settings[-1]:
-        load_config(ROOT / "configs" / "dev.yaml", settings, saved=True)  # to be judged, it need not be trained
+        load_config(MICRO, settings, saved=True)  # to be judged, it need not be trained
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_what_cannot_be_trained_is_refused(settings: list[str], message: str) ->
      ["arms=[start,interactive,calibrated_once]"], ["calibration.method=calibrated_rl.calibration.plain:PlainSFT"]],
 )  # fmt: skip
 def test_a_start_that_is_no_clone_is_refused_only_where_logs_are_weighted_by_it(settings: list[str]) -> None:
-    load_config(ROOT / "configs" / "dev.yaml", ["policy.warm_start.epochs=0", *settings])
+    load_config(MICRO, ["policy.warm_start.epochs=0", *settings])
 
 
 RUNS = sorted(p for p in (ROOT / "configs").glob("*.yaml") if "training:" in p.read_text())

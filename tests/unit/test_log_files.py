@@ -3,6 +3,7 @@
 import gzip
 import json
 from datetime import UTC, datetime
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from calibrated_rl.data.dialogue import Side, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.jsonl import JsonLines
 from calibrated_rl.logs.options import FileSettings
-from calibrated_rl.logs.reading import read_logs
+from calibrated_rl.logs.reading import REPEATED, read_logs
 from calibrated_rl.shift.sources import read_source
 from tests.unit.test_jsonl import Echo
 from tests.unit.test_log_formats import write_lines
@@ -67,6 +68,34 @@ def test_our_own_files_share_no_id(tmp_path: Path) -> None:
     )
 
 
+def test_files_with_the_names_of_a_corpus_are_read_where_no_corpus_is(tmp_path: Path) -> None:
+    for name in ("conversations", "users", "index"):
+        (tmp_path / f"{name}.json").write_text(json.dumps([talk(name)]))
+    (tmp_path / "state.json").write_text("{}")
+    assert texts(tmp_path) == ["conversations", "index", "users"]
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    said = {"id": "u", "conversation_id": "c", "speaker": "p", "text": "said", "reply-to": None}
+    write_lines(corpus / "utterances.jsonl", [said])
+    (corpus / "conversations.json").write_text('{"c": {}}')
+    assert texts(tmp_path) == ["conversations", "said", "index", "users"]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz"])
+def test_a_long_list_of_messages_may_be_the_first_of_many_lines(ending: str, tmp_path: Path) -> None:
+    long = talk("x" * 70_000)["messages"]
+    content = "".join(json.dumps(each) + "\n" for each in (long, talk("two")["messages"])).encode()
+    file = tmp_path / f"x.{ending}"
+    file.write_bytes(gzip.compress(content, mtime=0) if ending.endswith("gz") else content)
+    assert texts(file) == ["x" * 70_000, "two"]
+    for text in (
+        json.dumps([talk("x" * 70_000), talk("two")]),
+        f"[{json.dumps(talk('x' * 70_000))},\n{json.dumps(talk('two'))}]",
+    ):
+        file.write_bytes(gzip.compress(text.encode(), mtime=0) if ending.endswith("gz") else text.encode())
+        assert texts(file) == ["x" * 70_000, "two"], "one value, on one line or on two"
+
+
 def test_folders_of_datasets(tmp_path: Path) -> None:
     for split in ("train", "test"):
         folder = tmp_path / "saved" / split
@@ -109,6 +138,7 @@ def test_a_data_set_of_the_hub_is_read_from_its_cache_or_its_command_is_told(
 # --- torn, empty, of other kinds ---------------------------------------------------------------------------
 
 PACKED = gzip.compress("".join(json.dumps(talk(str(number))) + "\n" for number in range(1000)).encode(), mtime=0)
+TWICE = f'{{"a": {json.dumps(talk("one"))},\n "a": {json.dumps(talk("two"))}}}'.encode()
 TELLS: list[tuple[str, bytes, str]] = [
     ("x.jsonl.gz", PACKED[:-20], "x.jsonl.gz is a torn or damaged gzip file .*: copy or download it again"),
     ("x.jsonl.gz", PACKED[:1000] + b"\0\0" + PACKED[1002:], "is a torn or damaged gzip file"),
@@ -134,6 +164,7 @@ TELLS: list[tuple[str, bytes, str]] = [
         b'{"prompt": "a", "answer": "b"}\n',
         "JSON Lines of no format that is known: .*'prompt', 'answer'.*Known",
     ),
+    ("x.json", TWICE, "x.json:1: the key 'a' occurs twice in one object"),
     ("x.txt", b"user: hi\n", "contains no usable dialogue; the first reason: .*:1: not JSON"),
     (
         "x.jsonl",
@@ -215,8 +246,25 @@ def test_the_job_writes_what_the_reader_reads_and_says_what_it_decided(
 def test_addresses_as_ids_are_masked_and_told_apart(tmp_path: Path) -> None:
     said = [{"id": f"{who}@example.org", "turns": [{"side": "user", "text": who}]} for who in ("ann", "bob")]
     records, reading = read_logs([str(write_lines(tmp_path / "x.jsonl", said))], FileSettings(mask_personal_data=True))
-    assert [(each.id, each.turns[0][1]) for each in records] == [("[email]", "ann"), ("[email]-2", "bob")]
+    names = [blake2b(f"{who}@example.org".encode(), digest_size=8).hexdigest() for who in ("ann", "bob")]
+    assert [(each.id, each.turns[0][1]) for each in records] == list(zip(names, ("ann", "bob"), strict=True))
     assert not reading.problems and reading.report.personal.dialogues == 2
+
+
+def test_dialogues_that_differ_in_what_is_masked_stay_apart(tmp_path: Path) -> None:
+    mask = FileSettings(mask_personal_data=True)
+    addressed = [{"id": "a", **talk(f"I am {who}@example.org")} for who in ("ann", "bob")]
+    nameless = [talk(f"I am {who}@example.org") for who in ("ann", "bob")]
+    twice = [{"id": "jo@example.org", **talk(text)} for text in ("one", "two", "one")]
+    records, reading = read_logs([str(write_lines(tmp_path / "x.jsonl", [*addressed, *nameless, *twice]))], mask)
+    assert [each.turns[0][1] for each in records] == ["I am [email 1]"] * 4 + ["one", "two"]
+    digest = blake2b(b"jo@example.org", digest_size=8).hexdigest()
+    assert [each.id for each in records[:2]] == ["a", "a-2"] and len({each.id for each in records}) == 6
+    assert [each.id for each in records[4:]] == [digest, f"{digest}-2"]
+    assert reading.report.counts[REPEATED] == 1
+    own = [{"id": "jo@example.org", "turns": [{"side": "user", "text": "hi"}]}] * 2
+    problems = read_logs([str(write_lines(tmp_path / "y.jsonl", own))], mask)[1].problems
+    assert "id '[email 1]' occurred before" in problems[0].reason
 
 
 def test_masked_and_strict(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from calibrated_rl.logs.reading import LogReading, read_logs
 from calibrated_rl.logs.record import JsonlRecord
 from calibrated_rl.logs.sides import BY_ORDER, SEVERAL
 from calibrated_rl.logs.utterances import REORDERED
+from tests.support.paths import SHARED
 
 U, P = Side.USER, Side.POLICY
 
@@ -132,6 +133,48 @@ def test_tau_bench_of_both_versions(tmp_path: Path) -> None:
     made["result_metadata"] = {"requestor": "user"}
     assert record.turn_metadata == (({"turn_idx": 0},), ({"tools": [made]},))
     assert reading.report.counts[decided.BESIDE_LIST] == 2
+
+
+ARENA = SHARED / "data" / "simulatorarena"
+
+
+@pytest.mark.parametrize("write", [repr, json.dumps, lambda turns: turns])
+def test_simulatorarena(write: Callable[[Any], Any], tmp_path: Path) -> None:
+    said = {"user_queries": write(["hi", ["/tmp/image.png"], "it's 3"]), "ai_responses": write(["so", None])}
+    record, reading = one(tmp_path, {**said, "overall_rating": 7, "level": {"of": "Level 4"}})
+    assert record.turns == ((U, "hi"), (P, "so"), (U, "[image]\nit's 3"))
+    assert record.metadata == {"overall_rating": 7, "level": {"of": "Level 4"}}
+    assert reading.report.counts[PARTS] == reading.report.counts[decided.EMPTY] == 1
+    file = write_lines(tmp_path / "strict.jsonl", [{**said, "overall_ratings": 7}])
+    with pytest.raises(UserError, match="unknown key 'overall_ratings'"):
+        read_logs([str(file)], FileSettings(strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"user_queries": "['a'"}, "'user_queries' is a text that holds no list"),
+        ({"user_queries": "__import__('os')"}, "holds no list"), ({"ai_responses": "3"}, "is an int 3, not a list"),
+        ({"user_queries": "[" * 9999}, "holds no list"), ({"user_queries": [3]}, r"user_queries\[0\] is an int 3"),
+        ({"ai_responses": ["x", "y", "z"]}, "1 user_queries and 3 ai_responses: they do not take turns"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_of_simulatorarena(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    record = {"user_queries": ["hi"], "ai_responses": ["so"], **change}
+    with pytest.raises(UserError, match=reason):
+        one(tmp_path, record)
+
+
+@pytest.mark.skipif(not ARENA.is_dir(), reason="SimulatorArena is not there (../shared/data/simulatorarena)")
+@pytest.mark.parametrize(
+    ("name", "dialogues", "rating"),
+    [("math_tutoring", 30, "overall_rating"), ("document_creation", 31, "overall_interaction_rating")],
+)
+def test_the_real_files_of_simulatorarena(name: str, dialogues: int, rating: str) -> None:
+    records, reading = read_logs([str(ARENA / f"{name}.json")], FileSettings(strict=True))
+    assert len(records) == dialogues and not reading.problems
+    assert all(1 <= record.metadata[rating] <= 10 for record in records)
+    assert all(record.turns[0][0] is U and len(record.turns) >= 3 for record in records)
 
 
 def utterance(
@@ -277,7 +320,7 @@ def test_ids_that_occur_twice(tmp_path: Path) -> None:
 
 
 def test_every_format_is_a_file_and_no_two_take_the_same_records(tmp_path: Path) -> None:
-    assert tuple(formats()) == FORMATS and len(FORMATS) == 7
+    assert tuple(formats()) == FORMATS and len(FORMATS) == 8
     assert len({each.title for each in formats().values()}) == len(FORMATS)
     assert [each.rank for each in containers()] == sorted(each.rank for each in containers())
     both = {"messages": [{"role": "user", "content": "x"}], "text": "x", "role": "user", "dialogue_id": 3}

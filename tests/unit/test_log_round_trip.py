@@ -69,6 +69,13 @@ RECORDS: dict[str, Callable[[Talk], list[dict[str, Any]]]] = {
     "sharegpt": lambda talk: [{"id": talk[0], "conversations": as_turns(talk, "from", "value", ("human", "gpt"))}],
     "wildchat": lambda talk: [{"conversation_id": talk[0], "conversation": chat(talk), "model": "m"}],
     "tau_bench": lambda talk: [{"task_id": talk[0], "reward": 0.5, "traj": chat(talk)}],
+    "simulatorarena": lambda talk: [
+        {
+            "id": talk[0],
+            "user_queries": [said if own is U else "" for own, said in talk[1]],
+            "ai_responses": [said if own is P else "" for own, said in talk[1]],
+        }
+    ],
     "convokit": utterances,
     "rows": rows,
     "runs": lambda talk: [{"id": talk[0], "turns": as_turns((talk[0], spoken(talk)), "side", "text", OURS)}],

@@ -23,11 +23,13 @@ from calibrated_rl.learner.packing import pack
 from calibrated_rl.learner.rank import LearnerRank
 from calibrated_rl.models.shape import ModelShape, shape_of
 from calibrated_rl.models.tiny import make_tiny
-from calibrated_rl.run.memory import ENGINE_PROCESSES, GIB, adapters_only, dialogue_bytes, with_cache
+from calibrated_rl.run.memory import ENGINE_PROCESSES, GIB, RANK_OF_AN_ENGINE, adapters_only, dialogue_bytes, with_cache
 from calibrated_rl.run.memory_plan import GPU_ENGINE, MIB, RESERVED_SHARE, Demand, describe, plan_caches, with_caches
 from tests.support.made_up_models import make_model
 
-SHAPE = ModelShape(parameters=GIB // 4, layers=8, hidden=8, intermediate=16, keys=512, vocabulary=50)
+SHAPE = ModelShape(
+    parameters=GIB // 4, layers=8, hidden=8, intermediate=16, heads=8, key_heads=8, keys=512, vocabulary=50
+)
 """1 GiB of float32 weights; a token's keys and values are 2 * 8 * 512 * 4 bytes, so 32 tokens are a MiB."""
 
 
@@ -63,6 +65,15 @@ def test_what_is_left_is_shared_by_what_each_can_use() -> None:
 def test_others_get_theirs_first() -> None:
     needed = FIXED + ENGINE + 5 * GIB
     assert plan_caches(machine(needed + 64 * MIB), {"policy": demand()}, other_bytes=5 * GIB) == {"policy": 64}
+
+
+def test_each_rank_of_a_replica_has_its_part_of_the_cache() -> None:
+    # Two ranks: half the keys each, so 2048 MiB for 64 dialogues in two parts; one process more.
+    needed = FIXED + ENGINE + 2 * RANK_OF_AN_ENGINE
+    spread = demand(tensor_parallel=2)
+    assert plan_caches(machine(90 * GIB), {"policy": spread}) == {"policy": 64 * 16}
+    assert plan_caches(machine(needed + 200 * MIB), {"policy": spread}) == {"policy": 100}
+    assert "KV cache 2 x 0.10 (6 longest" in describe(machine(needed + 200 * MIB), {"policy": spread}, {"policy": 100})
 
 
 def test_engines_that_are_not_started_get_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -45,6 +45,7 @@ def test_an_old_run_is_read_and_an_old_config_is_told(tmp_path: Path) -> None:
         load_config(file)
 
 
+@pytest.mark.slow
 def test_an_old_run_folder_says_how_it_is_brought_up_to_date(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("arms: [start]")
     policy = tmp_path / "checkpoints" / "start-0"

@@ -1,6 +1,7 @@
 """E-mail addresses, phone and card numbers: what is found, what is not, and what a mask leaves."""
 
 import time
+from hashlib import blake2b
 
 import pytest
 from hypothesis import given
@@ -10,10 +11,17 @@ from calibrated_rl.logs.personal import CARD, EMAIL, PHONE, find, in_line, luhn
 
 FOUND = [
     ("write to anna.b+x@mail.example.co.uk.", EMAIL, "anna.b+x@mail.example.co.uk"),
+    ("o'brien@example.org", EMAIL, "o'brien@example.org"),
+    ("by 'jo@example.org'", EMAIL, "jo@example.org"),
+    ("jo@example.org-2", EMAIL, "jo@example.org"),
     ("<JO@EXAMPLE.ORG>", EMAIL, "JO@EXAMPLE.ORG"),
     ("邮箱:zoë@example.org", EMAIL, "zoë@example.org"),
     ("call +1 (555) 123-4567 now", PHONE, "+1 (555) 123-4567"),
     ("+44 (0)20 7946 0958. 3 people", PHONE, "+44 (0)20 7946 0958"),
+    ("call +44 20 7946 0958 10 am", PHONE, "+44 20 7946 0958"),
+    ("+1 555 210 4477 2 people", PHONE, "+1 555 210 4477"),
+    ("01223 358966 12 of us", PHONE, "01223 358966"),
+    ("+33 1 23 45 67 89", PHONE, "+33 1 23 45 67 89"),
     ("0049 30 1234567", PHONE, "0049 30 1234567"),
     ("tel:+15551234567,", PHONE, "+15551234567"),
     ("555-123-4567", PHONE, "555-123-4567"),
@@ -31,6 +39,7 @@ FOUND = [
 ]
 NOT_FOUND = [
     "on 2026-11-30 16:38:10.123456+00:00", "01-02-2026 16:30", "at 1680998573", "$2000000000",
+    "2026-01-02 10.00.30",
     "version 10.0.19045.2965",
     "a table for 2 at 19:30", "4111 1111 1111 1112", "0000 0000 0000 0000", "1234567890123456", "100-2000",
     "a@b", "@anna",
@@ -74,7 +83,8 @@ def test_the_same_value_has_the_same_mask_everywhere_in_a_dialogue() -> None:
     }  # fmt: skip
     personal, masked = in_line(line, mask=True)
     assert masked == {
-        "id": "[email]", "split": "held_out", "goal": {"phone": "[phone 1]", "n": 3},
+        "id": blake2b(b"anna@example.org", digest_size=8).hexdigest(), "split": "held_out",
+        "goal": {"phone": "[phone 1]", "n": 3},
         "turns": [
             {"side": "user", "text": "I am [email 1], or [email 1]", "metadata": {"by": ["[phone 2]"]}},
             {"side": "policy", "text": "Not [email 2]? Is it [phone 1]?"},
@@ -83,6 +93,15 @@ def test_the_same_value_has_the_same_mask_everywhere_in_a_dialogue() -> None:
     assert personal.counts == {EMAIL: 4, PHONE: 3} and personal.dialogues == 1
     counted, same = in_line(line, mask=False)
     assert same == line and counted.counts == personal.counts
+
+
+def test_keys_and_ids_are_masked_and_stay_apart() -> None:
+    ages = {"ann@example.org": 3, "ANN@example.org": 4, "n": {"+44 20 7946 0958": "x"}}
+    line = {"id": "+44 20 7946 0958", "split_group": "q", "turns": [{"side": "user", "text": "hi"}], "metadata": ages}
+    personal, masked = in_line(line, mask=True)
+    assert masked["metadata"] == {"[email 1]": 3, "[email 1] (2)": 4, "n": {"[phone 1]": "x"}}
+    assert masked["id"] == blake2b(b"+44 20 7946 0958", digest_size=8).hexdigest() and masked["split_group"] == "q"
+    assert personal.counts == {EMAIL: 2, PHONE: 2} and in_line(line, mask=False)[1] == line
 
 
 @given(text=st.text(st.sampled_from("0123456789 -.+()@ab/"), max_size=60))

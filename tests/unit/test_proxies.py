@@ -14,20 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibrated_rl.components.component import build
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.run_config import load_config, to_yaml
 from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import RolloutFailure, UserError
+from calibrated_rl.evaluation import again
 from calibrated_rl.evaluation.called_human import called_human
 from calibrated_rl.evaluation.held_out import pooled
-from calibrated_rl.evaluation.judges import judged
+from calibrated_rl.evaluation.proxies import proxies_beside_people
 from calibrated_rl.evaluation.summary import summarise
 from calibrated_rl.report.html import write_report
 from calibrated_rl.report.text import table
 from calibrated_rl.run.proxies import ProxyUser, parts_of
-from calibrated_rl.tasks.base import Task
+from calibrated_rl.tasks.base import Task, refuse_onlookers
 from calibrated_rl.users.proxies.base import Proxy
 from calibrated_rl.users.proxies.neural import NeuralProxy
 from calibrated_rl.users.proxies.words import Vocabulary, exchanged, renaming, word_sequence
+from tests.support.paths import ROOT
 
 FAMILIES = ("recurrent:RecurrentProxy", "attentive:AttentiveProxy", "convolutional:ConvolutionalProxy")
 SMALL = {"embedding": 8, "hidden": 16, "epochs": 40, "dropout": 0.0, "learning_rate": 0.02, "least": 1, "batch": 4}
@@ -240,13 +242,13 @@ def test_arms_are_compared_with_each_proxy_and_with_all() -> None:
     assert summary["arms"]["calibrated"]["held_out@x"]["reward"]["mean"] == pytest.approx(5 / 6)
 
 
-def test_judges_are_held_against_people_on_the_same_scenarios() -> None:
+def test_proxies_are_compared_with_people_on_the_same_scenarios() -> None:
     logs = [log(str(number), "", "hi") for number in range(4)]  # 0.5 each, one user turn
-    table = judged(cast("Task", SimpleNamespace()), logs, [result("start", {"x": [0.5, 0.6, 0.7]})])
+    table = proxies_beside_people(cast("Task", SimpleNamespace()), logs, [result("start", {"x": [0.5, 0.6, 0.7]})])
     assert table["reward"]["people"]["mean"] == 0.5
     assert table["reward"]["proxies"]["x"]["difference"]["mean"] == pytest.approx(0.1)
     assert table["turns"]["people"]["mean"] == 1 and table["success"]["people"]["mean"] == 1
-    assert judged(cast("Task", SimpleNamespace()), logs, [result("cloned", {"x": [1.0]})]) == {}
+    assert proxies_beside_people(cast("Task", SimpleNamespace()), logs, [result("cloned", {"x": [1.0]})]) == {}
 
 
 def test_turns_like_those_of_people_are_called_human_by_chance_and_others_not() -> None:
@@ -266,14 +268,45 @@ def test_turns_like_those_of_people_are_called_human_by_chance_and_others_not() 
     assert called_human(task, people[:2], people[:2]) == {}
 
 
-def test_the_report_and_the_summary_in_text_show_the_judges(tmp_path: Path) -> None:
+def test_the_report_and_the_summary_in_text_show_the_proxies(tmp_path: Path) -> None:
     results = [result("start", {"gru": [0.5, 0.6, 0.7]}), result("cloned", {"gru": [0.2, 0.2, 0.3]})]
     logs = [log(str(number), "", "hi") for number in range(3)]
-    summary = summarise(results, [0]) | {"judges": judged(cast("Task", SimpleNamespace()), logs, results)}
+    summary = summarise(results, [0]) | {
+        "proxies": proxies_beside_people(cast("Task", SimpleNamespace()), logs, results)
+    }
     text = table(summary)
-    assert "judges, with the clone" in text and "0.60 [" in text.split("judges")[1]
+    assert "proxies, with the clone" in text and "0.60 [" in text.split("proxies, with")[1]
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     page = write_report(tmp_path).read_text()
-    assert "The judges" in page and "gru − people" in page and "reward, gru" in page
-    (tmp_path / "summary.json").write_text(json.dumps({**summary, "judges": {}}))
-    assert "not measured" in write_report(tmp_path).read_text().split("The judges")[1][:200]
+    assert "The proxies" in page and "gru − people" in page and "reward, gru" in page
+    (tmp_path / "summary.json").write_text(json.dumps({**summary, "proxies": {}}))
+    assert "not measured" in write_report(tmp_path).read_text().split("The proxies")[1][:200]
+    summary["judges"] = summary.pop("proxies")  # as runs called it before
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert table(summary) == text and write_report(tmp_path).read_text() == page
+
+
+def test_policies_are_not_evaluated_on_users_that_proxies_were_fitted_to(tmp_path: Path) -> None:
+    file = ROOT / "configs" / "dealornodeal.yaml"
+    (tmp_path / "config.yaml").write_text(to_yaml(load_config(file)))
+
+    def check(*changes: str) -> None:
+        changed = [change.partition("=")[0] for change in changes]
+        again._refuse_fitted_users(
+            cast("Any", SimpleNamespace(folder=tmp_path, config=load_config(file, changes), changed=changed))
+        )
+
+    check("evaluation.scenarios=100")
+    with pytest.raises(UserError, match="but the first 200: .* can be at most that, not 201"):
+        check("evaluation.scenarios=201")
+    with pytest.raises(UserError, match="logs.held_out is another one than in the run"):
+        check("logs.held_out=2800")
+
+
+def test_what_is_secret_is_shown_to_no_person() -> None:
+    class Open(SimpleNamespace):
+        name = "open"
+
+    refuse_onlookers(cast("Any", Open()))
+    with pytest.raises(UserError, match="in the task open each side writes something down"):
+        refuse_onlookers(cast("Any", Open(secret_after="bid :")))

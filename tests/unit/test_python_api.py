@@ -121,7 +121,7 @@ def test_dialogues_are_compared_without_a_file(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == ""
     assert found.estimates["wasserstein_user_turns"].value == pytest.approx(2)
     assert found.verdict("wasserstein_user_turns") == "apart" and "wasserstein_user_turns" in found.table()
-    assert json.loads(json.dumps(found.as_dict()))["figures"]["wasserstein_user_turns"]["reading"] == "apart"
+    assert json.loads(json.dumps(found.as_dict()))["estimates"]["wasserstein_user_turns"]["verdict"] == "apart"
     halves = crl.measure_shift(people, estimators=["lengths"], null_halvings=2)
     assert len(halves.reference.dialogues) + len(halves.compared.dialogues) == 12
     assert halves.verdict("wasserstein_user_turns") == "within the null band"

@@ -148,6 +148,7 @@ def test_text_that_only_looks_like_an_entry_is_left_alone() -> None:
     assert masked(tree) == tree
 
 
+@pytest.mark.slow
 def test_a_job_refuses_with_one_line_and_exit_code_2(tmp_path: Path) -> None:
     file = config_file(tmp_path, yaml.safe_dump({"human_config": {"api_key": VALUE}}), 0o644)
     done = subprocess.run(

@@ -17,7 +17,7 @@ from calibrated_rl.examples.front_desk import FrontDesk
 from calibrated_rl.logs.jsonl import JsonLines
 from calibrated_rl.models.tiny import tiny_tokenizer
 from calibrated_rl.serving.answers import ReplicaUnavailable, engine_failed, raise_refusal
-from calibrated_rl.serving.dialogues import DialogueKeeper, judged_dialogue, turns_from_page
+from calibrated_rl.serving.dialogues import DialogueKeeper, outcome_of, turns_from_page
 from calibrated_rl.serving.replies import History, ReplyText, SampledTurns, prompt_for
 from calibrated_rl.serving.requests import BadRequest, chat_request, find_scenario, turns_of
 from calibrated_rl.serving.settings import API_KEY, ServeConfig, digest, key_digests, serve_config
@@ -281,11 +281,11 @@ def test_a_kept_dialogue_is_read_by_the_log_reader(task: FrontDesk, tmp_path: Pa
     }  # fmt: skip
     told, turns, stopped, consent = turns_from_page(json.loads(json.dumps(sent)), known)
     assert (told, stopped, consent) == (known[1], True, True)
-    judged = judged_dialogue(task, told, turns, stopped)
-    assert judged == {"ending": "stopped", "reward": None, "success": None}
+    outcome = outcome_of(task, told, turns, stopped)
+    assert outcome == {"ending": "stopped", "reward": None, "success": None}
     keeper = DialogueKeeper(tmp_path / "kept")
-    name = keeper.keep(told, turns, judged)
-    keeper.keep(told, turns, judged)
+    name = keeper.keep(told, turns, outcome)
+    keeper.keep(told, turns, outcome)
     shares = {"held_out": 0.0, "monitor": 0.0, "tuning": 0.0}
     logs = JsonLines(JsonLines.Config(path=str(keeper.file), **shares), task=task)
     first, _ = logs.read(Split.CALIBRATION)
@@ -298,15 +298,15 @@ def test_outcomes_are_those_of_the_task(task: FrontDesk) -> None:
     (told,) = task.scenarios(Split.HELD_OUT, 1)
     turns = [Turn(side=Side.POLICY, text=told.greeting, source=Source.GREETING)]
     turns.append(Turn(side=Side.USER, text="hello", source=Source.HUMAN))
-    assert judged_dialogue(task, told, turns, False) == {"ending": None, "reward": None, "success": None}
+    assert outcome_of(task, told, turns, False) == {"ending": None, "reward": None, "success": None}
     for number in range(task.max_policy_turns):
         turns.append(Turn(side=Side.POLICY, text="which day ?", source=Source.POLICY))
         if number + 1 < task.max_policy_turns:
-            assert judged_dialogue(task, told, turns, False)["ending"] is None
+            assert outcome_of(task, told, turns, False)["ending"] is None
             turns.append(Turn(side=Side.USER, text="hello", source=Source.HUMAN))
-    judged = judged_dialogue(task, told, turns, False)
-    assert judged["ending"] == "max_turns"
-    assert judged["reward"] == task.outcome(told, turns, "max_turns").episode_return
+    outcome = outcome_of(task, told, turns, False)
+    assert outcome["ending"] == "max_turns"
+    assert outcome["reward"] == task.outcome(told, turns, "max_turns").episode_return
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ def test_pairs_that_the_sum_calls_right() -> None:
         point("a-a", "static", 0.1, 0.5, 0.0), point("a-a", "interactive", 0.3, 0.0, 0.9),  # right
         point("a-a", "calibrated", 0.0, 0.0, 0.7),  # wrong against static, right against interactive
         point("b-a", "static", 0.1, 0.5, 0.0), point("b-a", "cloned", 0.12, 0.1, 0.0),  # too near to each other
+        point("c-a", "static", 0.1, 0.5, 0.0), point("c-a", "calibrated", 0.4, 0.0, 0.5),  # equal sums say nothing
     ]  # fmt: skip
     assert winners(points) == {"pairs": 3, "right": 2}
 

@@ -5,6 +5,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.support.cluster_files import CLUSTER, ROOT, demand, hardware, text_of
 
 SLURM_OPTIONS = {
@@ -38,6 +40,7 @@ def test_slurm_directives() -> None:
     assert wrong_directives(script + "#SBATCH --nodes=2\n") == ["#SBATCH --nodes=2"]
 
 
+@pytest.mark.slow
 def test_slurm_script_runs_with_stand_ins(tmp_path: Path) -> None:
     """It asks for the token first, and gives every machine the command that starts Ray and the job."""
     for name, body in (("scontrol", "printf 'n1\\nn2\\n'"), ("srun", 'printf "%s\\n" "$RAY_AUTH_MODE" "$@"')):

@@ -136,7 +136,7 @@ def test_agrees_with_enumeration_of_all_histories(family) -> None:
 
 
 def test_history_shift_is_another_thing_and_accumulates() -> None:
-    """DESIGN.md: the distance of whole histories is at most the sum of the shifts so far, and above a single one."""
+    """The distance of whole histories is at most the sum of the shifts so far, and above a single one."""
     one = made(seed=3, states=2, policy_symbols=2, user_symbols=2, epsilon=0.0, delta=0.1)
     real, trained = (list(histories(one.world, one.policy, user)) for user in (one.human, one.simulator))
     apart = 0.5 * sum(abs(p - q) for (p, _, _), (q, _, _) in zip(real, trained, strict=True))

@@ -150,9 +150,9 @@ SHIFT = "calibration.trigger.shift=null_band"
     [
         ([SHIFT, "shift.every=0"], "calibration.trigger.shift is null_band, and shift.every is 0"),
         ([SHIFT, "shift.null_halvings=0"], "shift.null_halvings is 0: there is no null band"),
-        ([SHIFT, "shift.every=30"], "shift.every is 30, of training.updates, 30: nothing is measured while"),
+        ([SHIFT, "shift.every=40", "training.updates=40"], "shift.every is 40, of training.updates, 40: nothing"),
         ([SHIFT, "shift.dialogues=11"], "shift.dialogues is 11: the null band .* at least 12"),
-        ([SHIFT, "calibration.trigger.at_least=30"], "at_least is 30, of training.updates, 30: .* never align"),
+        ([SHIFT, "calibration.trigger.at_least=40", "training.updates=40"], "at_least is 40, of .* 40: .* never align"),
         (["calibration.trigger.effective_share=0.5", "calibration.method=calibrated_rl.calibration.plain:PlainSFT"],
          "effective_share is 0.5, and calibrated_rl.calibration.plain:PlainSFT gives every log the same weight"),
         (["calibration.trigger.effective_share=0.5", "calibration.every=0", "policy.warm_start.epochs=0"],
@@ -178,6 +178,8 @@ def test_triggers_without_effect_are_told() -> None:
     assert any("no arm aligns its simulator again" in line for line in lines)
     lines = settings_without_effect(load_config(DEV, ["calibration.source=pretraining", "calibration.asked=a.jsonl"]))
     assert any("calibration.asked has no effect" in line for line in lines)
+    lines = settings_without_effect(load_config(DEV, ["arms=[interactive]", "calibration.asked=a.jsonl"]))
+    assert any("calibration.asked has no effect: no arm aligns" in line for line in lines)
     lines = settings_without_effect(load_config(DEV, ["calibration.trigger.at_most=3"]))
     assert any("trigger.at_most has no effect" in line for line in lines)
 

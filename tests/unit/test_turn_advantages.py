@@ -227,8 +227,26 @@ class MadeUpCritic:
 
 
 class Steps:
-    def step(self, *arguments: Any, **named: Any) -> dict[str, float]:
+    def __init__(self) -> None:
+        self.losses: list[Any] = []
+
+    def step(self, slot: str, samples: Any, loss: Any, **named: Any) -> dict[str, float]:
+        self.losses.append(loss)
         return {"loss": 1.0}
+
+
+def test_an_arm_has_its_own_settings_of_the_loss() -> None:
+    config = load_config(
+        MICRO,
+        ["training.loss_config={clip_low: 0.1, clip_high: 0.3}", "training.loss_configs={static: {clip_low: 0.05}}"],
+    )
+    learner: Any = Steps()
+    for arm in ("static", "oracle"):
+        update = PolicyUpdate(config, learner, None, UpdateTimers(), arm=arm)  # type: ignore[arg-type]
+        update.step(update.advantages([[talk(Outcome(reward=1.0, success=True), 2)]], 0))
+    assert [settings for _, settings in learner.losses] == [
+        {"clip_low": 0.05, "clip_high": 0.3}, {"clip_low": 0.1, "clip_high": 0.3},
+    ]  # fmt: skip
 
 
 def test_a_critic_gives_values_and_learns_what_came_of_them() -> None:

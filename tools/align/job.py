@@ -42,8 +42,10 @@ def main() -> int:
     if (code := command.supervise(arguments.supervise)) is not None:
         return code
     from calibrated_rl.api.settings import settings_to_run
+    from calibrated_rl.config.endpoint_checks import refuse_endpoint_simulator
 
     config = settings_to_run(arguments.config, arguments.overrides, arguments.hardware, side_experiments=False).config
+    refuse_endpoint_simulator(config, "to be aligned")
     if not config.human:
         raise UserError(
             "human is empty: only where it is a program is the distance of a simulator from it known exactly"

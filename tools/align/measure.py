@@ -37,7 +37,10 @@ def method_of(name: str) -> CalibrationMethod | None:
     if path == "none":
         return None
     location = f"--method {path}"
-    return build_method(path, settings_of_pairs(pairs, location).values, location)
+    method = build_method(path, settings_of_pairs(pairs, location).values, location)
+    if getattr(method, "disagreement_every", 0):
+        raise UserError(f"{location} leaves several simulators, and one is measured")
+    return method
 
 
 class Alignments:
@@ -46,7 +49,7 @@ class Alignments:
     def __init__(self, run: TrainingRun, arm: ArmRun, split: Split) -> None:
         self._run, self._arm, self._split, self._number = run, arm, split, 0
         logs = run.inputs.logs[split]
-        stakes = stakes_of(run.inputs.task, logs)
+        stakes = stakes_of(run.inputs.task, logs, run.inputs.judge)
         if not isinstance(stakes, Stakes):
             raise UserError(stakes or f"the task {run.inputs.task.name} has no reward_range(), which weighs the shifts")
         self._stakes = stakes

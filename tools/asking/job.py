@@ -4,7 +4,7 @@
 
 Picks histories of RUN's current policy both ways, lets the scripted human reply, aligns a simulator with the logs and
 these replies, and measures its exact shift on dialogues of that policy with held-out people. Prints a table, writes
-OUT/asking.json, and goes on where it stopped. RUN must be finished, with a scripted human.
+OUT/asking.json, and resumes where it stopped. RUN must be finished, with a scripted human.
 """
 
 import dataclasses
@@ -58,6 +58,8 @@ def main() -> None:
     config = load_config(config_file(source), arguments.overrides, saved=True)
     if not config.human:
         raise UserError(f"{source}: the run has no scripted human (`human` is empty) that could answer")
+    if not config.deterministic:
+        raise UserError(f"{source}: cells are compared on the same dialogues, which needs deterministic=true")
     arm = open_run(source, arguments.overrides).policy(arm_name(source, arguments.arm)).name
     settings = Setup(
         source=str(source.resolve()), arm=arm, simulators=[str(f.resolve()) for f in committee(source, arm)],
@@ -81,7 +83,7 @@ def _numbers(option: str, text: str, hint: Any) -> list[int]:
 
 
 def _refuse_others(folder: Path, settings: "Setup", overrides: list[str]) -> None:
-    """A study goes on with the settings it was begun with; seeds, and counts of at most the largest, may be added."""
+    """A study resumes with the settings it was begun with; seeds, and counts of at most the largest, may be added."""
     from calibrated_rl.storage.files import read_json, write_json
 
     file, content = folder / "study.json", dataclasses.asdict(settings) | {"overrides": sorted(overrides)}

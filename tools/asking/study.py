@@ -1,6 +1,6 @@
 """Aligns simulators with replies that a scripted human was asked for, and measures what is left of the exact shift.
 
-Every cell (how the histories were picked, how many, which seed) is a file, so that the study goes on where it stopped.
+Every cell (how the histories were picked, how many, which seed) is a file, so that the study resumes where it stopped.
 All are measured on the same dialogues of the run's policy with held-out people, which nothing of the study learns from.
 """
 
@@ -34,7 +34,7 @@ KEY = "ask-study"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What all cells share; a study goes on with the same ones alone."""
+    """What all cells share; a study resumes with the same ones alone."""
 
     source: str
     """The run folder."""
@@ -116,7 +116,7 @@ class AskingStudy:
         assert inputs.human is not None
         groups = cluster.collector.collect(
             inputs.task.scenarios(Split.HELD_OUT, self._setup.scenarios), inputs.human, group_size=1, arm=KEY,
-            update=0, seed=0, kind="evaluation",
+            update=0, seed=0, kind="evaluation", judged=False,
         )  # fmt: skip
         dialogues = [d for group in groups for d in group if d.user_turn_indices()]
         samples = log_samples(dialogues, Side.USER, self._run.models.simulator.chat)

@@ -50,7 +50,7 @@ def autoscaling_config(
         "idle_timeout_minutes": idle * minute_s / 60,
         "provider": {
             "type": "external", "module": "tools.autoscale.provider.LocalNodes", "use_node_id_as_ip": True,
-            "disable_node_updaters": True, "disable_launch_config_check": True, "launch_multiple": True,
+            "disable_node_updaters": True, "disable_launch_config_check": True,
             "head_node_id": HEAD_ID, "gcs_address": gcs_address, "folder": str(folder),
         },
         "head_node_type": HEAD,

@@ -42,13 +42,9 @@ class LocalNodes(FakeMultiNodeProvider):
         if kind in self._control().get("no_capacity", ()):
             self._note("refused", kind=kind, count=count)
             raise NoCapacity(f"no machine of type {kind} is to be had")
-        super().create_node_with_resources_and_labels(node_config, tags, count, resources, labels)
-        with self.lock:  # types are launched beside each other
-            for name in sorted(self._nodes.keys() - self._noted):
-                self._noted.add(name)
-                node = self._nodes[name]
-                raylet = node["node"].all_processes["raylet"][0].process.pid
-                self._note("started", kind=node["tags"][TAG_RAY_USER_NODE_TYPE], node=name, pid=raylet)
+        for _ in range(count):  # one by one, so that each is noted as soon as it runs
+            super().create_node_with_resources_and_labels(node_config, tags, 1, resources, labels)
+            self._note_started()
 
     def non_terminated_nodes(self, tag_filters: dict[str, str]) -> list[str]:
         """As the base class; nodes whose raylet has ended are gone, like a spot machine. The autoscaler lets idle nodes
@@ -69,6 +65,14 @@ class LocalNodes(FakeMultiNodeProvider):
         lost = node is not None and bool(_exit_code(node))
         super().terminate_node(node_id)
         self._note("lost" if lost else "ended", kind=kind, node=node_id)
+
+    def _note_started(self) -> None:
+        with self.lock:  # types are launched beside each other
+            for name in sorted(self._nodes.keys() - self._noted):
+                self._noted.add(name)
+                node = self._nodes[name]
+                raylet = node["node"].all_processes["raylet"][0].process.pid
+                self._note("started", kind=node["tags"][TAG_RAY_USER_NODE_TYPE], node=name, pid=raylet)
 
     def _control(self) -> dict[str, Any]:
         file = self._folder / CONTROL

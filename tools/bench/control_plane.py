@@ -23,7 +23,7 @@ from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.pool import ReplicaPool
 from calibrated_rl.inference.request_batcher import Answers, TurnServer
 from calibrated_rl.inference.turns import Generated, GenerateRequest
-from calibrated_rl.rollout.collector import freeze_loaded_objects
+from calibrated_rl.runtime.garbage import freeze_loaded_objects
 from calibrated_rl.settings.fields import Positive, Range
 from tools.bench.base import Row, at_least
 from tools.bench.talk import TalkConfig, collector_of, model_of, start_ray

@@ -10,11 +10,12 @@ command resumes. With --picture the points are drawn.
 """
 
 import argparse
+import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -33,17 +34,13 @@ logger = logging.getLogger(__name__)
 LOGS = (500, 1000, 2000, 4000, 8000, 16_000)
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
-    """A tiny model."""
-
-    hidden: int
-    layers: int
-    heads: int
-    """The head size must be a multiple of 32."""
-
-
-SIZES = {"1.3M": Size(192, 2, 6), "5M": Size(320, 4, 10)}
+SIZES = {
+    "1.3M": {"hidden": 192, "layers": 2, "heads": 6, "intermediate": 768},
+    "5M": {"hidden": 320, "layers": 4, "heads": 10, "intermediate": 1280},
+}
+"""Settings of the tiny model (``TinyConfig``) by the name of its size."""
+BEARS_ON_POINTS = ("task", "task_config", "human", "human_config", "logs", "pretraining", "learner")
+"""Sections of the config; of others single settings."""
 
 
 def numbers(text: str) -> list[int]:
@@ -79,12 +76,14 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
 
     from calibrated_rl.api.settings import load_config, settings_to_run
+    from calibrated_rl.config.endpoint_checks import refuse_endpoint_simulator
 
     if not load_config(arguments.config, arguments.overrides).human:
         raise UserError("the exact total variation needs a human that is a program: set 'human'")
     most = f"logs.calibration={max(arguments.counts)}"
-    overrides = [*arguments.overrides, most, "calibration.reserve=0", "simulator.model=tiny"]
+    overrides = [*arguments.overrides, most, "control_arms=[]", "calibration.reserve=0", "simulator.model=tiny"]
     config = settings_to_run(arguments.config, overrides, arguments.hardware, side_experiments=False).config
+    refuse_endpoint_simulator(config, "to be aligned")
     points = measure(config, arguments.sizes, arguments.counts, arguments.out)
     console.result(table(points))
     if arguments.picture is not None:
@@ -99,10 +98,17 @@ def measure(config: "RunConfig", names: Sequence[str], counts: Sequence[int], ou
     from calibrated_rl.runtime.progress import Progress
     from calibrated_rl.storage.files import read_json, write_json
 
-    settings = {"sft": _plain(config.calibration.sft), "task": config.task, "pretraining": config.pretraining.human}
+    plain = asdict(config)
+    settings = {name: plain[name] for name in BEARS_ON_POINTS} | {
+        "sft": plain["calibration"]["sft"],
+        "simulator": {name: plain["simulator"][name] for name in ("warm_start", "sampling")},
+    }
+    settings = json.loads(json.dumps(settings, default=str))  # as it is read back
     found: dict[str, Any] = read_json(out) if out.is_file() else {"settings": settings, "points": []}
     if found.get("settings") != settings:
-        raise UserError(f"{out} has points of other settings: name another file, or remove it")
+        raise UserError(
+            f"{out} has points of other settings, or of another largest number of logs: name another file, or remove it"
+        )
     points: list[dict[str, Any]] = found["points"]
     done = {(point["size"], point["logs"]) for point in points}
     missing = {name: [n for n in sorted(counts) if (name, n) not in done] for name in names}
@@ -113,7 +119,8 @@ def measure(config: "RunConfig", names: Sequence[str], counts: Sequence[int], ou
         inputs = read_inputs(config, Path(folder), progress)
         for name, counts_of_size in missing.items():
             if counts_of_size:
-                for point in _of_size(inputs, name, counts_of_size):
+                for point in _of_size(of_size(inputs, name), name, counts_of_size):
+                    points = [each for each in points if (each["size"], each["logs"]) != (name, point["logs"])]
                     points.append(point)
                     points.sort(key=lambda each: (list(SIZES).index(each["size"]), each["logs"]))
                     write_json(out, {"settings": settings, "points": points})
@@ -121,40 +128,30 @@ def measure(config: "RunConfig", names: Sequence[str], counts: Sequence[int], ou
     return points
 
 
-def _plain(settings: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(settings)
+def of_size(inputs: "RunInputs", name: str) -> "RunInputs":
+    """The same run with a simulator of another size, in a folder of its own."""
+    simulator = replace(inputs.config.simulator, tiny=replace(inputs.config.simulator.tiny, **SIZES[name]))
+    config = replace(inputs.config, simulator=simulator, reuse_fits=False)
+    return replace(inputs, config=config, folder=inputs.folder / name)
 
 
 def _of_size(inputs: "RunInputs", name: str, counts: Sequence[int]) -> "Iterator[dict[str, Any]]":
-    """Points of one size, as they come."""
+    """Points of one size, as they come: that before calibration first."""
     from calibrated_rl.calibration.sft import fine_tune, log_samples, sample_items
-    from calibrated_rl.chat.tokens import ChatTokens
     from calibrated_rl.data.dialogue import Side, Split
     from calibrated_rl.learner.group import LearnerGroup
     from calibrated_rl.learner.slots import SIMULATOR
-    from calibrated_rl.models.tiny import make_tiny
-    from calibrated_rl.models.tokenizer import read_tokenizer
+    from calibrated_rl.run.base_models import prepare_models
+    from calibrated_rl.run.fits import Fits
     from calibrated_rl.run.machine import start_ray
 
-    config, size = inputs.config, SIZES[name]
-    texts = [turn.text for log in inputs.logs[Split.CALIBRATION] for turn in log.turns]
-    texts += [log.scenario.user_instructions for log in inputs.logs[Split.CALIBRATION]]
-    base = make_tiny(
-        inputs.folder / name, texts, 1, hidden=size.hidden, layers=size.layers, heads=size.heads,
-        intermediate=4 * size.hidden,
-    )  # fmt: skip
-    chat = ChatTokens(read_tokenizer(base, SIMULATOR), SIMULATOR, date=config.date or "2026-01-01")
+    config, models = inputs.config, prepare_models(inputs)
+    chat = models.simulator.chat
     start_ray()
     with ExitStack() as stack:
         learner = LearnerGroup(config.learner)
         stack.callback(learner.close)
-        pretrained = base
-        if logs := inputs.pretraining_logs:
-            train, monitor = (log_samples(logs[split], Side.USER, chat) for split in (Split.CALIBRATION, Split.MONITOR))
-            pretrained = inputs.folder / f"{name}_pretrained"
-            fine_tune(learner, SIMULATOR, base, train, monitor, config.simulator.warm_start, pretrained, 0)
+        pretrained = Fits(inputs, models, learner).uncalibrated_simulator()
         yield {"size": name, "logs": 0, "seconds": 0.0} | _shift(inputs, learner, chat, pretrained)
         train, monitor = (log_samples(inputs.logs[s], Side.USER, chat) for s in (Split.CALIBRATION, Split.MONITOR))
         for count in counts:

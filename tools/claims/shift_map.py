@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibrated_rl.cli import command
+from calibrated_rl.config.arms import CALIBRATED, INTERACTIVE, ORACLE, STATIC
 from calibrated_rl.errors import UserError
 from calibrated_rl.runtime import console
 
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
-ARMS = ("cloned", "static", "interactive", "calibrated")
-FROM_LOGS = ("cloned", "static")
-ORACLE = "oracle"
+CLONED = "cloned"
+ARMS = (CLONED, STATIC, INTERACTIVE, CALIBRATED)
+FROM_LOGS = (CLONED, STATIC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,10 +177,10 @@ def winners(points: Sequence[Point]) -> dict[str, Any]:
     right = pairs = 0
     for i, one in enumerate(points):
         for other in points[i + 1 :]:
-            if one.cell == other.cell and abs(one.reward - other.reward) > 0.05:
+            more = one.epsilon + one.delta - other.epsilon - other.delta
+            if one.cell == other.cell and abs(one.reward - other.reward) > 0.05 and more:
                 pairs += 1
-                smaller = one.epsilon + one.delta < other.epsilon + other.delta
-                right += smaller == (one.reward > other.reward)
+                right += (more < 0) == (one.reward > other.reward)
     return {"pairs": pairs, "right": right}
 
 

@@ -180,8 +180,8 @@ def needs_of(config: RunConfig) -> dict[str, Need]:
     """
     policy, simulator, learner = config.policy.engine, config.simulator.engine, config.learner
     needs = {
-        "policy": Need(cpus=policy.num_cpus, gpus=policy.num_gpus),
-        "simulator": Need(cpus=simulator.num_cpus, gpus=simulator.num_gpus),
+        "policy": Need(cpus=policy.cpus, gpus=policy.gpus),
+        "simulator": Need(cpus=simulator.cpus, gpus=simulator.gpus),
         "learner": Need(cpus=learner.cpus, gpus=learner.gpus),
     }
     for role, need in needs.items():

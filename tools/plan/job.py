@@ -9,10 +9,16 @@ writes to RUNS/NAME-probe-ARM. Predicts an update with the config's own numbers 
 numbers for which there is capacity: the cheapest run and the fastest. --check compares the prediction for the settings
 of another run with its measurements. --picture draws where the time of each arm of --run went. docs/speed.md describes
 the model and its limits.
+
+    python jobs/plan.py --shape 7b --gpus 8 --gpu-memory 80 [policy.engine.max_model_len=8192 ...]
+
+With --shape nothing is measured or loaded: the memory that a model of that shape takes on each GPU, of the learner by
+ZeRO stage and of engines by tensor_parallel. docs/models.md describes it.
 """
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +36,10 @@ logger = logging.getLogger(__name__)
 
 def main() -> int:
     assert __doc__ is not None
+    if any(argument.partition("=")[0] == "--shape" for argument in sys.argv[1:]):
+        from tools.plan.shape_job import main as plan_shape
+
+        return plan_shape()
     parser = parser_of(__doc__)
     parser.add_argument(
         "--arm",

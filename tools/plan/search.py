@@ -35,7 +35,7 @@ class Plan:
         return self.seconds / 3600 * self.placement.on_demand_dollars_per_hour
 
 
-_DEVICE = ("num_gpus", "dtype", "eager", "threads")
+_DEVICE = ("num_gpus", "tensor_parallel", "dtype", "eager", "threads")
 DECIDING = (
     "task", "human", "training.max_staleness",
     *(f"{side}.{key}" for side in SIDES for key in ("model", *(f"engine.{setting}" for setting in _DEVICE))),

@@ -22,15 +22,16 @@ GROUPS = {
     "Functions": (
         "load_config", "compare", "train", "evaluate", "measure_shift", "ask", "read_run", "read_dialogues",
         "convert_logs",
-        "show_progress",
+        "check_judge", "show_progress",
     ),
-    "Results": ("RunConfig", "RunResult", "ArmResult", "Interval", "Evaluation", "ShiftResult", "Asked"),
+    "Results": ("RunConfig", "RunResult", "ArmResult", "Interval", "Evaluation", "ShiftResult", "Asked", "JudgeCheck"),
     "Dialogues": (
         "Dialogue", "Turn", "Scenario", "Outcome", "Side", "Split", "Source", "Finish", "TokenSequence",
     ),
     "Tasks and humans": (
-        "Task", "BoundedTask", "TurnBoundedTask", "UserCheckingTask", "ScriptedTask", "ScriptedHuman",
+        "Task", "BoundedTask", "TurnBoundedTask", "UserCheckingTask", "ScriptedTask", "ScriptedUser", "ScriptedHuman",
     ),
+    "Judges": ("Judge", "ScoringJudge", "ComparingJudge", "BoundedJudge", "Verdict", "NoVerdict"),
     "Logs": ("LogReader", "FileReader", "LogProblem", "LogFiles", "Conversion"),
     "Learning": (
         "Loss", "LossInputs", "LossOutput", "Totals", "Advantage", "TurnAdvantage", "CriticAdvantage", "CriticConfig",

@@ -47,6 +47,10 @@ def kinds() -> list[Kind]:
             parts=_with("calibrated_rl.examples", lambda cls: hasattr(cls, "log_prob")),
         ),
         Kind(
+            title="Judges", protocol="calibrated_rl.judges.base:Judge", place="judge: PART\njudge_config: {...}",
+            parts=_with("calibrated_rl.judges", lambda cls: hasattr(cls, "outcome")),
+        ),
+        Kind(
             title="Log readers", protocol="calibrated_rl.logs.base:LogReader", place="logs: {reader: PART, ...}",
             parts=(
                 *_with("calibrated_rl.logs", lambda cls: hasattr(cls, "read")),

@@ -6,7 +6,7 @@ Records that do not fit, do not end, or whose points do not follow from their de
 and skipped.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from calibrated_rl.data.dialogue import Dialogue, Side, Source, Split, Turn
@@ -14,7 +14,7 @@ from calibrated_rl.errors import UserError
 from calibrated_rl.examples.casino.records import FILE, CasinoRecord, CasinoSource
 from calibrated_rl.examples.casino.task import Casino, scenario_of
 from calibrated_rl.logs.base import LogProblem
-from calibrated_rl.logs.finished import finished_log
+from calibrated_rl.logs.data_set import finished_log, refuse_other_source
 from calibrated_rl.tasks.base import Task
 
 
@@ -33,13 +33,7 @@ class CasinoLogs:
         self.config = config = config or self.Config()
         if not isinstance(task, Casino):
             raise UserError(f"CaSiNo logs are of the task Casino, not of {task.name}")
-        reader_settings, task_settings = asdict(config), asdict(task.config)
-        for field in fields(CasinoSource):
-            if reader_settings[field.name] != task_settings[field.name]:
-                raise UserError(
-                    f"CaSiNo: the logs' '{field.name}' is {reader_settings[field.name]!r} and the task's is "
-                    f"{task_settings[field.name]!r}; with different splits, held-out users would be trained on"
-                )
+        refuse_other_source("CaSiNo", CasinoSource, config, task.config)
         self.task = task
         self.problems: list[LogProblem] = list(task.problems)
 

@@ -53,7 +53,7 @@ class CasinoSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CasinoRecord:
-    """One logged negotiation, seen from the seats of DESIGN.md: who spoke first is the USER."""
+    """One logged negotiation, as this project seats its sides: who spoke first is the USER."""
 
     id: str
     priorities: Mapping[Side, Mapping[str, str]]

@@ -91,6 +91,15 @@ class Casino:
         spoken = [turn.text for turn in turns if turn.side is Side.USER]
         return len(spoken) == 1 and any(action is Action.WALK_AWAY for action, _ in read_actions(spoken[0]))
 
+    def contradicts_goal(self, scenario: Scenario, turns: Sequence[Turn]) -> bool | None:
+        """Whether a sentence calls another item than its own best the most important one; None where none does."""
+        claims = _top_claims(turns[-1].text)
+        return any(claim != _best(scenario) for claim in claims) if claims else None
+
+    def leaves_early(self, scenario: Scenario, turns: Sequence[Turn]) -> bool | None:
+        """Walking away from the deal."""
+        return any(action is Action.WALK_AWAY for action, _ in read_actions(turns[-1].text))
+
     def outcome(self, scenario: Scenario, turns: Sequence[Turn], ending: str) -> Outcome:
         """Points over 36. An ending other than ``accepted`` is worth the points of no deal."""
         state = _negotiation(turns)
@@ -134,8 +143,6 @@ class Casino:
         one; absent if there is none), ``first_turn_disclosure`` (share of the items named in its first turn),
         ``words_per_turn``, ``deals`` and ``malformed_deals`` a dialogue, ``rejects``, ``walked_away``."""
         spoken = [turn.text for turn in turns if turn.side is Side.USER]
-        values = scenario.goal[Side.USER.value]
-        best = max(values, key=lambda item: values[item])
         claims = [claim for text in spoken for claim in _top_claims(text)]
         state = _negotiation(turns)
         profile = {
@@ -147,8 +154,14 @@ class Casino:
             "walked_away": float(state.walked is Side.USER),
         }
         if claims:
-            profile["goal_kept"] = sum(claim == best for claim in claims) / len(claims)
+            profile["goal_kept"] = sum(claim == _best(scenario) for claim in claims) / len(claims)
         return profile
+
+
+def _best(scenario: Scenario) -> str:
+    """The item that is worth most to the user's side."""
+    values = scenario.goal[Side.USER.value]
+    return str(max(values, key=lambda item: values[item]))
 
 
 def scenario_of(record: CasinoRecord, split: Split) -> Scenario:

@@ -160,8 +160,8 @@ def read_offer(text: str, counts: Counts) -> Counts | None:
     """What the speaker of a sentence would get by the deal in it; None where none is read.
 
     Read by rule, for scripted negotiators, dialogue acts and profiles; never for points. Items go to whoever was named
-    last before them, at first to the speaker; the rest goes where it is said to go, else to the other side of the one
-    that was given something.
+    last before them, at first to the speaker; the rest goes to whom the words give it, else to the other side of the
+    one that was given something.
     """
     if is_entry(text):
         return None
@@ -184,8 +184,8 @@ def read_offer(text: str, counts: Counts) -> Counts | None:
             given = counts[kind] if plain and word.endswith("s") else min(1 if count is None else count, counts[kind])
             shares[to_speaker][kind] = given
             count, named = None, False
-    if not any(shares.values()):
-        return None
+    if not any(shares.values()) and (rest_to is None or "everything" not in in_order):
+        return None  # "the rest" alone says nothing
     if rest_to is None:
         rest_to = not shares[True]
     book, hat, ball = (_given(shares, kind, counts[kind], rest_to) for kind in range(len(ITEMS)))

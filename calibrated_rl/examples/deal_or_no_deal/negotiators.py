@@ -1,10 +1,10 @@
 """Proxies that negotiate: the talk is that of a neural proxy (``users/proxies/``), the entries are chosen apart.
 
-A few hundred dialogues teach a small network to talk, and not to keep account: left to itself it enters what was
-agreed one time in five. So its entry is the likeliest by a conditional logit (McFadden 1974) over all entries that the
-items allow and ``no agreement``, ``P(entry) ~ exp(weights . features(entry, talk))``, fitted to the entries of the same
-people as the network. Features are of what was offered, read by rule (``deals.read_offer``), and of the own points; the
-other side's entry is not among them.
+A few hundred dialogues teach a small network to talk, and not to keep account: left to itself it mostly enters
+something else than what was agreed. So its entry is the likeliest by a conditional logit (McFadden 1974) over all
+entries that the items allow and ``no agreement``, ``P(entry) ~ exp(weights . features(entry, talk))``, fitted to the
+entries of the same people as the network. Features are of what was offered, read by rule (``deals.read_offer``), and of
+the own points; the other side's entry is not among them.
 """
 
 import itertools
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Turn
+from calibrated_rl.errors import UserError
 from calibrated_rl.examples.deal_or_no_deal.deals import (
     ENTRY,
     Counts,
@@ -91,6 +92,8 @@ class EntryChoice:
     def fit(self, dialogues: Sequence[Dialogue]) -> float:
         """Fit to the users' entries in ``dialogues``; returns the share of them that is the likeliest candidate."""
         cases = [case for dialogue in dialogues if (case := _case(dialogue)) is not None]
+        if not cases:
+            raise UserError("none of the dialogues that a proxy is fitted to has an entry of the user's")
         size = max(len(rows) for rows, _ in cases)
         inputs = np.zeros((len(cases), size, FEATURES))
         allowed = np.zeros((len(cases), size), np.bool_)

@@ -1,10 +1,10 @@
 """The agreeable negotiator: what a language model that was made to assist is like in the other seat, as a program.
 
-It wants nothing: it asks what the other would like, takes the first offer that it is made, and enters what that leaves
-for it, whatever its own points are. It never refuses, counters, ends the talk or leaves. Offers are read by rule
-(``deals.read_offer``). It stands for an uncalibrated simulator on a machine without a large model: a simulator
-pretrained on its dialogues says yes to everything, and RL can learn to exploit that. It does not resemble people, and
-is not meant to.
+It wants nothing: it asks what the other would like, says yes to every offer, and enters what the latest one leaves for
+it, nothing where none was made, whatever its own points are. It never refuses, counters, ends the talk or leaves.
+Offers are read by rule (``deals.read_offer``). It stands for an uncalibrated simulator on a machine without a large
+model: a simulator pretrained on its dialogues says yes to everything, and RL can learn to exploit that. It does not
+resemble people, and is not meant to.
 """
 
 import math

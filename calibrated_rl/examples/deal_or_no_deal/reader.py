@@ -4,7 +4,7 @@ Entries become turns of text (``selection : book 1 hat 0 ball 2``): first that o
 that do not fit are named in ``problems`` and skipped.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split, Turn
@@ -13,7 +13,7 @@ from calibrated_rl.examples.deal_or_no_deal.deals import accepted_first_offer, e
 from calibrated_rl.examples.deal_or_no_deal.records import DealRecord, DealSource
 from calibrated_rl.examples.deal_or_no_deal.task import DealOrNoDeal, counts_of, scenario_of
 from calibrated_rl.logs.base import LogProblem
-from calibrated_rl.logs.finished import finished_log
+from calibrated_rl.logs.data_set import finished_log, refuse_other_source
 from calibrated_rl.settings.fields import check_settings
 from calibrated_rl.tasks.base import Task
 
@@ -36,13 +36,7 @@ class DealLogs:
         check_settings(config, "logs")
         if not isinstance(task, DealOrNoDeal):
             raise UserError(f"Deal or No Deal logs are of the task DealOrNoDeal, not of {task.name}")
-        reader_settings, task_settings = asdict(config), asdict(task.config)
-        for field in fields(DealSource):
-            if reader_settings[field.name] != task_settings[field.name]:
-                raise UserError(
-                    f"Deal or No Deal: the logs' '{field.name}' is {reader_settings[field.name]!r} and the task's is "
-                    f"{task_settings[field.name]!r}; with different splits, held-out people would be trained on"
-                )
+        refuse_other_source("Deal or No Deal", DealSource, config, task.config)
         self.task = task
         self.problems: list[LogProblem] = list(task.file.problems)
 

@@ -1,4 +1,4 @@
-"""The file of Deal or No Deal as checked records: who values what, what was said, and which split a dialogue is in.
+"""The file of Deal or No Deal as checked records: who values what, the turns, and which split a dialogue is in.
 
 The data set is that of Lewis et al. 2017 (arXiv 1706.05125; CC BY-NC 4.0;
 github.com/facebookresearch/end-to-end-negotiator, ``src/data/negotiate``), read as published: a line has six numbers
@@ -53,7 +53,7 @@ class DealSource:
     path: Name = "../shared/data/dealornodeal"
     """Folder with dialogues.txt, or a file like it."""
     held_out: NotNegative = 2700
-    """Dialogues of the held-out split, half of all: they belong to the judges (proxies) and to evaluation alone."""
+    """Dialogues of the held-out split, half of all: they belong to the proxies and to evaluation alone."""
     monitor: NotNegative = 200
     """Dialogues of the monitor split."""
     tuning: NotNegative = 200

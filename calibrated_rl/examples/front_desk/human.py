@@ -8,15 +8,16 @@ each word that has a sloppy spelling is typed sloppily with the type's probabili
 
 where ``w`` is the one interpretation of the text and ``P(z | h)`` is Bayes' rule on the user's own past turns in ``h``.
 
-What a user does: it opens with ``table`` and at most one value; it answers what was asked, at times with one
-value more; once its change of mind is due it utters it (``sorry make it six``) or, if it never told the slot,
-speaks of the new value; a read-back is confirmed (``yes``) or, if wrong and noticed, one wrong value is corrected
-(``no six``); what it does not understand it questions (``what``). At each turn after the first it may leave
-(``forget it bye``); the hazard grows with every *bad* policy turn so far: one not understood, one that asks for
-what was told or is not needed, or one that reads back the same values again.
+What a user does: it opens with ``table`` and at most one value; it answers what was asked, of two questions at once
+mostly both, at times with one value more; now and then it says a wrong value and does not know it; once its change of
+mind is due it utters it (``sorry make it six``) or, if it never told the slot, speaks of the new value; a read-back
+is confirmed (``yes``) or, if wrong and noticed, one wrong value is corrected (``no six``); what it does not understand
+it questions (``what``). At each turn after the first it may leave (``forget it bye``); the hazard grows with every
+policy turn beyond the second, and with every *bad* one so far: one not understood, one that asks for nothing but what
+was told or is not needed, or one that reads back the same values again.
 
 ``cooperativeness`` interpolates every parameter linearly to the user that assistants like to simulate: it tells
-everything in its first turn, confirms everything, never leaves, mistypes or changes its mind.
+everything in its first turn, rightly, confirms everything, never leaves, mistypes or changes its mind.
 """
 
 import math
@@ -39,7 +40,7 @@ from calibrated_rl.examples.front_desk.replies import (
 )
 from calibrated_rl.examples.front_desk.task import POPULATIONS, keyed_random
 from calibrated_rl.examples.front_desk.words import SLOPPY, TIDY, Goal, goal_of
-from calibrated_rl.settings.fields import Range, Seed, Share, check_settings
+from calibrated_rl.settings.fields import NotNegative, Range, Seed, Share, check_settings
 from calibrated_rl.tasks.base import Task
 
 
@@ -89,12 +90,16 @@ class FrontDeskHuman:
         """The same: terse."""
         please_cooperative: Share = 0.5
         """The same: fully cooperative."""
-        leave_base: Share = 0.02
+        leave_base: Share = 0.01
         """Hazard of leaving at each turn after the first."""
-        leave_bad: Share = 0.12
+        leave_bad: Share = 0.3
         """Added to it for each bad policy turn so far."""
+        leave_late: Share = 0.3
+        """Added to it for each policy turn beyond ``free_turns``."""
+        free_turns: NotNegative = 2
+        """Policy turns that cost no patience."""
         haste_patient: Annotated[float, Range(at_least=0)] = 0.5
-        """Factor on both hazards: patient."""
+        """Factor on these hazards: patient."""
         haste_impatient: Annotated[float, Range(at_least=0)] = 1.75
         """The same: impatient."""
         typo_tidy: Share = 0.03
@@ -103,7 +108,13 @@ class FrontDeskHuman:
         """The same: sloppy."""
         grumble: Share = 0.5
         """Probability of a grumble when asked again."""
-        notice: Share = 0.5
+        both_talkative: Share = 0.95
+        """Probability of answering both of two questions at once: talkative."""
+        both_terse: Share = 0.75
+        """The same: terse."""
+        misspeak: Share = 0.03
+        """Probability of saying one wrong value in a turn that tells values."""
+        notice: Share = 0.95
         """Probability of noticing a wrong read-back."""
         utter_change: Share = 0.85
         """Probability of uttering a change of mind that is due, at each turn until it is said."""
@@ -133,6 +144,10 @@ class FrontDeskHuman:
             please=human * please + coop * c.please_cooperative,
             leave_base=human * haste * c.leave_base,
             leave_bad=human * haste * c.leave_bad,
+            leave_late=human * haste * c.leave_late,
+            free_turns=c.free_turns,
+            answer_both=human * (c.both_talkative if talkative else c.both_terse) + coop,
+            misspeak=human * c.misspeak,
             grumble=human * c.grumble,
             notice=human * c.notice,
             utter_change=human * c.utter_change,

@@ -1,18 +1,22 @@
 """FrontDesk: a small booking world whose human is a program, for dev mode, tests and exact shifts.
 
-A user wants a table; the goal has three to five slots of one value each. The policy asks for a slot
-(``which day ?``), reads back (``so friday seven ?``) or books (``booked friday seven two``), which closes the
-dialogue. In some scenarios the user changes its mind about one slot.
+A user wants a table; the goal has three to five slots of one value each. The policy asks for a slot, or for two at once
+(``which day ?``, ``which day time ?``), reads back (``so friday seven ?``) or books (``booked friday seven two``),
+which closes the dialogue. In some scenarios the user changes its mind about one slot.
 
-Reward: 1 if the booking is exactly the effective goal and the user is still there, minus ``turn_cost`` for
-each policy turn, minus ``wrong_cost`` for a booking that is wrong. The effective goal is the first goal, with the
-change applied if and only if the user has uttered it before the booking.
+The policy that was logged has a habit: it goes through a form, question by question, also for what is not needed. What
+pays is another strategy, which its logs hardly show: to ask for what is needed alone, and for two slots at once, before
+people lose patience.
+
+Reward: 1 minus ``turn_cost`` for each policy turn if the booking is exactly the effective goal and the user is still
+there, else 0: no way of failing is better than another, so that a policy that rarely succeeds gains nothing by giving
+up early. The effective goal is the first goal, with the change applied if and only if the user has uttered it before
+the booking.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Annotated
 
 import numpy as np
 
@@ -35,7 +39,7 @@ from calibrated_rl.examples.front_desk.words import (
     read_move,
     stated_values,
 )
-from calibrated_rl.settings.fields import Positive, Range, Seed, Share, check_settings
+from calibrated_rl.settings.fields import Positive, Seed, Share, check_settings
 from calibrated_rl.tasks.base import count_policy_turns
 
 POPULATIONS = ("same", "shifted")
@@ -61,20 +65,21 @@ class FrontDesk:
         """Draws the scenarios (goals and changes of mind)."""
         max_policy_turns: Positive = 8
         """Policy turns, the greeting not counted, after which the dialogue ends."""
-        turn_cost: Annotated[float, Range(at_least=0)] = 0.02
-        """Cost of a policy turn: small, so that asking for everything costs about a tenth of a success."""
-        wrong_cost: Annotated[float, Range(at_least=0)] = 0.1
-        """Cost of a wrong booking: below the cost of idling to the end, so that trying remains worthwhile, and
-        large enough that guessing is worth less than nothing with human users."""
+        turn_cost: Share = 0.02
+        """What a booking loses for each policy turn: small, so that asking for everything costs about a tenth."""
         change_share: Share = 0.2
         """Share of scenarios in which the user changes its mind, from its second, third or fourth turn on."""
-        logged_early_book: Share = 0.08
+        logged_early_book: Share = 0.03
         """The logged policy: probability, a turn, of booking with guesses for what it does not know."""
-        logged_repeat: Share = 0.15
-        """The logged policy: probability of asking for what it was told already or does not need."""
-        logged_read_back: Share = 0.12
-        """The logged policy: probability of reading back what it knows."""
-        logged_slip: Share = 0.25
+        logged_repeat: Share = 0.03
+        """The logged policy: probability of asking for what it was told already."""
+        logged_read_back: Share = 0.05
+        """The logged policy: probability of reading back once before it books, where it knows all."""
+        logged_pair: Share = 0.1
+        """The logged policy: probability of asking for two missing slots at once."""
+        logged_skip: Share = 0.2
+        """The logged policy: probability of passing over what is not needed in its form."""
+        logged_slip: Share = 0.05
         """The logged policy: probability that one value of a complete booking or a read-back is a guess."""
         logged_chat: Share = 0.03
         """The logged policy: probability of saying something that human users do not understand."""
@@ -83,7 +88,7 @@ class FrontDesk:
         self.config = config = config or self.Config()
         self.name = "front_desk"
         check_settings(config, "FrontDesk")
-        moves = ("logged_early_book", "logged_repeat", "logged_read_back", "logged_chat")
+        moves = ("logged_early_book", "logged_repeat", "logged_read_back", "logged_pair", "logged_chat")
         if sum(getattr(config, key) for key in moves) > 1.0:
             raise UserError(f"FrontDesk: {' + '.join(moves)} exceed 1")
         self.max_policy_turns = config.max_policy_turns
@@ -134,6 +139,15 @@ class FrontDesk:
         spoken = [turn.text for turn in turns if turn.side is Side.USER]
         return len(spoken) == 1 and is_leaving(spoken[0])
 
+    def contradicts_goal(self, scenario: Scenario, turns: Sequence[Turn]) -> bool | None:
+        """A value that is neither the goal's nor, once it is due, the change's; None for a turn without values."""
+        fits = _fit_goal(goal_of(scenario), sum(turn.side is Side.USER for turn in turns), turns[-1].text)
+        return not all(fits) if fits else None
+
+    def leaves_early(self, scenario: Scenario, turns: Sequence[Turn]) -> bool | None:
+        """Whoever leaves has no table."""
+        return is_leaving(turns[-1].text)
+
     def outcome(self, scenario: Scenario, turns: Sequence[Turn], ending: str) -> Outcome:
         goal, end = goal_of(scenario), self._end(turns)
         closed = ending == CLOSED and end is not None and end[0] == CLOSED
@@ -143,18 +157,16 @@ class FrontDesk:
             booked = read_move(turns[end[1]].text)
             uttered = change_uttered(goal, turns[: end[1]])
         success = closed and booked.clean and booked.by_slot == goal.wish(uttered)
-        cost = self.config.turn_cost * max(0, count_policy_turns(turns))
-        cost += self.config.wrong_cost if closed and not success else 0.0
+        worth = 1.0 - self.config.turn_cost * count_policy_turns(turns)
         return Outcome(
-            reward=float(success) - cost,
+            reward=max(0.0, worth) if success else 0.0,
             success=success,
             details={"booked": booked.by_slot, "goal": goal.wish(uttered), "change_uttered": uttered},
         )
 
     def reward_range(self) -> tuple[float, float]:
-        """From a wrong booking in the last turn to a right one in the first."""
-        config = self.config
-        return -config.turn_cost * config.max_policy_turns - config.wrong_cost, 1.0 - config.turn_cost
+        """From no right booking to one in the first turn."""
+        return 0.0, 1.0 - self.config.turn_cost
 
     def acts(self, scenario: Scenario, turns: Sequence[Turn], index: int) -> tuple[str, ...]:
         """``greet``, ``ask:SLOT``, ``read_back:SLOT``, ``book:SLOT`` or ``other`` for the policy; ``want`` (the
@@ -167,7 +179,7 @@ class FrontDesk:
             return ("greet",)
         move = read_move(turn.text)
         if move.kind is MoveKind.ASK:
-            return (f"ask:{move.slot}",)
+            return tuple(f"ask:{slot}" for slot in move.slots)
         return tuple(f"{move.kind}:{SLOT_OF[value]}" for value in move.values) or (str(move.kind),)
 
     @staticmethod
@@ -188,14 +200,8 @@ class FrontDesk:
         """``goal_kept``, ``first_turn_disclosure``, ``words_per_turn``, ``left``; ``change_uttered`` where the
         change was due in this dialogue, ``wrong_confirmed`` where a wrong read-back was answered."""
         goal = goal_of(scenario)
-        first, final = goal.wish(False), goal.wish(True)
         spoken = [turn.text for turn in turns if turn.side is Side.USER]
-        is_consistent: list[bool] = []
-        for number, text in enumerate(spoken, start=1):
-            for value in stated_values(text):
-                change_due = goal.change_turn and number >= goal.change_turn
-                allowed = {first.get(SLOT_OF[value]), final.get(SLOT_OF[value]) if change_due else None}
-                is_consistent.append(value in allowed)
+        is_consistent = [fits for number, text in enumerate(spoken, start=1) for fits in _fit_goal(goal, number, text)]
         told_first = {SLOT_OF[value] for value in stated_values(spoken[0])} if spoken else set()
         profile = {
             "goal_kept": float(np.mean(is_consistent)) if is_consistent else 1.0,
@@ -223,17 +229,22 @@ class FrontDesk:
         return confirmed
 
     def logged_turn(self, scenario: Scenario, turns: Sequence[Turn], seed: int) -> str:
-        """The policy that was logged: asks in random order, asks again, reads back, books too early at times,
-        and slips. It knows what a policy can know: the slots of its instructions and what was said."""
+        """The policy that was logged. Its habit: it goes through its form, one question a turn, what is not needed
+        included, and books without reading back. Now and then it does otherwise: passes over what is not needed, asks
+        for two slots at once, reads back, asks again, books too early, slips. It knows what a policy can know: the
+        slots of its instructions and the turns so far."""
         config = self.config
         rng = keyed_random("front_desk_logged", seed, scenario.id, len(turns))
         slots = goal_of(scenario).slots
         heard_values = {slot: value for slot, value in heard(turns).items() if slot in slots}
         missing_slots = [slot for slot in slots if slot not in heard_values]
+        own_moves = [read_move(turn.text) for turn in turns if turn.side is Side.POLICY]
+        has_read_back = any(each.kind is MoveKind.READ_BACK for each in own_moves)
         shares = {
             "early": config.logged_early_book if missing_slots else 0.0,
-            "repeat": config.logged_repeat,
-            "read_back": config.logged_read_back if heard_values else 0.0,
+            "repeat": config.logged_repeat if heard_values else 0.0,
+            "read_back": config.logged_read_back if not missing_slots and not has_read_back else 0.0,
+            "pair": config.logged_pair if len(missing_slots) > 1 else 0.0,
             "chat": config.logged_chat,
         }
         chance, bounds = rng.random(), np.cumsum(list(shares.values()))
@@ -242,16 +253,17 @@ class FrontDesk:
         if move == "early":
             return f"booked {self._values(slots, heard_values, missing_slots, rng)}"
         if move == "repeat":
-            return f"which {rng.choice([slot for slot in SLOTS if slot not in missing_slots] or missing_slots)} ?"
+            return f"which {rng.choice(list(heard_values))} ?"
+        if move == "pair":
+            return f"which {' '.join(missing_slots[:2])} ?"
         if move == "read_back":
-            heard_slots = [slot for slot in slots if slot in heard_values]
-            return (
-                f"so {self._values(heard_slots, heard_values, [str(rng.choice(heard_slots))] if slip else [], rng)} ?"
-            )
+            return f"so {self._values(slots, heard_values, [str(rng.choice(slots))] if slip else [], rng)} ?"
         if move == "chat":
             return "one moment"
+        slots_asked = {slot for each in own_moves for slot in each.slots}
+        form = [slot for slot in SLOTS if slot in missing_slots or (slot not in slots and slot not in slots_asked)]
         if missing_slots:
-            return f"which {rng.choice(missing_slots)} ?"
+            return f"which {missing_slots[0] if rng.random() < config.logged_skip else form[0]} ?"
         return f"booked {self._values(slots, heard_values, [str(rng.choice(slots))] if slip else [], rng)}"
 
     @staticmethod
@@ -260,3 +272,9 @@ class FrontDesk:
     ) -> str:
         guesses = {slot: str(rng.choice(SLOTS[slot])) for slot in guessed}
         return " ".join(guesses.get(slot) or heard_values[slot] for slot in slots)
+
+
+def _fit_goal(goal: Goal, number: int, text: str) -> list[bool]:
+    """For each value that the user's ``number``-th turn states: whether it is one that the user wants by then."""
+    first, final = goal.wish(False), goal.wish(bool(goal.change_turn) and number >= goal.change_turn)
+    return [value in (first.get(SLOT_OF[value]), final.get(SLOT_OF[value])) for value in stated_values(text)]

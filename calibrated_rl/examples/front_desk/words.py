@@ -58,8 +58,8 @@ class Move:
     """A policy turn as it is understood."""
 
     kind: MoveKind
-    slot: str = ""
-    """The slot of an ``ASK``."""
+    slots: tuple[str, ...] = ()
+    """Those of an ``ASK``, in the order of the text; no slot twice."""
     values: tuple[str, ...] = ()
     """The values of a ``READ_BACK`` or a ``BOOK``, sorted by slot; no two of one slot."""
     clean: bool = True
@@ -129,8 +129,8 @@ def read_move(text: str) -> Move:
     if not words:
         return Move(MoveKind.OTHER)
     head, arguments = words[0], words[1:]
-    if head == "which" and len(arguments) == 1 and arguments[0] in SLOTS:
-        return Move(MoveKind.ASK, slot=arguments[0])
+    if head == "which" and arguments and set(arguments) <= SLOTS.keys() and len(set(arguments)) == len(arguments):
+        return Move(MoveKind.ASK, slots=arguments)
     values = {SLOT_OF[word]: word for word in arguments if word in SLOT_OF}
     clean = len(values) == len(arguments)
     ordered = tuple(values[slot] for slot in SLOTS if slot in values)

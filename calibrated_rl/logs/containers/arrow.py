@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from calibrated_rl.logs.containers.base import BY_BYTES, Row
+from calibrated_rl.logs.containers.base import BY_BYTES
+from calibrated_rl.logs.row import Row
 from calibrated_rl.logs.streams import LogFile
 from calibrated_rl.logs.tables import rows_of_batches
 

@@ -4,29 +4,17 @@ To add one, write a file here with one class whose name ends in ``Container``. N
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.kinds import unread_kind
 from calibrated_rl.logs.parts import parts_of
+from calibrated_rl.logs.row import Row
 from calibrated_rl.logs.streams import LogFile
 
 BY_BYTES, BY_TEXT, ANY_TEXT = 0, 1, 2
 """How sure a container is of its files, the surest first; ``Container.rank``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One record of a file, or why it is none."""
-
-    file: str
-    number: int
-    """1-based: the line where records are lines, else the record's number."""
-    content: Any = None
-    """JSON data."""
-    problem: str | None = None
 
 
 class Container(Protocol):

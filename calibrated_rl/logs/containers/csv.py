@@ -5,7 +5,8 @@ import io
 from collections.abc import Iterator
 
 from calibrated_rl.errors import UserError, printable
-from calibrated_rl.logs.containers.base import BY_TEXT, Row
+from calibrated_rl.logs.containers.base import BY_TEXT
+from calibrated_rl.logs.row import Row
 from calibrated_rl.logs.streams import LogFile
 
 _DELIMITERS = (",", ";", "\t", "|")

@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator
 
 from calibrated_rl.logs.base import object_of
-from calibrated_rl.logs.containers.base import ANY_TEXT, Row
+from calibrated_rl.logs.containers.base import ANY_TEXT
+from calibrated_rl.logs.row import Row
 from calibrated_rl.logs.streams import LogFile
 
 LONGEST_LINE = 64 * 2**20

@@ -6,7 +6,8 @@ from typing import Any
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.base import object_of
-from calibrated_rl.logs.containers.base import BY_TEXT, Row
+from calibrated_rl.logs.containers.base import BY_TEXT
+from calibrated_rl.logs.row import Row
 from calibrated_rl.logs.streams import HEAD, LogFile
 
 
@@ -25,14 +26,8 @@ class JsonValueContainer:
         if first[:1] not in ("[", "{"):
             return False
         if not line_break and len(file.head) >= HEAD:  # a line that is longer than what was looked at
-            return first[0] == "["
-        try:
-            json.loads(first)
-        except json.JSONDecodeError as error:
-            return error.pos >= len(first)
-        except (ValueError, RecursionError):
-            return False
-        return first[0] == "[" and not rest.strip()
+            return first[0] == "[" and _is_value_with_long_line(file)
+        return _is_unended(first) or (first[0] == "[" and not rest.strip() and _is_json(first))
 
     def rows(self, file: LogFile) -> Iterator[Row]:
         content = _loaded(file)
@@ -47,6 +42,35 @@ def is_talk(content: list[Any]) -> bool:
         isinstance(each, dict) and ({"role", "content"} <= each.keys() or {"from", "value"} <= each.keys())
         for each in content
     )
+
+
+def _is_unended(line: str) -> bool:
+    """Whether the JSON value that ``line`` begins continues after it."""
+    try:
+        json.loads(line)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(line)
+    except (ValueError, RecursionError):
+        return False
+    return False
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_value_with_long_line(file: LogFile) -> bool:
+    """Whether a first line longer than what was looked at is all that there is, or begins a value that it does not end:
+    a list of messages may be the first of JSON Lines."""
+    with file.open() as stream:
+        first = stream.readline()
+        if not any(line.strip() for line in stream):
+            return True
+    return _is_unended(first.decode("utf-8-sig", errors="replace").strip())
 
 
 def _loaded(file: LogFile) -> Any:

@@ -15,9 +15,9 @@ from typing import Any
 
 from calibrated_rl.errors import UserError
 from calibrated_rl.logs.base import LogProblem, Refused
-from calibrated_rl.logs.containers.base import Row
-from calibrated_rl.logs.formats.base import Found, first_of
+from calibrated_rl.logs.found import Found, first_of
 from calibrated_rl.logs.options import FileSettings
+from calibrated_rl.logs.row import Row
 from calibrated_rl.logs.sides import Sides
 from calibrated_rl.logs.streams import ENDINGS, LogFile
 from calibrated_rl.logs.utterances import Utterance, grouped, in_order, name_of, spoken, text_of, utterance
@@ -48,7 +48,7 @@ class ConvoKitFormat:
                 sidecars[folder] = _sidecar(folder, "conversations"), _sidecar(folder, "speakers", "users")
             return _dialogue(utterances, sides, *sidecars[folder])
 
-        yield from grouped(rows, _utterance, dialogue)
+        yield from grouped(rows, _utterance, dialogue, sides)
 
 
 def _utterance(row: Row) -> Utterance:
@@ -74,7 +74,7 @@ def _dialogue(
 ) -> Found:
     counts: Counter[str] = Counter()
     name = utterances[0].dialogue
-    ordered = _chain(utterances) or in_order(utterances, lambda each: each.beside.get("timestamp"), counts)
+    ordered = _chain(utterances) or in_order(utterances, [lambda each: each.beside.get("timestamp")], counts)
     about = conversations.get(name, {})
     about = about.get("meta", about) if isinstance(about, dict) else {"conversation": about}
     present = {each.speaker: speakers[each.speaker] for each in ordered if each.speaker in speakers}

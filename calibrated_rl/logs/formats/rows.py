@@ -12,13 +12,14 @@ says it; all other columns are kept beside the turn.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from calibrated_rl.logs.base import LogProblem, Refused
-from calibrated_rl.logs.containers.base import Row
-from calibrated_rl.logs.formats.base import Found
+from calibrated_rl.logs.found import Found
 from calibrated_rl.logs.options import FileSettings
 from calibrated_rl.logs.record import OPTIONAL
+from calibrated_rl.logs.row import Row
 from calibrated_rl.logs.sides import Sides
 from calibrated_rl.logs.utterances import Utterance, grouped, in_order, name_of, spoken, text_of, utterance
 
@@ -45,26 +46,26 @@ class RowsFormat:
     def fit(self, content: Any) -> int:
         if not isinstance(content, dict):
             return 0
-        found = _columns(content)
-        is_row = all(isinstance(content.get(found.get(each, "")), str | int | float) for each in _NEEDED)
+        columns = _columns(content)
+        is_row = all(isinstance(content.get(columns.get(each, "")), str | int | float) for each in _NEEDED)
         return 3 if is_row else 0
 
     def dialogues(self, rows: Iterator[Row], settings: FileSettings) -> Iterator[Found | LogProblem]:
         sides = Sides(settings)
-        yield from grouped(rows, _utterance, lambda utterances: _dialogue(utterances, sides))
+        yield from grouped(rows, _utterance, lambda utterances: _dialogue(utterances, sides), sides)
 
 
 def _columns(content: Mapping[str, Any]) -> dict[str, str]:
     """The record's own keys by what they contain."""
     normal = {str(key).strip().lower().replace(" ", "_").replace("-", "_"): key for key in reversed(list(content))}
-    found = {}
+    columns = {}
     for what, names in COLUMNS.items():
         if name := next((name for name in names if name in normal), None):
-            found[what] = normal[name]
-    return found
+            columns[what] = normal[name]
+    return columns
 
 
-def _value(utterance: Utterance, what: str) -> Any:
+def _value(what: str, utterance: Utterance) -> Any:
     return utterance.beside.get(_columns(utterance.beside).get(what, ""))
 
 
@@ -72,23 +73,22 @@ def _utterance(row: Row) -> Utterance:
     content = row.content
     if not isinstance(content, dict):
         raise Refused("it is no row of named columns")
-    found = _columns(content)
-    if missing := [each for each in ("dialogue", "side") if each not in found]:
-        raise Refused(f"no column contains the {missing[0]}: {' and '.join(missing)} can be named by the column map")
-    used = [found[each] for each in _NEEDED if each in found]
-    text = found.get("text", "text")
+    columns = _columns(content)
+    if unnamed := [each for each in ("dialogue", "side") if each not in columns]:
+        raise Refused(f"no column contains the {unnamed[0]}: {' and '.join(unnamed)} can be named by the column map")
+    used = [columns[each] for each in _NEEDED if each in columns]
+    text = columns.get("text", "text")
     return utterance(
         row,
-        name_of(content[found["dialogue"]], found["dialogue"]),
-        lambda: (name_of(content[found["side"]], found["side"]), text_of(content.get(text), text)),
+        name_of(content[columns["dialogue"]], columns["dialogue"]),
+        lambda: (name_of(content[columns["side"]], columns["side"]), text_of(content.get(text), text)),
         {key: value for key, value in content.items() if key not in used and value is not None},
     )
 
 
 def _dialogue(utterances: list[Utterance], sides: Sides) -> Found:
     counts: Counter[str] = Counter()
-    order = next((what for what in _ORDER if all(_value(each, what) is not None for each in utterances)), "")
-    ordered = in_order(utterances, lambda each: _value(each, order), counts)
+    ordered = in_order(utterances, [partial(_value, what) for what in _ORDER], counts)
     of_dialogue: dict[str, Any] = {}
     for each in ordered:
         of_dialogue |= {key: value for key, value in each.beside.items() if key in OPTIONAL}

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from calibrated_rl.logs.base import LogProblem
-from calibrated_rl.logs.containers.base import Row
-from calibrated_rl.logs.formats.base import Found, one_a_row, parsed, typed
+from calibrated_rl.logs.found import Found, one_a_row, parsed, typed
 from calibrated_rl.logs.options import FileSettings
 from calibrated_rl.logs.record import METADATA
+from calibrated_rl.logs.row import Row
 
 
 class RunsFormat:

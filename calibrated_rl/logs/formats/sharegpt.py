@@ -9,10 +9,10 @@ from typing import Any
 
 from calibrated_rl.components.plain_data import kind_of
 from calibrated_rl.logs.base import LogProblem, Refused
-from calibrated_rl.logs.containers.base import Row
-from calibrated_rl.logs.formats.base import Found, one_a_row, parsed
 from calibrated_rl.logs.formats.messages import talk
+from calibrated_rl.logs.found import Found, one_a_row, parsed
 from calibrated_rl.logs.options import FileSettings
+from calibrated_rl.logs.row import Row
 from calibrated_rl.logs.sides import Sides
 
 _PLACES = ("conversations", "conversation", "messages")
@@ -30,7 +30,7 @@ class ShareGptFormat:
 
     def dialogues(self, rows: Iterator[Row], settings: FileSettings) -> Iterator[Found | LogProblem]:
         sides = Sides(settings)
-        yield from one_a_row(rows, lambda row: iter([_found(row, sides)]))
+        yield from one_a_row(rows, lambda row: iter([_found(row, sides)]), sides)
 
 
 def _entries(value: Any) -> bool:
@@ -52,7 +52,7 @@ def _found(row: Row, sides: Sides) -> Found:
     content = row.content if place else {"conversations": row.content}
     key = place or "conversations"
     messages = [_message(entry, index) for index, entry in enumerate(parsed(content[key]))]
-    found = talk(row, content, messages, sides, key=key, ids=_IDS, known=_KNOWN)
+    found = talk(row, content, messages, sides, key=key, ids=_IDS, known=_KNOWN, speaker="from")
     if isinstance(system := content.get("system"), str) and system.strip():
         found.line.setdefault("policy_instructions", system)
     return found

@@ -3,8 +3,13 @@
     {"task_id": 3, "trial": 0, "reward": 1.0, "traj": [{"role": "user", "content": "Hi"}, ...]}
 
 The benchmark's reward is the dialogue's, and its success is a reward of 1, as the benchmark has it. Words such as
-``###STOP###``, by which its users end a dialogue, are no part of what is said. These users are models as a rule: such
+``###STOP###``, by which its users end a dialogue, are no part of the dialogue. These users are models as a rule: such
 logs say how a model talks as a user, not how people do.
+
+A message with tool calls goes to the tools alone: words beside the calls are nobody's turn. Trajectories of agents that
+write their calls as text (``Action: {...}``) are refused: their tools answer in the user's name. Where the simulated
+user or the machine failed (``user_error``, ``infrastructure_error``), the reward says nothing of the policy and is left
+out.
 """
 
 import re
@@ -13,14 +18,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from calibrated_rl.logs.base import LogProblem, Refused
-from calibrated_rl.logs.containers.base import Row
-from calibrated_rl.logs.formats.base import Found, one_a_row
 from calibrated_rl.logs.formats.messages import is_messages, talk
+from calibrated_rl.logs.found import Found, one_a_row, parsed
 from calibrated_rl.logs.options import FileSettings
 from calibrated_rl.logs.record import METADATA
+from calibrated_rl.logs.row import Row
 from calibrated_rl.logs.sides import Sides
 
 STOPPED = "marks by which users end dialogues (###STOP###), left out of the text"
+NOT_SCORED = "simulations that ended by a failure of the user or the machine: their reward is left out"
+_FAILED = ("user_error", "infrastructure_error")
+_CALL_AS_TEXT = re.compile(r"^\s*Action:\s*(?:```(?:json)?\s*)?\{", re.MULTILINE)
+_RESULT_AS_TEXT = "API output:"
 _MARK = re.compile(r"\s*###(STOP|TRANSFER|OUT-OF-SCOPE)###\s*")
 _TAU2 = ("reward_info", "termination_reason", "simulation_id", "task_id")
 _KNOWN = (
@@ -46,7 +55,7 @@ class TauBenchFormat:
 
     def dialogues(self, rows: Iterator[Row], settings: FileSettings) -> Iterator[Found | LogProblem]:
         sides = Sides(settings)
-        yield from one_a_row(rows, lambda row: iter([_found(row, sides)]))
+        yield from one_a_row(rows, lambda row: iter([_found(row, sides)]), sides)
 
 
 def _found(row: Row, sides: Sides) -> Found:
@@ -55,23 +64,41 @@ def _found(row: Row, sides: Sides) -> Found:
     if key is None:
         raise Refused("'traj' is missing, and so is 'messages'")
     counts: Counter[str] = Counter()
-    messages, ending = _without_marks(content[key], counts)
-    found = talk(row, content, messages, sides, key=key, ids=("id",), known=_KNOWN)
-    found.counts += counts
-    line, more = found.line, found.line.setdefault(METADATA, {})
+    recorded = parsed(content[key])
+    _refuse_calls_as_text(recorded)
+    messages, ending = _without_marks(recorded, counts)
+    dialogue = talk(row, content, messages, sides, key=key, ids=("id",), known=_KNOWN, calls_are_unheard=True)
+    dialogue.counts += counts
+    line, metadata = dialogue.line, dialogue.line.setdefault(METADATA, {})
     if "id" not in line and content.get("task_id") is not None:
         line["id"] = "-".join(str(content[each]) for each in ("task_id", "trial") if content.get(each) is not None)
     reward = _reward(content)
-    if reward is not None:
-        more.pop("reward", None)
+    if content.get("termination_reason") in _FAILED:
+        metadata |= {key: line.pop(key) for key in ("reward", "success") if key in line}
+        dialogue.counts[NOT_SCORED] += reward is not None
+    elif reward is not None:
+        metadata.pop("reward", None)
         line |= {"reward": reward, "success": abs(reward - 1) <= SLACK}
     reason = content.get("termination_reason")
     if ending := reason if isinstance(reason, str) and reason.strip() else ending:
         line["ending"] = ending
-        more.pop("termination_reason", None)
-    if not more:
+        metadata.pop("termination_reason", None)
+    if not metadata:
         del line[METADATA]
-    return found
+    return dialogue
+
+
+def _refuse_calls_as_text(messages: Any) -> None:
+    for index, message in enumerate(messages if isinstance(messages, list) else []):
+        role, text = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+        if isinstance(text, str) and (
+            (role == "user" and text.lstrip().startswith(_RESULT_AS_TEXT))
+            or (role == "assistant" and _CALL_AS_TEXT.search(text))
+        ):
+            raise Refused(
+                f"message {index} is a tool call or its result as text (Action: {{...}}, {_RESULT_AS_TEXT} ...), as "
+                "act and react agents write them: only trajectories with 'tool_calls' are read"
+            )
 
 
 def _reward(content: Mapping[str, Any]) -> float | None:

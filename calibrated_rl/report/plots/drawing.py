@@ -54,7 +54,7 @@ def plot_style() -> Iterator[None]:
 def figure(width: float, height: float) -> Figure:
     """A figure of ``width`` x ``height`` inches; no window and no global state is involved."""
     fig = Figure(figsize=(width, height), layout="constrained")
-    # Room between rows, so that a panel's title does not look like a label of the panel above.
+    # Space between rows, so that a panel's title does not look like a label of the panel above.
     fig.set_layout_engine("constrained", hspace=0.09)
     return fig
 

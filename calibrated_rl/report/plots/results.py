@@ -4,7 +4,8 @@ Each function takes plain data that is not empty and returns a figure; called wi
 """
 
 from collections.abc import Mapping, Sequence
-from textwrap import fill
+from textwrap import fill as filled_lines
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,24 +19,27 @@ from calibrated_rl.report.values import Interval, number
 _ENDING_COLORS = ("#4C78A8", "#E8B04A", "#B5534C", "#72A98F", "#9C86B8", "#7F7F7F", "#C58F6E", "#A9C4DE")
 
 
-def forest(rows: Mapping[str, tuple[Interval | None, Interval | None]]) -> Figure:
-    """Held-out reward by arm as (same population, shifted population), each with its interval."""
+_FILLS: Sequence[Literal["full", "left", "none"]] = ("full", "left", "none")
+"""Of markers: whole, half, and hollow."""
+
+
+def forest(rows: Mapping[str, Mapping[str, Interval]]) -> Figure:
+    """Held-out reward by arm and evaluation, each with its interval; the evaluations in one order, the first filled."""
     arms = in_order(rows)
-    fig = figure(8.6, 0.8 + 0.38 * len(arms))
+    shown = list(dict.fromkeys(name for arm in arms for name in rows[arm]))
+    fig = figure(8.6, 0.8 + (0.3 + 0.08 * len(shown)) * len(arms))
     axes = fig.subplots()
-    shifted_shown = any(rows[arm][1] is not None for arm in arms)
+    offsets = np.linspace(-0.22, 0.22, len(shown)) if len(shown) > 1 else np.zeros(1)
+    fills = _FILLS[: len(shown)]
     for row, arm in enumerate(arms):
         look = style(arm)
-        same_population, shifted_population = rows[arm]
-        offset = 0.13 if shifted_shown else 0.0
-        if same_population is not None:
-            _whisker(axes, same_population, row - offset, look.color, look.marker, filled=True)
-        if shifted_population is not None:
-            _whisker(axes, shifted_population, row + offset, look.color, look.marker, filled=False)
-    if shifted_shown:
-        for filled, label in ((True, "same population"), (False, "shifted population")):
-            axes.plot([], [], "o", color=INK, mfc=INK if filled else "white", ms=5, label=label)
-        fig.legend(loc="outside upper right", ncols=2)
+        for offset, fill, name in zip(offsets, fills, shown, strict=True):
+            if name in rows[arm]:
+                _whisker(axes, rows[arm][name], row + offset, look.color, look.marker, fill)
+    if len(shown) > 1:
+        for fill, name in zip(fills, shown, strict=True):
+            axes.plot([], [], "o", color=INK, fillstyle=fill, mfcalt="white", ms=5, label=name)
+        fig.legend(loc="outside upper right", ncols=len(shown))
     axes.set_yticks(range(len(arms)), [style(arm).label for arm in arms])
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.set_xlabel("held-out reward, mean and 95 % CI")
@@ -63,7 +67,7 @@ def _differences(axes: Axes, differences: Mapping[str, Interval], pairs: Sequenc
     zero_line(axes)
     for pair, value in differences.items():
         row, look = pairs.index(pair), style(pair.split("-")[0])
-        _whisker(axes, value, row, look.color, look.marker, filled=value.excludes_zero)
+        _whisker(axes, value, row, look.color, look.marker, "full" if value.excludes_zero else "none")
         label_x = value.high if value.high is not None else value.mean
         axes.annotate(
             number(value.mean, sign=True),
@@ -76,11 +80,13 @@ def _differences(axes: Axes, differences: Mapping[str, Interval], pairs: Sequenc
     horizontal_only(axes)
 
 
-def _whisker(axes: Axes, value: Interval, row: float, color: str, marker: str, *, filled: bool) -> None:
+def _whisker(axes: Axes, value: Interval, row: float, color: str, marker: str, fill: str) -> None:
+    """``fill``: one of ``_FILLS``."""
     low, high = value.errors
     axes.errorbar(
-        value.mean, row, xerr=[[low], [high]], fmt=marker, color=color, mfc=color if filled else "white",
-        ms=7, mew=1.4, elinewidth=1.8, capsize=0, zorder=3,
+        value.mean, row, xerr=[[low], [high]], fmt=marker, color=color, mfc="white" if fill == "none" else color,
+        mfcalt="white", fillstyle="left" if fill == "left" else "full", ms=7, mew=1.4, elinewidth=1.8, capsize=0,
+        zorder=3,
     )  # fmt: skip
 
 
@@ -97,7 +103,7 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], columns: int) -> Figure:
     for axes, (name, by_arm) in zip(grid, panels.items(), strict=False):
         for arm in in_order(by_arm):
             _curve(axes, by_arm[arm], arm)
-        axes.set_title(fill(name.replace("_", " "), 24 if columns > 3 else 40))
+        axes.set_title(filled_lines(name.replace("_", " "), 24 if columns > 3 else 40))
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
         axes.yaxis.get_major_locator().set_params(nbins=5)
         _calm(axes)

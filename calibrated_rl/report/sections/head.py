@@ -68,7 +68,8 @@ def _differences(run: RunFiles) -> list[Difference]:
     for pair, raw in mapping(run.summary, deployed(run.summary).paired).items():
         value = interval(raw)
         first, separator, second = pair.partition("-")
-        if value is not None and value.bounds is not None and separator:
+        with_all = "@" not in pair  # differences with one of several users have their section
+        if value is not None and value.bounds is not None and separator and with_all:
             differences.append(Difference(style(first).label, style(second).label, value))
     return differences
 

@@ -1,11 +1,11 @@
-"""Held-out reward of every arm, with the human users that were logged and with others."""
+"""Held-out reward of every arm: greedy, sampled, and with users of another population than the logged one."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from calibrated_rl.report.plots import results
 from calibrated_rl.report.run_files import RunFiles
-from calibrated_rl.report.values import interval, look_up
+from calibrated_rl.report.values import Interval, interval, look_up
 from calibrated_rl.report.views import Plot
 
 
@@ -15,12 +15,13 @@ class HeldOut:
     plot: Plot | None
 
 
+EVALUATIONS = {"held_out_greedy": "greedy", "held_out": "sampled", "held_out_shifted": "sampled, shifted population"}
+
+
 def view(run: RunFiles) -> HeldOut:
-    rewards = {}
+    rewards: dict[str, dict[str, Interval]] = {}
     for arm, metrics in run.arms().items():
-        same_population, shifted_population = (
-            interval(look_up(metrics, key, "reward")) for key in ("held_out", "held_out_shifted")
-        )
-        if same_population is not None or shifted_population is not None:
-            rewards[arm] = (same_population, shifted_population)
+        read = {name: interval(look_up(metrics, key, "reward")) for key, name in EVALUATIONS.items()}
+        if found := {name: value for name, value in read.items() if value is not None}:
+            rewards[arm] = found
     return HeldOut(Plot.of(results.forest(rewards), "Held-out reward") if rewards else None)

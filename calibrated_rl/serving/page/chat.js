@@ -138,12 +138,12 @@ async function readEvents(response, take) {
 
 async function isOver(stopped) {
   const body = { scenario: state.scenario.id, turns: state.turns, stopped };
-  const judged = await (await ask("v1/dialogues/outcome", body)).json();
-  if (judged.ending === null) return false;
+  const outcome = await (await ask("v1/dialogues/outcome", body)).json();
+  if (outcome.ending === null) return false;
   state.stopped = stopped;
-  at("ending").textContent = judged.ending;
-  at("reward").textContent = judged.reward === null ? "not scored" : judged.reward.toFixed(3);
-  at("success").textContent = judged.success === null ? "–" : judged.success ? "yes" : "no";
+  at("ending").textContent = outcome.ending;
+  at("reward").textContent = outcome.reward === null ? "not scored" : outcome.reward.toFixed(3);
+  at("success").textContent = outcome.success === null ? "–" : outcome.success ? "yes" : "no";
   at("keep-form").hidden = !state.task.keeps_dialogues || state.turns.length === 0;
   at("consent").checked = false;
   at("consent").disabled = false;

@@ -14,9 +14,16 @@ from numpy.typing import NDArray
 
 from calibrated_rl.data.dialogue import Dialogue, Side
 from calibrated_rl.errors import UserError
-from calibrated_rl.settings.fields import NotNegative, Seed
 from calibrated_rl.shift.base import Estimate
-from calibrated_rl.shift.interface import DialogueEstimator, DialogueSets, Floats, Statistic, bootstrap, users_of
+from calibrated_rl.shift.interface import (
+    DialogueEstimator,
+    DialogueSets,
+    Floats,
+    NullBandConfig,
+    Statistic,
+    bootstrap,
+    users_of,
+)
 from calibrated_rl.shift.shares import between, table
 
 _GROUPS = 20
@@ -37,11 +44,8 @@ class ActDivergence(DialogueEstimator):
     once. Where the correction takes it below 0 it is shown as 0."""
 
     @dataclass(frozen=True)
-    class Config:
-        null_halvings: NotNegative = 5
-        """Random halvings of the human dialogues for the null band; 0 leaves it out."""
-        seed: Seed = 0
-        """Of all random draws."""
+    class Config(NullBandConfig):
+        pass
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()

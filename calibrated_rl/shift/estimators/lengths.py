@@ -17,9 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrated_rl.errors import UserError
-from calibrated_rl.settings.fields import NotNegative, Seed
 from calibrated_rl.shift.base import Estimate
-from calibrated_rl.shift.interface import DialogueEstimator, DialogueSets, Floats, bootstrap, user_texts, users_of
+from calibrated_rl.shift.interface import (
+    DialogueEstimator,
+    DialogueSets,
+    Floats,
+    NullBandConfig,
+    bootstrap,
+    user_texts,
+    users_of,
+)
 from calibrated_rl.shift.shares import between, shares, table
 from calibrated_rl.statistics.absolute import debiased_absolute
 
@@ -56,11 +63,8 @@ class Lengths(DialogueEstimator):
     nearer. A dialogue without user turns counts in the second alone."""
 
     @dataclass(frozen=True)
-    class Config:
-        null_halvings: NotNegative = 5
-        """Random halvings of the human dialogues for the null band; 0 leaves it out."""
-        seed: Seed = 0
-        """Of all random draws."""
+    class Config(NullBandConfig):
+        pass
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or self.Config()

@@ -8,7 +8,7 @@ from calibrated_rl.users.proxies.neural import NeuralProxy, WordNetwork
 
 
 class AttentiveProxy(NeuralProxy):
-    """Long short-term memory with attention to what was said."""
+    """Long short-term memory with attention to the words before."""
 
     def network(self, vocabulary: int) -> WordNetwork:
         return _Attentive(vocabulary, self.config.embedding, self.config.hidden, self.config.dropout)

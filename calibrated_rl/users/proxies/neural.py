@@ -1,12 +1,12 @@
 """What the neural proxies share: fitting a network of words to held-out dialogues, and speaking with it.
 
-Minimises the negative log-likelihood of the words of *both* sides (who learns what is said to it learns the language
-from twice as many words), stops on the perplexity of the user's own words on the monitor part, and keeps the best
+Minimises the negative log-likelihood of the words of *both* sides (the other side's words teach the language, too, and
+double what it is learned from), stops on the perplexity of the user's own words on the monitor part, and keeps the best
 epoch. Plain torch on the CPU; the same seed gives the same proxy.
 """
 
 import json
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,20 +37,20 @@ State = Any
 """What a network has read so far."""
 
 
-class WordNetwork(nn.Module):
+class WordNetwork(nn.Module, ABC):
     """A network that gives, at each word of a sequence, the logits of the next."""
 
+    @abstractmethod
     def forward(self, words_BT: Tensor, goal: int) -> Tensor:
         """Logits [B, T, V]; the first ``goal`` words of each sequence are its goal."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, words_T: Tensor, goal: int) -> tuple[Tensor, State]:
-        """The logits [V] of the word after ``words_T``, and the state from which ``step`` goes on."""
-        raise NotImplementedError
+        """The logits [V] of the word after ``words_T``, and the state from which ``step`` continues."""
 
+    @abstractmethod
     def step(self, word: int, state: State) -> tuple[Tensor, State]:
         """The same after one further word."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

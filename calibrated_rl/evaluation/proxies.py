@@ -1,31 +1,31 @@
-"""Are the judges any good? What proxies do with the clone of the logged policy, beside what people did with people.
+"""How well proxies stand for people: what they do with the clone of the logged policy, beside what people did with
+people.
 
-The clone is the policy that every arm starts from (the arm ``start``). People are the held-out logs of the very
+The clone is the policy that every arm starts from (the arm ``start``). People are the logs of the very
 scenarios on which arms are evaluated, which no proxy was fitted to. A proxy that makes deals as often, talks as long
-and leaves its partner as many points as people do is fit to judge; how far it differs is said beside it.
+and leaves its partner as many points as people do can stand for them; how far it differs stands beside it.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from calibrated_rl.config.arms import START
 from calibrated_rl.data.dialogue import Dialogue
 from calibrated_rl.evaluation.held_out import SETTINGS, metrics_of
 from calibrated_rl.evaluation.summary import eval_users_of
 from calibrated_rl.statistics.intervals import SeedScores, mean_over_seeds
 from calibrated_rl.tasks.base import Task
 
-CLONE = "start"
 
-
-def judged(task: Task, logs: Sequence[Dialogue], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def proxies_beside_people(task: Task, logs: Sequence[Dialogue], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """By metric: ``people``, and of each proxy its ``value`` with the clone and the ``difference`` to people on the
     same scenarios. Empty while the clone has not been evaluated.
 
     Args:
-        logs: held-out logs of the scenarios of the evaluation.
+        logs: of the scenarios of the evaluation.
         results: of arms and seeds.
     """
-    clones = {r["seed"]: r["scores"] for r in results if r["arm"] == CLONE and "scores" in r}
+    clones = {r["seed"]: r["scores"] for r in results if r["arm"] == START and "scores" in r}
     if not clones:
         return {}
     people: dict[str, dict[str, float]] = {}

@@ -1,0 +1,1 @@
+"""Who says what a dialogue was worth, beside the task: judges, and how far they agree with people."""
