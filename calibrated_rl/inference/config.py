@@ -33,6 +33,9 @@ class EngineConfig:
     larger tensor enlarges the blocks to its own size."""
     threads: Positive = 1
     """OpenMP threads on CPU."""
+    own_process: bool = True
+    """vLLM's engine runs in a process of its own. False: in a thread of the replica's process, which starts sooner and
+    takes less memory, but not where a replica has several ranks; for machines without a GPU."""
     eager: bool = True
     """Skip compilation and CUDA graphs: starts faster, runs slower on a GPU."""
     num_cpus: Annotated[float, Range(at_least=0)] = 0.5
@@ -68,6 +71,11 @@ class EngineConfig:
     def gpus(self) -> float:
         """Ray GPUs of a replica."""
         return self.num_gpus * self.tensor_parallel
+
+    @property
+    def in_thread(self) -> bool:
+        """The engine runs in a thread of the replica's process."""
+        return not self.own_process and self.tensor_parallel == 1
 
     @property
     def executor(self) -> str:

@@ -6,9 +6,9 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,30 +17,27 @@ from calibrated_rl.errors import UserError, printable
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.engine_arguments import cache_sizes, engine_arguments
 from calibrated_rl.inference.engine_health import EngineControl, EngineFailure
+from calibrated_rl.inference.engines.base import Engine
 from calibrated_rl.inference.generation import TurnSampler
 from calibrated_rl.inference.turns import Generated, GenerateRequest
 from calibrated_rl.runtime.third_party import garbage_kept
 from calibrated_rl.weight_sync.base import Receiver, WeightUpdate
 from calibrated_rl.weight_sync.buckets import BucketSender
 
-if TYPE_CHECKING:
-    from vllm.v1.engine.async_llm import AsyncLLM
-
 logger = logging.getLogger(__name__)
 
 
-def start_engine(model: str, config: EngineConfig, seed: int) -> tuple["AsyncLLM", int]:
+def start_engine(model: str, config: EngineConfig, seed: int) -> tuple[Engine, int]:
     """vLLM's engine, with the largest of the possible KV caches that it starts with, and the size of that in MiB.
 
     Raises:
         UserError: vLLM does not take what ``engine.args`` says.
     """
-    with garbage_kept():  # six thousand modules
-        from vllm.v1.engine.async_llm import AsyncLLM
+    engine = _engine_class(config)
 
-    def start(cache_mib: int) -> "AsyncLLM":
+    def start(cache_mib: int) -> Engine:
         try:
-            return AsyncLLM.from_engine_args(engine_arguments(model, config, seed, cache_mib))
+            return engine(engine_arguments(model, config, seed, cache_mib))
         except (ValueError, TypeError, NotImplementedError) as error:
             if not config.args:
                 raise
@@ -54,6 +51,17 @@ def start_engine(model: str, config: EngineConfig, seed: int) -> tuple["AsyncLLM
         except RuntimeError as error:  # vLLM leaves the reason in the log of the engine's process
             logger.warning(f"vLLM did not start with a KV cache of {cache_mib} MiB: {error}")
     return start(smallest), smallest
+
+
+def _engine_class(config: EngineConfig) -> Callable[[Any], Engine]:
+    with garbage_kept():  # six thousand modules
+        if config.in_thread:
+            from calibrated_rl.inference.engines.thread import ThreadEngine
+
+            return ThreadEngine
+        from calibrated_rl.inference.engines.process import ProcessEngine
+
+        return ProcessEngine
 
 
 class Replica:
@@ -75,7 +83,7 @@ class Replica:
     async def start(self) -> int:
         """Give the weights the replica was started with their version, so that every token carries one. Returns the MiB
         of the KV cache."""
-        await self._control.call(self.engine.update_weight_version("0"))
+        await self._control.call(self.engine.set_weight_version("0"))
         return self.kv_cache_mib
 
     async def generate(self, request: GenerateRequest) -> Generated:
@@ -113,18 +121,17 @@ class Replica:
         Args:
             timeout_s: for each step.
         """
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
         async with self._pausing:
             received = await update.receive(self._receiver)
             self._half_updated = True
             await self._control.pause(clear_cache=True, timeout_s=timeout_s)
-            await self._control.call(self.engine.start_weight_update(), timeout_s)
+            await self._control.call(self.engine.call_workers("start_weight_update"), timeout_s)
             async with aclosing(received) as messages:
                 async for message in messages:
-                    request = WeightTransferUpdateRequest(update_info=dict(message))
-                    await self._control.call(self.engine.update_weights(request), timeout_s)
-            await self._control.call(self.engine.finish_weight_update(str(update.version)), timeout_s)
+                    receive = self.engine.call_workers("update_weights", update_info=dict(message))
+                    await self._control.call(receive, timeout_s)
+            await self._control.call(self.engine.call_workers("finish_weight_update"), timeout_s)
+            await self._control.call(self.engine.set_weight_version(str(update.version)), timeout_s)
             self.version = update.version
             await self._control.resume(timeout_s)
             self._half_updated = False

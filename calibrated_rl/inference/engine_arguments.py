@@ -18,6 +18,8 @@ def engine_environment(config: EngineConfig, role: str) -> dict[str, str]:
     """Environment of a replica's process; vLLM reads it at import."""
     environment = {ROLE: role, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"} | third_party.engine_environment()
     environment["VLLM_CACHE_ROOT"] = os.environ.get("VLLM_CACHE_ROOT", f"{COMPILED}/vllm")
+    if config.in_thread:
+        environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     if config.num_gpus == 0:
         environment |= {
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",

@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from vllm.v1.engine.async_llm import AsyncLLM
+from calibrated_rl.inference.engines.base import Engine
 
 T = TypeVar("T")
 
@@ -33,7 +32,7 @@ def plain_errors() -> Iterator[None]:
 class EngineControl:
     """Control calls of an engine: all but the sampling itself."""
 
-    def __init__(self, engine: "AsyncLLM") -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     async def call(self, control_call: Awaitable[T], timeout_s: float = 600.0) -> T:
@@ -55,17 +54,13 @@ class EngineControl:
 
     def check(self) -> None:
         """Raise ``EngineFailure`` if the engine is dead."""
-        if self._engine.errored:
+        if self._engine.dead:
             raise EngineFailure("EngineDeadError")
 
     async def pause(self, *, clear_cache: bool, timeout_s: float = 600.0) -> None:
-        """Stop sampling and keep what is in flight; ``clear_cache``: drop the prefix cache.
-
-        vLLM's own ``pause_generation`` does this and then sleeps for 20 ms, so that finished requests reach their
-        callers first; nobody here waits for that.
-        """
-        await self.call(self._engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=clear_cache), timeout_s)
+        """As ``Engine.pause``."""
+        await self.call(self._engine.pause(clear_cache=clear_cache), timeout_s)
 
     async def resume(self, timeout_s: float = 600.0) -> None:
         """Sample again."""
-        await self.call(self._engine.resume_generation(), timeout_s)
+        await self.call(self._engine.resume(), timeout_s)

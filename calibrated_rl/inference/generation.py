@@ -3,22 +3,20 @@
 import asyncio
 import zlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibrated_rl.inference.engine_health import EngineControl, plain_errors
+from calibrated_rl.inference.engines.base import Engine
 from calibrated_rl.inference.turns import Generated, GenerateRequest
-
-if TYPE_CHECKING:
-    from vllm.v1.engine.async_llm import AsyncLLM
 
 
 class TurnSampler:
     """Samples turns from an engine."""
 
-    def __init__(self, engine: "AsyncLLM", control: EngineControl, version: Callable[[], int]) -> None:
+    def __init__(self, engine: Engine, control: EngineControl, version: Callable[[], int]) -> None:
         """``version``: of the weights that the engine has, for tokens for which the engine does not report one."""
         self._engine, self._control, self._version = engine, control, version
         self._requests = 0
@@ -62,14 +60,14 @@ class TurnSampler:
         resumes."""
         tasks = [asyncio.ensure_future(self.generate(request)) for request in requests]
         # Adding a request sends it to the engine before its first suspension that waits for output.
-        while self._engine.output_processor.get_num_unfinished_requests() < len(tasks):
+        while self._engine.unfinished < len(tasks):
             await asyncio.sleep(0)
             if any(task.done() for task in tasks):
                 break  # a request was refused; its error is raised where its task is awaited
         # vLLM's CPU sampler refuses a generator of its own for each request in large batches, so the worker's one
         # random state is set from the seeds of the whole batch.
         batch_seed = zlib.crc32(repr([request.seed for request in requests]).encode())
-        await self._control.call(self._engine.collective_rpc("reseed", args=(batch_seed,)))
+        await self._control.call(self._engine.call_workers("reseed", batch_seed))
         return tasks
 
     async def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
@@ -85,11 +83,7 @@ class TurnSampler:
 
     async def _final_output(self, prompt_ids: list[int], parameters: Any, **options: Any) -> Any:
         self._requests += 1
-        final = None
         # A prompt of type "token" enters the engine as it is; a plain one would be parsed in a thread first.
         prompt = {"type": "token", "prompt_token_ids": prompt_ids, **options}
         with plain_errors():
-            async for output in self._engine.generate(prompt, parameters, request_id=str(self._requests)):
-                final = output
-        assert final is not None, "the engine ended a request without output"
-        return final
+            return await self._engine.finish(prompt, parameters, str(self._requests))

@@ -26,6 +26,8 @@ from calibrated_rl.settings.ranges import listed
 GIB = 2**30
 ENGINE_PROCESSES = int(1.25 * GIB)
 """A replica's two processes, the actor and vLLM's engine core, without weights and KV cache."""
+ENGINE_IN_THREAD = int(0.8 * GIB)
+"""The same where the engine is a thread of the actor's process."""
 RANK_OF_AN_ENGINE = int(0.6 * GIB)
 """A process of vLLM for one rank of a replica that has several, without weights and KV cache."""
 RANK_PROCESS = int(0.6 * GIB)
@@ -44,11 +46,12 @@ def engine_needs(engine: EngineConfig, model: ModelShape, replicas: int = 1) -> 
     """Bytes of the replicas of one side."""
     bucket = max(engine.weight_bucket_mib * 2**20, model.vocabulary * model.hidden * 4)
     ranks = engine.tensor_parallel
+    processes = ENGINE_IN_THREAD if engine.in_thread else ENGINE_PROCESSES
     return {
         "weights": replicas * model.parameters * _bytes(engine.dtype),
         "KV cache": replicas * ranks * engine.kv_cache_mib * 2**20,
         "new weights": replicas * 2 * min(bucket, model.parameters * 4),
-        "processes": replicas * (ENGINE_PROCESSES + (ranks * RANK_OF_AN_ENGINE if ranks > 1 else 0)),
+        "processes": replicas * (processes + (ranks * RANK_OF_AN_ENGINE if ranks > 1 else 0)),
     }
 
 

@@ -29,8 +29,8 @@ MAY_CHANGE = (
     "health.", "judge_config.deadline", "judge_config.at_once",
     "policy.replicas", "simulator.replicas", "policy.scaling", "simulator.scaling", "replay.",
     *(f"{role}.engine.{key}" for role in ("policy", "simulator", "proxy") for key in (
-        "max_num_seqs", "kv_cache_mib", "least_kv_cache_mib", "threads", "eager", "num_cpus", "num_gpus", "labels",
-        "start_timeout", "timeout_seconds", "tensor_parallel",
+        "max_num_seqs", "kv_cache_mib", "least_kv_cache_mib", "threads", "eager", "own_process", "num_cpus", "num_gpus",
+        "labels", "start_timeout", "timeout_seconds", "tensor_parallel",
     )),
     *(f"learner.{key}" for key in (
         "ranks", "zero_stage", "micro_batch_tokens", "gradient_checkpointing", "compile", "threads", "cpus", "gpus",

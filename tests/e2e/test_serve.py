@@ -121,7 +121,7 @@ def pool(run: Path, ray_session: None) -> Iterator[Any]:
 
     folder = run / "policies" / "calibrated-0"
     tokens = ChatTokens(read_tokenizer(folder, "policy"), "policy", date="2026-01-02")
-    made = ReplicaPool("policy", str(folder), tokens, EngineConfig(kv_cache_mib=64))
+    made = ReplicaPool("policy", str(folder), tokens, EngineConfig(kv_cache_mib=64, own_process=False))
     made.wait_until_ready()
     yield made
     made.close()

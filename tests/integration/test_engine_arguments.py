@@ -25,7 +25,8 @@ REPEATED = [7, 8, 9, 10, 11, 12] * 8
 
 def pool_of(folder: Path, args: dict[str, Any]) -> ReplicaPool:
     tokens = ChatTokens(AutoTokenizer.from_pretrained(folder))
-    return ReplicaPool("policy", str(folder), tokens, EngineConfig(kv_cache_mib=32, max_num_seqs=8, args=args))
+    engine = EngineConfig(kv_cache_mib=32, max_num_seqs=8, args=args, own_process=False)
+    return ReplicaPool("policy", str(folder), tokens, engine)
 
 
 @pytest.fixture(scope="module")

@@ -185,7 +185,9 @@ class Served:
     """A model in an engine and, in this process, in a rank of the learner."""
 
     def __init__(self, folder: Path, dtype: str, lora: dict[str, LoRAConfig] | None = None) -> None:
-        engine = EngineConfig(kv_cache_mib=32, max_model_len=128, max_num_seqs=8, dtype=dtype)
+        engine = EngineConfig(
+            kv_cache_mib=32, max_model_len=128, max_num_seqs=8, dtype=dtype, own_process=False
+        )  # fmt: skip
         self.pool = ReplicaPool("policy", str(folder), ChatTokens(TOKENIZER), engine)
         self.rank = LearnerRank(LearnerConfig(dtype=dtype, lora=lora or {}))
         self.rank.load("policy", folder, optimizer=OptimizerConfig(learning_rate=2e-3))

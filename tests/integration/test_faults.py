@@ -176,10 +176,14 @@ def test_a_weight_update_that_fails_half_way_leaves_no_mixed_weights(pool: Repli
     """The tensors have arrived when it fails, but their layers are not put together again."""
 
     def break_off(replica: Any) -> None:
-        async def fail(version: str) -> None:
-            raise ConnectionResetError("half way")
+        call = replica.engine.call_workers
 
-        replica.engine.finish_weight_update = fail
+        async def fail(method: str, *arguments: Any, **options: Any) -> None:
+            if method == "finish_weight_update":
+                raise ConnectionResetError("half way")
+            await call(method, *arguments, **options)
+
+        replica.engine.call_workers = fail
 
     before, expected = processes(pool), pool.score(IDS)
     ray.get(pool.fleet.placed[0].actor.apply.remote(break_off), timeout=30)

@@ -90,7 +90,7 @@ from calibrated_rl.inference.engine import Replica
 from calibrated_rl.inference.engine_arguments import engine_environment
 
 async def start():
-    config = EngineConfig(kv_cache_mib=4096, least_kv_cache_mib=16)
+    config = EngineConfig(kv_cache_mib=4096, least_kv_cache_mib=16, own_process=sys.argv[2] == "process")
     os.environ.update(engine_environment(config, "policy"))
     resource.setrlimit(resource.RLIMIT_AS, (5 * 2**30, 5 * 2**30))
     replica = Replica(sys.argv[1], config)
@@ -102,12 +102,13 @@ if __name__ == "__main__":
 """
 
 
-def test_an_engine_without_room_starts_with_a_smaller_cache(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["process", "thread"])
+def test_an_engine_without_room_starts_with_a_smaller_cache(tmp_path: Path, engine: str) -> None:
     """In a process of its own: the engine's, which takes 2.5 GiB without its cache, may have 5 GiB of addresses."""
     model = make_tiny(tmp_path / "model", ["which day ?", "table please"] * 20, 0)
     (tmp_path / "start.py").write_text(ENGINE)
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "start.py"), str(model)], capture_output=True, text=True, timeout=300,
+        [sys.executable, str(tmp_path / "start.py"), str(model), engine], capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert "can't allocate memory" in done.stdout + done.stderr and done.returncode == 0, done.stderr[-3000:]
     (found,) = re.findall(r"started with (\d+)", done.stdout)

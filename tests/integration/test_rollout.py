@@ -2,6 +2,7 @@
 that is aligned by what it samples there."""
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from transformers.generation.logits_process import (
 )
 
 from calibrated_rl.chat.tokens import ChatTokens
-from calibrated_rl.errors import UserError
+from calibrated_rl.errors import RolloutFailure, UserError
 from calibrated_rl.inference.config import EngineConfig, ReshapingConfig
 from calibrated_rl.inference.lockstep import LockstepScheduler
 from calibrated_rl.inference.pool import ReplicaPool
@@ -59,7 +60,8 @@ def tiny_models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 def pool(ray_session: None, tiny_models: tuple[Path, Path]) -> Iterator[ReplicaPool]:
     tokens = ChatTokens(AutoTokenizer.from_pretrained(tiny_models[0]))
     # Such small buckets cut between the tensors of one layer of the engine.
-    engine = EngineConfig(kv_cache_mib=64, weight_bucket_mib=1)
+    in_thread = "lm_head.weight" in load_file(tiny_models[0] / "model.safetensors")
+    engine = EngineConfig(kv_cache_mib=64, weight_bucket_mib=1, own_process=not in_thread)
     started = ReplicaPool("policy", str(tiny_models[0]), tokens, engine)
     started.wait_until_ready()
     yield started
@@ -121,6 +123,37 @@ def test_lockstep_batches_are_reproducible(pool: ReplicaPool) -> None:
     first = asyncio.run(batch(0))
     assert first == asyncio.run(batch(0))
     assert first != asyncio.run(batch(100))
+
+
+def test_an_engine_whose_step_fails_takes_its_replica_with_it(
+    pool: ReplicaPool, tiny_models: tuple[Path, Path]
+) -> None:
+    """Where the engine is a thread, no process ends by itself."""
+
+    def break_step(replica: Any) -> tuple[int, bool]:
+        def fail() -> None:
+            raise MemoryError("no room for a step")
+
+        in_thread: bool = replica.config.in_thread
+        if in_thread:
+            replica.engine._llm.step = fail
+        return os.getpid(), in_thread
+
+    actor = pool.fleet.placed[0].actor
+    pool.publish(FullUpdate.of_tensors(load_file(tiny_models[1] / "model.safetensors"), 2))
+    before, in_thread = ray.get(actor.apply.remote(break_step), timeout=30)
+    if not in_thread:
+        pytest.skip("tests of faults have the engine that is a process")
+
+    async def sample() -> None:
+        running = [asyncio.ensure_future(pool.generate("dialogue", request(seed, 16))) for seed in range(4)]
+        for failed in await asyncio.wait_for(asyncio.gather(*running, return_exceptions=True), 60):
+            assert isinstance(failed, RolloutFailure) and "EngineDeadError" in str(failed)
+
+    asyncio.run(sample())
+    pool.restore()
+    assert ray.get(pool.fleet.placed[0].actor.apply.remote(lambda replica: os.getpid()), timeout=30) != before
+    np.testing.assert_allclose(pool.score(IDS), reference(tiny_models[1]), atol=3e-5)
 
 
 def test_sampled_log_probs_are_those_of_the_model(pool: ReplicaPool, tiny_models: tuple[Path, Path]) -> None:

@@ -45,7 +45,7 @@ class RecordingPool(ReplicaPool):
 
 
 def _block_tokens(replica: Replica) -> int:
-    return int(replica.engine.vllm_config.cache_config.block_size)
+    return replica.engine.block_tokens
 
 
 def servable(turns: Iterable[RecordedTurn]) -> list[int]:

@@ -1,6 +1,6 @@
 """Tokens a second in whole dialogues of two models, against the same turns through bare engines.
 
-Both do the same work. ``Collector`` and two pools in Ray run the dialogues; two ``AsyncLLM`` engines with the same
+Both do the same work. ``Collector`` and two pools in Ray run the dialogues; two vLLM engines with the same
 settings, in one process without Ray, text or tasks, get the same turns. The order within a dialogue stays: a turn is
 requested when the one before it, by the other side, is sampled, and the dialogues of a group begin when their shared
 opening is. Each turn has as many prompt and sampled tokens as in its dialogue; the sampled ids are the
@@ -13,7 +13,6 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from calibrated_rl.data.dialogue import Dialogue, Side, Split, TokenSequence
 from calibrated_rl.inference.engine import Replica
@@ -90,7 +89,7 @@ class Rollout:
             f"sampled tokens a second, policy and simulator together ({config.model}, {config.dtype}): "
             f"{config.groups} groups of {config.group_size} dialogues with {config.policy_turns} policy turns at once, "
             f"medians of {config.repeats} runs ({speeds.tokens} tokens); limit: the same turns, prompt and token "
-            "counts, each after the turn that it answers, through two bare AsyncLLM engines in one process, without "
+            "counts, each after the turn that it answers, through two bare vLLM engines in one process, without "
             f"Ray, text or tasks{tiny_note}",
         )  # fmt: skip
 
@@ -157,11 +156,8 @@ async def _replay(bare: dict[Side, Replica], scripts: Sequence[Sequence[list[Lin
             output_kind=RequestOutputKind.FINAL_ONLY,
         )  # fmt: skip
         prompt.extend(line.new_prompt_ids)
-        final: Any = None
-        engine = bare[line.side].engine
         request = {"type": "token", "prompt_token_ids": prompt}
-        async for output in engine.generate(request, parameters, request_id=str(next(counter))):
-            final = output
+        final = await bare[line.side].engine.finish(request, parameters, str(next(counter)))
         prompt.extend(final.outputs[0].token_ids)
 
     async def dialogue(lines: list[Line], prompts: dict[Side, list[int]]) -> None:

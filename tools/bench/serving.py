@@ -1,7 +1,7 @@
 """Tokens a second of conversations with a served policy, against the same turns through a bare engine.
 
 Clients talk over HTTP, each a conversation of its own, and ask for the next reply when they have the last. The same
-prompts are then given to one ``AsyncLLM`` engine with the same settings, each after the reply before it, without HTTP,
+prompts are then given to one vLLM engine with the same settings, each after the reply before it, without HTTP,
 Serve or text. Both sample at temperature 0, so that the engine's prefix cache is of as much use. The two alternate, and
 medians are compared.
 """
@@ -88,7 +88,7 @@ class Serving:
             f"sampled tokens a second of {config.conversations} conversations at once with the served policy "
             f"({config.model}, {config.dtype}), {config.policy_turns} replies each, medians of {config.repeats} runs "
             f"({count} tokens); a reply took {p50:.2f} s (p50), {p95:.2f} s (p95); {errors} errors; limit: the same "
-            "prompts and token counts through a bare AsyncLLM engine",
+            "prompts and token counts through a bare vLLM engine",
             also=errors == 0,
         )  # fmt: skip
 
@@ -162,8 +162,7 @@ async def _replay(engine: Replica, conversations: Sequence[Sequence[Asked]]) -> 
                 max_tokens=reply.tokens, temperature=0.0, detokenize=False, ignore_eos=True,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )  # fmt: skip
-            prompt: Any = {"type": "token", "prompt_token_ids": reply.prompt_ids}
-            async for _ in engine.engine.generate(prompt, parameters, request_id=f"{id(replies)}-{next(counter)}"):
-                pass
+            prompt = {"type": "token", "prompt_token_ids": reply.prompt_ids}
+            await engine.engine.finish(prompt, parameters, f"{id(replies)}-{next(counter)}")
 
     await asyncio.gather(*map(again, conversations))

@@ -153,9 +153,10 @@ def chaos(arguments: argparse.Namespace, run: Path) -> dict[str, Any]:
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     seeds = ",".join(map(str, range(1000)))
+    # Faults hit the engine and the replica that serves it, each for itself.
     command = [
-        "-u", "jobs/compare.py", arguments.config, f"seeds=[{seeds}]", "--runs", str(arguments.runs),
-        "--hardware", "cpu", "--supervise", "1000",
+        "-u", "jobs/compare.py", arguments.config, f"seeds=[{seeds}]", "policy.engine.own_process=true",
+        "simulator.engine.own_process=true", "--runs", str(arguments.runs), "--hardware", "cpu", "--supervise", "1000",
     ]  # fmt: skip
     root = Path(__file__).resolve().parents[2]
     job = subprocess.Popen(
