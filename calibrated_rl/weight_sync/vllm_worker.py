@@ -9,6 +9,10 @@ On CPU, vLLM packs the weights of linear layers for its matrix kernels. Its laye
 layer that receives weights; a *tied* LM head receives none of its own and would keep the old packed copy
 without any error, so output layers are packed here after each update: with the packed copy of the input layer, which
 vLLM packs although nothing multiplies by it, where they share its weights.
+
+How weights are packed depends on the number of OpenMP threads, and vLLM keeps the kernels made for how they were packed
+first: what is packed with another number is multiplied wrongly, without any error. So updates are packed with as many
+threads as the first weights, whatever has changed that meanwhile (numba does, which speculative decoding uses).
 """
 
 from dataclasses import dataclass
@@ -55,6 +59,7 @@ class WorkerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         }  # fmt: skip
         self._used: set[str] = set()
         """Names of the readers of the current update."""
+        self._threads = torch.get_num_threads()
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Does nothing: this transport needs no set-up."""
@@ -63,6 +68,8 @@ class WorkerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
         self._used.clear()
+        # vLLM replaces torch's own ``set_num_threads``.
+        torch._C.set_num_threads(self._threads)
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: UpdateInfo) -> None:

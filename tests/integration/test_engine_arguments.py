@@ -50,7 +50,7 @@ def test_speculative_decoding_says_with_what_probability(ray_session: None, mode
     try:
         pool.wait_until_ready()
         handle = pool.fleet.handle(0)
-        scheduler = handle.apply(lambda replica: replica.engine.vllm_config.scheduler_config).result(60)
+        scheduler = handle.apply(lambda replica: replica.engine.settings.scheduler_config).result(60)
         assert scheduler.max_num_batched_tokens == 600
         for version, folder in enumerate(models):
             if version:

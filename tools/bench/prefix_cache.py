@@ -45,7 +45,7 @@ class RecordingPool(ReplicaPool):
 
 
 def _block_tokens(replica: Replica) -> int:
-    return replica.engine.block_tokens
+    return int(replica.engine.settings.cache_config.block_size)
 
 
 def servable(turns: Iterable[RecordedTurn]) -> list[int]:

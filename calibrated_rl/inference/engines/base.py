@@ -16,8 +16,8 @@ class Engine(Protocol):
         ...
 
     @property
-    def block_tokens(self) -> int:
-        """Tokens in a block of its KV cache; only full blocks are cached."""
+    def settings(self) -> Any:
+        """What vLLM has made of its arguments, its ``VllmConfig``."""
         ...
 
     @property

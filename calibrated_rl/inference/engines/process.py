@@ -4,6 +4,7 @@ never waits for the interpreter that prepares a batch, so that a GPU is kept bus
 from typing import Any
 
 from vllm import AsyncEngineArgs
+from vllm.config import VllmConfig
 from vllm.v1.engine.async_llm import AsyncLLM
 
 
@@ -19,8 +20,8 @@ class ProcessEngine:
         return self._llm.errored
 
     @property
-    def block_tokens(self) -> int:
-        return self._llm.vllm_config.cache_config.block_size
+    def settings(self) -> VllmConfig:
+        return self._llm.vllm_config
 
     @property
     def unfinished(self) -> int:

@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from vllm import AsyncEngineArgs
+from vllm.config import VllmConfig
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.engine.core_client import InprocClient
@@ -53,8 +54,8 @@ class ThreadEngine:
         return self._dead
 
     @property
-    def block_tokens(self) -> int:
-        return self._llm.vllm_config.cache_config.block_size
+    def settings(self) -> VllmConfig:
+        return self._llm.vllm_config
 
     @property
     def unfinished(self) -> int:
