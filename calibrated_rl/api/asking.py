@@ -83,7 +83,7 @@ def ask(
         ("candidates", NotNegative, candidates),
     ):  # fmt: skip
         allowed(name, hint, value)
-    from calibrated_rl.config.run_config import load_config
+    from calibrated_rl.config.load import load_config
     from calibrated_rl.evaluation.asking import choose, committee, latest_visits, sampled
     from calibrated_rl.logs.asked import asked_line, write_lines
     from calibrated_rl.rollout.conversation import stable_seed

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calibrated_rl.config.run_config import RunConfig, load_config
+from calibrated_rl.config.load import load_config
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.report.deployed import GREEDY, SAMPLED, deployed
 from calibrated_rl.report.text import table

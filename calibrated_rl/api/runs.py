@@ -7,7 +7,7 @@ from pathlib import Path
 
 from calibrated_rl.api.results import SUMMARY, RunResult
 from calibrated_rl.api.settings import allowed, settings_to_run
-from calibrated_rl.config.run_config import ConfigLike
+from calibrated_rl.config.load import ConfigLike
 from calibrated_rl.config.sections import ArmName
 from calibrated_rl.errors import UserError
 from calibrated_rl.run.machine import Hardware

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from calibrated_rl.config import run_config
-from calibrated_rl.config.run_config import ConfigLike, RunConfig, variants_of
+from calibrated_rl.config import load
+from calibrated_rl.config.load import ConfigLike, variants_of
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.run.machine import Hardware, hardware_file
 from calibrated_rl.settings.fields import NotAllowed, converted
@@ -23,7 +24,7 @@ def load_config(config: ConfigLike, overrides: Sequence[str] = (), *, hardware: 
     Raises:
         UserError: names each setting that is not allowed, with its location.
     """
-    return run_config.load_config(config, _laid_over(overrides, hardware))
+    return load.load_config(config, _laid_over(overrides, hardware))
 
 
 def _laid_over(overrides: Sequence[str], hardware: Hardware | None) -> list[str]:
@@ -57,7 +58,7 @@ def settings_to_run(
     if hardware is None and not isinstance(config, RunConfig):
         hardware = "auto"
     laid_over = _laid_over(overrides, hardware)
-    resolved = run_config.load_config(config, laid_over)
+    resolved = load.load_config(config, laid_over)
     note = ""
     if requested.deterministic and not resolved.deterministic:
         note = f"deterministic is turned off by {laid_over[0]}: the same seed will not give the same run"

@@ -75,8 +75,8 @@ def check_config(config_file: str, overrides: Sequence[str], file: Path | None) 
         UserError: a run would refuse the logs, in the same words.
     """
     from calibrated_rl.components.component import import_path
+    from calibrated_rl.config.load import load_config
     from calibrated_rl.config.log_settings import log_settings
-    from calibrated_rl.config.run_config import load_config
     from calibrated_rl.data.dialogue import Split
     from calibrated_rl.errors import UserError
     from calibrated_rl.logs.base import problem_lines

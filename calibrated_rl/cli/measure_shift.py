@@ -92,7 +92,7 @@ def log_files(arguments: argparse.Namespace) -> "LogFiles | None":
     Raises:
         UserError: one of these options would have no effect.
     """
-    from calibrated_rl.config.run_config import settings_of_pairs
+    from calibrated_rl.config.load import settings_of_pairs
     from calibrated_rl.errors import UserError
     from calibrated_rl.evaluation.live_simulator import live_name
     from calibrated_rl.shift.sources import LogFiles, is_of_run

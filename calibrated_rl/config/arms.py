@@ -9,19 +9,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 from calibrated_rl.components.component import import_path
 from calibrated_rl.components.short_names import short_names
+from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.config.sections import ARMS
 from calibrated_rl.data.dialogue import Dialogue, Split
 from calibrated_rl.errors import UserError
 
-if TYPE_CHECKING:
-    from calibrated_rl.config.run_config import RunConfig
-
 Run = TypeVar("Run", contravariant=True)
 Trained = TypeVar("Trained", covariant=True)
-PACKAGE = "calibrated_rl.arms"
 START, STATIC, INTERACTIVE, CALIBRATED, ORACLE = "start", "static", "interactive", "calibrated", "oracle"
 """Built-in arms with a part in results beyond their own row: the policy that all start from, the two baselines, the
 method (the policy that is meant where none is named), and the upper bound."""
@@ -81,7 +79,7 @@ class Arm(ABC, Generic[Run, Trained]):
         """Whether the arm can run only with a scripted human."""
         return cls.meets == "human" or cls.asks_humans
 
-    def problems(self, config: "RunConfig") -> Iterator[str]:
+    def problems(self, config: RunConfig) -> Iterator[str]:
         """Problems of ``config`` for this arm, besides those that the class attributes imply; called on loading."""
         return iter(())
 
@@ -106,7 +104,7 @@ class Arm(ABC, Generic[Run, Trained]):
 
 def builtin_arms() -> tuple[str, ...]:
     """Names of the built-in arms, in alphabetical order. Imports none of them."""
-    return short_names(PACKAGE)
+    return short_names(ARMS)
 
 
 def find_arm(name: str) -> type[Arm]:
@@ -119,7 +117,7 @@ def find_arm(name: str) -> type[Arm]:
     if ":" not in name:
         if name not in builtin_arms():
             raise UserError(f"there is no arm '{name}'; there are {', '.join(builtin_arms())}, or package.module:Class")
-        path = f"{PACKAGE}.{name}:{''.join(part.title() for part in name.split('_'))}"
+        path = f"{ARMS}.{name}:{''.join(part.title() for part in name.split('_'))}"
     cls = import_path(path)
     if not (isinstance(cls, type) and issubclass(cls, Arm)):
         raise UserError(f"'{path}' is no arm: it must be a class derived from calibrated_rl.config.arms:Arm")

@@ -6,7 +6,7 @@ settings of parts named by import path. Checks that need the logs follow when th
 
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from calibrated_rl import turn_values
 from calibrated_rl.components.component import import_path, looked_up
@@ -15,6 +15,7 @@ from calibrated_rl.config.arms import builtin_arms, existing_arms, find_arm
 from calibrated_rl.config.endpoint_checks import problems_of_endpoints
 from calibrated_rl.config.engine_checks import problems_of_ranks, problems_of_sampling
 from calibrated_rl.config.health_checks import problems_of_health
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.config.trigger_checks import problems_of_trigger
 from calibrated_rl.endpoints.config import endpoint_name
 from calibrated_rl.errors import UserError
@@ -35,9 +36,6 @@ from calibrated_rl.settings.secrets import has_absent_secrets
 from calibrated_rl.shift.sizes import FOLDS, least_dialogues, least_to_halve
 from calibrated_rl.storage.store_address import check_address
 
-if TYPE_CHECKING:
-    from calibrated_rl.config.run_config import RunConfig
-
 SCRIPTED_LOGS = "calibrated_rl.logs.scripted:ScriptedLogs"
 OF_KIND: Mapping[str, tuple[str, Sequence[str]]] = {
     "task": ("task", ("scenarios", "ending", "outcome", "acts", "profile")),
@@ -57,7 +55,7 @@ OF_KIND: Mapping[str, tuple[str, Sequence[str]]] = {
 """The kind of class that each import path must name, and its required methods; see the ``base.py`` of each."""
 
 
-def problems_together(config: "RunConfig") -> Iterator[Problem]:
+def problems_together(config: RunConfig) -> Iterator[Problem]:
     """Settings that contradict each other. Loads nothing."""
     yield from _arms_and_seeds(config)
     yield from _replicas_and_memory(config)
@@ -89,7 +87,7 @@ def problems_together(config: "RunConfig") -> Iterator[Problem]:
                       "leave one of the two empty")  # fmt: skip
 
 
-def _arms_and_seeds(config: "RunConfig") -> Iterator[Problem]:
+def _arms_and_seeds(config: RunConfig) -> Iterator[Problem]:
     for key in ("arms", "seeds"):
         if not getattr(config, key):
             yield Problem((key,), "is empty: there is nothing to run")
@@ -124,7 +122,7 @@ def _arms_and_seeds(config: "RunConfig") -> Iterator[Problem]:
                 yield Problem(("training", key, name), text)
 
 
-def _replicas_and_memory(config: "RunConfig") -> Iterator[Problem]:
+def _replicas_and_memory(config: RunConfig) -> Iterator[Problem]:
     sides = (("policy", config.policy), ("simulator", config.simulator))
     for role, side in sides:
         minimum, maximum = side.replica_bounds
@@ -158,7 +156,7 @@ def _shares_of_gpus(key: Key, count: float) -> Iterator[Problem]:
         yield Problem(key, f"is {count:g}: Ray gives shares of one GPU, or whole ones")
 
 
-def _why_memory_cannot_be_planned(config: "RunConfig") -> str:
+def _why_memory_cannot_be_planned(config: RunConfig) -> str:
     if config.deterministic:
         return (
             "`deterministic` is true: batches may depend on free memory, so the run would not be the same again; give "
@@ -171,7 +169,7 @@ def _why_memory_cannot_be_planned(config: "RunConfig") -> str:
     return ""
 
 
-def _training(config: "RunConfig") -> Iterator[Problem]:
+def _training(config: RunConfig) -> Iterator[Problem]:
     training = config.training
     if training.group_size < 2:
         yield Problem(
@@ -195,7 +193,7 @@ def _training(config: "RunConfig") -> Iterator[Problem]:
             yield Problem(("training", "checkpoint_store"), str(error), named=False)
 
 
-def problems_of_sizes(config: "RunConfig") -> Iterator[Problem]:
+def problems_of_sizes(config: RunConfig) -> Iterator[Problem]:
     """Sizes that later parts need and that can be checked without the logs."""
     minimum = least_dialogues(FOLDS)
     if config.shift.every and config.shift.dialogues < minimum:
@@ -212,7 +210,7 @@ def problems_of_sizes(config: "RunConfig") -> Iterator[Problem]:
             yield Problem(key, f"is {count}: {requirement[1]}; it must be at least {requirement[0]}")
 
 
-def _split_sizes(config: "RunConfig") -> Iterator[tuple[Key, Mapping[str, Any], tuple[int, str]]]:
+def _split_sizes(config: RunConfig) -> Iterator[tuple[Key, Mapping[str, Any], tuple[int, str]]]:
     """For logs that are generated, whose sizes are settings: key, settings, minimum and purpose."""
     if config.logs.get("reader") == SCRIPTED_LOGS:
         minimum = least_to_halve(FOLDS)
@@ -225,7 +223,7 @@ def _split_sizes(config: "RunConfig") -> Iterator[tuple[Key, Mapping[str, Any], 
             yield ("pretraining", "logs", split), config.pretraining.logs, (1, "its simulator is fitted to them")
 
 
-def problems_of_parts(config: "RunConfig") -> Iterator[Problem]:
+def problems_of_parts(config: RunConfig) -> Iterator[Problem]:
     """Import paths that name nothing or a class of another kind, and settings that the part does not accept.
 
     Loads nothing but the modules of the parts.

@@ -1,18 +1,15 @@
 """Checks of the settings that concern endpoints: what has no weights here is not trained, aligned or scored with."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from calibrated_rl.config.arms import builtin_arms, existing_arms, find_arm
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.endpoints.config import endpoint_name
 from calibrated_rl.errors import UserError
 from calibrated_rl.settings.fields import Key, Problem, dotted, nearest
 
-if TYPE_CHECKING:
-    from calibrated_rl.config.run_config import RunConfig
 
-
-def problems_of_endpoints(config: "RunConfig") -> Iterator[Problem]:
+def problems_of_endpoints(config: RunConfig) -> Iterator[Problem]:
     """Endpoints that do not exist, or that are to do what they cannot."""
     uses: list[tuple[Key, str]] = []
     for key, model in endpoint_keys(config):
@@ -38,7 +35,7 @@ def problems_of_endpoints(config: "RunConfig") -> Iterator[Problem]:
         yield from _cannot_be_calibrated(config)
 
 
-def refuse_endpoint_simulator(config: "RunConfig", purpose: str) -> None:
+def refuse_endpoint_simulator(config: RunConfig, purpose: str) -> None:
     """For what takes the simulator's weights.
 
     Args:
@@ -51,7 +48,7 @@ def refuse_endpoint_simulator(config: "RunConfig", purpose: str) -> None:
         raise UserError(f"simulator.model is '{config.simulator.model}', whose weights are not here {purpose}")
 
 
-def endpoint_keys(config: "RunConfig") -> Iterator[tuple[Key, object]]:
+def endpoint_keys(config: RunConfig) -> Iterator[tuple[Key, object]]:
     """The settings that may name an endpoint, with their values."""
     for role in ("policy", "simulator", "proxy"):
         yield (role, "model"), getattr(config, role).model
@@ -61,7 +58,7 @@ def endpoint_keys(config: "RunConfig") -> Iterator[tuple[Key, object]]:
         yield ("judge_config", name), value
 
 
-def judges_of_their_own(config: "RunConfig") -> Iterator[str]:
+def judges_of_their_own(config: RunConfig) -> Iterator[str]:
     """Users that are the judge's own model, a line each. It is logged, not refused: a judge scores what the policy says
     with any user, and no user learns from it. But models are known to favour what they would have said, so that a
     policy may learn to please this one alone, on both sides of the table."""
@@ -76,12 +73,12 @@ def judges_of_their_own(config: "RunConfig") -> Iterator[str]:
             yield f"{dotted(key)} and the judge are the same model ({model}): what pleases it counts twice"
 
 
-def _known(config: "RunConfig", model: object) -> str | None:
+def _known(config: RunConfig, model: object) -> str | None:
     name = endpoint_name(model)
     return name if name in config.endpoints else None
 
 
-def _same(config: "RunConfig", first: str, second: str) -> bool:
+def _same(config: RunConfig, first: str, second: str) -> bool:
     """Whether two endpoints are the same model at the same place."""
     one, other = config.endpoints[first], config.endpoints[second]
     return (one.base_url.rstrip("/"), one.model) == (other.base_url.rstrip("/"), other.model)
@@ -94,7 +91,7 @@ _NOT_HERE = {
 }
 
 
-def _evaluated_by_its_trainer(config: "RunConfig", uses: list[tuple[Key, str]]) -> Iterator[Problem]:
+def _evaluated_by_its_trainer(config: RunConfig, uses: list[tuple[Key, str]]) -> Iterator[Problem]:
     trains = endpoint_name(config.simulator.model)
     if trains is None or trains not in config.endpoints:
         return
@@ -103,7 +100,7 @@ def _evaluated_by_its_trainer(config: "RunConfig", uses: list[tuple[Key, str]]) 
             yield Problem(key, "is the simulator's own endpoint: policies would be evaluated by whom they trained with")
 
 
-def _cannot_be_calibrated(config: "RunConfig") -> Iterator[Problem]:
+def _cannot_be_calibrated(config: RunConfig) -> Iterator[Problem]:
     aligning = [arm.name for arm in existing_arms([*config.arms, *config.control_arms]) if arm.calibrates != "never"]
     if aligning:
         able = [arm for name in builtin_arms() if (arm := find_arm(name)).calibrates == "never"]

@@ -1,18 +1,15 @@
 """Checks of the engines' settings that depend on whom an engine serves; see ``checks.py``."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.endpoints.config import endpoint_name
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.vllm_arguments import problems_of_args
 from calibrated_rl.settings.fields import Problem
 
-if TYPE_CHECKING:
-    from calibrated_rl.config.run_config import RunConfig
 
-
-def engines_of(config: "RunConfig") -> Iterator[tuple[str, EngineConfig]]:
+def engines_of(config: RunConfig) -> Iterator[tuple[str, EngineConfig]]:
     """The engines that a run starts, with the roles that they serve."""
     yield "policy", config.policy.engine
     if endpoint_name(config.simulator.model) is None:
@@ -21,14 +18,14 @@ def engines_of(config: "RunConfig") -> Iterator[tuple[str, EngineConfig]]:
         yield "proxy", config.proxy.engine
 
 
-def problems_of_engine_args(config: "RunConfig") -> Iterator[Problem]:
+def problems_of_engine_args(config: RunConfig) -> Iterator[Problem]:
     """Arguments of vLLM that it does not have or that must not be set. Imports neither vLLM nor anything of it."""
     for role, engine in engines_of(config):
         for name, text in problems_of_args(role, engine):
             yield Problem((role, "engine", "args", name), text)
 
 
-def problems_of_sampling(config: "RunConfig") -> Iterator[Problem]:
+def problems_of_sampling(config: RunConfig) -> Iterator[Problem]:
     """Settings that reshape a distribution whose probabilities are needed, or that who speaks does not take."""
     for name in config.policy.sampling.reshaped:
         yield Problem(
@@ -50,7 +47,7 @@ def problems_of_sampling(config: "RunConfig") -> Iterator[Problem]:
             yield Problem(key, f"is {sampling.min_p:g}, which vLLM does not take with speculative decoding")
 
 
-def problem_of_method(config: "RunConfig", method: object) -> Iterator[Problem]:
+def problem_of_method(config: RunConfig, method: object) -> Iterator[Problem]:
     """A calibration method that needs the probabilities of what the simulator says, where they are not known.
 
     Args:
@@ -64,7 +61,7 @@ def problem_of_method(config: "RunConfig", method: object) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def problems_of_ranks(config: "RunConfig") -> Iterator[Problem]:
+def problems_of_ranks(config: RunConfig) -> Iterator[Problem]:
     """Weights in memory of the learner's GPU that ranks of an engine on other GPUs cannot read."""
     spread = [role for role, engine in engines_of(config) if engine.tensor_parallel > 1 and engine.num_gpus]
     if config.learner.share_weights and spread:

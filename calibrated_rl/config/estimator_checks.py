@@ -2,17 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from calibrated_rl.components.component import import_path
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.settings.fields import Problem
 
-if TYPE_CHECKING:
-    from calibrated_rl.config.run_config import RunConfig
 
-
-def problems_of_estimators(config: "RunConfig") -> Iterator[Problem]:
+def problems_of_estimators(config: RunConfig) -> Iterator[Problem]:
     """Estimators of shift that fit classifiers of the families that the simulator is trained against."""
     from calibrated_rl.shift.checked import estimator_class
     from calibrated_rl.shift.two_sample.classifier import CLASSIFIERS

@@ -1,19 +1,16 @@
 """Checks of ``health``: thresholds of detectors that are on, one detector of a name; called by ``checks.py``."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from calibrated_rl.components.component import import_path
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.health.checked import metric_name
 from calibrated_rl.health.config import BUILTIN
 from calibrated_rl.settings.fields import Key, Problem, dotted, listed, nearest
 
-if TYPE_CHECKING:
-    from calibrated_rl.config.run_config import RunConfig
 
-
-def problems_of_health(config: "RunConfig") -> Iterator[Problem]:
+def problems_of_health(config: RunConfig) -> Iterator[Problem]:
     """Loads the modules of detectors that are named by import path; those that do not exist are reported elsewhere."""
     health, names = config.health, list[str]()
     for number, detector in enumerate(health.detectors):

@@ -2,21 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from calibrated_rl.components.component import build, import_path
 from calibrated_rl.config.engine_checks import problem_of_method
 from calibrated_rl.config.estimator_checks import problems_of_estimators
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.config.without_effect import calibrates_again
 from calibrated_rl.errors import UserError
 from calibrated_rl.settings.fields import Problem
 from calibrated_rl.settings.secrets import has_absent_secrets
 
-if TYPE_CHECKING:
-    from calibrated_rl.config.run_config import RunConfig
 
-
-def problems_of_learning(config: "RunConfig") -> Iterator[Problem]:
+def problems_of_learning(config: RunConfig) -> Iterator[Problem]:
     """Settings that a policy cannot be trained with, or that would train it in another way than they say.
 
     Builds the loss and the calibration method, whose own settings ``problems_of_parts`` checks.

@@ -1,15 +1,13 @@
 """The settings of a run's log reader."""
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from calibrated_rl.components.component import import_path
-
-if TYPE_CHECKING:
-    from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.config.run_config import RunConfig
 
 
-def log_settings(config: "RunConfig") -> dict[str, Any]:
+def log_settings(config: RunConfig) -> dict[str, Any]:
     """The log reader's own settings; logs of a scripted human are by default those of the run's own human."""
     settings = {key: value for key, value in config.logs.items() if key != "reader"}
     reader_keys = {field.name for field in fields(import_path(str(config.logs["reader"])).Config)}

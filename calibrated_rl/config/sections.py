@@ -7,7 +7,6 @@ from calibrated_rl import turn_values
 from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.calibration.trigger import TriggerConfig
 from calibrated_rl.components.short_names import short_names
-from calibrated_rl.config.arms import builtin_arms
 from calibrated_rl.inference.config import EngineConfig, ReshapingConfig, SamplingConfig
 from calibrated_rl.inference.scaling import ScalingConfig
 from calibrated_rl.learner import advantages
@@ -28,7 +27,9 @@ from calibrated_rl.settings.fields import (
 from calibrated_rl.shift import estimators
 from calibrated_rl.shift.sizes import FOLDS, least_to_halve
 
-ArmName = Annotated[str, OneOf(builtin_arms(), otherwise=IMPORT_PATH)]
+ARMS = "calibrated_rl.arms"
+"""The package of the built-in arms. It lies above this one, which imports none of them."""
+ArmName = Annotated[str, OneOf(short_names(ARMS), otherwise=IMPORT_PATH)]
 """A built-in arm, or the import path of another one; see ``arms.py``."""
 AdvantageName = Annotated[str, OneOf(short_names(advantages.__name__), otherwise=IMPORT_PATH)]
 """A module of ``learner/advantages/``, or the import path of another advantage."""

@@ -1,16 +1,13 @@
 """Checks of ``calibration.trigger`` together with the settings that it depends on; called by ``checks.py``."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.settings.fields import Problem
 from calibrated_rl.shift.sizes import FOLDS, least_to_halve
 
-if TYPE_CHECKING:
-    from calibrated_rl.config.run_config import RunConfig
 
-
-def problems_of_trigger(config: "RunConfig") -> Iterator[Problem]:
+def problems_of_trigger(config: RunConfig) -> Iterator[Problem]:
     """Triggers that could never fire, or on something that does not move with the policy."""
     trigger, shift, updates = config.calibration.trigger, config.shift, config.training.updates
     if trigger.on and trigger.at_least >= updates:

@@ -1,17 +1,14 @@
 """Settings of a run that have no effect beside its other ones."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from calibrated_rl.config.arms import Arm, existing_arms
 from calibrated_rl.config.endpoint_checks import endpoint_keys
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.endpoints.config import endpoint_name
 
-if TYPE_CHECKING:
-    from calibrated_rl.config.run_config import RunConfig
 
-
-def settings_without_effect(config: "RunConfig") -> Iterator[str]:
+def settings_without_effect(config: RunConfig) -> Iterator[str]:
     """Settings that have no effect, a line each. They are logged, not refused: ``key=value`` can empty `human`, but
     cannot remove the settings of a YAML file that belong to it."""
     if config.human_config and not config.human:
@@ -46,10 +43,10 @@ def settings_without_effect(config: "RunConfig") -> Iterator[str]:
                 yield f"proxy.{name} has no effect: `proxy.model` is empty"
 
 
-def calibrates_again(config: "RunConfig") -> bool:
+def calibrates_again(config: RunConfig) -> bool:
     """Whether an arm of the run aligns its simulator during training."""
     return any(arm.calibrates == "again" for arm in _arms(config))
 
 
-def _arms(config: "RunConfig") -> list[type[Arm]]:
+def _arms(config: RunConfig) -> list[type[Arm]]:
     return list(existing_arms([*config.arms, *config.control_arms]))

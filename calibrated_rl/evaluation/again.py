@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.endpoints.config import endpoint_name
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.held_out import SETTINGS, evaluate_policy

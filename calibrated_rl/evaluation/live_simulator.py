@@ -15,7 +15,7 @@ import numpy as np
 
 from calibrated_rl.calibration.sft import log_samples
 from calibrated_rl.config.endpoint_checks import refuse_endpoint_simulator
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.errors import RolloutFailure, UserError
 from calibrated_rl.evaluation.held_out import probabilities_known

@@ -12,7 +12,8 @@ from typing import Any
 import psutil
 
 from calibrated_rl.config.arms import CALIBRATED, table_order
-from calibrated_rl.config.run_config import RunConfig, load_config, settings_of
+from calibrated_rl.config.load import load_config, settings_of
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.endpoints.config import RUNNING as ENDPOINT_RUNNING
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference.config import EngineConfig

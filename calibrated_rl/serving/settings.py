@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from calibrated_rl.config.run_config import ModelConfig, RunConfig
+from calibrated_rl.config.run_config import RunConfig
+from calibrated_rl.config.sections import ModelConfig
 from calibrated_rl.data.dialogue import Side
 from calibrated_rl.errors import UserError
 from calibrated_rl.models.checks import check_folder

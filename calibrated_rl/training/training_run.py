@@ -6,7 +6,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibrated_rl.config.run_config import RunConfig, to_yaml
+from calibrated_rl.config.load import to_yaml
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.data.dialogue import Split
 from calibrated_rl.learner.losses.check import resolve_loss
 from calibrated_rl.learner.slots import PROXY

@@ -6,7 +6,8 @@ from typing import Any
 import ray
 import yaml
 
-from calibrated_rl.config.run_config import RunConfig, load_config
+from calibrated_rl.config.load import load_config
+from calibrated_rl.config.run_config import RunConfig
 from tests.support.paths import ROOT
 
 CLUSTER = ROOT / "cluster"

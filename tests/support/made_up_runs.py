@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from calibrated_rl.config.run_config import load_config, to_yaml
+from calibrated_rl.config.load import load_config, to_yaml
 from calibrated_rl.data.dialogue import Split
 from calibrated_rl.models.tiny import make_tiny
 from calibrated_rl.storage.checksums import write_checksums

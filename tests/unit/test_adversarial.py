@@ -24,7 +24,7 @@ from calibrated_rl.calibration.rounds import (
 from calibrated_rl.calibration.turing import Turing, credit
 from calibrated_rl.components.component import build
 from calibrated_rl.components.short_names import short_names
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.data.dialogue import Source, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.slots import SIMULATOR

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibrated_rl.config.run_config import RunConfig, check, load_config
+from calibrated_rl.config.load import check, load_config
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.config.sections import TrainingConfig
 from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, TokenSequence
 from calibrated_rl.errors import PartLost, UserError

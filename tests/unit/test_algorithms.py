@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from calibrated_rl.config.load import load_config, variants_of
 from calibrated_rl.config.log_settings import log_settings
-from calibrated_rl.config.run_config import load_config, variants_of
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.evaluation.summary import summarise
 from calibrated_rl.examples.front_desk.task import FrontDesk

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 from calibrated_rl.calibration.sft import log_samples, log_view
 from calibrated_rl.calibration.worth_asking import disagreement, most_worth_asking, similarity
 from calibrated_rl.chat.tokens import ChatTokens
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.data.dialogue import Dialogue, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.asking import Visit, choose, committee, latest_visits

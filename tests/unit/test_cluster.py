@@ -22,7 +22,8 @@ import ray
 import yaml
 
 from calibrated_rl.config.arms import builtin_arms
-from calibrated_rl.config.run_config import RunConfig, load_config
+from calibrated_rl.config.load import load_config
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.inference.config import EngineConfig
 from calibrated_rl.inference.placement import placement_of
 from calibrated_rl.learner.config import LearnerConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.config.without_effect import settings_without_effect
 from calibrated_rl.errors import UserError
 from tests.support.paths import ROOT

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibrated_rl.components.component import build
-from calibrated_rl.config.run_config import load_config, variants_of
+from calibrated_rl.config.load import load_config, variants_of
 from calibrated_rl.config.without_effect import settings_without_effect
 from calibrated_rl.data.dialogue import Dialogue, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import UserError

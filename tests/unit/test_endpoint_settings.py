@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from calibrated_rl.cli import calibrate
-from calibrated_rl.config.run_config import RunConfig, load_config, to_yaml
+from calibrated_rl.config.load import load_config, to_yaml
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.config.without_effect import settings_without_effect
 from calibrated_rl.errors import UserError
 from calibrated_rl.run.saved_run import refuse_other_settings

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference import vllm_arguments
 from calibrated_rl.inference.config import EngineConfig
@@ -94,7 +94,7 @@ def test_a_config_names_the_key() -> None:
 def test_vllm_is_not_imported_for_it() -> None:
     overrides = "simulator.engine.args={max_num_batched_tokens: 512}"
     code = (
-        "import sys; from calibrated_rl.config.run_config import load_config; "
+        "import sys; from calibrated_rl.config.load import load_config; "
         f"c = load_config({str(DEV)!r}, [{overrides!r}]); "
         "assert c.simulator.engine.args == {'max_num_batched_tokens': 512}; sys.exit('vllm' in sys.modules)"
     )

@@ -17,7 +17,7 @@ from calibrated_rl.calibration.ensemble import (
     members_of,
     turn_disagreements,
 )
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, TokenSequence, Turn
 from calibrated_rl.errors import UserError
 from calibrated_rl.run.served_simulator import ServedSimulator

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from calibrated_rl.components.user_code import UserCodeError
-from calibrated_rl.config.run_config import load_config, to_yaml
+from calibrated_rl.config.load import load_config, to_yaml
 from calibrated_rl.config.without_effect import settings_without_effect
 from calibrated_rl.data.dialogue import Dialogue, Side, Source, Turn
 from calibrated_rl.errors import UserError

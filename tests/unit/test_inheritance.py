@@ -3,7 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from calibrated_rl.config.run_config import RunConfig, load_config, variants_of
+from calibrated_rl.config.load import load_config, variants_of
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.study.inheritance import take_over
 from tests.support.paths import ROOT
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.data.dialogue import Side, Source, Turn
 from calibrated_rl.evaluation.again import differences
 from calibrated_rl.models.tiny import make_tiny

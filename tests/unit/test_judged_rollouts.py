@@ -13,7 +13,8 @@ import pytest
 
 from calibrated_rl.config.endpoint_checks import judges_of_their_own
 from calibrated_rl.config.judging import load_judging
-from calibrated_rl.config.run_config import RunConfig, load_config, to_yaml
+from calibrated_rl.config.load import load_config, to_yaml
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.config.sections import TrainingConfig
 from calibrated_rl.config.without_effect import settings_without_effect
 from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn

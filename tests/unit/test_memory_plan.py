@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from calibrated_rl.calibration.sft import SFTConfig
-from calibrated_rl.config.run_config import RunConfig, check
+from calibrated_rl.config.load import check
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.config.sections import CalibrationConfig, ModelConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference.config import EngineConfig

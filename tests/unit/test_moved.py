@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from calibrated_rl.components.component import import_path
-from calibrated_rl.config.run_config import RunConfig, load_config
+from calibrated_rl.config.load import load_config
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.run.layout import refuse_old_layout
 from calibrated_rl.run.saved_run import open_run, refuse_other_settings

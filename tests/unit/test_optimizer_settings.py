@@ -8,7 +8,7 @@ import pytest
 
 from calibrated_rl.calibration.config import SFTConfig
 from calibrated_rl.calibration.sft import fine_tune
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.data.dialogue import TokenSequence
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import AdamWConfig, OptimizerConfig

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calibrated_rl.components.short_names import short_names
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.data.dialogue import Dialogue, Outcome, TokenSequence
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner import advantages

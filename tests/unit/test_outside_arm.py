@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from calibrated_rl.config.arms import builtin_arms, find_arm, find_arms
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.summary import pairs_of
 from calibrated_rl.report.arms import arms_of, style

@@ -11,7 +11,7 @@ import torch
 from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.checked import build_method
 from calibrated_rl.components.user_code import UserCodeError
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LearnerConfig
 from calibrated_rl.learner.rank import LearnerRank

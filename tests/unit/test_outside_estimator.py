@@ -8,7 +8,7 @@ import pytest
 
 from calibrated_rl.components.short_names import short_names
 from calibrated_rl.components.user_code import UserCodeError
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.errors import UserError
 from calibrated_rl.report.rendering import render
 from calibrated_rl.report.sections.populations import view

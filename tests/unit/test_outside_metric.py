@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from calibrated_rl.config.run_config import RunConfig, load_config, to_yaml
+from calibrated_rl.config.load import load_config, to_yaml
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.evaluation.summary import summarise
 from calibrated_rl.learner.losses.base import LossInputs, Totals
 from calibrated_rl.learner.losses.check import resolve_loss

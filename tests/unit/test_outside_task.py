@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.data.dialogue import Side, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.inference.engine import GenerateRequest

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.errors import UserError
 from tests.support.paths import ROOT
 from tools.plan.check import check_run, paired_ratio, ratio_of_means

@@ -11,7 +11,8 @@ import pytest
 from calibrated_rl.calibration.fit_cache import key_of
 from calibrated_rl.calibration.sft import SFTConfig, log_samples
 from calibrated_rl.chat.tokens import view_of
-from calibrated_rl.config.run_config import RunConfig, load_config, to_yaml
+from calibrated_rl.config.load import load_config, to_yaml
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.data.dialogue import Dialogue, Side, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.config import LearnerConfig

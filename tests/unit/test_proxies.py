@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibrated_rl.components.component import build
-from calibrated_rl.config.run_config import load_config, to_yaml
+from calibrated_rl.config.load import load_config, to_yaml
 from calibrated_rl.data.dialogue import Dialogue, Outcome, Scenario, Side, Source, Split, Turn
 from calibrated_rl.errors import RolloutFailure, UserError
 from calibrated_rl.evaluation import again

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import calibrated_rl as crl
-from calibrated_rl.config import run_config
+from calibrated_rl.config import load
 from calibrated_rl.runtime import console
 from calibrated_rl.runtime.event_loop import run_to_end
 from tests.support.paths import MICRO, ROOT
@@ -74,7 +74,7 @@ def test_variants_of_an_object_are_those_of_its_file(tmp_path: Path) -> None:
     study = tmp_path / "study.yaml"
     study.write_text(MICRO.read_text() + "variants: {more: {arms: [calibrated], change: [training.updates=4]}}\n")
     config = crl.load_config(study)
-    assert run_config.variants_of(config, config, []) == run_config.variants_of(config, study, [])
+    assert load.variants_of(config, config, []) == load.variants_of(config, study, [])
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_dialogues_are_compared_without_a_file(capsys: pytest.CaptureFixture[str
 def test_a_finished_run_is_read_as_values(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
-    (folder / "config.yaml").write_text(run_config.to_yaml(crl.load_config(MICRO)))
+    (folder / "config.yaml").write_text(load.to_yaml(crl.load_config(MICRO)))
     with pytest.raises(crl.UserError, match="small has no summary.json: the run is not finished"):
         crl.read_run(folder)
     reward = {"mean": 0.5, "low": 0.25, "high": 0.75}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.errors import UserError
 from calibrated_rl.serving.settings import API_KEY, serve_config
 from tests.support.cluster_files import CODE, ROOT, load

@@ -8,7 +8,7 @@ import pytest
 
 from calibrated_rl.calibration.ensemble import EnsembleSFT
 from calibrated_rl.calibration.turing import Turing
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.config.sections import EvaluationConfig
 from calibrated_rl.data.dialogue import Split
 from calibrated_rl.errors import UserError

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.errors import UserError
 from calibrated_rl.storage.run_copy import FILES, FORMAT, RunCopy
 from calibrated_rl.storage.store_address import check_address

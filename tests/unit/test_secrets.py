@@ -11,7 +11,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from calibrated_rl.components.component import strict_config, valid_keys
-from calibrated_rl.config.run_config import RunConfig, load_config, to_yaml, variants_of
+from calibrated_rl.config.load import load_config, to_yaml, variants_of
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.run.saved_run import changed_settings, refuse_other_settings
 from calibrated_rl.settings.secrets import HIDDEN, is_secret, masked

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.errors import UserError
 from calibrated_rl.settings.yaml_files import read_yaml
 from tests.support.paths import ROOT

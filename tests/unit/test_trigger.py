@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrated_rl.calibration.trigger import Alignment, AlignmentSchedule, Reason, ScheduleState, TriggerConfig
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.config.without_effect import settings_without_effect
 from calibrated_rl.errors import UserError
 from calibrated_rl.report.run_files import RunFiles

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calibrated_rl.config.run_config import load_config
+from calibrated_rl.config.load import load_config
 from calibrated_rl.data.dialogue import Dialogue, Outcome, TokenSequence
 from calibrated_rl.errors import UserError
 from calibrated_rl.learner.advantages.base import CriticConfig, Floats, rewards_to_go

@@ -12,7 +12,8 @@ import numpy as np
 from calibrated_rl.calibration.base import CalibrationMethod
 from calibrated_rl.calibration.checked import build_method
 from calibrated_rl.calibration.sft import log_samples
-from calibrated_rl.config.run_config import RunConfig, settings_of_pairs
+from calibrated_rl.config.load import settings_of_pairs
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.data.dialogue import Side, Split
 from calibrated_rl.errors import UserError
 from calibrated_rl.evaluation.replies import exact_replies

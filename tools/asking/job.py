@@ -48,7 +48,7 @@ def main() -> None:
     counts = sorted(set(_numbers("--counts", arguments.counts, Positive)))
     seeds = _numbers("--seeds", arguments.seeds, Seed)
 
-    from calibrated_rl.config.run_config import load_config
+    from calibrated_rl.config.load import load_config
     from calibrated_rl.evaluation.asking import committee
     from calibrated_rl.run.saved_run import config_file, open_run
     from calibrated_rl.storage.files import write_json
@@ -97,7 +97,7 @@ def _refuse_others(folder: Path, settings: "Setup", overrides: list[str]) -> Non
 
 
 def _run(config: Any, source: Path, folder: Path, settings: "Setup", all_cells: list[Any]) -> None:
-    from calibrated_rl.config.run_config import load_config
+    from calibrated_rl.config.load import load_config
     from calibrated_rl.run.saved_run import config_file
     from calibrated_rl.runtime.progress import Progress
     from calibrated_rl.storage.files import exclusive

@@ -91,7 +91,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the job")
     arguments = parser.parse_intermixed_args()
 
-    from calibrated_rl.config.run_config import load_config
+    from calibrated_rl.config.load import load_config
     from calibrated_rl.storage.files import write_json
     from tools.autoscale.machines import spot_types
     from tools.autoscale.picture import draw

@@ -22,7 +22,8 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from calibrated_rl.config.run_config import RunConfig, to_yaml
+from calibrated_rl.config.load import to_yaml
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.config.sections import ModelConfig
 from calibrated_rl.inference.config import SamplingConfig
 from calibrated_rl.inference.engine import Replica

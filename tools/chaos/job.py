@@ -125,7 +125,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="KIND", help="this kind alone; may be repeated")
     arguments = parser.parse_args()
 
-    from calibrated_rl.config.run_config import load_config
+    from calibrated_rl.config.load import load_config
     from calibrated_rl.errors import UserError
     from calibrated_rl.storage.files import write_json
     from tools.chaos import faults

@@ -66,7 +66,7 @@ def main() -> int:
     )
     arguments = parser.parse_intermixed_args()
 
-    from calibrated_rl.config.run_config import load_config
+    from calibrated_rl.config.load import load_config
     from calibrated_rl.run.machine import hardware_file
 
     load_config(arguments.config, arguments.overrides)  # reports mistakes before devices are detected

@@ -16,7 +16,8 @@ from pathlib import Path
 from statistics import median
 
 from calibrated_rl.config.arms import find_arm
-from calibrated_rl.config.run_config import RunConfig, load_config
+from calibrated_rl.config.load import load_config
+from calibrated_rl.config.run_config import RunConfig
 from calibrated_rl.errors import UserError
 from calibrated_rl.models.shape import parameter_bytes
 from calibrated_rl.run.arm_results import read_result

@@ -30,7 +30,8 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of a run")
     arguments = parser.parse_intermixed_args()
 
-    from calibrated_rl.config.run_config import RunConfig, load_config
+    from calibrated_rl.config.load import load_config
+    from calibrated_rl.config.run_config import RunConfig
     from tools.plan.shape import GIB, describe, read_shape
 
     config = load_config(RunConfig(), [*DEFAULTS, *arguments.overrides], saved=True)
