@@ -35,11 +35,11 @@ def compare(
     return subprocess.run(
         [sys.executable, str(ROOT / "jobs/compare.py"), str(MICRO), str(folder / "api.yaml"), "--runs", str(folder),
          "--hardware", "cpu"],
-        capture_output=True, text=True, timeout=600, cwd=ROOT, env=os.environ | {"GUEST_KEY": KEY},
+        capture_output=True, text=True, timeout=1800, cwd=ROOT, env=os.environ | {"GUEST_KEY": KEY},
     )  # fmt: skip
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2700)
 def test_a_spent_budget_ends_an_arm_at_a_checkpoint_and_a_larger_one_goes_on(tmp_path: Path) -> None:
     run = tmp_path / "api"
     with FaultServer(say=guest, plan=every_ninth) as simulator, FaultServer(say=guest, plan=every_ninth) as people:

@@ -49,13 +49,13 @@ def head() -> Iterator[tuple[str, str]]:
         f"--dashboard-agent-listen-port={free_port()}",
     ]  # fmt: skip
     with subprocess.Popen(command, env=environment(TOKEN, folder), stdout=subprocess.DEVNULL) as ray:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 270
         while not answers(address):
             assert ray.poll() is None and time.monotonic() < deadline, "the head did not start"
             time.sleep(0.3)
         yield address, folder
         ray.send_signal(signal.SIGTERM)
-        ray.wait(timeout=60)
+        ray.wait(timeout=180)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -73,7 +73,7 @@ def answers(address: str) -> bool:
 def submit(head: tuple[str, str], *job: str, token: str = TOKEN) -> "subprocess.CompletedProcess[str]":
     address, folder = head
     command = [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ".", "--", "python", *job]
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 360
     while True:
         done = subprocess.run(
             command, cwd=ROOT, env=environment(token, folder), capture_output=True, text=True, timeout=120
@@ -84,7 +84,7 @@ def submit(head: tuple[str, str], *job: str, token: str = TOKEN) -> "subprocess.
         time.sleep(1)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_output_and_exit_code_of_a_job_reach_whoever_submits_it(head: tuple[str, str], tmp_path: Path) -> None:
     good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"
     good.write_text(json.dumps({"id": 1, "turns": [{"side": "user", "text": "hi"}, {"side": "policy", "text": "yes"}]}))

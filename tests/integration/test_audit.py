@@ -140,7 +140,7 @@ def test_what_does_not_add_up_is_named(tmp_path: Path, harm: Callable[[Path, Rep
 def test_the_command_ends_with_1_where_it_does_not_add_up(tmp_path: Path) -> None:
     def job(run: Path) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, str(ROOT / "jobs" / "audit.py"), str(run)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, timeout=360)
 
     whole(tmp_path)
     done = job(tmp_path)

@@ -12,7 +12,7 @@ import pytest
 from tests.support.paths import ROOT
 from tools.autoscale.cluster import LocalCluster, local_cluster
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.engine, pytest.mark.slow]
 
 ACTORS = """
 import sys, time, ray
@@ -42,7 +42,7 @@ def cluster() -> Iterator[LocalCluster]:
         yield made
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 360) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, what

@@ -33,7 +33,7 @@ from calibrated_rl.run.memory import (
 )
 from tests.support.paths import ROOT
 
-SECONDS = 60
+SECONDS = 180
 """Most that a refused run may take on a busy machine; engines alone would take as long."""
 
 

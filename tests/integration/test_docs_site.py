@@ -45,7 +45,7 @@ def test_links_are_led_to_their_place_in_the_site(page: str, link: str, in_site:
 
 def build(folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder), *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=360)
 
 
 @pytest.mark.slow

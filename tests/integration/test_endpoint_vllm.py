@@ -78,7 +78,7 @@ def client_of(
     return EndpointClient("vllm", config, AnswerFile(folder / "answers.jsonl"))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_dialogues_with_a_served_model_are_paid_once_and_the_same_again(url: str, tmp_path: Path) -> None:
     scenarios = Chat().scenarios(Split.CALIBRATION, 8)
     texts = []

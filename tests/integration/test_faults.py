@@ -108,7 +108,7 @@ def is_whole(groups: list[list[Dialogue]]) -> bool:
     return [len(group) for group in groups] == [4] * 8 and versions == {3}
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_a_dead_engine_is_replaced_with_the_current_weights(
     pool: ReplicaPool, weights: dict[str, torch.Tensor]
 ) -> None:
@@ -128,7 +128,7 @@ def test_a_dead_engine_is_replaced_with_the_current_weights(
     assert set(processes(pool)).isdisjoint(before) and not any(map(psutil.pid_exists, before))
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_a_silent_engine_is_given_up_after_the_time_out(
     pool: ReplicaPool, weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +163,7 @@ def test_a_refused_prompt_is_no_failure_of_the_replica(
     async def ask() -> None:
         if lockstep is not None:
             lockstep.enter()
-        await asyncio.wait_for(pool.generate("key", too_long), 60)
+        await asyncio.wait_for(pool.generate("key", too_long), 180)
 
     before = processes(pool)
     with pytest.raises(ValueError, match="600"):
@@ -171,7 +171,7 @@ def test_a_refused_prompt_is_no_failure_of_the_replica(
     assert processes(pool) == before
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_a_weight_update_that_fails_half_way_leaves_no_mixed_weights(pool: ReplicaPool) -> None:
     """The tensors have arrived when it fails, but their layers are not put together again."""
 
@@ -196,7 +196,7 @@ def test_a_weight_update_that_fails_half_way_leaves_no_mixed_weights(pool: Repli
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.05)
@@ -207,7 +207,7 @@ def placements() -> list[str]:
     return [group["state"] for group in ray.util.placement_group_table().values()]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_a_replica_joins_with_the_current_weights_and_leaves_when_its_turns_are_done(
     pool: ReplicaPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -227,7 +227,7 @@ def test_a_replica_joins_with_the_current_weights_and_leaves_when_its_turns_are_
     assert pool.counts() == (1, 1, 0)
     wait_for(lambda: pool.counts()[0] == 2)
     old, new = pool._membership.members
-    scores = [ray.get(pool.fleet.placed[i].actor.score.remote(IDS), timeout=60) for i in (old, new)]
+    scores = [ray.get(pool.fleet.placed[i].actor.score.remote(IDS), timeout=180) for i in (old, new)]
     np.testing.assert_allclose(scores[1], scores[0], atol=1e-6)
     assert "with weights of version 4" in caplog.messages[-1]
 
@@ -239,7 +239,7 @@ def test_a_replica_joins_with_the_current_weights_and_leaves_when_its_turns_are_
         assert not turn.done() and pool.route(key) == old and pool.counts() == (1, 0, 0)
         return await turn
 
-    generated = asyncio.run(asyncio.wait_for(remove_in_flight(), 60))
+    generated = asyncio.run(asyncio.wait_for(remove_in_flight(), 180))
     assert len(generated.ids) == 400 and set(generated.versions.tolist()) == {4}
     wait_for(lambda: caplog.messages[-1] == f"policy replica {new} left")
     assert pool.fleet.indices() == [old] and placements().count("CREATED") == reserved
@@ -271,7 +271,7 @@ def complete(ended: list[EndedGroup]) -> list[list[Dialogue]]:
     return [group.dialogues for group in ended if group.dialogues is not None]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_groups_that_run_ahead_live_through_weight_updates(pool: ReplicaPool) -> None:
     """Weights are published again and again while dialogues are held, and others are held from another loop."""
     task, sampling = FrontDesk(FrontDesk.Config()), SamplingConfig(max_turn_tokens=16)

@@ -72,5 +72,5 @@ def test_a_full_disk_is_known_in_whichever_words_it_comes(tmp_path: Path) -> Non
         "except (SafetensorError, OSError) as error:\n    print(repr(str(error)))"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "weights")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert is_disk_full(SafetensorError(ast.literal_eval(done.stdout))), done

@@ -283,7 +283,7 @@ def received(update: WeightUpdate) -> dict[str, torch.Tensor]:
     if isinstance(update, SharedUpdate):
         return {name: tensor.clone() for name, tensor in SharedMemoryReader().tensors(update.weights)}
     assert isinstance(update, FullUpdate)
-    return {name: tensor.clone() for name, tensor in ray.get(update.weights, timeout=60).items()}
+    return {name: tensor.clone() for name, tensor in ray.get(update.weights, timeout=180).items()}
 
 
 @pytest.mark.parametrize("stage", [0, 3])

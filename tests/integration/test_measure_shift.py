@@ -191,7 +191,7 @@ def test_replies_are_matched_on_the_same_history_of_the_same_person() -> None:
 
 def job(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "jobs" / "measure_shift.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, capture_output=True, text=True, timeout=720)
 
 
 def test_likelihood_is_of_the_temperature_at_which_a_simulator_speaks_or_left_out(

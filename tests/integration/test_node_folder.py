@@ -19,7 +19,7 @@ import pytest
 from calibrated_rl.learner.world import free_port
 from tests.support.paths import MICRO, ROOT
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.engine]
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.engine]
 
 APART = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
 BIN = Path(sys.executable).parent
@@ -41,7 +41,7 @@ near = next(n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Labels"].get("
 
 def there(function, *arguments, node=other):
     place = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.get(ray.remote(function).options(num_cpus=0, scheduling_strategy=place).remote(*arguments), timeout=120)
+    return ray.get(ray.remote(function).options(num_cpus=0, scheduling_strategy=place).remote(*arguments), timeout=360)
 
 def content(path):
     return {str(f.relative_to(path)): f.read_bytes() for f in sorted(Path(path).rglob("*")) if f.is_file()}
@@ -135,7 +135,7 @@ def started(command: list[str], environment: dict[str, str], log: Path) -> "subp
         process = subprocess.Popen(
             command, env=environment, stdout=output, stderr=output, start_new_session=True, cwd=ROOT
         )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while "Ray runtime started" not in log.read_text():
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)

@@ -108,7 +108,7 @@ def test_an_engine_without_room_starts_with_a_smaller_cache(tmp_path: Path, engi
     model = make_tiny(tmp_path / "model", ["which day ?", "table please"] * 20, 0)
     (tmp_path / "start.py").write_text(ENGINE)
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "start.py"), str(model), engine], capture_output=True, text=True, timeout=300,
+        [sys.executable, str(tmp_path / "start.py"), str(model), engine], capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert "can't allocate memory" in done.stdout + done.stderr and done.returncode == 0, done.stderr[-3000:]
     (found,) = re.findall(r"started with (\d+)", done.stdout)
@@ -119,7 +119,7 @@ def test_a_step_without_room_is_taken_in_smaller_ones(tmp_path: Path) -> None:
     """In a process of its own, whose address space is limited."""
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path)],
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "micro-batches of 4096 tokens from now on" in done.stderr

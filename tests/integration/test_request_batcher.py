@@ -41,7 +41,7 @@ tokens = st.tuples(words, st.floats(width=32), words)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(asyncio.wait_for(coroutine, 60))
+    return asyncio.run(asyncio.wait_for(coroutine, 180))
 
 
 @settings(deadline=None)
@@ -323,7 +323,7 @@ def test_a_replica_that_hangs_fails_its_own_dialogues_alone(ray_session: None, m
     pool = ReplicaPool("policy", "", None, config, replicas=2, start=PlacedEcho)  # type: ignore[arg-type]
 
     # Their processes take as long to start as the machine likes; only then the time-out is about their answers.
-    ray.get([placed.actor.counts.remote() for placed in pool.fleet.placed.values()], timeout=120)
+    ray.get([placed.actor.counts.remote() for placed in pool.fleet.placed.values()], timeout=360)
 
     async def talk() -> tuple[list[Any], list[Any], Generated]:
         here, there = ([f"{n}-0" for n in range(40) if pool.route(f"{n}-0") == index] for index in (0, 1))

@@ -54,7 +54,7 @@ def engines(ray_session: None, models: tuple[Path, Path]) -> Iterator[tuple[Repl
         pool.close()
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_ranks_take_their_slices_of_new_weights(
     engines: tuple[ReplicaPool, ReplicaPool], models: tuple[Path, Path]
 ) -> None:

@@ -201,6 +201,6 @@ def test_workers_of_two_nodes_find_the_same_file(tmp_path: Path) -> None:
     environment.pop("RAY_ADDRESS", None)
     done = subprocess.run(
         [sys.executable, str(driver), str(file), str(ROOT)],
-        capture_output=True, text=True, cwd=tmp_path / "driver", env=environment, timeout=240,
+        capture_output=True, text=True, cwd=tmp_path / "driver", env=environment, timeout=720,
     )  # fmt: skip
     assert done.stdout.strip().endswith("both nodes"), done.stderr[-2000:]
