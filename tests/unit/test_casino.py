@@ -85,16 +85,23 @@ def scenario(small: tuple[Casino, CasinoLogs]) -> Scenario:
 # --- the 900 real dialogues --------------------------------------------------------------------------------
 
 
-@needs_data
-def test_recomputed_points_equal_the_logged_ones_for_all_participants() -> None:
+@pytest.fixture(scope="module")
+def real() -> tuple[Casino, dict[Split, list[Dialogue]]]:
     values = {"path": str(DATA)}
     task = build("calibrated_rl.examples.casino:Casino", values)
     reader = build("calibrated_rl.examples.casino:CasinoLogs", values, task=task)
     assert reader.problems == []
+    return task, {split: reader.read(split) for split in Split}
+
+
+@needs_data
+def test_recomputed_points_equal_the_logged_ones_for_all_participants(
+    real: tuple[Casino, dict[Split, list[Dialogue]]],
+) -> None:
     raw = {str(r["dialogue_id"]): r for r in json.loads((DATA / "casino_train.json").read_text())}
     compared = 0
-    for split in Split:
-        for dialogue in reader.read(split):
+    for dialogues in real[1].values():
+        for dialogue in dialogues:
             source = raw.pop(dialogue.scenario.id.removeprefix("casino-"))
             first = source["chat_logs"][0]["id"]
             for name, person in source["participant_info"].items():
@@ -106,20 +113,21 @@ def test_recomputed_points_equal_the_logged_ones_for_all_participants() -> None:
 
 
 @needs_data
-def test_real_logs_alternate_and_end_in_their_last_turn() -> None:
-    task = Casino(Casino.Config(path=str(DATA)))
-    reader = CasinoLogs(CasinoLogs.Config(path=str(DATA)), task=task)
-    sizes = {split: len(reader.read(split)) for split in Split}
+def test_real_logs_alternate_and_end_in_their_last_turn(real: tuple[Casino, dict[Split, list[Dialogue]]]) -> None:
+    task, logs = real
+    sizes = {split: len(dialogues) for split, dialogues in logs.items()}
     assert sizes == {Split.HELD_OUT: 300, Split.MONITOR: 60, Split.TUNING: 60, Split.CALIBRATION: 480}
-    for dialogue in reader.read(Split.CALIBRATION):
+    for dialogue in logs[Split.CALIBRATION]:
         assert [turn.side for turn in dialogue.turns] == [
             (Side.POLICY, Side.USER)[i % 2] for i in range(len(dialogue.turns))
         ]
         assert dialogue.ending == task.ending(dialogue.scenario, dialogue.turns)
         assert task.ending(dialogue.scenario, dialogue.turns[:-1]) is None
         assert len(dialogue.scenario.policy_instructions) < 1000
-    again = CasinoLogs(CasinoLogs.Config(path=str(DATA)), task=Casino(Casino.Config(path=str(DATA))))
-    assert [d.id for d in again.read(Split.HELD_OUT)] == [d.id for d in reader.read(Split.HELD_OUT)]
+    again = Casino(Casino.Config(path=str(DATA)))
+    assert [record.id for record in again.records[Split.HELD_OUT]] == [
+        dialogue.scenario.id.removeprefix("casino-") for dialogue in logs[Split.HELD_OUT]
+    ]
 
 
 # --- reading -----------------------------------------------------------------------------------------------

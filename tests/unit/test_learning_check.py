@@ -1,13 +1,11 @@
 """Settings that a policy cannot be trained with are refused before anything starts."""
 
-from pathlib import Path
-
 import pytest
 
 from calibrated_rl.config.load import load_config
 from calibrated_rl.errors import UserError
 from calibrated_rl.training.accounts import why_nothing_was_learned
-from tests.support.paths import MICRO, ROOT
+from tests.support.paths import MICRO
 
 LOSSES = "calibrated_rl.learner.losses"
 
@@ -40,14 +38,6 @@ def test_what_cannot_be_trained_is_refused(settings: list[str], message: str) ->
 )  # fmt: skip
 def test_a_start_that_is_no_clone_is_refused_only_where_logs_are_weighted_by_it(settings: list[str]) -> None:
     load_config(MICRO, ["policy.warm_start.epochs=0", *settings])
-
-
-RUNS = sorted(p for p in (ROOT / "configs").glob("*.yaml") if "training:" in p.read_text())
-
-
-@pytest.mark.parametrize("file", RUNS, ids=lambda file: file.stem)
-def test_configs_of_the_repository_can_be_trained(file: Path) -> None:
-    load_config(file)
 
 
 def test_an_update_without_a_step_says_why() -> None:

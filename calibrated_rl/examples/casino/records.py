@@ -9,7 +9,6 @@ known).
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from calibrated_rl.examples.casino.deals import (
     read_actions,
 )
 from calibrated_rl.logs.base import LogProblem, json_problem, object_of, refuse_other_files
+from calibrated_rl.logs.data_set import draw_splits
 from calibrated_rl.settings.fields import Name, NotNegative, Seed
 
 FILE = "casino_train.json"
@@ -113,24 +113,9 @@ def split_records(records: Sequence[CasinoRecord], source: CasinoSource) -> dict
     Raises:
         UserError: a size is negative, or no record would be left for calibration.
     """
-    sizes = {Split.HELD_OUT: source.held_out, Split.MONITOR: source.monitor, Split.TUNING: source.tuning}
-    if min(sizes.values()) < 0:
+    if min(source.held_out, source.monitor, source.tuning) < 0:
         raise UserError("CaSiNo: 'held_out', 'monitor' and 'tuning' must not be negative")
-    if sum(sizes.values()) >= len(records):
-        raise UserError(
-            f"CaSiNo: held_out {source.held_out} + monitor {source.monitor} + tuning {source.tuning} leave "
-            f"nothing of {len(records)} usable dialogues in {source.path} for calibration"
-        )
-
-    def order_key(record: CasinoRecord) -> tuple[bytes, str]:
-        return blake2b(f"{source.seed}|{record.id}".encode(), digest_size=8).digest(), record.id
-
-    shuffled = sorted(records, key=order_key)
-    splits: dict[Split, list[CasinoRecord]] = {}
-    for split, size in sizes.items():
-        splits[split], shuffled = shuffled[:size], shuffled[size:]
-    splits[Split.CALIBRATION] = shuffled
-    return splits
+    return draw_splits("CaSiNo", records, source, lambda record: (record.id, record.id))
 
 
 def _get(container: Any, key: str, kind: type, place: str) -> Any:

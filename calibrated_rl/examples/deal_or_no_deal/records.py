@@ -13,7 +13,6 @@ knows it, and the dialogue is left out and counted.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 
 from calibrated_rl.data.dialogue import Split
@@ -31,6 +30,7 @@ from calibrated_rl.examples.deal_or_no_deal.deals import (
     rest_of,
 )
 from calibrated_rl.logs.base import LogProblem, refuse_other_files
+from calibrated_rl.logs.data_set import draw_splits
 from calibrated_rl.settings.fields import Name, NotNegative, Seed
 
 FILE = "dialogues.txt"
@@ -257,23 +257,10 @@ def split_records(records: Sequence[DealRecord], source: DealSource) -> dict[Spl
     Raises:
         UserError: no record would be left for calibration.
     """
-    sizes = {Split.HELD_OUT: source.held_out, Split.MONITOR: source.monitor, Split.TUNING: source.tuning}
-    if sum(sizes.values()) >= len(records):
-        raise UserError(
-            f"Deal or No Deal: held_out {source.held_out} + monitor {source.monitor} + tuning {source.tuning} leave "
-            f"nothing of {len(records)} usable dialogues in {source.path} for calibration"
-        )
-
-    def order_key(record: DealRecord) -> tuple[bytes, int]:
-        content = f"{source.seed}|{record.counts}|{record.values}|{'|'.join(record.talk)}"
-        return blake2b(content.encode(), digest_size=8).digest(), int(record.id)
-
-    shuffled = sorted(records, key=order_key)
-    splits: dict[Split, list[DealRecord]] = {}
-    for split, size in sizes.items():
-        splits[split], shuffled = shuffled[:size], shuffled[size:]
-    splits[Split.CALIBRATION] = shuffled
-    return splits
+    return draw_splits(
+        "Deal or No Deal", records, source,
+        lambda record: (f"{record.counts}|{record.values}|{'|'.join(record.talk)}", int(record.id)),
+    )  # fmt: skip
 
 
 assert len(ITEMS) == 3, "the file numbers three items"
