@@ -129,9 +129,9 @@ if not TYPE_CHECKING:  # to a type checker there is nothing but the imports abov
         """A public name, from the module that has it (PEP 562)."""
         if name not in _MODULE_OF:
             raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-        found = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-        globals()[name] = found
-        return found
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

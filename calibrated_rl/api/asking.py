@@ -98,8 +98,8 @@ def ask(
     if answer and not config.human:
         raise UserError(f"{folder}: the run has no scripted human (`human` is empty) that could answer")
     name = arm_name(folder, arm)
-    most = candidates or CANDIDATES * count
-    visits = sampled(latest_visits(folder / "replay" / name, most, updates), most, seed)
+    most_visits = candidates or CANDIDATES * count
+    visits = sampled(latest_visits(folder / "replay" / name, most_visits, updates), most_visits, seed)
     if len(visits) < count:
         logger.warning(f"{name}: its last {updates} updates have only {len(visits)} histories, fewer than {count}")
     members = [] if at_random else committee(folder, name)

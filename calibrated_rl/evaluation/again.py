@@ -31,7 +31,7 @@ def check_eval_user(run: SavedRun) -> None:
     check_evaluation(run.task(), config.evaluation)
     if config.proxy.model and config.proxy.sft.epochs:
         run.model("proxy")
-    fitted = [name for name, own in config.proxies.items() if endpoint_name(own.get("model")) is None]
+    fitted = [name for name, settings in config.proxies.items() if endpoint_name(settings.get("model")) is None]
     for name in fitted:
         if not is_fitted(run.folder, name):
             raise UserError(f"{run.folder} has no proxy '{name}': it was never fitted")

@@ -108,8 +108,8 @@ def latest_visits(replay: Path, enough: int, most_updates: int) -> list[Visit]:
     visits: list[Visit] = []
     for update in sorted(by_update, reverse=True)[:most_updates]:
         dialogues = sorted(by_update[update], key=lambda dialogue: dialogue.id)
-        found = [Visit(dialogue=d, index=index) for d in dialogues for index in d.user_turn_indices()[1:]]
-        visits += [visit for visit in found if all(turn.text.strip() for turn in visit.history)]
+        of_update = [Visit(dialogue=d, index=index) for d in dialogues for index in d.user_turn_indices()[1:]]
+        visits += [visit for visit in of_update if all(turn.text.strip() for turn in visit.history)]
         if len(visits) >= enough:
             break
     if not visits:

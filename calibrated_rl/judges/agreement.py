@@ -103,7 +103,7 @@ def agreement(
             lambda index: of(*(each[index] for each in arrays)), units, seed=seed, correlation=True  # type: ignore[operator]
         )  # fmt: skip
 
-    found = {
+    estimates = {
         "spearman": correlation(scores_N, ratings_N),
         "kappa": _kappa(ratings_N, scores_N, scale, seed),
         "bias": UNDEFINED,
@@ -115,10 +115,10 @@ def agreement(
         "length_rating": correlation(ratings_N, lengths_N),
     }
     if units and np.isfinite(rated_N).all():
-        found["bias"] = mean_interval(scores_N - rated_N, seed)
+        estimates["bias"] = mean_interval(scores_N - rated_N, seed)
         error = calibration_error(scores_N, rated_N, BINS)
-        found["calibration_error"] = bootstrap_interval(error, units, seed=seed, distance=True)
-    return found
+        estimates["calibration_error"] = bootstrap_interval(error, units, seed=seed, distance=True)
+    return estimates
 
 
 def position(pairs: Sequence[PairVotes], seed: int) -> dict[str, Interval]:
@@ -157,5 +157,6 @@ def _votes_alpha(votes: Sequence[Sequence[float]], seed: int) -> Interval:
     counts, sums, squares = (
         np.array([f(of_one) for of_one in several], np.float64) for f in (len, np.sum, lambda v: np.sum(v**2))
     )
-    found = bootstrap_interval(lambda i: alpha(counts[i], sums[i], squares[i]), len(several), seed=seed)
-    return Interval(found.mean, found.low, min(1.0, found.high) if math.isfinite(found.high) else found.high)
+    interval = bootstrap_interval(lambda i: alpha(counts[i], sums[i], squares[i]), len(several), seed=seed)
+    high = min(1.0, interval.high) if math.isfinite(interval.high) else interval.high
+    return Interval(interval.mean, interval.low, high)

@@ -110,10 +110,10 @@ def _why_no_json(answer: Answer) -> str:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
         raise ValueError("a key occurs twice")
-    return found
+    return content
 
 
 def _refuse(constant: str) -> Any:

@@ -58,17 +58,17 @@ class CheckedJudge:
             RolloutFailure: the judge failed; always its own fault.
             UserCodeError: it is wrong.
         """
-        own = dialogue.outcome
+        scored = dialogue.outcome
         ranges = self.ranges(task)
-        arguments = (dialogue.scenario, dialogue.turns, dialogue.ending, own)
+        arguments = (dialogue.scenario, dialogue.turns, dialogue.ending, scored)
         judged = await self._asked(
             "outcome", arguments, dialogue, lambda it: checked_outcome(it, dialogue.turns, *ranges)
         )
         of_task = {
-            TASK_REWARD: None if own is None else own.episode_return,
-            TASK_SUCCESS: None if own is None else own.success,
+            TASK_REWARD: None if scored is None else scored.episode_return,
+            TASK_SUCCESS: None if scored is None else scored.success,
         }
-        return replace(judged, details={**({} if own is None else own.details), **judged.details, **of_task})
+        return replace(judged, details={**({} if scored is None else scored.details), **judged.details, **of_task})
 
     async def verdict(self, scenario: Scenario, turns: Sequence[Turn], ending: str) -> Verdict:
         """As ``ScoringJudge.verdict``; raises as ``outcome``."""
@@ -126,8 +126,8 @@ def scored_by_task(outcome: Outcome) -> bool:
 
 def criteria_of(outcome: Outcome) -> dict[str, float]:
     """The judge's criteria by name, where it has such (``details["judge"]["criteria"]``)."""
-    said = outcome.details.get(KIND)
-    criteria = said.get("criteria") if isinstance(said, Mapping) else None
+    judgement = outcome.details.get(KIND)
+    criteria = judgement.get("criteria") if isinstance(judgement, Mapping) else None
     if not isinstance(criteria, Mapping):
         return {}
     return {name: float(value) for name, value in criteria.items() if isinstance(value, int | float)}

@@ -136,13 +136,13 @@ class RubricJudge:
             raise NoVerdict("no outcome of the task, of which reward or success are to be")
         verdict = await self.verdict(scenario, turns, ending)
         success = verdict.score >= success_from if success_from is not None else bool(outcome and outcome.success)
-        said = {"score": verdict.score, "criteria": dict(verdict.criteria), "votes": list(verdict.votes)}
-        own = outcome or Outcome(reward=0.0, success=False)
+        judgement = {"score": verdict.score, "criteria": dict(verdict.criteria), "votes": list(verdict.votes)}
+        of_task = outcome or Outcome(reward=0.0, success=False)
         return Outcome(
-            reward=share * verdict.score + (1 - share) * own.reward,
+            reward=share * verdict.score + (1 - share) * of_task.reward,
             success=success,
-            turn_rewards=tuple((1 - share) * reward for reward in own.turn_rewards) if share < 1 else (),
-            details={"judge": said},
+            turn_rewards=tuple((1 - share) * reward for reward in of_task.turn_rewards) if share < 1 else (),
+            details={"judge": judgement},
         )
 
     def ranges(

@@ -45,10 +45,10 @@ class HealthWatch:
             updates: that are done.
             checkpoint: where the arm resumes from.
         """
-        found = excesses(metrics, self._config)
-        if not found:
+        exceeded = excesses(metrics, self._config)
+        if not exceeded:
             return None
-        return paused(self._arm, updates, found, self._health.reference, self._examples, checkpoint)
+        return paused(self._arm, updates, exceeded, self._health.reference, self._examples, checkpoint)
 
 
 def of_tries(broken: Sequence[BrokenTry]) -> list[Spoken]:

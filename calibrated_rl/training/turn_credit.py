@@ -21,20 +21,20 @@ def rewards_of_turns(dialogue: Dialogue) -> NDArray[np.float64]:
     earned after a policy turn that is none of its own belongs to the own turn before it or, where there is none before,
     to the first."""
     assert dialogue.outcome is not None
-    own = own_turns(dialogue)
+    turns_T = own_turns(dialogue)
     spoken = [index for index, turn in enumerate(dialogue.turns) if index and turn.side is Side.POLICY]
     earned = dialogue.outcome.by_turn(len(spoken))
-    rewards = np.zeros(len(own), np.float64)
-    if len(own):
-        np.add.at(rewards, np.maximum(np.searchsorted(own, spoken, side="right") - 1, 0), earned)
+    rewards = np.zeros(len(turns_T), np.float64)
+    if len(turns_T):
+        np.add.at(rewards, np.maximum(np.searchsorted(turns_T, spoken, side="right") - 1, 0), earned)
     return rewards
 
 
 def credit_of_tokens(dialogue: Dialogue, credit: NDArray[np.float32]) -> NDArray[np.float32]:
     """[tokens] the ``credit`` [T] of the own turn that each of the policy's tokens belongs to, 0 for others."""
-    tokens, own = dialogue.policy_tokens, own_turns(dialogue)
-    assert tokens is not None and len(credit) == len(own)
+    tokens, turns_T = dialogue.policy_tokens, own_turns(dialogue)
+    assert tokens is not None and len(credit) == len(turns_T)
     values = np.zeros(len(tokens), np.float32)
-    places = np.searchsorted(own, tokens.turns[tokens.mask])
+    places = np.searchsorted(turns_T, tokens.turns[tokens.mask])
     values[tokens.mask] = credit[places]
     return values

@@ -63,11 +63,11 @@ class DealLogs:
 def turns_of(record: DealRecord, seat: int, scenario: Scenario) -> tuple[Turn, ...]:
     """The dialogue with the policy in ``seat``, from its greeting to the second entry."""
     ended_by = len(record.talk) % 2
-    said = [*record.talk, *(entry_text(record.entries[speaker]) for speaker in (ended_by, 1 - ended_by))]
+    texts = [*record.talk, *(entry_text(record.entries[speaker]) for speaker in (ended_by, 1 - ended_by))]
     greeting = Turn(side=Side.POLICY, text=scenario.greeting, source=Source.GREETING)
     turns = [
         Turn(side=Side.POLICY if number % 2 == seat else Side.USER, text=text, source=Source.LOG)
-        for number, text in enumerate(said)
+        for number, text in enumerate(texts)
     ]
     return (greeting, *(turns if seat else turns[1:]))
 

@@ -172,9 +172,9 @@ def _view(line: str, number: int) -> _View:
     match = _LINE.fullmatch(line.strip())
     if match is None:
         raise _Refused("the line is not: six numbers, turns, '<eos> reward=', agree or disagree, six numbers")
-    own, talk, reward, agree, others = match.groups()
-    counts, own_values = _numbers(own, YOU)
-    other_counts, other_values = _numbers(others, THEM)
+    own_numbers, talk, reward, agree, other_numbers = match.groups()
+    counts, own_values = _numbers(own_numbers, YOU)
+    other_counts, other_values = _numbers(other_numbers, THEM)
     if counts != other_counts:
         raise _Refused(f"YOU have {counts} items and THEM {other_counts}")
     *turns, selection = [_turn(text, index) for index, text in enumerate(talk.split("<eos>"))]
@@ -210,11 +210,11 @@ def _numbers(text: str, whose: str) -> tuple[Counts, Values]:
 
 
 def _turn(text: str, index: int) -> tuple[str, str]:
-    speaker, colon, said = text.strip().partition(":")
-    said = " ".join(said.split())
-    if speaker not in (YOU, THEM) or not colon or not said:
+    speaker, colon, spoken = text.strip().partition(":")
+    spoken = " ".join(spoken.split())
+    if speaker not in (YOU, THEM) or not colon or not spoken:
         raise _Refused(f"turn {index} is not 'YOU: words' or 'THEM: words': {text.strip()[:40]!r}")
-    return speaker, said
+    return speaker, spoken
 
 
 def _entry(text: str) -> Entry:

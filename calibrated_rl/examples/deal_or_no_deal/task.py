@@ -142,7 +142,7 @@ class DealOrNoDeal:
             "greet": any(word in words for word in _GREETS),
         }
         mentions = [f"mention:{item}" for item in ITEMS if any(word.startswith(item) for word in words)]
-        return (*(act for act, said in acts.items() if said), *mentions) or ("other",)
+        return (*(act for act, applies in acts.items() if applies), *mentions) or ("other",)
 
     def profile(self, scenario: Scenario, turns: Sequence[Turn]) -> Mapping[str, float]:
         """``first_turn_disclosure`` (share of the items named in its first turn), ``words_per_turn`` of its talk,
@@ -175,9 +175,9 @@ class DealOrNoDeal:
         if offered is not None and (accepts(turns[-1].text) or is_entry(turns[-1].text)):
             return entry_text(offered)
         lines = [text for number, text in enumerate(record.talk) if number % 2 == seat]
-        said = count_policy_turns(turns) + (1 if seat == 0 else 0)
-        if said < len(lines):
-            return lines[said]
+        lines_spoken = count_policy_turns(turns) + (1 if seat == 0 else 0)
+        if lines_spoken < len(lines):
+            return lines[lines_spoken]
         entry = record.entries[seat]
         return entry_text(entry) if offered is not None or isinstance(entry, Refusal) else request(entry)
 

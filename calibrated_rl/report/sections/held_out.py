@@ -22,6 +22,6 @@ def view(run: RunFiles) -> HeldOut:
     rewards: dict[str, dict[str, Interval]] = {}
     for arm, metrics in run.arms().items():
         read = {name: interval(look_up(metrics, key, "reward")) for key, name in EVALUATIONS.items()}
-        if found := {name: value for name, value in read.items() if value is not None}:
-            rewards[arm] = found
+        if known := {name: value for name, value in read.items() if value is not None}:
+            rewards[arm] = known
     return HeldOut(Plot.of(results.forest(rewards), "Held-out reward") if rewards else None)

@@ -58,14 +58,14 @@ class _Convolutional(WordNetwork):
     ) -> tuple[Tensor, list[Tensor]]:
         """Output [B, H, T], and of each layer the inputs that its next output needs."""
         inner_BHT = (self.enter(self.dropout(self.embed(words_BT))) + goal_BH[:, None]).transpose(1, 2)
-        kept = []
+        inputs = []
         for number, layer in enumerate(self.layers):
             reach = (KERNEL - 1) * 2**number
             past = inner_BHT.new_zeros(*inner_BHT.shape[:2], reach) if pasts is None else pasts[number]
             wide_BHT = torch.cat([past, inner_BHT], dim=2)
-            kept.append(wide_BHT[:, :, -reach:])
+            inputs.append(wide_BHT[:, :, -reach:])
             inner_BHT = inner_BHT + self.dropout(nn.functional.glu(layer(wide_BHT), dim=1))
-        return inner_BHT, kept
+        return inner_BHT, inputs
 
     def _logits(self, out_BHT: Tensor) -> Tensor:
         out = self.to_embedding(self.dropout(out_BHT.transpose(1, 2)))

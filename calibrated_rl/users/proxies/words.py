@@ -35,15 +35,15 @@ def word_sequence(scenario: Scenario, turns: Sequence[Turn], secret_after: str) 
     """``turns`` as the user of ``scenario`` knows them. An empty greeting is left out."""
     words = [GOAL, *scenario.user_instructions.split()]
     goal = len(words)
-    own, said = [False] * goal, [False] * goal
+    is_own_T, is_spoken_T = [False] * goal, [False] * goal
     for turn in turns:
         is_own = turn.side is Side.USER
         spoken = (turn.text if is_own else audible(turn.text, secret_after)).split()
         if spoken:
             words += [OWN if is_own else OTHER, *spoken, END]
-            own += [False, *[is_own] * (len(spoken) + 1)]
-            said += [False, *[True] * (len(spoken) + 1)]
-    return WordSequence(words=words, own=np.asarray(own), said=np.asarray(said), goal=goal)
+            is_own_T += [False, *[is_own] * (len(spoken) + 1)]
+            is_spoken_T += [False, *[True] * (len(spoken) + 1)]
+    return WordSequence(words=words, own=np.asarray(is_own_T), said=np.asarray(is_spoken_T), goal=goal)
 
 
 class Vocabulary:
