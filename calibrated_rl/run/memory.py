@@ -26,7 +26,7 @@ from calibrated_rl.settings.ranges import listed
 GIB = 2**30
 ENGINE_PROCESSES = int(1.25 * GIB)
 """A replica's two processes, the actor and vLLM's engine core, without weights and KV cache."""
-ENGINE_IN_THREAD = int(0.8 * GIB)
+ENGINE_IN_THREAD = int(0.7 * GIB)
 """The same where the engine is a thread of the actor's process."""
 RANK_OF_AN_ENGINE = int(0.6 * GIB)
 """A process of vLLM for one rank of a replica that has several, without weights and KV cache."""

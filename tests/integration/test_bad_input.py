@@ -57,7 +57,7 @@ CASES = {
     "no data file": (LINES + "nowhere.jsonl", "name=bad", "there is no file nowhere.jsonl; wanted is one JSON object"),
     "no chat template": (SCRIPTED, "policy.model={no_template}", "has no chat template"),
     "short model": (SCRIPTED, "simulator.engine.max_model_len=600", "a context of 512 tokens, and the run needs 600"),
-    "memory": (SCRIPTED, "policy.engine.kv_cache_mib=4000000", "engine 3907.5 (KV cache 3906.2, processes 1.2)"),
+    "memory": (SCRIPTED, "policy.engine.kv_cache_mib=4000000", "engine 3907.0 (KV cache 3906.2, processes 0.7)"),
     # One of the lines is broken: the context is judged by those that fit.
     "short engine": (LINES + "{logs}", "policy.engine.max_model_len=20", "is 20 tokens: 37 of 37 calibration logs"),
 }
