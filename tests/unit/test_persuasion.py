@@ -186,7 +186,8 @@ def test_the_reader_refuses_other_tasks_and_other_splits(small: Path) -> None:
 @given(st.integers(0, 200), st.text(st.characters(exclude_characters="\n\r", codec="utf-8"), max_size=20))
 def test_a_decision_is_read_as_it_was_written(cents: int, talk: str) -> None:
     assert decision_of(f"{talk}\n{decision_line(cents)}") == cents
-    assert decision_of(f"I would {decision_line(cents)}") is None  # not on a line of its own
+    assert decision_of(f"{talk} {decision_line(cents)}") == cents  # as a proxy says it, which knows no lines
+    assert decision_of(f"{decision_line(cents)} I would say") is None
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_a_decision_is_read_as_it_was_written(cents: int, talk: str) -> None:
         ("Donate: $0.10\nDonate: $0.20", 20), ("I donate", None), ("Donate: $-1", None), ("Donate: $1234567", None),
     ],
 )  # fmt: skip
-def test_only_a_whole_line_decides(text: str, cents: int | None) -> None:
+def test_only_how_a_turn_ends_decides(text: str, cents: int | None) -> None:
     assert decision_of(text) == cents
 
 

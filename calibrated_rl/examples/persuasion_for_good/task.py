@@ -33,7 +33,8 @@ USER_INSTRUCTIONS = (
     "any part of your payment, or nothing. Write one short message at a time. When the talk is over, end your last "
     "message with a line that says what you give, such as\nDonate: $0.00"
 )
-_DECISION = re.compile(r"^[ \t]*donate:[ \t]*\$[ \t]*(\d{1,6}(?:\.\d{1,2})?)[ \t]*$", re.I | re.M)
+_DECISION = re.compile(r"(?<!\S)donate:\s*\$\s*(\d{1,6}(?:\.\d{1,2})?)\s*\Z", re.I)
+"""At the end, if not on a line of its own: proxies know words, and no lines."""
 _AMOUNT = re.compile(r"\$\s*\d|\d\s*(\$|dollars?\b|cents?\b|bucks?\b)|\b(a|one|two) dollars?\b|\bcents\b", re.I)
 _ACT_WORDS = {
     "greet": re.compile(r"\b(hi|hello|hey|good (morning|afternoon|evening))\b", re.I),
@@ -144,9 +145,9 @@ def decision_line(cents: int) -> str:
 
 
 def decision_of(text: str) -> int | None:
-    """The cents of the last line in ``text`` that says what is given; None: there is none."""
-    lines = _DECISION.findall(text)
-    return round(float(lines[-1]) * 100) if lines else None
+    """The cents that ``text`` says are given, in the words that it ends with; None: it does not say."""
+    decision = _DECISION.search(text)
+    return None if decision is None else round(float(decision[1]) * 100)
 
 
 def _decision(turns: Sequence[Turn]) -> int | None:
