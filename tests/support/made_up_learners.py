@@ -80,7 +80,8 @@ def plain_log_probs(folder: Path, tokens: TokenSequence, temperature: float = 1.
 
 
 def assert_same(first: Any, second: Any, metric_tolerance: float = 1e-5, tolerance: float = 2e-6) -> None:
-    assert first[0] == pytest.approx(second[0], rel=metric_tolerance, abs=1e-6)
+    # Log-probs of about 5 are rounded to 5e-7 each, a little differently by each kind of processor.
+    assert first[0] == pytest.approx(second[0], rel=metric_tolerance, abs=5e-6)
     assert list(first[1]) == list(second[1])
     for name in first[1]:
         torch.testing.assert_close(first[1][name], second[1][name], atol=tolerance, rtol=0, msg=name)

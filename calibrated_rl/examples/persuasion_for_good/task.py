@@ -100,7 +100,7 @@ class PersuasionForGood:
 
     def metrics(self, scenario: Scenario, turns: Sequence[Turn], outcome: Outcome) -> Mapping[str, float]:
         """``dollars`` given, and ``dollars_if_any`` where something was."""
-        dollars = outcome.reward * MOST_CENTS / 100
+        dollars = outcome.details["cents"] / 100
         return {"dollars": dollars} | ({"dollars_if_any": dollars} if outcome.success else {})
 
     def acts(self, scenario: Scenario, turns: Sequence[Turn], index: int) -> tuple[str, ...]:
