@@ -53,6 +53,7 @@ def said(*texts: str) -> list[Turn]:
     [
         ("72", "72", True), ("$72.00", "72", True), ("72 clips", "72", True), ("71", "72", False),
         ("3 x", "3", False), ("3x", "3", False),
+        ("Even.", "even", True), ("odd", "even", False), ("9!", "9!", True),
         ("$5 an hour", "5", True), ("3 + x", "3", False),
         ("1000", "1,000", True), ("0.5", "\\frac{1}{2}", True), ("1/2", "0.5", True), ("50%", "0.5", True),
         ("$2\\sqrt{2}$", "\\sqrt{8}", True), ("2\\sqrt{2}", "\\sqrt{8}", True), ("x + 1", "1 + x", True),

@@ -5,6 +5,8 @@ import re
 
 from math_verify import parse, verify  # type: ignore[import-untyped]
 
+logger = logging.getLogger(__name__)
+
 LONGEST = 120
 """Characters of an answer; a longer one is no final answer."""
 _LINE = re.compile(r"^[ \t*]*(?:final[ \t]+)?answer[ \t*]*:[ \t*]*(.+?)[ \t*]*$", re.I | re.M)
@@ -23,7 +25,10 @@ def answer_of(text: str) -> str | None:
 
 
 def is_right(answer: str, expected: str) -> bool:
-    """Whether two answers, numbers or LaTeX, are the same mathematically (``math-verify``), units and words aside."""
+    """Whether two answers, numbers or LaTeX, are the same mathematically (``math-verify``), units and words aside; or the
+    same text, for an expected answer that is no mathematics."""
+    if _bare(answer) == _bare(expected):
+        return True
     if not _safe(answer):
         return False
     unit = _UNIT.fullmatch(answer)
@@ -45,8 +50,14 @@ def _parsed_equal(answer: str, expected: str) -> bool:
     try:
         gold, given = (parse(_latex(text), parsing_timeout=None) for text in (expected, answer))
         return bool(gold and given and verify(gold, given, timeout_seconds=None))
-    except (ArithmeticError, ValueError, TypeError, RecursionError, NotImplementedError):
+    except (ArithmeticError, ValueError, TypeError, RecursionError, NotImplementedError) as error:
+        # A policy may write anything, and sympy fails in many ways at what is no mathematics: that is a wrong answer.
+        logger.debug(f"{answer!r} cannot be compared with {expected!r}: {error!r}")
         return False
+
+
+def _bare(text: str) -> str:
+    return "".join(text.replace("$", "").split()).rstrip(".").lower()
 
 
 def _latex(text: str) -> str:

@@ -1,8 +1,8 @@
-"""The files of Persuasion for Good as checked records: what was said, what was given, and which split a dialogue is in.
+"""The files of Persuasion for Good as checked records: the turns, the donation, and which split a dialogue is in.
 
 The data set is that of Wang et al. 2019 (Persuasion for Good, ACL; Apache-2.0; ``data/FullData``), read as published:
 of ``full_dialog.csv`` the columns ``B2`` (dialogue), ``B4`` (0: who persuades, 1: who is to give), ``Turn`` and
-``Unit`` (what was said), and of ``full_info.csv`` ``B2``, ``B4`` and ``B6``, what the participant gave in the end.
+``Unit`` (the text), and of ``full_info.csv`` ``B2``, ``B4`` and ``B6``, what the participant gave in the end.
 """
 
 import csv
