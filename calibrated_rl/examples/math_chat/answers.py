@@ -25,8 +25,8 @@ def answer_of(text: str) -> str | None:
 
 
 def is_right(answer: str, expected: str) -> bool:
-    """Whether two answers, numbers or LaTeX, are the same mathematically (``math-verify``), units and words aside; or the
-    same text, for an expected answer that is no mathematics."""
+    """Whether two answers, numbers or LaTeX, are the same mathematically (``math-verify``), units and words aside; or
+    the same text, for an expected answer that is no mathematics."""
     if _bare(answer) == _bare(expected):
         return True
     if not _safe(answer):
